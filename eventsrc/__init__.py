@@ -1,0 +1,97 @@
+"""Event sourcing for Python on Amazon DynamoDB, SQLite and memory: async, exact, small."""
+
+from typing import TYPE_CHECKING, Any
+
+from .aggregate import Aggregate
+from .errors import (
+    AggregateNotFound,
+    CommitOutcomeUnknown,
+    CommitTooLarge,
+    ConflictError,
+    CorruptPayload,
+    EventsrcError,
+    IdempotencyError,
+    InvalidEvent,
+    InvalidStreamId,
+    PayloadTooLarge,
+    SchemaMismatch,
+    StoreClosed,
+    StoredDataError,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+    StreamCorrupt,
+    Throttled,
+    UnhandledEvent,
+    UnknownEventType,
+    WiringError,
+)
+from .event import Event
+from .memory import MemoryStore
+from .repository import Recorded, Repository
+from .snapshots import SnapshotPolicy
+from .store import Commit, Loaded, Receipt, Snapshot, Store
+from .stream import EventId
+from .tracing import Trace, current_trace, trace
+from .url import open_store
+
+if TYPE_CHECKING:
+    from .dynamodb import DynamoDBStore
+    from .sqlite import SQLiteStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregate",
+    "AggregateNotFound",
+    "Commit",
+    "CommitOutcomeUnknown",
+    "CommitTooLarge",
+    "ConflictError",
+    "CorruptPayload",
+    "DynamoDBStore",
+    "Event",
+    "EventId",
+    "EventsrcError",
+    "IdempotencyError",
+    "InvalidEvent",
+    "InvalidStreamId",
+    "Loaded",
+    "MemoryStore",
+    "PayloadTooLarge",
+    "Receipt",
+    "Recorded",
+    "Repository",
+    "SQLiteStore",
+    "SchemaMismatch",
+    "Snapshot",
+    "SnapshotPolicy",
+    "Store",
+    "StoreClosed",
+    "StoreError",
+    "StoreRejected",
+    "StoreUnavailable",
+    "StoredDataError",
+    "StreamCorrupt",
+    "Throttled",
+    "Trace",
+    "UnhandledEvent",
+    "UnknownEventType",
+    "WiringError",
+    "current_trace",
+    "open_store",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a store when it is first asked for: whoever uses one does not pay for the other."""
+    if name == "SQLiteStore":
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore
+    if name == "DynamoDBStore":
+        from .dynamodb import DynamoDBStore
+
+        return DynamoDBStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

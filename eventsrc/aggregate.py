@@ -1,0 +1,154 @@
+"""Aggregates: state that is folded from events, and commands that record new ones. Pure: no I/O, no await."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self
+
+import msgspec
+
+from .errors import UnhandledEvent
+from .event import Event, untagged
+from .stream import stream_id
+from .wiring import wiring_of
+
+if TYPE_CHECKING:
+    from .store import Commit
+
+
+class AppliedCommand(NamedTuple):
+    """A command id that a commit carried: the commit's version, and a digest of what the command was."""
+
+    version: int
+    digest: bytes
+
+
+class Journal:
+    """What the framework knows of one aggregate object beside its state: where it stands, what is not saved."""
+
+    __slots__ = (
+        "commands",
+        "draft",
+        "saving",
+        "stream",
+        "tail",
+        "threshold",
+        "time",
+        "uncommitted",
+        "unsure",
+        "version",
+    )
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.version = 0
+        self.time = 0  # of the last commit, µs since the epoch; commit times never go back in a stream
+        self.uncommitted: list[Event] = []
+        self.commands: dict[str, AppliedCommand] = {}  # oldest first
+        self.draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
+        self.unsure = False  # an earlier try of the draft may have landed
+        self.saving = False
+        self.tail = 0  # stored bytes of the commits since the last snapshot
+        self.threshold = 0  # the tail must outgrow this before a snapshot is weighed
+
+    def remember(self, command_id: str, applied: AppliedCommand, limit: int) -> None:
+        """Note an applied command id; the oldest beyond `limit` are forgotten."""
+        self.commands[command_id] = applied
+        while len(self.commands) > limit:
+            del self.commands[next(iter(self.commands))]
+
+
+if TYPE_CHECKING:
+    # Type checkers see a plain class that takes an id: state comes from events, never from the constructor.
+    class _Struct:
+        id: str
+        _journal: Journal
+        __struct_config__: ClassVar[msgspec.structs.StructConfig]
+        __struct_fields__: ClassVar[tuple[str, ...]]
+
+        def __init__(self, *, id: str) -> None: ...
+        def __init_subclass__(cls, *, tag: str = ..., **options: Any) -> None: ...
+
+else:
+
+    class _Slots:
+        __slots__ = ("_journal",)
+
+    class _Struct(_Slots, msgspec.Struct, kw_only=True, tag_field="$", tag=untagged):
+        id: str
+
+
+class Aggregate(_Struct):
+    """A consistency boundary: the fold of one stream of events.
+
+    ```python
+    class Account(Aggregate, tag="account"):
+        balance: int = 0
+
+        def withdraw(self, amount: int) -> int:  # a command is a method: check, record, return
+            if amount > self.balance:
+                raise InsufficientFunds(self.balance)
+            self.record(Withdrawn(amount=amount))
+            return self.balance
+
+        def apply_movement(self, event: Deposited | Withdrawn) -> None: ...
+    ```
+
+    The tag is the stream category, for ever. Annotated fields are the state; each has a default, for a new
+    aggregate starts from them. Only handlers change state. A handler is found by the annotation of its event;
+    the name after `apply_` is for people. Assigning to a name that is no field is an AttributeError.
+    """
+
+    upcasters: ClassVar[Sequence[Callable[[Any], Event]]] = ()
+    """Functions from an old event class to its successor, e.g. `def renamed(old: V1) -> V2`; they may chain."""
+
+    snapshot_version: ClassVar[int] = 0
+    """Raise it when handlers begin to mean something else: older snapshots are then ignored."""
+
+    remembered_commands: ClassVar[int] = 64
+    """How many of the latest command ids a stream recognises; a redelivery after more than that is new."""
+
+    def __post_init__(self) -> None:
+        self._journal = Journal(stream_id(wiring_of(type(self)).category, self.id))
+
+    @property
+    def stream(self) -> str:
+        """Category and id: `account-a-1`."""
+        return self._journal.stream
+
+    @property
+    def version(self) -> int:
+        """Number of the last commit folded in; 0 when there is none yet. Uncommitted events do not count."""
+        return self._journal.version
+
+    @property
+    def uncommitted(self) -> tuple[Event, ...]:
+        """Events recorded and not known to be saved, oldest first."""
+        return tuple(self._journal.uncommitted)
+
+    def record(self, event: Event) -> None:
+        """Apply an event and keep it for the next save. Raises UnhandledEvent."""
+        handler = wiring_of(type(self)).handlers.get(type(event))
+        if handler is None:
+            raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
+        handler(self, event)
+        self._journal.uncommitted.append(event)
+
+    def to_snapshot(self) -> Any:
+        """What a snapshot holds; by default all fields.
+
+        Override it together with `from_snapshot` and annotate what it returns: that type is what is decoded, and
+        its fields are the snapshot's shape.
+        """
+        return self
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Any) -> Self:
+        """The aggregate that `to_snapshot` returned `state` for."""
+        return state  # type: ignore[no-any-return]  # by default the state is the decoded aggregate itself
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("an aggregate is one writer's view of its stream: load it again instead of copying it")
+
+    def __reduce__(self) -> NoReturn:
+        self.__copy__()

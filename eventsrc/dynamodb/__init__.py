@@ -1,0 +1,5 @@
+"""The store on Amazon DynamoDB."""
+
+from .store import DynamoDBStore
+
+__all__ = ["DynamoDBStore"]

@@ -1,0 +1,114 @@
+"""The seam: the few calls the store needs of a DynamoDB client, and the two ways they fail.
+
+Requests and answers have the shape of the service's own JSON, with bytes for binary values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+Item = Mapping[str, Any]
+
+
+class ServiceError(Exception):
+    """The service answered with an error. `item` is what stood there when a condition failed.
+
+    The service's text is dropped: it is no contract, and may quote values.
+    """
+
+    def __init__(self, code: str, status: int, item: Item | None = None) -> None:
+        super().__init__(code, status)
+        self.code, self.status, self.item = code, status, item
+
+
+class TransportError(Exception):
+    """No usable answer: the request may have been carried out, or still be."""
+
+
+class Client(Protocol):
+    """What the store needs. Each call sends one request, once, and raises ServiceError or TransportError."""
+
+    async def put_item(self, **request: Any) -> Item: ...
+    async def get_item(self, **request: Any) -> Item: ...
+    async def query(self, **request: Any) -> Item: ...
+
+
+class SDKClient:
+    """A client of the SDK (aioboto3, aiobotocore) under the seam."""
+
+    def __init__(self, sdk: Any) -> None:
+        from botocore import exceptions
+
+        self._sdk = sdk
+        self._client_error = exceptions.ClientError
+        self._never_sent = (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.ParamValidationError,
+        )
+
+    async def put_item(self, **request: Any) -> Item:
+        return await self._send(self._sdk.put_item, request)
+
+    async def get_item(self, **request: Any) -> Item:
+        return await self._send(self._sdk.get_item, request)
+
+    async def query(self, **request: Any) -> Item:
+        return await self._send(self._sdk.query, request)
+
+    async def create_table(self, **request: Any) -> Item:
+        return await self._send(self._sdk.create_table, request)
+
+    async def describe_table(self, **request: Any) -> Item:
+        return await self._send(self._sdk.describe_table, request)
+
+    async def update_continuous_backups(self, **request: Any) -> Item:
+        return await self._send(self._sdk.update_continuous_backups, request)
+
+    async def _send(self, operation: Any, request: dict[str, Any]) -> Item:
+        try:
+            answer: Item = await operation(**request)
+            return answer
+        except self._client_error as error:
+            response = error.response
+            failure: Exception = ServiceError(
+                str(response.get("Error", {}).get("Code", "")),
+                int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+                response.get("Item"),
+            )
+        except self._never_sent as error:
+            failure = ServiceError(type(error).__name__, 0)
+        except Exception as error:  # the SDK lets its HTTP library's and parser's errors through
+            failure = TransportError(type(error).__name__)
+        raise failure  # outside the handlers: the SDK's error may hold another writer's payload
+
+
+async def open_sdk(
+    stack: AsyncExitStack,
+    *,
+    session: Any,
+    region_name: str | None,
+    endpoint_url: str | None,
+    max_connections: int,
+    timeout: float,
+) -> Any:
+    """An SDK client that lives until `stack` closes. What the environment could decide is set here."""
+    import aioboto3
+    from aiobotocore.config import AioConfig
+
+    config = AioConfig(
+        retries={"mode": "standard", "total_max_attempts": 1},  # the SDK resends silently and hides our own success
+        connect_timeout=min(timeout, 3.0),
+        read_timeout=timeout,
+        max_pool_connections=max_connections,
+        tcp_keepalive=True,
+        parameter_validation=False,
+        account_id_endpoint_mode="disabled",
+    )
+    client = (session or aioboto3.Session()).client(
+        "dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config
+    )
+    return await stack.enter_async_context(client)

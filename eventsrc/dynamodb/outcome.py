@@ -1,0 +1,137 @@
+"""What an answer of the service proves, and sending until it proves something.
+
+Sources: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide, and trials against the SDK, which show
+that no transport error proves that nothing was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from .client import ServiceError, TransportError
+
+T = TypeVar("T")
+
+CONDITION_FAILED = "ConditionalCheckFailedException"
+
+_THROTTLED = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "LimitExceededException",
+        "ReplicatedWriteConflictException",
+        "TransactionConflictException",
+    }
+)
+
+_CREDENTIALS = "the credentials are not valid (any more); renew them"
+_CLOCK = "the signature does not fit; correct the clock, or the secret key"
+_RIGHTS = "the credentials lack a right that the store needs; see the IAM policy in docs/operations.md"
+_REJECTED = {
+    CONDITION_FAILED: "the condition failed",
+    "ValidationException": "the service refuses the request; do the table's key names and types fit the store's?",
+    "ResourceNotFoundException": "there is no such table here; create it with `await store.create_table()`",
+    "ResourceInUseException": "the table exists or is being changed",
+    "ItemCollectionSizeLimitExceededException": "the stream is larger than a table with a local index allows",
+    "RequestEntityTooLarge": "the request is larger than the service takes; save fewer events",
+    "UnknownOperationException": "this endpoint does not offer the operation",
+    "AccessDeniedException": _RIGHTS,
+    "AccessDenied": _RIGHTS,
+    "ExpiredTokenException": _CREDENTIALS,
+    "ExpiredToken": _CREDENTIALS,
+    "UnrecognizedClientException": _CREDENTIALS,
+    "InvalidClientTokenId": _CREDENTIALS,
+    "MissingAuthenticationTokenException": _CREDENTIALS,
+    "IncompleteSignatureException": _CLOCK,
+    "InvalidSignatureException": _CLOCK,
+    "RequestTimeTooSkewed": _CLOCK,
+    "NoCredentialsError": "no credentials were found; give the session some",
+    "PartialCredentialsError": "the credentials are incomplete; give key and secret",
+    "CredentialRetrievalError": "the credentials could not be had from their source",
+    "ParamValidationError": "the SDK refuses the request",
+}
+
+
+class GaveUp(Exception):
+    """The deadline passed without a definite answer. `unsure`: something may have been done."""
+
+    def __init__(self, unsure: bool, last: Exception | None) -> None:
+        super().__init__(unsure)
+        self.unsure, self.last = unsure, last
+
+    def definite(self) -> StoreError:
+        """The error to raise where nothing can have been done, or where doing it twice does no harm."""
+        if isinstance(self.last, ServiceError):
+            if self.last.code in _THROTTLED:
+                return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
+            return StoreUnavailable(f"{self.last.code or self.last.status} until the deadline; try again later")
+        if self.last is None:
+            return Throttled("no connection became free before the deadline; raise max_connections, or do less at once")
+        return StoreUnavailable(f"{self.last} until the deadline; is the endpoint reachable?")
+
+
+def rejected(error: ServiceError) -> StoreRejected:
+    """The library's error for a permanent refusal."""
+    code = error.code or str(error.status)
+    return StoreRejected(code, _REJECTED.get(error.code, "the service refuses the request"))
+
+
+async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
+    """Call until the answer is definite; a resent request must therefore be the same to the last byte.
+
+    Raises ServiceError when the service definitely refused, and GaveUp when `deadline` seconds have passed, or when a
+    permanent refusal came after a try whose outcome is unknown: unknown is sticky.
+    """
+    unsure = False
+    last: Exception | None = None
+
+    async def once() -> T:
+        nonlocal unsure, last
+        async with connections:
+            before, unsure = unsure, True
+            try:
+                return await call()
+            except (ServiceError, TransportError) as error:
+                last = error
+                if _is_definite(error):
+                    unsure = before
+                raise
+
+    try:
+        async with asyncio.timeout(deadline):
+            try:
+                return await once()
+            except (ServiceError, TransportError) as error:
+                if not _is_worth_repeating(error):
+                    raise
+            retrying = AsyncRetrying(
+                retry=retry_if_exception(_is_worth_repeating),
+                wait=wait_random_exponential(multiplier=0.05, max=2.0),
+                stop=stop_before_delay(deadline),
+                reraise=True,
+            )
+            await asyncio.sleep(0.025)
+            return await retrying(once)
+    except ServiceError as error:
+        if _is_worth_repeating(error) or (unsure and error.code != CONDITION_FAILED):
+            raise GaveUp(unsure, error) from None
+        raise
+    except (TimeoutError, TransportError):
+        raise GaveUp(unsure, last) from None
+
+
+def _is_definite(error: Exception) -> bool:
+    """Whether the answer proves that this try did nothing. Codes count, never texts; an unknown code proves nothing."""
+    return isinstance(error, ServiceError) and error.status < 500 and error.code in _THROTTLED | _REJECTED.keys()
+
+
+def _is_worth_repeating(error: BaseException) -> bool:
+    if isinstance(error, ServiceError):
+        return error.code in _THROTTLED or not _is_definite(error)
+    return isinstance(error, TransportError)

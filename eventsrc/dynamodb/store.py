@@ -1,0 +1,217 @@
+"""The store on DynamoDB: one item per commit, one request per save, one per load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Literal, TypeVar
+
+from ..errors import CommitOutcomeUnknown, StoreUnavailable
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
+from .client import Client, SDKClient, ServiceError, open_sdk
+from .items import SNAPSHOT_VERSION, Items
+from .layout import LAYOUTS, Page
+from .outcome import CONDITION_FAILED, GaveUp, rejected, send
+from .table import create_table
+
+T = TypeVar("T")
+
+
+class DynamoDBStore(Store):
+    """Streams in a DynamoDB table, a partition each: partition key the stream (S), sort key the version (N).
+
+    The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
+    `endpoint_url`; or it uses `client` (aiobotocore-like, already open) and leaves closing it to the caller. Both
+    belong to one event loop. `deadline` is the time in seconds that a call may take, retries and all;
+    `max_connections` bounds the requests in flight. Several tenants may share a table: each store object sees one.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        session: Any = None,
+        client: Any = None,
+        tenant: str | None = None,
+        layout: Literal["snapshot-last", "snapshot-first"] = "snapshot-last",
+        partition_key: str = "PK",
+        sort_key: str = "SK",
+        deadline: float = 10.0,
+        max_connections: int = 64,
+    ) -> None:
+        super().__init__()
+        if not table:
+            raise ValueError("the table needs a name")
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
+        if client is not None and (session, region_name, endpoint_url) != (None, None, None):
+            raise ValueError("give client, or session, region_name and endpoint_url: a client has its own")
+        if not deadline > 0 or max_connections < 1:
+            raise ValueError("deadline and max_connections must be above 0")
+        self._table = table
+        self._given = client
+        self._session, self._region_name, self._endpoint_url = session, region_name, endpoint_url
+        self._items = Items(partition_key, sort_key, tenant)
+        self._layout = LAYOUTS[layout]()
+        self._deadline = deadline
+        self._max_connections = max_connections
+        self._connections = asyncio.Semaphore(max_connections)
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+
+    async def append(self, commit: Commit) -> Receipt:
+        request = {
+            "TableName": self._table,
+            "Item": self._items.from_commit(commit),
+            "ConditionExpression": "attribute_not_exists(#pk)",
+            "ExpressionAttributeNames": {"#pk": self._items.partition_key},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        with self._call():
+            try:
+                await self._send(lambda client: client.put_item(**request))
+            except GaveUp as given_up:
+                if given_up.unsure:
+                    raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
+                raise given_up.definite() from None
+            except ServiceError as error:
+                if error.code != CONDITION_FAILED:
+                    raise rejected(error) from None
+                standing = error.item
+            else:
+                return settled(commit, commit)
+            return await self._settle(commit, standing)
+
+    async def load(self, stream: str) -> Loaded:
+        with self._call():
+            return await self._layout.load(self, stream)
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncIterator[Commit]:
+        rest: tuple[int, int] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
+        while rest and rest[0] <= rest[1]:
+            with self._call():
+                page = await self.query(stream, *rest, backward=backward)
+            for commit in page.commits:
+                yield commit
+            rest = page.rest
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        request = {
+            "TableName": self._table,
+            "Item": self._items.from_snapshot(snapshot, self._layout.snapshot_key),
+            "ConditionExpression": "attribute_not_exists(#v) OR #v < :v",
+            "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
+            "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
+        }
+        with self._call(closing=True):
+            try:
+                await self._send(lambda client: client.put_item(**request))
+            except GaveUp as given_up:
+                raise given_up.definite() from None
+            except ServiceError as error:
+                if error.code != CONDITION_FAILED:
+                    raise rejected(error) from None
+                return False
+            return True
+
+    async def create_table(
+        self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
+    ) -> bool:
+        """Create the table, billed on demand, and wait until it can be used. False if it was there already.
+
+        `stream` turns on DynamoDB Streams with new images, which feeds need. Raises StoreRejected, also if a table of
+        that name has other keys.
+        """
+        with self._call():
+            return await create_table(
+                SDKClient(self._sdk),
+                self._table,
+                self._items,
+                stream=stream,
+                point_in_time_recovery=point_in_time_recovery,
+                deletion_protection=deletion_protection,
+            )
+
+    async def query(
+        self, stream: str, low: int, high: int, *, backward: bool = False, limit: int | None = None
+    ) -> Page:
+        """One consistent query for the sort keys from `low` to `high`."""
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#pk": self._items.partition_key, "#sk": self._items.sort_key},
+            "ExpressionAttributeValues": {
+                ":pk": self._items.partition(stream),
+                ":low": {"N": str(low)},
+                ":high": {"N": str(high)},
+            },
+            "ScanIndexForward": not backward,
+            "ConsistentRead": True,
+        }
+        if limit is not None:
+            request["Limit"] = limit
+        answer = await self._ask(lambda client: client.query(**request))
+        snapshot, commits = None, []
+        for item in answer["Items"]:
+            if self._items.sort_of(item) > MAX_VERSION:
+                snapshot = self._items.to_snapshot(item, stream)
+            else:
+                commits.append(self._items.to_commit(item, stream))
+        rest = None
+        if last := answer.get("LastEvaluatedKey"):  # a page may end anywhere, and be empty: only this key tells
+            reached = self._items.sort_of(last)
+            rest = (low, reached - 1) if backward else (reached + 1, high)
+        return Page(snapshot, commits, rest)
+
+    async def get_snapshot(self, stream: str) -> Snapshot | None:
+        """One consistent read of the snapshot's key."""
+        item = await self._get(stream, self._layout.snapshot_key)
+        return self._items.to_snapshot(item, stream) if item else None
+
+    async def _settle(self, commit: Commit, standing: Any) -> Receipt:
+        """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
+        if standing is None:  # an endpoint that does not return what stood there
+            standing = await self._get(commit.stream, commit.version)
+            if standing is None:
+                raise StoreUnavailable(f"{commit.stream}@{commit.version} was taken, and is gone: is it being deleted?")
+        return settled(commit, self._items.to_commit(standing, commit.stream))
+
+    async def _get(self, stream: str, sort: int) -> Any:
+        request = {"TableName": self._table, "Key": self._items.key(stream, sort), "ConsistentRead": True}
+        answer = await self._ask(lambda client: client.get_item(**request))
+        return answer.get("Item")
+
+    async def _ask(self, call: Callable[[Client], Awaitable[T]]) -> T:
+        """Send a read; its errors are the library's."""
+        try:
+            return await self._send(call)
+        except GaveUp as given_up:
+            raise given_up.definite() from None
+        except ServiceError as error:
+            raise rejected(error) from None
+
+    async def _send(self, call: Callable[[Client], Awaitable[T]]) -> T:
+        client = self._client
+        assert client is not None
+        return await send(lambda: call(client), self._connections, self._deadline)
+
+    async def _open(self) -> None:
+        self._sdk = self._given or await open_sdk(
+            self._stack,
+            session=self._session,
+            region_name=self._region_name,
+            endpoint_url=self._endpoint_url,
+            max_connections=self._max_connections,
+            timeout=self._deadline / 2,
+        )
+        self._client = SDKClient(self._sdk)
+        self._connections = asyncio.Semaphore(self._max_connections)
+
+    async def _close(self) -> None:
+        self._client = None
+        await self._stack.aclose()

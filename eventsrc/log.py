@@ -1,0 +1,6 @@
+"""The library's logger. It never shows payloads."""
+
+import logging
+
+log = logging.getLogger("eventsrc")
+log.addHandler(logging.NullHandler())

@@ -1,0 +1,66 @@
+"""A store in memory, for tests and experiments. Its promises are those of the real ones, durability aside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import count
+
+import msgspec
+
+from .errors import ConflictError
+from .store import MAX_COMMIT_BYTES, MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, check_commit, settled
+from .stream import check_stream
+
+
+class MemoryStore(Store):
+    """Streams in a dictionary. What it holds stays until the object is gone, also when closed and opened again."""
+
+    def __init__(self, *, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
+        super().__init__()
+        self._max_commit_bytes = max_commit_bytes
+        self._streams: dict[str, list[Commit]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._positions = count(1)
+
+    async def append(self, commit: Commit) -> Receipt:
+        check_stream(commit.stream)
+        check_commit(commit, self._max_commit_bytes)
+        with self._call():
+            commits = self._streams.setdefault(commit.stream, [])
+            if commit.version <= len(commits):
+                return settled(commit, commits[commit.version - 1])
+            if commit.version > len(commits) + 1:
+                raise ConflictError(commit.stream, commit.version - 1, len(commits))
+            stored = msgspec.structs.replace(commit, position=next(self._positions))
+            commits.append(stored)
+            return settled(commit, stored)
+
+    async def load(self, stream: str) -> Loaded:
+        check_stream(stream)
+        with self._call():
+            snapshot = self._snapshots.get(stream)
+            commits = self._streams.get(stream, [])
+            return Loaded(snapshot, commits[snapshot.version - 1 :] if snapshot else commits[:])
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncIterator[Commit]:
+        check_stream(stream)
+        with self._call():
+            commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]
+        for commit in reversed(commits) if backward else commits:
+            yield commit
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        with self._call(closing=True):
+            standing = self._snapshots.get(snapshot.stream)
+            if standing and standing.version >= snapshot.version:
+                return False
+            self._snapshots[snapshot.stream] = snapshot
+            return True
+
+    async def _open(self) -> None:
+        pass
+
+    async def _close(self) -> None:
+        pass

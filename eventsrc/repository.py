@@ -1,0 +1,395 @@
+"""Load, save, execute: the one module that knows aggregates, the codec and a store."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
+
+from .aggregate import Aggregate, AppliedCommand
+from .codec import Codec, SnapshotCodec, digest_of, pack
+from .errors import (
+    AggregateNotFound,
+    CommitOutcomeUnknown,
+    ConflictError,
+    CorruptPayload,
+    EventsrcError,
+    IdempotencyError,
+    StoreError,
+    StreamCorrupt,
+)
+from .event import Event, tag_of
+from .log import log
+from .snapshots import SnapshotPolicy
+from .store import MAX_VERSION, Commit, Receipt, Snapshot, Store
+from .stream import stream_id
+from .tracing import check_text, current_trace
+from .uuid7 import uuid7
+from .wiring import wiring_of
+
+A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+
+
+class Recorded(NamedTuple):
+    """A stored commit with its events, upcast."""
+
+    commit: Commit
+    events: list[Event]
+
+
+class Repository(Generic[A]):
+    """Loads and saves the aggregates of one class. It holds no connection and needs no closing; the store does.
+
+    `attempts` bounds how often `execute` decides anew when other writers come first.
+    """
+
+    def __init__(
+        self,
+        aggregate: type[A],
+        store: Store,
+        *,
+        snapshots: SnapshotPolicy = SnapshotPolicy(),  # noqa: B008  # frozen
+        attempts: int = 10,
+    ) -> None:
+        wiring = wiring_of(aggregate)
+        self._class = aggregate
+        self._store = store
+        self._policy = snapshots
+        self._attempts = attempts
+        self._category = wiring.category
+        self._handlers = wiring.handlers
+        self._codec = Codec(wiring.handlers, wiring.upcasters)
+        self._snapshots = SnapshotCodec(wiring.snapshot_type, aggregate.snapshot_version)
+
+    async def load(self, id: str, *, version: int | None = None, at: datetime | None = None) -> A:
+        """The aggregate as it is now, or as it was at a version or a time (with a zone; commits up to and including).
+
+        Raises AggregateNotFound if there is no such commit, and StoredDataError or StoreError.
+        """
+        stream = stream_id(self._category, id)
+        if version is not None or at is not None:
+            return await self._load_past(id, stream, version, at)
+        snapshot, commits = await self._store.load(stream)
+        try:
+            if snapshot is None:
+                return self._fold(self._class(id=id), commits)
+            if aggregate := self._restore(id, snapshot, commits):
+                return self._fold(aggregate, commits[1:])
+        except StreamCorrupt:
+            log.warning("%s: a version is missing; reading it again", stream)
+        return self._fold(self._class(id=id), [commit async for commit in self._read(stream)])
+
+    async def save(
+        self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Receipt:
+        """Store what the aggregate recorded as one commit, with an exact outcome.
+
+        Nothing recorded, nothing written. Conflicts are raised, never retried: the caller holds stale state. After
+        any error the aggregate still holds its events. After CommitOutcomeUnknown or a cancellation, saving the same
+        object again settles the outcome first; events recorded since then make a second commit.
+
+        With a `command_id` that the stream has applied before, nothing is written, the object takes on the stored
+        state, and the receipt says `duplicate`; IdempotencyError if the events are not those it was applied with.
+        """
+        return await self._save(aggregate, command_id, None, metadata)
+
+    @overload
+    async def execute(
+        self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    @overload
+    async def execute(self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str) -> T | None: ...
+
+    async def execute(
+        self, id: str, command: Callable[..., Any], /, *args: Any, command_id: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Load, call `command(aggregate, *args)`, save; decide anew on a conflict. Returns what the command returned.
+
+        The command may run several times, so it must have no effects of its own; an async one is refused with
+        TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError comes out.
+
+        With a `command_id`, a command that was applied before is not run again: the result is None. Its content is
+        the command's name and arguments; another content under the same id is an IdempotencyError.
+        """
+        if inspect.iscoroutinefunction(command):
+            raise TypeError(f"{_name(command)} is async; a command decides on state in memory and awaits nothing")
+        digest = digest_of([_name(command), args, kwargs]) if command_id is not None else None
+        try:
+            return await self._execute(id, command, args, kwargs, command_id, digest)
+        except ConflictError:
+            if self._attempts < 2:
+                raise
+        # Imported here, where a conflict makes it needed: it costs a third of the library's import time.
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(ConflictError),
+            stop=stop_after_attempt(self._attempts - 1),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            reraise=True,
+        )
+        return await retrying(self._execute, id, command, args, kwargs, command_id, digest)
+
+    async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncIterator[Recorded]:
+        """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
+
+        `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
+        """
+        stream = stream_id(self._category, id)
+        commits = self._read_backward(stream, after) if backward else self._read(stream, after)
+        async with aclosing(commits):
+            async for commit in commits:
+                yield Recorded(commit, self._codec.decode(commit.payload, stream, commit.version))
+
+    async def _read(self, stream: str, after: int = 0, until: int = MAX_VERSION) -> AsyncGenerator[Commit]:
+        """Commits without gap. Where one seems missing it is read again, for a writer may have been quicker than
+        the page; if it still is missing, StreamCorrupt."""
+        looked_again_at = None
+        while True:
+            async with aclosing(self._store.read(stream, after=after, until=until)) as commits:
+                async for commit in commits:
+                    if commit.version != after + 1:
+                        break
+                    after = commit.version
+                    yield commit
+                else:
+                    return
+            if looked_again_at == after:
+                raise StreamCorrupt(stream, after + 1)
+            looked_again_at = after
+
+    async def _read_backward(self, stream: str, after: int) -> AsyncGenerator[Commit]:
+        expected = None
+        async with aclosing(self._store.read(stream, after=after, backward=True)) as commits:
+            async for commit in commits:
+                if expected is not None and commit.version != expected:
+                    raise StreamCorrupt(stream, expected)
+                expected = commit.version - 1
+                yield commit
+        if expected is not None and expected > after:
+            raise StreamCorrupt(stream, expected)
+
+    def _fold(self, aggregate: A, commits: Iterable[Commit]) -> A:
+        """Apply stored commits, each of which must be the next one. Raises StreamCorrupt where one is missing."""
+        journal, handlers, decode = aggregate._journal, self._handlers, self._codec.decode
+        stream, version, tail, last = journal.stream, journal.version, journal.tail, None
+        for commit in commits:
+            version += 1
+            if commit.version != version:
+                raise StreamCorrupt(stream, version)
+            for event in decode(commit.payload, stream, version):
+                handlers[type(event)](aggregate, event)
+            tail += commit.size
+            if commit.command_id is not None:
+                self._remember(aggregate, commit)
+            last = commit
+        if last is not None:
+            journal.version, journal.tail, journal.time = version, tail, last.time
+        if not version:
+            raise AggregateNotFound(stream)
+        return aggregate
+
+    async def _load_past(self, id: str, stream: str, version: int | None, at: datetime | None) -> A:
+        if version is not None:
+            if type(version) is not int:
+                raise TypeError(f"a version is an int, not {type(version).__name__}")
+            if not 0 < version <= MAX_VERSION:
+                raise ValueError(f"{version} is no version; they run from 1 to {MAX_VERSION}")
+        if at is not None and at.tzinfo is None:
+            raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
+        aggregate = self._class(id=id)
+        async with aclosing(self._read(stream, until=MAX_VERSION if version is None else version)) as commits:
+            async for commit in commits:
+                if at is not None and commit.at > at:
+                    break
+                self._fold(aggregate, (commit,))
+        if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
+            wanted = f"version {version}" if version is not None else f"{at}"
+            raise AggregateNotFound(stream, f"nothing at {wanted}; it was read up to version {aggregate.version}")
+        return aggregate
+
+    async def _save(
+        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
+    ) -> Receipt:
+        journal = aggregate._journal
+        if journal.saving:
+            raise RuntimeError(f"{journal.stream} is being saved by another task; an object belongs to one at a time")
+        journal.saving = True
+        try:
+            return await self._settle(aggregate, command_id, digest, metadata)
+        finally:
+            journal.saving = False
+
+    async def _settle(
+        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
+    ) -> Receipt:
+        journal = aggregate._journal
+        if journal.draft is not None:
+            receipt = await self._append(aggregate, journal.draft)
+            if not journal.uncommitted:
+                return receipt
+        if not journal.uncommitted:
+            return Receipt(journal.stream, journal.version, None)
+        draft = self._draft(aggregate, command_id, digest, metadata)
+        if command_id is not None and (applied := journal.commands.get(command_id)):
+            return await self._already(aggregate, command_id, applied, draft)
+        journal.draft, journal.unsure = draft, False
+        return await self._append(aggregate, draft)
+
+    def _draft(
+        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
+    ) -> Commit:
+        if command_id is not None:
+            check_text("command_id", command_id)
+        for key, value in (metadata or {}).items():
+            check_text("a metadata key", key)
+            check_text("metadata", value)
+        journal, trace = aggregate._journal, current_trace()
+        events = journal.uncommitted
+        body = self._codec.encode(events)
+        version = journal.version + 1
+        if command_id is not None and digest is None:
+            digest = digest_of(body)
+        return Commit(
+            stream=journal.stream,
+            version=version,
+            id=uuid7(),
+            time=max(time.time_ns() // 1000, journal.time),
+            events=len(events),
+            tags=tuple(dict.fromkeys(tag_of(type(event)) for event in events)),
+            payload=pack(body, journal.stream, version),
+            correlation_id=trace.correlation_id,
+            causation_ids=trace.causation_ids,
+            command_id=command_id,
+            command_digest=digest,
+            metadata={**trace.metadata, **metadata} if metadata else trace.metadata,
+        )
+
+    async def _append(self, aggregate: A, draft: Commit) -> Receipt:
+        """Append the draft, which stays with the aggregate exactly as long as its outcome is unknown."""
+        journal = aggregate._journal
+        unsure, journal.unsure = journal.unsure, True  # a cancellation leaves it so
+        try:
+            receipt = await self._store.append(draft)
+        except ConflictError as conflict:
+            journal.draft = None
+            winner = conflict.winner
+            if draft.command_id is not None and winner is not None and winner.command_id == draft.command_id:
+                applied = AppliedCommand(winner.version, winner.command_digest or b"")
+                return await self._already(aggregate, draft.command_id, applied, draft)
+            raise
+        except CommitOutcomeUnknown:
+            raise
+        except EventsrcError as error:
+            if unsure and isinstance(error, StoreError):
+                raise CommitOutcomeUnknown(draft.stream, draft.version, str(draft.uuid)) from error
+            journal.draft = None
+            raise
+        journal.draft = None
+        del journal.uncommitted[: draft.events]
+        journal.version, journal.time = draft.version, draft.time
+        journal.tail += draft.size
+        if draft.command_id is not None:
+            self._remember(aggregate, draft)
+        if not journal.uncommitted and self._policy.weighs(journal.tail, journal.threshold):
+            await self._snapshot(aggregate)
+        return receipt
+
+    def _remember(self, aggregate: A, commit: Commit) -> None:
+        assert commit.command_id is not None
+        applied = AppliedCommand(commit.version, commit.command_digest or b"")
+        aggregate._journal.remember(commit.command_id, applied, self._class.remembered_commands)
+
+    async def _already(self, aggregate: A, command_id: str, applied: AppliedCommand, draft: Commit) -> Receipt:
+        """The command had been applied: check that it was this one, and give the object the stored state."""
+        if applied.digest != draft.command_digest:
+            raise IdempotencyError(draft.stream, command_id, applied.version)
+        stored = await self.load(aggregate.id)
+        for name in aggregate.__struct_fields__:
+            setattr(aggregate, name, getattr(stored, name))
+        aggregate._journal = stored._journal
+        return Receipt(draft.stream, applied.version, None, duplicate=True)
+
+    async def _execute(
+        self,
+        id: str,
+        command: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        command_id: str | None,
+        digest: bytes | None,
+    ) -> Any:
+        aggregate = await self.load(id)
+        if command_id is not None and (applied := aggregate._journal.commands.get(command_id)):
+            if applied.digest != digest:
+                raise IdempotencyError(aggregate.stream, command_id, applied.version)
+            return None
+        result = command(aggregate, *args, **kwargs)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(f"{_name(command)} returned an awaitable; a command awaits nothing")
+        await self._save(aggregate, command_id, digest, None)
+        return result
+
+    def _restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
+        """The aggregate of a usable snapshot. Any other is told in a warning, and None: all is replayed."""
+        if not commits or commits[0].version != snapshot.version:
+            log.warning(
+                "%s: the snapshot at version %d is ahead of the log; ignored", snapshot.stream, snapshot.version
+            )
+            return None
+        try:
+            commands, state = self._snapshots.decode(snapshot)
+            aggregate = self._class.from_snapshot(id, state)
+            if aggregate.id != id:
+                raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
+        except Exception as error:  # whatever a snapshot does, the log is the truth
+            log.warning(
+                "%s: the snapshot at version %d is ignored: %s", snapshot.stream, snapshot.version, _reason(error)
+            )
+            return None
+        journal = aggregate._journal
+        journal.version, journal.time, journal.commands = snapshot.version, commits[0].time, commands
+        journal.threshold = int(self._policy.ratio * snapshot.size)
+        return aggregate
+
+    async def _snapshot(self, aggregate: A) -> None:
+        """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
+        journal = aggregate._journal
+        try:
+            snapshot = self._snapshots.encode(aggregate)
+        except Exception as error:
+            log.warning("%s: no snapshot at version %d: %s", journal.stream, journal.version, _reason(error))
+            journal.threshold = self._policy.next_threshold(journal.tail, journal.tail)
+            return
+        if not self._policy.writes(journal.tail, snapshot.size):
+            journal.threshold = self._policy.next_threshold(journal.tail, snapshot.size)
+            return
+        journal.tail, journal.threshold = 0, int(self._policy.ratio * snapshot.size)
+        if self._policy.inline:
+            await self._put_snapshot(snapshot)
+        else:
+            self._store.spawn(self._put_snapshot(snapshot))
+
+    async def _put_snapshot(self, snapshot: Snapshot) -> None:
+        try:
+            await self._store.put_snapshot(snapshot)
+        except EventsrcError as error:
+            log.warning("%s: no snapshot at version %d: %s", snapshot.stream, snapshot.version, error)
+
+
+def _name(command: Callable[..., Any]) -> str:
+    return getattr(command, "__name__", type(command).__name__)
+
+
+def _reason(error: Exception) -> str:
+    """What to log: a foreign error may quote the state, ours do not."""
+    return str(error) if isinstance(error, EventsrcError) else type(error).__name__

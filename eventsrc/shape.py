@@ -1,0 +1,37 @@
+"""The shape of a state: a fingerprint of its field names and types.
+
+msgspec decodes a renamed field silently to its default, so that a snapshot decodes proves nothing; it is used only
+if it was written under the same shape.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from msgspec import inspect
+
+
+def shape_of(state_type: Any, salt: int = 0) -> str:
+    """16 hexadecimal digits that change when a field's name, type or order in the tree of types changes."""
+    described = f"{salt}:{_describe(inspect.type_info(state_type), ())}"
+    return blake2b(described.encode(), digest_size=8).hexdigest()
+
+
+def _describe(kind: Any, above: tuple[Any, ...]) -> str:
+    if isinstance(kind, (inspect.StructType, inspect.DataclassType, inspect.TypedDictType, inspect.NamedTupleType)):
+        if kind.cls in above:
+            return f"^{above.index(kind.cls)}"
+        nested = (*above, kind.cls)
+        fields = ",".join(f"{field.encode_name}:{_describe(field.type, nested)}" for field in kind.fields)
+        return f"{type(kind).__name__}[{getattr(kind, 'tag', None)}]{{{fields}}}"
+    if isinstance(kind, inspect.EnumType):
+        return f"Enum{sorted(str(member.value) for member in kind.cls)}"
+    if isinstance(kind, inspect.CustomType):
+        return f"Custom[{kind.cls.__qualname__}]"
+    if isinstance(kind, inspect.Type):
+        parts = (getattr(kind, name) for name in kind.__struct_fields__)
+        return f"{type(kind).__name__}({','.join(_describe(part, above) for part in parts)})"
+    if isinstance(kind, (tuple, list)):
+        return f"[{','.join(_describe(part, above) for part in kind)}]"
+    return repr(kind)

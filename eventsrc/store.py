@@ -1,0 +1,246 @@
+"""What a store is: a handful of methods over bytes. Stores know neither aggregates nor the codec."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+import msgspec
+
+from .errors import CommitTooLarge, ConflictError, StoreClosed
+from .log import log
+from .stream import EventId
+
+MAX_VERSION = 2**53 - 2
+"""The last version a stream can have: with one key above it, every JSON reader still keeps the number exact."""
+
+MAX_COMMIT_BYTES = 409_600
+"""An item of DynamoDB holds this much, attribute names counted. Other stores keep to it unless told otherwise, so
+that what works on one works on all."""
+
+_OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """Events saved together: one item, one atomic unit."""
+
+    stream: str
+    version: int
+    id: bytes  # 16, a UUIDv7, drawn once: whoever finds it in the stream knows the commit landed
+    time: int  # µs since the epoch; within a stream it never goes back
+    events: int  # how many the payload holds
+    tags: tuple[str, ...]  # distinct, in order of first occurrence
+    payload: bytes
+    correlation_id: str | None = None
+    causation_ids: tuple[str, ...] = ()
+    command_id: str | None = None
+    command_digest: bytes | None = None  # of what the command was, to tell a redelivery from a reuse
+    metadata: Mapping[str, str] = {}
+    position: int | None = None  # in the whole store, where it counts one; set by the store
+
+    @property
+    def uuid(self) -> UUID:
+        """`id` as people read it."""
+        return UUID(bytes=self.id)
+
+    @property
+    def at(self) -> datetime:
+        """`time`, in UTC."""
+        return _EPOCH + timedelta(microseconds=self.time)
+
+    @property
+    def size(self) -> int:
+        """About the bytes it takes in a store; what the snapshot policy weighs."""
+        return _OVERHEAD + len(self.payload)
+
+    def event_id(self, index: int) -> EventId:
+        """Where the event with this index stands."""
+        return EventId(self.stream, self.version, index)
+
+    def __repr__(self) -> str:
+        return f"<Commit {self.stream}@{self.version} {self.uuid} {self.events} events, {len(self.payload)} bytes>"
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The state at a version, cached. It may be missing, old, or unreadable at any time."""
+
+    stream: str
+    version: int
+    shape: str
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        """About the bytes it takes in a store."""
+        return _OVERHEAD + len(self.payload)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.stream}@{self.version} shape {self.shape}, {len(self.payload)} bytes>"
+
+
+class Loaded(NamedTuple):
+    """The newest snapshot, and the commits from its version on; without one, all commits. Oldest first.
+
+    The commit that a snapshot stands for is included: that it is there shows the snapshot is not ahead of the log.
+    """
+
+    snapshot: Snapshot | None
+    commits: Sequence[Commit]
+
+
+class Receipt(NamedTuple):
+    """Where a commit landed."""
+
+    stream: str
+    version: int
+    commit_id: bytes | None  # None if nothing was recorded, so nothing was written
+    events: int = 0
+    position: int | None = None  # in the whole store, where it counts one
+    duplicate: bool = False  # the command id had been applied before; nothing was written now
+
+
+class Store(ABC):
+    """Keeps streams of commits. Use it as `async with store:`; one event loop at a time.
+
+    Every call ends within the store's deadline. Reads are consistent: they see all that was acknowledged before
+    they began. Beside the errors named, each raises StoreClosed, Throttled, StoreUnavailable or StoreRejected.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = False
+        self._calls = 0
+        self._idle: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @abstractmethod
+    async def append(self, commit: Commit) -> Receipt:
+        """Store the commit at its version, if that is the next one, with an exact outcome.
+
+        Success: it is stored once, durably, whether by this call or an earlier one with the same commit id.
+        ConflictError: another commit stands there (`winner`), and this one is not stored.
+        CommitTooLarge: refused before any I/O. CommitOutcomeUnknown: no definite answer before the deadline.
+        When cancelled, the outcome is unknown too; appending the same commit again settles it.
+        """
+
+    @abstractmethod
+    async def load(self, stream: str) -> Loaded:
+        """The newest snapshot with what follows it, in as few requests as the store can."""
+
+    @abstractmethod
+    def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncIterator[Commit]:
+        """Commits with `after < version <= until`, a page at a time: memory stays flat however long the stream."""
+
+    @abstractmethod
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        """Store a snapshot; False if one for this version or a later one is there already."""
+
+    @abstractmethod
+    async def _open(self) -> None: ...
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Release everything; called again after a cancelled close."""
+
+    async def open(self) -> None:
+        """Get ready to work in the running event loop. `async with` does it for you."""
+        if self._loop is not None:
+            raise StoreClosed(f"{type(self).__name__} is open already; open it once, and share it")
+        self._loop, self._closing, self._calls = asyncio.get_running_loop(), False, 0
+        self._idle = asyncio.Event()
+        try:
+            await self._open()
+        except BaseException:
+            self._loop = None
+            raise
+
+    async def aclose(self) -> None:
+        """Refuse new calls, let those in flight and the work behind saves end, release everything. Idempotent."""
+        if self._loop is None:
+            return
+        self._closing = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        while self._calls and self._idle is not None:
+            self._idle.clear()
+            await self._idle.wait()
+        try:
+            await self._close()
+        finally:
+            self._loop = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` behind the caller. The store owns the task and awaits it on close; errors are logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("work behind a save failed: %s", error)
+
+    def _call(self, *, closing: bool = False) -> _Call:
+        """Guards one call: `with self._call():` raises StoreClosed, or keeps the store open until it ends."""
+        if self._loop is None or (self._closing and not closing):
+            raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
+        return _Call(self)
+
+
+class _Call:
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store._calls += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._store._calls -= 1
+        if not self._store._calls and self._store._idle is not None:
+            self._store._idle.set()
+
+
+def check_commit(commit: Commit, limit: int) -> None:
+    """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
+    if (size := item_size(commit)) > limit:
+        raise CommitTooLarge(commit.stream, size, limit)
+    if not 0 < commit.version <= MAX_VERSION:
+        raise ValueError(f"{commit.version} is no version; they run from 1 to {MAX_VERSION}")
+
+
+def item_size(commit: Commit) -> int:
+    """Bytes of the commit as an item of DynamoDB, names and all, keys called PK and SK; numbers rounded up.
+
+    Source: "DynamoDB item sizes and formats" in the Amazon DynamoDB Developer Guide.
+    """
+    texts = [*commit.tags, *commit.causation_ids, *commit.metadata, *commit.metadata.values()]
+    texts += [text for text in (commit.correlation_id, commit.command_id) if text is not None]
+    return _OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
+
+
+def settled(commit: Commit, standing: Commit) -> Receipt:
+    """The outcome when `standing` was found in the commit's place: success if it is the same, else ConflictError."""
+    if standing.id != commit.id:
+        raise ConflictError(commit.stream, commit.version - 1, standing.version, standing)
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, standing.position)

@@ -1,0 +1,90 @@
+"""Stream ids, and the identity of an event: the place where it stands."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import NamedTuple
+
+from .errors import InvalidStreamId, WiringError
+
+MAX_STREAM_BYTES = 2048
+"""A partition key of DynamoDB has at most this many bytes in UTF-8; the same holds in every store."""
+
+TENANT_DELIMITER = "|"
+"""Stands between tenant and stream in a key, so it is forbidden in both."""
+
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_REFUSED_CATEGORIES = {
+    "Cc": "control characters",
+    "Cs": "lone surrogates",
+    "Zl": "line separators",
+    "Zp": "paragraph separators",
+}
+
+
+def stream_id(category: str, id: str) -> str:
+    """The stream of one aggregate: `account` and `a-1` give `account-a-1`. Raises InvalidStreamId."""
+    if not isinstance(id, str):
+        raise InvalidStreamId(id, f"an id is a string, not {type(id).__name__}")
+    if not id:
+        raise InvalidStreamId(id, "it is empty")
+    stream = f"{category}-{id}"
+    check_stream(stream)
+    if id[0] == " ":
+        raise InvalidStreamId(id, "it starts with a space")
+    return stream
+
+
+def check_stream(stream: str) -> None:
+    """Raise InvalidStreamId unless `stream` can be a key in every store and is safe to show in a log."""
+    if not isinstance(stream, str):
+        raise InvalidStreamId(stream, f"a stream is a string, not {type(stream).__name__}")
+    if not stream:
+        raise InvalidStreamId(stream, "it is empty")
+    if not (stream.isascii() and stream.isprintable()):
+        for character in stream:
+            if character in _BIDI_CONTROLS:
+                raise InvalidStreamId(stream, "it holds bidirectional controls")
+            if refused := _REFUSED_CATEGORIES.get(unicodedata.category(character)):
+                raise InvalidStreamId(stream, f"it holds {refused}")
+    if TENANT_DELIMITER in stream:
+        raise InvalidStreamId(stream, f"it holds {TENANT_DELIMITER!r}, which separates tenants")
+    if stream != stream.strip():
+        raise InvalidStreamId(stream, "it starts or ends with a space")
+    if len(stream) > MAX_STREAM_BYTES // 4 and len(stream.encode()) > MAX_STREAM_BYTES:
+        raise InvalidStreamId(stream, f"it has {len(stream.encode()):,} bytes, the limit is {MAX_STREAM_BYTES:,}")
+
+
+def check_category(category: str, culprit: str) -> None:
+    """Raise WiringError unless `category` can start a stream id: it has no '-', which ends it."""
+    if "-" in category:
+        raise WiringError(culprit, f"the tag {category!r} holds '-', which separates category and id")
+    try:
+        check_stream(category)
+    except InvalidStreamId as error:
+        raise WiringError(culprit, f"the tag {category!r} cannot start a stream id: {error.reason}") from None
+
+
+def category_of(stream: str) -> str:
+    """`account` of `account-a-1`."""
+    return stream.partition("-")[0]
+
+
+class EventId(NamedTuple):
+    """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
+
+    stream: str
+    version: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stream}@{self.version}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> EventId:
+        """The inverse of `str`. Raises ValueError."""
+        stream, at, place = text.rpartition("@")
+        version, dot, index = place.partition(".")
+        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and place.isascii()):
+            raise ValueError(f"{text!r} is no event id; they look like account-a-1@7.0")
+        return cls(stream, int(version), int(index))

@@ -1,0 +1,74 @@
+"""Who caused it: correlation and causation, carried by a context variable and stamped on each commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from .stream import EventId
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the commits made in this context are stamped with."""
+
+    correlation_id: str | None = None
+    causation_ids: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+_current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())
+
+
+def current_trace() -> Trace:
+    """The trace of this task or thread; empty outside `trace(...)`."""
+    return _current.get()
+
+
+@contextmanager
+def trace(
+    correlation_id: str | None = None,
+    causation_id: EventId | str | Sequence[EventId | str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[Trace]:
+    """Stamp every commit made inside with these; what is left out is inherited from the trace around it.
+
+    `causation_id` is the identity of the event (or events) that led here, as `account-a-1@7.0`, so the cause can
+    be read without any index. `metadata` is merged over the outer one; keys and values are strings.
+    """
+    outer = _current.get()
+    if correlation_id is not None:
+        check_text("correlation_id", correlation_id)
+    for key, value in (metadata or {}).items():
+        check_text("a metadata key", key)
+        check_text("metadata", value)
+    if causation_id is None:
+        causes = outer.causation_ids
+    elif isinstance(causation_id, (str, EventId)):
+        causes = (str(causation_id),)
+    else:
+        causes = tuple(str(cause) for cause in causation_id)
+    inner = Trace(
+        correlation_id if correlation_id is not None else outer.correlation_id,
+        causes,
+        {**outer.metadata, **metadata} if metadata else outer.metadata,
+    )
+    for cause in causes:
+        check_text("causation_id", cause)
+    token = _current.set(inner)
+    try:
+        yield inner
+    finally:
+        _current.reset(token)
+
+
+def check_text(what: str, value: object) -> None:
+    """Raise TypeError or ValueError unless `value` is a string that every store keeps as it is."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {type(value).__name__}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds a lone surrogate, which is not valid Unicode") from None

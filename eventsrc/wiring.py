@@ -1,0 +1,180 @@
+"""Which handler takes which event: read off the annotations of an aggregate class, once, and checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from .errors import WiringError
+from .event import UNTAGGED, Event, tag_of
+from .stream import check_category
+
+Handler = Callable[[Any, Any], None]
+Upcaster = Callable[[Any], Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What an aggregate class declares."""
+
+    category: str
+    handlers: Mapping[type[Event], Handler]
+    upcasters: Mapping[type[Event], Upcaster]
+    snapshot_type: Any
+
+
+@cache
+def wiring_of(aggregate: type[Any]) -> Wiring:
+    """Read and check the declarations of an aggregate class. Raises WiringError, which names the culprit."""
+    name = aggregate.__qualname__
+    handlers = _handlers(aggregate)
+    upcasters = upcasters_by_type(aggregate.upcasters, name)
+    for old, upcaster in upcasters.items():
+        if old in handlers:
+            raise WiringError(_name(handlers[old]), f"handles {old.__qualname__}, which {_name(upcaster)} upcasts")
+        for new in _returned(upcaster):
+            if new not in handlers and new not in upcasters:
+                raise WiringError(_name(upcaster), f"returns {new.__qualname__}, which {name} does not handle")
+    check_tags([*handlers, *upcasters], name)
+    return Wiring(_category(aggregate), handlers, upcasters, _snapshot_type(aggregate))
+
+
+def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upcaster]:
+    """Each upcaster under the event class it takes. Raises WiringError for a bad signature, a pair, or a circle."""
+    if not isinstance(upcasters, (tuple, list)):
+        raise WiringError(f"{culprit}.upcasters", "is not a tuple or list of functions")
+    found: dict[type[Event], Upcaster] = {}
+    for upcaster in upcasters:
+        if not isinstance(upcaster, FunctionType):
+            raise WiringError(f"{culprit}.upcasters", f"{upcaster!r} is not a function with annotations")
+        parameters = list(inspect.signature(upcaster).parameters.values())
+        if len(parameters) != 1:
+            raise WiringError(_name(upcaster), "an upcaster takes one old event and returns the new one")
+        for old in _event_types(upcaster, parameters[0].name):
+            if old in found:
+                raise WiringError(_name(upcaster), f"upcasts {old.__qualname__}, and so does {_name(found[old])}")
+            found[old] = upcaster
+        _returned(upcaster)
+    for start in found:
+        reached, seen = {start}, {start}
+        while reached:
+            reached = {new for old in reached if old in found for new in _returned(found[old])}
+            if start in reached:
+                raise WiringError(_name(found[start]), f"leads from {start.__qualname__} back to itself")
+            reached -= seen
+            seen |= reached
+    return found
+
+
+def check_tags(events: list[type[Event]], culprit: str) -> None:
+    """Raise WiringError if two event classes share a tag."""
+    by_tag: dict[str, type[Event]] = {}
+    for event in events:
+        other = by_tag.setdefault(tag_of(event), event)
+        if other is not event:
+            names = f"{other.__qualname__} and {event.__qualname__}"
+            raise WiringError(culprit, f"{names} have the same tag {tag_of(event)!r}")
+
+
+def _handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
+    found: dict[type[Event], Handler] = {}
+    for name in dir(aggregate):
+        if not name.startswith("apply_"):
+            continue
+        handler = inspect.getattr_static(aggregate, name)
+        culprit = f"{aggregate.__qualname__}.{name}"
+        if not isinstance(handler, FunctionType) or inspect.iscoroutinefunction(handler):
+            raise WiringError(culprit, "a handler is a plain method: def apply_x(self, event: X) -> None")
+        parameters = list(inspect.signature(handler).parameters.values())
+        if len(parameters) != 2 or parameters[1].kind in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        ):
+            raise WiringError(culprit, "a handler takes self and one event")
+        for event in _event_types(handler, parameters[1].name):
+            if event in found:
+                raise WiringError(culprit, f"handles {event.__qualname__}, and so does {_name(found[event])}")
+            found[event] = handler
+    if not found:
+        raise WiringError(aggregate.__qualname__, "has no apply_* handler; without events it has no state")
+    return found
+
+
+def _event_types(function: FunctionType, parameter: str) -> list[type[Event]]:
+    hints = _hints(function)
+    if parameter not in hints:
+        raise WiringError(_name(function), f"annotate {parameter!r} with its event class, or a union of them")
+    return _members(hints[parameter], function)
+
+
+def _returned(upcaster: Upcaster) -> list[type[Event]]:
+    hints = _hints(upcaster)
+    if "return" not in hints:
+        raise WiringError(_name(upcaster), "annotate what it returns with the new event class")
+    return _members(hints["return"], upcaster)
+
+
+def _members(annotation: Any, function: Callable[..., Any]) -> list[type[Event]]:
+    annotation = getattr(annotation, "__value__", annotation)  # `type Movement = Deposited | Withdrawn`
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0], function)
+    if origin in (Union, UnionType):
+        return [event for member in get_args(annotation) for event in _members(member, function)]
+    if not (isinstance(annotation, type) and issubclass(annotation, Event)):
+        raise WiringError(_name(function), f"{annotation!r} is not a subclass of Event")
+    tag_of(annotation)
+    return [annotation]
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        reason = f"annotation {error.name!r} is not known in its module; define or import it at module level"
+        raise WiringError(_name(function), reason) from None
+
+
+def _category(aggregate: type[Any]) -> str:
+    name = aggregate.__qualname__
+    category = aggregate.__struct_config__.tag
+    if not isinstance(category, str) or not category or category.startswith(UNTAGGED):
+        raise WiringError(name, f'has no tag, its stream category; write `class {name}(Aggregate, tag="...")`')
+    check_category(category, name)
+    for field in msgspec.structs.fields(aggregate):
+        if field.name != "id" and field.required:
+            reason = "has no default; a new aggregate starts from the defaults of its fields"
+            raise WiringError(f"{name}.{field.name}", reason)
+    for base in aggregate.__mro__[:-1]:
+        if "__post_init__" in vars(base) and base.__module__ != f"{__package__}.aggregate":
+            raise WiringError(f"{name}.__post_init__", "is the framework's; derive state in handlers or properties")
+    return category
+
+
+def _snapshot_type(aggregate: type[Any]) -> Any:
+    name = aggregate.__qualname__
+    makers = [inspect.getattr_static(aggregate, verb) for verb in ("to_snapshot", "from_snapshot")]
+    ours = [_function(maker).__module__ == f"{__package__}.aggregate" for maker in makers]
+    if all(ours):
+        return aggregate
+    if any(ours):
+        raise WiringError(name, "overrides one of to_snapshot and from_snapshot; it takes both")
+    returned = _hints(_function(makers[0])).get("return", Any)
+    if returned is Any:
+        raise WiringError(f"{name}.to_snapshot", "annotate what it returns; that is what a snapshot decodes to")
+    return returned
+
+
+def _function(method: Any) -> FunctionType:
+    return method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
