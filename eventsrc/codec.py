@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import lz4.block
 import msgspec
 
-from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge, SchemaMismatch, UnknownEventType
 from .aggregate import Aggregate, AppliedCommand
+from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge, SchemaMismatch, UnknownEventType
 from .event import Event, tag_of
 from .poison import find_poison, may_poison
 from .shape import shape_of
@@ -61,7 +61,8 @@ def unpack(payload: bytes, stream: str, version: int) -> bytes:
     if size > MAX_EXPANDED:
         raise PayloadTooLarge(stream, version, size, MAX_EXPANDED)
     try:
-        return lz4.block.decompress(payload[1:-4])
+        body: bytes = lz4.block.decompress(payload[1:-4])
+        return body
     except (lz4.block.LZ4BlockError, ValueError):
         raise CorruptPayload(stream, version, "the lz4 block is damaged") from None
 
@@ -73,7 +74,7 @@ class Codec:
         types = [*events, *upcasters]
         self._tags = {tag_of(event) for event in types}
         self._upcasters = upcasters
-        self._decode = msgspec.msgpack.Decoder(list[Union[tuple(types)]]).decode  # type: ignore[misc]  # built at run time
+        self._decode = msgspec.msgpack.Decoder(list[tuple(types)]).decode  # type: ignore[misc]  # built at run time
         self._encode = msgspec.msgpack.Encoder().encode
         self._suspicious = {event for event in types if may_poison(event)}
 

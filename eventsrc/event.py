@@ -43,11 +43,11 @@ class Event(_Struct):
     """
 
 
-def tag_of(event_type: type[Any]) -> str:
+def tag_of(event_type: Any) -> str:
     """The name on disk of an event class. Raises WiringError if it was given none."""
     if not (isinstance(event_type, type) and issubclass(event_type, Event)):
         raise WiringError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
-    tag = event_type.__struct_config__.tag
+    tag: object = event_type.__struct_config__.tag
     if not isinstance(tag, str) or not tag or tag.startswith(UNTAGGED):
         name = event_type.__qualname__
         raise WiringError(name, f'has no tag, its name on disk; write `class {name}(Event, tag="...")`')

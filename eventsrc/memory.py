@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from itertools import count
 
 import msgspec
@@ -44,7 +44,7 @@ class MemoryStore(Store):
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
-    ) -> AsyncIterator[Commit]:
+    ) -> AsyncGenerator[Commit]:
         check_stream(stream)
         with self._call():
             commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
@@ -107,8 +107,8 @@ class Repository(Generic[A]):
     @overload
     async def execute(self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str) -> T | None: ...
 
-    async def execute(
-        self, id: str, command: Callable[..., Any], /, *args: Any, command_id: str | None = None, **kwargs: Any
+    async def execute(  # type: ignore[misc]  # mypy finds no *args that take both P.args and *Ts
+        self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
     ) -> Any:
         """Load, call `command(aggregate, *args)`, save; decide anew on a conflict. Returns what the command returned.
 
@@ -137,7 +137,7 @@ class Repository(Generic[A]):
         )
         return await retrying(self._execute, id, command, args, kwargs, command_id, digest)
 
-    async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncIterator[Recorded]:
+    async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
 
         `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
@@ -351,7 +351,7 @@ class Repository(Generic[A]):
             aggregate = self._class.from_snapshot(id, state)
             if aggregate.id != id:
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
-        except Exception as error:  # whatever a snapshot does, the log is the truth
+        except Exception as error:  # noqa: BLE001  # whatever a snapshot does, the log is the truth
             log.warning(
                 "%s: the snapshot at version %d is ignored: %s", snapshot.stream, snapshot.version, _reason(error)
             )
@@ -366,7 +366,7 @@ class Repository(Generic[A]):
         journal = aggregate._journal
         try:
             snapshot = self._snapshots.encode(aggregate)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
             log.warning("%s: no snapshot at version %d: %s", journal.stream, journal.version, _reason(error))
             journal.threshold = self._policy.next_threshold(journal.tail, journal.tail)
             return

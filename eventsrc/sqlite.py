@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -124,7 +126,7 @@ class SQLiteStore(Store):
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
-    ) -> AsyncIterator[Commit]:
+    ) -> AsyncGenerator[Commit]:
         check_stream(stream)
         low, high = max(after, 0) + 1, min(until, MAX_VERSION)
         query = _PAGE_BACKWARD if backward else _PAGE
@@ -132,7 +134,7 @@ class SQLiteStore(Store):
             arguments = (stream, low, high, _PAGE_COMMITS)
             with self._call():
                 assert self._readers is not None
-                page = await self._readers.run(lambda connection, a=arguments: _commits(connection, query, a))
+                page = await self._readers.run(partial(_commits, query=query, arguments=arguments))
             for commit in page:
                 yield commit
             if len(page) < _PAGE_COMMITS:
@@ -243,10 +245,8 @@ def _answer(jobs: list[_Job], outcomes: list[Any]) -> None:
     for job, outcome in zip(jobs, outcomes, strict=True):
         by_loop.setdefault(job.loop, []).append((job.future, outcome))
     for loop, answers in by_loop.items():
-        try:
+        with suppress(RuntimeError):  # that loop is closed: nobody is left to hear
             loop.call_soon_threadsafe(_deliver, answers)
-        except RuntimeError:
-            pass  # that loop is closed: nobody is left to hear
 
 
 def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:

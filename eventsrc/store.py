@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -136,7 +136,7 @@ class Store(ABC):
     @abstractmethod
     def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
-    ) -> AsyncIterator[Commit]:
+    ) -> AsyncGenerator[Commit]:
         """Commits with `after < version <= until`, a page at a time: memory stays flat however long the stream."""
 
     @abstractmethod

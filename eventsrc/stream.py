@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from .errors import InvalidStreamId, WiringError
 
@@ -70,7 +70,8 @@ def category_of(stream: str) -> str:
     return stream.partition("-")[0]
 
 
-class EventId(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class EventId:
     """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
 
     stream: str

@@ -19,7 +19,7 @@ class Trace:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-_current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())
+_current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # noqa: B039  # frozen
 
 
 def current_trace() -> Trace:

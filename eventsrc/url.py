@@ -34,7 +34,11 @@ def open_store(url: str) -> Store:
         from .dynamodb import DynamoDBStore
 
         return DynamoDBStore(
-            unquote(parts.netloc), region_name=region, endpoint_url=endpoint, tenant=tenant, layout=layout
+            unquote(parts.netloc),
+            region_name=region,
+            endpoint_url=endpoint,
+            tenant=tenant,
+            layout=layout,  # type: ignore[arg-type]  # checked by the store
         )
     raise ValueError(f"{url!r}: a store URL starts with memory://, sqlite:/// or dynamodb://")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from types import FunctionType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -29,9 +28,18 @@ class Wiring:
     snapshot_type: Any
 
 
-@cache
 def wiring_of(aggregate: type[Any]) -> Wiring:
-    """Read and check the declarations of an aggregate class. Raises WiringError, which names the culprit."""
+    """What an aggregate class declares, read and checked once. Raises WiringError, which names the culprit."""
+    wiring = _known.get(aggregate)
+    if wiring is None:
+        wiring = _known[aggregate] = _read(aggregate)
+    return wiring
+
+
+_known: dict[type[Any], Wiring] = {}
+
+
+def _read(aggregate: type[Any]) -> Wiring:
     name = aggregate.__qualname__
     handlers = _handlers(aggregate)
     upcasters = upcasters_by_type(aggregate.upcasters, name)
@@ -172,8 +180,9 @@ def _snapshot_type(aggregate: type[Any]) -> Any:
     return returned
 
 
-def _function(method: Any) -> FunctionType:
-    return method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+def _function(method: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(method, "__func__", method)
+    return function
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -81,7 +81,7 @@ class SDKClient:
             )
         except self._never_sent as error:
             failure = ServiceError(type(error).__name__, 0)
-        except Exception as error:  # the SDK lets its HTTP library's and parser's errors through
+        except Exception as error:  # noqa: BLE001  # the SDK lets its HTTP library's and parser's errors through
             failure = TransportError(type(error).__name__)
         raise failure  # outside the handlers: the SDK's error may hold another writer's payload
 
@@ -108,7 +108,6 @@ async def open_sdk(
         parameter_validation=False,
         account_id_endpoint_mode="disabled",
     )
-    client = (session or aioboto3.Session()).client(
-        "dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config
-    )
+    session = session or aioboto3.Session()
+    client: Any = session.client("dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config)
     return await stack.enter_async_context(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
 
@@ -91,7 +91,7 @@ class DynamoDBStore(Store):
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
-    ) -> AsyncIterator[Commit]:
+    ) -> AsyncGenerator[Commit]:
         rest: tuple[int, int] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
         while rest and rest[0] <= rest[1]:
             with self._call():

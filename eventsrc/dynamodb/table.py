@@ -40,14 +40,14 @@ async def create_table(
     try:
         created = await _create(client, request)
         await _wait_until_active(client, table, items)
-        if created and point_in_time_recovery:
+        if point_in_time_recovery:
             await client.update_continuous_backups(
                 TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
             )
     except ServiceError as error:
         raise rejected(error) from None
     except (TransportError, TimeoutError) as error:
-        raise StoreUnavailable(f"table {table}: {error or 'not active in time'}; call it again") from None
+        raise StoreUnavailable(f"table {table} is not ready ({type(error).__name__}); call it again") from None
     return created
 
 

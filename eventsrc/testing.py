@@ -1,0 +1,140 @@
+"""Test an aggregate without a store: given past events, when a command, then new events.
+
+```python
+given(Account, Opened(owner="ann"), Deposited(amount=80)).when(Account.withdraw, 30).then(Withdrawn(amount=30))
+given(Account, Opened(owner="ann")).when(Account.withdraw, 50).then_raises(InsufficientFunds)
+when(Account.open, "a-1", owner="ann").then(Opened(owner="ann")).then_state(owner="ann", balance=0)
+```
+
+All events pass through the codec, and the state through a snapshot: what a test accepts can be stored and read back.
+Failed expectations are AssertionErrors; no test framework is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from .aggregate import Aggregate
+from .codec import Codec, SnapshotCodec, pack
+from .event import Event
+from .wiring import wiring_of
+
+A = TypeVar("A", bound=Aggregate)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def given(aggregate: type[A], *events: Event, id: str = "1") -> Given[A]:
+    """An aggregate with this past. Old event classes that have an upcaster may be given too."""
+    return Given(aggregate, events, id)
+
+
+def when(create: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, A]:
+    """Call something that makes a new aggregate, such as a class method that records its first event."""
+    return _outcome(None, lambda: create(*args, **kwargs))
+
+
+class Given(Generic[A]):
+    """An aggregate with a past, waiting for a command."""
+
+    def __init__(self, aggregate: type[A], events: Sequence[Event], id: str) -> None:
+        self._aggregate = aggregate(id=id)
+        handlers = wiring_of(aggregate).handlers
+        for event in _round_trip(aggregate, events):
+            handlers[type(event)](self._aggregate, event)
+
+    def when(self, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, T]:
+        """Call a command."""
+        return _outcome(self._aggregate, lambda: command(self._aggregate, *args, **kwargs))
+
+    def then_state(self, **fields: Any) -> Self:
+        """These fields (or properties) have these values."""
+        _check_state(self._aggregate, fields)
+        return self
+
+
+class Outcome(Generic[A, T]):
+    """What a command did. Say what you expect with any of the `then` methods; they can be chained."""
+
+    def __init__(self, aggregate: A | None, result: T | None, error: Exception | None) -> None:
+        self._aggregate, self._result, self._error = aggregate, result, error
+
+    @property
+    def aggregate(self) -> A:
+        """The aggregate after the command. Raises what the command raised."""
+        if self._error is not None:
+            raise self._error
+        assert self._aggregate is not None
+        return self._aggregate
+
+    def then(self, *events: Event) -> Self:
+        """Exactly these events were recorded, in this order; none means none. Raises what the command raised."""
+        aggregate = self.aggregate
+        recorded = _round_trip(type(aggregate), aggregate.uncommitted)
+        if recorded != list(events):
+            raise AssertionError(f"recorded:{_lines(recorded)}\nexpected:{_lines(events)}")
+        _check_snapshot(aggregate)
+        return self
+
+    def then_raises(self, error: type[Exception], match: str = "") -> Self:
+        """The command raised `error`, with `match` somewhere in its text, and recorded nothing."""
+        if self._error is None:
+            raise AssertionError(f"nothing was raised; expected {error.__name__}")
+        if not isinstance(self._error, error):
+            raise self._error
+        if match not in str(self._error):
+            raise AssertionError(f"{match!r} is not in {str(self._error)!r}")
+        if self._aggregate is not None and self._aggregate.uncommitted:
+            raise AssertionError(f"raised, but recorded before:{_lines(self._aggregate.uncommitted)}")
+        return self
+
+    def then_returns(self, result: T) -> Self:
+        """The command returned this."""
+        self.aggregate  # noqa: B018  # raises what the command raised
+        if self._result != result:
+            raise AssertionError(f"returned {self._result!r}, expected {result!r}")
+        return self
+
+    def then_state(self, **fields: Any) -> Self:
+        """These fields (or properties) have these values now."""
+        _check_state(self.aggregate, fields)
+        return self
+
+
+def _outcome(aggregate: A | None, call: Callable[[], Any]) -> Outcome[A, Any]:
+    try:
+        result = call()
+    except Exception as error:  # noqa: BLE001  # whatever the command raises is what the test is about
+        return Outcome(aggregate, None, error)
+    if aggregate is None:
+        if not isinstance(result, Aggregate):
+            raise AssertionError(f"{result!r} is no aggregate; for a command write given(...).when(command, ...)")
+        aggregate = result  # type: ignore[assignment]  # `when` takes callables that return an A
+    return Outcome(aggregate, result, None)
+
+
+def _round_trip(aggregate: type[Aggregate], events: Sequence[Event]) -> list[Event]:
+    wiring = wiring_of(aggregate)
+    codec = Codec(wiring.handlers, wiring.upcasters)
+    return codec.decode(pack(codec.encode(events), wiring.category, 1), wiring.category, 1)
+
+
+def _check_snapshot(aggregate: Aggregate) -> None:
+    snapshots = SnapshotCodec(wiring_of(type(aggregate)).snapshot_type, aggregate.snapshot_version)
+    _, state = snapshots.decode(snapshots.encode(aggregate))
+    restored = type(aggregate).from_snapshot(aggregate.id, state)
+    if restored != aggregate:
+        raise AssertionError(f"a snapshot gives back {restored!r}, not {aggregate!r}")
+
+
+def _check_state(aggregate: Aggregate, fields: dict[str, Any]) -> None:
+    wrong = {name: value for name, value in fields.items() if getattr(aggregate, name) != value}
+    if wrong:
+        found = ", ".join(f"{name}={getattr(aggregate, name)!r}" for name in wrong)
+        expected = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+        raise AssertionError(f"state is {found}; expected {expected}")
+
+
+def _lines(events: Sequence[Event]) -> str:
+    return "".join(f"\n  {event!r}" for event in events) or " nothing"
