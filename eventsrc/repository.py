@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from .aggregate import Aggregate, AppliedCommand
-from .codec import Codec, SnapshotCodec, digest_of, pack
+from .codec import Codec, digest_of, pack
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
     ConflictError,
-    CorruptPayload,
     EventsrcError,
     IdempotencyError,
     StoreError,
@@ -23,8 +22,8 @@ from .errors import (
 )
 from .event import Event, tag_of
 from .log import log
-from .snapshots import SnapshotPolicy
-from .store import MAX_VERSION, Commit, Receipt, Snapshot, Store
+from .snapshots import SnapshotPolicy, Snapshots
+from .store import MAX_VERSION, Commit, Receipt, Store
 from .stream import stream_id
 from .tracing import check_text, current_trace
 from .uuid7 import uuid7
@@ -60,12 +59,11 @@ class Repository(Generic[A]):
         wiring = wiring_of(aggregate)
         self._class = aggregate
         self._store = store
-        self._policy = snapshots
         self._attempts = attempts
         self._category = wiring.category
         self._handlers = wiring.handlers
         self._codec = Codec(wiring.handlers, wiring.upcasters)
-        self._snapshots = SnapshotCodec(wiring.snapshot_type, aggregate.snapshot_version)
+        self._snapshots = Snapshots(aggregate, store, snapshots)
 
     async def load(self, id: str, *, version: int | None = None, at: datetime | None = None) -> A:
         """The aggregate as it is now, or as it was at a version or a time (with a zone; commits up to and including).
@@ -79,7 +77,7 @@ class Repository(Generic[A]):
         try:
             if snapshot is None:
                 return self._fold(self._class(id=id), commits)
-            if aggregate := self._restore(id, snapshot, commits):
+            if aggregate := self._snapshots.restore(id, snapshot, commits):
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
@@ -188,7 +186,7 @@ class Repository(Generic[A]):
                 handlers[type(event)](aggregate, event)
             tail += commit.size
             if commit.command_id is not None:
-                self._remember(aggregate, commit)
+                journal.remember(commit, self._class.remembered_commands)
             last = commit
         if last is not None:
             journal.version, journal.tail, journal.time = version, tail, last.time
@@ -246,17 +244,13 @@ class Repository(Generic[A]):
     def _draft(
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Commit:
-        if command_id is not None:
-            check_text("command_id", command_id)
-        for key, value in (metadata or {}).items():
-            check_text("a metadata key", key)
-            check_text("metadata", value)
-        journal, trace = aggregate._journal, current_trace()
+        journal, trace = aggregate._journal, current_trace().merged(metadata)
         events = journal.uncommitted
         body = self._codec.encode(events)
         version = journal.version + 1
-        if command_id is not None and digest is None:
-            digest = digest_of(body)
+        if command_id is not None:
+            check_text("command_id", command_id)
+            digest = digest or digest_of(body)
         return Commit(
             stream=journal.stream,
             version=version,
@@ -269,7 +263,7 @@ class Repository(Generic[A]):
             causation_ids=trace.causation_ids,
             command_id=command_id,
             command_digest=digest,
-            metadata={**trace.metadata, **metadata} if metadata else trace.metadata,
+            metadata=trace.metadata,
         )
 
     async def _append(self, aggregate: A, draft: Commit) -> Receipt:
@@ -281,10 +275,11 @@ class Repository(Generic[A]):
         except ConflictError as conflict:
             journal.draft = None
             winner = conflict.winner
-            if draft.command_id is not None and winner is not None and winner.command_id == draft.command_id:
-                applied = AppliedCommand(winner.version, winner.command_digest or b"")
-                return await self._already(aggregate, draft.command_id, applied, draft)
-            raise
+            if winner is None or winner.command_id is None or winner.command_id != draft.command_id:
+                raise
+            if len(journal.uncommitted) > draft.events:  # recorded since; taking on the stored state would lose them
+                raise
+            return await self._already(aggregate, winner.command_id, AppliedCommand.of(winner), draft)
         except CommitOutcomeUnknown:
             raise
         except EventsrcError as error:
@@ -296,16 +291,9 @@ class Repository(Generic[A]):
         del journal.uncommitted[: draft.events]
         journal.version, journal.time = draft.version, draft.time
         journal.tail += draft.size
-        if draft.command_id is not None:
-            self._remember(aggregate, draft)
-        if not journal.uncommitted and self._policy.weighs(journal.tail, journal.threshold):
-            await self._snapshot(aggregate)
+        journal.remember(draft, self._class.remembered_commands)
+        await self._snapshots.after_save(aggregate)
         return receipt
-
-    def _remember(self, aggregate: A, commit: Commit) -> None:
-        assert commit.command_id is not None
-        applied = AppliedCommand(commit.version, commit.command_digest or b"")
-        aggregate._journal.remember(commit.command_id, applied, self._class.remembered_commands)
 
     async def _already(self, aggregate: A, command_id: str, applied: AppliedCommand, draft: Commit) -> Receipt:
         """The command had been applied: check that it was this one, and give the object the stored state."""
@@ -339,57 +327,6 @@ class Repository(Generic[A]):
         await self._save(aggregate, command_id, digest, None)
         return result
 
-    def _restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
-        """The aggregate of a usable snapshot. Any other is told in a warning, and None: all is replayed."""
-        if not commits or commits[0].version != snapshot.version:
-            log.warning(
-                "%s: the snapshot at version %d is ahead of the log; ignored", snapshot.stream, snapshot.version
-            )
-            return None
-        try:
-            commands, state = self._snapshots.decode(snapshot)
-            aggregate = self._class.from_snapshot(id, state)
-            if aggregate.id != id:
-                raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
-        except Exception as error:  # noqa: BLE001  # whatever a snapshot does, the log is the truth
-            log.warning(
-                "%s: the snapshot at version %d is ignored: %s", snapshot.stream, snapshot.version, _reason(error)
-            )
-            return None
-        journal = aggregate._journal
-        journal.version, journal.time, journal.commands = snapshot.version, commits[0].time, commands
-        journal.threshold = int(self._policy.ratio * snapshot.size)
-        return aggregate
-
-    async def _snapshot(self, aggregate: A) -> None:
-        """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
-        journal = aggregate._journal
-        try:
-            snapshot = self._snapshots.encode(aggregate)
-        except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
-            log.warning("%s: no snapshot at version %d: %s", journal.stream, journal.version, _reason(error))
-            journal.threshold = self._policy.next_threshold(journal.tail, journal.tail)
-            return
-        if not self._policy.writes(journal.tail, snapshot.size):
-            journal.threshold = self._policy.next_threshold(journal.tail, snapshot.size)
-            return
-        journal.tail, journal.threshold = 0, int(self._policy.ratio * snapshot.size)
-        if self._policy.inline:
-            await self._put_snapshot(snapshot)
-        else:
-            self._store.spawn(self._put_snapshot(snapshot))
-
-    async def _put_snapshot(self, snapshot: Snapshot) -> None:
-        try:
-            await self._store.put_snapshot(snapshot)
-        except EventsrcError as error:
-            log.warning("%s: no snapshot at version %d: %s", snapshot.stream, snapshot.version, error)
-
 
 def _name(command: Callable[..., Any]) -> str:
     return getattr(command, "__name__", type(command).__name__)
-
-
-def _reason(error: Exception) -> str:
-    """What to log: a foreign error may quote the state, ours do not."""
-    return str(error) if isinstance(error, EventsrcError) else type(error).__name__

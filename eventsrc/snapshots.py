@@ -1,8 +1,25 @@
-"""When a snapshot is worth writing: a few questions about bytes."""
+"""Snapshots: when one is worth writing, how it is made, and whether a stored one can be used.
+
+A snapshot is a cache behind the log. Nothing that is wrong with one may fail a load or a save.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from .aggregate import Aggregate, AppliedCommand
+from .codec import pack, unpack
+from .errors import CorruptPayload, EventsrcError
+from .log import log
+from .shape import shape_of
+from .store import Commit, Snapshot, Store
+from .wiring import wiring_of
+
+A = TypeVar("A", bound=Aggregate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +59,88 @@ class SnapshotPolicy:
         It grows by at least a quarter, so that encoding stays a constant share of saving whatever the state does.
         """
         return max(int(self.ratio * size), tail + tail // 4)
+
+
+class SnapshotCodec:
+    """Turns the state of one aggregate class, and the command ids it remembers, into snapshots and back."""
+
+    def __init__(self, state: Any, version: int) -> None:
+        self.shape = shape_of(state, version)
+        decoder = msgspec.msgpack.Decoder(tuple[dict[str, AppliedCommand], state])
+        self._decode: Callable[[bytes], tuple[dict[str, AppliedCommand], Any]] = decoder.decode
+            tuple[dict[str, AppliedCommand], state]
+        ).decode
+
+    def encode(self, aggregate: Aggregate) -> Snapshot:
+        """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
+        journal = aggregate._journal
+        body = msgspec.msgpack.encode((journal.commands, aggregate.to_snapshot()))
+        payload = pack(body, journal.stream, journal.version)
+        return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
+
+    def decode(self, snapshot: Snapshot) -> tuple[dict[str, AppliedCommand], Any]:
+        """Command ids and state. Raises CorruptPayload, also for another shape, and what msgspec raises."""
+        if snapshot.shape != self.shape:
+            raise CorruptPayload(snapshot.stream, snapshot.version, "it has another shape than the class has now")
+        return self._decode(unpack(snapshot.payload, snapshot.stream, snapshot.version))
+
+
+class Snapshots(Generic[A]):
+    """The snapshots of one aggregate class in one store."""
+
+    def __init__(self, aggregate: type[A], store: Store, policy: SnapshotPolicy) -> None:
+        self._class = aggregate
+        self._store = store
+        self._policy = policy
+        self._codec = SnapshotCodec(wiring_of(aggregate).snapshot_type, aggregate.snapshot_version)
+
+    def restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
+        """The aggregate of a usable snapshot; any other is told in a warning, and None says: replay all.
+
+        The first of `commits` must be the one the snapshot stands for, else the snapshot is ahead of the log.
+        """
+        try:
+            if not commits or commits[0].version != snapshot.version:
+                raise CorruptPayload(snapshot.stream, snapshot.version, "it is ahead of the log")
+            commands, state = self._codec.decode(snapshot)
+            aggregate = self._class.from_snapshot(id, state)
+            if aggregate.id != id:
+                raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
+        except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
+            log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _reason(error))
+            return None
+        journal = aggregate._journal
+        journal.version, journal.time, journal.commands = snapshot.version, commits[0].time, commands
+        journal.threshold = int(self._policy.ratio * snapshot.size)
+        return aggregate
+
+    async def after_save(self, aggregate: A) -> None:
+        """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
+        journal = aggregate._journal
+        if journal.uncommitted or not self._policy.weighs(journal.tail, journal.threshold):
+            return
+        try:
+            snapshot = self._codec.encode(aggregate)
+        except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
+            log.warning("no snapshot %s@%d: %s", journal.stream, journal.version, _reason(error))
+            journal.threshold = self._policy.next_threshold(journal.tail, journal.tail)
+            return
+        if not self._policy.writes(journal.tail, snapshot.size):
+            journal.threshold = self._policy.next_threshold(journal.tail, snapshot.size)
+            return
+        journal.tail, journal.threshold = 0, int(self._policy.ratio * snapshot.size)
+        if self._policy.inline:
+            await self._put(snapshot)
+        else:
+            self._store.spawn(self._put(snapshot))
+
+    async def _put(self, snapshot: Snapshot) -> None:
+        try:
+            await self._store.put_snapshot(snapshot)
+        except EventsrcError as error:
+            log.warning("no snapshot %s@%d: %s", snapshot.stream, snapshot.version, error)
+
+
+def _reason(error: Exception) -> str:
+    """What to log: a foreign error may quote the state, ours do not."""
+    return str(error) if isinstance(error, EventsrcError) else type(error).__name__

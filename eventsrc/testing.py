@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from .aggregate import Aggregate
-from .codec import Codec, SnapshotCodec, pack
+from .codec import Codec, pack
 from .event import Event
+from .snapshots import SnapshotCodec
 from .wiring import wiring_of
 
 A = TypeVar("A", bound=Aggregate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .stream import EventId
 
@@ -17,6 +17,15 @@ class Trace:
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def merged(self, metadata: Mapping[str, str] | None) -> Trace:
+        """This trace with more metadata. Raises TypeError or ValueError for what is no text."""
+        if not metadata:
+            return self
+        for key, value in metadata.items():
+            check_text("a metadata key", key)
+            check_text("metadata", value)
+        return replace(self, metadata={**self.metadata, **metadata})
 
 
 _current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # noqa: B039  # frozen
@@ -39,24 +48,17 @@ def trace(
     be read without any index. `metadata` is merged over the outer one; keys and values are strings.
     """
     outer = _current.get()
-    if correlation_id is not None:
-        check_text("correlation_id", correlation_id)
-    for key, value in (metadata or {}).items():
-        check_text("a metadata key", key)
-        check_text("metadata", value)
     if causation_id is None:
         causes = outer.causation_ids
     elif isinstance(causation_id, (str, EventId)):
         causes = (str(causation_id),)
     else:
         causes = tuple(str(cause) for cause in causation_id)
-    inner = Trace(
-        correlation_id if correlation_id is not None else outer.correlation_id,
-        causes,
-        {**outer.metadata, **metadata} if metadata else outer.metadata,
-    )
-    for cause in causes:
-        check_text("causation_id", cause)
+    correlation_id = outer.correlation_id if correlation_id is None else correlation_id
+    for name, text in (("correlation_id", correlation_id), *(("causation_id", cause) for cause in causes)):
+        if text is not None:
+            check_text(name, text)
+    inner = Trace(correlation_id, causes, outer.metadata).merged(metadata)
     token = _current.set(inner)
     try:
         yield inner
