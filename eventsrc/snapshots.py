@@ -68,8 +68,6 @@ class SnapshotCodec:
         self.shape = shape_of(state, version)
         decoder = msgspec.msgpack.Decoder(tuple[dict[str, AppliedCommand], state])
         self._decode: Callable[[bytes], tuple[dict[str, AppliedCommand], Any]] = decoder.decode
-            tuple[dict[str, AppliedCommand], state]
-        ).decode
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
         """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
