@@ -1,7 +1,9 @@
 """Events to bytes and back.
 
-A payload is `format byte | body | CRC-32 of all before, little endian`. The body is the MessagePack of a list of
-tagged events, as it is (format 1) or as an lz4 block behind its expanded size (format 2), whichever is smaller.
+A payload is `format byte | body | trailer`. The body is the MessagePack of a list of tagged events, as it is (format 1)
+or as an lz4 block behind its expanded size (format 2), whichever is smaller. The trailer is four bytes, little endian:
+the CRC-32 of all before, exclusive-or a constant of the format. That of format 1 makes the CRC-32 of a whole payload 0,
+and so that of any number of them joined: one pass at full speed over a run of payloads shows that all are sound.
 """
 
 from __future__ import annotations
@@ -22,16 +24,20 @@ from .event import Event, tag_of
 from .poison import find_poison, may_poison
 
 if TYPE_CHECKING:
+    from .store import Commit
     from .wiring import Upcaster
 
 MAX_EXPANDED = 16 * 1024 * 1024
 """Bytes a body may have when expanded; more is refused when writing and, before expanding, when reading."""
 
 RAW, LZ4 = b"\x01", b"\x02"
-_RAW, _LZ4 = 1, 2
 
-_SOUND = 0x2144DF1C
-"""The CRC-32 of anything followed by its own CRC-32 is this constant: one call checks a whole payload."""
+_BODY = slice(1, -4)
+
+_TRAILER_RAW = 0x6DD90A9D  # leads to 0, where a CRC-32 starts
+_TRAILER_LZ4 = 0xFFFFFFFF
+_SOUND_RAW = 0
+_SOUND_LZ4 = 0xFFFFFFFF
 
 _WORTH_COMPRESSING = 128  # bytes; an lz4 block of less is rarely smaller, and then by little
 
@@ -40,30 +46,36 @@ def pack(body: bytes, stream: str, version: int) -> bytes:
     """Wrap a body for storage. Raises PayloadTooLarge if it could not be read back."""
     if len(body) > MAX_EXPANDED:
         raise PayloadTooLarge(stream, version, len(body), MAX_EXPANDED)
-    framed = RAW + body
     if len(body) >= _WORTH_COMPRESSING:
-        block = lz4.block.compress(body)
+        block: bytes = lz4.block.compress(body)
         if len(block) < len(body):
-            framed = LZ4 + block
-    return framed + crc32(framed).to_bytes(4, "little")
+            return _seal(LZ4 + block, _TRAILER_LZ4)
+    return _seal(RAW + body, _TRAILER_RAW)
+
+
+def _seal(content: bytes, constant: int) -> bytes:
+    return content + (crc32(content) ^ constant).to_bytes(4, "little")
 
 
 def unpack(payload: bytes, stream: str, version: int) -> bytes:
     """The body of a payload. Raises CorruptPayload, and PayloadTooLarge before anything is expanded."""
-    if crc32(payload) != _SOUND:
-        raise CorruptPayload(stream, version, f"wrong checksum over {len(payload):,} bytes")
-    if payload[0] == _RAW:
-        return payload[1:-4]
-    if payload[0] != _LZ4:
-        raise CorruptPayload(stream, version, f"format {payload[0]} is not known; written by a newer version?")
-    size = int.from_bytes(payload[1:5], "little")
+    found, format = crc32(payload), payload[:1]
+    if found == _SOUND_RAW and format == RAW:
+        return payload[_BODY]
+    if found == _SOUND_LZ4 and format == LZ4:
+        return _expand(payload[_BODY], stream, version)
+    raise CorruptPayload(stream, version, f"wrong checksum, or unknown format, of {len(payload):,} bytes")
+
+
+def _expand(block: bytes, stream: str, version: int) -> bytes:
+    size = int.from_bytes(block[:4], "little")
     if size > MAX_EXPANDED:
         raise PayloadTooLarge(stream, version, size, MAX_EXPANDED)
     try:
-        body: bytes = lz4.block.decompress(payload[1:-4])
-        return body
+        body: bytes = lz4.block.decompress(block)
     except (lz4.block.LZ4BlockError, ValueError):
         raise CorruptPayload(stream, version, "the lz4 block is damaged") from None
+    return body
 
 
 class Codec:
@@ -98,15 +110,25 @@ class Codec:
         Raises CorruptPayload, PayloadTooLarge, UnknownEventType or SchemaMismatch.
         """
         try:
-            if crc32(payload) == _SOUND and payload[0] == _RAW:
-                events: list[Event] = self._decode(payload[1:-4])
-            else:
-                events = self._decode(unpack(payload, stream, version))
+            events = self._decode(unpack(payload, stream, version))
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             raise self._misfit(payload, stream, version, error) from None
         return [self._upcast(event) for event in events] if self._upcasters else events
 
+    def decode_run(self, commits: Sequence[Commit]) -> tuple[list[list[Event]], int]:
+        """The events of each commit, and the bytes of their payloads: `decode` for many, at half its cost."""
+        payloads = [commit.payload for commit in commits]
+        joined = b"".join(payloads)
+        if crc32(joined) == _SOUND_RAW and not self._upcasters:
+            try:
+                decode = self._decode
+                return [decode(payload[_BODY]) for payload in payloads], len(joined)
+            except (msgspec.MsgspecError, RecursionError, ValueError):
+                pass  # one by one, to name the culprit
+        return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
+
     def _upcast(self, event: Event) -> Event:
+        """The event as its newest class."""
         while upcaster := self._upcasters.get(type(event)):
             event = upcaster(event)
         return event

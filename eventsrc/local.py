@@ -24,11 +24,11 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -99,7 +99,7 @@ class DynamoDBLocal:
     provider: Literal["given", "docker", "jar"]
 
     @property
-    def client_kwargs(self) -> dict[str, str]:
+    def client_kwargs(self) -> dict[str, Any]:
         """What boto needs to reach it: `session.client("dynamodb", **local.client_kwargs)`.
 
         The server takes any credentials, and keeps a database of its own for each access key and region.
@@ -174,7 +174,6 @@ async def _started(
             try:
                 url = await stack.enter_async_context(server)
             except (DynamoDBLocalUnavailable, OSError) as error:
-                log.info("no DynamoDB Local by %s: %s", name, error)
                 failures.append(f"  {name}: {error}")
             else:
                 yield DynamoDBLocal(url, name)
@@ -184,82 +183,97 @@ async def _started(
 
 @asynccontextmanager
 async def _docker(port: int) -> AsyncIterator[str]:
-    container = await asyncio.to_thread(_container, port)
     name = f"eventsrc-dynamodb-{uuid4().hex}"
-    container.with_name(name)
-    async with _guard(_GUARD_CONTAINER, name):
-        starting = asyncio.ensure_future(asyncio.to_thread(_start, container))
-        try:
-            url = await asyncio.shield(starting)
-        finally:
-            await asyncio.wait([starting])  # a thread cannot be cancelled, and the guard must not look too early
+    container = await asyncio.to_thread(_container, name, port)
 
-        def state() -> tuple[bool, str]:
-            running = container.get_wrapped_container()
-            running.reload()
-            return running.status == "running", running.logs().decode(errors="replace")
+    def state() -> tuple[bool, str]:
+        running = container.get_wrapped_container()
+        running.reload()
+        return running.status == "running", running.logs().decode(errors="replace")
 
-        await _until_it_answers(url, START_SECONDS, state)
-        yield url
+    with closing(container.get_docker_client().client):
+        await asyncio.to_thread(_pull, container)
+        async with _guard(_GUARD_CONTAINER, name):
+            starting = asyncio.ensure_future(asyncio.to_thread(_start, container))
+            try:
+                url = await asyncio.shield(starting)
+            finally:
+                await asyncio.wait([starting])  # cancelling does not stop a thread; the guard must not look before
+            await _until_it_answers(url, START_SECONDS, state)
+            yield url
 
 
-def _container(port: int) -> DockerContainer:
-    """The container to start. Its image is there."""
+def _container(name: str, port: int) -> DockerContainer:
+    """The container to start, if there is an engine to start it."""
     try:
         from testcontainers.core.container import DockerContainer
-        from testcontainers.core.docker_client import DockerClient
+        from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError:
         raise DynamoDBLocalUnavailable("the package testcontainers is not installed") from None
-    try:
+    with _or_unavailable("no Docker engine answers", logging.DEBUG):
+        scheme, _, address = (get_docker_host() or "unix:///var/run/docker.sock").partition("://")
+        if scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:  # which docker leaves open, with a warning, if this fails
+                probe.connect(address)
         DockerClient(timeout=PING_SECONDS).client.close()
-    except Exception as error:  # docker, requests and ssh each have their own: no engine answers
-        raise DynamoDBLocalUnavailable(f"no engine answers ({error})") from None
-    container = DockerContainer(IMAGE).with_command([*_JVM, "-jar", "DynamoDBLocal.jar", "-inMemory"])
-    container.with_bind_ports(8000, port or None)
-    images = container.get_docker_client().client.images
-    try:
-        if not images.list(name=container.image):
+        command = [*_JVM, "-jar", "DynamoDBLocal.jar", "-inMemory", "-disableTelemetry"]
+        return DockerContainer(IMAGE).with_name(name).with_command(command).with_bind_ports(8000, port or None)
+
+
+def _pull(container: DockerContainer) -> None:
+    docker = container.get_docker_client().client
+    with _or_unavailable(f"a Docker engine answers, but the image {container.image} cannot be had"):
+        if not docker.images.list(name=container.image):
             log.info("pulling %s", container.image)
-            images.pull(container.image)
-    except Exception as error:  # as above
-        log.warning("a Docker engine answers, but the image %s cannot be had: %s", container.image, error)
-        raise DynamoDBLocalUnavailable(f"the image {container.image} cannot be had ({error})") from None
-    return container
+            docker.images.pull(container.image)
 
 
 def _start(container: DockerContainer) -> str:
     """Start it and return its URL. Not under Ryuk: the guard does the same, and needs no image and no privilege."""
     from testcontainers.core.config import testcontainers_config as config
 
-    with _ryuk_switch:
+    with _ryuk_switch, _or_unavailable("the container does not start"):
         configured, config.ryuk_disabled = config.ryuk_disabled, True
         try:
             container.start()
-        except Exception as error:  # as above
-            raise DynamoDBLocalUnavailable(f"the container does not start ({error})") from None
         finally:
             config.ryuk_disabled = configured
-    host = container.get_container_host_ip()
-    return f"http://{'127.0.0.1' if host == 'localhost' else host}:{container.get_exposed_port(8000)}"
+        host = container.get_container_host_ip()
+        return f"http://{'127.0.0.1' if host == 'localhost' else host}:{container.get_exposed_port(8000)}"
 
 
 _ryuk_switch = threading.Lock()
 
 
+@contextmanager
+def _or_unavailable(what: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Turn any error into ours, and log it: docker, requests, ssh and testcontainers each raise their own."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # as said
+        log.log(level, "%s (%s)", what, error)
+        raise DynamoDBLocalUnavailable(f"{what} ({error})") from None
+
+
 @asynccontextmanager
 async def _jar(path: str | os.PathLike[str] | None, port: int) -> AsyncIterator[str]:
-    runtime, folder = await asyncio.to_thread(java), await asyncio.to_thread(emulator)
+    command, folder = await asyncio.to_thread(_command, path)
+    with _reserved(port) as number:
+        async with _guard(_GUARD_PROCESS, *command, "-port", str(number), cwd=folder) as state:
+            url = f"http://127.0.0.1:{number}"
+            await _until_it_answers(url, START_SECONDS, state)
+            yield url
+
+
+def _command(path: str | os.PathLike[str] | None) -> tuple[list[str], Path]:
+    """What starts the jar, and the folder to start it in."""
     storage = ["-inMemory"]
     if path is not None:
         os.makedirs(path, exist_ok=True)
         storage = ["-dbPath", os.path.abspath(path)]
     libraries = ["-Djava.library.path=DynamoDBLocal_lib", "-Dsqlite4java.library.path=DynamoDBLocal_lib"]
-    command = [runtime, *_JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry", "-port"]
-    with _reserved(port) as number:
-        async with _guard(_GUARD_PROCESS, *command, str(number), cwd=folder) as state:
-            url = f"http://127.0.0.1:{number}"
-            await _until_it_answers(url, START_SECONDS, state)
-            yield url
+    command = [java(), *_JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry"]
+    return command, emulator()
 
 
 @contextmanager
@@ -285,7 +299,7 @@ def _reserved(port: int) -> Iterator[int]:
 async def _guard(program: str, *arguments: str, cwd: Path | None = None) -> AsyncIterator[State]:
     """Run a guard until the block is left. It has a session of its own, so that Ctrl-C reaches its user only."""
     with tempfile.TemporaryFile() as output:
-        guard = subprocess.Popen(
+        guard = subprocess.Popen(  # noqa: ASYNC220  # at once: it cannot be cancelled halfway
             [sys.executable, "-P", "-c", program, *arguments],
             stdin=subprocess.PIPE,
             stdout=output,

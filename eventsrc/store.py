@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -16,6 +15,9 @@ from .errors import CommitTooLarge, ConflictError, StoreClosed
 from .log import log
 from .stream import EventId
 
+if TYPE_CHECKING:
+    import asyncio  # at run time only where it is used: half of what importing this library would cost
+
 MAX_VERSION = 2**53 - 2
 """The last version a stream can have: with one key above it, every JSON reader still keeps the number exact."""
 
@@ -23,7 +25,7 @@ MAX_COMMIT_BYTES = 409_600
 """An item of DynamoDB holds this much, attribute names counted. Other stores keep to it unless told otherwise, so
 that what works on one works on all."""
 
-_OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
+OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,7 +59,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """About the bytes it takes in a store; what the snapshot policy weighs."""
-        return _OVERHEAD + len(self.payload)
+        return OVERHEAD + len(self.payload)
 
     def event_id(self, index: int) -> EventId:
         """Where the event with this index stands."""
@@ -78,7 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """About the bytes it takes in a store."""
-        return _OVERHEAD + len(self.payload)
+        return OVERHEAD + len(self.payload)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.stream}@{self.version} shape {self.shape}, {len(self.payload)} bytes>"
@@ -114,6 +116,7 @@ class Store(ABC):
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._running_loop: Callable[[], asyncio.AbstractEventLoop]
         self._closing = False
         self._calls = 0
         self._idle: asyncio.Event | None = None
@@ -154,6 +157,9 @@ class Store(ABC):
         """Get ready to work in the running event loop. `async with` does it for you."""
         if self._loop is not None:
             raise StoreClosed(f"{type(self).__name__} is open already; open it once, and share it")
+        import asyncio
+
+        self._running_loop = asyncio.get_running_loop
         self._loop, self._closing, self._calls = asyncio.get_running_loop(), False, 0
         self._idle = asyncio.Event()
         try:
@@ -164,6 +170,8 @@ class Store(ABC):
 
     async def aclose(self) -> None:
         """Refuse new calls, let those in flight and the work behind saves end, release everything. Idempotent."""
+        import asyncio
+
         if self._loop is None:
             return
         self._closing = True
@@ -188,7 +196,7 @@ class Store(ABC):
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` behind the caller. The store owns the task and awaits it on close; errors are logged."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
@@ -201,7 +209,7 @@ class Store(ABC):
         """Guards one call: `with self._call():` raises StoreClosed, or keeps the store open until it ends."""
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not self._running_loop():
             raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
         return _Call(self)
 
@@ -236,7 +244,7 @@ def item_size(commit: Commit) -> int:
     """
     texts = [*commit.tags, *commit.causation_ids, *commit.metadata, *commit.metadata.values()]
     texts += [text for text in (commit.correlation_id, commit.command_id) if text is not None]
-    return _OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
+    return OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
 
 
 def settled(commit: Commit, standing: Commit) -> Receipt:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, unquote, urlsplit
-
 from .store import Store
 
 
@@ -13,6 +11,8 @@ def open_store(url: str) -> Store:
     `memory://`, `sqlite:///relative.db` and `sqlite:////absolute.db` (a path starts behind the third slash),
     `dynamodb://table?region=…&endpoint=…&tenant=…&layout=…`. Raises ValueError for anything else, naming the part.
     """
+    from urllib.parse import parse_qsl, unquote, urlsplit  # here, as most never name a store by URL
+
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     if parts.fragment:
