@@ -158,9 +158,19 @@ class Codec:
 
 
 def digest_of(content: Any) -> bytes:
-    """8 bytes that tell a redelivered command from another one under its id; the same in every process."""
-    encoded = msgspec.msgpack.encode(content, enc_hook=lambda value: type(value).__qualname__, order="deterministic")
+    """8 bytes that tell a redelivered command from another one under its id; the same in every process.
+
+    A value that msgspec cannot encode counts by its type only. Raises ValueError for what cannot be encoded at all.
+    """
+    try:
+        encoded = msgspec.msgpack.encode(content, enc_hook=_type_name, order="deterministic")
+    except (OverflowError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"the arguments of a command with an id cannot be encoded: {_reason(error)}") from None
     return blake2b(encoded, digest_size=8).digest()
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__qualname__
 
 
 class _Tagged(msgspec.Struct):

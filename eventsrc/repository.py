@@ -216,6 +216,8 @@ class Repository(Generic[A]):
     async def _save(
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Receipt:
+        if type(aggregate) is not self._class:
+            raise TypeError(f"this repository saves {self._class.__qualname__}, not {type(aggregate).__qualname__}")
         journal = aggregate._journal
         if journal.saving:
             raise RuntimeError(f"{journal.stream} is being saved by another task; an object belongs to one at a time")
@@ -231,6 +233,7 @@ class Repository(Generic[A]):
         journal = aggregate._journal
         if journal.draft is not None:
             receipt = await self._append(aggregate, journal.draft)
+            journal = aggregate._journal
             if not journal.uncommitted:
                 return receipt
         if not journal.uncommitted:
@@ -324,8 +327,8 @@ class Repository(Generic[A]):
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError(f"{_name(command)} returned an awaitable; a command awaits nothing")
-        await self._save(aggregate, command_id, digest, None)
-        return result
+        receipt = await self._save(aggregate, command_id, digest, None)
+        return None if receipt.duplicate else result  # another delivery of this command was first
 
 
 def _check_contiguous(stream: str, version: int, commits: Sequence[Commit]) -> None:

@@ -128,7 +128,9 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
 
 def _is_definite(error: Exception) -> bool:
     """Whether the answer proves that this try did nothing. Codes count, never texts; an unknown code proves nothing."""
-    return isinstance(error, ServiceError) and error.status < 500 and error.code in _THROTTLED | _REJECTED.keys()
+    if not isinstance(error, ServiceError):
+        return False
+    return error.status == 413 or (error.status < 500 and (error.code in _THROTTLED or error.code in _REJECTED))
 
 
 def _is_worth_repeating(error: BaseException) -> bool:
