@@ -26,7 +26,7 @@ from .errors import (
     UnknownEventType,
     WiringError,
 )
-from .event import Event
+from .event import Event, tag_of
 from .memory import MemoryStore
 from .repository import Recorded, Repository
 from .snapshots import SnapshotPolicy
@@ -80,6 +80,7 @@ __all__ = [
     "WiringError",
     "current_trace",
     "open_store",
+    "tag_of",
     "trace",
 ]
 

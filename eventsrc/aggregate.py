@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
 
+from .commands import AppliedCommand
 from .errors import UnhandledEvent
 from .event import Event, untagged
 from .stream import stream_id
@@ -14,17 +15,6 @@ from .wiring import wiring_of
 
 if TYPE_CHECKING:
     from .store import Commit
-
-
-class AppliedCommand(NamedTuple):
-    """A command id that a commit carried: the commit's version, and a digest of what the command was."""
-
-    version: int
-    digest: bytes
-
-    @classmethod
-    def of(cls, commit: Commit) -> AppliedCommand:
-        return cls(commit.version, commit.command_digest or b"")
 
 
 class Journal:

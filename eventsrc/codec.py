@@ -8,10 +8,8 @@ and so that of any number of them joined: one pass at full speed over a run of p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from hashlib import blake2b
 from operator import or_
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -19,8 +17,9 @@ from zlib import crc32
 import lz4.block
 import msgspec
 
-from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge, SchemaMismatch, UnknownEventType
+from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
+from .misfit import culprit, misfit
 from .poison import find_poison, may_poison
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Codec:
         except (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, InvalidEvent):
                 raise
-            raise self._culprit(events, error) from None
+            raise culprit(self._encode, self._decode, events, error) from None
         return body
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:
@@ -109,10 +108,11 @@ class Codec:
 
         Raises CorruptPayload, PayloadTooLarge, UnknownEventType or SchemaMismatch.
         """
+        body = unpack(payload, stream, version)
         try:
-            events = self._decode(unpack(payload, stream, version))
+            events = self._decode(body)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise self._misfit(payload, stream, version, error) from None
+            raise misfit(body, self._tags, stream, version, error) from None
         return [self._upcast(event) for event in events] if self._upcasters else events
 
     def decode_run(self, commits: Sequence[Commit]) -> tuple[list[list[Event]], int]:
@@ -132,60 +132,3 @@ class Codec:
         while upcaster := self._upcasters.get(type(event)):
             event = upcaster(event)
         return event
-
-    def _culprit(self, events: Sequence[Event], error: Exception) -> InvalidEvent:
-        for event in events:
-            try:
-                self._decode(self._encode([event]))
-            except (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError, ValueError, RecursionError) as own:
-                return InvalidEvent(tag_of(type(event)), _reason(own))
-        return InvalidEvent(tag_of(type(events[0])), _reason(error))
-
-    def _misfit(self, payload: bytes, stream: str, version: int, error: Exception) -> Exception:
-        """Tell an unknown tag from a wrong field and from bytes that are no list of events."""
-        if not isinstance(error, msgspec.ValidationError):
-            return CorruptPayload(stream, version, "the body is not MessagePack of events")
-        try:
-            tags = [event.tag for event in _TAGS.decode(unpack(payload, stream, version))]
-        except msgspec.MsgspecError:
-            return CorruptPayload(stream, version, "the body is not a list of tagged events")
-        for tag in tags:
-            if tag not in self._tags:
-                return UnknownEventType(stream, version, tag)
-        index = str(error).rpartition("`$[")[2].partition("]")[0]
-        tag = tags[int(index)] if index.isdecimal() and int(index) < len(tags) else tags[0] if tags else "?"
-        return SchemaMismatch(stream, version, tag, _reason(error))
-
-
-def digest_of(content: Any) -> bytes:
-    """8 bytes that tell a redelivered command from another one under its id; the same in every process.
-
-    A value that msgspec cannot encode counts by its type only. Raises ValueError for what cannot be encoded at all.
-    """
-    try:
-        encoded = msgspec.msgpack.encode(content, enc_hook=_type_name, order="deterministic")
-    except (OverflowError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"the arguments of a command with an id cannot be encoded: {_reason(error)}") from None
-    return blake2b(encoded, digest_size=8).digest()
-
-
-def _type_name(value: Any) -> str:
-    return type(value).__qualname__
-
-
-class _Tagged(msgspec.Struct):
-    tag: str = msgspec.field(name="$")
-
-
-_TAGS = msgspec.msgpack.Decoder(list[_Tagged])
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the values: a UnicodeEncodeError carries the whole text it was given."""
-    if isinstance(error, UnicodeError):
-        return "a text holds a lone surrogate, which is not valid Unicode"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, OverflowError):
-        return "an integer needs more than 64 bits"
-    return re.sub(r"^(Invalid [a-z ]*?value) .*?( - at `[^`]*`)?$", r"\1\2", str(error), flags=re.DOTALL)

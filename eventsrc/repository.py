@@ -9,8 +9,9 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
 
-from .aggregate import Aggregate, AppliedCommand
-from .codec import Codec, digest_of, pack
+from .aggregate import Aggregate
+from .codec import Codec, pack
+from .commands import AppliedCommand, command_name, digest_of
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -21,6 +22,7 @@ from .errors import (
     StreamCorrupt,
 )
 from .event import Event, tag_of
+from .gaps import check_contiguous, contiguous, contiguous_backward
 from .log import log
 from .snapshots import SnapshotPolicy, Snapshots
 from .store import MAX_VERSION, OVERHEAD, Commit, Receipt, Store
@@ -83,7 +85,7 @@ class Repository(Generic[A]):
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
-        return self._fold(self._class(id=id), [commit async for commit in self._read(stream)])
+        return self._fold(self._class(id=id), [commit async for commit in contiguous(self._store, stream)])
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
@@ -119,8 +121,10 @@ class Repository(Generic[A]):
         the command's name and arguments; another content under the same id is an IdempotencyError.
         """
         if inspect.iscoroutinefunction(command):
-            raise TypeError(f"{_name(command)} is async; a command decides on state in memory and awaits nothing")
-        digest = digest_of([_name(command), args, kwargs]) if command_id is not None else None
+            raise TypeError(
+                f"{command_name(command)} is async; a command decides on state in memory and awaits nothing"
+            )
+        digest = digest_of([command_name(command), args, kwargs]) if command_id is not None else None
         try:
             return await self._execute(id, command, args, kwargs, command_id, digest)
         except ConflictError:
@@ -143,43 +147,15 @@ class Repository(Generic[A]):
         `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
         """
         stream = stream_id(self._category, id)
-        commits = self._read_backward(stream, after) if backward else self._read(stream, after)
+        commits = (contiguous_backward if backward else contiguous)(self._store, stream, after)
         async with aclosing(commits):
             async for commit in commits:
                 yield Recorded(commit, self._codec.decode(commit.payload, stream, commit.version))
 
-    async def _read(self, stream: str, after: int = 0, until: int = MAX_VERSION) -> AsyncGenerator[Commit]:
-        """Commits without gap. Where one seems missing it is read again, for a writer may have been quicker than
-        the page; if it still is missing, StreamCorrupt."""
-        looked_again_at = None
-        while True:
-            async with aclosing(self._store.read(stream, after=after, until=until)) as commits:
-                async for commit in commits:
-                    if commit.version != after + 1:
-                        break
-                    after = commit.version
-                    yield commit
-                else:
-                    return
-            if looked_again_at == after:
-                raise StreamCorrupt(stream, after + 1)
-            looked_again_at = after
-
-    async def _read_backward(self, stream: str, after: int) -> AsyncGenerator[Commit]:
-        expected = None
-        async with aclosing(self._store.read(stream, after=after, backward=True)) as commits:
-            async for commit in commits:
-                if expected is not None and commit.version != expected:
-                    raise StreamCorrupt(stream, expected)
-                expected = commit.version - 1
-                yield commit
-        if expected is not None and expected > after:
-            raise StreamCorrupt(stream, expected)
-
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the commits that follow. Raises StreamCorrupt where one is missing, and StoredDataError."""
         journal, handlers = aggregate._journal, self._handlers
-        _check_contiguous(journal.stream, journal.version, commits)
+        check_contiguous(journal.stream, journal.version, commits)
         for start in range(0, len(commits), _RUN):
             run = commits[start : start + _RUN]
             decoded, size = self._codec.decode_run(run)
@@ -203,7 +179,9 @@ class Repository(Generic[A]):
         if at is not None and at.tzinfo is None:
             raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
         aggregate = self._class(id=id)
-        async with aclosing(self._read(stream, until=MAX_VERSION if version is None else version)) as commits:
+        async with aclosing(
+            contiguous(self._store, stream, until=MAX_VERSION if version is None else version)
+        ) as commits:
             async for commit in commits:
                 if at is not None and commit.at > at:
                     break
@@ -326,18 +304,6 @@ class Repository(Generic[A]):
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError(f"{_name(command)} returned an awaitable; a command awaits nothing")
+            raise TypeError(f"{command_name(command)} returned an awaitable; a command awaits nothing")
         receipt = await self._save(aggregate, command_id, digest, None)
         return None if receipt.duplicate else result  # another delivery of this command was first
-
-
-def _check_contiguous(stream: str, version: int, commits: Sequence[Commit]) -> None:
-    """Raise StreamCorrupt unless these follow `version` without a gap. Stores give each version once, in order, so
-    first and last tell."""
-    if commits and commits[-1].version != version + len(commits):
-        missing = next(expected for expected, commit in enumerate(commits, version + 1) if commit.version != expected)
-        raise StreamCorrupt(stream, missing)
-
-
-def _name(command: Callable[..., Any]) -> str:
-    return getattr(command, "__name__", type(command).__name__)

@@ -11,8 +11,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .aggregate import Aggregate, AppliedCommand
+from .aggregate import Aggregate
 from .codec import pack, unpack
+from .commands import AppliedCommand
 from .errors import CorruptPayload, EventsrcError
 from .log import log
 from .shape import shape_of

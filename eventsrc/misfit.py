@@ -1,0 +1,63 @@
+"""Why something does not encode or decode: from msgspec's errors to ours, without quoting any value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from .errors import CorruptPayload, InvalidEvent, SchemaMismatch, StoredDataError, UnknownEventType
+from .event import Event, tag_of
+
+ENCODING_ERRORS = (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError, ValueError, RecursionError)
+DECODING_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def culprit(
+    encode: Callable[[Sequence[Event]], bytes],
+    decode: Callable[[bytes], object],
+    events: Sequence[Event],
+    error: Exception,
+) -> InvalidEvent:
+    """The error that names the first event which does not survive encoding and decoding."""
+    for event in events:
+        try:
+            decode(encode([event]))
+        except ENCODING_ERRORS as own:
+            return InvalidEvent(tag_of(type(event)), reason_of(own))
+    return InvalidEvent(tag_of(type(events[0])), reason_of(error))
+
+
+def misfit(body: bytes, known: Collection[str], stream: str, version: int, error: Exception) -> StoredDataError:
+    """Tell an unknown tag from a wrong field, and both from bytes that are no list of events."""
+    if not isinstance(error, msgspec.ValidationError):
+        return CorruptPayload(stream, version, "the body is not MessagePack of events")
+    try:
+        tags = [event.tag for event in _tagged(body)]
+    except DECODING_ERRORS:
+        return CorruptPayload(stream, version, "the body is not a list of tagged events")
+    for tag in tags:
+        if tag not in known:
+            return UnknownEventType(stream, version, tag)
+    place = re.search(r"`\$\[(\d+)\]", str(error))
+    index = int(place[1]) if place else 0
+    return SchemaMismatch(stream, version, tags[index] if index < len(tags) else "?", reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, without the values: some of these errors carry the whole text they were given."""
+    if isinstance(error, UnicodeError):
+        return "a text holds a lone surrogate, which is not valid Unicode"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OverflowError):
+        return "an integer needs more than 64 bits"
+    return re.sub(r"^(Invalid [a-z ]*?value) .*?( - at `[^`]*`)?$", r"\1\2", str(error), flags=re.DOTALL)
+
+
+class _Tagged(msgspec.Struct):
+    tag: str = msgspec.field(name="$")
+
+
+_tagged = msgspec.msgpack.Decoder(list[_Tagged]).decode
