@@ -64,10 +64,10 @@ Any one of these is enough:
   a server of your own, named in EVENTSRC_DYNAMODB_ENDPOINT"""
 
 _GUARD_PROCESS = """
-import subprocess, sys, threading
+import os, subprocess, sys, threading
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 def end_with_the_pipe():
-    sys.stdin.read(1)
+    os.read(0, 1)
     server.terminate()
     try:
         server.wait(5)
@@ -78,11 +78,14 @@ server.wait()
 """
 
 _GUARD_CONTAINER = """
-import sys
-sys.stdin.read(1)
+import os, sys, time
+asked = os.read(0, 1)
 from testcontainers.core.docker_client import DockerClient
-named = {"name": sys.argv[1]}
-for container in DockerClient().client.containers.list(all=True, ignore_removed=True, filters=named):
+containers, named = DockerClient().client.containers, {"name": sys.argv[1]}
+give_up = time.monotonic() + (0 if asked else 30)  # a user who was killed may have been creating it
+while not (found := containers.list(all=True, ignore_removed=True, filters=named)) and time.monotonic() < give_up:
+    time.sleep(0.2)
+for container in found:
     container.remove(force=True, v=True)
 """
 
@@ -189,7 +192,7 @@ async def _docker(port: int) -> AsyncIterator[str]:
     def state() -> tuple[bool, str]:
         running = container.get_wrapped_container()
         running.reload()
-        return running.status == "running", running.logs().decode(errors="replace")
+        return running.status == "running", _printed(container)
 
     with closing(container.get_docker_client().client):
         await asyncio.to_thread(_pull, container)
@@ -238,8 +241,25 @@ def _start(container: DockerContainer) -> str:
             container.start()
         finally:
             config.ryuk_disabled = configured
-        host = container.get_container_host_ip()
-        return f"http://{'127.0.0.1' if host == 'localhost' else host}:{container.get_exposed_port(8000)}"
+        try:
+            port = int(container.get_exposed_port(8000))
+        except OSError as error:  # it has ended already
+            raise OSError(f"{error}; it printed:\n{_printed(container)}") from None
+        return f"http://{_host(container, port)}:{port}"
+
+
+def _host(container: DockerContainer, port: int) -> str:
+    """Where the published port is: here, or, if the engine runs elsewhere, where testcontainers says."""
+    try:
+        socket.create_connection(("127.0.0.1", port), PING_SECONDS).close()
+    except OSError:
+        return str(container.get_container_host_ip())
+    return "127.0.0.1"
+
+
+def _printed(container: DockerContainer) -> str:
+    logs: bytes = container.get_wrapped_container().logs()
+    return logs.decode(errors="replace")
 
 
 _ryuk_switch = threading.Lock()
