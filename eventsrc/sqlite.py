@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from .errors import CommitOutcomeUnknown, ConflictError, EventsrcError, StoreError, StoreRejected, Throttled
+from .errors import CommitOutcomeUnknown, ConflictError, StoreError, StoreRejected, Throttled
 from .errors import StoreUnavailable as Unavailable
 from .store import MAX_COMMIT_BYTES, MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, check_commit, settled
 from .stream import check_stream
@@ -234,9 +234,14 @@ class _Writer:
 
 
 def _outcome(job: _Job, connection: sqlite3.Connection) -> Any:
+    """What a job returned or raised. An error of the database as a whole is not the job's: it ends the transaction."""
     try:
         return job.work(connection)
-    except EventsrcError as error:
+    except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+        return _typed(error)
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # noqa: BLE001  # it belongs to the caller; the writer goes on
         return error
 
 
