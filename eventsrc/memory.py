@@ -8,7 +8,8 @@ from itertools import count
 import msgspec
 
 from .errors import ConflictError
-from .store import MAX_COMMIT_BYTES, MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, check_commit, settled
+from .limits import MAX_COMMIT_BYTES, check_commit
+from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from .stream import check_stream
 
 

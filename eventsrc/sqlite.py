@@ -22,7 +22,8 @@ import msgspec
 
 from .errors import CommitOutcomeUnknown, ConflictError, StoreError, StoreRejected, Throttled
 from .errors import StoreUnavailable as Unavailable
-from .store import MAX_COMMIT_BYTES, MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, check_commit, settled
+from .limits import MAX_COMMIT_BYTES, check_commit
+from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from .stream import check_stream
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from .errors import CommitTooLarge, ConflictError, StoreClosed
+from .errors import ConflictError, StoreClosed
 from .log import log
 from .stream import EventId
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 MAX_VERSION = 2**53 - 2
 """The last version a stream can have: with one key above it, every JSON reader still keeps the number exact."""
-
-MAX_COMMIT_BYTES = 409_600
-"""An item of DynamoDB holds this much, attribute names counted. Other stores keep to it unless told otherwise, so
-that what works on one works on all."""
 
 OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -227,24 +223,6 @@ class _Call:
         self._store._calls -= 1
         if not self._store._calls and self._store._idle is not None:
             self._store._idle.set()
-
-
-def check_commit(commit: Commit, limit: int) -> None:
-    """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
-    if (size := item_size(commit)) > limit:
-        raise CommitTooLarge(commit.stream, size, limit)
-    if not 0 < commit.version <= MAX_VERSION:
-        raise ValueError(f"{commit.version} is no version; they run from 1 to {MAX_VERSION}")
-
-
-def item_size(commit: Commit) -> int:
-    """Bytes of the commit as an item of DynamoDB, names and all, keys called PK and SK; numbers rounded up.
-
-    Source: "DynamoDB item sizes and formats" in the Amazon DynamoDB Developer Guide.
-    """
-    texts = [*commit.tags, *commit.causation_ids, *commit.metadata, *commit.metadata.values()]
-    texts += [text for text in (commit.correlation_id, commit.command_id) if text is not None]
-    return OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
 
 
 def settled(commit: Commit, standing: Commit) -> Receipt:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import CommitTooLarge, CorruptPayload, InvalidStreamId
-from ..store import MAX_COMMIT_BYTES, Commit, Snapshot, check_commit
+from ..limits import MAX_COMMIT_BYTES, check_commit
+from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from .client import Item
 

@@ -1,0 +1,28 @@
+"""How large a commit may be: what one item of DynamoDB holds, in every store."""
+
+from __future__ import annotations
+
+from .errors import CommitTooLarge
+from .store import MAX_VERSION, OVERHEAD, Commit
+
+MAX_COMMIT_BYTES = 409_600
+"""An item of DynamoDB holds this much, attribute names counted. Other stores keep to it unless told otherwise, so
+that what works on one works on all."""
+
+
+def check_commit(commit: Commit, limit: int) -> None:
+    """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
+    if (size := item_size(commit)) > limit:
+        raise CommitTooLarge(commit.stream, size, limit)
+    if not 0 < commit.version <= MAX_VERSION:
+        raise ValueError(f"{commit.version} is no version; they run from 1 to {MAX_VERSION}")
+
+
+def item_size(commit: Commit) -> int:
+    """Bytes of the commit as an item of DynamoDB, names and all, keys called PK and SK; numbers rounded up.
+
+    Source: "DynamoDB item sizes and formats" in the Amazon DynamoDB Developer Guide.
+    """
+    texts = [*commit.tags, *commit.causation_ids, *commit.metadata, *commit.metadata.values()]
+    texts += [text for text in (commit.correlation_id, commit.command_id) if text is not None]
+    return OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
