@@ -1,0 +1,234 @@
+"""Snapshots behind the repository: when they are written, when they are used, and that they never do harm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from bank import Account, Deposited, Opened, Withdrawn
+from flaky import ScriptedStore
+
+from eventsrc import Aggregate, Event, Repository, Snapshot, SnapshotPolicy, StoreUnavailable
+from eventsrc.snapshots import SnapshotCodec
+
+EAGER = SnapshotPolicy(floor=0, inline=True)
+
+
+class Noted(Event, tag="notebook.noted"):
+    text: str
+
+
+class Notebook(Aggregate, tag="notebook"):
+    """A state that grows with every event."""
+
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.record(Noted(text=text))
+
+    def apply_noted(self, event: Noted) -> None:
+        self.notes.append(event.text)
+
+
+class Summary(msgspec.Struct):
+    owner: str
+    cents: int
+
+
+class Purse(Aggregate, tag="purse"):
+    """Makes and restores its snapshot itself."""
+
+    owner: str = ""
+    euros: float = 0.0
+
+    def to_snapshot(self) -> Summary:
+        return Summary(self.owner, round(self.euros * 100))
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Summary) -> Purse:
+        purse = cls(id=id)
+        purse.owner, purse.euros = state.owner, state.cents / 100
+        return purse
+
+    def apply_opened(self, event: Opened) -> None:
+        self.owner = event.owner
+
+    def apply_movement(self, event: Deposited | Withdrawn) -> None:
+        self.euros += (event.amount if isinstance(event, Deposited) else -event.amount) / 100
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[ScriptedStore]:
+    async with ScriptedStore() as store:
+        yield store
+
+
+async def filled(store: ScriptedStore, policy: SnapshotPolicy = EAGER, commits: int = 50) -> Repository[Account]:
+    accounts = Repository(Account, store, snapshots=policy)
+    account = Account.open("a-1", owner="ann")
+    await accounts.save(account)
+    for _ in range(commits):
+        account.deposit(1)
+        await accounts.save(account)
+    return accounts
+
+
+async def test_snapshots_shorten_loads_and_change_nothing_else(store: ScriptedStore) -> None:
+    accounts = await filled(store)
+    snapshot, commits = await store.load("account-a-1")
+    assert snapshot is not None
+    assert commits[0].version == snapshot.version > 40
+    account = await accounts.load("a-1")
+    assert (account.balance, account.owner, account.version) == (50, "ann", 51)
+    await accounts.execute("a-1", Account.deposit, 1)
+    assert (await accounts.load("a-1")).balance == 51
+
+
+async def test_small_streams_get_none(store: ScriptedStore) -> None:
+    await filled(store, SnapshotPolicy(inline=True), commits=20)
+    assert not store.snapshots
+    await filled_more(store)
+    assert store.snapshots
+
+
+async def filled_more(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(inline=True))
+    for _ in range(20):
+        await accounts.execute("a-1", Account.deposit, 1)
+
+
+async def test_none_are_written_when_turned_off(store: ScriptedStore) -> None:
+    await filled(store, SnapshotPolicy(enabled=False, floor=0))
+    assert not store.snapshots
+
+
+async def test_the_write_happens_behind_the_save_and_before_the_store_closes(store: ScriptedStore) -> None:
+    await filled(store, SnapshotPolicy(floor=0), commits=1)
+    await store.aclose()
+    assert store.snapshots
+    await store.open()
+
+
+@pytest.mark.parametrize("policy", [EAGER, SnapshotPolicy(floor=0)])
+async def test_a_snapshot_that_cannot_be_written_fails_no_save(
+    store: ScriptedStore, policy: SnapshotPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.snapshot_error = StoreUnavailable("gone")
+    accounts = await filled(store, policy)
+    await store.aclose()
+    await store.open()
+    assert (await accounts.load("a-1")).balance == 50
+    assert "no snapshot account-a-1@" in caplog.text
+
+
+class Unsnapshotable(Account, tag="unsnapshotable"):
+    def to_snapshot(self) -> Summary:
+        raise RuntimeError("secret-91")
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Summary) -> Unsnapshotable:
+        return cls(id=id)
+
+
+async def test_a_snapshot_that_cannot_be_made_fails_no_save(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    accounts = Repository(Unsnapshotable, store, snapshots=EAGER)
+    account = Unsnapshotable.open("a-1", owner="ann")
+    for _ in range(200):
+        account.deposit(1)
+        await accounts.save(account)
+    assert (await accounts.load("a-1")).balance == 200
+    assert 0 < len(caplog.records) < 40  # asked ever more seldom
+    assert "secret-91" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda snapshot: msgspec.structs.replace(snapshot, shape="0" * 16), "another shape"),
+        (lambda snapshot: msgspec.structs.replace(snapshot, payload=snapshot.payload[:-1]), "checksum"),
+        (lambda snapshot: msgspec.structs.replace(snapshot, payload=b""), "checksum"),
+        (lambda snapshot: msgspec.structs.replace(snapshot, version=99), "ahead of the log"),
+    ],
+)
+async def test_an_unusable_snapshot_is_ignored_with_a_warning(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture, change: object, reason: str
+) -> None:
+    accounts = await filled(store)
+    store.change = change  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    account = await accounts.load("a-1")
+    assert (account.balance, account.version) == (50, 51)
+    assert reason in caplog.text
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+async def test_a_snapshot_of_another_aggregate_is_ignored(store: ScriptedStore) -> None:
+    accounts = await filled(store)
+    other = Account.open("b-2", owner="bob")
+    for _ in range(51):
+        other.deposit(7)
+        await accounts.save(other)
+    theirs = await store.load("account-b-2")
+    stolen = theirs.snapshot
+    assert stolen is not None
+    store.change = lambda snapshot: msgspec.structs.replace(stolen, version=snapshot.version)
+    assert (await accounts.load("a-1")).balance == 50
+
+
+async def test_a_raised_snapshot_version_ignores_older_ones(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(store)
+    monkeypatch.setattr(Account, "snapshot_version", 1)
+    accounts = Repository(Account, store, snapshots=EAGER)
+    assert (await accounts.load("a-1")).balance == 50
+    assert "another shape" in caplog.text
+
+
+async def test_an_aggregate_may_make_and_restore_its_own(store: ScriptedStore) -> None:
+    purses = Repository(Purse, store, snapshots=EAGER)
+    purse = Purse(id="p-1")
+    purse.record(Opened(owner="ann"))
+    for _ in range(40):
+        purse.record(Deposited(amount=25))
+        await purses.save(purse)
+    loaded = await purses.load("p-1")
+    snapshot, commits = await store.load("purse-p-1")
+    assert snapshot is not None
+    assert len(commits) < 40
+    assert (loaded.owner, loaded.euros) == ("ann", 10.0)
+
+
+async def test_all_snapshots_together_weigh_no_more_than_all_commits(store: ScriptedStore) -> None:
+    notebooks = Repository(Notebook, store, snapshots=EAGER)
+    notebook = Notebook(id="n-1")
+    for each in range(300):
+        notebook.note(f"note {each}: {each**9:x}")
+        await notebooks.save(notebook)
+        commits = sum(commit.size for commit in store.appended)
+        assert sum(snapshot.size for snapshot in store.snapshots) <= commits
+    assert (await notebooks.load("n-1")).notes == notebook.notes
+    assert len(store.snapshots) > 2
+
+
+async def test_a_growing_state_is_not_encoded_on_every_save(
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = 0
+    encode = SnapshotCodec.encode
+
+    def counted(self: SnapshotCodec, aggregate: Aggregate) -> Snapshot:
+        nonlocal encoded
+        encoded += 1
+        return encode(self, aggregate)
+
+    monkeypatch.setattr(SnapshotCodec, "encode", counted)
+    notebooks = Repository(Notebook, store, snapshots=EAGER)
+    notebook = Notebook(id="n-1")
+    for each in range(1000):
+        notebook.note(f"{each**30:x}" * 4)
+        await notebooks.save(notebook)
+    assert len(store.snapshots) <= encoded < 60
