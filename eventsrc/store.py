@@ -107,7 +107,8 @@ class Store(ABC):
     """Keeps streams of commits. Use it as `async with store:`; one event loop at a time.
 
     An append, a snapshot, and each page of a read end within the store's deadline. Reads are consistent: they see all
-    that was acknowledged before they began. Beside the errors named, each raises StoreClosed, Throttled, StoreUnavailable or StoreRejected.
+    that was acknowledged before they began. Beside the errors named, each call raises StoreClosed, Throttled,
+    StoreUnavailable or StoreRejected.
     """
 
     def __init__(self) -> None:
