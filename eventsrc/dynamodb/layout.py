@@ -55,8 +55,6 @@ class SnapshotLast:
             more = await reader.query(stream, first, min(rest[1], MAX_VERSION), backward=True)
             commits += more.commits
             rest = more.rest
-        while commits and commits[-1].version < first:
-            commits.pop()
         self.learn(category, len(commits))
         return Loaded(snapshot, commits[::-1])
 

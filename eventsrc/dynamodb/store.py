@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
@@ -43,8 +44,8 @@ class DynamoDBStore(Store):
         max_connections: int = 64,
     ) -> None:
         super().__init__()
-        if not table:
-            raise ValueError("the table needs a name")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", table):
+            raise ValueError(f"{table!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
         if client is not None and (session, region_name, endpoint_url) != (None, None, None):
@@ -158,9 +159,9 @@ class DynamoDBStore(Store):
         answer = await self._ask(lambda client: client.query(**request))
         snapshot, commits = None, []
         for item in answer["Items"]:
-            if self._items.sort_of(item) > MAX_VERSION:
+            if (version := self._items.sort_of(item)) > MAX_VERSION:
                 snapshot = self._items.to_snapshot(item, stream)
-            else:
+            elif snapshot is None or version >= snapshot.version:  # what lies behind a snapshot is not looked at
                 commits.append(self._items.to_commit(item, stream))
         rest = None
         if last := answer.get("LastEvaluatedKey"):  # a page may end anywhere, and be empty: only this key tells
