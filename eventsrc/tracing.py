@@ -50,10 +50,10 @@ def trace(
     outer = _current.get()
     if causation_id is None:
         causes = outer.causation_ids
-    elif isinstance(causation_id, (str, EventId)):
-        causes = (str(causation_id),)
+    elif isinstance(causation_id, Sequence) and not isinstance(causation_id, str):
+        causes = tuple(_place(cause) for cause in causation_id)
     else:
-        causes = tuple(str(cause) for cause in causation_id)
+        causes = (_place(causation_id),)
     correlation_id = outer.correlation_id if correlation_id is None else correlation_id
     for name, text in (("correlation_id", correlation_id), *(("causation_id", cause) for cause in causes)):
         if text is not None:
@@ -64,6 +64,10 @@ def trace(
         yield inner
     finally:
         _current.reset(token)
+
+
+def _place(cause: EventId | str) -> str:
+    return str(cause) if isinstance(cause, EventId) else cause
 
 
 def check_text(what: str, value: object) -> None:

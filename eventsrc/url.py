@@ -14,7 +14,10 @@ def open_store(url: str) -> Store:
     from urllib.parse import parse_qsl, unquote, urlsplit  # here, as most never name a store by URL
 
     parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError(f"{url!r}: an option is given twice: {', '.join(name for name, _ in pairs)}")
     if parts.fragment:
         raise ValueError(f"{url!r}: a store URL has no #fragment")
     if parts.scheme == "memory":

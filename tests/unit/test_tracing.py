@@ -1,0 +1,110 @@
+"""Correlation and causation: nested, inherited by tasks, and only ever text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from eventsrc import EventId, Trace, current_trace, trace
+
+
+def test_outside_there_is_nothing() -> None:
+    assert current_trace() == Trace(None, (), {})
+
+
+def test_what_is_left_out_is_inherited() -> None:
+    with trace("c-1", "a-1@7.0", {"user": "ann", "ip": "::1"}) as outer:
+        assert current_trace() is outer
+        assert outer == Trace("c-1", ("a-1@7.0",), {"user": "ann", "ip": "::1"})
+        with trace() as inner:
+            assert inner == outer
+        with trace("c-2", metadata={"user": "bob"}) as inner:
+            assert inner == Trace("c-2", ("a-1@7.0",), {"user": "bob", "ip": "::1"})
+        with trace(causation_id="b-2@1.0") as inner:
+            assert inner == Trace("c-1", ("b-2@1.0",), {"user": "ann", "ip": "::1"})
+        with trace(causation_id=()) as inner:
+            assert inner.causation_ids == ()
+        assert current_trace() is outer
+    assert current_trace() == Trace()
+
+
+def test_an_error_ends_the_trace() -> None:
+    with pytest.raises(KeyError), trace("c-1"):
+        raise KeyError
+    assert current_trace() == Trace()
+
+
+@pytest.mark.parametrize(
+    ("causes", "kept"),
+    [
+        (EventId("a-1", 7, 0), ("a-1@7.0",)),
+        ("a-1@7.0", ("a-1@7.0",)),
+        ([EventId("a-1", 7, 0), "b-2@1.3"], ("a-1@7.0", "b-2@1.3")),
+    ],
+)
+def test_causes_are_kept_as_text(causes: EventId | str | Sequence[EventId | str], kept: tuple[str, ...]) -> None:
+    with trace(causation_id=causes) as inner:
+        assert inner.causation_ids == kept
+
+
+async def test_a_task_inherits_the_trace_it_was_made_in_and_keeps_its_own_to_itself() -> None:
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(name: str) -> tuple[str | None, str | None]:
+        outer = current_trace().correlation_id
+        with trace(name):
+            inside.set()
+            await go_on.wait()
+            return outer, current_trace().correlation_id
+
+    with trace("c-1"):
+        task = asyncio.create_task(work("c-2"))
+        await inside.wait()
+        assert current_trace().correlation_id == "c-1"
+    assert current_trace() == Trace()
+    go_on.set()
+    assert await task == ("c-1", "c-2")
+
+
+async def test_a_thread_of_the_loop_inherits_it_too() -> None:
+    with trace("c-1"):
+        assert (await asyncio.to_thread(current_trace)).correlation_id == "c-1"
+
+
+def test_the_callers_metadata_is_copied() -> None:
+    given = {"user": "ann"}
+    with trace(metadata=given):
+        given["user"] = "eve"
+        assert current_trace().metadata == {"user": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"correlation_id": 7}, "correlation_id is int"),
+        ({"correlation_id": b"c"}, "correlation_id is bytes"),
+        ({"metadata": {"n": 7}}, "metadata is int"),
+        ({"metadata": {7: "n"}}, "a metadata key is int"),
+        ({"metadata": {"n": None}}, "metadata is NoneType"),
+        ({"causation_id": 7}, "int"),
+        ({"causation_id": [7]}, "causation_id is int"),
+        ({"causation_id": b"a-1@7.0"}, "causation_id is"),
+    ],
+)
+def test_what_is_no_text_is_a_type_error(arguments: dict[str, Any], what: str) -> None:
+    with pytest.raises(TypeError, match=what), trace(**arguments):
+        raise AssertionError("not reached")
+    assert current_trace() == Trace()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"correlation_id": "\ud800"}, {"causation_id": "\ud800"}, {"metadata": {"\ud800": ""}}, {"metadata": {"": "\ud800"}}],
+)
+def test_what_no_store_can_keep_is_a_value_error(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="lone surrogate"), trace(**arguments):
+        raise AssertionError("not reached")
+    assert current_trace() == Trace()
