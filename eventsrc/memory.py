@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from itertools import count
+from types import coroutine
 
 import msgspec
 
@@ -27,6 +28,7 @@ class MemoryStore(Store):
         check_stream(commit.stream)
         check_commit(commit, self._max_commit_bytes)
         with self._call():
+            await _others()
             commits = self._streams.setdefault(commit.stream, [])
             if commit.version <= len(commits):
                 return settled(commit, commits[commit.version - 1])
@@ -34,11 +36,13 @@ class MemoryStore(Store):
                 raise ConflictError(commit.stream, commit.version - 1, len(commits))
             stored = msgspec.structs.replace(commit, position=next(self._positions))
             commits.append(stored)
+            await _others()  # who is cancelled here has stored it all the same
             return settled(commit, stored)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
         with self._call():
+            await _others()
             snapshot = self._snapshots.get(stream)
             commits = self._streams.get(stream, [])
             return Loaded(snapshot, commits[snapshot.version - 1 :] if snapshot else commits[:])
@@ -48,12 +52,15 @@ class MemoryStore(Store):
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
         with self._call():
+            await _others()
             commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]
         for commit in reversed(commits) if backward else commits:
             yield commit
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        check_stream(snapshot.stream)
         with self._call(closing=True):
+            await _others()
             standing = self._snapshots.get(snapshot.stream)
             if standing and standing.version >= snapshot.version:
                 return False
@@ -65,3 +72,9 @@ class MemoryStore(Store):
 
     async def _close(self) -> None:
         pass
+
+
+@coroutine
+def _others() -> Generator[None]:
+    """Let other tasks run, as every call to a real store does: races and cancellations happen here too."""
+    yield

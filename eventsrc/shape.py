@@ -26,7 +26,7 @@ def _describe(kind: Any, above: tuple[Any, ...]) -> str:
         fields = ",".join(f"{field.encode_name}:{_describe(field.type, nested)}" for field in kind.fields)
         return f"{type(kind).__name__}[{getattr(kind, 'tag', None)}]{{{fields}}}"
     if isinstance(kind, inspect.EnumType):
-        return f"Enum{sorted(str(member.value) for member in kind.cls)}"
+        return f"Enum{sorted(repr(member.value) for member in kind.cls)}"
     if isinstance(kind, inspect.CustomType):
         return f"Custom[{kind.cls.__qualname__}]"
     if isinstance(kind, inspect.Type):

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -146,6 +147,7 @@ class SQLiteStore(Store):
                 low = page[-1].version + 1
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        check_stream(snapshot.stream)
         row = (snapshot.stream, snapshot.version, snapshot.shape, snapshot.payload)
         with self._call(closing=True):
             assert self._writer is not None
@@ -156,16 +158,14 @@ class SQLiteStore(Store):
 
     async def _open(self) -> None:
         connection = await asyncio.to_thread(_connect, self._path, self._deadline)
-        self._writer = _Writer(connection)
         self._readers = _Readers(self._path, self._deadline)
+        self._writer = _Writer(connection, self._readers)
 
     async def _close(self) -> None:
-        readers, writer = self._readers, self._writer
-        if readers is not None:
-            await asyncio.to_thread(readers.close)
-        if writer is not None:  # last, so that closing its connection folds the log back into the file
-            await asyncio.to_thread(writer.close)
-        self._readers = self._writer = None
+        writer, self._writer, self._readers = self._writer, None, None
+        if writer is not None:
+            writer.end()  # its thread releases everything, also if this is cancelled while it waits for that
+            await asyncio.to_thread(writer.join)
 
 
 class _Undecided(Exception):
@@ -181,8 +181,9 @@ class _Job(NamedTuple):
 class _Writer:
     """The thread that writes: it takes all jobs waiting, runs them in one transaction, and answers them after it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, readers: _Readers) -> None:
         self._connection = connection
+        self._readers = readers
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="eventsrc-sqlite-writer", daemon=True)
         self._thread.start()
@@ -193,9 +194,11 @@ class _Writer:
         self._jobs.put(_Job(work, loop, future))
         return await future
 
-    def close(self) -> None:
-        """End after the jobs already submitted."""
+    def end(self) -> None:
+        """Have the thread close all connections and end, after the jobs already submitted."""
         self._jobs.put(None)
+
+    def join(self) -> None:
         self._thread.join()
 
     def _run(self) -> None:
@@ -211,7 +214,8 @@ class _Writer:
             open = len(jobs) == len(waiting)
             if jobs:
                 _answer(jobs, self._transaction(jobs))
-        self._connection.close()
+        self._readers.close()
+        self._connection.close()  # last, so that this folds the log back into the file
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
         """The result or the exception of each job; they took effect together, durably, or not at all."""
@@ -298,18 +302,33 @@ def _connect(path: str, deadline: float) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=deadline, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                _create(connection)
-            if (found := connection.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, SCHEMA_VERSION):  # said before the journal mode, which stays in a file, is changed
                 raise StoreRejected("SCHEMA", f"{path} has schema version {found}, this library knows {SCHEMA_VERSION}")
+            _use_wal(connection, deadline)
+            connection.execute("PRAGMA synchronous = FULL")
+            if found == 0:
+                _create(connection)
         except BaseException:
             connection.close()
             raise
     except sqlite3.Error as error:
         raise _typed(error, path) from None
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Of several that switch a new file at once SQLite fails all but one, without waiting as for other locks."""
+    until = monotonic() + deadline
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+            connection.execute("BEGIN IMMEDIATE")  # this waits for the other one
+            connection.execute("COMMIT")
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -382,7 +401,7 @@ _to_mapping = msgspec.json.Decoder(dict[str, str]).decode
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space",
-    sqlite3.SQLITE_READONLY: "the file is read-only; give the process the right to write it and its folder",
+    sqlite3.SQLITE_READONLY: "the file is read-only; let the process write it, its -wal and -shm, and their folder",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
     sqlite3.SQLITE_PERM: "the file may not be used; check its permissions",
     sqlite3.SQLITE_AUTH: "the file may not be used; check its permissions",

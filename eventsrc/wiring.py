@@ -61,10 +61,9 @@ def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upca
     for upcaster in upcasters:
         if not isinstance(upcaster, FunctionType):
             raise WiringError(f"{culprit}.upcasters", f"{upcaster!r} is not a function with annotations")
-        parameters = list(inspect.signature(upcaster).parameters.values())
-        if len(parameters) != 1:
-            raise WiringError(_name(upcaster), "an upcaster takes one old event and returns the new one")
-        for old in _event_types(upcaster, parameters[0].name):
+        if (parameter := _last_parameter(upcaster, 1)) is None:
+            raise WiringError(_name(upcaster), "an upcaster is a plain function: def upcast(old: X) -> Y")
+        for old in _event_types(upcaster, parameter):
             if old in found:
                 raise WiringError(_name(upcaster), f"upcasts {old.__qualname__}, and so does {_name(found[old])}")
             found[old] = upcaster
@@ -97,22 +96,25 @@ def _handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
             continue
         handler = inspect.getattr_static(aggregate, name)
         culprit = f"{aggregate.__qualname__}.{name}"
-        if not isinstance(handler, FunctionType) or inspect.iscoroutinefunction(handler):
+        if not isinstance(handler, FunctionType) or (parameter := _last_parameter(handler, 2)) is None:
             raise WiringError(culprit, "a handler is a plain method: def apply_x(self, event: X) -> None")
-        parameters = list(inspect.signature(handler).parameters.values())
-        if len(parameters) != 2 or parameters[1].kind in (
-            inspect.Parameter.VAR_POSITIONAL,
-            inspect.Parameter.VAR_KEYWORD,
-            inspect.Parameter.KEYWORD_ONLY,
-        ):
-            raise WiringError(culprit, "a handler takes self and one event")
-        for event in _event_types(handler, parameters[1].name):
+        for event in _event_types(handler, parameter):
             if event in found:
                 raise WiringError(culprit, f"handles {event.__qualname__}, and so does {_name(found[event])}")
             found[event] = handler
     if not found:
         raise WiringError(aggregate.__qualname__, "has no apply_* handler; without events it has no state")
     return found
+
+
+def _last_parameter(function: FunctionType, count: int) -> str | None:
+    """The last of `count` positional parameters; None if it takes others, or if calling it does not yet run it."""
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    deferred = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+    if function.__code__.co_flags & deferred or [each.kind in positional for each in parameters] != [True] * count:
+        return None
+    return parameters[-1].name
 
 
 def _event_types(function: FunctionType, parameter: str) -> list[type[Event]]:

@@ -87,9 +87,9 @@ class Items:
 
     def from_snapshot(self, snapshot: Snapshot, sort: int) -> dict[str, Any]:
         """Raises CommitTooLarge if the item is too large for the service."""
+        item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self._prefix.encode())) > MAX_COMMIT_BYTES:
             raise CommitTooLarge(snapshot.stream, size, MAX_COMMIT_BYTES)
-        item = self.key(snapshot.stream, sort)
         item[SNAPSHOT_VERSION] = {"N": str(snapshot.version)}
         item[SHAPE] = {"S": snapshot.shape}
         item[PAYLOAD] = {"B": snapshot.payload}

@@ -102,7 +102,12 @@ def test_what_is_no_text_is_a_type_error(arguments: dict[str, Any], what: str) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"correlation_id": "\ud800"}, {"causation_id": "\ud800"}, {"metadata": {"\ud800": ""}}, {"metadata": {"": "\ud800"}}],
+    [
+        {"correlation_id": "\ud800"},
+        {"causation_id": "\ud800"},
+        {"metadata": {"\ud800": ""}},
+        {"metadata": {"": "\ud800"}},
+    ],
 )
 def test_what_no_store_can_keep_is_a_value_error(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lone surrogate"), trace(**arguments):

@@ -63,12 +63,21 @@ def test_a_table_can_be_made_from_its_url() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "events.db", "/events.db", "postgres://events", "sqlite", "memory", "file:///events.db", "SQLITE"]
-    + ["memory://here", "memory:///path", "sqlite://", "sqlite:///", "sqlite://events.db", "sqlite://host/events.db"]
-    + ["dynamodb://", "dynamodb:///events", "dynamodb://events/more"],
+    [
+        *("", "events.db", "/events.db", "postgres://events", "sqlite", "memory", "file:///events.db", "SQLITE"),
+        *(
+            "memory://here",
+            "memory:///path",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite://events.db",
+            "sqlite://host/events.db",
+        ),
+        *("dynamodb://", "dynamodb:///events", "dynamodb://events/more"),
+    ],
 )
 def test_what_names_no_store_is_refused_with_how_it_is_written(url: str) -> None:
-    with pytest.raises(ValueError, match="memory://, sqlite:///.* or dynamodb://") as raised:
+    with pytest.raises(ValueError, match=r"memory://, sqlite:///.* or dynamodb://") as raised:
         open_store(url)
     assert repr(url) in str(raised.value)
 

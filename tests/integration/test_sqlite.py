@@ -1,0 +1,500 @@
+"""The embedded store in a hard world: killed writers, several processes, full disks, files that are not ours."""
+
+# ruff: noqa: ASYNC240  # files are made and broken while nothing else runs
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from eventsrc import (
+    Commit,
+    CommitOutcomeUnknown,
+    ConflictError,
+    Snapshot,
+    SQLiteStore,
+    StoreError,
+    StoreRejected,
+    Throttled,
+)
+from eventsrc.uuid7 import uuid7
+
+ROOT = Path(__file__).parents[2]
+
+WRITER = """
+import asyncio, sys
+from eventsrc import Commit, ConflictError, SQLiteStore
+from eventsrc.uuid7 import uuid7
+
+async def main(path, stream, commits):
+    async with SQLiteStore(path) as store:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        version, left = 0, int(commits)
+        while left:
+            id = uuid7()
+            commit = Commit(
+                stream=stream, version=version + 1, id=id, time=1, events=1, tags=("t",), payload=bytes(900)
+            )
+            try:
+                await store.append(commit)
+            except ConflictError as conflict:
+                assert conflict.actual > version
+                version = conflict.actual
+            else:
+                version, left = version + 1, left - 1
+                print(id.hex(), flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def commit(stream: str = "s-1", version: int = 1, *, size: int = 10, correlation_id: str | None = None) -> Commit:
+    return Commit(
+        stream=stream,
+        version=version,
+        id=uuid7(),
+        time=1,
+        events=1,
+        tags=("t",),
+        payload=os.urandom(size),
+        correlation_id=correlation_id,
+    )
+
+
+async def stored(store: SQLiteStore, stream: str = "s-1") -> list[Commit]:
+    return [commit async for commit in store.read(stream)]
+
+
+async def ids(store: SQLiteStore, stream: str = "s-1") -> list[bytes]:
+    return [commit.id for commit in await stored(store, stream)]
+
+
+def writer_of(store: SQLiteStore) -> sqlite3.Connection:
+    assert store._writer is not None
+    return store._writer._connection
+
+
+def number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+@contextmanager
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+@contextmanager
+def running(path: Path, stream: str, commits: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that writes to a stream, prints the id of every acknowledged commit, and waits for a line first."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), stream, str(commits)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SQLiteStore]:
+    async with SQLiteStore(path, deadline=0.05) as store:
+        yield store
+
+
+async def test_a_killed_writer_loses_no_acknowledged_commit(path: Path) -> None:
+    with running(path, "s-1", 1_000_000) as process:
+        go(process)
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(100)]
+        process.send_signal(signal.SIGKILL)
+        # Between the last line read here and the kill it went on; the very last line may be cut.
+        acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+        assert process.wait() == -signal.SIGKILL
+    async with SQLiteStore(path) as store:
+        found = await stored(store)
+        assert [each.id.hex() for each in found][: len(acknowledged)] == acknowledged
+        assert len(found) <= len(acknowledged) + 1  # the one in flight
+        assert [each.version for each in found] == list(range(1, len(found) + 1))
+        await store.append(commit(version=len(found) + 1))
+    with raw(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_two_processes_share_a_file_and_nothing_is_lost_or_doubled(path: Path) -> None:
+    with running(path, "s-1", 150) as one, running(path, "s-1", 150) as other:  # they also race to create the file
+        go(one)
+        go(other)
+        outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate) for process in (one, other)))
+        assert (one.returncode, other.returncode) == (0, 0)
+    acknowledged = [line for output, _ in outputs for line in output.split()]
+    async with SQLiteStore(path) as store:
+        found = await stored(store)
+    assert len(acknowledged) == 300
+    assert Counter(each.id.hex() for each in found) == Counter(acknowledged)
+    assert [each.version for each in found] == list(range(1, 301))
+    assert [each.position for each in found] == list(range(1, 301))
+
+
+async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(5):
+        stores = [SQLiteStore(tmp_path / f"{attempt}.db") for _ in range(8)]
+        await asyncio.gather(*(store.open() for store in stores))
+        await asyncio.gather(*(store.append(commit(f"s-{n}")) for n, store in enumerate(stores)))
+        assert [len(await stored(stores[0], f"s-{n}")) for n in range(8)] == [1] * 8
+        for store in stores:
+            await store.aclose()
+
+
+async def test_a_new_file_that_another_is_making_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")  # SQLite refuses the change to WAL at once, whatever the deadline
+
+        class Connection(sqlite3.Connection):
+            def execute(self, *arguments: Any) -> sqlite3.Cursor:
+                try:
+                    return super().execute(*arguments)
+                except sqlite3.OperationalError:
+                    if other.in_transaction:
+                        other.execute("COMMIT")  # only after the store was refused
+                    raise
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+        async with SQLiteStore(path) as store:
+            await store.append(commit())
+        assert not other.in_transaction
+
+
+async def test_appends_that_wait_together_share_a_transaction(store: SQLiteStore, path: Path) -> None:
+    statements: list[str] = []
+    writer_of(store).set_trace_callback(statements.append)
+    store._deadline = 60
+    writer_of(store).execute("PRAGMA busy_timeout = 60000")
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")  # holds the writer up in its first transaction while the others queue
+        appends = asyncio.gather(*(store.append(commit(f"s-{n}")) for n in range(300)))
+        await asyncio.sleep(0)  # every append has handed over its commit
+        other.execute("COMMIT")
+        receipts = await appends
+    assert sorted(receipt.position or 0 for receipt in receipts) == list(range(1, 301))
+    assert statements.count("BEGIN IMMEDIATE") == statements.count("COMMIT") <= 2
+
+
+async def test_a_conflict_does_not_fail_the_others_of_its_transaction(store: SQLiteStore, path: Path) -> None:
+    await store.append(commit("s-1"))
+    writer_of(store).execute("PRAGMA busy_timeout = 60000")
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        appends = asyncio.gather(
+            store.append(commit("s-2")),
+            store.append(commit("s-1")),
+            store.append(commit("s-3")),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)
+        other.execute("COMMIT")
+        second, conflict, third = await appends
+    assert isinstance(conflict, ConflictError)
+    assert not isinstance(second, BaseException)
+    assert not isinstance(third, BaseException)
+    assert (second.position, third.position) == (2, 3)
+
+
+async def test_position_counts_the_commits_of_the_file_without_gaps(store: SQLiteStore, path: Path) -> None:
+    first = commit("s-1", 1)
+    positions = [(await store.append(first)).position]
+    with pytest.raises(ConflictError):
+        await store.append(commit("s-1", 1))
+    writer_of(store).execute(f"PRAGMA max_page_count = {number(writer_of(store), 'page_count')}")
+    with pytest.raises(StoreRejected):
+        await store.append(commit("s-1", 2, size=100_000))
+    writer_of(store).execute("PRAGMA max_page_count = 1000000")
+    async with SQLiteStore(path) as other:
+        positions.append((await other.append(commit("s-2", 1))).position)
+    positions.append((await store.append(commit("s-1", 2))).position)
+    assert positions == [1, 2, 3]
+    assert (await store.append(first)).position == 1
+    assert [each.position for each in await stored(store)] == [1, 3]
+
+
+async def test_every_commit_is_forced_to_disk(store: SQLiteStore, path: Path) -> None:
+    await store.load("s-1")
+    assert store._readers is not None
+    for connection in (writer_of(store), *store._readers._connections):
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert number(connection, "synchronous") == 2  # FULL
+
+
+async def test_commits_are_found_by_correlation_id_without_a_scan(store: SQLiteStore, path: Path) -> None:
+    await store.append(commit("s-1", correlation_id="c-1"))
+    await store.append(commit("s-2"))
+    query = "SELECT stream, version FROM commits WHERE correlation_id = 'c-1'"
+    with raw(path) as connection:
+        assert connection.execute(query).fetchall() == [("s-1", 1)]
+        plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+    assert plan == ["SEARCH commits USING INDEX commits_by_correlation_id (correlation_id=?)"]
+
+
+async def test_a_full_disk_is_told_and_survived(store: SQLiteStore) -> None:
+    await store.append(commit())
+    writer_of(store).execute(f"PRAGMA max_page_count = {number(writer_of(store), 'page_count')}")
+    refused = commit(version=2, size=100_000)
+    with pytest.raises(StoreRejected, match="disk is full") as raised:
+        await store.append(refused)
+    assert raised.value.code == "SQLITE_FULL"
+    with pytest.raises(StoreRejected, match="disk is full"):
+        await store.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=bytes(100_000)))
+    assert [each.version for each in await stored(store)] == [1]
+    writer_of(store).execute("PRAGMA max_page_count = 1000000")
+    assert (await store.append(refused)).position == 2
+
+
+async def test_a_write_that_fails_while_committing_is_settled_by_the_same_commit(
+    store: SQLiteStore, path: Path
+) -> None:
+    first, second = commit(), commit(version=2, size=300_000)
+    await store.append(first)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name("events.db-wal").stat().st_size + 50_000, hard))
+    try:
+        with pytest.raises(CommitOutcomeUnknown) as raised:
+            await store.append(second)
+        assert await ids(store) == [first.id]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.commit_id == str(second.uuid)
+    assert (await store.append(second)).position == 2
+    assert await ids(store) == [first.id, second.id]
+
+
+async def test_a_file_locked_beyond_the_deadline_throttles(store: SQLiteStore, path: Path) -> None:
+    await store.append(commit())
+    refused = commit(version=2)
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Throttled, match="lock"):
+            await store.append(refused)
+        with pytest.raises(Throttled):
+            await store.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=b""))
+        assert len(await stored(store)) == 1  # reads go on
+        async with SQLiteStore(path, deadline=0.05) as late:  # and so does opening
+            assert len(await stored(late)) == 1
+    await store.append(refused)
+    assert len(await stored(store)) == 2
+
+
+async def test_a_new_file_locked_beyond_the_deadline_throttles_open(path: Path) -> None:
+    store = SQLiteStore(path, deadline=0.05)
+    with raw(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Throttled):
+            await store.open()
+    async with store:
+        await store.append(commit())
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As somebody whom permissions bind: to root they mean nothing."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Unlike `tmp_path`, all folders above it may be entered by anybody."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o777)
+        yield path
+        path.chmod(0o777)
+
+
+@pytest.mark.parametrize("mode", [(0o777, 0o444), (0o555, 0o666), (0o555, 0o444), (0o777, 0o000), (0o000, 0o666)])
+async def test_what_may_not_be_written_is_refused_until_it_may(folder: Path, mode: tuple[int, int]) -> None:
+    path = folder / "events.db"
+    store = SQLiteStore(path)
+    first = commit()
+    async with store:
+        await store.append(first)
+    path.chmod(mode[1])
+    folder.chmod(mode[0])
+    with unprivileged(), pytest.raises(StoreRejected, match=r"read-only|cannot be opened"):
+        async with store:
+            await store.append(commit(version=2))
+    folder.chmod(0o777)
+    for file in folder.iterdir():  # a log that SQLite made in between has the mode of the file then
+        file.chmod(0o666)
+    with unprivileged():
+        async with store:
+            await store.append(commit(version=2))
+            assert (await ids(store))[0] == first.id
+            assert len(await ids(store)) == 2
+
+
+async def test_a_missing_folder_is_told_and_may_be_made_later(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "not there" / "events.db")
+    with pytest.raises(StoreRejected, match=r"not there.*folder must exist") as raised:
+        await store.open()
+    assert raised.value.code == "SQLITE_CANTOPEN"
+    (tmp_path / "not there").mkdir()
+    async with store:
+        await store.append(commit())
+
+
+async def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreRejected, match="cannot be opened"):
+        await SQLiteStore(tmp_path).open()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_text("Dear diary, " * 1000)
+    with pytest.raises(StoreRejected, match="no SQLite database") as raised:
+        await SQLiteStore(path).open()
+    assert raised.value.code == "SQLITE_NOTADB"
+    assert path.read_text() == "Dear diary, " * 1000
+
+
+async def test_a_damaged_file_is_told_and_usable_once_restored(path: Path) -> None:
+    store, first = SQLiteStore(path), commit(size=20_000)
+    async with store:
+        await store.append(first)
+    backup = path.read_bytes()
+    path.write_bytes(backup[:4096] + b"\xff" * (len(backup) - 4096))
+    with pytest.raises(StoreRejected, match="damaged"):
+        async with store:
+            await store.load("s-1")
+    path.write_bytes(backup)
+    async with store:
+        assert await ids(store) == [first.id]
+
+
+@pytest.mark.parametrize("version", [2, 99])
+async def test_a_file_of_another_schema_version_is_refused_and_left_alone(path: Path, version: int) -> None:
+    with raw(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(StoreRejected, match=f"schema version {version}, this library knows 1") as raised:
+        await SQLiteStore(path).open()
+    assert raised.value.code == "SCHEMA"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", [":memory:", ""])
+def test_memory_is_no_file(path: str) -> None:
+    with pytest.raises(ValueError, match="MemoryStore"):
+        SQLiteStore(path)
+
+
+async def test_nothing_is_left_running_or_open_after_close(path: Path) -> None:
+    def ours() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("eventsrc-")]
+
+    store = SQLiteStore(path)
+    async with store:
+        await asyncio.gather(*(store.append(commit(f"s-{n}")) for n in range(50)))
+        await asyncio.gather(*(store.load(f"s-{n}") for n in range(50)))
+        assert ours()
+        assert path.with_name("events.db-wal").exists()
+    assert not ours()
+    assert list(path.parent.iterdir()) == [path]  # the last connection that closes folds the log into the file
+    async with store:
+        assert len(await stored(store, "s-49")) == 1
+        await store.append(commit("s-49", 2))
+    await store.aclose()
+    assert not ours()
+
+
+async def test_a_cancelled_close_leaves_nothing_behind(path: Path) -> None:
+    store = SQLiteStore(path)
+    await store.open()
+    assert store._writer is not None
+    thread = store._writer._thread
+    await store.append(commit())
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        append = asyncio.create_task(store.append(commit(version=2)))  # the writer waits for the lock
+        await asyncio.sleep(0)
+        append.cancel()
+        close = asyncio.create_task(store.aclose())
+        while store._readers is not None:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0)
+        close.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await close
+        other.execute("COMMIT")
+    await store.aclose()
+    await asyncio.to_thread(thread.join, 30)
+    assert not thread.is_alive()
+    assert list(path.parent.iterdir()) == [path]
+    async with store:
+        await store.append(commit("s-2"))
+
+
+async def test_an_append_cancelled_in_flight_is_settled_by_the_same_commit(store: SQLiteStore, path: Path) -> None:
+    writer_of(store).execute("PRAGMA busy_timeout = 60000")
+    only = commit()
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        append = asyncio.create_task(store.append(only))
+        await asyncio.sleep(0)
+        append.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await append
+        other.execute("COMMIT")
+    assert (await store.append(only)).position == 1
+    assert await ids(store) == [only.id]
+
+
+async def test_no_error_of_sqlite_escapes_or_stays(store: SQLiteStore, path: Path) -> None:
+    snapshot = Snapshot(stream="s-1", version=1, shape="x", payload=b"")
+    with raw(path) as other:
+        for table in ("commits", "snapshots"):
+            other.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+        for call in (store.append(commit()), store.load("s-1"), stored(store), store.put_snapshot(snapshot)):
+            with pytest.raises(StoreError) as raised:
+                await call
+            assert raised.value.__cause__ is None
+        for table in ("commits", "snapshots"):
+            other.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+    assert (await store.append(commit())).position == 1
+    assert await store.put_snapshot(snapshot)

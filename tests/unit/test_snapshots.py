@@ -1,0 +1,89 @@
+"""The snapshot policy: when encoding one is worth it, and that it is not tried too often."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventsrc import SnapshotPolicy
+
+
+def test_nothing_is_weighed_before_the_floor() -> None:
+    policy = SnapshotPolicy(floor=4096)
+    assert not policy.weighs(4095, 0)
+    assert policy.weighs(4096, 0)
+
+
+def test_nothing_is_weighed_before_the_tail_outgrows_the_threshold() -> None:
+    policy = SnapshotPolicy(floor=10)
+    assert not policy.weighs(500, 500)
+    assert policy.weighs(501, 500)
+
+
+def test_a_disabled_policy_never_weighs() -> None:
+    assert not SnapshotPolicy(enabled=False).weighs(10**9, 0)
+
+
+def test_without_a_floor_an_empty_tail_is_still_not_weighed() -> None:
+    assert not SnapshotPolicy(floor=0).weighs(0, 0)
+    assert SnapshotPolicy(floor=0).weighs(1, 0)
+
+
+@pytest.mark.parametrize(("ratio", "enough"), [(0.5, 500), (1.0, 1000), (3.0, 3000)])
+def test_a_snapshot_is_written_once_the_commits_weigh_ratio_times_as_much(ratio: float, enough: int) -> None:
+    policy = SnapshotPolicy(ratio=ratio)
+    assert not policy.writes(enough - 1, 1000)
+    assert policy.writes(enough, 1000)
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan")])
+def test_a_ratio_that_means_nothing_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="ratio"):
+        SnapshotPolicy(ratio=ratio)
+
+
+def test_a_negative_floor_is_refused() -> None:
+    with pytest.raises(ValueError, match="floor"):
+        SnapshotPolicy(floor=-1)
+
+
+def test_after_one_that_was_too_large_the_next_waits_for_its_size() -> None:
+    assert SnapshotPolicy(ratio=2).next_threshold(4096, 100_000) == 200_000
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**7), st.floats(0.1, 10))
+def test_the_threshold_grows_by_a_quarter_and_is_never_beyond_the_writing_point(
+    tail: int, size: int, ratio: float
+) -> None:
+    policy = SnapshotPolicy(ratio=ratio)
+    threshold = policy.next_threshold(tail, size)
+    assert threshold >= tail + tail // 4
+    assert threshold <= max(ratio * size, 1.25 * tail)
+    if threshold == int(ratio * size):
+        assert policy.writes(threshold + 1, size)  # no commit is waited for in vain
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("growth", [0.0, 0.3, 1.0, 1.5])
+def test_encoding_stays_a_constant_share_of_saving(growth: float, ratio: float) -> None:
+    """However the state grows by its commits, snapshots weigh a constant times what is saved, and so do vain tries."""
+    policy = SnapshotPolicy(ratio=ratio)
+    state, tail, threshold = 100_000.0, 0, 0
+    saved = written = in_vain = 0
+    for commit in range(20_000):
+        size = 100 + commit % 900
+        tail, saved, state = tail + size, saved + size, state + growth * size
+        if not policy.weighs(tail, threshold):
+            continue
+        if policy.writes(tail, int(state)):
+            written += int(state)
+            tail, threshold = 0, int(policy.ratio * state)
+        else:
+            in_vain += int(state)
+            threshold = policy.next_threshold(tail, int(state))
+    assert bool(written) == (ratio * growth < 1)  # else the state outgrows the commits for ever
+    assert written <= saved / ratio
+    # But for the first, a try waits for a tail of `ratio` states; in vain, the next waits for a quarter more: the
+    # tails of all tries are a geometric sum, five times the last.
+    assert in_vain <= 100_000 + 5 * (1 / ratio + growth) * saved

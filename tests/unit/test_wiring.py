@@ -1,0 +1,544 @@
+"""What an aggregate class declares is read off its annotations, and every mistake names its culprit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, Union
+
+import pytest
+from bank import Account
+
+from eventsrc import Aggregate, Event, MemoryStore, Repository, WiringError
+from eventsrc.wiring import wiring_of
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+class A(Event, tag="a"):
+    n: int = 0
+
+
+class B(Event, tag="b"):
+    n: int = 0
+
+
+class C(Event, tag="c"):
+    n: int = 0
+
+
+class D(Event, tag="d"):
+    n: int = 0
+
+
+class SameTag(Event, tag="a"):
+    pass
+
+
+class Nested(Event, tag="nested"):
+    pass
+
+
+class NoTag(Event):
+    pass
+
+
+AorB = A | B
+
+
+class Base(Aggregate, tag="base"):
+    seen: tuple[str, ...] = ()
+
+    def apply_a(self, event: A) -> None:
+        self.seen += ("Base.a",)
+
+    def apply_b(self, event: B) -> None:
+        self.seen += ("Base.b",)
+
+
+class Child(Base, tag="child"):
+    def apply_a(self, event: A) -> None:
+        super().apply_a(event)
+        self.seen += ("Child.a",)
+
+    def apply_c(self, event: C) -> None:
+        self.seen += ("Child.c",)
+
+
+class Swapped(Base, tag="swapped"):
+    def apply_b(self, event: C) -> None:  # type: ignore[override]  # the method is another one now
+        self.seen += ("Swapped.c",)
+
+
+class Mixin:
+    __slots__ = ()
+
+    def apply_d(self, event: D) -> None:
+        self.seen += ("Mixin.d",)  # type: ignore[attr-defined]
+
+
+class Mixed(Mixin, Base, tag="mixed"):
+    pass
+
+
+class Plain(Aggregate, tag="plain"):
+    """Handlers of all ways to write an annotation."""
+
+    seen: tuple[str, ...] = ()
+
+    def apply_union(self, happened: Union[AorB, Annotated[Nested, "note"]], /) -> None:  # noqa: UP007
+        self.seen += ("union",)
+
+    def apply_annotated(self, event: Annotated[C, "note"]) -> None:
+        self.seen += ("annotated",)
+
+    def apply_text(self, event: "D") -> None:  # noqa: UP037
+        self.seen += ("text",)
+
+    def applicable(self, anything: int) -> None:
+        """No handler: only names that start with apply_ are."""
+
+
+def seen(aggregate: type[Any], *events: Event) -> tuple[str, ...]:
+    it = aggregate(id="1")
+    for event in events:
+        it.record(event)
+    names: tuple[str, ...] = it.seen
+    return names
+
+
+def test_handlers_are_found_by_annotation() -> None:
+    assert seen(Plain, A(), Nested(), B(), C(), D()) == ("union",) * 3 + ("annotated", "text")
+
+
+def test_handlers_are_inherited_and_overridden() -> None:
+    assert seen(Base, A(), B()) == ("Base.a", "Base.b")
+    assert seen(Child, A(), B(), C()) == ("Base.a", "Child.a", "Base.b", "Child.c")
+    assert seen(Mixed, A(), D()) == ("Base.a", "Mixin.d")
+
+
+def test_an_overridden_handler_takes_only_what_it_is_annotated_with_now() -> None:
+    assert seen(Swapped, A(), C()) == ("Base.a", "Swapped.c")
+    with pytest.raises(TypeError, match="Swapped has no"):
+        seen(Swapped, B())
+
+
+def test_a_class_is_read_once() -> None:
+    assert wiring_of(Account) is wiring_of(Account)
+    assert wiring_of(Account).category == "account"
+
+
+T = TypeVar("T", bound=Aggregate)
+
+
+def wrong(culprit: str, reason: str) -> Callable[[type[T]], type[T]]:
+    """A class that `test_every_mistake_names_its_culprit` is to find fault with."""
+
+    def mark(aggregate: type[T]) -> type[T]:
+        WRONG.append(pytest.param(aggregate, culprit, reason, id=aggregate.__name__))
+        return aggregate
+
+    return mark
+
+
+WRONG: list[Any] = []
+
+
+@wrong("TwoForOne.apply_y", "handles A, and so does TwoForOne.apply_x")
+class TwoForOne(Aggregate, tag="x"):
+    def apply_x(self, event: A) -> None: ...
+    def apply_y(self, event: B | A) -> None: ...
+
+
+@wrong("TwoByInheritance.apply_also_a", "handles A, and so does Base.apply_a")
+class TwoByInheritance(Base, tag="x"):
+    def apply_also_a(self, event: A) -> None: ...
+
+
+@wrong("TwiceInOne.apply_x", "handles A, and so does TwiceInOne.apply_x")
+class TwiceInOne(Aggregate, tag="x"):
+    def apply_x(self, event: Annotated[A, 1] | Annotated[A, 2]) -> None: ...
+
+
+@wrong("NoAnnotation.apply_x", "annotate 'event' with its event class")
+class NoAnnotation(Aggregate, tag="x"):
+    def apply_x(self, event) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@wrong("NoEvent.apply_x", "<class 'int'> is not a subclass of Event")
+class NoEvent(Aggregate, tag="x"):
+    def apply_x(self, event: int) -> None: ...
+
+
+@wrong("NoEventInUnion.apply_x", "is not a subclass of Event")
+class NoEventInUnion(Aggregate, tag="x"):
+    def apply_x(self, event: Optional[A]) -> None: ...  # noqa: UP045
+
+
+@wrong("Anything.apply_x", "typing.Any is not a subclass of Event")
+class Anything(Aggregate, tag="x"):
+    def apply_x(self, event: Any) -> None: ...
+
+
+@wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not known in its module")
+class OnlyForTypeCheckers(Aggregate, tag="x"):
+    def apply_x(self, event: Decimal) -> None: ...
+
+
+@wrong("EventItself.apply_x|Event", "no tag")
+class EventItself(Aggregate, tag="x"):
+    def apply_x(self, event: Event) -> None: ...
+
+
+@wrong("NoTag", 'has no tag, its name on disk; write `class NoTag\\(Event, tag="..."\\)`')
+class EventWithoutTag(Aggregate, tag="x"):
+    def apply_x(self, event: NoTag) -> None: ...
+
+
+@wrong("DuplicateTag", "A and SameTag have the same tag 'a'")
+class DuplicateTag(Aggregate, tag="x"):
+    def apply_x(self, event: A | SameTag) -> None: ...
+
+
+@wrong("Async.apply_x", "a plain method")
+class Async(Aggregate, tag="x"):
+    async def apply_x(self, event: A) -> None: ...
+
+
+@wrong("Static.apply_x", "a plain method")
+class Static(Aggregate, tag="x"):
+    @staticmethod
+    def apply_x(event: A) -> None: ...
+
+
+@wrong("ClassMethod.apply_x", "a plain method")
+class ClassMethod(Aggregate, tag="x"):
+    @classmethod
+    def apply_x(cls, event: A) -> None: ...
+
+
+@wrong("Property.apply_x", "a plain method")
+class Property(Aggregate, tag="x"):
+    @property
+    def apply_x(self) -> A:
+        return A()
+
+
+@wrong("Generator.apply_x", "a plain method")
+class Generator(Aggregate, tag="x"):
+    def apply_x(self, event: A) -> Any:
+        yield
+
+
+@wrong("AsyncGenerator.apply_x", "a plain method")
+class AsyncGenerator(Aggregate, tag="x"):
+    async def apply_x(self, event: A) -> Any:
+        yield
+
+
+@wrong("TooMany.apply_x", "a plain method: def apply_x")
+class TooMany(Aggregate, tag="x"):
+    def apply_x(self, event: A, other: A) -> None: ...
+
+
+@wrong("TooFew.apply_x", "a plain method: def apply_x")
+class TooFew(Aggregate, tag="x"):
+    def apply_x(self) -> None: ...
+
+
+@wrong("KeywordOnly.apply_x", "a plain method: def apply_x")
+class KeywordOnly(Aggregate, tag="x"):
+    def apply_x(self, *, event: A) -> None: ...
+
+
+@wrong("Variadic.apply_x", "a plain method: def apply_x")
+class Variadic(Aggregate, tag="x"):
+    def apply_x(self, *events: A) -> None: ...
+
+
+@wrong("NoHandler", "has no apply_. handler")
+class NoHandler(Aggregate, tag="x"):
+    pass
+
+
+@wrong("Required.amount", "has no default")
+class Required(Aggregate, tag="x"):
+    amount: int
+
+    def apply_x(self, event: A) -> None: ...
+
+
+@wrong("NoCategory", 'has no tag, its stream category; write `class NoCategory\\(Aggregate, tag="..."\\)`')
+class NoCategory(Aggregate):
+    def apply_x(self, event: A) -> None: ...
+
+
+@wrong("Hyphen", "the tag 'my-base' holds '-'")
+class Hyphen(Aggregate, tag="my-base"):
+    def apply_x(self, event: A) -> None: ...
+
+
+@wrong("Delimiter", "cannot start a stream id: it holds '|'")
+class Delimiter(Aggregate, tag="my|base"):
+    def apply_x(self, event: A) -> None: ...
+
+
+@wrong("OnlyTo", "it takes both")
+class OnlyTo(Base, tag="x"):
+    def to_snapshot(self) -> int:
+        return 0
+
+
+@wrong("OnlyFrom", "it takes both")
+class OnlyFrom(Base, tag="x"):
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> OnlyFrom:
+        return cls(id=id)
+
+
+@wrong("UnannotatedSnapshot.to_snapshot", "annotate what it returns")
+class UnannotatedSnapshot(Base, tag="x"):
+    def to_snapshot(self):  # type: ignore[no-untyped-def]
+        return 0
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> UnannotatedSnapshot:
+        return cls(id=id)
+
+
+@wrong("AnySnapshot.to_snapshot", "annotate what it returns")
+class AnySnapshot(Base, tag="x"):
+    def to_snapshot(self) -> Any:
+        return 0
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Any) -> AnySnapshot:
+        return cls(id=id)
+
+
+@wrong("PostInit.__post_init__", "is the framework's")
+class PostInit(Base, tag="x"):
+    def __post_init__(self) -> None: ...
+
+
+def a_to_b(old: A) -> B:
+    return B(n=old.n + 1)
+
+
+def b_to_c(old: B) -> C:
+    return C(n=old.n * 10)
+
+
+def c_to_a(old: C) -> A:
+    return A(n=old.n)
+
+
+def a_to_a(old: A) -> A:
+    return old
+
+
+def a_to_c(old: A) -> C:
+    return C(n=old.n)
+
+
+def ab_to_cd(old: A | B) -> C | D:
+    return C(n=old.n) if isinstance(old, A) else D(n=old.n)
+
+
+def no_parameter() -> C:
+    return C()
+
+
+def two_parameters(old: A, more: B) -> C:
+    return C()
+
+
+def no_annotation(old) -> C:  # type: ignore[no-untyped-def]
+    return C()
+
+
+def no_return(old: A):  # type: ignore[no-untyped-def]
+    return C()
+
+
+def from_int(old: int) -> C:
+    return C()
+
+
+def to_none(old: A) -> None: ...
+
+
+def same_tag_to_c(old: SameTag) -> C:
+    return C()
+
+
+def untagged_to_c(old: NoTag) -> C:
+    return C()
+
+
+async def asynchronous(old: A) -> C:
+    return C()
+
+
+def generator(old: A) -> C:  # type: ignore[misc]
+    yield C()  # pyright: ignore[reportReturnType]
+
+
+def variadic(*old: A) -> C:
+    return C()
+
+
+class OnlyC(Aggregate, tag="only_c"):
+    total: int = 0
+
+    def apply_c(self, event: C) -> None:
+        self.total += event.n
+
+
+@wrong("no_parameter", "a plain function: def")
+class UpcasterWithoutParameter(OnlyC, tag="x"):
+    upcasters = (no_parameter,)  # type: ignore[assignment]
+
+
+@wrong("two_parameters", "a plain function: def")
+class UpcasterOfTwoParameters(OnlyC, tag="x"):
+    upcasters = (two_parameters,)  # type: ignore[assignment]
+
+
+@wrong("no_annotation", "annotate 'old'")
+class UpcasterWithoutAnnotation(OnlyC, tag="x"):
+    upcasters = (no_annotation,)
+
+
+@wrong("no_return", "annotate what it returns")
+class UpcasterWithoutReturn(OnlyC, tag="x"):
+    upcasters = (no_return,)
+
+
+@wrong("from_int", "is not a subclass of Event")
+class UpcasterOfNoEvent(OnlyC, tag="x"):
+    upcasters = (from_int,)
+
+
+@wrong("to_none", "is not a subclass of Event")
+class UpcasterToNoEvent(OnlyC, tag="x"):
+    upcasters = (to_none,)  # type: ignore[assignment]
+
+
+@wrong("asynchronous", "a plain function: def")
+class AsyncUpcaster(OnlyC, tag="x"):
+    upcasters = (asynchronous,)  # type: ignore[assignment]
+
+
+@wrong("generator", "a plain function: def")
+class GeneratorUpcaster(OnlyC, tag="x"):
+    upcasters = (generator,)
+
+
+@wrong("variadic", "a plain function: def")
+class VariadicUpcaster(OnlyC, tag="x"):
+    upcasters = (variadic,)
+
+
+@wrong("UpcasterOfNoFunction.upcasters", "is not a function")
+class UpcasterOfNoFunction(OnlyC, tag="x"):
+    upcasters = (C,)  # type: ignore[assignment]
+
+
+@wrong("OneUpcaster.upcasters", "is not a tuple or list")
+class OneUpcaster(OnlyC, tag="x"):
+    upcasters = a_to_c  # type: ignore[assignment]
+
+
+@wrong("a_to_b|b_to_c|c_to_a", "back to itself")
+class Circle(Aggregate, tag="x"):
+    upcasters = (a_to_b, b_to_c, c_to_a)
+
+    def apply_d(self, event: D) -> None: ...
+
+
+@wrong("a_to_a", "leads from A back to itself")
+class SmallCircle(OnlyC, tag="x"):
+    upcasters = (a_to_a,)
+
+
+@wrong("a_to_c", "upcasts A, and so does a_to_b")
+class TwoForOneClass(OnlyC, tag="x"):
+    upcasters = (a_to_b, b_to_c, a_to_c)
+
+
+@wrong("OldAlsoHandled.apply_a", "handles A, which a_to_c upcasts")
+class OldAlsoHandled(OnlyC, tag="x"):
+    upcasters = (a_to_c,)
+
+    def apply_a(self, event: A) -> None: ...
+
+
+@wrong("a_to_b", "returns B, which ResultNotHandled does not handle")
+class ResultNotHandled(OnlyC, tag="x"):
+    upcasters = (a_to_b,)
+
+
+@wrong("ab_to_cd", "returns D, which OneResultNotHandled does not handle")
+class OneResultNotHandled(OnlyC, tag="x"):
+    upcasters = (ab_to_cd,)
+
+
+@wrong("OldTagTwice", "have the same tag 'a'")
+class OldTagTwice(OnlyC, tag="x"):
+    upcasters = (a_to_c, same_tag_to_c)
+
+
+@wrong("NoTag", "has no tag")
+class OldWithoutTag(OnlyC, tag="x"):
+    upcasters = (untagged_to_c,)
+
+
+@pytest.mark.parametrize(("aggregate", "culprit", "reason"), WRONG)
+def test_every_mistake_names_its_culprit(aggregate: type[Aggregate], culprit: str, reason: str) -> None:
+    with pytest.raises(WiringError, match=reason) as raised:
+        Repository(aggregate, MemoryStore())
+    assert raised.value.culprit in culprit.split("|")
+    assert str(raised.value) == f"{raised.value.culprit}: {raised.value.reason}"
+    with pytest.raises(WiringError):  # a class that was found wrong stays wrong
+        Repository(aggregate, MemoryStore())
+
+
+class OldTotal(Aggregate, tag="total"):
+    def apply(self) -> None: ...
+    def apply_any(self, event: A | B | C | D) -> None: ...
+
+
+class Total(OnlyC, tag="total"):
+    upcasters = (b_to_c, a_to_b)
+
+
+class TotalOfTwo(Aggregate, tag="total"):
+    upcasters = [ab_to_cd]  # noqa: RUF012
+    seen: tuple[str, ...] = ()
+
+    def apply_cd(self, event: C | D) -> None:
+        self.seen += (f"{type(event).__name__}{event.n}",)
+
+
+async def test_upcasters_are_chained_in_whatever_order_they_are_listed() -> None:
+    async with MemoryStore() as store:
+        old = OldTotal(id="1")
+        for event in (A(n=1), B(n=3), C(n=5)):
+            old.record(event)
+        await Repository(OldTotal, store).save(old)
+        assert (await Repository(Total, store).load("1")).total == (1 + 1) * 10 + 3 * 10 + 5
+
+
+async def test_an_upcaster_may_take_and_return_several_classes() -> None:
+    async with MemoryStore() as store:
+        old = OldTotal(id="1")
+        for event in (A(n=1), B(n=3), D(n=5)):
+            old.record(event)
+        await Repository(OldTotal, store).save(old)
+        assert (await Repository(TotalOfTwo, store).load("1")).seen == ("C1", "D3", "D5")
+
+
+def test_an_old_class_is_not_recorded_any_more() -> None:
+    with pytest.raises(TypeError, match="Total has no"):
+        Total(id="1").record(A(n=1))
