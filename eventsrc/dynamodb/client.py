@@ -51,13 +51,13 @@ class SDKClient:
         )
 
     async def put_item(self, **request: Any) -> Item:
-        return await self._send(self._sdk.put_item, request)
+        return await self._ask(self._sdk.put_item, request)
 
     async def get_item(self, **request: Any) -> Item:
-        return await self._send(self._sdk.get_item, request)
+        return await self._ask(self._sdk.get_item, request)
 
     async def query(self, **request: Any) -> Item:
-        return await self._send(self._sdk.query, request)
+        return await self._ask(self._sdk.query, request)
 
     async def create_table(self, **request: Any) -> Item:
         return await self._send(self._sdk.create_table, request)
@@ -67,6 +67,13 @@ class SDKClient:
 
     async def update_continuous_backups(self, **request: Any) -> Item:
         return await self._send(self._sdk.update_continuous_backups, request)
+
+    async def _ask(self, operation: Any, request: dict[str, Any]) -> Item:
+        """Send, and see that the answer is one: the SDK takes what it cannot parse for an empty success."""
+        answer = await self._send(operation, {**request, "ReturnConsumedCapacity": "TOTAL"})
+        if "ConsumedCapacity" not in answer:
+            raise TransportError("an answer that is not DynamoDB's")
+        return answer
 
     async def _send(self, operation: Any, request: dict[str, Any]) -> Item:
         try:

@@ -86,7 +86,7 @@ class Items:
             raise CorruptPayload(stream, version, "the item is not a commit of this library") from None
 
     def from_snapshot(self, snapshot: Snapshot, sort: int) -> dict[str, Any]:
-        """Raises CommitTooLarge if the item is too large for the service."""
+        """Raises CommitTooLarge, InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self._prefix.encode())) > MAX_COMMIT_BYTES:
             raise CommitTooLarge(snapshot.stream, size, MAX_COMMIT_BYTES)

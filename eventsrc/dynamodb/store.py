@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import CommitOutcomeUnknown, StoreUnavailable
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
+from ..stream import check_stream
 from .client import Client, SDKClient, ServiceError, open_sdk
 from .items import SNAPSHOT_VERSION, Items
 from .layout import LAYOUTS, Page
@@ -87,12 +88,14 @@ class DynamoDBStore(Store):
             return await self._settle(commit, standing)
 
     async def load(self, stream: str) -> Loaded:
+        check_stream(stream)
         with self._call():
             return await self._layout.load(self, stream)
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
+        check_stream(stream)
         rest: tuple[int, int] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
         while rest and rest[0] <= rest[1]:
             with self._call():

@@ -1,0 +1,234 @@
+"""The exact append, on the real DynamoDB Local behind a proxy that loses, breaks and invents answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+from bank import Account
+from proxy import ANSWER_LOST, HALF_ANSWER, LOST, STALL, Answer, Proxy, error, proxy_to
+from tables import fresh_name, store_on
+
+from eventsrc import (
+    CommitOutcomeUnknown,
+    ConflictError,
+    DynamoDBStore,
+    Repository,
+    SnapshotPolicy,
+    StoreClosed,
+    StoreRejected,
+    StoreUnavailable,
+    Throttled,
+)
+
+THROTTLE = error("ProvisionedThroughputExceededException")
+NO_SNAPSHOTS = SnapshotPolicy(enabled=False)
+
+
+class Bench(NamedTuple):
+    """The same table twice: behind the proxy, and directly."""
+
+    proxy: Proxy
+    store: DynamoDBStore
+    accounts: Repository[Account]
+    direct: Repository[Account]
+
+    async def deposits(self) -> int:
+        return (await self.direct.load("a-1")).balance
+
+    async def versions(self) -> list[int]:
+        return [commit.version async for commit, _ in self.direct.history("a-1")]
+
+
+@pytest.fixture
+async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
+    table = fresh_name()
+    async with proxy_to(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
+        await direct.create_table()
+        accounts = Repository(Account, direct, snapshots=NO_SNAPSHOTS)
+        await accounts.save(Account.open("a-1", owner="ann"))
+        async with store_on(proxy.url, table, deadline=1.0) as store:
+            yield Bench(proxy, store, Repository(Account, store, snapshots=NO_SNAPSHOTS), accounts)
+
+
+async def deposited(bench: Bench, amount: int = 5) -> Account:
+    """An account with a deposit that is not saved yet."""
+    account = await bench.direct.load("a-1")
+    account.deposit(amount)
+    return account
+
+
+LOST_ANSWERS = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forwarded=True), Answer(200, b"{", True)]
+
+
+@pytest.mark.parametrize("fault", [LOST, *LOST_ANSWERS, Answer(502, b"<html>"), THROTTLE], ids=str)
+async def test_a_save_succeeds_over_a_fault_and_is_stored_once(bench: Bench, fault: str | Answer) -> None:
+    account = await deposited(bench)
+    bench.proxy.faults = [fault, fault]
+    receipt = await bench.accounts.save(account)
+    assert (receipt.version, receipt.duplicate) == (2, False)
+    assert bench.proxy.operations == ["PutItem"] * 3
+    assert (await bench.versions(), await bench.deposits()) == ([1, 2], 5)
+
+
+async def test_a_save_without_faults_is_one_request(bench: Bench) -> None:
+    await bench.accounts.save(await deposited(bench))
+    assert bench.proxy.operations == ["PutItem"]
+
+
+async def test_throttled_to_the_end_is_a_definite_no(bench: Bench) -> None:
+    account = await deposited(bench)
+    bench.proxy.then = THROTTLE
+    with pytest.raises(Throttled, match="ProvisionedThroughputExceeded"):
+        await bench.accounts.save(account)
+    assert await bench.versions() == [1]
+    with pytest.raises(Throttled):
+        await bench.accounts.load("a-1")
+
+
+@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
+async def test_unknown_is_sticky_and_saving_again_settles_it(bench: Bench, fault: str | Answer) -> None:
+    account = await deposited(bench)
+    bench.proxy.faults, bench.proxy.then = [fault], THROTTLE
+    with pytest.raises(CommitOutcomeUnknown) as raised:
+        await bench.accounts.save(account)
+    assert (raised.value.stream, raised.value.version) == ("account-a-1", 2)
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.save(account)
+    bench.proxy.then = "pass"
+    assert (await bench.accounts.save(account)).version == 2
+    assert (await bench.versions(), account.uncommitted) == ([1, 2], ())
+
+
+async def test_unknown_codes_prove_nothing(bench: Bench) -> None:
+    account = await deposited(bench)
+    bench.proxy.then = error("TeapotException", 418)
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.save(account)
+    assert len(bench.proxy.operations) > 1
+
+
+async def test_another_writer_in_the_slot_of_a_lost_request_is_a_conflict(bench: Bench) -> None:
+    account = await deposited(bench)
+    bench.proxy.faults, bench.proxy.then = [LOST], THROTTLE
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.save(account)
+    await bench.direct.execute("a-1", Account.deposit, 7)
+    bench.proxy.then = "pass"
+    with pytest.raises(ConflictError) as raised:
+        await bench.accounts.save(account)
+    assert raised.value.winner is not None
+    assert (raised.value.winner.version, await bench.deposits()) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    "code", ["AccessDeniedException", "ResourceNotFoundException", "UnrecognizedClientException", "ValidationException"]
+)
+async def test_a_permanent_refusal_is_told_after_one_request(bench: Bench, code: str) -> None:
+    account = await deposited(bench)
+    bench.proxy.then = error(code)
+    with pytest.raises(StoreRejected, match=code):
+        await bench.accounts.save(account)
+    with pytest.raises(StoreRejected, match=code):
+        await bench.accounts.load("a-1")
+    assert bench.proxy.operations == ["PutItem", "Query"]
+    bench.proxy.then = "pass"
+    await bench.accounts.save(account)
+    assert await bench.versions() == [1, 2]
+
+
+async def test_a_refusal_after_a_lost_answer_leaves_the_outcome_unknown(bench: Bench) -> None:
+    account = await deposited(bench)
+    bench.proxy.faults = [ANSWER_LOST, error("AccessDeniedException")]
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.save(account)
+    assert await bench.versions() == [1, 2]
+
+
+@pytest.mark.parametrize("fault", [LOST, HALF_ANSWER, Answer(200, b"garbage"), THROTTLE], ids=str)
+async def test_reads_are_tried_again(bench: Bench, fault: str | Answer) -> None:
+    bench.proxy.faults = [fault]
+    assert (await bench.accounts.load("a-1")).owner == "ann"
+    assert bench.proxy.operations == ["Query", "Query"]
+
+
+async def test_a_store_that_does_not_answer_is_unavailable(bench: Bench) -> None:
+    bench.proxy.then = STALL
+    with pytest.raises(StoreUnavailable):
+        await bench.accounts.load("a-1")
+    account = await deposited(bench)
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.save(account)
+
+
+async def test_the_deadline_holds_however_many_wait_for_a_connection(bench: Bench) -> None:
+    bench.proxy.then = STALL
+    async with store_on(bench.proxy.url, bench.store._table, deadline=0.5, max_connections=1) as narrow:
+        accounts = Repository(Account, narrow)
+        saves = [accounts.save(Account.open(f"n-{each}", owner="ann")) for each in range(100)]
+        async with asyncio.timeout(5):
+            errors = await asyncio.gather(*saves, return_exceptions=True)
+    unknown = [each for each in errors if isinstance(each, CommitOutcomeUnknown)]
+    never_sent = [each for each in errors if isinstance(each, Throttled)]
+    assert len(unknown) >= 1
+    assert len(unknown) + len(never_sent) == 100
+    assert "max_connections" in str(never_sent[0])
+
+
+async def test_a_cancelled_save_can_be_saved_again(bench: Bench) -> None:
+    for version in range(2, 8):
+        account = await deposited(bench, 1)
+        bench.proxy.arrived.clear()
+        saving = asyncio.create_task(bench.accounts.save(account))
+        await bench.proxy.arrived.wait()
+        saving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+        assert (await bench.accounts.save(account)).version == version
+    assert (await bench.versions(), await bench.deposits()) == ([1, 2, 3, 4, 5, 6, 7], 6)
+
+
+async def test_closing_lets_calls_in_flight_end(bench: Bench) -> None:
+    bench.proxy.faults = [LOST, LOST]
+    saving = [asyncio.create_task(bench.accounts.save(Account.open(f"n-{each}", owner="ann"))) for each in range(20)]
+    await bench.proxy.arrived.wait()
+    await bench.store.aclose()
+    receipts = await asyncio.gather(*saving)
+    assert [receipt.version for receipt in receipts] == [1] * 20
+    with pytest.raises(StoreClosed):
+        await bench.accounts.load("a-1")
+
+
+async def test_a_command_issued_again_after_an_unknown_outcome_is_applied_once(bench: Bench) -> None:
+    bench.proxy.faults, bench.proxy.then = ["pass", ANSWER_LOST], THROTTLE
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
+    bench.proxy.then = "pass"
+    assert await bench.accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert await bench.deposits() == 5
+
+
+async def test_nothing_tells_what_events_hold(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "eventsrc")
+    secret = "secret-4711"
+    await bench.direct.save(Account.open("s-1", owner=secret))
+    bench.proxy.faults = [ANSWER_LOST]
+    told = [repr(bench.store)]
+    for save in (
+        bench.accounts.save(Account.open("s-1", owner=secret)),  # the winner comes back in the service's error
+        bench.accounts.execute("s-1", Account.withdraw, 10**6),
+    ):
+        try:
+            await save
+        except Exception as raised:
+            told += [repr(raised), *traceback.format_exception(raised)]
+            inner: BaseException | None = raised
+            while inner is not None:
+                told += [repr(inner), str(inner), repr(inner.args)]
+                inner = inner.__cause__ or inner.__context__
+    assert len(told) > 6
+    assert secret not in "".join([*told, caplog.text])

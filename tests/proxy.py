@@ -1,0 +1,112 @@
+"""A proxy in front of DynamoDB Local that counts requests and does to each what a script says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
+
+
+class Answer(NamedTuple):
+    """What the proxy answers instead of the service; `forwarded` first or not."""
+
+    status: int
+    body: bytes
+    forwarded: bool = False
+
+
+def error(code: str, status: int = 400, *, forwarded: bool = False) -> Answer:
+    """An error as the service words it."""
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "scripted"}
+    return Answer(status, json.dumps(body).encode(), forwarded)
+
+
+Fault = str | Answer
+
+
+class Proxy:
+    """`faults` is taken from the front, a fault a request; when it is empty, `then` holds."""
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self._upstream = (parts.hostname or "", parts.port or 80)
+        self.operations: list[str] = []
+        self.faults: list[Fault] = []
+        self.then: Fault = PASS
+        self.before: Callable[[], object] = lambda: None
+        self.arrived = asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while request := await _message(reader):
+                    target = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"x-amz-target"))
+                    self.operations.append(target.rpartition(b".")[2].decode())
+                    self.arrived.set()
+                    fault = self.faults.pop(0) if self.faults else self.then
+                    if not await self._answer(request, writer, fault):
+                        break
+        finally:
+            writer.close()
+
+    async def _answer(self, request: bytes, writer: asyncio.StreamWriter, fault: Fault) -> bool:
+        if fault == LOST:
+            return False
+        if fault == STALL:
+            await asyncio.Event().wait()
+        answer = await self._forward(request) if not isinstance(fault, Answer) or fault.forwarded else b""
+        if fault == ANSWER_LOST:
+            return False
+        if fault == HALF_ANSWER:
+            writer.write(answer[: len(answer) - 20])
+            await writer.drain()
+            return False
+        if isinstance(fault, Answer):
+            head = f"HTTP/1.1 {fault.status} scripted\r\nContent-Length: {len(fault.body)}\r\n"
+            answer = head.encode() + b"Content-Type: application/x-amz-json-1.0\r\n\r\n" + fault.body
+        writer.write(answer)
+        await writer.drain()
+        return True
+
+    async def _forward(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*self._upstream)
+        try:
+            writer.write(request)
+            return await _message(reader)
+        finally:
+            writer.close()
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    """One HTTP message with a Content-Length; empty when the connection ends."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    return head + await reader.readexactly(int(length.partition(b":")[2]))
+
+
+@asynccontextmanager
+async def proxy_to(endpoint: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(endpoint)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.ensure_future(proxy.serve(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
