@@ -84,13 +84,20 @@ class Proxy:
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:
-    """One HTTP message with a Content-Length; empty when the connection ends."""
+    """One HTTP message, its body in chunks or of a length; empty when the connection ends."""
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        message = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return b""
-    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
-    return head + await reader.readexactly(int(length.partition(b":")[2]))
+    headers = dict(line.lower().split(b":", 1) for line in message.split(b"\r\n")[1:] if line)
+    if b"content-length" in headers:
+        return message + await reader.readexactly(int(headers[b"content-length"]))
+    size = None
+    while size != 0:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line, 16)
+        message += line + await reader.readexactly(size + 2)
+    return message
 
 
 @asynccontextmanager

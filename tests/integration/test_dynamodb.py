@@ -1,0 +1,210 @@
+"""What only DynamoDB has: requests counted at the wire, layouts, tables, tenants, clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from bank import Account
+from proxy import Proxy, proxy_to
+from tables import CREDENTIALS, fresh_name, session, store_on
+
+from eventsrc import AggregateNotFound, DynamoDBStore, Repository, SnapshotPolicy, StoreClosed, StoreRejected
+from eventsrc.store import Commit
+from eventsrc.uuid7 import uuid7
+
+EAGER = SnapshotPolicy(floor=0, inline=True)
+NONE = SnapshotPolicy(enabled=False)
+
+
+@pytest.fixture
+async def proxy(dynamodb_endpoint: str) -> AsyncIterator[Proxy]:
+    async with proxy_to(dynamodb_endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def table(dynamodb_endpoint: str) -> str:
+    table = fresh_name()
+    async with store_on(dynamodb_endpoint, table) as store:
+        assert await store.create_table()
+        assert not await store.create_table()
+    return table
+
+
+async def requests(proxy: Proxy, call: Callable[[], Awaitable[object]]) -> list[str]:
+    """The operations that a call sends."""
+    proxy.operations.clear()
+    await call()
+    return list(proxy.operations)
+
+
+async def filled(accounts: Repository[Account], commits: int) -> Account:
+    account = Account.open("a-1", owner="ann")
+    await accounts.save(account)
+    for _ in range(commits - 1):
+        account.deposit(1)
+        await accounts.save(account)
+    return account
+
+
+@pytest.mark.parametrize("policy", [EAGER, NONE], ids=["snapshots", "no snapshots"])
+@pytest.mark.parametrize("commits", [1, 5, 20])
+async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy: SnapshotPolicy, commits: int) -> None:
+    async with store_on(proxy.url, table) as store:
+        account = await filled(Repository(Account, store, snapshots=policy), commits)
+    async with store_on(proxy.url, table) as store:  # cold: it has learnt nothing
+        accounts = Repository(Account, store, snapshots=NONE)
+        assert await requests(proxy, lambda: accounts.load("a-1")) == ["Query"]
+        assert await accounts.load("a-1") == account
+        account.deposit(1)
+        assert await requests(proxy, lambda: accounts.save(account)) == ["PutItem"]
+        assert await requests(proxy, lambda: accounts.execute("a-1", Account.deposit, 1)) == ["Query", "PutItem"]
+
+
+async def test_the_layout_of_the_article_needs_two_requests(proxy: Proxy, table: str) -> None:
+    async with store_on(proxy.url, table, layout="snapshot-first") as store:
+        accounts = Repository(Account, store, snapshots=EAGER)
+        account = await filled(accounts, 20)
+        assert (await store.load(account.stream)).snapshot is not None
+        assert await requests(proxy, lambda: accounts.load("a-1")) == ["GetItem", "Query"]
+        assert await accounts.load("a-1") == account
+
+
+async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: Proxy, table: str) -> None:
+    async with store_on(proxy.url, table) as store:
+        account = await filled(Repository(Account, store, snapshots=NONE), 150)
+    async with store_on(proxy.url, table) as store:
+        accounts = Repository(Account, store, snapshots=NONE)
+        assert await requests(proxy, lambda: accounts.load("a-1")) == ["Query", "Query"]
+        assert await accounts.load("a-1") == account
+        assert await requests(proxy, lambda: accounts.load("a-1")) == ["Query"]
+
+
+@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+async def test_megabytes_are_paged(proxy: Proxy, table: str, layout: Any) -> None:
+    async with store_on(proxy.url, table, layout=layout) as store:
+        payloads = [os.urandom(300_000) for _ in range(12)]
+        for version, payload in enumerate(payloads, 1):
+            await store.append(
+                Commit(
+                    stream="big-1",
+                    version=version,
+                    id=uuid7(),
+                    time=version,
+                    events=1,
+                    tags=("big.grown",),
+                    payload=payload,
+                )
+            )
+        loaded = await store.load("big-1")
+        assert [commit.payload for commit in loaded.commits] == payloads
+        assert [commit.payload async for commit in store.read("big-1", after=2)] == payloads[2:]
+        assert [commit.payload async for commit in store.read("big-1", backward=True)] == payloads[::-1]
+    assert proxy.operations.count("Query") >= 9  # three reads of more than 3 MB
+
+
+async def test_the_layout_can_be_changed(dynamodb_endpoint: str, table: str) -> None:
+    async with (
+        store_on(dynamodb_endpoint, table, layout="snapshot-first") as first,
+        store_on(dynamodb_endpoint, table) as last,
+    ):
+        one, other = (Repository(Account, store, snapshots=EAGER) for store in (first, last))
+        account = await filled(one, 30)
+        assert await other.load("a-1") == account
+        for _ in range(30):
+            await other.execute("a-1", Account.deposit, 1)
+        assert (await last.load("account-a-1")).snapshot is not None
+        for repository in (one, other):
+            loaded = await repository.load("a-1")
+            assert (loaded.version, loaded.balance) == (60, 59)
+        assert [commit.version async for commit in first.read("account-a-1")] == list(range(1, 61))
+
+
+async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, table: str) -> None:
+    names = ("a", "ab", None)
+    for name in names:
+        async with store_on(dynamodb_endpoint, table, tenant=name) as store:
+            accounts = Repository(Account, store)
+            with pytest.raises(AggregateNotFound):
+                await accounts.load("a-1")
+            await accounts.save(Account.open("a-1", owner=str(name)))
+    for name in names:
+        async with store_on(dynamodb_endpoint, table, tenant=name) as store:
+            assert (await Repository(Account, store).load("a-1")).owner == str(name)
+
+
+async def test_create_table_options(dynamodb_endpoint: str) -> None:
+    table = fresh_name()
+    async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+        async with DynamoDBStore(table, client=client, partition_key="stream", sort_key="version") as store:
+            assert await store.create_table(stream=True, deletion_protection=True)
+            with pytest.raises(StoreRejected, match="UnknownOperation"):  # DynamoDB Local does not offer it
+                await store.create_table(point_in_time_recovery=True)
+        described = (await client.describe_table(TableName=table))["Table"]  # the client given is still open
+    assert described["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert described["StreamSpecification"]["StreamViewType"] == "NEW_IMAGE"
+    assert described["DeletionProtectionEnabled"]
+    assert [key["AttributeName"] for key in described["KeySchema"]] == ["stream", "version"]
+    async with store_on(dynamodb_endpoint, table) as store:
+        with pytest.raises(StoreRejected, match="other keys"):
+            await store.create_table()
+
+
+async def test_a_missing_table_is_told_with_its_remedy(dynamodb_endpoint: str) -> None:
+    async with store_on(dynamodb_endpoint, fresh_name()) as store:
+        accounts = Repository(Account, store)
+        for call in (accounts.load("a-1"), accounts.save(Account.open("a-1", owner="ann"))):
+            with pytest.raises(StoreRejected, match="create_table"):
+                await call
+
+
+def test_a_store_belongs_to_one_loop(dynamodb_endpoint: str) -> None:
+    store = store_on(dynamodb_endpoint, fresh_name())
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        one.run(store.open())
+        with pytest.raises(StoreClosed, match="another event loop"):
+            other.run(store.load("account-a-1"))
+        one.run(store.aclose())
+        with pytest.raises(StoreClosed, match="async with"):
+            one.run(store.load("account-a-1"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"layout": "sideways"}, "snapshot-last"),
+        ({"partition_key": "p"}, "key names"),
+        ({"sort_key": "PK"}, "key names"),
+        ({"tenant": "a|b"}, "tenants"),
+        ({"tenant": ""}, "empty"),
+        ({"client": object(), "region_name": "eu-west-1"}, "client"),
+        ({"deadline": 0}, "deadline"),
+        ({"max_connections": 0}, "max_connections"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DynamoDBStore("ledger", **options)
+
+
+@pytest.mark.parametrize("table", ["", "ab", "a b c", "x" * 256])
+def test_bad_table_names_are_refused(table: str) -> None:
+    with pytest.raises(ValueError, match="no table name"):
+        DynamoDBStore(table)
+
+
+async def test_missing_credentials_are_told(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    region = CREDENTIALS["region_name"]
+    async with DynamoDBStore("ledger", endpoint_url=dynamodb_endpoint, region_name=region) as store:
+        with pytest.raises(StoreRejected, match="credentials"):
+            await store.load("account-a-1")
