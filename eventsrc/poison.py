@@ -72,7 +72,8 @@ def _walk(value: Any, path: str, depth: int) -> str | None:
         for key, item in value.items():
             if not isinstance(key, str):
                 return f"a map key is {type(key).__name__}, not a string, at {path}"
-            if reason := _walk(item, f"{path}.{key}", depth + 1):
+            # Below the event's own fields a key may be content, which belongs in no error.
+            if reason := _walk(item, f"{path}.{key}" if depth == 1 else f"{path}[...]", depth + 1):
                 return reason
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):

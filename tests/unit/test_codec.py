@@ -1,0 +1,339 @@
+"""Payloads: their bytes, what damages them, and what would poison a stream."""
+
+from __future__ import annotations
+
+import enum
+import os
+import tracemalloc
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+from zlib import crc32
+
+import lz4.block
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventsrc import (
+    Commit,
+    CorruptPayload,
+    Event,
+    InvalidEvent,
+    PayloadTooLarge,
+    SchemaMismatch,
+    StoredDataError,
+    UnknownEventType,
+)
+from eventsrc.codec import MAX_EXPANDED, Codec, pack, unpack
+
+SECRET = "secret-4711"
+
+
+class Moved(Event, tag="moved"):
+    place: str
+    steps: int = 0
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(msgspec.Struct):
+    x: int
+    label: str | None = None
+
+
+class Tree(msgspec.Struct):
+    child: Tree | None = None
+
+
+class Rich(Event, tag="rich"):
+    text: str
+    number: int
+    real: float
+    raw: bytes
+    flag: bool
+    exact: Decimal
+    at: datetime
+    key: UUID
+    day: date
+    numbers: list[int]
+    named: dict[str, Point]
+    pair: tuple[int, str]
+    either: int | str | None
+    colour: Colour
+    chosen: Literal["a", "b"]
+    members: frozenset[int]
+
+
+class Loose(Event, tag="loose"):
+    anything: Any = None
+    reals: list[float] = []  # noqa: RUF012  # msgspec copies it
+    by_number: dict[int, str] = {}  # noqa: RUF012
+    tree: Tree | None = None
+    colour: Colour = Colour.RED
+    chosen: Literal["a", "b"] = "a"
+
+
+class MovedLater(Event, tag="moved.2"):
+    place: str
+    paces: int
+
+
+def in_paces(old: Moved) -> MovedLater:
+    return MovedLater(place=old.place, paces=old.steps * 2)
+
+
+codec = Codec([Moved, Rich, Loose], {})
+
+
+def stored(body: bytes) -> bytes:
+    return pack(body, "s-1", 1)
+
+
+def decode(payload: bytes) -> list[Event]:
+    return codec.decode(payload, "s-1", 1)
+
+
+def commits(*payloads: bytes) -> list[Commit]:
+    return [
+        Commit(stream="s-1", version=version, id=bytes(16), time=0, events=1, tags=(), payload=payload)
+        for version, payload in enumerate(payloads, 1)
+    ]
+
+
+# --- the format
+
+
+def test_a_plain_payload_byte_for_byte() -> None:
+    body = codec.encode([Moved(place="here", steps=3)])
+    assert body == msgspec.msgpack.encode([{"$": "moved", "place": "here", "steps": 3}])
+    payload = stored(body)
+    assert payload[:1] == b"\x01"
+    assert payload[1:-4] == body
+    assert int.from_bytes(payload[-4:], "little") == crc32(payload[:-4]) ^ 0x6DD90A9D
+    assert crc32(payload) == crc32(payload * 3) == 0
+
+
+def test_a_compressed_payload_byte_for_byte() -> None:
+    body = codec.encode([Moved(place="far " * 100)])
+    payload = stored(body)
+    assert payload[:1] == b"\x02"
+    assert lz4.block.decompress(payload[1:-4]) == body
+    assert int.from_bytes(payload[-4:], "little") == crc32(payload[:-4]) ^ 0xFFFFFFFF
+    assert len(payload) < len(body) / 4
+    assert decode(payload) == [Moved(place="far " * 100)]
+
+
+def test_what_does_not_get_smaller_is_not_compressed() -> None:
+    body = msgspec.msgpack.encode(os.urandom(5000))
+    assert stored(body)[:1] == b"\x01"
+    assert len(stored(body)) == len(body) + 5
+
+
+@settings(max_examples=150)
+@given(
+    st.builds(
+        Rich,
+        text=st.text(),
+        number=st.integers(-(2**63), 2**63 - 1),
+        real=st.floats(allow_nan=False, allow_infinity=False),
+        raw=st.binary(),
+        flag=st.booleans(),
+        exact=st.decimals(allow_nan=False, allow_infinity=False),
+        at=st.datetimes(timezones=st.just(UTC)),
+        key=st.uuids(),
+        day=st.dates(),
+        numbers=st.lists(st.integers(-(2**63), 2**63 - 1)),
+        named=st.dictionaries(st.text(), st.builds(Point, x=st.integers(0, 9), label=st.none() | st.text())),
+        pair=st.tuples(st.integers(0, 9), st.text()),
+        either=st.none() | st.integers(0, 9) | st.text(),
+        colour=st.sampled_from(Colour),
+        chosen=st.sampled_from(["a", "b"]),
+        members=st.frozensets(st.integers(0, 9)),
+    )
+)
+def test_what_goes_in_comes_out(event: Rich) -> None:
+    assert decode(stored(codec.encode([event, event]))) == [event, event]
+
+
+# --- damage
+
+
+PLAIN = stored(codec.encode([Moved(place="here")]))
+PACKED = stored(codec.encode([Moved(place="far " * 100)]))
+
+
+@pytest.mark.parametrize("payload", [PLAIN, PACKED], ids=["plain", "packed"])
+def test_no_flipped_bit_and_no_cut_goes_unseen(payload: bytes) -> None:
+    damaged = [payload[:end] for end in range(len(payload))]
+    for position in range(len(payload) * 8):
+        flipped = bytearray(payload)
+        flipped[position // 8] ^= 1 << position % 8
+        damaged.append(bytes(flipped))
+    for each in damaged:
+        with pytest.raises(CorruptPayload) as raised:
+            decode(each)
+        assert (raised.value.stream, raised.value.version) == ("s-1", 1)
+        with pytest.raises(CorruptPayload) as raised:
+            codec.decode_run(commits(PLAIN, PLAIN, each, PLAIN))
+        assert raised.value.version == 3
+
+
+def test_a_run_of_plain_and_compressed_payloads_decodes() -> None:
+    decoded, size = codec.decode_run(commits(PLAIN, PACKED, PLAIN, PACKED, PACKED))
+    assert [event for events in decoded for event in events] == [
+        event for payload in (PLAIN, PACKED, PLAIN, PACKED, PACKED) for event in decode(payload)
+    ]
+    assert size == 2 * len(PLAIN) + 3 * len(PACKED)
+
+
+def test_an_unknown_format_is_corrupt() -> None:
+    content = b"\x03" + codec.encode([Moved(place="here")])
+    for constant in (0x6DD90A9D, 0xFFFFFFFF, 0):
+        with pytest.raises(CorruptPayload, match="format"):
+            decode(content + (crc32(content) ^ constant).to_bytes(4, "little"))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lz4.block.compress(bytes(400 * 1024 * 1024 // 8)),
+        (MAX_EXPANDED + 1).to_bytes(4, "little") + b"\x00" * 60,
+        b"\xff\xff\xff\xff" + b"\x00" * 60,
+    ],
+    ids=["bomb", "forged", "negative"],
+)
+def test_bombs_are_refused_before_they_expand(block: bytes) -> None:
+    content = b"\x02" + block
+    payload = content + (crc32(content) ^ 0xFFFFFFFF).to_bytes(4, "little")
+    tracemalloc.start()
+    with pytest.raises(PayloadTooLarge) as raised:
+        unpack(payload, "s-1", 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert raised.value.size > raised.value.limit == MAX_EXPANDED
+    assert peak < 2 * len(payload) + 100_000
+
+
+def test_a_body_that_could_not_be_read_back_is_not_written() -> None:
+    with pytest.raises(PayloadTooLarge):
+        stored(bytes(MAX_EXPANDED + 1))
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_any_sealed_bytes_decode_or_are_a_typed_error(body: bytes) -> None:
+    for payload in (stored(body), body):
+        try:
+            events = decode(payload)
+        except StoredDataError:
+            continue
+        assert all(isinstance(event, (Moved, Rich, Loose)) for event in events)
+
+
+# --- what does not fit the classes
+
+
+def test_an_unknown_tag_is_named() -> None:
+    with pytest.raises(UnknownEventType) as raised:
+        decode(stored(msgspec.msgpack.encode([{"$": "moved", "place": "x"}, {"$": "danced"}])))
+    assert raised.value.tag == "danced"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"$": "moved"}, "place"),
+        ({"$": "moved", "place": 5}, "place"),
+        ({"$": "moved", "place": "x", "steps": SECRET}, "steps"),
+        ({"$": "loose", "colour": SECRET}, "colour"),
+        ({"$": "loose", "chosen": SECRET}, "chosen"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named_and_its_value_is_not(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(SchemaMismatch, match=said) as raised:
+        decode(stored(msgspec.msgpack.encode([{"$": "moved", "place": "x"}, fields])))
+    assert raised.value.event == fields["$"]
+    assert SECRET not in str(raised.value) + repr(raised.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x01", b"\x80", b"\x91\x80", b"\xc1", b"\x91" * 5000, b"\xdf\xff\xff\xff\xff"])
+def test_bodies_that_are_no_events_are_corrupt(body: bytes) -> None:
+    with pytest.raises(CorruptPayload):
+        decode(stored(body))
+
+
+# --- what would poison a stream
+
+
+def nested(depth: int) -> Any:
+    value: Any = SECRET
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def tree(depth: int) -> Tree:
+    node = Tree()
+    for _ in range(depth):
+        node = Tree(child=node)
+    return node
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (Loose(anything=NAN), "finite"),
+        (Loose(reals=[1.0, INF]), "finite"),
+        (Loose(anything={SECRET: [-INF]}), "finite"),
+        (Loose(anything={"a": {SECRET: NAN}}), "finite"),
+        (Loose(anything={5: SECRET}), "map key"),
+        (Loose(by_number={5: SECRET}), "map key"),
+        (Loose(anything=2**64), "64 bits"),
+        (Moved(place="x", steps=-(2**63) - 1), "64 bits"),
+        (Moved(place=f"{SECRET}\ud800"), "surrogate"),
+        (Loose(anything={f"{SECRET}\ud800": 1}), "surrogate"),
+        (Loose(anything=nested(64)), "64 levels"),
+        (Loose(tree=tree(70)), "64 levels"),
+        (Loose(anything=nested(100_000)), "nested"),
+        (Loose(anything=object()), "object"),
+        (Moved(place="x", steps=SECRET), "steps"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (Loose(colour=SECRET), "colour"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (Loose(chosen=SECRET), "chosen"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_poison_is_refused_with_its_reason_and_without_its_value(event: Event, said: str) -> None:
+    with pytest.raises(InvalidEvent, match=said) as raised:
+        codec.encode([Moved(place="x"), event])
+    assert raised.value.event == ("moved" if isinstance(event, Moved) else "loose")
+    assert SECRET not in str(raised.value) + repr(raised.value)
+
+
+def test_nesting_up_to_the_limit_is_kept() -> None:
+    event = Loose(anything=nested(62))
+    assert decode(stored(codec.encode([event]))) == [event]
+
+
+def test_an_event_of_an_unknown_class_is_refused() -> None:
+    with pytest.raises(InvalidEvent):
+        codec.encode([MovedLater(place="x", paces=1)])
+
+
+# --- upcasters
+
+
+def test_old_events_come_out_as_new_ones() -> None:
+    newer = Codec([MovedLater], {Moved: in_paces})
+    payload = stored(codec.encode([Moved(place="x", steps=2)]))
+    expected = [MovedLater(place="x", paces=4)]
+    assert newer.decode(payload, "s-1", 1) == expected
+    assert newer.decode_run(commits(payload, payload))[0] == [expected, expected]
