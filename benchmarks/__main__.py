@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import fold, importing, sqlite
+from . import fold, importing, snapshots, sqlite
 
 RESULTS = Path(__file__).parent / "results" / "foundation.json"
 
@@ -22,7 +22,9 @@ def main() -> None:
     table = Table(title="eventsrc, ratios inside one run")
     for column, justify in (("figure", "left"), ("measured", "right"), ("goal", "right"), ("", "center")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # literals, spelt above
-    chosen = [module for module in (importing, fold, sqlite) if module.__name__.endswith(tuple(sys.argv[1:]) or "")]
+    chosen = [
+        module for module in (importing, fold, snapshots, sqlite) if module.__name__.endswith(tuple(sys.argv[1:]) or "")
+    ]
     figures = [figure for module in chosen for figure in module.figures()]
     for figure in figures:
         goal = "" if figure.goal is None else f"{'≤' if figure.at_most else '≥'} {figure.goal:g}"

@@ -31,7 +31,9 @@ def test_the_examples_run(
     blocks = list(BLOCK.finditer(text := page.read_text()))
     assert len(blocks) == text.count("```python"), "a python block that is not closed, or not at the line's start"
     if any(block["dynamodb"] for block in blocks):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", request.getfixturevalue("dynamodb_endpoint"))
+        endpoint = request.getfixturevalue("dynamodb_endpoint")
+        monkeypatch.setenv("EVENTSRC_DYNAMODB_ENDPOINT", endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint)
         # A database of its own for each page: DynamoDB Local keeps one per access key.
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", page.stem)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
