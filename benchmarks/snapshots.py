@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import aioboto3
+import msgspec
 from bank import Account, Opened
 
 from eventsrc import Aggregate, Commit, DynamoDBStore, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
@@ -42,7 +43,7 @@ class Cleared(Event, tag="notebook.cleared"):
 class Notebook(Aggregate, tag="notebook"):
     """A state that grows by what each event brings, until it is cleared."""
 
-    notes: list[str] = []
+    notes: list[str] = msgspec.field(default_factory=list)
 
     def apply_noted(self, event: Noted) -> None:
         self.notes.append(event.text)
@@ -59,7 +60,7 @@ class Placed(Event, tag="board.placed"):
 class Board(Aggregate, tag="board"):
     """A state that is large from the first event on, and of which each event changes a little."""
 
-    squares: dict[int, str] = {}
+    squares: dict[int, str] = msgspec.field(default_factory=dict)
 
     def apply_placed(self, event: Placed) -> None:
         if not self.squares:
@@ -176,7 +177,7 @@ def figures() -> list[Figure]:
 
 
 class CountingClient:
-    """A client of the SDK that asks for, and adds up, what each request costs."""
+    """A client of the SDK that adds up what each read costs, which the store has every answer say."""
 
     def __init__(self, sdk: Any) -> None:
         self._sdk = sdk
@@ -186,10 +187,10 @@ class CountingClient:
         return getattr(self._sdk, name)
 
     async def get_item(self, **request: Any) -> Any:
-        return self._counted(await self._sdk.get_item(**request, ReturnConsumedCapacity="TOTAL"))
+        return self._counted(await self._sdk.get_item(**request))
 
     async def query(self, **request: Any) -> Any:
-        return self._counted(await self._sdk.query(**request, ReturnConsumedCapacity="TOTAL"))
+        return self._counted(await self._sdk.query(**request))
 
     def _counted(self, answer: Any) -> Any:
         self.requests += 1
@@ -241,12 +242,10 @@ async def costs(
 
 
 async def print_tables() -> None:
-    print(
-        f"| state, {SAVES:,} commits | saved by | snapshots | ÷ commits | encoded | state, KB | a load, KB | at most | without |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"The lives of streams, {SAVES:,} saves each; bytes are KB")
+    print("| state | saved by | snapshots | ÷ commits | encoded | state | load, mean | largest | without | ÷ bound |")
     for number, life in enumerate(await lives()):
-        cells = [
+        cells = (
             life.name,
             "one object" if number % 2 else "`execute`",
             len(life.snapshots),
@@ -256,13 +255,16 @@ async def print_tables() -> None:
             f"{sum(life.reads) / len(life.reads) / 1e3:.1f}",
             f"{max(life.reads) / 1e3:.1f}",
             f"{life.committed / 1e3:.0f}",
-        ]
-        print("|", " | ".join(map(str, cells)), "|", f"{life.worst:.2f}")
-    print("| snapshot | commits behind it | " + " | ".join(f"`{layout}`, 1st | 10th" for layout in LAYOUTS) + " |")
-    async with dynamodb_local() as local, aioboto3.Session().client("dynamodb", **local.client_kwargs) as sdk:
+            f"{life.worst:.2f}",
+        )
+        print(f"| {' | '.join(map(str, cells))} |")
+    print("A load on DynamoDB: requests / read units")
+    print("| snapshot | tail | " + " | ".join(f"`{layout}`, first | tenth" for layout in LAYOUTS) + " |")
+    session: Any = aioboto3.Session()
+    async with dynamodb_local() as local, session.client("dynamodb", **local.client_kwargs) as sdk:
         for stream in STREAMS:
             found = [f"{n} / {units:g}" for layout in LAYOUTS for n, units in await costs(sdk, layout, stream)]
-            print(f"| {stream.snapshot or '-'} | {stream.tail} of {stream.payload} | " + " | ".join(found) + " |")
+            print(f"| {stream.snapshot:,} | {stream.tail} of {stream.payload} | {' | '.join(found)} |")
 
 
 if __name__ == "__main__":

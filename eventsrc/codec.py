@@ -19,7 +19,7 @@ import msgspec
 
 from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
-from .misfit import culprit, misfit
+from .misfit import DECODING_ERRORS, ENCODING_ERRORS, culprit, misfit
 from .poison import find_poison, may_poison
 
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ class Codec:
                     raise InvalidEvent(tag_of(type(event)), reason)
             body = self._encode(events)
             self._decode(body)
-        except (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, InvalidEvent):
-                raise
-            raise culprit(self._encode, self._decode, events, error) from None
-        return body
+        except InvalidEvent:
+            raise
+        except ENCODING_ERRORS as error:
+            failure = culprit(self._encode, self._decode, events, error)
+        else:
+            return body
+        raise failure  # out here, as the error that led to it may quote the event
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:
         """The events of a stored commit, upcast.
@@ -111,9 +113,11 @@ class Codec:
         body = unpack(payload, stream, version)
         try:
             events = self._decode(body)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise misfit(body, self._tags, stream, version, error) from None
-        return [self._upcast(event) for event in events] if self._upcasters else events
+        except DECODING_ERRORS as error:
+            failure = misfit(body, self._tags, stream, version, error)
+        else:
+            return [self._upcast(event) for event in events] if self._upcasters else events
+        raise failure  # out here, as above
 
     def decode_run(self, commits: Sequence[Commit]) -> tuple[list[list[Event]], int]:
         """The events of each commit, and the bytes of their payloads: `decode` for many, at half its cost."""
@@ -123,7 +127,7 @@ class Codec:
             try:
                 decode = self._decode
                 return [decode(payload[_BODY]) for payload in payloads], len(joined)
-            except (msgspec.MsgspecError, RecursionError, ValueError):
+            except DECODING_ERRORS:
                 pass  # one by one, to name the culprit
         return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
 

@@ -37,8 +37,10 @@ def digest_of(content: Any) -> bytes:
     try:
         encoded = msgspec.msgpack.encode(content, enc_hook=_type_name, order="deterministic")
     except (OverflowError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason_of(error)}") from None
-    return blake2b(encoded, digest_size=8).digest()
+        reason = reason_of(error)
+    else:
+        return blake2b(encoded, digest_size=8).digest()
+    raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason}")
 
 
 def _type_name(value: Any) -> str:

@@ -74,7 +74,5 @@ def check_text(what: str, value: object) -> None:
     """Raise TypeError or ValueError unless `value` is a string that every store keeps as it is."""
     if not isinstance(value, str):
         raise TypeError(f"{what} is {type(value).__name__}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds a lone surrogate, which is not valid Unicode") from None
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what} holds a lone surrogate, which is not valid Unicode")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
+HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
 
 
 class Answer(NamedTuple):
@@ -38,7 +39,8 @@ class Proxy:
         self.operations: list[str] = []
         self.faults: list[Fault] = []
         self.then: Fault = PASS
-        self.before: Callable[[], object] = lambda: None
+        self.forwarded = 0
+        self.go_on = asyncio.Event()
         self.arrived = asyncio.Event()
         self.url = ""
 
@@ -60,6 +62,8 @@ class Proxy:
             return False
         if fault == STALL:
             await asyncio.Event().wait()
+        if fault == HOLD:
+            await self.go_on.wait()
         answer = await self._forward(request) if not isinstance(fault, Answer) or fault.forwarded else b""
         if fault == ANSWER_LOST:
             return False
@@ -80,6 +84,7 @@ class Proxy:
             writer.write(request)
             return await _message(reader)
         finally:
+            self.forwarded += 1
             writer.close()
 
 

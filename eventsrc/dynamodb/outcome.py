@@ -71,9 +71,9 @@ class GaveUp(Exception):
             if self.last.code in _THROTTLED:
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
             return StoreUnavailable(f"{self.last.code or self.last.status} until the deadline; try again later")
-        if self.last is None:
+        if self.last is None and not self.unsure:
             return Throttled("no connection became free before the deadline; raise max_connections, or do less at once")
-        return StoreUnavailable(f"{self.last} until the deadline; is the endpoint reachable?")
+        return StoreUnavailable(f"{self.last or 'no answer'} until the deadline; is the endpoint reachable?")
 
 
 def rejected(error: ServiceError) -> StoreRejected:

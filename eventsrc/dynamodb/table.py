@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from ..errors import StoreRejected, StoreUnavailable
-from .client import SDKClient, ServiceError, TransportError
+from .client import Item, SDKClient, ServiceError, TransportError
 from .items import Items
 from .outcome import rejected
 
@@ -26,10 +26,7 @@ async def create_table(
     """Create the table and wait until it is active; False if it was there. Raises StoreRejected, StoreUnavailable."""
     request: dict[str, Any] = {
         "TableName": table,
-        "AttributeDefinitions": [
-            {"AttributeName": items.partition_key, "AttributeType": "S"},
-            {"AttributeName": items.sort_key, "AttributeType": "N"},
-        ],
+        "AttributeDefinitions": _key_types(items),
         "KeySchema": _key_schema(items),
         "BillingMode": "PAY_PER_REQUEST",
     }
@@ -65,15 +62,28 @@ async def _wait_until_active(client: SDKClient, table: str, items: Items) -> Non
     async with asyncio.timeout(_READY_WITHIN):
         while True:
             found = (await client.describe_table(TableName=table))["Table"]
-            if sorted(found["KeySchema"], key=str) != sorted(_key_schema(items), key=str):
+            if not _fits(found, items):
                 raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
             if found["TableStatus"] == "ACTIVE":
                 return
             await asyncio.sleep(_POLL)
 
 
+def _fits(table: Item, items: Items) -> bool:
+    """Whether keys have the names and types that the store needs; further attributes may be indexed."""
+    names = all(key in table["KeySchema"] for key in _key_schema(items))
+    return names and all(key in table["AttributeDefinitions"] for key in _key_types(items))
+
+
 def _key_schema(items: Items) -> list[dict[str, str]]:
     return [
         {"AttributeName": items.partition_key, "KeyType": "HASH"},
         {"AttributeName": items.sort_key, "KeyType": "RANGE"},
+    ]
+
+
+def _key_types(items: Items) -> list[dict[str, str]]:
+    return [
+        {"AttributeName": items.partition_key, "AttributeType": "S"},
+        {"AttributeName": items.sort_key, "AttributeType": "N"},
     ]

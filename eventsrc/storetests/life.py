@@ -1,0 +1,120 @@
+"""What opening and closing a store promise."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..errors import StoreClosed
+from ..store import Receipt, Store
+from .check import MakeStore, checks, expect, expect_equal, refused
+from .samples import expect_stored, fresh_stream, make_commit, make_snapshot, stored
+
+
+async def a_closed_store_says_so(make_store: MakeStore) -> None:
+    """Every call raises StoreClosed before the store is opened and after it was closed, and does nothing."""
+    store = make_store()
+    stream = fresh_stream()
+    await expect_closed(store, stream, "a store not yet opened")
+    async with store:
+        await expect_stored(store, stream, [])
+    await expect_closed(store, stream, "a closed store")
+    async with store:
+        await expect_stored(store, stream, [])
+
+
+async def expect_closed(store: Store, stream: str, what: str) -> None:
+    await refused(StoreClosed, store.append(make_commit(stream)), f"an append to {what}")
+    await refused(StoreClosed, store.load(stream), f"a load from {what}")
+    await refused(StoreClosed, stored(store, stream), f"a read from {what}")
+    await refused(StoreClosed, store.put_snapshot(make_snapshot(stream, 1)), f"a snapshot to {what}")
+
+
+async def a_store_is_opened_once(make_store: MakeStore) -> None:
+    """A second open raises StoreClosed and leaves the store working. Closing twice is no error, nor is closing a store
+    never opened; once closed it can be opened again, with all it held.
+    """
+    store = make_store()
+    commit = make_commit(fresh_stream())
+    await store.aclose()
+    async with store:
+        await refused(StoreClosed, store.open(), "a second open")
+        await store.append(commit)
+        await store.aclose()
+    await store.aclose()
+    async with store:
+        await expect_stored(store, commit.stream, [commit])
+
+
+async def another_event_loop_is_refused(make_store: MakeStore) -> None:
+    """A call from an event loop that the store was not opened in raises StoreClosed."""
+    async with make_store() as store:
+        stream = fresh_stream()
+        await asyncio.to_thread(asyncio.run, expect_closed(store, stream, "a store of another event loop"))
+        await expect_stored(store, stream, [])
+
+
+async def closing_waits_for_calls(make_store: MakeStore) -> None:
+    """Calls in flight when the store is closed end with their own result; none is cancelled or lost."""
+    store = make_store()
+    commits = [make_commit(fresh_stream()) for _ in range(20)]
+    await store.open()
+    appending = [asyncio.create_task(store.append(commit)) for commit in commits]
+    loading = [asyncio.create_task(store.load(commit.stream)) for commit in commits]
+    await asyncio.sleep(0)  # each has begun
+    await store.aclose()
+    outcomes = await asyncio.gather(*appending, *loading, return_exceptions=True)
+    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    expect_equal(failed, [], "errors of calls in flight")
+    async with store:
+        for commit in commits:
+            await expect_stored(store, commit.stream, [commit])
+
+
+async def closing_waits_for_work_behind_saves(make_store: MakeStore) -> None:
+    """Closing awaits what was spawned, which may still put its snapshot; new appends are refused meanwhile."""
+    store = make_store()
+    stream = fresh_stream()
+    go_on = asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        await store.put_snapshot(make_snapshot(stream, 1))
+
+    await store.open()
+    store.spawn(work())
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    await refused(StoreClosed, store.append(make_commit(stream)), "an append to a store that is closing")
+    expect(not closing.done(), "the store did not wait for spawned work")
+    go_on.set()
+    await closing
+    async with store:
+        loaded = await store.load(stream)
+        expect_equal(loaded.snapshot, make_snapshot(stream, 1), "the snapshot put while closing")
+        expect_equal(list(loaded.commits), [], "what was stored while closing")
+
+
+async def failed_work_stops_nothing(make_store: MakeStore) -> None:
+    """Work behind a save that raises fails neither a call nor the close."""
+    store = make_store()
+    commit = make_commit(fresh_stream())
+
+    async def work() -> None:
+        raise RuntimeError("made to fail by the contract's checks")
+
+    async with store:
+        store.spawn(work())
+        receipt = await store.append(commit)
+        expect_equal(receipt, Receipt(commit.stream, 1, commit.id, 1, receipt.position), "the receipt")
+    async with store:
+        await expect_stored(store, commit.stream, [commit])
+
+
+CHECKS = checks(
+    a_closed_store_says_so,
+    a_store_is_opened_once,
+    another_event_loop_is_refused,
+    closing_waits_for_calls,
+    closing_waits_for_work_behind_saves,
+    failed_work_stops_nothing,
+)

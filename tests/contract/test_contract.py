@@ -1,0 +1,55 @@
+"""Every store keeps the contract that is shipped for store authors."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import fresh_name, store_on
+
+from eventsrc import DynamoDBStore, MemoryStore, SQLiteStore
+from eventsrc.storetests import CONTRACT, Ability, Check
+
+TABLES: dict[str, dict[str, Any]] = {
+    "last": {"layout": "snapshot-last"},
+    "first-tenant": {"layout": "snapshot-first", "tenant": "\u00e4cme & co"},
+    "last-tenant-keys": {"layout": "snapshot-last", "tenant": "acme", "partition_key": "owner", "sort_key": "total"},
+    "first-keys": {"layout": "snapshot-first", "partition_key": "stream #1", "sort_key": "\u65e5\u672c"},
+}
+
+every_check = pytest.mark.parametrize("check", CONTRACT, ids=str)
+
+
+@every_check
+async def test_memory(check: Check) -> None:
+    await check(MemoryStore, lacks={Ability.SHARES_DATA})
+
+
+@every_check
+async def test_sqlite(check: Check, tmp_path: Path) -> None:
+    await check(lambda: SQLiteStore(tmp_path / "ledger.db"))
+
+
+@every_check
+@pytest.mark.parametrize("kind", TABLES)
+async def test_dynamodb(check: Check, kind: str, dynamodb_endpoint: str, table_names: dict[str, str]) -> None:
+    def make_store() -> DynamoDBStore:
+        return store_on(dynamodb_endpoint, table_names[kind], **TABLES[kind])
+
+    await check(make_store, lacks={Ability.KNOWS_THE_END})
+
+
+@pytest.fixture(scope="session")
+def table_names(dynamodb_endpoint: str) -> dict[str, str]:
+    """A table for each kind, for the whole session."""
+    names = {kind: fresh_name() for kind in TABLES}
+
+    async def create() -> None:
+        for kind, name in names.items():
+            async with store_on(dynamodb_endpoint, name, **TABLES[kind]) as store:
+                await store.create_table()
+
+    asyncio.run(create())
+    return names

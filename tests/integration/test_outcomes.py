@@ -1,0 +1,251 @@
+"""Every append has a known outcome, though its requests land late, are cancelled, or meet any fault in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+import pytest
+from proxy import ANSWER_LOST, HALF_ANSWER, HOLD, LOST, PASS, STALL, Answer, Fault, Proxy, error, proxy_to
+from tables import fresh_name, session, store_on
+
+from eventsrc import (
+    CommitOutcomeUnknown,
+    ConflictError,
+    DynamoDBStore,
+    StoreClosed,
+    StoreRejected,
+    StoreUnavailable,
+    Throttled,
+)
+from eventsrc.storetests.samples import expect_same_commit, expect_stored, fresh_stream, make_commit, make_snapshot
+
+THROTTLE = error("ThrottlingException")
+FAULTS: tuple[Fault, ...] = (
+    LOST,
+    ANSWER_LOST,
+    HALF_ANSWER,
+    STALL,
+    THROTTLE,
+    error("InternalServerError", 500),
+    error("InternalServerError", 500, forwarded=True),
+    error("TransactionInProgressException"),
+    error("TeapotException", 418, forwarded=True),
+    Answer(200, b"{}"),
+    Answer(200, b"{", forwarded=True),
+    Answer(400, b"<html>"),
+    Answer(503, b"", forwarded=True),
+)
+
+
+class Bench(NamedTuple):
+    """The same table twice: behind the proxy, and directly."""
+
+    proxy: Proxy
+    store: DynamoDBStore
+    direct: DynamoDBStore
+
+
+@pytest.fixture
+async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
+    table = fresh_name()
+    async with proxy_to(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
+        await direct.create_table()
+        async with store_on(proxy.url, table, deadline=0.4) as store:
+            yield Bench(proxy, store, direct)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # the proxy counts, and tells nobody
+            await asyncio.sleep(0.002)
+
+
+async def let_go(proxy: Proxy) -> None:
+    """Let the service have all requests that were held."""
+    proxy.go_on.set()
+    await until(lambda: proxy.forwarded == len(proxy.operations))
+
+
+async def test_a_commit_that_landed_after_its_deadline_is_recognised(bench: Bench) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.then = HOLD
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.store.append(commit)
+    await expect_stored(bench.direct, commit.stream, [])
+    await let_go(bench.proxy)
+    await expect_stored(bench.direct, commit.stream, [commit])
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+async def test_a_commit_that_comes_too_late_overwrites_nobody(bench: Bench) -> None:
+    late = make_commit(fresh_stream())
+    other = make_commit(late.stream)
+    bench.proxy.then = HOLD
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.store.append(late)
+    await bench.direct.append(other)
+    await let_go(bench.proxy)
+    with pytest.raises(ConflictError) as raised:
+        await bench.store.append(late)
+    expect_same_commit(raised.value.winner, other, "as the winner")
+    await expect_stored(bench.direct, late.stream, [other])
+
+
+@pytest.mark.parametrize("lands", ["before", "after"])
+async def test_a_cancelled_append_made_again_is_stored_once_whenever_the_first_lands(bench: Bench, lands: str) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.faults = [HOLD]
+    appending = asyncio.create_task(bench.store.append(commit))
+    await until(lambda: len(bench.proxy.operations) == 1)
+    appending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await appending
+    if lands == "before":
+        await let_go(bench.proxy)
+        await expect_stored(bench.direct, commit.stream, [commit])
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    await let_go(bench.proxy)
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+async def test_calls_in_flight_end_with_their_own_result_when_the_store_closes(bench: Bench) -> None:
+    taken = make_commit(fresh_stream())
+    await bench.direct.append(taken)
+    commits = [make_commit(fresh_stream()) for _ in range(8)]
+    bench.proxy.faults = [HOLD] * 10
+    appending = [asyncio.create_task(bench.store.append(commit)) for commit in commits]
+    losing = asyncio.create_task(bench.store.append(make_commit(taken.stream)))
+    loading = asyncio.create_task(bench.store.load(taken.stream))
+    await until(lambda: len(bench.proxy.operations) == 10)
+    closing = asyncio.create_task(bench.store.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(StoreClosed):
+        await bench.store.append(commits[0])
+    await let_go(bench.proxy)
+    await closing
+    assert [task.result().commit_id for task in appending] == [commit.id for commit in commits]
+    assert isinstance(losing.exception(), ConflictError)
+    assert [commit.id for commit in loading.result().commits] == [taken.id]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_among_faults_and_cancellations_nothing_is_lost_and_nothing_stored_twice(bench: Bench, seed: int) -> None:
+    dice = random.Random(seed)
+    bench.proxy.faults = [dice.choice(FAULTS) if dice.random() < 0.35 else PASS for _ in range(3000)]
+    stream, acknowledged = fresh_stream(), list[bytes]()
+
+    async def write(commits: int) -> None:
+        version = 0
+        while commits:
+            commit = make_commit(stream, version + 1)
+            settled = False
+            while not settled:  # each try sends the same commit again
+                try:
+                    async with asyncio.timeout(dice.choice([None, 0.001, 0.005, 0.02])):
+                        await bench.store.append(commit)
+                except (CommitOutcomeUnknown, Throttled, TimeoutError):
+                    continue
+                except ConflictError as conflict:
+                    version = conflict.actual
+                else:
+                    acknowledged.append(commit.id)
+                    version, commits = version + 1, commits - 1
+                settled = True
+
+    await asyncio.gather(*(write(6) for _ in range(5)))
+    found = [commit async for commit in bench.direct.read(stream)]
+    assert len(acknowledged) == 30
+    assert Counter(commit.id for commit in found) == Counter(acknowledged)
+    assert [commit.version for commit in found] == list(range(1, 31))
+
+
+async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench) -> None:
+    commit = make_commit(fresh_stream())
+    for code in (
+        "ProvisionedThroughputExceededException",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "LimitExceededException",
+        "ReplicatedWriteConflictException",
+        "TransactionConflictException",
+    ):
+        bench.proxy.operations.clear()
+        bench.proxy.then = error(code)
+        with pytest.raises(Throttled, match=code):
+            await bench.store.append(commit)
+        assert len(bench.proxy.operations) > 1
+    await expect_stored(bench.direct, commit.stream, [])
+
+
+async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
+    commit = make_commit(fresh_stream())
+    for code in (
+        "AccessDeniedException",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "ItemCollectionSizeLimitExceededException",
+        "RequestTimeTooSkewed",
+        "ResourceNotFoundException",
+        "UnrecognizedClientException",
+        "ValidationException",
+    ):
+        bench.proxy.operations.clear()
+        bench.proxy.then = error(code)
+        with pytest.raises(StoreRejected) as raised:
+            await bench.store.append(commit)
+        assert (raised.value.code, bench.proxy.operations) == (code, ["PutItem"])
+    bench.proxy.then = Answer(413, b"<html>too large</html>")
+    with pytest.raises(StoreRejected, match="413"):
+        await bench.store.append(commit)
+    await expect_stored(bench.direct, commit.stream, [])
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != THROTTLE], ids=str)
+async def test_no_other_answer_proves_anything(bench: Bench, fault: Fault) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.then = fault
+    with pytest.raises(CommitOutcomeUnknown) as raised:
+        await bench.store.append(commit)
+    assert raised.value.commit_id == str(commit.uuid)
+    assert len(bench.proxy.operations) > 1
+    bench.proxy.then = PASS
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+async def test_an_endpoint_that_nobody_listens_on(bench: Bench) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with store_on(f"http://127.0.0.1:{unused.getsockname()[1]}", "ledger", deadline=0.3) as store:
+            with pytest.raises(StoreUnavailable, match="reachable"):
+                await store.load(fresh_stream())
+            with pytest.raises(CommitOutcomeUnknown):  # the SDK does not tell a refused connection from a lost one
+                await store.append(make_commit(fresh_stream()))
+
+
+async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(bench: Bench) -> None:
+    bench.proxy.then = STALL
+    async with (
+        session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
+        DynamoDBStore(bench.store._table, client=client, deadline=0.3) as store,
+    ):
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            await store.load(fresh_stream())
+        with pytest.raises(CommitOutcomeUnknown):
+            await store.append(make_commit(fresh_stream()))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_a_snapshot_is_put_over_a_fault(bench: Bench, fault: Fault) -> None:
+    stream = fresh_stream()
+    bench.proxy.faults = [fault]
+    await bench.store.put_snapshot(make_snapshot(stream, 5))
+    assert (await bench.direct.load(stream)).snapshot == make_snapshot(stream, 5)
+    assert not await bench.store.put_snapshot(make_snapshot(stream, 4))
+    assert bench.proxy.operations == ["PutItem"] * 3
