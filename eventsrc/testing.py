@@ -6,17 +6,21 @@ given(Account, Opened(owner="ann")).when(Account.withdraw, 50).then_raises(Insuf
 when(Account.open, "a-1", owner="ann").then(Opened(owner="ann")).then_state(owner="ann", balance=0)
 ```
 
-All events pass through the codec, and the state through a snapshot: what a test accepts can be stored and read back.
+All events pass through the codec, and the state through a snapshot; and the state is what the events alone lead to. So
+what a test accepts can be stored and read back.
 Failed expectations are AssertionErrors; no test framework is needed.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from .aggregate import Aggregate
 from .codec import Codec, pack
+from .commands import command_name
+from .errors import UnhandledEvent
 from .event import Event
 from .snapshots import SnapshotCodec
 from .wiring import wiring_of
@@ -33,21 +37,24 @@ def given(aggregate: type[A], *events: Event, id: str = "1") -> Given[A]:
 
 def when(create: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, A]:
     """Call something that makes a new aggregate, such as a class method that records its first event."""
-    return _outcome(None, lambda: create(*args, **kwargs))
+    return _outcome(None, (), create, args, kwargs)
 
 
 class Given(Generic[A]):
     """An aggregate with a past, waiting for a command."""
 
     def __init__(self, aggregate: type[A], events: Sequence[Event], id: str) -> None:
-        self._aggregate = aggregate(id=id)
-        handlers = wiring_of(aggregate).handlers
-        for event in _round_trip(aggregate, events):
-            handlers[type(event)](self._aggregate, event)
+        wiring = wiring_of(aggregate)
+        for event in events:
+            if type(event) not in wiring.handlers and type(event) not in wiring.upcasters:
+                raise UnhandledEvent(aggregate.__qualname__, type(event).__qualname__)
+        self._past = _round_trip(aggregate, events)
+        self._aggregate = _folded(aggregate, id, self._past)
 
     def when(self, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, T]:
-        """Call a command."""
-        return _outcome(self._aggregate, lambda: command(self._aggregate, *args, **kwargs))
+        """Call a command, on an aggregate of its own: what one `when` does, another does not see."""
+        aggregate = _folded(type(self._aggregate), self._aggregate.id, self._past)
+        return _outcome(aggregate, self._past, command, (aggregate, *args), kwargs)
 
     def then_state(self, **fields: Any) -> Self:
         """These fields (or properties) have these values."""
@@ -58,8 +65,10 @@ class Given(Generic[A]):
 class Outcome(Generic[A, T]):
     """What a command did. Say what you expect with any of the `then` methods; they can be chained."""
 
-    def __init__(self, aggregate: A | None, result: T | None, error: Exception | None) -> None:
-        self._aggregate, self._result, self._error = aggregate, result, error
+    def __init__(
+        self, aggregate: A | None, past: Sequence[Event], result: T | None, error: Exception | None = None
+    ) -> None:
+        self._aggregate, self._past, self._result, self._error = aggregate, past, result, error
 
     @property
     def aggregate(self) -> A:
@@ -76,6 +85,9 @@ class Outcome(Generic[A, T]):
         if recorded != list(events):
             raise AssertionError(f"recorded:{_lines(recorded)}\nexpected:{_lines(events)}")
         _check_snapshot(aggregate)
+        folded = _folded(type(aggregate), aggregate.id, [*self._past, *recorded])
+        if folded != aggregate:
+            raise AssertionError(f"its events lead to {folded!r}, not {aggregate!r}; only handlers may change state")
         return self
 
     def then_raises(self, error: type[Exception], match: str = "") -> Self:
@@ -103,16 +115,34 @@ class Outcome(Generic[A, T]):
         return self
 
 
-def _outcome(aggregate: A | None, call: Callable[[], Any]) -> Outcome[A, Any]:
+def _outcome(
+    aggregate: A | None,
+    past: Sequence[Event],
+    command: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Outcome[A, Any]:
     try:
-        result = call()
+        result = command(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  # whatever the command raises is what the test is about
-        return Outcome(aggregate, None, error)
+        return Outcome(aggregate, past, None, error)
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):  # it has not run
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{command_name(command)} returned {type(result).__name__}; a command is a plain function")
     if aggregate is None:
         if not isinstance(result, Aggregate):
             raise AssertionError(f"{result!r} is no aggregate; for a command write given(...).when(command, ...)")
         aggregate = result  # type: ignore[assignment]  # `when` takes callables that return an A
-    return Outcome(aggregate, result, None)
+    return Outcome(aggregate, past, result)
+
+
+def _folded(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
+    fold = aggregate(id=id)
+    handlers = wiring_of(aggregate).handlers
+    for event in events:
+        handlers[type(event)](fold, event)
+    return fold
 
 
 def _round_trip(aggregate: type[Aggregate], events: Sequence[Event]) -> list[Event]:
@@ -123,8 +153,11 @@ def _round_trip(aggregate: type[Aggregate], events: Sequence[Event]) -> list[Eve
 
 def _check_snapshot(aggregate: Aggregate) -> None:
     snapshots = SnapshotCodec(wiring_of(type(aggregate)).snapshot_type, aggregate.snapshot_version)
-    _, state = snapshots.decode(snapshots.encode(aggregate))
-    restored = type(aggregate).from_snapshot(aggregate.id, state)
+    try:
+        _, state = snapshots.decode(snapshots.encode(aggregate))
+        restored = type(aggregate).from_snapshot(aggregate.id, state)
+    except Exception as error:
+        raise AssertionError(f"{aggregate!r} does not pass through a snapshot: {error}") from error
     if restored != aggregate:
         raise AssertionError(f"a snapshot gives back {restored!r}, not {aggregate!r}")
 

@@ -9,6 +9,7 @@ from types import FunctionType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec.inspect import type_info
 
 from .errors import WiringError
 from .event import UNTAGGED, Event, tag_of
@@ -40,6 +41,9 @@ _known: dict[type[Any], Wiring] = {}
 
 
 def _read(aggregate: type[Any]) -> Wiring:
+    given: object = aggregate
+    if not (isinstance(given, type) and issubclass(given, msgspec.Struct)):
+        raise WiringError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
     handlers = _handlers(aggregate)
     upcasters = upcasters_by_type(aggregate.upcasters, name)
@@ -49,8 +53,13 @@ def _read(aggregate: type[Any]) -> Wiring:
         for new in _returned(upcaster):
             if new not in handlers and new not in upcasters:
                 raise WiringError(_name(upcaster), f"returns {new.__qualname__}, which {name} does not handle")
-    check_tags([*handlers, *upcasters], name)
-    return Wiring(_category(aggregate), handlers, upcasters, _snapshot_type(aggregate))
+    events = [*handlers, *upcasters]
+    check_tags(events, name)
+    for event in events:
+        _check_event(event)
+    category = _category(aggregate)
+    _check_state(aggregate)
+    return Wiring(category, handlers, upcasters, _snapshot_type(aggregate))
 
 
 def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upcaster]:
@@ -87,6 +96,14 @@ def check_tags(events: list[type[Event]], culprit: str) -> None:
         if other is not event:
             names = f"{other.__qualname__} and {event.__qualname__}"
             raise WiringError(culprit, f"{names} have the same tag {tag_of(event)!r}")
+
+
+def _check_event(event: type[Event]) -> None:
+    """Raise WiringError unless events of this class are stored as frozen maps, like all others, and read back."""
+    config = event.__struct_config__
+    if not config.frozen or config.array_like or config.tag_field != Event.__struct_config__.tag_field:
+        raise WiringError(event.__qualname__, "sets frozen, array_like or tag_field, which are the framework's")
+    _resolved(event.__qualname__, lambda: type_info(event))
 
 
 def _handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
@@ -145,11 +162,19 @@ def _members(annotation: Any, function: Callable[..., Any]) -> list[type[Event]]
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints: dict[str, Any] = _resolved(_name(function), lambda: get_type_hints(function, include_extras=True))
+    return hints
+
+
+def _resolved(culprit: str, resolve: Callable[[], Any]) -> Any:
+    """What `resolve` reads off annotations. Raises WiringError for those that Python or msgspec makes no sense of."""
     try:
-        return get_type_hints(function, include_extras=True)
+        return resolve()
     except NameError as error:
         reason = f"annotation {error.name!r} is not known in its module; define or import it at module level"
-        raise WiringError(_name(function), reason) from None
+    except (AttributeError, SyntaxError, TypeError) as error:
+        reason = f"an annotation makes no sense: {error}"
+    raise WiringError(culprit, reason)
 
 
 def _category(aggregate: type[Any]) -> str:
@@ -158,27 +183,40 @@ def _category(aggregate: type[Any]) -> str:
     if not isinstance(category, str) or not category or category.startswith(UNTAGGED):
         raise WiringError(name, f'has no tag, its stream category; write `class {name}(Aggregate, tag="...")`')
     check_category(category, name)
-    for field in msgspec.structs.fields(aggregate):
-        if field.name != "id" and field.required:
-            reason = "has no default; a new aggregate starts from the defaults of its fields"
-            raise WiringError(f"{name}.{field.name}", reason)
-    for base in aggregate.__mro__[:-1]:
-        if "__post_init__" in vars(base) and base.__module__ != f"{__package__}.aggregate":
-            raise WiringError(f"{name}.__post_init__", "is the framework's; derive state in handlers or properties")
     return category
+
+
+def _check_state(aggregate: type[Any]) -> None:
+    name = aggregate.__qualname__
+    ours = [base for base in aggregate.__mro__ if base.__module__ == f"{__package__}.aggregate"]
+    for field in _resolved(name, lambda: msgspec.structs.fields(aggregate)):
+        culprit = f"{name}.{field.name}"
+        if field.name == "id":
+            continue
+        if any(field.name in vars(base) for base in ours):
+            raise WiringError(culprit, "is the framework's name, so no field; a setting is written without annotation")
+        if field.required:
+            raise WiringError(culprit, "has no default; a new aggregate starts from the defaults of its fields")
+    for setting in ("snapshot_version", "remembered_commands"):
+        value = getattr(aggregate, setting)
+        if type(value) is not int or value < 0:
+            raise WiringError(f"{name}.{setting}", f"is {value!r}; it is a number from 0 on")
+    for base in aggregate.__mro__[:-1]:
+        if "__post_init__" in vars(base) and base not in ours:
+            raise WiringError(f"{name}.__post_init__", "is the framework's; derive state in handlers or properties")
 
 
 def _snapshot_type(aggregate: type[Any]) -> Any:
     name = aggregate.__qualname__
     makers = [inspect.getattr_static(aggregate, verb) for verb in ("to_snapshot", "from_snapshot")]
     ours = [_function(maker).__module__ == f"{__package__}.aggregate" for maker in makers]
-    if all(ours):
-        return aggregate
-    if any(ours):
+    if any(ours) and not all(ours):
         raise WiringError(name, "overrides one of to_snapshot and from_snapshot; it takes both")
-    returned = _hints(_function(makers[0])).get("return", Any)
+    culprit = name if all(ours) else f"{name}.to_snapshot"
+    returned = aggregate if all(ours) else _hints(_function(makers[0])).get("return", Any)
     if returned is Any:
-        raise WiringError(f"{name}.to_snapshot", "annotate what it returns; that is what a snapshot decodes to")
+        raise WiringError(culprit, "annotate what it returns; that is what a snapshot decodes to")
+    _resolved(culprit, lambda: type_info(returned))
     return returned
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import StoreClosed
-from ..store import Receipt, Store
+from ..store import Commit, Receipt, Store
 from .check import MakeStore, checks, expect, expect_equal, refused
 from .samples import expect_stored, fresh_stream, make_commit, make_snapshot, stored
 
@@ -56,15 +56,20 @@ async def another_event_loop_is_refused(make_store: MakeStore) -> None:
 async def closing_waits_for_calls(make_store: MakeStore) -> None:
     """Calls in flight when the store is closed end with their own result; none is cancelled or lost."""
     store = make_store()
-    commits = [make_commit(fresh_stream()) for _ in range(20)]
-    await store.open()
-    appending = [asyncio.create_task(store.append(commit)) for commit in commits]
-    loading = [asyncio.create_task(store.load(commit.stream)) for commit in commits]
-    await asyncio.sleep(0)  # each has begun
-    await store.aclose()
-    outcomes = await asyncio.gather(*appending, *loading, return_exceptions=True)
-    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    expect_equal(failed, [], "errors of calls in flight")
+    commits: list[Commit] = []
+    for one_is_done in (False, True):
+        await store.open()
+        fresh = [make_commit(fresh_stream()) for _ in range(20)]
+        calls: list[asyncio.Task[object]] = [asyncio.create_task(store.append(commit)) for commit in fresh]
+        calls += [asyncio.create_task(store.load(commit.stream)) for commit in fresh]
+        await asyncio.sleep(0)  # each has begun
+        if one_is_done:
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await store.aclose()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        expect_equal(failed, [], "errors of calls in flight")
+        commits += fresh
     async with store:
         for commit in commits:
             await expect_stored(store, commit.stream, [commit])

@@ -87,6 +87,20 @@ async def a_read_can_be_left(make_store: MakeStore) -> None:
         await expect_stored(store, stream, commits)
 
 
+async def what_was_loaded_stays(make_store: MakeStore) -> None:
+    """What a load returned does not change when more is appended, and changing it does not change the store."""
+    async with make_store() as store:
+        stream = fresh_stream()
+        commits = await fill(store, stream, 3)
+        loaded = await store.load(stream)
+        commits.append(make_commit(stream, 4))
+        await store.append(commits[-1])
+        expect_same(loaded.commits, commits[:3], "loaded before another was appended")
+        if isinstance(loaded.commits, list):
+            loaded.commits.clear()
+        await expect_stored(store, stream, commits)
+
+
 async def streams_that_look_alike_are_apart(make_store: MakeStore) -> None:
     """Streams are told apart to the byte: prefixes of one another, other cases, other forms of the same letters."""
     composed = f"{fresh_stream()}-\u00e9"
@@ -109,5 +123,6 @@ CHECKS = checks(
     pages_beyond_a_megabyte_are_read,
     many_commits_are_read,
     a_read_can_be_left,
+    what_was_loaded_stays,
     streams_that_look_alike_are_apart,
 )

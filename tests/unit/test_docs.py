@@ -1,8 +1,8 @@
-"""The examples in README.md and docs/ run.
+"""The examples in README.md and docs/ run, and what the pages list is what the code has.
 
 The python blocks of one page run in order, in one module, in an empty folder; `await` is allowed at the top. A block
-after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment. What is not meant to run is not
-a python block.
+after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment. All python blocks run: what is
+not meant to run is of another language, and those are counted out below.
 """
 
 from __future__ import annotations
@@ -11,31 +11,46 @@ import ast
 import asyncio
 import inspect
 import re
+import secrets
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import msgspec
 import pytest
+
+import eventsrc
+from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
+from eventsrc.dynamodb.client import SDKClient
+from eventsrc.dynamodb.items import _OURS
+from eventsrc.sqlite import _SCHEMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES, *ROOT.glob("C*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
+FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*(\S*)", re.MULTILINE)
 BLOCK = re.compile(r"(?P<dynamodb><!-- needs dynamodb -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = {"console", "json"}  # commands for a shell, and policies for AWS
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_the_examples_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    blocks = list(BLOCK.finditer(text := page.read_text()))
-    assert len(blocks) == text.count("```python"), "a python block that is not closed, or not at the line's start"
+    text = page.read_text()
+    blocks = list(BLOCK.finditer(text))
     if any(block["dynamodb"] for block in blocks):
         endpoint = request.getfixturevalue("dynamodb_endpoint")
         monkeypatch.setenv("EVENTSRC_DYNAMODB_ENDPOINT", endpoint)
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint)
-        # A database of its own for each page: DynamoDB Local keeps one per access key.
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", page.stem)
+        # An empty database for each page: DynamoDB Local keeps one per access key.
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", secrets.token_hex(8))
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
         monkeypatch.setenv("AWS_REGION", "eu-west-1")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -61,3 +76,77 @@ def _module(page: Path) -> Iterator[tuple[ModuleType, asyncio.Runner]]:
             yield module, runner
     finally:
         del sys.modules[module.__name__]
+
+
+@every_page
+def test_no_example_is_left_out(page: Path) -> None:
+    fences = FENCE.findall(text := page.read_text())
+    assert fences[1::2] == [""] * (len(fences) // 2), "a block is not closed"
+    to_run = [language for language in fences[::2] if language not in NOT_RUN]
+    assert to_run == ["python"] * len(BLOCK.findall(text)), (
+        "a block is of no known language, or not at the line's start"
+    )
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], link
+
+
+def test_every_error_is_explained() -> None:
+    public = [getattr(eventsrc, name) for name in eventsrc.__all__]
+    errors = {each.__name__ for each in public if isinstance(each, type) and issubclass(each, EventsrcError)}
+    families = {each.__name__ for each in (EventsrcError, StoredDataError, StoreError)}
+    assert {name for row in table("operations.md", "Errors") for name in quoted(row[0])} == errors - families
+
+
+@pytest.mark.parametrize(("store", "heading"), [(DynamoDBStore, "Settings of DynamoDBStore"), (SQLiteStore, "SQLite")])
+def test_every_setting_is_listed_with_its_default(store: type[Any], heading: str) -> None:
+    listed: dict[str, Any] = {}
+    for names, default, _ in table("operations.md", heading):
+        values = [ast.literal_eval(value) for value in quoted(default)] or [inspect.Parameter.empty]
+        listed |= dict(zip(quoted(names), values * len(quoted(names)), strict=False))
+    settings = inspect.signature(store).parameters
+    assert listed == {name: setting.default for name, setting in settings.items() if name != "table"}
+
+
+def test_the_rights_are_those_of_the_calls_made() -> None:
+    calls = {name.title().replace("_", "") for name in vars(SDKClient) if not name.startswith("_")}
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"[\"`]dynamodb:(\w+)", page)) - {"LeadingKeys"} == calls
+    for policy in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        msgspec.json.decode(policy)
+
+
+def test_every_attribute_is_explained() -> None:
+    commit, snapshot = table("storage.md", "DynamoDB: a commit"), table("storage.md", "DynamoDB: a snapshot")
+    assert {name for row in [*commit, *snapshot] for name in quoted(row[0])} == {*_OURS, "PK", "SK"}
+    assert {name for row in commit for name in quoted(row[2])} == {*Commit.__struct_fields__} - {"position"}
+    assert {name for row in snapshot for name in quoted(row[2])} == {*Snapshot.__struct_fields__}
+
+
+def test_every_column_is_listed() -> None:
+    listed = {row[0].strip("`"): quoted(row[1]) for row in table("storage.md", "SQLite")}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        for name in ("commits", "snapshots"):
+            columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
+            assert listed.pop(name) == [column for (column,) in columns]
+    assert not listed
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading."""
+    section = (ROOT / "docs" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\|(.*)\|$", section.split("|\n\n")[0] + "|", re.MULTILINE)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in lines[2:]]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)

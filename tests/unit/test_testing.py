@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
 
-from eventsrc import Aggregate, Event, InvalidEvent, UnhandledEvent
+from eventsrc import Aggregate, Event, InvalidEvent, InvalidStreamId, UnhandledEvent
 from eventsrc.testing import given, when
 
 PAST = (Opened(owner="ann"), Deposited(amount=80))
@@ -36,6 +38,79 @@ class Sloppy(Aggregate, tag="sloppy"):
     def apply_opened(self, event: Opened) -> None:
         lost: Any = [event.owner]
         self.owner = lost
+
+
+class Counted(Event, tag="counter.counted"):
+    by: int
+
+
+class CountedOnce(Event, tag="counter.once"):
+    """How it was counted before."""
+
+
+class Noted(Event, tag="counter.noted"):
+    what: Any
+
+
+def counted_once(old: CountedOnce) -> Counted:
+    return Counted(by=1)
+
+
+class Counter(Aggregate, tag="counter"):
+    upcasters = (counted_once,)
+
+    total: int = 0
+    calls: int = 0
+    note: Any = None
+
+    def count(self, by: int) -> int:
+        self.record(Counted(by=by))
+        return self.total
+
+    def count_unrecorded(self, by: int) -> None:
+        self.total += by
+
+    def note_down(self, what: Any) -> None:
+        self.record(Noted(what=what))
+
+    def keep(self, what: Any) -> None:
+        self.note = what
+
+    @property
+    def doubled(self) -> int:
+        return 2 * self.total
+
+    async def count_later(self) -> None:
+        self.record(Counted(by=1))
+
+    def count_lazily(self) -> Iterator[int]:
+        yield self.count(1)
+
+    async def count_later_and_lazily(self) -> AsyncIterator[int]:
+        yield self.count(1)
+
+    def apply_counted(self, event: Counted) -> None:
+        self.total += event.by
+
+    def apply_noted(self, event: Noted) -> None:
+        self.note = event.what
+
+
+class Forgetful(Counter, tag="forgetful"):
+    """Its snapshot leaves out how often it was called."""
+
+    def to_snapshot(self) -> int:
+        return self.total
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> Forgetful:
+        restored = cls(id=id)
+        restored.total = state
+        return restored
+
+    def apply_counted(self, event: Counted) -> None:
+        super().apply_counted(event)
+        self.calls += 1
 
 
 def test_what_is_true_passes() -> None:
@@ -116,3 +191,68 @@ def test_when_makes_aggregates() -> None:
     wrong: Any = lambda: 5  # noqa: E731
     with pytest.raises(AssertionError, match="no aggregate"):
         when(wrong).then_raises(KeyError)
+
+
+def test_a_creation_that_raises_passes_where_it_should() -> None:
+    when(Account.open, "", owner="ann").then_raises(InvalidStreamId)
+
+
+def test_the_past_is_folded_and_is_not_uncommitted() -> None:
+    past = given(Counter, CountedOnce(), Counted(by=4), id="c-7")
+    past.then_state(total=5, doubled=10, uncommitted=(), version=0, stream="counter-c-7")
+    past.when(Counter.count, 2).then(Counted(by=2)).then_state(total=7)
+
+
+def test_one_past_serves_many_commands() -> None:
+    past = given(Account, Opened(owner="ann"))
+    for amount in (5, 7):
+        past.when(Account.deposit, amount).then(Deposited(amount=amount)).then_state(balance=amount)
+    past.then_state(balance=0)
+
+
+def test_an_event_that_no_handler_takes_is_no_past() -> None:
+    with pytest.raises(UnhandledEvent, match=r"Counter has no .* annotated with Deposited"):
+        given(Counter, Deposited(amount=1))
+    anything: Any = "opened"
+    with pytest.raises(UnhandledEvent):
+        given(Counter, anything)
+
+
+def test_a_state_is_told_only_where_it_differs() -> None:
+    with pytest.raises(AssertionError, match=r"^state is balance=75; expected balance=5$"):
+        given(Account, *PAST).when(Account.withdraw, 5).then_state(owner="ann", balance=5)
+    with pytest.raises(AttributeError, match="balence"):
+        given(Account, *PAST).then_state(balence=80)
+
+
+def test_an_event_that_comes_back_as_another_fails() -> None:
+    with pytest.raises(AssertionError, match=r"recorded:\n  Noted\(what=\[1, 2\]\)"):
+        given(Counter).when(Counter.note_down, (1, 2)).then(Noted(what=(1, 2)))
+
+
+def test_a_state_that_no_event_explains_fails() -> None:
+    with pytest.raises(AssertionError, match=r"lead to Counter\(total=0, .* not Counter\(total=3, .*; only handlers"):
+        given(Counter).when(Counter.count_unrecorded, 3).then()
+
+
+def test_a_state_that_a_snapshot_leaves_out_fails() -> None:
+    with pytest.raises(AssertionError, match=r"a snapshot gives back Forgetful\(.*calls=0.*, not Forgetful\(.*calls=1"):
+        given(Forgetful).when(Forgetful.count, 3).then(Counted(by=3))
+
+
+@pytest.mark.parametrize("what", [object(), 2**70, {1: {2}}, "\ud800", float])
+def test_a_state_that_a_snapshot_cannot_hold_fails(what: Any) -> None:
+    with pytest.raises(AssertionError, match=r"pass through a snapshot|a snapshot gives back"):
+        given(Counter).when(Counter.keep, what).then()
+
+
+@pytest.mark.parametrize("name", ["count_later", "count_lazily", "count_later_and_lazily"])
+def test_a_command_whose_body_has_not_run_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} returned .*; a command is a plain function"):
+        given(Counter).when(getattr(Counter, name))
+
+
+async def test_a_command_that_returns_a_future_is_refused() -> None:
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(TypeError, match="Future"):
+        given(Counter).when(lambda counter: future)

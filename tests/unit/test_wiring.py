@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, Union
 
+import bank
 import pytest
 from bank import Account
 
@@ -40,6 +42,22 @@ class Nested(Event, tag="nested"):
 
 
 class NoTag(Event):
+    pass
+
+
+class Priced(Event, tag="priced"):
+    price: Decimal
+
+
+class Listed(Event, tag="listed", array_like=True):
+    pass
+
+
+class Kinded(Event, tag="kinded", tag_field="kind"):
+    pass
+
+
+class Mutable(Event, tag="mutable", frozen=False):  # type: ignore[misc]
     pass
 
 
@@ -109,6 +127,26 @@ def seen(aggregate: type[Any], *events: Event) -> tuple[str, ...]:
 
 def test_handlers_are_found_by_annotation() -> None:
     assert seen(Plain, A(), Nested(), B(), C(), D()) == ("union",) * 3 + ("annotated", "text")
+
+
+if sys.version_info >= (3, 12):
+    from typing import TypeAliasType
+
+    # What `type AliasOfTwo = A | B` makes, in a way that older Pythons can read.
+    AliasOfTwo = TypeAliasType("AliasOfTwo", A | B)
+    AliasOfAlias = TypeAliasType("AliasOfAlias", AliasOfTwo | C)
+
+    class Aliased(Aggregate, tag="aliased"):
+        seen: tuple[str, ...] = ()
+
+        def apply_some(self, event: AliasOfAlias) -> None:
+            self.seen += (type(event).__name__,)
+
+        def apply_other(self, event: Annotated[TypeAliasType("AliasOfD", D), "note"]) -> None:
+            self.seen += ("D",)
+
+    def test_aliases_of_the_type_statement_are_seen_through() -> None:
+        assert seen(Aliased, A(), B(), C(), D()) == ("A", "B", "C", "D")
 
 
 def test_handlers_are_inherited_and_overridden() -> None:
@@ -183,6 +221,16 @@ class Anything(Aggregate, tag="x"):
 @wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not known in its module")
 class OnlyForTypeCheckers(Aggregate, tag="x"):
     def apply_x(self, event: Decimal) -> None: ...
+
+
+@wrong("Misspelt.apply_x", "no attribute 'Openned'")
+class Misspelt(Aggregate, tag="x"):
+    def apply_x(self, event: bank.Openned) -> None: ...  # type: ignore[name-defined]
+
+
+@wrong("NoExpression.apply_x", "makes no sense")
+class NoExpression(Aggregate, tag="x"):
+    def apply_x(self, event: "A B") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
 
 @wrong("EventItself.apply_x|Event", "no tag")
@@ -268,6 +316,66 @@ class Required(Aggregate, tag="x"):
     def apply_x(self, event: A) -> None: ...
 
 
+@wrong("StateOnlyForTypeCheckers", "annotation 'Decimal' is not known in its module")
+class StateOnlyForTypeCheckers(Base, tag="x"):
+    price: Decimal | None = None
+
+
+@wrong("AmbiguousState", "may not contain more than one dict-like type")
+class AmbiguousState(Base, tag="x"):
+    either: A | dict[str, int] | None = None
+
+
+@wrong("Priced", "annotation 'Decimal' is not known in its module")
+class EventOnlyForTypeCheckers(Aggregate, tag="x"):
+    def apply_x(self, event: Priced) -> None: ...
+
+
+@wrong("Listed", "array_like or tag_field, which are the framework's")
+class EventThatIsNoMap(Aggregate, tag="x"):
+    def apply_x(self, event: Listed) -> None: ...
+
+
+@wrong("Kinded", "array_like or tag_field, which are the framework's")
+class EventWithItsTagElsewhere(Aggregate, tag="x"):
+    def apply_x(self, event: Kinded) -> None: ...
+
+
+@wrong("Mutable", "sets frozen")
+class EventThatMayChange(Aggregate, tag="x"):
+    def apply_x(self, event: Mutable) -> None: ...
+
+
+@wrong("OwnVersion.version", "is the framework's name")
+class OwnVersion(Base, tag="x"):
+    version: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+@wrong("OwnStream.stream", "is the framework's name")
+class OwnStream(Base, tag="x"):
+    stream: str = ""  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+@wrong("AnnotatedSetting.snapshot_version", "a setting is written without annotation")
+class AnnotatedSetting(Base, tag="x"):
+    snapshot_version: int = 1  # type: ignore[misc]
+
+
+@wrong("NegativeSetting.remembered_commands", "is -1; it is a number from 0 on")
+class NegativeSetting(Base, tag="x"):
+    remembered_commands = -1
+
+
+@wrong("SettingOfText.snapshot_version", "is '2'; it is a number from 0 on")
+class SettingOfText(Base, tag="x"):
+    snapshot_version = "2"  # type: ignore[assignment]
+
+
+@wrong("BooleanSetting.snapshot_version", "is True; it is a number from 0 on")
+class BooleanSetting(Base, tag="x"):
+    snapshot_version = True
+
+
 @wrong("NoCategory", 'has no tag, its stream category; write `class NoCategory\\(Aggregate, tag="..."\\)`')
 class NoCategory(Aggregate):
     def apply_x(self, event: A) -> None: ...
@@ -313,6 +421,26 @@ class AnySnapshot(Base, tag="x"):
 
     @classmethod
     def from_snapshot(cls, id: str, state: Any) -> AnySnapshot:
+        return cls(id=id)
+
+
+@wrong("SnapshotOnlyForTypeCheckers.to_snapshot", "annotation 'Decimal' is not known")
+class SnapshotOnlyForTypeCheckers(Base, tag="x"):
+    def to_snapshot(self) -> dict[str, Decimal]:
+        return {}
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Any) -> SnapshotOnlyForTypeCheckers:
+        return cls(id=id)
+
+
+@wrong("SnapshotThatIsNotDecoded.to_snapshot", "more than one dict-like type")
+class SnapshotThatIsNotDecoded(Base, tag="x"):
+    def to_snapshot(self) -> A | dict[str, int]:
+        return {}
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Any) -> SnapshotThatIsNotDecoded:
         return cls(id=id)
 
 
@@ -502,6 +630,13 @@ def test_every_mistake_names_its_culprit(aggregate: type[Aggregate], culprit: st
     assert str(raised.value) == f"{raised.value.culprit}: {raised.value.reason}"
     with pytest.raises(WiringError):  # a class that was found wrong stays wrong
         Repository(aggregate, MemoryStore())
+
+
+@pytest.mark.parametrize("thing", [5, "account", int, A, Event, None])
+def test_a_repository_is_of_an_aggregate(thing: Any) -> None:
+    with pytest.raises(WiringError) as raised:
+        Repository(thing, MemoryStore())
+    assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
 
 
 class OldTotal(Aggregate, tag="total"):
