@@ -67,11 +67,8 @@ class MemoryStore(Store):
             self._snapshots[snapshot.stream] = snapshot
             return True
 
-    async def _open(self) -> None:
-        pass
-
-    async def _close(self) -> None:
-        pass
+    async def _open(self) -> None: ...
+    async def _close(self) -> None: ...
 
 
 @coroutine

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from .misfit import ENCODING_ERRORS, reason_of
+
 MAX_DEPTH = 64
 """Levels of nesting an event may have, itself counted."""
 
@@ -42,6 +44,8 @@ def find_poison(value: Any) -> str | None:
         return _walk(msgspec.to_builtins(value, builtin_types=(bytes,)), "$", 1)
     except RecursionError:
         return f"it is nested more than {MAX_DEPTH} levels deep"
+    except ENCODING_ERRORS as error:  # said here, where it is known which event it is
+        return reason_of(error)
 
 
 def _is_plain(kind: inspect.Type, above: tuple[type[Any], ...]) -> bool:

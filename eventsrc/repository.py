@@ -121,12 +121,11 @@ class Repository(Generic[A]):
         the command's name and arguments; another content under the same id is an IdempotencyError.
         """
         if inspect.iscoroutinefunction(command):
-            raise TypeError(
-                f"{command_name(command)} is async; a command decides on state in memory and awaits nothing"
-            )
+            raise TypeError(f"{command_name(command)} is async; a command awaits nothing")
         digest = digest_of([command_name(command), args, kwargs]) if command_id is not None else None
+        call = (id, lambda aggregate: command(aggregate, *args, **kwargs), command_id, digest)
         try:
-            return await self._execute(id, command, args, kwargs, command_id, digest)
+            return await self._execute(*call)
         except ConflictError:
             if self._attempts < 2:
                 raise
@@ -139,7 +138,7 @@ class Repository(Generic[A]):
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )
-        return await retrying(self._execute, id, command, args, kwargs, command_id, digest)
+        return await retrying(self._execute, *call)
 
     async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
@@ -286,24 +285,16 @@ class Repository(Generic[A]):
         aggregate._journal = stored._journal
         return Receipt(draft.stream, applied.version, None, duplicate=True)
 
-    async def _execute(
-        self,
-        id: str,
-        command: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        command_id: str | None,
-        digest: bytes | None,
-    ) -> Any:
+    async def _execute(self, id: str, decide: Callable[[A], Any], command_id: str | None, digest: bytes | None) -> Any:
         aggregate = await self.load(id)
         if command_id is not None and (applied := aggregate._journal.commands.get(command_id)):
             if applied.digest != digest:
                 raise IdempotencyError(aggregate.stream, command_id, applied.version)
             return None
-        result = command(aggregate, *args, **kwargs)
+        result = decide(aggregate)
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError(f"{command_name(command)} returned an awaitable; a command awaits nothing")
+            raise TypeError("the command returned an awaitable; a command awaits nothing")
         receipt = await self._save(aggregate, command_id, digest, None)
         return None if receipt.duplicate else result  # another delivery of this command was first

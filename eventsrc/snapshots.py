@@ -22,6 +22,8 @@ from .wiring import wiring_of
 
 A = TypeVar("A", bound=Aggregate)
 
+_ANSWERS = 10_000  # streams whose thresholds are remembered
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotPolicy:
@@ -92,6 +94,7 @@ class Snapshots(Generic[A]):
         self._store = store
         self._policy = policy
         self._codec = SnapshotCodec(wiring_of(aggregate).snapshot_type, aggregate.snapshot_version)
+        self._refused: dict[str, int] = {}  # thresholds by stream: `execute` has a new object each time
 
     def restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
         """The aggregate of a usable snapshot; any other is told in a warning, and None says: replay all.
@@ -116,27 +119,38 @@ class Snapshots(Generic[A]):
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
         journal = aggregate._journal
-        if journal.uncommitted or not self._policy.weighs(journal.tail, journal.threshold):
+        threshold = max(journal.threshold, self._refused.get(journal.stream, 0))
+        if journal.uncommitted or not self._policy.weighs(journal.tail, threshold):
             return
         try:
             snapshot = self._codec.encode(aggregate)
         except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
             log.warning("no snapshot %s@%d: %s", journal.stream, journal.version, _reason(error))
-            journal.threshold = self._policy.next_threshold(journal.tail, journal.tail)
+            self._refuse(journal.stream, journal.tail, journal.tail)
             return
         if not self._policy.writes(journal.tail, snapshot.size):
-            journal.threshold = self._policy.next_threshold(journal.tail, snapshot.size)
+            self._refuse(journal.stream, journal.tail, snapshot.size)
             return
+        self._refused.pop(journal.stream, None)
+        writing = self._put(snapshot, journal.tail)
         journal.tail, journal.threshold = 0, int(self._policy.ratio * snapshot.size)
         if self._policy.inline:
-            await self._put(snapshot)
+            await writing
         else:
-            self._store.spawn(self._put(snapshot))
+            self._store.spawn(writing)
 
-    async def _put(self, snapshot: Snapshot) -> None:
+    def _refuse(self, stream: str, tail: int, size: int) -> None:
+        """Remember when to ask again. Of many streams the oldest answer is forgotten: that costs one encoding."""
+        self._refused.pop(stream, None)
+        self._refused[stream] = self._policy.next_threshold(tail, size)
+        if len(self._refused) > _ANSWERS:
+            del self._refused[next(iter(self._refused))]
+
+    async def _put(self, snapshot: Snapshot, tail: int) -> None:
         try:
             await self._store.put_snapshot(snapshot)
         except EventsrcError as error:
+            self._refuse(snapshot.stream, tail, snapshot.size)
             log.warning("no snapshot %s@%d: %s", snapshot.stream, snapshot.version, error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import CommitTooLarge, CorruptPayload, InvalidStreamId
+from ..errors import CorruptPayload, InvalidStreamId, StoreRejected
 from ..limits import MAX_COMMIT_BYTES, check_commit
 from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
@@ -86,10 +86,10 @@ class Items:
             raise CorruptPayload(stream, version, "the item is not a commit of this library") from None
 
     def from_snapshot(self, snapshot: Snapshot, sort: int) -> dict[str, Any]:
-        """Raises CommitTooLarge, InvalidStreamId."""
+        """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self._prefix.encode())) > MAX_COMMIT_BYTES:
-            raise CommitTooLarge(snapshot.stream, size, MAX_COMMIT_BYTES)
+            raise StoreRejected("ItemTooLarge", f"a snapshot of {size:,} bytes; an item holds {MAX_COMMIT_BYTES:,}")
         item[SNAPSHOT_VERSION] = {"N": str(snapshot.version)}
         item[SHAPE] = {"S": snapshot.shape}
         item[PAYLOAD] = {"B": snapshot.payload}

@@ -128,8 +128,8 @@ class DynamoDBStore(Store):
     ) -> bool:
         """Create the table, billed on demand, and wait until it can be used. False if it was there already.
 
-        `stream` turns on DynamoDB Streams with new images, which feeds need. Raises StoreRejected, also if a table of
-        that name has other keys.
+        `stream` turns on DynamoDB Streams with new images. A table that was there keeps its settings, but
+        `point_in_time_recovery` is turned on for it too. Raises StoreRejected, also if its keys are others.
         """
         with self._call():
             return await create_table(

@@ -214,8 +214,9 @@ async def test_all_snapshots_together_weigh_no_more_than_all_commits(store: Scri
     assert len(store.snapshots) > 2
 
 
+@pytest.mark.parametrize("executed", [False, True])
 async def test_a_growing_state_is_not_encoded_on_every_save(
-    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, executed: bool
 ) -> None:
     encoded = 0
     encode = SnapshotCodec.encode
@@ -228,7 +229,28 @@ async def test_a_growing_state_is_not_encoded_on_every_save(
     monkeypatch.setattr(SnapshotCodec, "encode", counted)
     notebooks = Repository(Notebook, store, snapshots=EAGER)
     notebook = Notebook(id="n-1")
-    for each in range(1000):
-        notebook.note(f"{each**30:x}" * 4)
-        await notebooks.save(notebook)
-    assert len(store.snapshots) <= encoded < 60
+    for each in range(500):
+        text = f"{each**30:x}" * 4
+        if executed and each:
+            await notebooks.execute("n-1", Notebook.note, text)  # a new object each time
+        else:
+            notebook.note(text)
+            await notebooks.save(notebook)
+    assert 3 < len(store.snapshots) <= encoded < 60
+
+
+async def test_a_snapshot_that_is_always_refused_is_tried_ever_more_seldom(store: ScriptedStore) -> None:
+    store.snapshot_error = StoreUnavailable("too large, say")
+    refused = 0
+
+    class Counted(StoreUnavailable):
+        def __str__(self) -> str:
+            nonlocal refused
+            refused += 1
+            return "refused"
+
+    store.snapshot_error = Counted()
+    accounts = await filled(store, commits=1)
+    for _ in range(300):
+        await accounts.execute("a-1", Account.deposit, 1)
+    assert 0 < refused < 150
