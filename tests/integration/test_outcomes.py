@@ -144,19 +144,19 @@ async def test_among_faults_and_cancellations_nothing_is_lost_and_nothing_stored
         version = 0
         while commits:
             commit = make_commit(stream, version + 1)
-            settled = False
-            while not settled:  # each try sends the same commit again
+            settled = unsure = False
+            while not settled:
                 try:
                     async with asyncio.timeout(dice.choice([None, 0.001, 0.005, 0.02])):
                         await bench.store.append(commit)
-                except (CommitOutcomeUnknown, Throttled, TimeoutError):
-                    continue
-                except ConflictError as conflict:
-                    version = conflict.actual
-                else:
                     acknowledged.append(commit.id)
-                    version, commits = version + 1, commits - 1
-                settled = True
+                    version, commits, settled = version + 1, commits - 1, True
+                except ConflictError as conflict:
+                    version, settled = conflict.actual, True
+                except (CommitOutcomeUnknown, TimeoutError):
+                    unsure = True  # so the same commit again
+                except Throttled:
+                    settled = not unsure
 
     await asyncio.gather(*(write(6) for _ in range(5)))
     found = [commit async for commit in bench.direct.read(stream)]
