@@ -58,6 +58,10 @@ _REJECTED = {
 }
 
 
+_LAST_TRY = 0.9
+"""After this share of the deadline no try begins: it would be cut short, and a definite outcome made unknown."""
+
+
 class GaveUp(Exception):
     """The deadline passed without a definite answer. `unsure`: something may have been done."""
 
@@ -90,10 +94,14 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
     """
     unsure = False
     last: Exception | None = None
+    now = asyncio.get_running_loop().time
+    latest = now() + deadline * _LAST_TRY
 
     async def once() -> T:
         nonlocal unsure, last
         async with connections:
+            if now() > latest:
+                raise TimeoutError
             before, unsure = unsure, True
             try:
                 return await call()

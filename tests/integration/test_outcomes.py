@@ -22,6 +22,8 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
+from eventsrc.dynamodb.client import ServiceError
+from eventsrc.dynamodb.outcome import GaveUp, send
 from eventsrc.storetests.samples import expect_same_commit, expect_stored, fresh_stream, make_commit, make_snapshot
 
 THROTTLE = error("ThrottlingException")
@@ -166,21 +168,32 @@ async def test_among_faults_and_cancellations_nothing_is_lost_and_nothing_stored
 
 
 async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench) -> None:
-    commit = make_commit(fresh_stream())
-    for code in (
+    codes = (
         "ProvisionedThroughputExceededException",
         "ThrottlingException",
         "RequestLimitExceeded",
         "LimitExceededException",
         "ReplicatedWriteConflictException",
         "TransactionConflictException",
-    ):
-        bench.proxy.operations.clear()
-        bench.proxy.then = error(code)
-        with pytest.raises(Throttled, match=code):
-            await bench.store.append(commit)
-        assert len(bench.proxy.operations) > 1
-    await expect_stored(bench.direct, commit.stream, [])
+    )
+    commits = [make_commit(fresh_stream()) for _ in range(40)]
+    bench.proxy.faults = [error(code) for code in codes] * 500
+    async with store_on(bench.proxy.url, bench.store._table, deadline=2.0) as store:
+        outcomes = await asyncio.gather(*map(store.append, commits), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Throttled}
+    assert len(bench.proxy.operations) > 2 * len(commits)
+    for commit in commits:
+        await expect_stored(bench.direct, commit.stream, [])
+
+
+async def test_no_try_begins_so_late_that_its_answer_would_be_missed() -> None:
+    async def throttled() -> None:
+        await asyncio.sleep(0.05)
+        raise ServiceError("ThrottlingException", 400)
+
+    sends = [send(throttled, asyncio.Semaphore(1), deadline=2.0) for _ in range(300)]
+    outcomes = await asyncio.gather(*sends, return_exceptions=True)
+    assert [outcome for outcome in outcomes if not isinstance(outcome, GaveUp) or outcome.unsure] == []
 
 
 async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:

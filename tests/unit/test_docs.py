@@ -27,7 +27,7 @@ import eventsrc
 from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
 from eventsrc.dynamodb.client import SDKClient
 from eventsrc.dynamodb.items import _OURS
-from eventsrc.sqlite import _SCHEMA
+from eventsrc.sqlite.connection import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +134,7 @@ def test_every_attribute_is_explained() -> None:
 def test_every_column_is_listed() -> None:
     listed = {row[0].strip("`"): quoted(row[1]) for row in table("storage.md", "SQLite")}
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(_SCHEMA)
+        connection.executescript(SCHEMA)
         for name in ("commits", "snapshots"):
             columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
             assert listed.pop(name) == [column for (column,) in columns]

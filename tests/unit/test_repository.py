@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
 from flaky import ScriptedStore
@@ -16,17 +21,27 @@ from flaky import ScriptedStore
 from eventsrc import (
     AggregateNotFound,
     CommitOutcomeUnknown,
+    CommitTooLarge,
     ConflictError,
+    EventId,
+    EventsrcError,
+    IdempotencyError,
     InvalidEvent,
     InvalidStreamId,
     Receipt,
     Repository,
+    Snapshot,
     SnapshotPolicy,
+    StoreClosed,
+    StoreUnavailable,
     StreamCorrupt,
     Throttled,
+    UnknownEventType,
+    current_trace,
     trace,
 )
 from eventsrc.aggregate import Aggregate
+from eventsrc.codec import pack
 
 
 @pytest.fixture
@@ -323,3 +338,457 @@ async def test_a_gap_that_stays_is_an_error(accounts: Repository[Account], store
     for backward in (False, True):
         with pytest.raises(StreamCorrupt):
             _ = [entry async for entry in accounts.history("a-1", backward=backward)]
+
+
+async def test_what_a_snapshot_stands_for_is_not_read_and_not_missed(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    account = Account.open("a-1", owner="ann")
+    await accounts.save(account)
+    for _ in range(20):
+        account.deposit(1)
+        await accounts.save(account)
+    store.hidden = {2}
+    assert store.snapshots[-1].version > 2
+    assert (await accounts.load("a-1")).balance == 20
+    with pytest.raises(StreamCorrupt) as raised:
+        _ = [entry async for entry in accounts.history("a-1")]
+    assert raised.value.version == 2
+    store.hidden = {21}  # the newest; nobody can know of it
+    assert (await accounts.load("a-1")).version == 20
+
+
+# --- the past
+
+
+async def test_a_past_object_cannot_overwrite_what_came_since(accounts: Repository[Account]) -> None:
+    for amount in (10, 20):
+        await accounts.execute("a-1", Account.deposit, amount)
+    past = await accounts.load("a-1", version=2)
+    past.withdraw(10)
+    with pytest.raises(ConflictError) as raised:
+        await accounts.save(past)
+    assert (raised.value.expected, raised.value.actual) == (2, 3)
+    assert (await accounts.load("a-1")).balance == 30
+
+
+async def test_a_version_and_a_time_bound_each_other(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for amount in (10, 20):
+        await accounts.execute("a-1", Account.deposit, amount)
+    first, *_ = [commit async for commit in store.read("account-a-1")]
+    assert (await accounts.load("a-1", version=2, at=datetime.now(UTC))).version == 2
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("a-1", version=2, at=first.at - timedelta(microseconds=1))
+
+
+async def test_a_time_counts_to_the_microsecond(
+    accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2100, 1, 1, 12, tzinfo=UTC)
+    for seconds in range(3):
+        now = int(noon.timestamp() + seconds) * 10**9
+        monkeypatch.setattr(time, "time_ns", lambda now=now: now)
+        await accounts.execute("a-1", Account.deposit, 1)
+    monkeypatch.undo()
+    assert [commit.at async for commit in store.read("account-a-1", after=1)] == [
+        noon + timedelta(seconds=seconds) for seconds in range(3)
+    ]
+    one = timedelta(seconds=1)
+    assert (await accounts.load("a-1", at=noon + one)).balance == 2
+    assert (await accounts.load("a-1", at=noon + one - timedelta(microseconds=1))).balance == 1
+    eastern = (noon + one).astimezone(timezone(timedelta(hours=-5)))
+    assert (await accounts.load("a-1", at=eastern)).balance == 2
+
+
+async def test_what_is_not_there_says_how_far_it_was_read(accounts: Repository[Account]) -> None:
+    await accounts.execute("a-1", Account.deposit, 1)
+    with pytest.raises(AggregateNotFound, match="nothing at version 9; it was read up to version 2"):
+        await accounts.load("a-1", version=9)
+    for past in ({"version": 1}, {"at": datetime.now(UTC)}):
+        with pytest.raises(AggregateNotFound, match="account-b-2"):
+            await accounts.load("b-2", **past)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("a-1", version=2**53 - 2)
+    with pytest.raises(ValueError, match="run from 1 to"):
+        await accounts.load("a-1", version=2**53 - 1)
+
+
+# --- what a commit says
+
+
+async def test_a_commit_carries_what_it_is(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    for _ in range(2):
+        account.deposit(2)
+        account.withdraw(1)
+    before = datetime.now(UTC)
+    receipt = await accounts.save(account, command_id="c-1", metadata={"user": "ann"})
+    [commit] = [commit async for commit in store.read("account-a-1", after=1)]
+    assert (commit.stream, commit.version, commit.events) == ("account-a-1", 2, 4)
+    assert commit.tags == ("account.deposited", "account.withdrawn")
+    assert (commit.command_id, commit.metadata, commit.causation_ids) == ("c-1", {"user": "ann"}, ())
+    assert before - timedelta(milliseconds=1) <= commit.at <= datetime.now(UTC)
+    assert commit.uuid.version == 7
+    assert receipt == Receipt("account-a-1", 2, commit.id, 4, commit.position)
+    assert commit.position == 2
+
+
+async def test_commit_ids_are_drawn_anew_and_tell_their_time(
+    accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 4_102_444_800_123_456_789)
+    for _ in range(20):
+        await accounts.execute("a-1", Account.deposit, 1)
+    ids = [commit.id async for commit in store.read("account-a-1", after=1)]
+    assert len(set(ids)) == 20
+    for id in ids:
+        assert int.from_bytes(id[:6]) == 4_102_444_800_123
+        assert (UUID(bytes=id).version, UUID(bytes=id).variant) == (7, "specified in RFC 4122")
+
+
+async def test_commits_are_stamped_with_the_trace_around_the_save(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    with trace("r-1", EventId("order-o-1", 7, 0), {"user": "ann", "ip": "::1"}):
+        await accounts.execute("a-1", Account.deposit, 1)
+        with trace("r-2", metadata={"user": "bob"}):
+            account = await accounts.load("a-1")
+            account.deposit(2)
+            await accounts.save(account, metadata={"ip": "::2"})
+        with trace(causation_id=["order-o-1@7.1", EventId("order-o-2", 1, 0)]):
+            await asyncio.gather(asyncio.create_task(accounts.execute("a-1", Account.deposit, 3)))
+    account = await accounts.load("a-1")
+    account.deposit(4)
+    await accounts.save(account)
+    stamps = [
+        (commit.correlation_id, commit.causation_ids, commit.metadata)
+        async for commit in store.read("account-a-1", after=1)
+    ]
+    assert stamps == [
+        ("r-1", ("order-o-1@7.0",), {"user": "ann", "ip": "::1"}),
+        ("r-2", ("order-o-1@7.0",), {"user": "bob", "ip": "::2"}),
+        ("r-1", ("order-o-1@7.1", "order-o-2@1.0"), {"user": "ann", "ip": "::1"}),
+        (None, (), {}),
+    ]
+    assert current_trace().metadata == {}
+
+
+@pytest.mark.parametrize("metadata", [{"n": 7}, {7: "n"}, {"n": None}, {"n": "\ud800"}])
+async def test_metadata_that_is_no_text_is_refused_and_the_events_are_kept(
+    accounts: Repository[Account], store: ScriptedStore, metadata: Any
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    with pytest.raises((TypeError, ValueError), match="metadata"):
+        await accounts.save(account, metadata=metadata)
+    assert await versions(store) == [1]
+    await accounts.save(account, metadata={"n": "7"})
+    assert (await accounts.load("a-1")).balance == 5
+
+
+# --- decisions
+
+
+async def test_a_decision_is_made_anew_on_what_the_winner_left(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 50)
+    seen: list[int] = []
+
+    def withdraw(account: Account) -> int:
+        seen.append(account.balance)
+        return account.withdraw(40)
+
+    loads = store.load
+
+    async def load_and_let_another_withdraw(stream: str) -> Any:
+        loaded = await loads(stream)
+        store.load = loads  # type: ignore[method-assign]
+        await accounts.execute("a-1", Account.withdraw, 20)
+        return loaded
+
+    store.load = load_and_let_another_withdraw  # type: ignore[method-assign]
+    with pytest.raises(InsufficientFunds):
+        await accounts.execute("a-1", withdraw)
+    assert seen == [50, 30]
+    assert (await accounts.load("a-1")).balance == 30
+
+
+async def test_racing_withdrawals_never_overdraw(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, attempts=100)
+    account = Account.open("a-1", owner="ann")
+    account.deposit(50)
+    await accounts.save(account)
+    results = await asyncio.gather(
+        *(accounts.execute("a-1", Account.withdraw, 10) for _ in range(12)), return_exceptions=True
+    )
+    assert sorted(result for result in results if isinstance(result, int)) == [0, 10, 20, 30, 40]
+    assert sum(isinstance(result, InsufficientFunds) for result in results) == 7
+    assert (await accounts.load("a-1")).balance == 0
+
+
+async def test_one_attempt_is_no_second_one(accounts: Repository[Account], store: ScriptedStore) -> None:
+    once = Repository(Account, store, attempts=1)
+    store.appends = [("before", ConflictError("account-a-1", 1, 2))]
+    with pytest.raises(ConflictError):
+        await once.execute("a-1", Account.deposit, 1)
+    assert len(store.appended) == 2
+    assert await once.execute("a-1", Account.deposit, 1) == 1
+
+
+async def test_only_conflicts_are_tried_again(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for error in (Throttled("slow down"), StoreUnavailable("gone"), CommitOutcomeUnknown("account-a-1", 2, "?")):
+        store.appends = [("before", error)]
+        with pytest.raises(type(error)):
+            await accounts.execute("a-1", Account.deposit, 1)
+        assert not store.appends
+    assert await versions(store) == [1]
+
+
+async def test_a_subclass_is_another_aggregate(accounts: Repository[Account], store: ScriptedStore) -> None:
+    class Special(Account, tag="account"):
+        pass
+
+    with pytest.raises(TypeError, match=r"saves Account, not .*Special"):
+        await accounts.save(Special.open("a-1", owner="ann"))
+    assert await versions(store) == [1]
+
+
+async def test_an_unknown_event_stops_an_aggregate_and_is_still_there_raw(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 5)
+    narrow = Repository(OnlyOpened, store)
+    for call in (narrow.load("a-1"), narrow.load("a-1", version=2), narrow.execute("a-1", lambda account: None)):
+        with pytest.raises(UnknownEventType) as raised:
+            await call
+        assert (raised.value.version, raised.value.tag) == (2, "account.deposited")
+    with pytest.raises(UnknownEventType):
+        _ = [entry async for entry in narrow.history("a-1")]
+    assert (await narrow.load("a-1", version=1)).version == 1
+    assert await versions(store) == [1, 2]
+
+
+class OnlyOpened(Aggregate, tag="account"):
+    def apply_opened(self, event: Opened) -> None: ...
+
+
+async def test_a_commit_that_is_too_large_is_refused_and_kept(accounts: Repository[Account]) -> None:
+    account = await accounts.load("a-1")
+    account.record(Opened(owner=secrets.token_hex(250_000)))
+    for _ in range(2):
+        with pytest.raises(CommitTooLarge) as raised:
+            await accounts.save(account)
+        assert raised.value.size > raised.value.limit == 409_600
+    assert (len(account.uncommitted), account.version) == (1, 1)
+    assert (await accounts.load("a-1")).owner == "ann"
+
+
+async def test_a_closed_store_takes_nothing(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    account = Account.open("a-1", owner="ann")
+    await store.aclose()
+    for call in (accounts.save(account), accounts.load("a-1"), accounts.execute("a-1", Account.deposit, 1)):
+        with pytest.raises(StoreClosed):
+            await call
+    assert len(account.uncommitted) == 1
+    await store.open()
+    assert (await accounts.save(account)).version == 1
+
+
+# --- whatever happens, each event is stored once and in order
+
+
+class Unlucky(ScriptedStore):
+    """Cancels the task that appends, after as many turns of the loop as it is told."""
+
+    def cancel_after(self, turns: int, task: asyncio.Task[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        if turns:
+            loop.call_soon(self.cancel_after, turns - 1, task)
+        else:
+            task.cancel()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int) -> None:
+    async with Unlucky() as store:
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+        account = Account.open("a-1", owner="ann")
+        task = asyncio.create_task(accounts.save(account))
+        store.cancel_after(turns, task)
+        await asyncio.wait([task])
+        account.deposit(5)
+        await accounts.save(account)
+        stored = [event async for _, events in accounts.history("a-1") for event in events]
+        assert stored == [Opened(owner="ann"), Deposited(amount=5)]
+        assert (account.uncommitted, account.version) == ((), len(await versions(store)))
+        assert (await accounts.load("a-1")) == account
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_an_execute_cancelled_at_any_turn_and_issued_again_is_applied_once(turns: int) -> None:
+    async with Unlucky() as store:
+        accounts = Repository(Account, store)
+        await accounts.save(Account.open("a-1", owner="ann"))
+        task = asyncio.create_task(accounts.execute("a-1", Account.deposit, 5, command_id="c-1"))
+        store.cancel_after(turns, task)
+        await asyncio.wait([task])
+        await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
+        assert (await accounts.load("a-1")).balance == 5
+        assert await versions(store) == [1, 2]
+
+
+UNSURE = CommitOutcomeUnknown("account-a-1", 2, "?")
+FATES: list[tuple[str, EventsrcError | None]] = [
+    ("", None),
+    ("before", UNSURE),
+    ("after", UNSURE),
+    ("before", Throttled("slow down")),
+    ("before", StoreUnavailable("gone")),
+]
+
+
+@pytest.mark.parametrize("fates", list(product(FATES, repeat=3)), ids=lambda fates: "")
+async def test_whatever_becomes_of_the_saves_each_event_is_stored_once_and_in_order(fates: Any) -> None:
+    async with ScriptedStore() as store:
+        accounts = Repository(Account, store)
+        account = Account.open("a-1", owner="ann")
+        await accounts.save(account)
+        recorded = []
+        for amount, fate in enumerate(fates, 1):
+            account.deposit(amount)
+            recorded.append(Deposited(amount=amount))
+            store.appends = [fate]
+            try:
+                await accounts.save(account)
+            except EventsrcError as error:
+                told = error
+            else:
+                assert account.uncommitted == ()
+                continue
+            lost = len(recorded) - len(account.uncommitted)
+            assert account.uncommitted == tuple(recorded[lost:])
+            assert isinstance(told, (CommitOutcomeUnknown, Throttled, StoreUnavailable))
+        store.appends = []
+        await accounts.save(account)
+        assert [event async for _, events in accounts.history("a-1", after=1) for event in events] == recorded
+        assert await accounts.load("a-1") == account
+        assert account.version == len(await versions(store))
+
+
+# --- command ids
+
+
+async def test_a_redelivered_creation_is_recognised_for_ever(store: ScriptedStore) -> None:
+    """The commit that stands in its place carries the id, whatever has been forgotten since."""
+    accounts = Repository(Account, store)
+    await accounts.save(Account.open("a-1", owner="ann"), command_id="c-0")
+    for each in range(Account.remembered_commands + 5):
+        await accounts.execute("a-1", Account.deposit, 1, command_id=f"d-{each}")
+    again = Account.open("a-1", owner="ann")
+    assert (await accounts.save(again, command_id="c-0")).duplicate
+    assert again.balance == Account.remembered_commands + 5
+
+
+async def test_a_delivery_with_other_content_keeps_its_events(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    other = Account.open("b-2", owner="eve")
+    for _ in range(2):
+        with pytest.raises(IdempotencyError) as raised:
+            await accounts.save(other, command_id="c-1")
+        assert (raised.value.stream, raised.value.version) == ("account-b-2", 1)
+    assert (other.owner, other.uncommitted, other.version) == ("eve", (Opened(owner="eve"),), 0)
+
+
+async def test_events_recorded_since_are_not_lost_to_another_delivery(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    mine = Account.open("b-2", owner="bob")
+    store.appends = [("before", CommitOutcomeUnknown("account-b-2", 1, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(mine, command_id="c-1")
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    mine.deposit(5)
+    with pytest.raises(ConflictError):
+        await accounts.save(mine)
+    assert mine.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
+
+
+async def test_nothing_recorded_needs_no_id_and_takes_none(accounts: Repository[Account], store: ScriptedStore) -> None:
+    receipt = await accounts.save(await accounts.load("a-1"), command_id="c-1")
+    assert (receipt.commit_id, receipt.duplicate) == (None, False)
+    assert await accounts.execute("a-1", lambda account: account.balance, command_id="c-1") == 0
+    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") == 5
+
+
+async def test_an_id_belongs_to_one_stream(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"))
+    for id in ("a-1", "b-2"):
+        assert await accounts.execute(id, Account.deposit, 5, command_id="c-1") == 5
+
+
+# --- what logs and errors tell
+
+
+SECRET = "ann owes 4711"
+
+
+class Diary(Aggregate, tag="diary"):
+    text: str = ""
+    pages: Any = None
+
+    def write(self, text: str) -> None:
+        self.record(Opened(owner=text))
+
+    def apply_opened(self, event: Opened) -> None:
+        self.text += event.owner
+        if event.owner.endswith("!"):
+            self.pages = {1: object(), SECRET: {2**70}}
+
+
+def spoilt(snapshot: Snapshot) -> Snapshot:
+    """One whose state is sound MessagePack of another kind."""
+    body = msgspec.msgpack.encode(({SECRET: SECRET}, {"text": {SECRET: SECRET}}))
+    return msgspec.structs.replace(snapshot, payload=pack(body, snapshot.stream, snapshot.version))
+
+
+async def test_no_log_line_and_no_error_holds_content(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "eventsrc")
+    diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    diary = Diary(id="d-1")
+    for _ in range(10):
+        diary.write(SECRET)
+        await diaries.save(diary)
+    assert store.snapshots
+    store.change = spoilt
+    assert (await diaries.load("d-1")).text == SECRET * 10
+    store.change = lambda snapshot: msgspec.structs.replace(snapshot, payload=SECRET.encode())
+    assert (await diaries.load("d-1")).text == SECRET * 10
+    store.snapshot_error = StoreUnavailable("gone")
+    for _ in range(30):
+        diary.write(SECRET)
+        await diaries.save(diary)
+    for _ in range(2):
+        diary.write(f"{SECRET}!")  # no snapshot can be made from here on
+        await diaries.save(diary)
+    diary.write(SECRET * 200)
+    await diaries.save(diary)
+    assert "is ignored" in caplog.text
+    assert "no snapshot" in caplog.text
+    for record in caplog.records:
+        assert SECRET not in f"{record.getMessage()} {record.args!r} {record.exc_info!r}"
+        assert record.levelno == logging.WARNING
+
+
+async def test_representations_hold_no_content(accounts: Repository[Account], store: ScriptedStore) -> None:
+    diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    diary = Diary(id="d-1")
+    for _ in range(5):
+        diary.write(SECRET)
+        await diaries.save(diary, metadata={"note": SECRET})
+    snapshot, commits = await store.load("diary-d-1")
+    assert snapshot
+    assert commits
+    for thing in (snapshot, commits[0]):
+        assert SECRET not in repr(thing)
+        assert f"diary-d-1@{thing.version}" in repr(thing)

@@ -1,0 +1,5 @@
+"""The embedded store, on SQLite."""
+
+from .store import SQLiteStore
+
+__all__ = ["SQLiteStore"]

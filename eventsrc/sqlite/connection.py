@@ -1,0 +1,103 @@
+"""A connection to a file that has our tables, and the library's errors for SQLite's."""
+
+from __future__ import annotations
+
+import sqlite3
+from time import monotonic
+
+from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE commits (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    time INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    tags TEXT NOT NULL,
+    correlation_id TEXT,
+    causation_ids TEXT,
+    command_id TEXT,
+    command_digest BLOB,
+    metadata TEXT,
+    payload BLOB NOT NULL,
+    UNIQUE (stream, version)
+) STRICT;
+CREATE INDEX commits_by_correlation_id ON commits (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE TABLE snapshots (
+    stream TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    shape TEXT NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+"""
+
+
+def connect(path: str, deadline: float) -> sqlite3.Connection:
+    """A connection to a file that has our tables; they are made if it has none. Raises StoreError."""
+    try:
+        connection = sqlite3.connect(path, timeout=deadline, isolation_level=None, check_same_thread=False)
+        try:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, SCHEMA_VERSION):  # said before the journal mode, which stays in a file, is changed
+                raise StoreRejected("SCHEMA", f"{path} has schema version {found}, this library knows {SCHEMA_VERSION}")
+            _use_wal(connection, deadline)
+            connection.execute("PRAGMA synchronous = FULL")
+            if found == 0:
+                _create(connection)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise typed(error, path) from None
+    return connection
+
+
+def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Of several that switch a new file at once SQLite fails all but one, without waiting as for other locks."""
+    until = monotonic() + deadline
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+            connection.execute("BEGIN IMMEDIATE")  # this waits for the other one
+            connection.execute("COMMIT")
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was first
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some space",
+    sqlite3.SQLITE_READONLY: "the file is read-only; let the process write it, its -wal and -shm, and their folder",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
+    sqlite3.SQLITE_PERM: "the file may not be used; check its permissions",
+    sqlite3.SQLITE_AUTH: "the file may not be used; check its permissions",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_TOOBIG: "the commit is larger than SQLite takes; save fewer events",
+}
+
+
+def typed(error: sqlite3.Error, path: str = "") -> StoreError:
+    """The library's error for an SQLite one, by its primary result code, never by its text."""
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    primary = code & 0xFF if code is not None else None
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Throttled(f"{name}: another process held the file's write lock until the deadline")
+    if primary in _ADVICE:
+        return StoreRejected(name, f"{path}: {_ADVICE[primary]}" if path else _ADVICE[primary])
+    return StoreUnavailable(f"{name}: {error}")

@@ -1,0 +1,88 @@
+"""Commits and snapshots as rows: all statements, built from constants, with every value bound."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from ..errors import ConflictError
+from ..store import Commit, Loaded, Receipt, Snapshot, settled
+
+_COLUMNS = (
+    "position, stream, version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, "
+    "metadata, payload"
+)
+_INSERT = f"INSERT INTO commits ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_STANDING = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version = ?"
+_HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMIT 1"
+_FROM = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
+PAGE = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
+PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
+_SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
+PUT_SNAPSHOT = """
+INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
+ON CONFLICT (stream) DO UPDATE SET version = excluded.version, shape = excluded.shape, payload = excluded.payload
+WHERE excluded.version > snapshots.version
+"""
+
+
+def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...]) -> Receipt:
+    standing = commits(connection, _STANDING, (commit.stream, commit.version))
+    if standing:
+        return settled(commit, standing[0])
+    head = connection.execute(_HEAD, (commit.stream,)).fetchone()
+    if (head[0] if head else 0) != commit.version - 1:
+        raise ConflictError(commit.stream, commit.version - 1, head[0] if head else 0)
+    position = connection.execute(_INSERT, row).lastrowid
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, position)
+
+
+def load(connection: sqlite3.Connection, stream: str) -> Loaded:
+    row = connection.execute(_SNAPSHOT, (stream,)).fetchone()
+    snapshot = Snapshot(stream=stream, version=row[0], shape=row[1], payload=row[2]) if row else None
+    return Loaded(snapshot, commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
+
+
+def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
+    return [
+        Commit(
+            position=position,
+            stream=stream,
+            version=version,
+            id=id,
+            time=time,
+            events=events,
+            tags=_to_texts(tags),
+            correlation_id=correlation_id,
+            causation_ids=_to_texts(causation_ids) if causation_ids else (),
+            command_id=command_id,
+            command_digest=command_digest,
+            metadata=_to_mapping(metadata) if metadata else {},
+            payload=payload,
+        )
+        for (
+            position,
+            stream,
+            version,
+            id,
+            time,
+            events,
+            tags,
+            correlation_id,
+            causation_ids,
+            command_id,
+            command_digest,
+            metadata,
+            payload,
+        ) in connection.execute(query, arguments)
+    ]
+
+
+def to_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+_to_texts = msgspec.json.Decoder(tuple[str, ...]).decode
+_to_mapping = msgspec.json.Decoder(dict[str, str]).decode
