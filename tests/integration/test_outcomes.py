@@ -177,7 +177,7 @@ async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench)
         "TransactionConflictException",
     )
     commits = [make_commit(fresh_stream()) for _ in range(40)]
-    bench.proxy.faults = [error(code) for code in codes] * 500
+    bench.proxy.faults.extend([error(code) for code in codes] * 500)
     async with store_on(bench.proxy.url, bench.store._table, deadline=2.0) as store:
         outcomes = await asyncio.gather(*map(store.append, commits), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Throttled}

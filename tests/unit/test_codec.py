@@ -150,7 +150,7 @@ def test_what_does_not_get_smaller_is_not_compressed() -> None:
     assert len(stored(body)) == len(body) + 5
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(
     st.builds(
         Rich,
@@ -240,7 +240,7 @@ def test_a_body_that_could_not_be_read_back_is_not_written() -> None:
         stored(bytes(MAX_EXPANDED + 1))
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_sealed_bytes_decode_or_are_a_typed_error(body: bytes) -> None:
     for payload in (stored(body), body):
@@ -273,7 +273,7 @@ SOUND = [RICH, Measured(by_key={UUID(int=9): 1}, by_colour={Colour.RED: 1}, at=R
 BODY = codec.encode(SOUND)
 
 
-@settings(max_examples=400)
+@settings(deadline=None, max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.binary(max_size=3)), min_size=1, max_size=4))
 def test_a_forged_body_decodes_or_is_a_typed_error(changes: list[tuple[int, bytes]]) -> None:
     body = bytearray(BODY)

@@ -598,24 +598,21 @@ async def test_a_closed_store_takes_nothing(store: ScriptedStore) -> None:
 # --- whatever happens, each event is stored once and in order
 
 
-class Unlucky(ScriptedStore):
-    """Cancels the task that appends, after as many turns of the loop as it is told."""
-
-    def cancel_after(self, turns: int, task: asyncio.Task[Any]) -> None:
-        loop = asyncio.get_running_loop()
-        if turns:
-            loop.call_soon(self.cancel_after, turns - 1, task)
-        else:
-            task.cancel()
+def cancel_after(turns: int, task: asyncio.Task[Any]) -> None:
+    """Cancel the task after as many turns of the loop."""
+    if turns:
+        asyncio.get_running_loop().call_soon(cancel_after, turns - 1, task)
+    else:
+        task.cancel()
 
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int) -> None:
-    async with Unlucky() as store:
+    async with ScriptedStore() as store:
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
         account = Account.open("a-1", owner="ann")
         task = asyncio.create_task(accounts.save(account))
-        store.cancel_after(turns, task)
+        cancel_after(turns, task)
         await asyncio.wait([task])
         account.deposit(5)
         await accounts.save(account)
@@ -627,11 +624,11 @@ async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int)
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_an_execute_cancelled_at_any_turn_and_issued_again_is_applied_once(turns: int) -> None:
-    async with Unlucky() as store:
+    async with ScriptedStore() as store:
         accounts = Repository(Account, store)
         await accounts.save(Account.open("a-1", owner="ann"))
         task = asyncio.create_task(accounts.execute("a-1", Account.deposit, 5, command_id="c-1"))
-        store.cancel_after(turns, task)
+        cancel_after(turns, task)
         await asyncio.wait([task])
         await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
         assert (await accounts.load("a-1")).balance == 5

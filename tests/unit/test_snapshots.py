@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventsrc import SnapshotPolicy
@@ -52,6 +52,7 @@ def test_after_one_that_was_too_large_the_next_waits_for_its_size() -> None:
     assert SnapshotPolicy(ratio=2).next_threshold(4096, 100_000) == 200_000
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**7), st.integers(1, 10**7), st.floats(0.1, 10))
 def test_the_threshold_grows_by_a_quarter_and_is_never_beyond_the_writing_point(
     tail: int, size: int, ratio: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventsrc import EventId, InvalidStreamId, WiringError
@@ -12,12 +12,14 @@ from eventsrc.stream import MAX_STREAM_BYTES, category_of, check_category, check
 NUMBERS = st.integers(0, 2**53)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), NUMBERS, NUMBERS)
 def test_parse_is_the_inverse_of_str(stream: str, version: int, index: int) -> None:
     event_id = EventId(stream, version, index)
     assert EventId.parse(str(event_id)) == event_id
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_parses_is_written_the_same_way(text: str) -> None:
     try:
