@@ -88,9 +88,10 @@ FAULTS: dict[str, tuple[Fault, type[Exception], type[Exception] | None]] = {  # 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_dynamodb(dynamodb_endpoint: str, heard: pytest.LogCaptureFixture, fault: str) -> None:
     table, stream = fresh_name(), fresh_stream()
-    async with proxy_to(dynamodb_endpoint) as proxy, store_on(proxy.url, table, deadline=0.3) as store:
+    async with store_on(dynamodb_endpoint, table) as store:
         await store.create_table()
         await store.append(private(stream))
+    async with proxy_to(dynamodb_endpoint) as proxy, store_on(proxy.url, table, deadline=0.5) as store:
         proxy.then, of_append, of_load = FAULTS[fault]
         await check_silent(store.append(private(stream)), of_append, heard)
         if of_load:

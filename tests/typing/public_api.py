@@ -4,23 +4,50 @@ pyright report when it is not needed any more."""
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
+from datetime import datetime
 from typing import assert_type
+from uuid import UUID
 
 from bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import (
+    Aggregate,
+    AggregateNotFound,
     Commit,
+    CommitOutcomeUnknown,
+    CommitTooLarge,
+    ConflictError,
+    CorruptPayload,
     DynamoDBStore,
     Event,
     EventId,
+    EventsrcError,
+    IdempotencyError,
+    InvalidEvent,
+    InvalidStreamId,
+    Loaded,
     MemoryStore,
+    PayloadTooLarge,
     Receipt,
     Recorded,
     Repository,
+    SchemaMismatch,
+    Snapshot,
     SnapshotPolicy,
     SQLiteStore,
     Store,
+    StoreClosed,
+    StoredDataError,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+    StreamCorrupt,
+    Throttled,
     Trace,
+    UnhandledEvent,
+    UnknownEventType,
+    WiringError,
+    current_trace,
     open_store,
     tag_of,
     trace,
@@ -54,6 +81,7 @@ async def results(store: Store) -> None:
     assert_type(await others.execute("o-1", Other.deposit, 5), int)
     with trace(correlation_id="r-9", causation_id=EventId("a-1", 7, 0), metadata={"user": "ann"}) as inside:
         assert_type(inside, Trace)
+    assert_type(current_trace().correlation_id, str | None)
 
 
 async def stores() -> None:
@@ -64,7 +92,66 @@ async def stores() -> None:
     async with MemoryStore() as memory, open_store("memory://") as opened:
         assert_type(memory, MemoryStore)
         assert_type(opened, Store)
+        snapshot, commits = assert_type(await opened.load("account-a-1"), Loaded)
+        assert_type(snapshot, Snapshot | None)
+        assert_type(commits[0], Commit)
+        assert_type(await opened.append(commits[0]), Receipt)
+        async for commit in opened.read("account-a-1", after=3, backward=True):
+            assert_type(commit.uuid, UUID)
+            assert_type(commit.at, datetime)
     assert_type(tag_of(Opened), str)
+
+
+async def aggregates(accounts: Repository[Account]) -> None:
+    account = assert_type(Account.open("a-1", owner="ann"), Account)
+    assert_type(account.stream, str)
+    assert_type(account.version, int)
+    assert_type(account.uncommitted, tuple[Event, ...])
+    assert_type(account.balance, int)
+    assert_type(Deposited(amount=5).amount, int)
+    assert_type(Other.open("o-1", owner="ann"), Other)
+    receipt = await accounts.save(account)
+    assert_type(receipt.commit_id, bytes | None)
+    assert_type(receipt.position, int | None)
+    assert_type(EventId.parse("account-a-1@7.0"), EventId)
+
+
+def facts(error: EventsrcError) -> str | int | Commit | None:
+    """Every error carries its facts, typed."""
+    match error:
+        case AggregateNotFound():
+            return error.stream
+        case ConflictError():
+            assert_type(error.winner, Commit | None)
+            return error.expected + error.actual
+        case IdempotencyError():
+            return error.command_id
+        case CommitTooLarge() | PayloadTooLarge():
+            return error.size - error.limit
+        case CommitOutcomeUnknown():
+            return error.commit_id
+        case UnknownEventType():
+            return error.tag
+        case SchemaMismatch():
+            return error.event
+        case CorruptPayload() | StreamCorrupt():
+            assert_type(error.stream, str)
+            return error.version
+        case StoredDataError():
+            return error.reason
+        case InvalidEvent():
+            return error.reason
+        case UnhandledEvent():
+            return error.aggregate
+        case WiringError():
+            return error.culprit
+        case InvalidStreamId():
+            return error.reason
+        case StoreRejected():
+            return error.code
+        case Throttled() | StoreUnavailable() | StoreClosed() | StoreError():
+            return str(error)
+    return None
 
 
 def tests() -> None:
@@ -77,11 +164,17 @@ def tests() -> None:
 async def errors(accounts: Repository[Account]) -> None:
     Deposited(amonut=5)  # type: ignore[call-arg]
     Deposited(5)  # type: ignore[call-arg]
+    Deposited()  # type: ignore[call-arg]
     Deposited(amount="5")  # type: ignore[arg-type]
     Deposited(amount=5).amount = 6  # type: ignore[misc]
     Account(id="a-1", balance=5)  # type: ignore[call-arg]
     _ = Account(id="a-1").balnce  # type: ignore[attr-defined]
+    Account("a-1")  # type: ignore[call-arg]
     Account(id="a-1").record("opened")  # type: ignore[arg-type]
+    Account(id="a-1").version = 7  # type: ignore[misc]
+    Account(id="a-1").balence = 5  # type: ignore[attr-defined]
+    Account(id="a-1").uncommitted.append(Deposited(amount=5))  # type: ignore[attr-defined]
+    Account(id="a-1").withdraw("30")  # type: ignore[arg-type]
     await accounts.execute("a-1", Account.withdraw, "30")  # type: ignore[call-overload]
     await accounts.execute("a-1", Account.withdraw)  # type: ignore[call-overload]
     await accounts.execute("a-1", Account.withdraw, 30, 40)  # type: ignore[call-overload]
@@ -91,3 +184,23 @@ async def errors(accounts: Repository[Account]) -> None:
     await accounts.save(left)  # type: ignore[arg-type]
     DynamoDBStore("ledger", layout="sideways")  # type: ignore[arg-type]
     given(Account).when(Account.withdraw, "30")  # type: ignore[arg-type]
+    given(Account, "opened")  # type: ignore[arg-type]
+    given(Account).when(Account.withdraw, 30).then_returns("50")  # type: ignore[arg-type]
+    given(Account).when(Other.close, "done")  # type: ignore[arg-type]
+    when(Account.open, "a-1")  # type: ignore[call-arg]
+    when(len, "a-1")  # type: ignore[type-var]
+    Repository(Deposited, MemoryStore())  # type: ignore[type-var]
+    Repository(Account)  # type: ignore[call-arg]
+    await accounts.load(7)  # type: ignore[arg-type]
+    await accounts.load("a-1", at="2026-01-01")  # type: ignore[arg-type]
+    SnapshotPolicy(2.0)  # type: ignore[call-arg]
+    trace(causation_id=7)  # type: ignore[arg-type]
+    trace(metadata={"n": 7})  # type: ignore[dict-item]
+    Store()  # type: ignore[abstract]
+
+
+class Misdeclared(Aggregate, tag="misdeclared"):
+    snapshot_version: int = 1  # type: ignore[misc]
+
+    async def close(self) -> None:
+        self.record(event="closed")  # type: ignore[arg-type]
