@@ -42,7 +42,7 @@ _known: dict[type[Any], Wiring] = {}
 
 def _read(aggregate: type[Any]) -> Wiring:
     given: object = aggregate
-    if not (isinstance(given, type) and issubclass(given, msgspec.Struct)):
+    if not (isinstance(given, type) and _framework_classes(given)):
         raise WiringError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
     handlers = _handlers(aggregate)
@@ -76,7 +76,6 @@ def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upca
             if old in found:
                 raise WiringError(_name(upcaster), f"upcasts {old.__qualname__}, and so does {_name(found[old])}")
             found[old] = upcaster
-        _returned(upcaster)
     for start in found:
         reached, seen = {start}, {start}
         while reached:
@@ -188,7 +187,7 @@ def _category(aggregate: type[Any]) -> str:
 
 def _check_state(aggregate: type[Any]) -> None:
     name = aggregate.__qualname__
-    ours = [base for base in aggregate.__mro__ if base.__module__ == f"{__package__}.aggregate"]
+    ours = _framework_classes(aggregate)
     for field in _resolved(name, lambda: msgspec.structs.fields(aggregate)):
         culprit = f"{name}.{field.name}"
         if field.name == "id":
@@ -204,6 +203,10 @@ def _check_state(aggregate: type[Any]) -> None:
     for base in aggregate.__mro__[:-1]:
         if "__post_init__" in vars(base) and base not in ours:
             raise WiringError(f"{name}.__post_init__", "is the framework's; derive state in handlers or properties")
+
+
+def _framework_classes(aggregate: type[Any]) -> list[type[Any]]:
+    return [base for base in aggregate.__mro__ if base.__module__ == f"{__package__}.aggregate"]
 
 
 def _snapshot_type(aggregate: type[Any]) -> Any:

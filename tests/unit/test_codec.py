@@ -236,8 +236,11 @@ def test_bombs_are_refused_before_they_expand(block: bytes) -> None:
 
 
 def test_a_body_that_could_not_be_read_back_is_not_written() -> None:
+    largest = bytes(MAX_EXPANDED)
+    assert unpack(stored(largest), "s-1", 1) == largest
     with pytest.raises(PayloadTooLarge):
-        stored(bytes(MAX_EXPANDED + 1))
+        stored(largest + b"\0")
+    assert MAX_EXPANDED == 16 * 1024 * 1024, "what was written under a higher cap is not read under a lower one"
 
 
 @settings(deadline=None, max_examples=300)

@@ -218,6 +218,13 @@ def test_an_event_that_no_handler_takes_is_no_past() -> None:
         given(Counter, anything)
 
 
+def test_nothing_is_told_in_a_word() -> None:
+    with pytest.raises(AssertionError, match=r"\nexpected: nothing$"):
+        given(Account, *PAST).when(Account.deposit, 5).then()
+    with pytest.raises(AssertionError, match=r"^recorded: nothing\n"):
+        given(Account, *PAST).when(lambda account: None).then(Deposited(amount=5))
+
+
 def test_a_state_is_told_only_where_it_differs() -> None:
     with pytest.raises(AssertionError, match=r"^state is balance=75; expected balance=5$"):
         given(Account, *PAST).when(Account.withdraw, 5).then_state(owner="ann", balance=5)

@@ -213,6 +213,11 @@ class NoEventInUnion(Aggregate, tag="x"):
     def apply_x(self, event: Optional[A]) -> None: ...  # noqa: UP045
 
 
+@wrong("NoClass.apply_x", r"list\[test_wiring.A\] is not a subclass of Event")
+class NoClass(Aggregate, tag="x"):
+    def apply_x(self, event: list[A]) -> None: ...
+
+
 @wrong("Anything.apply_x", "typing.Any is not a subclass of Event")
 class Anything(Aggregate, tag="x"):
     def apply_x(self, event: Any) -> None: ...
@@ -381,6 +386,16 @@ class NoCategory(Aggregate):
     def apply_x(self, event: A) -> None: ...
 
 
+@wrong("NumberedCategory", "has no tag, its stream category")
+class NumberedCategory(Aggregate, tag=5):  # type: ignore[arg-type]
+    def apply_x(self, event: A) -> None: ...
+
+
+@wrong("EmptyCategory", "has no tag, its stream category")
+class EmptyCategory(Aggregate, tag=""):
+    def apply_x(self, event: A) -> None: ...
+
+
 @wrong("Hyphen", "the tag 'my-base' holds '-'")
 class Hyphen(Aggregate, tag="my-base"):
     def apply_x(self, event: A) -> None: ...
@@ -459,6 +474,10 @@ def b_to_c(old: B) -> C:
 
 def c_to_a(old: C) -> A:
     return A(n=old.n)
+
+
+def c_to_b(old: C) -> B:
+    return B(n=old.n)
 
 
 def a_to_a(old: A) -> A:
@@ -585,6 +604,13 @@ class Circle(Aggregate, tag="x"):
     def apply_d(self, event: D) -> None: ...
 
 
+@wrong("b_to_c|c_to_b", "back to itself")
+class WayIntoCircle(Aggregate, tag="x"):
+    upcasters = (a_to_b, b_to_c, c_to_b)
+
+    def apply_d(self, event: D) -> None: ...
+
+
 @wrong("a_to_a", "leads from A back to itself")
 class SmallCircle(OnlyC, tag="x"):
     upcasters = (a_to_a,)
@@ -634,7 +660,7 @@ def test_every_mistake_names_its_culprit(aggregate: type[Aggregate], culprit: st
 
 @pytest.mark.parametrize("thing", [5, "account", int, A, Event, None])
 def test_a_repository_is_of_an_aggregate(thing: Any) -> None:
-    with pytest.raises(WiringError) as raised:
+    with pytest.raises(WiringError, match="is not a subclass of Aggregate") as raised:
         Repository(thing, MemoryStore())
     assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
 
