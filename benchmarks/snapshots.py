@@ -1,7 +1,7 @@
 """What snapshots cost and save: bytes written and read, and what a load costs in each layout.
 
 Counts, not times: the same on every machine. `python -m benchmarks.snapshots` prints the tables of docs/storage.md; the
-second one asks a DynamoDB Local (see eventsrc.local).
+last two ask a DynamoDB Local (see eventsrc.local).
 """
 
 from __future__ import annotations
@@ -52,6 +52,16 @@ class Notebook(Aggregate, tag="notebook"):
         self.notes = []
 
 
+class Labelled(Aggregate, tag="notebook"):
+    """The same notebook in a newer release, with one field more."""
+
+    notes: list[str] = msgspec.field(default_factory=list)
+    label: str = ""
+
+    def apply_noted(self, event: Noted) -> None:
+        self.notes.append(event.text)
+
+
 class Placed(Event, tag="board.placed"):
     square: int
     piece: str
@@ -68,7 +78,7 @@ class Board(Aggregate, tag="board"):
         self.squares[event.square] = event.piece
 
 
-def note(notebook: Notebook) -> None:
+def note(notebook: Notebook | Labelled) -> None:
     notebook.record(Noted(text=chance.randbytes(20).hex()))
 
 
@@ -167,6 +177,23 @@ async def lives() -> list[Life]:
     return [await live(name, kind, command, held=held) for name, kind, command in kinds for held in (False, True)]
 
 
+async def roll_out(saves: int) -> tuple[int, float]:
+    """Two releases save a notebook in turn, each ignoring the other's snapshots: how many, and ÷ commits."""
+    chance.seed(1)
+    async with Ledger() as store:
+        old, new = Repository(Notebook, store, snapshots=POLICY), Repository(Labelled, store, snapshots=POLICY)
+        notebook = Notebook(id="1")
+        note(notebook)
+        await old.save(notebook)
+        for _ in range(saves):
+            await old.execute("1", note)
+        store.committed, store.snapshots = 0, []
+        for _ in range(saves // 2):
+            await new.execute("1", note)
+            await old.execute("1", note)
+        return len(store.snapshots), sum(store.snapshots) / store.committed
+
+
 def figures() -> list[Figure]:
     measured = asyncio.run(lives())
     written = max(sum(life.snapshots) / life.committed for life in measured)
@@ -211,6 +238,24 @@ LAYOUTS: tuple[Literal["snapshot-first", "snapshot-last"], ...] = ("snapshot-fir
 BEHIND = 50  # commits that a snapshot stands for, or is behind
 
 
+async def fill(store: DynamoDBStore, name: str, stream: Stream) -> None:
+    behind = BEHIND if stream.snapshot else 0
+    for version in range(1, behind + stream.tail + 1):
+        commit = Commit(
+            stream=name,
+            version=version,
+            id=uuid7(),
+            time=time.time_ns() // 1000,
+            events=1,
+            tags=("account.deposited",),
+            payload=os.urandom(stream.payload),
+        )
+        await store.append(commit)
+    if behind:
+        shape, payload = "0" * 16, os.urandom(stream.snapshot)
+        await store.put_snapshot(Snapshot(stream=name, version=behind, shape=shape, payload=payload))
+
+
 async def costs(
     sdk: Any, layout: Literal["snapshot-first", "snapshot-last"], stream: Stream
 ) -> list[tuple[int, float]]:
@@ -218,27 +263,32 @@ async def costs(
     client = CountingClient(sdk)
     async with DynamoDBStore(f"layouts-{os.urandom(4).hex()}", client=client, layout=layout) as store:
         await store.create_table()
-        name, behind = "account-a-1", BEHIND if stream.snapshot else 0
-        for version in range(1, behind + stream.tail + 1):
-            commit = Commit(
-                stream=name,
-                version=version,
-                id=uuid7(),
-                time=time.time_ns() // 1000,
-                events=1,
-                tags=("account.deposited",),
-                payload=os.urandom(stream.payload),
-            )
-            await store.append(commit)
-        if behind:
-            shape, payload = "0" * 16, os.urandom(stream.snapshot)
-            await store.put_snapshot(Snapshot(stream=name, version=behind, shape=shape, payload=payload))
+        await fill(store, "account-a-1", stream)
         found = []
         for _ in range(10):
             client.requests, client.units = 0, 0.0
-            await store.load(name)
+            await store.load("account-a-1")
             found.append((client.requests, client.units))
         return [found[0], found[-1]]
+
+
+CROWDS = (Stream(500, 30, 30), Stream(4_000, 30, 30), Stream(20_000, 40, 400))
+LOADS = 200
+
+
+async def crowd(sdk: Any, layout: Literal["snapshot-first", "snapshot-last"], longest: Stream) -> tuple[float, float]:
+    """Mean requests and read units of a load, over 20 streams of one category with tails of random length."""
+    chance.seed(1)
+    client = CountingClient(sdk)
+    async with DynamoDBStore(f"crowds-{os.urandom(4).hex()}", client=client, layout=layout) as store:
+        await store.create_table()
+        for number in range(20):
+            await fill(store, f"account-{number}", longest._replace(tail=chance.randint(0, longest.tail)))
+        for load in range(LOADS + 50):
+            if load == 50:  # what the limit learns from
+                client.requests, client.units = 0, 0.0
+            await store.load(f"account-{chance.randrange(20)}")
+        return client.requests / LOADS, client.units / LOADS
 
 
 async def print_tables() -> None:
@@ -258,6 +308,8 @@ async def print_tables() -> None:
             f"{life.worst:.2f}",
         )
         print(f"| {' | '.join(map(str, cells))} |")
+    snapshots, share = await roll_out(100)
+    print(f"100 saves by two releases in turn: {snapshots} snapshots, {share:.0f} times the bytes of the commits")
     print("A load on DynamoDB: requests / read units")
     print("| snapshot | tail | " + " | ".join(f"`{layout}`, first | tenth" for layout in LAYOUTS) + " |")
     session: Any = aioboto3.Session()
@@ -265,6 +317,12 @@ async def print_tables() -> None:
         for stream in STREAMS:
             found = [f"{n} / {units:g}" for layout in LAYOUTS for n, units in await costs(sdk, layout, stream)]
             print(f"| {stream.snapshot:,} | {stream.tail} of {stream.payload} | {' | '.join(found)} |")
+        print("A load of one of 20 streams, mean: requests / read units")
+        print("| snapshot | tail | " + " | ".join(f"`{layout}`" for layout in LAYOUTS) + " |")
+        for longest in CROWDS:
+            means = [await crowd(sdk, layout, longest) for layout in LAYOUTS]
+            row = " | ".join(f"{requests:.2f} / {units:.1f}" for requests, units in means)
+            print(f"| {longest.snapshot:,} | 0 to {longest.tail} of {longest.payload} | {row} |")
 
 
 if __name__ == "__main__":
