@@ -30,8 +30,8 @@ class SnapshotPolicy:
     """A snapshot is written once the commits since the last one weigh `ratio` times as much as it does.
 
     With `ratio=1` a load reads at most 2.25 times the state and one commit, and all snapshots ever written weigh no
-    more than all commits (docs/storage.md has the arithmetic, and when it fails). Nothing is written before the commits weigh `floor`
-    bytes: up to 4 KB are one read unit of DynamoDB with or without a snapshot.
+    more than all commits (docs/storage.md has the arithmetic, and when it fails). Nothing is written before the
+    commits weigh `floor` bytes: up to 4 KB are one read unit of DynamoDB with or without a snapshot.
 
     The write happens behind the save, as a task that the store owns. `inline=True` makes the save wait for it, as AWS
     Lambda needs, which freezes what runs behind. `enabled=False` writes none; existing ones are still used.
