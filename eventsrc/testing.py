@@ -158,6 +158,8 @@ def _check_snapshot(aggregate: Aggregate) -> None:
         restored = type(aggregate).from_snapshot(aggregate.id, state)
     except Exception as error:
         raise AssertionError(f"{aggregate!r} does not pass through a snapshot: {error}") from error
+    if restored.uncommitted:
+        raise AssertionError(f"from_snapshot recorded:{_lines(restored.uncommitted)}; only commands record")
     if restored != aggregate:
         raise AssertionError(f"a snapshot gives back {restored!r}, not {aggregate!r}")
 

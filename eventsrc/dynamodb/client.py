@@ -60,28 +60,28 @@ class SDKClient:
         return await self._ask(self._sdk.query, request)
 
     async def create_table(self, **request: Any) -> Item:
-        return await self._send(self._sdk.create_table, request)
+        return await self._send(self._sdk.create_table, request, "TableDescription")
 
     async def describe_table(self, **request: Any) -> Item:
-        return await self._send(self._sdk.describe_table, request)
+        return await self._send(self._sdk.describe_table, request, "Table")
 
     async def update_continuous_backups(self, **request: Any) -> Item:
-        return await self._send(self._sdk.update_continuous_backups, request)
+        return await self._send(self._sdk.update_continuous_backups, request, "ContinuousBackupsDescription")
 
     async def _ask(self, operation: Any, request: dict[str, Any]) -> Item:
-        """Send, and see that the answer is one: the SDK takes what it cannot parse for an empty success."""
-        answer = await self._send(operation, {**request, "ReturnConsumedCapacity": "TOTAL"})
-        if "ConsumedCapacity" not in answer:
-            raise TransportError("an answer that is not DynamoDB's")
-        return answer
+        """Send what need not answer anything, and so is asked for its capacity."""
+        return await self._send(operation, {**request, "ReturnConsumedCapacity": "TOTAL"}, "ConsumedCapacity")
 
-    async def _send(self, operation: Any, request: dict[str, Any]) -> Item:
+    async def _send(self, operation: Any, request: dict[str, Any], proof: str) -> Item:
+        """Send, and see by its part `proof` that the answer is one: what the SDK cannot parse is an empty success."""
         try:
             answer: Item = await operation(**request)
-            return answer
+            if proof in answer:
+                return answer
+            failure: Exception = TransportError("an answer that is not DynamoDB's")
         except self._client_error as error:
             response = error.response
-            failure: Exception = ServiceError(
+            failure = ServiceError(
                 str(response.get("Error", {}).get("Code", "")),
                 int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
                 response.get("Item"),

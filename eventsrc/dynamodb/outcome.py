@@ -72,7 +72,7 @@ class GaveUp(Exception):
     def definite(self) -> StoreError:
         """The error to raise where nothing can have been done, or where doing it twice does no harm."""
         if isinstance(self.last, ServiceError):
-            if self.last.code in _THROTTLED:
+            if is_throttle(self.last):
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
             return StoreUnavailable(f"{self.last.code or self.last.status} until the deadline; try again later")
         if self.last is None and not self.unsure:
@@ -116,10 +116,10 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
             try:
                 return await once()
             except (ServiceError, TransportError) as error:
-                if not _is_worth_repeating(error):
+                if not is_worth_repeating(error):
                     raise
             retrying = AsyncRetrying(
-                retry=retry_if_exception(_is_worth_repeating),
+                retry=retry_if_exception(is_worth_repeating),
                 wait=wait_random_exponential(multiplier=0.05, max=2.0),
                 stop=stop_before_delay(deadline),
                 reraise=True,
@@ -127,7 +127,7 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
             await asyncio.sleep(0.025)
             return await retrying(once)
     except ServiceError as error:
-        if _is_worth_repeating(error) or (unsure and error.code != CONDITION_FAILED):
+        if is_worth_repeating(error) or (unsure and error.code != CONDITION_FAILED):
             raise GaveUp(unsure, error) from None
         raise
     except (TimeoutError, TransportError):
@@ -141,7 +141,11 @@ def _is_definite(error: Exception) -> bool:
     return error.status == 413 or (error.status < 500 and (error.code in _THROTTLED or error.code in _REJECTED))
 
 
-def _is_worth_repeating(error: BaseException) -> bool:
+def is_throttle(error: BaseException) -> bool:
+    return isinstance(error, ServiceError) and error.code in _THROTTLED
+
+
+def is_worth_repeating(error: BaseException) -> bool:
     if isinstance(error, ServiceError):
-        return error.code in _THROTTLED or not _is_definite(error)
+        return is_throttle(error) or not _is_definite(error)
     return isinstance(error, TransportError)

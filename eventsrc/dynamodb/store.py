@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
 
-from ..errors import CommitOutcomeUnknown, StoreUnavailable
+from ..errors import CommitOutcomeUnknown, StoreError, StoreUnavailable
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
 from .client import Client, SDKClient, ServiceError, open_sdk
@@ -180,7 +180,10 @@ class DynamoDBStore(Store):
     async def _settle(self, commit: Commit, standing: Any) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
         if standing is None:  # an endpoint that does not return what stood there
-            standing = await self._get(commit.stream, commit.version)
+            try:
+                standing = await self._get(commit.stream, commit.version)
+            except StoreError as error:  # none of them is a definite no: what stands there may be this commit
+                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
             if standing is None:
                 raise StoreUnavailable(f"{commit.stream}@{commit.version} was taken, and is gone: is it being deleted?")
         return settled(commit, self._items.to_commit(standing, commit.stream))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..errors import StoreRejected, StoreUnavailable
+from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 from .client import Item, SDKClient, ServiceError, TransportError
 from .items import Items
-from .outcome import rejected
+from .outcome import is_throttle, is_worth_repeating, rejected
 
 _READY_WITHIN = 120.0  # seconds
 _POLL = 0.5  # seconds
@@ -23,7 +24,10 @@ async def create_table(
     point_in_time_recovery: bool,
     deletion_protection: bool,
 ) -> bool:
-    """Create the table and wait until it is active; False if it was there. Raises StoreRejected, StoreUnavailable."""
+    """Create the table and wait until it is active; False if it was there.
+
+    Raises Throttled or StoreUnavailable when calling it again may help, else StoreRejected.
+    """
     request: dict[str, Any] = {
         "TableName": table,
         "AttributeDefinitions": _key_types(items),
@@ -35,17 +39,27 @@ async def create_table(
     if deletion_protection:
         request["DeletionProtectionEnabled"] = True
     try:
-        created = await _create(client, request)
-        await _wait_until_active(client, table, items)
-        if point_in_time_recovery:
-            await client.update_continuous_backups(
-                TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
-            )
-    except ServiceError as error:
-        raise rejected(error) from None
-    except (TransportError, TimeoutError) as error:
-        raise StoreUnavailable(f"table {table} is not ready ({type(error).__name__}); call it again") from None
+        async with asyncio.timeout(_READY_WITHIN):
+            created = await _create(client, request)
+            await _wait_until_active(client, table, items)
+            if point_in_time_recovery:
+                recovery = {
+                    "TableName": table,
+                    "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
+                }
+                backups = "ContinuousBackupsUnavailableException"
+                await _once_ready(lambda: client.update_continuous_backups(**recovery), not_yet=backups)
+    except (ServiceError, TransportError, TimeoutError) as error:
+        raise _failure(table, error) from None
     return created
+
+
+def _failure(table: str, error: Exception) -> StoreError:
+    if isinstance(error, ServiceError) and not is_worth_repeating(error):
+        return rejected(error)
+    reason = error.code or str(error.status) if isinstance(error, ServiceError) else type(error).__name__
+    kind = Throttled if is_throttle(error) else StoreUnavailable
+    return kind(f"table {table} is not ready ({reason}); call it again")
 
 
 async def _create(client: SDKClient, request: dict[str, Any]) -> bool:
@@ -59,14 +73,25 @@ async def _create(client: SDKClient, request: dict[str, Any]) -> bool:
 
 
 async def _wait_until_active(client: SDKClient, table: str, items: Items) -> None:
-    async with asyncio.timeout(_READY_WITHIN):
-        while True:
-            found = (await client.describe_table(TableName=table))["Table"]
-            if not _fits(found, items):
-                raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
-            if found["TableStatus"] == "ACTIVE":
-                return
-            await asyncio.sleep(_POLL)
+    missing = "ResourceNotFoundException"
+    while True:
+        found = (await _once_ready(lambda: client.describe_table(TableName=table), not_yet=missing))["Table"]
+        if not _fits(found, items):
+            raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
+        if found["TableStatus"] == "ACTIVE":
+            return
+        await asyncio.sleep(_POLL)
+
+
+async def _once_ready(call: Callable[[], Awaitable[Item]], not_yet: str) -> Item:
+    """Call until the answer is not `not_yet`: what is said of a new table is only eventually consistent."""
+    while True:
+        try:
+            return await call()
+        except ServiceError as error:
+            if error.code != not_yet:
+                raise
+        await asyncio.sleep(_POLL)
 
 
 def _fits(table: Item, items: Items) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing, suppress
 
 from ..errors import StoreClosed
 from ..store import Commit, Receipt, Store
 from .check import MakeStore, checks, expect, expect_equal, refused
-from .samples import expect_stored, fresh_stream, make_commit, make_snapshot, stored
+from .samples import expect_same, expect_stored, fill, fresh_stream, make_commit, make_snapshot, stored
 
 
 async def a_closed_store_says_so(make_store: MakeStore) -> None:
@@ -99,6 +100,55 @@ async def closing_waits_for_work_behind_saves(make_store: MakeStore) -> None:
         expect_equal(list(loaded.commits), [], "what was stored while closing")
 
 
+async def a_cancelled_close_can_be_made_again(make_store: MakeStore) -> None:
+    """A close that was cancelled while it waited for work behind saves is finished by the next close; the store can be
+    opened again, with all it held.
+    """
+    store = make_store()
+    commit = make_commit(fresh_stream())
+    go_on = asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        await store.put_snapshot(make_snapshot(commit.stream, 1))
+
+    await store.open()
+    await store.append(commit)
+    store.spawn(work())
+    for steps in range(3):
+        closing = asyncio.create_task(store.aclose())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        expect(closing.cancelled(), "the store did not wait for spawned work")
+    go_on.set()
+    await store.aclose()
+    await expect_closed(store, commit.stream, "a store closed at the second try")
+    async with store:
+        await expect_stored(store, commit.stream, [commit])
+        loaded = await store.load(commit.stream)
+        expect_equal(loaded.snapshot, make_snapshot(commit.stream, 1), "the snapshot put while closing")
+
+
+async def closing_does_not_wait_for_readers(make_store: MakeStore) -> None:
+    """A read left half-way and not closed does not hold up closing. Continued after it, the read raises StoreClosed
+    once it has given what it had fetched; it never ends as if that were all.
+    """
+    store = make_store()
+    await store.open()
+    stream = fresh_stream()
+    commits = await fill(store, stream, 5, size=300_000)
+    async with aclosing(store.read(stream)) as reading:
+        read = [await anext(reading)]
+        await store.aclose()
+        with suppress(StoreClosed):
+            async for commit in reading:
+                read.append(commit)  # noqa: PERF401  # a comprehension loses what it has when the read is refused
+            expect_equal(len(read), len(commits), "commits of a read that ended after the store was closed")
+    expect_same(read, commits[: len(read)], "read while the store was closed")
+
+
 async def failed_work_stops_nothing(make_store: MakeStore) -> None:
     """Work behind a save that raises fails neither a call nor the close."""
     store = make_store()
@@ -121,5 +171,7 @@ CHECKS = checks(
     another_event_loop_is_refused,
     closing_waits_for_calls,
     closing_waits_for_work_behind_saves,
+    a_cancelled_close_can_be_made_again,
+    closing_does_not_wait_for_readers,
     failed_work_stops_nothing,
 )

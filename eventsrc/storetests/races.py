@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from time import perf_counter
 
 from ..errors import ConflictError
 from ..store import Commit, Receipt, Store
 from .check import Ability, MakeStore, checks, expect, expect_equal, refused
-from .samples import expect_same_commit, expect_stored, fresh_stream, make_commit, stored
+from .samples import expect_same, expect_same_commit, expect_stored, fresh_stream, make_commit, stored
 
 ROUNDS = (2, 2, 2, 2, 2, 2, 2, 2, 20, 20)  # writers in each round
-STEPS = 12  # of the event loop after which an append is cancelled
-MOMENTS = 24  # in the time that an append takes
+TOO_LATE = 3  # appends that end before they are cancelled, then they have been cancelled at every moment
 
 
 async def one_writer_wins(make_store: MakeStore) -> None:
@@ -132,23 +130,45 @@ async def a_cancelled_append_can_be_given_up(make_store: MakeStore) -> None:
 
 
 async def cancelled(store: Store, stream: str) -> AsyncIterator[Commit]:
-    """The commits 1, 2, 3 ... of the stream, each with an append that was cancelled, every time a bit later."""
-    start = perf_counter()
-    await store.append(make_commit(fresh_stream()))
-    span = perf_counter() - start
-    for moment in range(STEPS + MOMENTS):
-        commit = make_commit(stream, moment + 1)
+    """The commits 1, 2, 3 ... of the stream, each with an append that was cancelled, every time a bit later, until
+    several had ended before that. Steps of the event loop tell when, not time: no two stores take equally long.
+    """
+    version = steps = too_late = 0
+    while too_late < TOO_LATE:
+        version += 1
+        commit = make_commit(stream, version)
         appending = asyncio.create_task(store.append(commit))
-        if moment < STEPS:
-            for _ in range(moment):
-                await asyncio.sleep(0)
-        else:
-            await asyncio.sleep(span * 1.2 * (moment - STEPS) / MOMENTS)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+            if appending.done():
+                break
+        too_late += appending.done()
         appending.cancel()
         await asyncio.wait([appending])
         if not appending.cancelled():
             appending.result()
         yield commit
+        steps += max(1, steps // 8)
+
+
+async def cancelled_calls_disturb_no_others(make_store: MakeStore) -> None:
+    """Of many calls at once some are cancelled: all others end with their own result, and the store goes on working."""
+    async with make_store() as store:
+        for steps in range(4):
+            commits = [make_commit(fresh_stream()) for _ in range(12)]
+            appends = [asyncio.create_task(store.append(commit)) for commit in commits]
+            loads = [asyncio.create_task(store.load(commit.stream)) for commit in commits]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for call in (*appends[::2], *loads[::2]):
+                call.cancel()
+            receipts = await asyncio.gather(*appends[1::2])
+            await asyncio.gather(*loads[1::2])
+            expect_equal([r.commit_id for r in receipts], [c.id for c in commits[1::2]], "commit ids of the receipts")
+            await asyncio.wait([*appends, *loads])
+            await asyncio.gather(*map(store.append, commits))
+            for commit in commits:
+                expect_same(await stored(store, commit.stream), [commit], "read after others were cancelled")
 
 
 async def every_acknowledged_append_is_seen(make_store: MakeStore) -> None:
@@ -189,6 +209,7 @@ CHECKS = (
         every_acknowledged_append_is_seen,
         a_cancelled_append_can_be_made_again,
         a_cancelled_append_can_be_given_up,
+        cancelled_calls_disturb_no_others,
     ),
     *checks(
         one_writer_wins_across_stores,

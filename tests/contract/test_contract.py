@@ -13,10 +13,10 @@ from eventsrc import DynamoDBStore, MemoryStore, SQLiteStore
 from eventsrc.storetests import CONTRACT, Ability, Check
 
 TABLES: dict[str, dict[str, Any]] = {
-    "last": {"layout": "snapshot-last"},
+    "last": {},
     "first-tenant": {"layout": "snapshot-first", "tenant": "\u00e4cme & co"},
-    "last-tenant-keys": {"layout": "snapshot-last", "tenant": "acme", "partition_key": "owner", "sort_key": "total"},
-    "first-keys": {"layout": "snapshot-first", "partition_key": "stream #1", "sort_key": "\u65e5\u672c"},
+    # A reserved word of DynamoDB, and a name that no expression can hold: both work only because names are aliased.
+    "last-tenant-keys": {"tenant": "acme", "partition_key": "stream #1", "sort_key": "total"},
 }
 
 every_check = pytest.mark.parametrize("check", CONTRACT, ids=str)

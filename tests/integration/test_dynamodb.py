@@ -9,11 +9,24 @@ from typing import Any
 
 import pytest
 from bank import Account
-from proxy import Proxy, proxy_to
+from faulty import FaultyProxy, faulty_proxy
+from proxy import HOLD, LOST, PASS, Answer, Fault, error
 from tables import CREDENTIALS, fresh_name, session, store_on
 
-from eventsrc import AggregateNotFound, DynamoDBStore, Repository, SnapshotPolicy, StoreClosed, StoreRejected
+from eventsrc import (
+    AggregateNotFound,
+    DynamoDBStore,
+    InvalidStreamId,
+    Repository,
+    SnapshotPolicy,
+    StoreClosed,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+    Throttled,
+)
 from eventsrc.store import Commit
+from eventsrc.storetests.samples import expect_stored, fill, fresh_stream, make_commit, make_snapshot
 from eventsrc.uuid7 import uuid7
 
 EAGER = SnapshotPolicy(floor=0, inline=True)
@@ -21,8 +34,8 @@ NONE = SnapshotPolicy(enabled=False)
 
 
 @pytest.fixture
-async def proxy(dynamodb_endpoint: str) -> AsyncIterator[Proxy]:
-    async with proxy_to(dynamodb_endpoint) as proxy:
+async def proxy(dynamodb_endpoint: str) -> AsyncIterator[FaultyProxy]:
+    async with faulty_proxy(dynamodb_endpoint) as proxy:
         yield proxy
 
 
@@ -35,7 +48,7 @@ async def table(dynamodb_endpoint: str) -> str:
     return table
 
 
-async def requests(proxy: Proxy, call: Callable[[], Awaitable[object]]) -> list[str]:
+async def requests(proxy: FaultyProxy, call: Callable[[], Awaitable[object]]) -> list[str]:
     """The operations that a call sends."""
     proxy.operations.clear()
     await call()
@@ -53,7 +66,9 @@ async def filled(accounts: Repository[Account], commits: int) -> Account:
 
 @pytest.mark.parametrize("policy", [EAGER, NONE], ids=["snapshots", "no snapshots"])
 @pytest.mark.parametrize("commits", [1, 5, 20])
-async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy: SnapshotPolicy, commits: int) -> None:
+async def test_one_request_saves_and_one_loads(
+    proxy: FaultyProxy, table: str, policy: SnapshotPolicy, commits: int
+) -> None:
     async with store_on(proxy.url, table) as store:
         account = await filled(Repository(Account, store, snapshots=policy), commits)
     async with store_on(proxy.url, table) as store:  # cold: it has learnt nothing
@@ -65,7 +80,23 @@ async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy:
         assert await requests(proxy, lambda: accounts.execute("a-1", Account.deposit, 1)) == ["Query", "PutItem"]
 
 
-async def test_the_layout_of_the_article_needs_two_requests(proxy: Proxy, table: str) -> None:
+@pytest.mark.parametrize("tail", [0, 1, 10, 20])
+async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(
+    proxy: FaultyProxy, table: str, tail: int
+) -> None:
+    stream = fresh_stream()
+    async with store_on(proxy.url, table) as store:
+        commits = await fill(store, stream, 40 + tail)
+        await store.put_snapshot(make_snapshot(stream, 40))
+    async with store_on(proxy.url, table) as store:
+        proxy.operations.clear()
+        loaded = await store.load(stream)
+        assert loaded.snapshot == make_snapshot(stream, 40)
+        assert list(loaded.commits) == commits[39:]
+        assert proxy.counts == {"Query": 1}
+
+
+async def test_the_layout_of_the_article_needs_two_requests(proxy: FaultyProxy, table: str) -> None:
     async with store_on(proxy.url, table, layout="snapshot-first") as store:
         accounts = Repository(Account, store, snapshots=EAGER)
         account = await filled(accounts, 20)
@@ -74,7 +105,7 @@ async def test_the_layout_of_the_article_needs_two_requests(proxy: Proxy, table:
         assert await accounts.load("a-1") == account
 
 
-async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: Proxy, table: str) -> None:
+async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: FaultyProxy, table: str) -> None:
     async with store_on(proxy.url, table) as store:
         account = await filled(Repository(Account, store, snapshots=NONE), 150)
     async with store_on(proxy.url, table) as store:
@@ -84,8 +115,27 @@ async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: 
         assert await requests(proxy, lambda: accounts.load("a-1")) == ["Query"]
 
 
+@pytest.mark.parametrize("snapshot", [None, 150], ids=["no snapshot", "snapshot"])
+async def test_a_limit_learnt_from_short_streams_cuts_no_long_one(
+    proxy: FaultyProxy, table: str, snapshot: int | None
+) -> None:
+    stream = fresh_stream()
+    commits = [make_commit(stream, version, payload=os.urandom(5_000)) for version in range(1, 401)]
+    async with store_on(proxy.url, table) as store:
+        await asyncio.gather(*map(store.append, commits))
+        if snapshot:
+            await store.put_snapshot(make_snapshot(stream, snapshot))
+        await store.append(make_commit(short := fresh_stream()))
+        for _ in range(40):
+            await store.load(short)
+        proxy.operations.clear()
+        loaded = await store.load(stream)
+        assert list(loaded.commits) == commits[snapshot - 1 if snapshot else 0 :]
+        assert proxy.counts == {"Query": 3}  # the limit's few, then 1 MB, then the rest
+
+
 @pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
-async def test_megabytes_are_paged(proxy: Proxy, table: str, layout: Any) -> None:
+async def test_megabytes_are_paged(proxy: FaultyProxy, table: str, layout: Any) -> None:
     async with store_on(proxy.url, table, layout=layout) as store:
         payloads = [os.urandom(300_000) for _ in range(12)]
         for version, payload in enumerate(payloads, 1):
@@ -137,6 +187,42 @@ async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, ta
             assert (await Repository(Account, store).load("a-1")).owner == str(name)
 
 
+@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+async def test_no_tenant_reaches_another_by_any_call(dynamodb_endpoint: str, table: str, layout: Any) -> None:
+    stream = fresh_stream()
+    async with (
+        store_on(dynamodb_endpoint, table, tenant="a", layout=layout) as a,
+        store_on(dynamodb_endpoint, table, tenant="ab", layout=layout) as ab,
+        store_on(dynamodb_endpoint, table, layout=layout) as nobody,
+    ):
+        commits = await fill(a, stream, 3)
+        await a.put_snapshot(make_snapshot(stream, 2))
+        for other in (ab, nobody):
+            await expect_stored(other, stream, [])
+            assert (await other.load(stream)).snapshot is None
+            with pytest.raises(InvalidStreamId):
+                await other.load(f"a|{stream}")
+        with pytest.raises(InvalidStreamId):
+            await a.load(f"b|{stream}")
+        await ab.append(make_commit(stream))
+        assert await ab.put_snapshot(make_snapshot(stream, 1))
+        assert [commit async for commit in a.read(stream)] == commits
+        assert (await a.load(stream)).snapshot == make_snapshot(stream, 2)
+
+
+@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+async def test_keys_may_have_other_names(dynamodb_endpoint: str, layout: Any) -> None:
+    keys = {"partition_key": "stream id", "sort_key": "data"}  # a space, and a reserved word
+    stream = fresh_stream()
+    async with store_on(dynamodb_endpoint, fresh_name(), layout=layout, **keys) as store:
+        assert await store.create_table()
+        commits = await fill(store, stream, 3)
+        await expect_stored(store, stream, commits)
+        assert await store.put_snapshot(make_snapshot(stream, 2))
+        assert not await store.put_snapshot(make_snapshot(stream, 1))
+        assert await store.load(stream) == (make_snapshot(stream, 2), commits[1:])
+
+
 async def test_create_table_options(dynamodb_endpoint: str) -> None:
     table = fresh_name()
     async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
@@ -152,6 +238,57 @@ async def test_create_table_options(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, table) as store:
         with pytest.raises(StoreRejected, match="other keys"):
             await store.create_table()
+
+
+async def test_a_client_that_is_given_is_used_and_goes_on_working(proxy: FaultyProxy, table: str) -> None:
+    async with session().client("dynamodb", endpoint_url=proxy.url) as client:
+        async with DynamoDBStore(table, client=client) as store:
+            await store.append(make_commit(fresh_stream()))
+            proxy.arrived.clear()
+            proxy.faults = [HOLD]
+            described = asyncio.create_task(client.describe_table(TableName=table))
+            await proxy.arrived.wait()
+        proxy.go_on.set()  # closing the client would have ended the user's own call
+        assert (await described)["Table"]["TableName"] == table
+    assert proxy.counts == {"PutItem": 1, "DescribeTable": 1}
+
+
+TRANSIENT: list[tuple[list[Fault], type[StoreError]]] = [
+    ([error("ThrottlingException")], Throttled),
+    ([error("InternalServerError", 500)], StoreUnavailable),
+    ([LOST], StoreUnavailable),
+    ([PASS, error("ThrottlingException")], Throttled),
+    ([PASS, error("InternalServerError", 500)], StoreUnavailable),
+    ([Answer(200, b"{}")], StoreUnavailable),
+    ([PASS, Answer(200, b"{}")], StoreUnavailable),
+]
+
+
+@pytest.mark.parametrize(("faults", "expected"), TRANSIENT, ids=str)
+async def test_a_table_that_could_not_be_made_now_can_be_made_later(
+    proxy: FaultyProxy, faults: list[Fault], expected: type[StoreError]
+) -> None:
+    async with store_on(proxy.url, fresh_name()) as store:
+        proxy.faults = list(faults)
+        with pytest.raises(expected):
+            await store.create_table()
+        await store.create_table()
+        await store.append(make_commit(fresh_stream()))
+
+
+async def test_a_table_just_created_may_not_be_known_yet(proxy: FaultyProxy) -> None:
+    async with store_on(proxy.url, fresh_name()) as store:
+        proxy.faults = [PASS, error("ResourceNotFoundException")]
+        assert await store.create_table()
+        assert proxy.counts == {"CreateTable": 1, "DescribeTable": 2}
+
+
+async def test_backups_of_a_table_just_created_may_not_be_ready_yet(proxy: FaultyProxy) -> None:
+    enabled = Answer(200, b'{"ContinuousBackupsDescription": {"ContinuousBackupsStatus": "ENABLED"}}')
+    async with store_on(proxy.url, fresh_name()) as store:
+        proxy.faults = [PASS, PASS, error("ContinuousBackupsUnavailableException"), enabled]
+        assert await store.create_table(point_in_time_recovery=True)
+        assert proxy.counts == {"CreateTable": 1, "DescribeTable": 1, "UpdateContinuousBackups": 2}
 
 
 async def test_a_missing_table_is_told_with_its_remedy(dynamodb_endpoint: str) -> None:

@@ -6,17 +6,22 @@ import asyncio
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import pytest
-from proxy import ANSWER_LOST, HALF_ANSWER, HOLD, LOST, PASS, STALL, Answer, Fault, Proxy, error, proxy_to
+from bank import Account
+from faulty import RESET, FaultyProxy, condition_failed, faulty_proxy
+from proxy import ANSWER_LOST, HALF_ANSWER, HOLD, LOST, PASS, STALL, Answer, Fault, error
 from tables import fresh_name, session, store_on
 
 from eventsrc import (
     CommitOutcomeUnknown,
     ConflictError,
     DynamoDBStore,
+    Repository,
+    SnapshotPolicy,
     StoreClosed,
     StoreRejected,
     StoreUnavailable,
@@ -24,12 +29,20 @@ from eventsrc import (
 )
 from eventsrc.dynamodb.client import ServiceError
 from eventsrc.dynamodb.outcome import GaveUp, send
-from eventsrc.storetests.samples import expect_same_commit, expect_stored, fresh_stream, make_commit, make_snapshot
+from eventsrc.storetests.samples import (
+    expect_same_commit,
+    expect_stored,
+    fresh_stream,
+    make_commit,
+    make_snapshot,
+    stored,
+)
 
 THROTTLE = error("ThrottlingException")
 FAULTS: tuple[Fault, ...] = (
     LOST,
     ANSWER_LOST,
+    RESET,
     HALF_ANSWER,
     STALL,
     THROTTLE,
@@ -47,7 +60,7 @@ FAULTS: tuple[Fault, ...] = (
 class Bench(NamedTuple):
     """The same table: behind the proxy, behind it with a short deadline, and directly."""
 
-    proxy: Proxy
+    proxy: FaultyProxy
     store: DynamoDBStore
     hasty: DynamoDBStore
     direct: DynamoDBStore
@@ -56,7 +69,7 @@ class Bench(NamedTuple):
 @pytest.fixture
 async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
     table = fresh_name()
-    async with proxy_to(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
+    async with faulty_proxy(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
         await direct.create_table()
         async with (
             store_on(proxy.url, table, deadline=3.0) as store,
@@ -65,16 +78,81 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
             yield Bench(proxy, store, hasty, direct)
 
 
+@asynccontextmanager
+async def meeting(
+    faults: Iterable[Fault], endpoint: str, table: str
+) -> AsyncIterator[list[tuple[FaultyProxy, DynamoDBStore]]]:
+    """For each fault a store that meets nothing else. All are open first: opening one takes from others' deadlines."""
+    async with AsyncExitStack() as stack:
+        each: list[tuple[FaultyProxy, DynamoDBStore]] = []
+        for fault in faults:
+            proxy = await stack.enter_async_context(faulty_proxy(endpoint))
+            proxy.then = fault
+            each.append((proxy, await stack.enter_async_context(store_on(proxy.url, table, deadline=1.2))))
+        yield each
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # the proxy counts, and tells nobody
             await asyncio.sleep(0.002)
 
 
-async def let_go(proxy: Proxy) -> None:
+async def let_go(proxy: FaultyProxy) -> None:
     """Let the service have all requests that were held."""
     proxy.go_on.set()
     await until(lambda: proxy.forwarded == len(proxy.operations))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_an_append_over_a_fault_is_stored_once(bench: Bench, fault: Fault) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.faults = [fault]
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    assert bench.proxy.counts == {"PutItem": 2}
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_reads_are_repeated_over_a_fault(bench: Bench, fault: Fault) -> None:
+    await bench.direct.append(commit := make_commit(fresh_stream()))
+    bench.proxy.faults = [fault, fault]
+    loaded, read = await asyncio.gather(bench.store.load(commit.stream), stored(bench.store, commit.stream))
+    assert loaded.commits == read == [commit]
+    assert bench.proxy.counts == {"Query": 4}
+
+
+async def test_reads_that_meet_nothing_but_a_fault_tell_what_it_was(bench: Bench, dynamodb_endpoint: str) -> None:
+    async def check(proxy: FaultyProxy, store: DynamoDBStore) -> None:
+        with pytest.raises(Throttled if proxy.then == THROTTLE else StoreUnavailable):
+            await store.load(fresh_stream())
+        assert len(proxy.operations) > (1 if proxy.then == STALL else 2)
+
+    async with meeting(FAULTS, dynamodb_endpoint, bench.store._table) as each:
+        await asyncio.gather(*(check(proxy, store) for proxy, store in each))
+
+
+async def test_where_no_item_comes_back_the_slot_is_read(bench: Bench) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.faults = [ANSWER_LOST, condition_failed()]
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    assert bench.proxy.operations == ["PutItem", "PutItem", "GetItem"]
+    bench.proxy.faults = [condition_failed(forwarded=True)]
+    with pytest.raises(ConflictError) as raised:
+        await bench.store.append(make_commit(commit.stream))
+    expect_same_commit(raised.value.winner, commit, "as the winner")
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+@pytest.mark.parametrize("fault", [LOST, THROTTLE, error("AccessDeniedException")], ids=str)
+async def test_a_taken_slot_that_cannot_be_read_may_hold_our_commit(bench: Bench, fault: Fault) -> None:
+    commit = make_commit(fresh_stream())
+    bench.proxy.faults, bench.proxy.then = [ANSWER_LOST, condition_failed()], fault
+    with pytest.raises(CommitOutcomeUnknown):
+        await bench.hasty.append(commit)
+    bench.proxy.then = PASS
+    assert (await bench.store.append(commit)).commit_id == commit.id
+    await expect_stored(bench.direct, commit.stream, [commit])
 
 
 async def test_a_commit_that_landed_after_its_deadline_is_recognised(bench: Bench) -> None:
@@ -138,6 +216,59 @@ async def test_calls_in_flight_end_with_their_own_result_when_the_store_closes(b
     assert [task.result().commit_id for task in appending] == [commit.id for commit in commits]
     assert isinstance(losing.exception(), ConflictError)
     assert [commit.id for commit in loading.result().commits] == [taken.id]
+
+
+async def test_calls_that_get_no_answer_end_by_themselves_when_the_store_closes(bench: Bench) -> None:
+    bench.proxy.then = STALL
+    appending = [asyncio.create_task(bench.hasty.append(make_commit(fresh_stream()))) for _ in range(5)]
+    loading = [asyncio.create_task(bench.hasty.load(fresh_stream())) for _ in range(5)]
+    await until(lambda: len(bench.proxy.operations) >= 10)
+    await bench.hasty.aclose()
+    assert {type(task.exception()) for task in appending} == {CommitOutcomeUnknown}
+    assert {type(task.exception()) for task in loading} == {StoreUnavailable}
+
+
+async def test_a_stalled_endpoint_holds_nobody_beyond_the_deadline(bench: Bench) -> None:
+    bench.proxy.then = STALL
+    async with store_on(bench.proxy.url, bench.store._table, deadline=0.6, max_connections=1) as narrow:
+        loads = [narrow.load(fresh_stream()) for _ in range(50)]
+        appends = [narrow.append(make_commit(fresh_stream())) for _ in range(50)]
+        outcomes = await asyncio.gather(*loads, *appends, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {StoreUnavailable, CommitOutcomeUnknown, Throttled}
+        assert 1 <= len(bench.proxy.operations) < 10  # they waited side by side, not one after another
+        bench.proxy.then = PASS
+        await narrow.append(commit := make_commit(fresh_stream()))  # and the connection is free again
+    await expect_stored(bench.direct, commit.stream, [commit])
+
+
+async def test_who_is_cancelled_while_waiting_for_a_connection_keeps_none(bench: Bench) -> None:
+    commits = [make_commit(fresh_stream()) for _ in range(10)]
+    bench.proxy.faults = [HOLD]
+    async with store_on(bench.proxy.url, bench.store._table, max_connections=1) as narrow:
+        appending = [asyncio.create_task(narrow.append(commit)) for commit in commits]
+        await until(lambda: len(bench.proxy.operations) == 1)
+        for task in appending[:5]:
+            task.cancel()
+        await asyncio.gather(*appending[5:])
+        await let_go(bench.proxy)
+    assert [task.cancelled() for task in appending] == [True] * 5 + [False] * 5
+    for commit in commits[5:]:
+        await expect_stored(bench.direct, commit.stream, [commit])
+
+
+async def test_a_command_issued_again_before_its_first_write_lands_is_applied_once(bench: Bench) -> None:
+    id = fresh_name()
+    policy = SnapshotPolicy(enabled=False)
+    hasty, direct = (Repository(Account, store, snapshots=policy) for store in (bench.hasty, bench.direct))
+    await direct.save(Account.open(id, owner="ann"))
+    bench.proxy.faults, bench.proxy.then = [PASS], HOLD
+    with pytest.raises(CommitOutcomeUnknown):
+        await hasty.execute(id, Account.deposit, 5, command_id="c-1")
+    assert await direct.execute(id, Account.deposit, 5, command_id="c-1") == 5
+    await let_go(bench.proxy)
+    assert await direct.execute(id, Account.deposit, 5, command_id="c-1") is None
+    account = await direct.load(id)
+    assert (account.version, account.balance) == (2, 5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -224,21 +355,18 @@ async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
 
 
 async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: str) -> None:
-    async def check(fault: Fault) -> None:
+    async def check(proxy: FaultyProxy, store: DynamoDBStore) -> None:
         commit = make_commit(fresh_stream())
-        async with (
-            proxy_to(dynamodb_endpoint) as proxy,
-            store_on(proxy.url, bench.store._table, deadline=1.0) as store,
-        ):
-            proxy.then = fault
-            with pytest.raises(CommitOutcomeUnknown) as raised:
-                await store.append(commit)
-            assert raised.value.commit_id == str(commit.uuid)
-            assert len(proxy.operations) > 1
+        with pytest.raises(CommitOutcomeUnknown) as raised:
+            await store.append(commit)
+        assert raised.value.commit_id == str(commit.uuid)
+        assert len(proxy.operations) > 1
         assert (await bench.store.append(commit)).commit_id == commit.id
         await expect_stored(bench.direct, commit.stream, [commit])
 
-    await asyncio.gather(*(check(fault) for fault in FAULTS if fault != THROTTLE))
+    faults = [fault for fault in FAULTS if fault != THROTTLE]
+    async with meeting(faults, dynamodb_endpoint, bench.store._table) as each:
+        await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 
 
 async def test_an_endpoint_that_nobody_listens_on(bench: Bench) -> None:
@@ -256,6 +384,7 @@ async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(ben
     async with (
         session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
         DynamoDBStore(bench.store._table, client=client, deadline=0.3) as store,
+        asyncio.timeout(30),  # the client itself would wait for minutes
     ):
         with pytest.raises(StoreUnavailable, match="no answer"):
             await store.load(fresh_stream())

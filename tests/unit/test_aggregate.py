@@ -8,7 +8,7 @@ import pickle
 import pytest
 from bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
 
-from eventsrc import Aggregate, Event, InvalidStreamId, UnhandledEvent, WiringError
+from eventsrc import Aggregate, Event, InvalidStreamId, UnhandledEvent, WiringError, tag_of
 
 
 class Moved(Event, tag="parcel.moved"):
@@ -20,6 +20,14 @@ class Lost(Event, tag="parcel.lost"):
 
 
 class Untagged(Event):
+    pass
+
+
+class Numbered(Event, tag=7):  # type: ignore[arg-type]
+    pass
+
+
+class Empty(Event, tag=""):
     pass
 
 
@@ -130,6 +138,14 @@ def test_events_are_values() -> None:
     assert pickle.loads(pickle.dumps(event)) == event
     with pytest.raises(TypeError, match="to"):
         Moved()  # type: ignore[call-arg]
+
+
+def test_the_tag_of_an_event_is_its_name_on_disk() -> None:
+    assert tag_of(Moved) == "parcel.moved"
+    for thing in (Untagged, Numbered, Empty, Event, Parcel, int, 7, "parcel.moved", None):
+        with pytest.raises(WiringError) as raised:
+            tag_of(thing)
+        assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
 
 
 @pytest.mark.parametrize("id", ["", " a", "a ", "a|b", "a\n", "x" * 2048, "a\ud800"])

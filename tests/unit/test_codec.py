@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import os
 import tracemalloc
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
 from zlib import crc32
 
@@ -29,6 +30,7 @@ from eventsrc import (
     tag_of,
 )
 from eventsrc.codec import MAX_EXPANDED, Codec, pack, unpack
+from eventsrc.poison import may_poison
 
 SECRET = "secret-4711"
 
@@ -404,6 +406,76 @@ def test_keys_that_are_written_as_text_are_kept() -> None:
         by_colour={Colour.BLUE: 1}, by_key={UUID(int=5): 2}, by_day={date(2026, 1, 2): 3}, by_choice={"b": 4}
     )
     assert decode(stored(codec.encode([event]))) == [event]
+
+
+class Reading(TypedDict):
+    value: float
+
+
+class Pair(NamedTuple):
+    name: str
+    value: float
+
+
+@dataclass
+class Gauge:
+    value: float
+
+
+def event_of(kind: Any) -> Any:
+    """An event class with one field of this type."""
+    return msgspec.defstruct("One", [("field", kind)], bases=(Event,), tag="one", frozen=True, kw_only=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (float, NAN),
+        (float | None, INF),
+        (int | float, -INF),
+        (Annotated[float, msgspec.Meta(title="x")], NAN),
+        (list[Annotated[float, msgspec.Meta(gt=0)]], [INF]),
+        (list[float], [1.0, NAN]),
+        (list[list[float]], [[], [NAN]]),
+        (tuple[float, ...], (1.0, NAN)),
+        (tuple[int, float], (1, NAN)),
+        (set[float], {NAN}),
+        (frozenset[float], frozenset({NAN})),
+        (dict[str, float], {"a": NAN}),
+        (dict[str, list[float]], {"a": [NAN]}),
+        (dict[int, str], {1: "a"}),
+        (dict[bytes, str], {b"1": "a"}),
+        (dict[float, str], {1.5: "a"}),
+        (dict[str, dict[int, str]], {"a": {1: "a"}}),
+        (Sample, Sample(reading=NAN)),
+        (list[Sample | None], [None, Sample(reading=NAN)]),
+        (Reading, Reading(value=NAN)),
+        (Pair, Pair("a", NAN)),
+        (Gauge, Gauge(NAN)),
+        (Tree, tree(64)),
+        (Any, NAN),
+        (object, NAN),
+    ],
+    ids=str,
+)
+def test_each_type_that_can_hold_poison_is_looked_into(kind: Any, value: Any) -> None:
+    one = event_of(kind)
+    with pytest.raises(InvalidEvent):
+        Codec([one], {}).encode([one(field=value)])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(int, str, bytes, bool, None, datetime, date, UUID, Decimal, Colour, Literal["a", 1], int | str | None),
+        *(list[int], tuple[int, ...], tuple[int, str], set[str], dict[str, int], dict[str, list[Point]], Point),
+        Annotated[int, msgspec.Meta(gt=0)],
+    ],
+    ids=str,
+)
+def test_events_that_cannot_hold_any_are_not_walked(kind: Any) -> None:
+    """Most are so, and walking one costs more than encoding it."""
+    assert not may_poison(event_of(kind))
 
 
 def test_poison_is_found_wherever_it_stands() -> None:

@@ -75,6 +75,13 @@ def test_stores_know_neither_aggregates_nor_the_codec(module: str) -> None:
     assert not reach(module) & {f"eventsrc.{name}" for name in names}
 
 
+@pytest.mark.parametrize("module", ["testing", "storetests"])
+def test_what_users_test_with_needs_no_test_framework(module: str) -> None:
+    reached = reach(module)
+    assert "eventsrc.codec" in reached or "eventsrc.store" in reached  # it does see something
+    assert not {name.partition(".")[0] for name in reached} & {"pytest", "unittest", "hypothesis", "pytest_asyncio"}
+
+
 def test_importing_the_library_loads_no_client_of_a_database() -> None:
     code = """
 import sys

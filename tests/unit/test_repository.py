@@ -20,9 +20,11 @@ from flaky import ScriptedStore
 
 from eventsrc import (
     AggregateNotFound,
+    Commit,
     CommitOutcomeUnknown,
     CommitTooLarge,
     ConflictError,
+    CorruptPayload,
     EventId,
     EventsrcError,
     IdempotencyError,
@@ -42,6 +44,7 @@ from eventsrc import (
 )
 from eventsrc.aggregate import Aggregate
 from eventsrc.codec import pack
+from eventsrc.commands import digest_of
 
 
 @pytest.fixture
@@ -250,6 +253,22 @@ async def test_unknown_is_sticky(accounts: Repository[Account], store: ScriptedS
     assert await versions(store) == [1, 2]
 
 
+async def test_what_stands_in_its_place_settles_an_unknown_outcome(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    """A damaged commit of another writer in this one's place says for certain that this one is not there."""
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    foreign = CorruptPayload("account-a-1", 2, "not ours")
+    store.appends = [("before", CommitOutcomeUnknown("account-a-1", 2, "?")), ("before", foreign)]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(account)
+    with pytest.raises(CorruptPayload):
+        await accounts.save(account)
+    await accounts.save(account)
+    assert store.appended[-1].id != store.appended[-2].id
+
+
 async def test_a_definite_no_is_told_and_the_next_save_is_a_new_commit(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
@@ -315,11 +334,14 @@ async def test_history_gives_commits_with_their_events(accounts: Repository[Acco
             break
 
 
-async def test_a_gap_that_was_a_race_is_read_again(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_a_gap_that_was_a_race_is_read_again(
+    accounts: Repository[Account], store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(4):
         await accounts.execute("a-1", Account.deposit, 1)
     store.hidden, store.shown_after = {3}, 1
     assert (await accounts.load("a-1")).version == 5
+    assert "account-a-1: a version is missing" in caplog.text
     store.shown_after = 1
     assert (await accounts.load("a-1", version=5)).version == 5
     store.shown_after = 1
@@ -357,6 +379,23 @@ async def test_what_a_snapshot_stands_for_is_not_read_and_not_missed(store: Scri
     assert (await accounts.load("a-1")).version == 20
 
 
+async def test_a_missing_first_version_is_seen_from_both_ends(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 1)
+    store.hidden = {1}
+    for backward in (False, True):
+        with pytest.raises(StreamCorrupt) as raised:
+            _ = [entry async for entry in accounts.history("a-1", backward=backward)]
+        assert raised.value.version == 1
+    assert [commit.version async for commit, _ in accounts.history("a-1", after=1, backward=True)] == [2]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_the_history_of_an_unknown_id_is_empty(accounts: Repository[Account], backward: bool) -> None:
+    assert [entry async for entry in accounts.history("b-2", backward=backward)] == []
+
+
 # --- the past
 
 
@@ -375,7 +414,8 @@ async def test_a_version_and_a_time_bound_each_other(accounts: Repository[Accoun
     for amount in (10, 20):
         await accounts.execute("a-1", Account.deposit, amount)
     first, *_ = [commit async for commit in store.read("account-a-1")]
-    assert (await accounts.load("a-1", version=2, at=datetime.now(UTC))).version == 2
+    for version, reached in ((2, 2), (9, 3)):
+        assert (await accounts.load("a-1", version=version, at=datetime.now(UTC))).version == reached
     with pytest.raises(AggregateNotFound):
         await accounts.load("a-1", version=2, at=first.at - timedelta(microseconds=1))
 
@@ -533,6 +573,16 @@ async def test_one_attempt_is_no_second_one(accounts: Repository[Account], store
         await once.execute("a-1", Account.deposit, 1)
     assert len(store.appended) == 2
     assert await once.execute("a-1", Account.deposit, 1) == 1
+
+
+async def test_two_attempts_are_two(accounts: Repository[Account], store: ScriptedStore) -> None:
+    twice = Repository(Account, store, attempts=2)
+    store.appends = [("before", ConflictError("account-a-1", 1, 2))]
+    assert await twice.execute("a-1", Account.deposit, 1) == 1
+    store.appends = [("before", ConflictError("account-a-1", 2, 3))] * 3
+    with pytest.raises(ConflictError):
+        await twice.execute("a-1", Account.deposit, 1)
+    assert len(store.appends) == 1
 
 
 async def test_only_conflicts_are_tried_again(accounts: Repository[Account], store: ScriptedStore) -> None:
@@ -697,6 +747,28 @@ async def test_a_delivery_with_other_content_keeps_its_events(accounts: Reposito
     assert (other.owner, other.uncommitted, other.version) == ("eve", (Opened(owner="eve"),), 0)
 
 
+async def test_another_command_that_was_first_is_a_conflict(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    for command_id in ("c-2", None):
+        with pytest.raises(ConflictError):
+            await accounts.save(Account.open("b-2", owner="bob"), command_id=command_id)
+
+
+@pytest.mark.parametrize("amount", [2**70, "\ud800"])
+async def test_a_command_whose_content_cannot_be_told_is_refused(
+    accounts: Repository[Account], store: ScriptedStore, amount: Any
+) -> None:
+    with pytest.raises(ValueError, match="arguments of a command with an id cannot be encoded"):
+        await accounts.execute("a-1", Account.deposit, amount, command_id="c-1")
+    assert await versions(store) == [1]
+
+
+def test_what_tells_a_redelivery_is_the_same_in_every_process_and_release() -> None:
+    """It is stored: were it computed otherwise tomorrow, redelivered commands would be refused."""
+    assert digest_of(["deposit", (5,), {}]).hex() == "6276d9295d69e124"
+    assert digest_of(["f", ({"b", "a", "c"}, {"y": 1, "x": 2}), {"k": b"z"}]).hex() == "8a803912355dd8f4"
+
+
 async def test_events_recorded_since_are_not_lost_to_another_delivery(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
@@ -711,6 +783,22 @@ async def test_events_recorded_since_are_not_lost_to_another_delivery(
     assert mine.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
 
 
+async def test_an_unknown_outcome_that_another_delivery_settled_is_a_duplicate(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    mine = Account.open("b-2", owner="bob")
+    store.appends = [("before", CommitOutcomeUnknown("account-b-2", 1, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(mine, command_id="c-1")
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    await accounts.execute("b-2", Account.deposit, 5)
+    receipt = await accounts.save(mine, command_id="c-1")
+    assert (receipt.duplicate, receipt.version) == (True, 1)
+    assert (mine.balance, mine.version, mine.uncommitted) == (5, 2, ())
+    assert await accounts.save(mine) == Receipt("account-b-2", 2, None)
+    assert [commit.version async for commit in store.read("account-b-2")] == [1, 2]
+
+
 async def test_nothing_recorded_needs_no_id_and_takes_none(accounts: Repository[Account], store: ScriptedStore) -> None:
     receipt = await accounts.save(await accounts.load("a-1"), command_id="c-1")
     assert (receipt.commit_id, receipt.duplicate) == (None, False)
@@ -722,6 +810,74 @@ async def test_an_id_belongs_to_one_stream(accounts: Repository[Account]) -> Non
     await accounts.save(Account.open("b-2", owner="bob"))
     for id in ("a-1", "b-2"):
         assert await accounts.execute(id, Account.deposit, 5, command_id="c-1") == 5
+
+
+# --- snapshots and the save
+
+
+class Slow(ScriptedStore):
+    """Appends and snapshots wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appending, self.snapshotting = asyncio.Event(), asyncio.Event()
+        self.let_append, self.let_snapshot = asyncio.Event(), asyncio.Event()
+
+    async def append(self, commit: Commit) -> Receipt:
+        self.appending.set()
+        await self.let_append.wait()
+        return await super().append(commit)
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        self.snapshotting.set()
+        await self.let_snapshot.wait()
+        return await super().put_snapshot(snapshot)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_a_save_waits_for_its_snapshot_only_if_told_to(inline: bool) -> None:
+    async with Slow() as store:
+        store.let_append.set()
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=inline))
+        account = Account.open("a-1", owner="ann")
+        account.record(Opened(owner="ann" * 100))
+        saving = asyncio.create_task(accounts.save(account))
+        await store.snapshotting.wait()
+        assert saving.done() != inline
+        store.let_snapshot.set()
+        assert (await saving).version == 1
+    assert store.snapshots
+
+
+async def test_a_snapshot_holds_only_what_was_stored() -> None:
+    """Events recorded while a save is under way are in the state already, and not yet in the stream."""
+    async with Slow() as store:
+        store.let_snapshot.set()
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+        account = Account.open("a-1", owner="ann")
+        saving = asyncio.create_task(accounts.save(account))
+        await store.appending.wait()
+        account.deposit(1000)
+        store.let_append.set()
+        await saving
+        assert account.uncommitted == (Deposited(amount=1000),)
+        assert (await accounts.load("a-1")).balance == 0
+        await accounts.save(account)
+        assert (await accounts.load("a-1")).balance == 1000
+        assert [snapshot.version for snapshot in store.snapshots] == [2]
+
+
+async def test_a_snapshot_without_any_commit_is_ignored(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    account = Account.open("a-1", owner="ann")
+    for _ in range(5):
+        account.deposit(1)
+        await accounts.save(account)
+    await store.put_snapshot(msgspec.structs.replace(store.snapshots[-1], stream="account-b-2"))
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("b-2")
+    assert "account-b-2@" in caplog.text
+    assert "ahead of the log" in caplog.text
 
 
 # --- what logs and errors tell

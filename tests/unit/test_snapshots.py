@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from eventsrc import SnapshotPolicy
 
 
+def test_by_default_one_is_written_behind_the_save_for_more_than_a_read_unit() -> None:
+    assert SnapshotPolicy() == SnapshotPolicy(ratio=1.0, floor=4096, inline=False, enabled=True)
+
+
 def test_nothing_is_weighed_before_the_floor() -> None:
     policy = SnapshotPolicy(floor=4096)
     assert not policy.weighs(4095, 0)

@@ -247,6 +247,19 @@ def test_a_state_that_a_snapshot_leaves_out_fails() -> None:
         given(Forgetful).when(Forgetful.count, 3).then(Counted(by=3))
 
 
+class Restless(Forgetful, tag="restless"):
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> Restless:
+        restored = cls(id=id)
+        restored.count(state)
+        return restored
+
+
+def test_a_snapshot_that_records_fails() -> None:
+    with pytest.raises(AssertionError, match=r"from_snapshot recorded:\n  Counted\(by=3\); only commands record"):
+        given(Restless).when(Restless.count, 3).then(Counted(by=3))
+
+
 @pytest.mark.parametrize("what", [object(), 2**70, {1: {2}}, "\ud800", float])
 def test_a_state_that_a_snapshot_cannot_hold_fails(what: Any) -> None:
     with pytest.raises(AssertionError, match=r"pass through a snapshot|a snapshot gives back"):

@@ -20,6 +20,7 @@ def test_memory() -> None:
     [
         ("sqlite:///events.db", "events.db"),
         ("sqlite:///sub/events.db", "sub/events.db"),
+        ("sqlite:///e", "e"),
         ("sqlite:///my%20events%3F.db", "my events?.db"),
         ("sqlite:///%C3%BC.db", "ü.db"),
     ],
