@@ -24,6 +24,7 @@ class Journal:
         "commands",
         "draft",
         "saving",
+        "snapshot",
         "stream",
         "tail",
         "threshold",
@@ -42,6 +43,7 @@ class Journal:
         self.draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
         self.unsure = False  # an earlier try of the draft may have landed
         self.saving = False
+        self.snapshot = 0  # version of the last snapshot
         self.tail = 0  # stored bytes of the commits since the last snapshot
         self.threshold = 0  # the tail must outgrow this before a snapshot is weighed
 

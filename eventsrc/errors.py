@@ -22,7 +22,7 @@ EventsrcError
     ├── StoreRejected           not done, and trying again will not help
     └── StoreClosed             the store is not open (here)
 
-No message or attribute holds an event's content: payloads do not belong in logs.
+No message, repr or traceback shows an event's content: payloads do not belong in logs.
 """
 
 from __future__ import annotations

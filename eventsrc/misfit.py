@@ -10,9 +10,6 @@ import msgspec
 from .errors import CorruptPayload, InvalidEvent, SchemaMismatch, StoredDataError, UnknownEventType
 from .event import Event, tag_of
 
-ENCODING_ERRORS = (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError, ValueError, RecursionError)
-DECODING_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
-
 
 def culprit(
     encode: Callable[[Sequence[Event]], bytes],
@@ -24,25 +21,26 @@ def culprit(
     for event in events:
         try:
             decode(encode([event]))
-        except ENCODING_ERRORS as own:
+        except Exception as own:  # noqa: BLE001  # an event's own check may raise anything
             return InvalidEvent(tag_of(type(event)), reason_of(own))
     return InvalidEvent(tag_of(type(events[0])), reason_of(error))
 
 
 def misfit(body: bytes, known: Collection[str], stream: str, version: int, error: Exception) -> StoredDataError:
     """Tell an unknown tag from a wrong field, and both from bytes that are no list of events."""
-    if not isinstance(error, msgspec.ValidationError):
+    damaged = (msgspec.DecodeError, UnicodeError, RecursionError)
+    if isinstance(error, damaged) and not isinstance(error, msgspec.ValidationError):
         return CorruptPayload(stream, version, "the body is not MessagePack of events")
     try:
         tags = [event.tag for event in _tagged(body)]
-    except DECODING_ERRORS:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return CorruptPayload(stream, version, "the body is not a list of tagged events")
     for tag in tags:
         if tag not in known:
             return UnknownEventType(stream, version, tag)
     place = re.search(r"`\$\[(\d+)\]", str(error))
-    index = int(place[1]) if place else 0
-    return SchemaMismatch(stream, version, tags[index] if index < len(tags) else "?", reason_of(error))
+    event = tags[int(place[1])] if place else " or ".join(dict.fromkeys(tags))
+    return SchemaMismatch(stream, version, event, reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
@@ -53,6 +51,9 @@ def reason_of(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, OverflowError):
         return "an integer needs more than 64 bits"
+    own = error.__cause__ or error
+    if error.__cause__ or not isinstance(error, (msgspec.MsgspecError, TypeError, ValueError)):
+        return f"its own check raises {type(own).__name__}"
     return re.sub(r"^(Invalid [a-z ]*?value) .*?( - at `[^`]*`)?$", r"\1\2", str(error), flags=re.DOTALL)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from .misfit import ENCODING_ERRORS, reason_of
+from .misfit import reason_of
 
 MAX_DEPTH = 64
 """Levels of nesting an event may have, itself counted."""
@@ -44,7 +44,7 @@ def find_poison(value: Any) -> str | None:
         return _walk(msgspec.to_builtins(value, builtin_types=(bytes,)), "$", 1)
     except RecursionError:
         return f"it is nested more than {MAX_DEPTH} levels deep"
-    except ENCODING_ERRORS as error:  # said here, where it is known which event it is
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is said here, where the event is known
         return reason_of(error)
 
 

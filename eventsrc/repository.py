@@ -85,7 +85,11 @@ class Repository(Generic[A]):
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
-        return self._fold(self._class(id=id), [commit async for commit in contiguous(self._store, stream)])
+        commits = [commit async for commit in contiguous(self._store, stream)]
+        aggregate = self._fold(self._class(id=id), commits)
+        if snapshot is not None:
+            self._snapshots.follow(aggregate, snapshot, commits)
+        return aggregate
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
@@ -178,9 +182,7 @@ class Repository(Generic[A]):
         if at is not None and at.tzinfo is None:
             raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
         aggregate = self._class(id=id)
-        async with aclosing(
-            contiguous(self._store, stream, until=MAX_VERSION if version is None else version)
-        ) as commits:
+        async with aclosing(contiguous(self._store, stream, until=version or MAX_VERSION)) as commits:
             async for commit in commits:
                 if at is not None and commit.at > at:
                     break

@@ -30,8 +30,8 @@ class SnapshotPolicy:
     """A snapshot is written once the commits since the last one weigh `ratio` times as much as it does.
 
     With `ratio=1` a load reads at most 2.25 times the state and one commit, and all snapshots ever written weigh no
-    more than all commits (docs/storage.md has the arithmetic, and when it fails). Nothing is written before the
-    commits weigh `floor` bytes: up to 4 KB are one read unit of DynamoDB with or without a snapshot.
+    more than all commits (docs/storage.md has the arithmetic, and what racing writers change). Nothing is written
+    before the commits weigh `floor` bytes: up to 4 KB are one read unit of DynamoDB with or without a snapshot.
 
     The write happens behind the save, as a task that the store owns. `inline=True` makes the save wait for it, as AWS
     Lambda needs, which freezes what runs behind. `enabled=False` writes none; existing ones are still used.
@@ -94,7 +94,8 @@ class Snapshots(Generic[A]):
         self._store = store
         self._policy = policy
         self._codec = SnapshotCodec(wiring_of(aggregate).snapshot_type, aggregate.snapshot_version)
-        self._refused: dict[str, int] = {}  # thresholds by stream: `execute` has a new object each time
+        # Thresholds by stream and the version of its snapshot then: `execute` has a new object each time.
+        self._refused: dict[tuple[str, int], int] = {}
 
     def restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
         """The aggregate of a usable snapshot; any other is told in a warning, and None says: replay all.
@@ -113,44 +114,57 @@ class Snapshots(Generic[A]):
             return None
         journal = aggregate._journal
         journal.version, journal.time, journal.commands = snapshot.version, commits[0].time, commands
-        journal.threshold = int(self._policy.ratio * snapshot.size)
+        journal.snapshot, journal.threshold = snapshot.version, int(self._policy.ratio * snapshot.size)
         return aggregate
+
+    def follow(self, aggregate: A, snapshot: Snapshot, commits: Sequence[Commit]) -> None:
+        """Note a snapshot that was not used. The next has to be paid for by the commits since, as if it had been:
+        else two releases, neither of which can use the other's, would write one with each save.
+        """
+        journal = aggregate._journal
+        journal.snapshot = snapshot.version
+        journal.tail = sum(commit.size for commit in commits[snapshot.version :])
 
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
         journal = aggregate._journal
-        threshold = max(journal.threshold, self._refused.get(journal.stream, 0))
-        if journal.uncommitted or not self._policy.weighs(journal.tail, threshold):
+        threshold = max(journal.threshold, self._refused.get((journal.stream, journal.snapshot), 0))
+        if journal.uncommitted or journal.version <= journal.snapshot:
+            return  # the state is not that of a version, or the store would refuse a snapshot of it
+        if not self._policy.weighs(journal.tail, threshold):
             return
         try:
             snapshot = self._codec.encode(aggregate)
         except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
             log.warning("no snapshot %s@%d: %s", journal.stream, journal.version, _reason(error))
-            self._refuse(journal.stream, journal.tail, journal.tail)
+            self._refuse(journal.stream, journal.snapshot, journal.tail, journal.tail)
             return
         if not self._policy.writes(journal.tail, snapshot.size):
-            self._refuse(journal.stream, journal.tail, snapshot.size)
+            self._refuse(journal.stream, journal.snapshot, journal.tail, snapshot.size)
             return
-        self._refused.pop(journal.stream, None)
-        writing = self._put(snapshot, journal.tail)
-        journal.tail, journal.threshold = 0, int(self._policy.ratio * snapshot.size)
+        writing = self._put(snapshot, journal.snapshot, journal.tail)
+        journal.snapshot, journal.tail = snapshot.version, 0
+        journal.threshold = int(self._policy.ratio * snapshot.size)
         if self._policy.inline:
             await writing
         else:
             self._store.spawn(writing)
 
-    def _refuse(self, stream: str, tail: int, size: int) -> None:
-        """Remember when to ask again. Of many streams the oldest answer is forgotten: that costs one encoding."""
-        self._refused.pop(stream, None)
-        self._refused[stream] = self._policy.next_threshold(tail, size)
+    def _refuse(self, stream: str, after: int, tail: int, size: int) -> None:
+        """Remember when to ask again, until there is a newer snapshot than the one at version `after`.
+
+        Of many the oldest answer is forgotten: that costs one encoding.
+        """
+        self._refused.pop((stream, after), None)
+        self._refused[stream, after] = self._policy.next_threshold(tail, size)
         if len(self._refused) > _ANSWERS:
             del self._refused[next(iter(self._refused))]
 
-    async def _put(self, snapshot: Snapshot, tail: int) -> None:
+    async def _put(self, snapshot: Snapshot, after: int, tail: int) -> None:
         try:
             await self._store.put_snapshot(snapshot)
         except EventsrcError as error:
-            self._refuse(snapshot.stream, tail, snapshot.size)
+            self._refuse(snapshot.stream, after, tail, snapshot.size)
             log.warning("no snapshot %s@%d: %s", snapshot.stream, snapshot.version, error)
 
 

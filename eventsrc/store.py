@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
@@ -148,7 +147,7 @@ class Store(ABC):
 
     @abstractmethod
     async def _close(self) -> None:
-        """Release everything; called again after a cancelled close."""
+        """Release everything, also when cancelled: it is not called again."""
 
     async def open(self) -> None:
         """Get ready to work in the running event loop. `async with` does it for you."""
@@ -186,9 +185,7 @@ class Store(ABC):
         await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,8 @@ class Trace:
             return self
         for key, value in metadata.items():
             check_text("a metadata key", key)
+            if not key:
+                raise ValueError("a metadata key is empty; DynamoDB takes none that is")
             check_text("metadata", value)
         return replace(self, metadata={**self.metadata, **metadata})
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
+RESET = "reset"  # the service has done it; the client sees the connection reset, not closed
 HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
+
+_NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST instead of FIN
 
 
 class Answer(NamedTuple):
@@ -25,6 +31,11 @@ def error(code: str, status: int = 400, *, forwarded: bool = False) -> Answer:
     """An error as the service words it."""
     body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "scripted"}
     return Answer(status, json.dumps(body).encode(), forwarded)
+
+
+def condition_failed(*, forwarded: bool = False) -> Answer:
+    """A failed condition without the item that stood there, as older emulators answer."""
+    return error("ConditionalCheckFailedException", forwarded=forwarded)
 
 
 Fault = str | Answer
@@ -43,6 +54,11 @@ class Proxy:
         self.go_on = asyncio.Event()
         self.arrived = asyncio.Event()
         self.url = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many requests there were of each operation."""
+        return dict(Counter(self.operations))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -66,6 +82,9 @@ class Proxy:
             await self.go_on.wait()
         answer = await self._forward(request) if not isinstance(fault, Answer) or fault.forwarded else b""
         if fault == ANSWER_LOST:
+            return False
+        if fault == RESET:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             return False
         if fault == HALF_ANSWER:
             writer.write(answer[: len(answer) - 20])

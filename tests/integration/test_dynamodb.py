@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from bank import Account
-from faulty import FaultyProxy, faulty_proxy
-from proxy import HOLD, LOST, PASS, Answer, Fault, error
+from proxy import HOLD, LOST, PASS, Answer, Fault, Proxy, error, proxy_to
 from tables import CREDENTIALS, fresh_name, session, store_on
 
 from eventsrc import (
@@ -34,8 +33,8 @@ NONE = SnapshotPolicy(enabled=False)
 
 
 @pytest.fixture
-async def proxy(dynamodb_endpoint: str) -> AsyncIterator[FaultyProxy]:
-    async with faulty_proxy(dynamodb_endpoint) as proxy:
+async def proxy(dynamodb_endpoint: str) -> AsyncIterator[Proxy]:
+    async with proxy_to(dynamodb_endpoint) as proxy:
         yield proxy
 
 
@@ -48,7 +47,7 @@ async def table(dynamodb_endpoint: str) -> str:
     return table
 
 
-async def requests(proxy: FaultyProxy, call: Callable[[], Awaitable[object]]) -> list[str]:
+async def requests(proxy: Proxy, call: Callable[[], Awaitable[object]]) -> list[str]:
     """The operations that a call sends."""
     proxy.operations.clear()
     await call()
@@ -66,9 +65,7 @@ async def filled(accounts: Repository[Account], commits: int) -> Account:
 
 @pytest.mark.parametrize("policy", [EAGER, NONE], ids=["snapshots", "no snapshots"])
 @pytest.mark.parametrize("commits", [1, 5, 20])
-async def test_one_request_saves_and_one_loads(
-    proxy: FaultyProxy, table: str, policy: SnapshotPolicy, commits: int
-) -> None:
+async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy: SnapshotPolicy, commits: int) -> None:
     async with store_on(proxy.url, table) as store:
         account = await filled(Repository(Account, store, snapshots=policy), commits)
     async with store_on(proxy.url, table) as store:  # cold: it has learnt nothing
@@ -81,9 +78,7 @@ async def test_one_request_saves_and_one_loads(
 
 
 @pytest.mark.parametrize("tail", [0, 1, 10, 20])
-async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(
-    proxy: FaultyProxy, table: str, tail: int
-) -> None:
+async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(proxy: Proxy, table: str, tail: int) -> None:
     stream = fresh_stream()
     async with store_on(proxy.url, table) as store:
         commits = await fill(store, stream, 40 + tail)
@@ -96,7 +91,7 @@ async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(
         assert proxy.counts == {"Query": 1}
 
 
-async def test_the_layout_of_the_article_needs_two_requests(proxy: FaultyProxy, table: str) -> None:
+async def test_the_layout_of_the_article_needs_two_requests(proxy: Proxy, table: str) -> None:
     async with store_on(proxy.url, table, layout="snapshot-first") as store:
         accounts = Repository(Account, store, snapshots=EAGER)
         account = await filled(accounts, 20)
@@ -105,7 +100,7 @@ async def test_the_layout_of_the_article_needs_two_requests(proxy: FaultyProxy, 
         assert await accounts.load("a-1") == account
 
 
-async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: FaultyProxy, table: str) -> None:
+async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: Proxy, table: str) -> None:
     async with store_on(proxy.url, table) as store:
         account = await filled(Repository(Account, store, snapshots=NONE), 150)
     async with store_on(proxy.url, table) as store:
@@ -117,7 +112,7 @@ async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: 
 
 @pytest.mark.parametrize("snapshot", [None, 150], ids=["no snapshot", "snapshot"])
 async def test_a_limit_learnt_from_short_streams_cuts_no_long_one(
-    proxy: FaultyProxy, table: str, snapshot: int | None
+    proxy: Proxy, table: str, snapshot: int | None
 ) -> None:
     stream = fresh_stream()
     commits = [make_commit(stream, version, payload=os.urandom(5_000)) for version in range(1, 401)]
@@ -135,7 +130,7 @@ async def test_a_limit_learnt_from_short_streams_cuts_no_long_one(
 
 
 @pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
-async def test_megabytes_are_paged(proxy: FaultyProxy, table: str, layout: Any) -> None:
+async def test_megabytes_are_paged(proxy: Proxy, table: str, layout: Any) -> None:
     async with store_on(proxy.url, table, layout=layout) as store:
         payloads = [os.urandom(300_000) for _ in range(12)]
         for version, payload in enumerate(payloads, 1):
@@ -240,7 +235,7 @@ async def test_create_table_options(dynamodb_endpoint: str) -> None:
             await store.create_table()
 
 
-async def test_a_client_that_is_given_is_used_and_goes_on_working(proxy: FaultyProxy, table: str) -> None:
+async def test_a_client_that_is_given_is_used_and_goes_on_working(proxy: Proxy, table: str) -> None:
     async with session().client("dynamodb", endpoint_url=proxy.url) as client:
         async with DynamoDBStore(table, client=client) as store:
             await store.append(make_commit(fresh_stream()))
@@ -266,7 +261,7 @@ TRANSIENT: list[tuple[list[Fault], type[StoreError]]] = [
 
 @pytest.mark.parametrize(("faults", "expected"), TRANSIENT, ids=str)
 async def test_a_table_that_could_not_be_made_now_can_be_made_later(
-    proxy: FaultyProxy, faults: list[Fault], expected: type[StoreError]
+    proxy: Proxy, faults: list[Fault], expected: type[StoreError]
 ) -> None:
     async with store_on(proxy.url, fresh_name()) as store:
         proxy.faults = list(faults)
@@ -276,14 +271,14 @@ async def test_a_table_that_could_not_be_made_now_can_be_made_later(
         await store.append(make_commit(fresh_stream()))
 
 
-async def test_a_table_just_created_may_not_be_known_yet(proxy: FaultyProxy) -> None:
+async def test_a_table_just_created_may_not_be_known_yet(proxy: Proxy) -> None:
     async with store_on(proxy.url, fresh_name()) as store:
         proxy.faults = [PASS, error("ResourceNotFoundException")]
         assert await store.create_table()
         assert proxy.counts == {"CreateTable": 1, "DescribeTable": 2}
 
 
-async def test_backups_of_a_table_just_created_may_not_be_ready_yet(proxy: FaultyProxy) -> None:
+async def test_backups_of_a_table_just_created_may_not_be_ready_yet(proxy: Proxy) -> None:
     enabled = Answer(200, b'{"ContinuousBackupsDescription": {"ContinuousBackupsStatus": "ENABLED"}}')
     async with store_on(proxy.url, fresh_name()) as store:
         proxy.faults = [PASS, PASS, error("ContinuousBackupsUnavailableException"), enabled]

@@ -12,8 +12,21 @@ from typing import NamedTuple
 
 import pytest
 from bank import Account
-from faulty import RESET, FaultyProxy, condition_failed, faulty_proxy
-from proxy import ANSWER_LOST, HALF_ANSWER, HOLD, LOST, PASS, STALL, Answer, Fault, error
+from proxy import (
+    ANSWER_LOST,
+    HALF_ANSWER,
+    HOLD,
+    LOST,
+    PASS,
+    RESET,
+    STALL,
+    Answer,
+    Fault,
+    Proxy,
+    condition_failed,
+    error,
+    proxy_to,
+)
 from tables import fresh_name, session, store_on
 
 from eventsrc import (
@@ -60,7 +73,7 @@ FAULTS: tuple[Fault, ...] = (
 class Bench(NamedTuple):
     """The same table: behind the proxy, behind it with a short deadline, and directly."""
 
-    proxy: FaultyProxy
+    proxy: Proxy
     store: DynamoDBStore
     hasty: DynamoDBStore
     direct: DynamoDBStore
@@ -69,7 +82,7 @@ class Bench(NamedTuple):
 @pytest.fixture
 async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
     table = fresh_name()
-    async with faulty_proxy(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
+    async with proxy_to(dynamodb_endpoint) as proxy, store_on(dynamodb_endpoint, table) as direct:
         await direct.create_table()
         async with (
             store_on(proxy.url, table, deadline=3.0) as store,
@@ -81,12 +94,12 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
 @asynccontextmanager
 async def meeting(
     faults: Iterable[Fault], endpoint: str, table: str
-) -> AsyncIterator[list[tuple[FaultyProxy, DynamoDBStore]]]:
+) -> AsyncIterator[list[tuple[Proxy, DynamoDBStore]]]:
     """For each fault a store that meets nothing else. All are open first: opening one takes from others' deadlines."""
     async with AsyncExitStack() as stack:
-        each: list[tuple[FaultyProxy, DynamoDBStore]] = []
+        each: list[tuple[Proxy, DynamoDBStore]] = []
         for fault in faults:
-            proxy = await stack.enter_async_context(faulty_proxy(endpoint))
+            proxy = await stack.enter_async_context(proxy_to(endpoint))
             proxy.then = fault
             each.append((proxy, await stack.enter_async_context(store_on(proxy.url, table, deadline=1.2))))
         yield each
@@ -98,7 +111,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-async def let_go(proxy: FaultyProxy) -> None:
+async def let_go(proxy: Proxy) -> None:
     """Let the service have all requests that were held."""
     proxy.go_on.set()
     await until(lambda: proxy.forwarded == len(proxy.operations))
@@ -123,7 +136,7 @@ async def test_reads_are_repeated_over_a_fault(bench: Bench, fault: Fault) -> No
 
 
 async def test_reads_that_meet_nothing_but_a_fault_tell_what_it_was(bench: Bench, dynamodb_endpoint: str) -> None:
-    async def check(proxy: FaultyProxy, store: DynamoDBStore) -> None:
+    async def check(proxy: Proxy, store: DynamoDBStore) -> None:
         with pytest.raises(Throttled if proxy.then == THROTTLE else StoreUnavailable):
             await store.load(fresh_stream())
         assert len(proxy.operations) > (1 if proxy.then == STALL else 2)
@@ -355,7 +368,7 @@ async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
 
 
 async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: str) -> None:
-    async def check(proxy: FaultyProxy, store: DynamoDBStore) -> None:
+    async def check(proxy: Proxy, store: DynamoDBStore) -> None:
         commit = make_commit(fresh_stream())
         with pytest.raises(CommitOutcomeUnknown) as raised:
             await store.append(commit)

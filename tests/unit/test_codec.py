@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import os
+import traceback
 import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict
 from uuid import UUID
 from zlib import crc32
 
@@ -406,6 +407,37 @@ def test_keys_that_are_written_as_text_are_kept() -> None:
         by_colour={Colour.BLUE: 1}, by_key={UUID(int=5): 2}, by_day={date(2026, 1, 2): 3}, by_choice={"b": 4}
     )
     assert decode(stored(codec.encode([event]))) == [event]
+
+
+class Checked(Event, tag="checked"):
+    """Its own check is of what it was made with, and changes its mind."""
+
+    value: int
+    refuses: ClassVar[Exception | None] = None
+
+    def __post_init__(self) -> None:
+        if Checked.refuses:
+            raise Checked.refuses
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError(SECRET), TypeError(SECRET), KeyError(SECRET), RuntimeError(SECRET)], ids=repr
+)
+def test_an_event_whose_own_check_fails_is_told_without_its_words(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Codec([Checked], {})
+    event = Checked(value=1)
+    payload = stored(codec.encode([event]))
+    monkeypatch.setattr(Checked, "refuses", error)
+    with pytest.raises(InvalidEvent) as invalid:
+        codec.encode([event])
+    with pytest.raises(SchemaMismatch) as mismatch:
+        codec.decode(payload, "a-1", 1)
+    for raised in (invalid.value, mismatch.value):
+        assert raised.event == "checked"
+        assert type(error).__name__ in str(raised)
+        assert SECRET not in "".join(traceback.format_exception(raised))
 
 
 class Reading(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -20,6 +21,10 @@ class Noted(Event, tag="notebook.noted"):
     text: str
 
 
+class Cleared(Event, tag="notebook.cleared"):
+    pass
+
+
 class Notebook(Aggregate, tag="notebook"):
     """A state that grows with every event."""
 
@@ -28,8 +33,14 @@ class Notebook(Aggregate, tag="notebook"):
     def note(self, text: str) -> None:
         self.record(Noted(text=text))
 
+    def clear(self) -> None:
+        self.record(Cleared())
+
     def apply_noted(self, event: Noted) -> None:
         self.notes.append(event.text)
+
+    def apply_cleared(self, event: Cleared) -> None:
+        self.notes.clear()
 
 
 class Summary(msgspec.Struct):
@@ -186,6 +197,73 @@ async def test_a_raised_snapshot_version_ignores_older_ones(
     accounts = Repository(Account, store, snapshots=EAGER)
     assert (await accounts.load("a-1")).balance == 50
     assert "another shape" in caplog.text
+
+
+class Diary(Notebook, tag="notebook"):
+    """The next release of a notebook: its state has one more field."""
+
+    entries: int = 0
+
+    def apply_noted(self, event: Noted) -> None:
+        super().apply_noted(event)
+        self.entries += 1
+
+
+async def test_two_releases_that_ignore_each_others_snapshots_write_no_more_of_them(store: ScriptedStore) -> None:
+    old, new = Repository(Notebook, store, snapshots=EAGER), Repository(Diary, store, snapshots=EAGER)
+    notebook = Notebook(id="n-1")
+    notebook.note("x" * 5000)
+    await old.save(notebook)
+    for each in range(100):
+        await old.execute("n-1", Notebook.note, str(each))
+        await new.execute("n-1", Diary.note, str(each))
+    commits = sum(commit.size for commit in store.appended)
+    assert 0 < sum(snapshot.size for snapshot in store.snapshots) <= commits
+    assert (await new.load("n-1")).entries == 201
+
+
+async def test_a_release_replaces_the_snapshots_of_the_last_one(store: ScriptedStore) -> None:
+    await filled(store)
+    before = store.snapshots[-1].version
+    assert (await store.load("account-a-1")).snapshot is not None
+
+    class Renamed(Account, tag="account"):
+        holder: str = ""
+
+    renamed = Repository(Renamed, store, snapshots=EAGER)
+    for _ in range(10):
+        await renamed.execute("a-1", Renamed.deposit, 1)
+    snapshot, commits = await store.load("account-a-1")
+    assert snapshot is not None
+    assert snapshot.version > before
+    assert len(commits) < 10
+    assert (await renamed.load("a-1")).balance == 60
+
+
+async def test_a_refusal_ends_with_the_next_snapshot_whoever_writes_it(store: ScriptedStore) -> None:
+    """It is about the commits since one snapshot; of a state that has grown small since, it says nothing."""
+    ours, theirs = (Repository(Notebook, store, snapshots=EAGER) for _ in range(2))
+    notebook = Notebook(id="n-1")
+    for size in (60_000, 10_000):  # a little less than their snapshot, which is refused
+        notebook.note(os.urandom(size // 2).hex())
+        await ours.save(notebook)
+    assert not store.snapshots
+    await theirs.execute("n-1", Notebook.clear)
+    assert [snapshot.version for snapshot in store.snapshots] == [3]
+    for each in range(40):
+        await ours.execute("n-1", Notebook.note, f"{each} " * 40)
+    assert len((await store.load("notebook-n-1")).commits) < 30
+
+
+async def test_a_snapshot_ahead_of_the_log_is_not_written_against(store: ScriptedStore) -> None:
+    await filled(store)
+    await store.put_snapshot(msgspec.structs.replace(store.snapshots[-1], version=10_000))
+    store.snapshots.clear()
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
+    for _ in range(100):
+        await accounts.execute("a-1", Account.deposit, 1)
+    assert not store.snapshots  # each would have been refused
+    assert (await accounts.load("a-1")).balance == 150
 
 
 async def test_an_aggregate_may_make_and_restore_its_own(store: ScriptedStore) -> None:

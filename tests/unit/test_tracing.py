@@ -100,13 +100,18 @@ def test_what_is_no_text_is_a_type_error(arguments: dict[str, Any], what: str) -
     assert current_trace() == Trace()
 
 
+def test_an_empty_metadata_key_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="key is empty"), trace(metadata={"": "a"}):
+        raise AssertionError("not reached")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         {"correlation_id": "\ud800"},
         {"causation_id": "\ud800"},
         {"metadata": {"\ud800": ""}},
-        {"metadata": {"": "\ud800"}},
+        {"metadata": {"a": "\ud800"}},
     ],
 )
 def test_what_no_store_can_keep_is_a_value_error(arguments: dict[str, Any]) -> None:
