@@ -17,35 +17,20 @@ if TYPE_CHECKING:
     from .store import Commit
 
 
-class Journal:
+class Journal(msgspec.Struct):
     """What the framework knows of one aggregate object beside its state: where it stands, what is not saved."""
 
-    __slots__ = (
-        "commands",
-        "draft",
-        "saving",
-        "snapshot",
-        "stream",
-        "tail",
-        "threshold",
-        "time",
-        "uncommitted",
-        "unsure",
-        "version",
-    )
-
-    def __init__(self, stream: str) -> None:
-        self.stream = stream
-        self.version = 0
-        self.time = 0  # of the last commit, µs since the epoch; commit times never go back in a stream
-        self.uncommitted: list[Event] = []
-        self.commands: dict[str, AppliedCommand] = {}  # oldest first
-        self.draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
-        self.unsure = False  # an earlier try of the draft may have landed
-        self.saving = False
-        self.snapshot = 0  # version of the last snapshot
-        self.tail = 0  # stored bytes of the commits since the last snapshot
-        self.threshold = 0  # the tail must outgrow this before a snapshot is weighed
+    stream: str
+    version: int = 0
+    time: int = 0  # of the last commit, µs since the epoch; commit times never go back in a stream
+    uncommitted: list[bytes] = []  # events as they will be stored
+    commands: dict[str, AppliedCommand] = {}  # oldest first
+    draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
+    unsure: bool = False  # an earlier try of the draft may have landed
+    saving: bool = False
+    snapshot: int = 0  # version of the last snapshot
+    tail: int = 0  # stored bytes of the commits since the last snapshot
+    threshold: int = 0  # the tail must outgrow this before a snapshot is weighed
 
     def remember(self, commit: Commit, limit: int) -> None:
         """Note the command id of a commit, if it has one; the oldest beyond `limit` are forgotten."""
@@ -103,7 +88,8 @@ class Aggregate(_Struct):
     """Raise it when handlers begin to mean something else: older snapshots are then ignored."""
 
     remembered_commands: ClassVar[int] = 64
-    """How many of the latest command ids a stream recognises; a redelivery after more than that is new."""
+    """How many of the latest command ids a stream recognises; a redelivery after more than that is new. Snapshots hold
+    as many as there were when they were written."""
 
     def __post_init__(self) -> None:
         self._journal = Journal(stream_id(wiring_of(type(self)).category, self.id))
@@ -121,15 +107,22 @@ class Aggregate(_Struct):
     @property
     def uncommitted(self) -> tuple[Event, ...]:
         """Events recorded and not known to be saved, oldest first."""
-        return tuple(self._journal.uncommitted)
+        return tuple(map(wiring_of(type(self)).codec.event, self._journal.uncommitted))
 
     def record(self, event: Event) -> None:
-        """Apply an event and keep it for the next save. Raises UnhandledEvent."""
-        handler = wiring_of(type(self)).handlers.get(type(event))
+        """Apply an event and keep it for the next save. Raises UnhandledEvent, and InvalidEvent if no reader would
+        get it back as it is.
+
+        It is encoded here and now, and the handler gets what is read back, as it will on every load: whatever is done
+        to a list inside an event later does not change what is stored.
+        """
+        wiring = wiring_of(type(self))
+        handler = wiring.handlers.get(type(event))
         if handler is None:
             raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
-        handler(self, event)
-        self._journal.uncommitted.append(event)
+        body = wiring.codec.encode(event)
+        handler(self, wiring.codec.event(body))
+        self._journal.uncommitted.append(body)
 
     def to_snapshot(self) -> Any:
         """What a snapshot holds; by default all fields.

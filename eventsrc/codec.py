@@ -19,7 +19,7 @@ import msgspec
 
 from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
-from .misfit import culprit, misfit
+from .misfit import difference, misfit, reason_of
 from .poison import find_poison, may_poison
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def _seal(content: bytes, constant: int) -> bytes:
     return content + (crc32(content) ^ constant).to_bytes(4, "little")
 
 
+def join(events: Sequence[bytes]) -> bytes:
+    """The body for encoded events."""
+    return msgspec.msgpack.encode([msgspec.Raw(event) for event in events])
+
+
 def unpack(payload: bytes, stream: str, version: int) -> bytes:
     """The body of a payload. Raises CorruptPayload, and PayloadTooLarge before anything is expanded."""
     found, format = crc32(payload), payload[:1]
@@ -85,25 +90,21 @@ class Codec:
         self._tags = {tag_of(event) for event in types}
         self._upcasters = upcasters
         union: Any = reduce(or_, types)
+        self.event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
         self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[union]).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._suspicious = {event for event in types if may_poison(event)}
 
-    def encode(self, events: Sequence[Event]) -> bytes:
-        """The body for these events, shown to decode again. Raises InvalidEvent, which names the field."""
+    def encode(self, event: Event) -> bytes:
+        """The event as it will be stored; `event` reads it back. Raises InvalidEvent unless that gives an equal one."""
         try:
-            for event in events:
-                if type(event) in self._suspicious and (reason := find_poison(event)):
-                    raise InvalidEvent(tag_of(type(event)), reason)
-            body = self._encode(events)
-            self._decode(body)
-        except InvalidEvent:
-            raise
+            reason = find_poison(event) if type(event) in self._suspicious else None
+            body = self._encode(event)
+            if not (reason := reason or difference(event, self.event(body))):
+                return body
         except Exception as error:  # noqa: BLE001  # an event's own check may raise anything
-            failure = culprit(self._encode, self._decode, events, error)
-        else:
-            return body
-        raise failure  # out here, as the error that led to it may quote the event
+            reason = reason_of(error)
+        raise InvalidEvent(tag_of(type(event)), reason)  # out here, as the error that led to it may quote the event
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:
         """The events of a stored commit, upcast.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
     class _Struct:
         __struct_config__: ClassVar[msgspec.structs.StructConfig]
+        __struct_fields__: ClassVar[tuple[str, ...]]
 
         def __init_subclass__(cls, *, tag: str = ..., **options: Any) -> None: ...
 

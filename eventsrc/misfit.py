@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 
 import msgspec
 
-from .errors import CorruptPayload, InvalidEvent, SchemaMismatch, StoredDataError, UnknownEventType
-from .event import Event, tag_of
+from .errors import CorruptPayload, SchemaMismatch, StoredDataError, UnknownEventType
+from .event import Event
 
 
-def culprit(
-    encode: Callable[[Sequence[Event]], bytes],
-    decode: Callable[[bytes], object],
-    events: Sequence[Event],
-    error: Exception,
-) -> InvalidEvent:
-    """The error that names the first event which does not survive encoding and decoding."""
-    for event in events:
-        try:
-            decode(encode([event]))
-        except Exception as own:  # noqa: BLE001  # an event's own check may raise anything
-            return InvalidEvent(tag_of(type(event)), reason_of(own))
-    return InvalidEvent(tag_of(type(events[0])), reason_of(error))
+def difference(event: Event, back: Event) -> str | None:
+    """What an event is not read back as it was, if so: a value of another type than the annotated one, most often."""
+    if back == event:
+        return None
+    changed = [name for name in event.__struct_fields__ if getattr(event, name) != getattr(back, name)]
+    return f"it would be read back as another value, at `$.{changed[0]}`" if changed else "it is not equal to itself"
 
 
 def misfit(body: bytes, known: Collection[str], stream: str, version: int, error: Exception) -> StoredDataError:

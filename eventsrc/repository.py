@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -10,8 +9,8 @@ from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from .aggregate import Aggregate
-from .codec import Codec, pack
-from .commands import AppliedCommand, command_name, digest_of
+from .codec import join, pack
+from .commands import AppliedCommand, content_of, digest_of, has_run
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -61,11 +60,13 @@ class Repository(Generic[A]):
         attempts: int = 10,
     ) -> None:
         wiring = wiring_of(aggregate)
+        if type(attempts) is not int or attempts < 1:
+            raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
         self._class = aggregate
         self._store = store
         self._attempts = attempts
         self._category = wiring.category
-        self._codec = Codec(wiring.handlers, wiring.upcasters)
+        self._codec = wiring.codec
         self._handlers = wiring.handlers
         self._snapshots = Snapshots(aggregate, store, snapshots)
 
@@ -81,7 +82,7 @@ class Repository(Generic[A]):
         try:
             if snapshot is None:
                 return self._fold(self._class(id=id), commits)
-            if aggregate := self._snapshots.restore(id, snapshot, commits):
+            if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
@@ -118,16 +119,16 @@ class Repository(Generic[A]):
     ) -> Any:
         """Load, call `command(aggregate, *args)`, save; decide anew on a conflict. Returns what the command returned.
 
-        The command may run several times, so it must have no effects of its own; an async one is refused with
-        TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError comes out.
+        The command may run several times, so it must have no effects of its own; async ones and generators are
+        refused with TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError
+        comes out.
 
         With a `command_id`, a command that was applied before is not run again: the result is None. Its content is
-        the command's name and arguments; another content under the same id is an IdempotencyError.
+        its name and its arguments as they are passed; those that msgspec cannot encode count by their type. Another
+        content under the same id is an IdempotencyError.
         """
-        if inspect.iscoroutinefunction(command):
-            raise TypeError(f"{command_name(command)} is async; a command awaits nothing")
-        digest = digest_of([command_name(command), args, kwargs]) if command_id is not None else None
-        call = (id, lambda aggregate: command(aggregate, *args, **kwargs), command_id, digest)
+        digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
+        call = (id, lambda aggregate: has_run(command, command(aggregate, *args, **kwargs)), command_id, digest)
         try:
             return await self._execute(*call)
         except ConflictError:
@@ -150,7 +151,7 @@ class Repository(Generic[A]):
         `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
         """
         stream = stream_id(self._category, id)
-        commits = (contiguous_backward if backward else contiguous)(self._store, stream, after)
+        commits = (contiguous_backward if backward else contiguous)(self._store, stream, max(after, 0))
         async with aclosing(commits):
             async for commit in commits:
                 yield Recorded(commit, self._codec.decode(commit.payload, stream, commit.version))
@@ -179,6 +180,8 @@ class Repository(Generic[A]):
                 raise TypeError(f"a version is an int, not {type(version).__name__}")
             if not 0 < version <= MAX_VERSION:
                 raise ValueError(f"{version} is no version; they run from 1 to {MAX_VERSION}")
+        if at is not None and not isinstance(at, datetime):
+            raise TypeError(f"a time is a datetime, not {type(at).__name__}")
         if at is not None and at.tzinfo is None:
             raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
         aggregate = self._class(id=id)
@@ -188,7 +191,7 @@ class Repository(Generic[A]):
                     break
                 self._fold(aggregate, (commit,))
         if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
-            wanted = f"version {version}" if version is not None else f"{at}"
+            wanted = f"version {version}" if at is None else f"{at}"
             raise AggregateNotFound(stream, f"nothing at {wanted}; it was read up to version {aggregate.version}")
         return aggregate
 
@@ -210,15 +213,16 @@ class Repository(Generic[A]):
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Receipt:
         journal = aggregate._journal
-        if journal.draft is not None:
-            receipt = await self._append(aggregate, journal.draft)
+        receipt = Receipt(journal.stream, journal.version, None)
+        if (settled := journal.draft) is not None:
+            receipt = await self._append(aggregate, settled)
             journal = aggregate._journal
-            if not journal.uncommitted:
-                return receipt
         if not journal.uncommitted:
-            return Receipt(journal.stream, journal.version, None)
+            return receipt
         draft = self._draft(aggregate, command_id, digest, metadata)
         if command_id is not None and (applied := journal.commands.get(command_id)):
+            if settled is not None and settled.command_id == command_id:  # what was recorded since is other content
+                raise IdempotencyError(journal.stream, command_id, applied.version)
             return await self._already(aggregate, command_id, applied, draft)
         journal.draft, journal.unsure = draft, False
         return await self._append(aggregate, draft)
@@ -227,12 +231,10 @@ class Repository(Generic[A]):
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Commit:
         journal, trace = aggregate._journal, current_trace().merged(metadata)
-        events = journal.uncommitted
-        body = self._codec.encode(events)
-        version = journal.version + 1
+        events, version = aggregate.uncommitted, journal.version + 1
         if command_id is not None:
             check_text("command_id", command_id)
-            digest = digest or digest_of(body)
+            digest = digest or digest_of(events)
         return Commit(
             stream=journal.stream,
             version=version,
@@ -240,7 +242,7 @@ class Repository(Generic[A]):
             time=max(time.time_ns() // 1000, journal.time),
             events=len(events),
             tags=tuple(dict.fromkeys(tag_of(type(event)) for event in events)),
-            payload=pack(body, journal.stream, version),
+            payload=pack(join(journal.uncommitted), journal.stream, version),
             correlation_id=trace.correlation_id,
             causation_ids=trace.causation_ids,
             command_id=command_id,
@@ -258,8 +260,6 @@ class Repository(Generic[A]):
             journal.draft = None
             winner = conflict.winner
             if winner is None or winner.command_id is None or winner.command_id != draft.command_id:
-                raise
-            if len(journal.uncommitted) > draft.events:  # recorded since; taking on the stored state would lose them
                 raise
             return await self._already(aggregate, winner.command_id, AppliedCommand.of(winner), draft)
         except CommitOutcomeUnknown:
@@ -282,6 +282,8 @@ class Repository(Generic[A]):
         if applied.digest != draft.command_digest:
             raise IdempotencyError(draft.stream, command_id, applied.version)
         stored = await self.load(aggregate.id)
+        if len(aggregate._journal.uncommitted) > draft.events:  # recorded since; taking on that state would lose them
+            raise ConflictError(draft.stream, draft.version - 1, stored.version)
         for name in aggregate.__struct_fields__:
             setattr(aggregate, name, getattr(stored, name))
         aggregate._journal = stored._journal
@@ -294,9 +296,5 @@ class Repository(Generic[A]):
                 raise IdempotencyError(aggregate.stream, command_id, applied.version)
             return None
         result = decide(aggregate)
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError("the command returned an awaitable; a command awaits nothing")
         receipt = await self._save(aggregate, command_id, digest, None)
         return None if receipt.duplicate else result  # another delivery of this command was first

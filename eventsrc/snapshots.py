@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -43,8 +44,8 @@ class SnapshotPolicy:
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        if not self.ratio > 0:
-            raise ValueError(f"ratio is {self.ratio}; it must be above 0")
+        if not 0 < self.ratio < inf:
+            raise ValueError(f"ratio is {self.ratio}; it must be above 0, and finite")
         if self.floor < 0:
             raise ValueError(f"floor is {self.floor}; it must not be negative")
 
@@ -107,8 +108,10 @@ class Snapshots(Generic[A]):
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it is ahead of the log")
             commands, state = self._codec.decode(snapshot)
             aggregate = self._class.from_snapshot(id, state)
-            if aggregate.id != id:
+            if type(aggregate) is not self._class or aggregate.id != id:
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
+            if aggregate.uncommitted:
+                raise CorruptPayload(snapshot.stream, snapshot.version, "from_snapshot recorded events")
         except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
             log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _reason(error))
             return None

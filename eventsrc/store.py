@@ -113,6 +113,7 @@ class Store(ABC):
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running_loop: Callable[[], asyncio.AbstractEventLoop]
+        self._life: asyncio.Lock | None = None  # one for each time it is open; held by who closes it
         self._closing = False
         self._calls = 0
         self._idle: asyncio.Event | None = None
@@ -157,29 +158,33 @@ class Store(ABC):
 
         self._running_loop = asyncio.get_running_loop
         self._loop, self._closing, self._calls = asyncio.get_running_loop(), False, 0
-        self._idle = asyncio.Event()
+        self._idle, self._life = asyncio.Event(), asyncio.Lock()
         try:
             await self._open()
         except BaseException:
-            self._loop = None
+            self._loop = self._life = None
             raise
 
     async def aclose(self) -> None:
         """Refuse new calls, let those in flight and the work behind saves end, release everything. Idempotent."""
         import asyncio
 
-        if self._loop is None:
+        if (life := self._life) is None:
             return
         self._closing = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        while self._calls and self._idle is not None:
-            self._idle.clear()
-            await self._idle.wait()
-        try:
-            await self._close()
-        finally:
-            self._loop = None
+        async with life:
+            if life is not self._life:
+                return  # somebody else has closed it meanwhile
+            while self._tasks or self._calls:  # a call may end with work behind it
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+                elif self._idle is not None:
+                    self._idle.clear()
+                    await self._idle.wait()
+            try:
+                await self._close()
+            finally:
+                self._loop = self._life = None
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec.inspect import type_info
 
+from .codec import Codec
 from .errors import WiringError
 from .event import UNTAGGED, Event, tag_of
 from .stream import check_category
@@ -26,6 +27,7 @@ class Wiring:
     category: str
     handlers: Mapping[type[Event], Handler]
     upcasters: Mapping[type[Event], Upcaster]
+    codec: Codec
     snapshot_type: Any
 
 
@@ -59,7 +61,7 @@ def _read(aggregate: type[Any]) -> Wiring:
         _check_event(event)
     category = _category(aggregate)
     _check_state(aggregate)
-    return Wiring(category, handlers, upcasters, _snapshot_type(aggregate))
+    return Wiring(category, handlers, upcasters, Codec(events, upcasters), _snapshot_type(aggregate))
 
 
 def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upcaster]:
@@ -100,8 +102,9 @@ def check_tags(events: list[type[Event]], culprit: str) -> None:
 def _check_event(event: type[Event]) -> None:
     """Raise WiringError unless events of this class are stored as frozen maps, like all others, and read back."""
     config = event.__struct_config__
-    if not config.frozen or config.array_like or config.tag_field != Event.__struct_config__.tag_field:
-        raise WiringError(event.__qualname__, "sets frozen, array_like or tag_field, which are the framework's")
+    ours = config.frozen and config.eq and not config.array_like
+    if not ours or config.tag_field != Event.__struct_config__.tag_field:
+        raise WiringError(event.__qualname__, "sets frozen, eq, array_like or tag_field, which are the framework's")
     _resolved(event.__qualname__, lambda: type_info(event))
 
 
@@ -196,13 +199,20 @@ def _check_state(aggregate: type[Any]) -> None:
             raise WiringError(culprit, "is the framework's name, so no field; a setting is written without annotation")
         if field.required:
             raise WiringError(culprit, "has no default; a new aggregate starts from the defaults of its fields")
+        if field.default is not msgspec.NODEFAULT and type(field.default).__hash__ is None:
+            raise WiringError(culprit, "has a default that all aggregates would share; use a default_factory")
     for setting in ("snapshot_version", "remembered_commands"):
         value = getattr(aggregate, setting)
         if type(value) is not int or value < 0:
             raise WiringError(f"{name}.{setting}", f"is {value!r}; it is a number from 0 on")
     for base in aggregate.__mro__[:-1]:
-        if "__post_init__" in vars(base) and base not in ours:
-            raise WiringError(f"{name}.__post_init__", "is the framework's; derive state in handlers or properties")
+        if base not in ours and (taken := sorted(_FRAMEWORK_NAMES & vars(base).keys())):
+            raise WiringError(f"{name}.{taken[0]}", "is the framework's name; derive state in handlers or properties")
+    if aggregate.__dictoffset__:
+        raise WiringError(name, "has a base without __slots__ = (), whose attributes would be lost in a snapshot")
+
+
+_FRAMEWORK_NAMES = {"__post_init__", "_journal", "record", "stream", "version", "uncommitted"}
 
 
 def _framework_classes(aggregate: type[Any]) -> list[type[Any]]:

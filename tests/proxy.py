@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
+FLIP = "flip"  # a bit of the answer's body
 RESET = "reset"  # the service has done it; the client sees the connection reset, not closed
 HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
 
@@ -86,6 +87,9 @@ class Proxy:
         if fault == RESET:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             return False
+        if fault == FLIP:
+            position = len(answer) - 1 - (len(answer.partition(b"\r\n\r\n")[2]) * 2 // 3)
+            answer = answer[:position] + bytes([answer[position] ^ 1]) + answer[position + 1 :]
         if fault == HALF_ANSWER:
             writer.write(answer[: len(answer) - 20])
             await writer.drain()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
+from zlib import crc32
 
 Item = Mapping[str, Any]
 
@@ -36,12 +37,13 @@ class Client(Protocol):
 
 
 class SDKClient:
-    """A client of the SDK (aioboto3, aiobotocore) under the seam."""
+    """A client of the SDK (aioboto3, aiobotocore) under the seam. It checks the checksum of each answer."""
 
     def __init__(self, sdk: Any) -> None:
         from botocore import exceptions
 
         self._sdk = sdk
+        sdk.meta.events.register("response-received.dynamodb", _check_answer, unique_id=f"{__name__}.check_answer")
         self._client_error = exceptions.ClientError
         self._never_sent = (
             exceptions.NoCredentialsError,
@@ -91,6 +93,15 @@ class SDKClient:
         except Exception as error:  # noqa: BLE001  # the SDK lets its HTTP library's and parser's errors through
             failure = TransportError(type(error).__name__)
         raise failure  # outside the handlers: the SDK's error may hold another writer's payload
+
+
+def _check_answer(response_dict: dict[str, Any] | None, **_: object) -> None:
+    """Raise TransportError for a damaged answer: without retries the SDK lets one through, as on its last attempt."""
+    if response_dict is None:
+        return
+    expected = response_dict["headers"].get("x-amz-crc32")
+    if expected is not None and int(expected) != crc32(response_dict["body"]):
+        raise TransportError("an answer with a wrong checksum")
 
 
 async def open_sdk(

@@ -155,11 +155,15 @@ def lend(account: Account, note: str) -> None:
     account.deposit(len(note))
 
 
+async def opened(owner: str) -> None:
+    Account.open("a-1", owner=owner)
+
+
 async def test_texts_that_are_no_unicode(heard: pytest.LogCaptureFixture) -> None:
     broken = f"{SECRET}\ud800"  # Python's own error about it carries the whole text
     async with MemoryStore() as store:
         accounts = Repository(Account, store)
-        await check_silent(accounts.save(Account.open("a-1", owner=broken)), InvalidEvent, heard)
+        await check_silent(opened(broken), InvalidEvent, heard)
         await accounts.save(account := Account.open("a-1", owner="ann"))
         account.deposit(1)
         await check_silent(accounts.save(account, metadata={"note": broken}), ValueError, heard)

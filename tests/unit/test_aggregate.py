@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from enum import Enum
+from typing import Any
 
+import msgspec
 import pytest
 from bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
 
-from eventsrc import Aggregate, Event, InvalidStreamId, UnhandledEvent, WiringError, tag_of
+from eventsrc import Aggregate, Event, InvalidEvent, InvalidStreamId, UnhandledEvent, WiringError, tag_of
 
 
 class Moved(Event, tag="parcel.moved"):
@@ -103,6 +106,52 @@ def test_uncommitted_events_cannot_be_changed_from_outside() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         parcel.uncommitted[0].to = "Oslo"  # type: ignore[attr-defined]
     assert parcel.uncommitted == (Moved(to="Rome"),)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Placed(Event, tag="basket.placed"):
+    items: list[str]
+    colour: Colour = Colour.RED
+
+
+class Basket(Aggregate, tag="basket"):
+    items: list[str] = msgspec.field(default_factory=list)
+    colours: list[Colour] = msgspec.field(default_factory=list)
+
+    def place(self, *items: str) -> list[str]:
+        placing = list(items)
+        self.record(Placed(items=placing))
+        return placing
+
+    def apply_placed(self, event: Placed) -> None:
+        self.colours.append(event.colour)
+        if self.items:
+            self.items.extend(event.items)
+        else:
+            self.items = event.items  # from now on the state and the event share it
+
+
+def test_what_is_done_to_a_list_later_changes_no_event() -> None:
+    basket = Basket(id="b-1")
+    basket.place("pen").append("ink")
+    basket.place("cup")
+    assert basket.items == ["pen", "cup"]
+    assert basket.uncommitted == (Placed(items=["pen"]), Placed(items=["cup"]))
+    first = basket.uncommitted[0]
+    assert isinstance(first, Placed)
+    first.items.append("ink")
+    assert basket.uncommitted[0] == Placed(items=["pen"])
+
+
+@pytest.mark.parametrize("wrong", [{"colour": "red"}, {"items": ("pen",)}, {"items": {"pen"}}, {"items": "pen"}])
+def test_a_value_of_another_type_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
+    basket = Basket(id="b-1")
+    with pytest.raises(InvalidEvent, match=next(iter(wrong))):
+        basket.record(Placed(**{"items": ["pen"], **wrong}))
+    assert (basket.items, basket.colours, basket.uncommitted) == ([], [], ())
 
 
 def test_mutable_state_belongs_to_one_object() -> None:

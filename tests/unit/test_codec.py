@@ -6,6 +6,7 @@ import enum
 import os
 import traceback
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -30,7 +31,7 @@ from eventsrc import (
     UnknownEventType,
     tag_of,
 )
-from eventsrc.codec import MAX_EXPANDED, Codec, pack, unpack
+from eventsrc.codec import MAX_EXPANDED, Codec, join, pack, unpack
 from eventsrc.poison import may_poison
 
 SECRET = "secret-4711"
@@ -113,6 +114,10 @@ def stored(body: bytes) -> bytes:
     return pack(body, "s-1", 1)
 
 
+def encoded(events: Sequence[Event], codec: Codec = codec) -> bytes:
+    return join([codec.encode(event) for event in events])
+
+
 def decode(payload: bytes) -> list[Event]:
     return codec.decode(payload, "s-1", 1)
 
@@ -128,7 +133,7 @@ def commits(*payloads: bytes) -> list[Commit]:
 
 
 def test_a_plain_payload_byte_for_byte() -> None:
-    body = codec.encode([Moved(place="here", steps=3)])
+    body = encoded([Moved(place="here", steps=3)])
     assert body == msgspec.msgpack.encode([{"$": "moved", "place": "here", "steps": 3}])
     payload = stored(body)
     assert payload[:1] == b"\x01"
@@ -138,7 +143,7 @@ def test_a_plain_payload_byte_for_byte() -> None:
 
 
 def test_a_compressed_payload_byte_for_byte() -> None:
-    body = codec.encode([Moved(place="far " * 100)])
+    body = encoded([Moved(place="far " * 100)])
     payload = stored(body)
     assert payload[:1] == b"\x02"
     assert lz4.block.decompress(payload[1:-4]) == body
@@ -176,14 +181,14 @@ def test_what_does_not_get_smaller_is_not_compressed() -> None:
     )
 )
 def test_what_goes_in_comes_out(event: Rich) -> None:
-    assert decode(stored(codec.encode([event, event]))) == [event, event]
+    assert decode(stored(encoded([event, event]))) == [event, event]
 
 
 # --- damage
 
 
-PLAIN = stored(codec.encode([Moved(place="here")]))
-PACKED = stored(codec.encode([Moved(place="far " * 100)]))
+PLAIN = stored(encoded([Moved(place="here")]))
+PACKED = stored(encoded([Moved(place="far " * 100)]))
 
 
 @pytest.mark.parametrize("payload", [PLAIN, PACKED], ids=["plain", "packed"])
@@ -211,7 +216,7 @@ def test_a_run_of_plain_and_compressed_payloads_decodes() -> None:
 
 
 def test_an_unknown_format_is_corrupt() -> None:
-    content = b"\x03" + codec.encode([Moved(place="here")])
+    content = b"\x03" + encoded([Moved(place="here")])
     for constant in (0x6DD90A9D, 0xFFFFFFFF, 0):
         with pytest.raises(CorruptPayload, match="format"):
             decode(content + (crc32(content) ^ constant).to_bytes(4, "little"))
@@ -276,7 +281,7 @@ RICH = Rich(
     members=frozenset({1, 2}),
 )
 SOUND = [RICH, Measured(by_key={UUID(int=9): 1}, by_colour={Colour.RED: 1}, at=RICH.at), Loose(tree=Tree(Tree()))]
-BODY = codec.encode(SOUND)
+BODY = encoded(SOUND)
 
 
 @settings(deadline=None, max_examples=400)
@@ -392,21 +397,21 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_poison_is_refused_with_its_reason_and_without_its_value(event: Event, said: str) -> None:
     with pytest.raises(InvalidEvent, match=said) as raised:
-        codec.encode([Moved(place="x"), event])
+        encoded([Moved(place="x"), event])
     assert raised.value.event == tag_of(type(event))
     assert SECRET not in str(raised.value) + repr(raised.value)
 
 
 def test_nesting_up_to_the_limit_is_kept() -> None:
     event = Loose(anything=nested(62))
-    assert decode(stored(codec.encode([event]))) == [event]
+    assert decode(stored(encoded([event]))) == [event]
 
 
 def test_keys_that_are_written_as_text_are_kept() -> None:
     event = Measured(
         by_colour={Colour.BLUE: 1}, by_key={UUID(int=5): 2}, by_day={date(2026, 1, 2): 3}, by_choice={"b": 4}
     )
-    assert decode(stored(codec.encode([event]))) == [event]
+    assert decode(stored(encoded([event]))) == [event]
 
 
 class Checked(Event, tag="checked"):
@@ -428,10 +433,10 @@ def test_an_event_whose_own_check_fails_is_told_without_its_words(
 ) -> None:
     codec = Codec([Checked], {})
     event = Checked(value=1)
-    payload = stored(codec.encode([event]))
+    payload = stored(encoded([event], codec))
     monkeypatch.setattr(Checked, "refuses", error)
     with pytest.raises(InvalidEvent) as invalid:
-        codec.encode([event])
+        codec.encode(event)
     with pytest.raises(SchemaMismatch) as mismatch:
         codec.decode(payload, "a-1", 1)
     for raised in (invalid.value, mismatch.value):
@@ -493,7 +498,7 @@ def event_of(kind: Any) -> Any:
 def test_each_type_that_can_hold_poison_is_looked_into(kind: Any, value: Any) -> None:
     one = event_of(kind)
     with pytest.raises(InvalidEvent):
-        Codec([one], {}).encode([one(field=value)])
+        Codec([one], {}).encode(one(field=value))
 
 
 @pytest.mark.parametrize(
@@ -512,21 +517,21 @@ def test_events_that_cannot_hold_any_are_not_walked(kind: Any) -> None:
 
 def test_poison_is_found_wherever_it_stands() -> None:
     clean: list[Event] = [Loose(anything={"a": [1.5, {"b": [None, "c"]}]}), Measured(sample=Sample(reading=1.5))]
-    assert decode(stored(codec.encode(clean))) == clean
+    assert decode(stored(encoded(clean))) == clean
     for position in range(3):
         events = [*clean[:position], Loose(anything={"a": [1.5, {"b": [None, NAN]}]}), *clean[position:]]
         with pytest.raises(InvalidEvent, match=r"\$\.anything\[\.\.\.\]\[1\]\[\.\.\.\]\[1\]"):
-            codec.encode(events)
+            encoded(events)
 
 
 @pytest.mark.parametrize("number", [-(2**63), 2**63 - 1, 2**64 - 1])
 def test_integers_of_64_bits_are_kept(number: int) -> None:
-    assert decode(stored(codec.encode([Loose(anything=number)]))) == [Loose(anything=number)]
+    assert decode(stored(encoded([Loose(anything=number)]))) == [Loose(anything=number)]
 
 
 def test_an_event_of_an_unknown_class_is_refused() -> None:
     with pytest.raises(InvalidEvent):
-        codec.encode([MovedLater(place="x", paces=1)])
+        encoded([MovedLater(place="x", paces=1)])
 
 
 # --- upcasters
@@ -534,7 +539,7 @@ def test_an_event_of_an_unknown_class_is_refused() -> None:
 
 def test_old_events_come_out_as_new_ones() -> None:
     newer = Codec([MovedLater], {Moved: in_paces})
-    payload = stored(codec.encode([Moved(place="x", steps=2)]))
+    payload = stored(encoded([Moved(place="x", steps=2)]))
     expected = [MovedLater(place="x", paces=4)]
     assert newer.decode(payload, "s-1", 1) == expected
     assert newer.decode_run(commits(payload, payload))[0] == [expected, expected]

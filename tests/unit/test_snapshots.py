@@ -41,7 +41,7 @@ def test_a_snapshot_is_written_once_the_commits_weigh_ratio_times_as_much(ratio:
     assert policy.writes(enough, 1000)
 
 
-@pytest.mark.parametrize("ratio", [0, -1, float("nan")])
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_a_ratio_that_means_nothing_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="ratio"):
         SnapshotPolicy(ratio=ratio)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -264,6 +265,41 @@ async def test_a_snapshot_ahead_of_the_log_is_not_written_against(store: Scripte
         await accounts.execute("a-1", Account.deposit, 1)
     assert not store.snapshots  # each would have been refused
     assert (await accounts.load("a-1")).balance == 150
+
+
+class Loan(Purse, tag="loan"):
+    """Its snapshots come back as what it inherits from."""
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: Summary) -> Any:
+        return Purse(id=id)
+
+    def to_snapshot(self) -> Summary:
+        return Summary("", 0)
+
+
+class Recorder(Purse, tag="recorder"):
+    @classmethod
+    def from_snapshot(cls, id: str, state: Summary) -> Any:
+        purse = cls(id=id)
+        purse.record(Opened(owner=state.owner))
+        return purse
+
+    def to_snapshot(self) -> Summary:
+        return Summary(self.owner, 0)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Loan, "another aggregate's"), (Recorder, "recorded events")])
+async def test_what_from_snapshot_must_not_give_is_ignored(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture, kind: type[Purse], reason: str
+) -> None:
+    purses = Repository(kind, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
+    purse = kind(id="p-1")
+    purse.record(Deposited(amount=100))
+    await purses.save(purse)
+    loaded = await purses.load("p-1")
+    assert (type(loaded), loaded.euros, loaded.uncommitted) == (kind, 1.0, ())
+    assert reason in caplog.text
 
 
 async def test_an_aggregate_may_make_and_restore_its_own(store: ScriptedStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, Union
 
 import bank
@@ -457,6 +458,36 @@ class SnapshotThatIsNotDecoded(Base, tag="x"):
     @classmethod
     def from_snapshot(cls, id: str, state: Any) -> SnapshotThatIsNotDecoded:
         return cls(id=id)
+
+
+class Loose:
+    """Without slots: what is assigned to it is no field."""
+
+    notes: str = ""
+
+
+@wrong("Untidy", "has a base without __slots__")
+class Untidy(Loose, Aggregate, tag="a"):
+    def apply_a(self, event: bank.Opened) -> None: ...
+
+
+@dataclass
+class Bag:
+    items: list[str] = field(default_factory=list)
+
+
+@wrong("Sharing.bag", "has a default that all aggregates would share")
+class Sharing(Aggregate, tag="a"):
+    bag: Bag = Bag()
+
+    def apply_a(self, event: bank.Opened) -> None: ...
+
+
+@wrong("Recording.record", "is the framework's name")
+class Recording(Aggregate, tag="a"):
+    def record(self, event: Event) -> None: ...
+
+    def apply_a(self, event: bank.Opened) -> None: ...
 
 
 @wrong("PostInit.__post_init__", "is the framework's")

@@ -1,0 +1,48 @@
+"""The domain of the campaigns: a hash chain. Its state tells which links were applied, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from eventsrc import Aggregate, Event
+
+ROOT = b""
+
+
+class Linked(Event, tag="chain.linked"):
+    """`key` is unique to the operation that issued the link; `padding` only weighs."""
+
+    key: str
+    padding: bytes = b""
+
+
+class Refused(Exception):
+    """A command that decides against it."""
+
+
+class Chain(Aggregate, tag="chain"):
+    digest: bytes = ROOT
+    links: int = 0
+
+    def link(self, key: str, padding: bytes = b"") -> bytes:
+        """Add a link; the digest of the chain that ends with it."""
+        self.record(Linked(key=key, padding=padding))
+        return self.digest
+
+    def look(self) -> bytes:
+        """Record nothing."""
+        return self.digest
+
+    def refuse(self) -> bytes:
+        raise Refused
+
+    def apply_linked(self, event: Linked) -> None:
+        self.digest, self.links = chained(self.digest, [event.key]), self.links + 1
+
+
+def chained(digest: bytes, keys: Iterable[str]) -> bytes:
+    """The digest of a chain after more links."""
+    for key in keys:
+        digest = blake2b(digest + key.encode(), digest_size=12).digest()
+    return digest

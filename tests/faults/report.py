@@ -1,0 +1,29 @@
+"""What a campaign has to tell: a row for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .history import Findings
+
+
+class Layer(NamedTuple):
+    """One campaign against one layer. `lost` and `duplicated` count acknowledged commits, and must be 0."""
+
+    name: str
+    operations: int
+    faults: int  # injected
+    acknowledged: int
+    lost: int
+    duplicated: int
+    seconds: float
+    seed: int
+    violations: Sequence[str] = ()  # of any promise, in words; must be empty
+    note: str = ""
+
+    @classmethod
+    def of(cls, name: str, findings: Findings, *, faults: int, seconds: float, seed: int, note: str = "") -> Layer:
+        """The row for what a checker found."""
+        operations, acknowledged, lost, duplicated, violations = findings
+        return cls(name, operations, faults, acknowledged, lost, duplicated, seconds, seed, violations, note)
