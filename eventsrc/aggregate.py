@@ -22,6 +22,7 @@ class Journal(msgspec.Struct):
 
     stream: str
     version: int = 0
+    commit_id: bytes = b""  # of the last commit
     time: int = 0  # of the last commit, µs since the epoch; commit times never go back in a stream
     uncommitted: list[bytes] = []  # events as they will be stored
     commands: dict[str, AppliedCommand] = {}  # oldest first
@@ -31,6 +32,10 @@ class Journal(msgspec.Struct):
     snapshot: int = 0  # version of the last snapshot
     tail: int = 0  # stored bytes of the commits since the last snapshot
     threshold: int = 0  # the tail must outgrow this before a snapshot is weighed
+
+    def reached(self, commit: Commit) -> None:
+        """The state is now that of this commit."""
+        self.version, self.commit_id, self.time = commit.version, commit.id, commit.time
 
     def remember(self, commit: Commit, limit: int) -> None:
         """Note the command id of a commit, if it has one; the oldest beyond `limit` are forgotten."""

@@ -87,10 +87,7 @@ class Repository(Generic[A]):
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
         commits = [commit async for commit in contiguous(self._store, stream)]
-        aggregate = self._fold(self._class(id=id), commits)
-        if snapshot is not None:
-            self._snapshots.follow(aggregate, snapshot, commits)
-        return aggregate
+        return self._snapshots.pass_over(snapshot, commits, self._fold(self._class(id=id), commits))
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
@@ -168,7 +165,7 @@ class Repository(Generic[A]):
                     handlers[type(event)](aggregate, event)
                 if commit.command_id is not None:
                     journal.remember(commit, self._class.remembered_commands)
-            journal.version, journal.time = run[-1].version, run[-1].time
+            journal.reached(run[-1])
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:
             raise AggregateNotFound(journal.stream)
@@ -271,7 +268,7 @@ class Repository(Generic[A]):
             raise
         journal.draft = None
         del journal.uncommitted[: draft.events]
-        journal.version, journal.time = draft.version, draft.time
+        journal.reached(draft)
         journal.tail += draft.size
         journal.remember(draft, self._class.remembered_commands)
         await self._snapshots.after_save(aggregate)

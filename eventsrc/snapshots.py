@@ -70,18 +70,21 @@ class SnapshotCodec:
 
     def __init__(self, state: Any, version: int) -> None:
         self.shape = shape_of(state, version)
-        decoder = msgspec.msgpack.Decoder(tuple[dict[str, AppliedCommand], state])
-        self._decode: Callable[[bytes], tuple[dict[str, AppliedCommand], Any]] = decoder.decode
+        decoder = msgspec.msgpack.Decoder(tuple[bytes, dict[str, AppliedCommand], state])
+        self._decode: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
         """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
         journal = aggregate._journal
-        body = msgspec.msgpack.encode((journal.commands, aggregate.to_snapshot()))
+        body = msgspec.msgpack.encode((journal.commit_id, journal.commands, aggregate.to_snapshot()))
         payload = pack(body, journal.stream, journal.version)
         return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
 
-    def decode(self, snapshot: Snapshot) -> tuple[dict[str, AppliedCommand], Any]:
-        """Command ids and state. Raises CorruptPayload, also for another shape, and what msgspec raises."""
+    def decode(self, snapshot: Snapshot) -> tuple[bytes, dict[str, AppliedCommand], Any]:
+        """The id of the commit it was made at, command ids, and state.
+
+        Raises CorruptPayload, also for another shape, and what msgspec raises.
+        """
         if snapshot.shape != self.shape:
             raise CorruptPayload(snapshot.stream, snapshot.version, "it has another shape than the class has now")
         return self._decode(unpack(snapshot.payload, snapshot.stream, snapshot.version))
@@ -101,12 +104,15 @@ class Snapshots(Generic[A]):
     def restore(self, id: str, snapshot: Snapshot, commits: Sequence[Commit]) -> A | None:
         """The aggregate of a usable snapshot; any other is told in a warning, and None says: replay all.
 
-        The first of `commits` must be the one the snapshot stands for, else the snapshot is ahead of the log.
+        The first of `commits` must be the very one the snapshot was made at, else the snapshot is ahead of the log, or
+        of a log that is no more.
         """
         try:
             if not commits or commits[0].version != snapshot.version:
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it is ahead of the log")
-            commands, state = self._codec.decode(snapshot)
+            commit_id, commands, state = self._codec.decode(snapshot)
+            if commit_id != commits[0].id:
+                raise CorruptPayload(snapshot.stream, snapshot.version, "it was made at another commit")
             aggregate = self._class.from_snapshot(id, state)
             if type(aggregate) is not self._class or aggregate.id != id:
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it is another aggregate's")
@@ -116,17 +122,21 @@ class Snapshots(Generic[A]):
             log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _reason(error))
             return None
         journal = aggregate._journal
-        journal.version, journal.time, journal.commands = snapshot.version, commits[0].time, commands
+        journal.reached(commits[0])
+        journal.commands = commands
         journal.snapshot, journal.threshold = snapshot.version, int(self._policy.ratio * snapshot.size)
         return aggregate
 
-    def follow(self, aggregate: A, snapshot: Snapshot, commits: Sequence[Commit]) -> None:
-        """Note a snapshot that was not used. The next has to be paid for by the commits since, as if it had been:
-        else two releases, neither of which can use the other's, would write one with each save.
+    def pass_over(self, snapshot: Snapshot | None, commits: Sequence[Commit], aggregate: A) -> A:
+        """Note in the aggregate, folded from all commits, that this snapshot was not used. The next has to be paid for
+        by the commits since, as if it had been: else two releases, neither of which can use the other's, would write
+        one with each save.
         """
-        journal = aggregate._journal
-        journal.snapshot = snapshot.version
-        journal.tail = sum(commit.size for commit in commits[snapshot.version :])
+        if snapshot is not None:
+            journal = aggregate._journal
+            journal.snapshot = snapshot.version
+            journal.tail = sum(commit.size for commit in commits[snapshot.version :])
+        return aggregate
 
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""

@@ -934,7 +934,7 @@ class Slow(ScriptedStore):
 async def test_a_save_waits_for_its_snapshot_only_if_told_to(inline: bool) -> None:
     async with Slow() as store:
         store.let_append.set()
-        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=inline))
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=inline))
         account = Account.open("a-1", owner="ann")
         account.record(Opened(owner="ann" * 100))
         saving = asyncio.create_task(accounts.save(account))

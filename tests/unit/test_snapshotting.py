@@ -177,6 +177,21 @@ async def test_an_unusable_snapshot_is_ignored_with_a_warning(
     assert caplog.records[0].levelno == logging.WARNING
 
 
+async def test_a_snapshot_of_a_log_that_is_no_more_is_ignored(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that was cut off and went on otherwise reaches the version of the snapshot again."""
+    await filled(store)
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(enabled=False))
+    del store._streams["account-a-1"][10:]
+    account = await accounts.load("a-1")
+    for _ in range(41):
+        account.deposit(7)
+        await accounts.save(account)
+    assert (await accounts.load("a-1")).balance == 9 + 41 * 7
+    assert "it was made at another commit" in caplog.text
+
+
 async def test_a_snapshot_of_another_aggregate_is_ignored(store: ScriptedStore) -> None:
     accounts = await filled(store)
     other = Account.open("b-2", owner="bob")
