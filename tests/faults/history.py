@@ -203,9 +203,13 @@ class Caller:
         async with AsyncExitStack() as stack:
             operations = [await stack.enter_async_context(self._recorded("save", chain.id, key)) for key in keys]
             receipt = await self._chains.save(chain, command_id=command_id)
-            for operation in operations:
-                version = receipt.version if operation is operations[-1] else None
-                self._history.end(operation, "duplicate" if receipt.duplicate else "ok", version)
+            if receipt.duplicate:
+                for operation in operations:
+                    self._history.end(operation, "duplicate")
+            else:
+                for operation in operations[:-1]:
+                    self._history.end(operation, "ok")
+                self._history.end(operations[-1], "ok", receipt.version, chain.digest)
             return receipt
 
     async def execute(self, id: str, key: str, padding: bytes = b"", command_id: str | None = None) -> None:
