@@ -9,7 +9,8 @@ def open_store(url: str) -> Store:
     """The store that `url` names, not yet opened: use it as `async with open_store(url) as store:`.
 
     `memory://`, `sqlite:///relative.db` and `sqlite:////absolute.db` (a path starts behind the third slash),
-    `dynamodb://table?region=…&endpoint=…&tenant=…&layout=…`. Raises ValueError for anything else, naming the part.
+    `dynamodb://table?region=…&endpoint=…&tenant=…&layout=…&plain_http=true`. Raises ValueError for anything else, and
+    names the part.
     """
     from urllib.parse import parse_qsl, unquote, urlsplit  # here, as most never name a store by URL
 
@@ -33,6 +34,9 @@ def open_store(url: str) -> Store:
     if parts.scheme == "dynamodb":
         region, endpoint = options.pop("region", None), options.pop("endpoint", None)
         tenant, layout = options.pop("tenant", None), options.pop("layout", "snapshot-last")
+        plain_http = options.pop("plain_http", "false")
+        if plain_http not in ("true", "false"):
+            raise ValueError(f"{url!r}: plain_http is true or false")
         _refuse(url, options, not parts.netloc or parts.path not in ("", "/"))
         from .dynamodb import DynamoDBStore
 
@@ -41,6 +45,7 @@ def open_store(url: str) -> Store:
             region_name=region,
             endpoint_url=endpoint,
             tenant=tenant,
+            plain_http=plain_http == "true",
             layout=layout,  # type: ignore[arg-type]  # checked by the store
         )
     raise ValueError(f"{url!r}: a store URL starts with memory://, sqlite:/// or dynamodb://")

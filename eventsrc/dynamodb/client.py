@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 from zlib import crc32
+
+from ..errors import StoreRejected
 
 Item = Mapping[str, Any]
 
@@ -112,8 +116,12 @@ async def open_sdk(
     endpoint_url: str | None,
     max_connections: int,
     timeout: float,
+    plain_http: bool,
 ) -> Any:
-    """An SDK client that lives until `stack` closes. What the environment could decide is set here."""
+    """An SDK client that lives until `stack` closes. What the environment could decide is set here.
+
+    Raises StoreRejected for an endpoint that anybody on the way could read, unless `plain_http` allows it.
+    """
     import aioboto3
     from aiobotocore.config import AioConfig
 
@@ -128,4 +136,19 @@ async def open_sdk(
     )
     session = session or aioboto3.Session()
     client: Any = session.client("dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config)
-    return await stack.enter_async_context(client)
+    opened = await stack.enter_async_context(client)
+    endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
+    if not plain_http and not _is_private(endpoint):
+        raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
+    return opened
+
+
+def _is_private(endpoint: str) -> bool:
+    """Whether what is sent there is encrypted, or stays on this machine."""
+    parts = urlsplit(endpoint)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

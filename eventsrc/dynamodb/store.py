@@ -25,7 +25,8 @@ class DynamoDBStore(Store):
 
     The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
     `endpoint_url`; or it uses `client` (aiobotocore-like, already open) and leaves closing it to the caller. Both
-    belong to one event loop. `deadline` is the time in seconds that a call may take, retries and all;
+    belong to one event loop. An endpoint without encryption is refused when it is opened, unless it is on this machine
+    or `plain_http` allows it. `deadline` is the time in seconds that a call may take, retries and all;
     `max_connections` bounds the requests in flight. Several tenants may share a table: each store object sees one.
     """
 
@@ -41,6 +42,7 @@ class DynamoDBStore(Store):
         layout: Literal["snapshot-last", "snapshot-first"] = "snapshot-last",
         partition_key: str = "PK",
         sort_key: str = "SK",
+        plain_http: bool = False,
         deadline: float = 10.0,
         max_connections: int = 64,
     ) -> None:
@@ -55,6 +57,7 @@ class DynamoDBStore(Store):
             raise ValueError("deadline and max_connections must be above 0")
         self._table = table
         self._given = client
+        self._plain_http = plain_http
         self._session, self._region_name, self._endpoint_url = session, region_name, endpoint_url
         self._items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
@@ -215,6 +218,7 @@ class DynamoDBStore(Store):
             endpoint_url=self._endpoint_url,
             max_connections=self._max_connections,
             timeout=self._deadline / 2,
+            plain_http=self._plain_http,
         )
         self._client = SDKClient(self._sdk)
         self._connections = asyncio.Semaphore(self._max_connections)

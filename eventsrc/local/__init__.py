@@ -69,8 +69,8 @@ class DynamoDBLocal:
         from ..dynamodb import DynamoDBStore
 
         kwargs = self.client_kwargs
-        endpoint = kwargs.pop("endpoint_url")
-        return DynamoDBStore(table, endpoint_url=endpoint, session=aioboto3.Session(**kwargs), **options)
+        options = {"endpoint_url": kwargs.pop("endpoint_url"), "plain_http": True, **options}
+        return DynamoDBStore(table, session=aioboto3.Session(**kwargs), **options)
 
 
 @asynccontextmanager

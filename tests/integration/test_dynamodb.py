@@ -340,3 +340,34 @@ async def test_missing_credentials_are_told(dynamodb_endpoint: str, monkeypatch:
     async with DynamoDBStore("ledger", endpoint_url=dynamodb_endpoint, region_name=region) as store:
         with pytest.raises(StoreRejected, match="credentials"):
             await store.load("account-a-1")
+
+
+REMOTE = "http://192.0.2.1:8000"  # nobody's, RFC 5737
+
+
+async def test_an_endpoint_that_others_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(**options: Any) -> None:
+        with pytest.raises(StoreRejected, match="PLAIN_HTTP") as raised:
+            await DynamoDBStore("events", session=session(), **options).open()
+        assert "plain_http=True" in str(raised.value)
+
+    await refused(endpoint_url=REMOTE)
+    await refused(endpoint_url="http://dynamodb:8000")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", REMOTE)
+    await refused()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "options"),
+    [
+        (REMOTE, {"plain_http": True}),
+        ("https://dynamodb.eu-west-1.amazonaws.com", {}),
+        ("http://localhost:1", {}),
+        ("http://127.1.2.3:1", {}),
+        ("http://[::1]:1", {}),
+        (None, {}),
+    ],
+)
+async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None, options: dict[str, bool]) -> None:
+    async with DynamoDBStore("events", session=session(), endpoint_url=endpoint, **options):
+        pass

@@ -49,13 +49,10 @@ def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DynamoDBStore, "__init__", init)
     open_store("dynamodb://Events")
     open_store("dynamodb://events/?region=eu-west-1&endpoint=http%3A%2F%2Flocalhost%3A8000&tenant=acme&layout=x")
-    assert seen == [
-        ("Events", {"region_name": None, "endpoint_url": None, "tenant": None, "layout": "snapshot-last"}),
-        (
-            "events",
-            {"region_name": "eu-west-1", "endpoint_url": "http://localhost:8000", "tenant": "acme", "layout": "x"},
-        ),
-    ]
+    open_store("dynamodb://events?plain_http=true")
+    plain = {"region_name": None, "endpoint_url": None, "tenant": None, "plain_http": False, "layout": "snapshot-last"}
+    local = {"region_name": "eu-west-1", "endpoint_url": "http://localhost:8000", "tenant": "acme", "layout": "x"}
+    assert seen == [("Events", plain), ("events", {**plain, **local}), ("events", {**plain, "plain_http": True})]
 
 
 def test_a_table_can_be_made_from_its_url() -> None:
@@ -68,6 +65,7 @@ def test_a_table_can_be_made_from_its_url() -> None:
         *("", "events.db", "/events.db", "postgres://events", "sqlite", "memory", "file:///events.db", "SQLITE"),
         *(
             "memory://here",
+            "dynamodb://events?plain_http=maybe",
             "memory:///path",
             "sqlite://",
             "sqlite:///",
