@@ -35,9 +35,8 @@ def open_store(url: str) -> Store:
         region, endpoint = options.pop("region", None), options.pop("endpoint", None)
         tenant, layout = options.pop("tenant", None), options.pop("layout", "snapshot-last")
         plain_http = options.pop("plain_http", "false")
-        if plain_http not in ("true", "false"):
-            raise ValueError(f"{url!r}: plain_http is true or false")
-        _refuse(url, options, not parts.netloc or parts.path not in ("", "/"))
+        malformed = not parts.netloc or parts.path not in ("", "/") or plain_http not in ("true", "false")
+        _refuse(url, options, malformed)
         from .dynamodb import DynamoDBStore
 
         return DynamoDBStore(

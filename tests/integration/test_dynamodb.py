@@ -368,6 +368,6 @@ async def test_an_endpoint_that_others_can_read_is_refused(monkeypatch: pytest.M
         (None, {}),
     ],
 )
-async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None, options: dict[str, bool]) -> None:
+async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None, options: dict[str, Any]) -> None:
     async with DynamoDBStore("events", session=session(), endpoint_url=endpoint, **options):
         pass
