@@ -41,6 +41,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def block(self, seconds: float) -> None:
+        """Time passes while the loop is held up."""
+        self._virtual.now += seconds
+
 
 class WallClock:
     """What the library takes for the time of day. `jump` sets it, back as well as forward."""

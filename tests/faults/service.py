@@ -28,7 +28,7 @@ FAULTS = {  # what happens to a request, and how often beside the others
     "zombie": 10,  # carried out long after its caller was told that the connection broke
     "twice": 8,  # carried out, and once more later
     "throttled": 14,
-    "throttled for long": 1,  # from now on, each request for a while
+    "throttled for long": 4,  # from now on, each request for a while
     "odd error": 12,  # that proves nothing: carried out or not
     "no answer": 8,  # a body that does not parse: the SDK gives it as an empty success
     "stall": 5,

@@ -50,7 +50,7 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_every_mutant_is_noticed(mutant: Callable[[], Any], record_property: Callable[[str, object], None]) -> None:
-    verdict = hunt(mutant, range(1000, 1200))
-    assert verdict.seeds is not None, f"200 seeds, and nobody noticed: {mutant.__doc__}"
+    verdict = hunt(mutant, range(1000, 1300))
+    assert verdict.seeds is not None, f"300 seeds, and nobody noticed: {mutant.__doc__}"
     record_property("seeds", verdict.seeds)
     assert not simulate(999 + verdict.seeds).findings.violations  # it was the mutant, not the seed
