@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ConflictError
+from ..errors import ConflictError, CorruptPayload
 from ..store import Commit, Loaded, Receipt, Snapshot, settled
 
 _COLUMNS = (
@@ -46,8 +46,27 @@ def load(connection: sqlite3.Connection, stream: str) -> Loaded:
 
 
 def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
-    return [
-        Commit(
+    """Raises CorruptPayload for a row that somebody has altered."""
+    return [_to_commit(*row) for row in connection.execute(query, arguments)]
+
+
+def _to_commit(
+    position: int,
+    stream: str,
+    version: int,
+    id: bytes,
+    time: int,
+    events: int,
+    tags: str,
+    correlation_id: str | None,
+    causation_ids: str | None,
+    command_id: str | None,
+    command_digest: bytes | None,
+    metadata: str | None,
+    payload: bytes,
+) -> Commit:
+    try:
+        return Commit(
             position=position,
             stream=stream,
             version=version,
@@ -62,22 +81,9 @@ def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ..
             metadata=_to_mapping(metadata) if metadata else {},
             payload=payload,
         )
-        for (
-            position,
-            stream,
-            version,
-            id,
-            time,
-            events,
-            tags,
-            correlation_id,
-            causation_ids,
-            command_id,
-            command_digest,
-            metadata,
-            payload,
-        ) in connection.execute(query, arguments)
-    ]
+    except msgspec.DecodeError:
+        pass
+    raise CorruptPayload(stream, version, "the row is not a commit of this library")
 
 
 def to_json(value: Any) -> str:

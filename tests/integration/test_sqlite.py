@@ -25,12 +25,14 @@ from eventsrc import (
     Commit,
     CommitOutcomeUnknown,
     ConflictError,
+    CorruptPayload,
     Snapshot,
     SQLiteStore,
     StoreError,
     StoreRejected,
     Throttled,
 )
+from eventsrc.storetests.samples import fresh_stream, make_commit
 from eventsrc.uuid7 import uuid7
 
 ROOT = Path(__file__).parents[2]
@@ -498,3 +500,20 @@ async def test_no_error_of_sqlite_escapes_or_stays(store: SQLiteStore, path: Pat
             other.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
     assert (await store.append(commit())).position == 1
     assert await store.put_snapshot(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("tags", "opened"), ("tags", "[1]"), ("metadata", "[]"), ("causation_ids", "{}")]
+)
+async def test_a_row_that_somebody_altered_is_told(tmp_path: Path, column: str, value: str) -> None:
+    path = tmp_path / "events.db"
+    async with SQLiteStore(path) as store:
+        commit = make_commit(fresh_stream())
+        await store.append(commit)
+        with sqlite3.connect(path) as other:
+            other.execute(f"UPDATE commits SET {column} = ?", (value,))
+        other.close()
+        for call in (store.load(commit.stream), stored(store, commit.stream), store.append(make_commit(commit.stream))):
+            with pytest.raises(CorruptPayload, match="row is not a commit") as raised:
+                await call
+            assert (raised.value.stream, raised.value.version) == (commit.stream, 1)
