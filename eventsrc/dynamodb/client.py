@@ -1,6 +1,7 @@
-"""The seam: the few calls the store needs of a DynamoDB client, and the two ways they fail.
+"""The seam: one call, which sends one request once, and the two ways it fails.
 
-Requests and answers have the shape of the service's own JSON, with bytes for binary values.
+Requests have the shape of the service's own JSON, with bytes for binary values. Answers are decoded by whoever asked,
+who knows what they should be.
 """
 
 from __future__ import annotations
@@ -8,24 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 from zlib import crc32
 
+import msgspec
+
 from ..errors import StoreRejected
 
-Item = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class Reply(Protocol):
+    """An answer as it came."""
+
+    def read(self, kind: type[T]) -> T:
+        """The answer as this type. Raises msgspec.ValidationError if it is no such thing."""
+        ...
 
 
 class ServiceError(Exception):
-    """The service answered with an error. `item` is what stood there when a condition failed.
+    """The service answered with an error. `reply` is all it said, for what stood there when a condition failed.
 
     The service's text is dropped: it is no contract, and may quote values.
     """
 
-    def __init__(self, code: str, status: int, item: Item | None = None) -> None:
+    def __init__(self, code: str, status: int, reply: Reply | None = None) -> None:
         super().__init__(code, status)
-        self.code, self.status, self.item = code, status, item
+        self.code, self.status, self.reply = code, status, reply
 
 
 class TransportError(Exception):
@@ -33,20 +44,31 @@ class TransportError(Exception):
 
 
 class Client(Protocol):
-    """What the store needs. Each call sends one request, once, and raises ServiceError or TransportError."""
+    """What the store needs. A call sends one request, once."""
 
-    async def put_item(self, **request: Any) -> Item: ...
-    async def get_item(self, **request: Any) -> Item: ...
-    async def query(self, **request: Any) -> Item: ...
+    async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
+        """Send a request for an operation such as `PutItem`. Raises ServiceError or TransportError."""
+        ...
+
+
+class SDKReply:
+    """What the SDK has parsed."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        self._answer = answer
+
+    def read(self, kind: type[T]) -> T:
+        return msgspec.convert(self._answer, kind)
 
 
 class SDKClient:
     """A client of the SDK (aioboto3, aiobotocore) under the seam. It checks the checksum of each answer."""
 
     def __init__(self, sdk: Any) -> None:
-        from botocore import exceptions
+        from botocore import exceptions, xform_name
 
         self._sdk = sdk
+        self._method_name = xform_name
         sdk.meta.events.register("response-received.dynamodb", _check_answer, unique_id=f"{__name__}.check_answer")
         self._client_error = exceptions.ClientError
         self._never_sent = (
@@ -56,41 +78,15 @@ class SDKClient:
             exceptions.ParamValidationError,
         )
 
-    async def put_item(self, **request: Any) -> Item:
-        return await self._ask(self._sdk.put_item, request)
-
-    async def get_item(self, **request: Any) -> Item:
-        return await self._ask(self._sdk.get_item, request)
-
-    async def query(self, **request: Any) -> Item:
-        return await self._ask(self._sdk.query, request)
-
-    async def create_table(self, **request: Any) -> Item:
-        return await self._send(self._sdk.create_table, request, "TableDescription")
-
-    async def describe_table(self, **request: Any) -> Item:
-        return await self._send(self._sdk.describe_table, request, "Table")
-
-    async def update_continuous_backups(self, **request: Any) -> Item:
-        return await self._send(self._sdk.update_continuous_backups, request, "ContinuousBackupsDescription")
-
-    async def _ask(self, operation: Any, request: dict[str, Any]) -> Item:
-        """Send what need not answer anything, and so is asked for its capacity."""
-        return await self._send(operation, {**request, "ReturnConsumedCapacity": "TOTAL"}, "ConsumedCapacity")
-
-    async def _send(self, operation: Any, request: dict[str, Any], proof: str) -> Item:
-        """Send, and see by its part `proof` that the answer is one: what the SDK cannot parse is an empty success."""
+    async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
         try:
-            answer: Item = await operation(**request)
-            if proof in answer:
-                return answer
-            failure: Exception = TransportError("an answer that is not DynamoDB's")
+            return SDKReply(await getattr(self._sdk, self._method_name(operation))(**request))
         except self._client_error as error:
             response = error.response
-            failure = ServiceError(
+            failure: Exception = ServiceError(
                 str(response.get("Error", {}).get("Code", "")),
                 int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
-                response.get("Item"),
+                SDKReply(response),
             )
         except self._never_sent as error:
             failure = ServiceError(type(error).__name__, 0)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from ..errors import CorruptPayload, InvalidStreamId, StoreRejected
 from ..limits import MAX_COMMIT_BYTES, check_commit
 from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
-from .client import Item
+from .answers import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
+from .client import Reply
+
+T = TypeVar("T")
 
 ID, TIME, EVENTS, TAGS, PAYLOAD = "i", "t", "n", "e", "p"
 CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "a", "k", "d", "m"
 SNAPSHOT_VERSION, SHAPE = "v", "s"
 _OURS = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
+
+
+class Stored(msgspec.Struct, kw_only=True):
+    """An item as it comes back: what it has of our attributes."""
+
+    sort: Number
+    id: Binary = msgspec.field(name=ID, default_factory=Binary)
+    time: Number = msgspec.field(name=TIME, default_factory=Number)
+    events: Number = msgspec.field(name=EVENTS, default_factory=Number)
+    tags: Texts = msgspec.field(name=TAGS, default_factory=Texts)
+    payload: Binary = msgspec.field(name=PAYLOAD, default_factory=Binary)
+    correlation: Text | None = msgspec.field(name=CORRELATION, default=None)
+    causation: Texts | None = msgspec.field(name=CAUSATION, default=None)
+    command: Text | None = msgspec.field(name=COMMAND, default=None)
+    digest: Binary | None = msgspec.field(name=DIGEST, default=None)
+    metadata: TextMap | None = msgspec.field(name=METADATA, default=None)
+    snapshot_version: Number = msgspec.field(name=SNAPSHOT_VERSION, default_factory=Number)
+    shape: Text = msgspec.field(name=SHAPE, default_factory=Text)
 
 
 class Items:
@@ -26,6 +49,12 @@ class Items:
         if tenant is not None:
             check_stream(tenant)
         self.partition_key, self.sort_key = partition_key, sort_key
+        sort: Any = msgspec.field(name=sort_key)
+        stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True)
+        self.stored: type[Stored] = stored
+        self.got: type[Got[Stored]] = Got[stored]
+        self.found: type[Found[Stored]] = Found[stored]
+        self._refused: type[Refused[Stored]] = Refused[stored]
         self._prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:
@@ -38,9 +67,6 @@ class Items:
 
     def key(self, stream: str, sort: int) -> dict[str, Any]:
         return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
-
-    def sort_of(self, item: Item) -> int:
-        return int(item[self.sort_key]["N"])
 
     def from_commit(self, commit: Commit) -> dict[str, Any]:
         """Raises CommitTooLarge, InvalidStreamId, ValueError."""
@@ -64,26 +90,42 @@ class Items:
         check_commit(commit, MAX_COMMIT_BYTES - names)
         return item
 
-    def to_commit(self, item: Item, stream: str) -> Commit:
+    def standing(self, reply: Reply | None) -> Stored | None:
+        """What stands where a put was refused, if the answer tells."""
+        try:
+            return reply.read(self._refused).Item if reply is not None else None
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+
+    def sort_of(self, item: Stored, stream: str) -> int:
+        """Raises CorruptPayload."""
+        try:
+            return int(item.sort.N or "")
+        except ValueError:
+            pass
+        raise CorruptPayload(stream, 0, "an item has a sort key that is no version")
+
+    def to_commit(self, item: Stored, stream: str) -> Commit:
         """Raises CorruptPayload if the item is not one of ours."""
-        version = self.sort_of(item)
+        version = self.sort_of(item, stream)
         try:
             return Commit(
                 stream=stream,
                 version=version,
-                id=bytes(item[ID]["B"]),
-                time=int(item[TIME]["N"]),
-                events=int(item[EVENTS]["N"]),
-                tags=tuple([tag["S"] for tag in item[TAGS]["L"]]),
-                payload=bytes(item[PAYLOAD]["B"]),
-                correlation_id=item[CORRELATION]["S"] if CORRELATION in item else None,
-                causation_ids=tuple([cause["S"] for cause in item[CAUSATION]["L"]]) if CAUSATION in item else (),
-                command_id=item[COMMAND]["S"] if COMMAND in item else None,
-                command_digest=bytes(item[DIGEST]["B"]) if DIGEST in item else None,
-                metadata={key: value["S"] for key, value in item[METADATA]["M"].items()} if METADATA in item else {},
+                id=_there(item.id.B),
+                time=int(_there(item.time.N)),
+                events=int(_there(item.events.N)),
+                tags=tuple([_there(tag.S) for tag in _there(item.tags.L)]),
+                payload=_there(item.payload.B),
+                correlation_id=_there(item.correlation.S) if item.correlation else None,
+                causation_ids=tuple([_there(cause.S) for cause in _there(item.causation.L)]) if item.causation else (),
+                command_id=_there(item.command.S) if item.command else None,
+                command_digest=_there(item.digest.B) if item.digest else None,
+                metadata={k: _there(v.S) for k, v in _there(item.metadata.M).items()} if item.metadata else {},
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise CorruptPayload(stream, version, "the item is not a commit of this library") from None
+        except ValueError:
+            pass
+        raise CorruptPayload(stream, version, "the item is not a commit of this library")
 
     def from_snapshot(self, snapshot: Snapshot, sort: int) -> dict[str, Any]:
         """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
@@ -95,14 +137,20 @@ class Items:
         item[PAYLOAD] = {"B": snapshot.payload}
         return item
 
-    def to_snapshot(self, item: Item, stream: str) -> Snapshot | None:
+    def to_snapshot(self, item: Stored, stream: str) -> Snapshot | None:
         """None if the item is no snapshot of this library: whatever it is, the log is the truth."""
         try:
             return Snapshot(
                 stream=stream,
-                version=int(item[SNAPSHOT_VERSION]["N"]),
-                shape=item[SHAPE]["S"],
-                payload=bytes(item[PAYLOAD]["B"]),
+                version=int(_there(item.snapshot_version.N)),
+                shape=_there(item.shape.S),
+                payload=_there(item.payload.B),
             )
-        except (KeyError, TypeError, ValueError):
+        except ValueError:
             return None
+
+
+def _there(value: T | None) -> T:
+    if value is None:
+        raise ValueError
+    return value

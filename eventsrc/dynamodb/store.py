@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
 
 from ..errors import CommitOutcomeUnknown, StoreError, StoreUnavailable
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
+from .answers import Answer, ask
 from .client import Client, SDKClient, ServiceError, open_sdk
-from .items import SNAPSHOT_VERSION, Items
+from .items import SNAPSHOT_VERSION, Items, Stored
 from .layout import LAYOUTS, Page
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
 from .table import create_table
@@ -74,10 +75,11 @@ class DynamoDBStore(Store):
             "ConditionExpression": "attribute_not_exists(#pk)",
             "ExpressionAttributeNames": {"#pk": self._items.partition_key},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            "ReturnConsumedCapacity": "TOTAL",
         }
         with self._call():
             try:
-                await self._send(lambda client: client.put_item(**request))
+                await self._send("PutItem", request, Answer)
             except GaveUp as given_up:
                 if given_up.unsure:
                     raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
@@ -85,7 +87,7 @@ class DynamoDBStore(Store):
             except ServiceError as error:
                 if error.code != CONDITION_FAILED:
                     raise rejected(error) from None
-                standing = error.item
+                standing = self._items.standing(error.reply)
             else:
                 return settled(commit, commit)
             return await self._settle(commit, standing)
@@ -114,10 +116,11 @@ class DynamoDBStore(Store):
             "ConditionExpression": "attribute_not_exists(#v) OR #v < :v",
             "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
             "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
+            "ReturnConsumedCapacity": "TOTAL",
         }
         with self._call(closing=True):
             try:
-                await self._send(lambda client: client.put_item(**request))
+                await self._send("PutItem", request, Answer)
             except GaveUp as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
@@ -159,19 +162,20 @@ class DynamoDBStore(Store):
             },
             "ScanIndexForward": not backward,
             "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
         }
         if limit is not None:
             request["Limit"] = limit
-        answer = await self._ask(lambda client: client.query(**request))
+        page = await self._read("Query", request, self._items.found)
         snapshot, commits = None, []
-        for item in answer["Items"]:
-            if (version := self._items.sort_of(item)) > MAX_VERSION:
+        for item in page.Items:
+            if (version := self._items.sort_of(item, stream)) > MAX_VERSION:
                 snapshot = self._items.to_snapshot(item, stream)
             elif snapshot is None or version >= snapshot.version:  # what lies behind a snapshot is not looked at
                 commits.append(self._items.to_commit(item, stream))
         rest = None
-        if last := answer.get("LastEvaluatedKey"):  # a page may end anywhere, and be empty: only this key tells
-            reached = self._items.sort_of(last)
+        if page.LastEvaluatedKey is not None:
+            reached = self._items.sort_of(page.LastEvaluatedKey, stream)
             rest = (low, reached - 1) if backward else (reached + 1, high)
         return Page(snapshot, commits, rest)
 
@@ -180,7 +184,7 @@ class DynamoDBStore(Store):
         item = await self._get(stream, self._layout.snapshot_key)
         return self._items.to_snapshot(item, stream) if item else None
 
-    async def _settle(self, commit: Commit, standing: Any) -> Receipt:
+    async def _settle(self, commit: Commit, standing: Stored | None) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
         if standing is None:  # an endpoint that does not return what stood there
             try:
@@ -191,24 +195,28 @@ class DynamoDBStore(Store):
                 raise StoreUnavailable(f"{commit.stream}@{commit.version} was taken, and is gone: is it being deleted?")
         return settled(commit, self._items.to_commit(standing, commit.stream))
 
-    async def _get(self, stream: str, sort: int) -> Any:
-        request = {"TableName": self._table, "Key": self._items.key(stream, sort), "ConsistentRead": True}
-        answer = await self._ask(lambda client: client.get_item(**request))
-        return answer.get("Item")
+    async def _get(self, stream: str, sort: int) -> Stored | None:
+        request = {
+            "TableName": self._table,
+            "Key": self._items.key(stream, sort),
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        return (await self._read("GetItem", request, self._items.got)).Item
 
-    async def _ask(self, call: Callable[[Client], Awaitable[T]]) -> T:
-        """Send a read; its errors are the library's."""
+    async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
+        """Its errors are the library's."""
         try:
-            return await self._send(call)
+            return await self._send(operation, request, kind)
         except GaveUp as given_up:
             raise given_up.definite() from None
         except ServiceError as error:
             raise rejected(error) from None
 
-    async def _send(self, call: Callable[[Client], Awaitable[T]]) -> T:
+    async def _send(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         client = self._client
         assert client is not None
-        return await send(lambda: call(client), self._connections, self._deadline)
+        return await send(lambda: ask(client, operation, request, kind), self._connections, self._deadline)
 
     async def _open(self) -> None:
         self._sdk = self._given or await open_sdk(

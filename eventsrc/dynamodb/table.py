@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .client import Item, SDKClient, ServiceError, TransportError
+from .answers import ask
+from .client import Client, ServiceError, TransportError
 from .items import Items
 from .outcome import is_throttle, is_worth_repeating, rejected
+
+T = TypeVar("T")
+
+
+class TableDescription(msgspec.Struct):
+    TableStatus: str
+    KeySchema: list[dict[str, str]]
+    AttributeDefinitions: list[dict[str, str]]
+
+
+class Created(msgspec.Struct):
+    TableDescription: dict[str, Any]
+
+
+class Described(msgspec.Struct):
+    Table: TableDescription
+
+
+class BackedUp(msgspec.Struct):
+    ContinuousBackupsDescription: dict[str, Any]
+
 
 _READY_WITHIN = 120.0  # seconds
 _POLL = 0.5  # seconds
 
 
 async def create_table(
-    client: SDKClient,
+    client: Client,
     table: str,
     items: Items,
     *,
@@ -48,7 +72,7 @@ async def create_table(
                     "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
                 }
                 backups = "ContinuousBackupsUnavailableException"
-                await _once_ready(lambda: client.update_continuous_backups(**recovery), not_yet=backups)
+                await _once_ready(lambda: ask(client, "UpdateContinuousBackups", recovery, BackedUp), not_yet=backups)
     except (ServiceError, TransportError, TimeoutError) as error:
         raise _failure(table, error) from None
     return created
@@ -62,9 +86,9 @@ def _failure(table: str, error: Exception) -> StoreError:
     return kind(f"table {table} is not ready ({reason}); call it again")
 
 
-async def _create(client: SDKClient, request: dict[str, Any]) -> bool:
+async def _create(client: Client, request: dict[str, Any]) -> bool:
     try:
-        await client.create_table(**request)
+        await ask(client, "CreateTable", request, Created)
     except ServiceError as error:
         if error.code != "ResourceInUseException":
             raise
@@ -72,18 +96,19 @@ async def _create(client: SDKClient, request: dict[str, Any]) -> bool:
     return True
 
 
-async def _wait_until_active(client: SDKClient, table: str, items: Items) -> None:
+async def _wait_until_active(client: Client, table: str, items: Items) -> None:
     missing = "ResourceNotFoundException"
+    request = {"TableName": table}
     while True:
-        found = (await _once_ready(lambda: client.describe_table(TableName=table), not_yet=missing))["Table"]
+        found = (await _once_ready(lambda: ask(client, "DescribeTable", request, Described), not_yet=missing)).Table
         if not _fits(found, items):
             raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
-        if found["TableStatus"] == "ACTIVE":
+        if found.TableStatus == "ACTIVE":
             return
         await asyncio.sleep(_POLL)
 
 
-async def _once_ready(call: Callable[[], Awaitable[Item]], not_yet: str) -> Item:
+async def _once_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:
     """Call until the answer is not `not_yet`: what is said of a new table is only eventually consistent."""
     while True:
         try:
@@ -94,10 +119,10 @@ async def _once_ready(call: Callable[[], Awaitable[Item]], not_yet: str) -> Item
         await asyncio.sleep(_POLL)
 
 
-def _fits(table: Item, items: Items) -> bool:
+def _fits(table: TableDescription, items: Items) -> bool:
     """Whether keys have the names and types that the store needs; further attributes may be indexed."""
-    names = all(key in table["KeySchema"] for key in _key_schema(items))
-    return names and all(key in table["AttributeDefinitions"] for key in _key_types(items))
+    names = all(key in table.KeySchema for key in _key_schema(items))
+    return names and all(key in table.AttributeDefinitions for key in _key_types(items))
 
 
 def _key_schema(items: Items) -> list[dict[str, str]]:

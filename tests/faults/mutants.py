@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -13,7 +13,8 @@ from eventsrc import CommitOutcomeUnknown, ConflictError, DynamoDBStore, Reposit
 from eventsrc.aggregate import Journal
 from eventsrc.dynamodb import outcome
 from eventsrc.dynamodb import store as dynamodb
-from eventsrc.dynamodb.client import SDKClient, TransportError
+from eventsrc.dynamodb.answers import Found
+from eventsrc.dynamodb.client import SDKClient, SDKReply, TransportError
 from eventsrc.snapshots import SnapshotCodec, Snapshots
 from eventsrc.store import settled
 
@@ -30,16 +31,26 @@ class Verdict(NamedTuple):
     violation: str
 
 
+def _requests(change: Callable[[str, dict[str, Any]], None]) -> list[Patch]:
+    """What is sent, changed."""
+    call = SDKClient.call
+
+    async def mutant(self: SDKClient, operation: str, request: Mapping[str, Any]) -> Any:
+        changed = dict(request)
+        change(operation, changed)
+        return await call(self, operation, changed)
+
+    return [(SDKClient, "call", mutant)]
+
+
 def no_condition() -> list[Patch]:
     """Any commit may be overwritten."""
-    put = SDKClient.put_item
 
-    async def mutant(self: SDKClient, **request: Any) -> Any:
+    def change(_: str, request: dict[str, Any]) -> None:
         if request.get("ConditionExpression") == "attribute_not_exists(#pk)":
             del request["ConditionExpression"]
-        return await put(self, **request)
 
-    return [(SDKClient, "put_item", mutant)]
+    return _requests(change)
 
 
 def own_commit_taken_for_a_conflict() -> list[Patch]:
@@ -72,37 +83,35 @@ def transient_error_reported_as_failed() -> list[Patch]:
 
 def unconditional_snapshot() -> list[Patch]:
     """An older snapshot replaces a newer one."""
-    put = SDKClient.put_item
 
-    async def mutant(self: SDKClient, **request: Any) -> Any:
+    def change(_: str, request: dict[str, Any]) -> None:
         if "#v" in request.get("ConditionExpression", ""):
             del request["ConditionExpression"]
-        return await put(self, **request)
 
-    return [(SDKClient, "put_item", mutant)]
+    return _requests(change)
 
 
 def stale_reads() -> list[Patch]:
     """Decisions are made on eventually consistent reads."""
-    query, get = SDKClient.query, SDKClient.get_item
 
-    async def mutant_query(self: SDKClient, **request: Any) -> Any:
-        return await query(self, **{**request, "ConsistentRead": False})
+    def change(operation: str, request: dict[str, Any]) -> None:
+        if operation in ("Query", "GetItem"):
+            request["ConsistentRead"] = False
 
-    async def mutant_get(self: SDKClient, **request: Any) -> Any:
-        return await get(self, **{**request, "ConsistentRead": False})
-
-    return [(SDKClient, "query", mutant_query), (SDKClient, "get_item", mutant_get)]
+    return _requests(change)
 
 
 def one_page_only() -> list[Patch]:
     """Where a page ends, the stream does."""
-    query = SDKClient.query
 
-    async def mutant(self: SDKClient, **request: Any) -> Any:
-        return {key: value for key, value in (await query(self, **request)).items() if key != "LastEvaluatedKey"}
+    def mutant(self: SDKReply, kind: Any) -> Any:
+        answer = read(self, kind)
+        if isinstance(answer, Found):
+            answer.LastEvaluatedKey = None
+        return answer
 
-    return [(SDKClient, "query", mutant)]
+    read = SDKReply.read
+    return [(SDKReply, "read", mutant)]
 
 
 def snapshot_off_by_one() -> list[Patch]:

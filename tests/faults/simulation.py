@@ -15,6 +15,8 @@ from time import perf_counter
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import msgspec
+
 from eventsrc import AggregateNotFound, ConflictError, DynamoDBStore, EventsrcError, Repository, SnapshotPolicy
 from eventsrc.dynamodb.items import PAYLOAD, SHAPE, SNAPSHOT_VERSION, Items
 from eventsrc.store import MAX_VERSION, Commit
@@ -266,7 +268,9 @@ class World:
         items = Items("PK", "SK", None)
         return {
             stream: [
-                items.to_commit(item, stream) for sort, item in sorted(partition.items()) if 0 < sort <= MAX_VERSION
+                items.to_commit(msgspec.convert(item, items.stored), stream)
+                for sort, item in sorted(partition.items())
+                if 0 < sort <= MAX_VERSION
             ]
             for stream, partition in self.service.partitions.items()
         }

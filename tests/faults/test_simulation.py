@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from faults.mutants import MUTANTS, hunt
 from faults.simulation import campaign, simulate
 

@@ -1,0 +1,72 @@
+"""The service's answers, typed. What the library does not use of them is not decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from .client import Client, TransportError
+
+T = TypeVar("T")
+
+
+class Text(msgspec.Struct):
+    """An attribute that should be one. Where it is of another type, this is empty, and that attribute is at fault."""
+
+    S: str | None = None
+
+
+class Number(msgspec.Struct):
+    N: str | None = None
+
+
+class Binary(msgspec.Struct):
+    B: bytes | None = None
+
+
+class Texts(msgspec.Struct):
+    L: list[Text] | None = None
+
+
+class TextMap(msgspec.Struct):
+    M: dict[str, Text] | None = None
+
+
+class Capacity(msgspec.Struct):
+    CapacityUnits: float
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """To a request that asked what it consumed: a body that does not tell is not the service's."""
+
+    ConsumedCapacity: Capacity
+
+
+class Got(Answer, Generic[T], kw_only=True):
+    """To GetItem."""
+
+    Item: T | None = None
+
+
+class Found(Answer, Generic[T], kw_only=True):
+    """To Query: a page. It may end anywhere, and be empty: only the key to go on from tells whether there is more."""
+
+    Items: list[T]
+    LastEvaluatedKey: T | None = None
+
+
+class Refused(msgspec.Struct, Generic[T]):
+    """To a put whose condition failed: what stands there, if the endpoint tells."""
+
+    Item: T | None = None
+
+
+async def ask(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
+    """Send one request, and read the answer. Raises ServiceError, and TransportError for what is no such answer."""
+    reply = await client.call(operation, request)
+    try:
+        return reply.read(kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise TransportError("an answer that is not DynamoDB's") from None
