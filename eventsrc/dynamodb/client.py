@@ -20,6 +20,10 @@ from ..errors import StoreRejected
 T = TypeVar("T")
 
 
+CLOCK_CORRECTED = "ClockCorrected"
+"""No code of the service: our clock was off, the request was refused, and the next one will be signed rightly."""
+
+
 class Reply(Protocol):
     """An answer as it came."""
 
@@ -113,8 +117,9 @@ async def open_sdk(
     max_connections: int,
     timeout: float,
     plain_http: bool,
-) -> Any:
-    """An SDK client that lives until `stack` closes. What the environment could decide is set here.
+) -> tuple[Any, Any]:
+    """An SDK client that lives until `stack` closes, and the credentials it uses. What the environment could decide is
+    set here.
 
     Raises StoreRejected for an endpoint that anybody on the way could read, unless `plain_http` allows it.
     """
@@ -136,7 +141,7 @@ async def open_sdk(
     endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
     if not plain_http and not _is_private(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
-    return opened
+    return opened, await session.get_credentials()
 
 
 def _is_private(endpoint: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .client import ServiceError, TransportError
+from .client import CLOCK_CORRECTED, ServiceError, TransportError
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ _THROTTLED = frozenset(
         "TransactionConflictException",
     }
 )
+
+_NOT_DONE = _THROTTLED | {CLOCK_CORRECTED}
 
 _CREDENTIALS = "the credentials are not valid (any more); renew them"
 _CLOCK = "the signature does not fit; correct the clock, or the secret key"
@@ -138,7 +140,7 @@ def _is_definite(error: Exception) -> bool:
     """Whether the answer proves that this try did nothing. Codes count, never texts; an unknown code proves nothing."""
     if not isinstance(error, ServiceError):
         return False
-    return error.status == 413 or (error.status < 500 and (error.code in _THROTTLED or error.code in _REJECTED))
+    return error.status == 413 or (error.status < 500 and (error.code in _NOT_DONE or error.code in _REJECTED))
 
 
 def is_throttle(error: BaseException) -> bool:
@@ -147,5 +149,5 @@ def is_throttle(error: BaseException) -> bool:
 
 def is_worth_repeating(error: BaseException) -> bool:
     if isinstance(error, ServiceError):
-        return is_throttle(error) or not _is_definite(error)
+        return error.code in _NOT_DONE or not _is_definite(error)
     return isinstance(error, TransportError)

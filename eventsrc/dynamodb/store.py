@@ -219,16 +219,24 @@ class DynamoDBStore(Store):
         return await send(lambda: ask(client, operation, request, kind), self._connections, self._deadline)
 
     async def _open(self) -> None:
-        self._sdk = self._given or await open_sdk(
-            self._stack,
-            session=self._session,
-            region_name=self._region_name,
-            endpoint_url=self._endpoint_url,
-            max_connections=self._max_connections,
-            timeout=self._deadline / 2,
-            plain_http=self._plain_http,
-        )
-        self._client = SDKClient(self._sdk)
+        if self._given is not None:
+            self._sdk, self._client = self._given, SDKClient(self._given)
+        else:
+            from .lean import LeanClient  # here: it imports an HTTP library
+
+            limits: dict[str, Any] = {"max_connections": self._max_connections, "timeout": self._deadline / 2}
+            self._sdk, credentials = await open_sdk(
+                self._stack,
+                session=self._session,
+                region_name=self._region_name,
+                endpoint_url=self._endpoint_url,
+                plain_http=self._plain_http,
+                **limits,
+            )
+            meta = self._sdk.meta
+            client = LeanClient(meta.endpoint_url, meta.region_name, credentials, **limits)
+            self._stack.push_async_callback(client.aclose)
+            self._client = client
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def _close(self) -> None:

@@ -1,0 +1,127 @@
+"""The client of the data plane: signed POSTs over aiohttp, and nothing else.
+
+The SDK spends most of its time on what these requests do not need: hooks, endpoint rules, generic parsing. It still
+finds the credentials, the region and the endpoint, and administers tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from time import time
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from zlib import crc32
+
+import aiohttp
+import msgspec
+
+from .client import CLOCK_CORRECTED, Reply, ServiceError, TransportError
+from .signature import Credentials, Signer
+
+T = TypeVar("T")
+
+_API = "DynamoDB_20120810."
+_SKEWED = 4 * 60  # seconds; the service refuses signatures that are older than five minutes
+_CLOCK_CODES = frozenset({"InvalidSignatureException", "RequestTimeTooSkewed", "RequestExpired"})
+
+
+class JSONReply:
+    """The body of an answer."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def read(self, kind: type[T]) -> T:
+        answer: T = _decoder(kind).decode(self._body)  # type: ignore[arg-type]  # classes are hashable
+        return answer
+
+
+@lru_cache(maxsize=256)
+def _decoder(kind: Any) -> Any:
+    return msgspec.json.Decoder(kind)
+
+
+class _Error(msgspec.Struct):
+    """What all errors of the service have in common."""
+
+    type: str = msgspec.field(name="__type", default="")
+
+
+class LeanClient:
+    """Sends each request once, over a pool of connections. Belongs to one event loop; `aclose` it there.
+
+    `credentials` are those of the SDK, which renews them. A clock that is off is corrected from the service's own time.
+    """
+
+    def __init__(self, endpoint: str, region: str, credentials: Any, *, max_connections: int, timeout: float) -> None:
+        parts = urlsplit(endpoint)
+        self._url = endpoint if parts.path else f"{endpoint}/"
+        self._signer = Signer(parts.netloc, region)
+        self._credentials = credentials
+        self._ahead = 0.0  # seconds the service's clock is ahead of ours
+        self._encode = msgspec.json.Encoder().encode
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=30.0, ttl_dns_cache=60),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 3.0)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+            auto_decompress=False,
+        )
+
+    async def aclose(self) -> None:
+        await self._http.close()
+
+    async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
+        body = self._encode(request)
+        frozen = await self._frozen()
+        headers = self._signer.headers(_API + operation, body, frozen, time() + self._ahead)
+        try:
+            async with self._http.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+                answer = await response.read()
+                status, told = response.status, response.headers
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            reason = type(error).__name__
+        else:
+            expected = told.get("x-amz-crc32")
+            if expected is not None and expected != str(crc32(answer)):
+                raise TransportError("an answer with a wrong checksum")
+            if status == 200:
+                return JSONReply(answer)
+            raise self._refused(status, answer, told.get("Date"))
+        raise TransportError(reason)  # outside the handler: its error may name what was sent
+
+    async def _frozen(self) -> Credentials:
+        if self._credentials is None:
+            raise ServiceError("NoCredentialsError", 0)
+        try:
+            frozen = await self._credentials.get_frozen_credentials()
+        except Exception as error:  # noqa: BLE001  # whatever the source of the credentials raises, nothing was sent
+            reason = type(error).__name__
+        else:
+            return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+        raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
+
+    def _refused(self, status: int, body: bytes, date: str | None) -> ServiceError:
+        reply = JSONReply(body)
+        try:
+            code = reply.read(_Error).type.rpartition("#")[2]
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            code = ""
+        if code in _CLOCK_CODES and self._corrected(date):
+            return ServiceError(CLOCK_CORRECTED, status)
+        return ServiceError(code, status, reply)
+
+    def _corrected(self, date: str | None) -> bool:
+        """Whether the service's time shows that our clock is what was wrong, so that the next try will be right."""
+        try:
+            theirs = parsedate_to_datetime(date or "").replace(tzinfo=UTC)
+        except ValueError:
+            return False
+        ahead = (theirs - datetime.now(UTC)).total_seconds()
+        if abs(ahead - self._ahead) < _SKEWED:
+            return False
+        self._ahead = ahead
+        return True
