@@ -26,6 +26,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     forwarded: bool = False
+    date: str = ""  # what the service's clock says
 
 
 def error(code: str, status: int = 400, *, forwarded: bool = False) -> Answer:
@@ -49,6 +50,7 @@ class Proxy:
         parts = urlsplit(endpoint)
         self._upstream = (parts.hostname or "", parts.port or 80)
         self.operations: list[str] = []
+        self.heads: list[dict[str, str]] = []  # the headers of each request
         self.faults: list[Fault] = []
         self.then: Fault = PASS
         self.forwarded = 0
@@ -65,8 +67,9 @@ class Proxy:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while request := await _message(reader):
-                    target = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"x-amz-target"))
-                    self.operations.append(target.rpartition(b".")[2].decode())
+                    lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+                    self.heads.append({name.lower(): value for name, value in (line.split(": ", 1) for line in lines)})
+                    self.operations.append(self.heads[-1]["x-amz-target"].rpartition(".")[2])
                     self.arrived.set()
                     fault = self.faults.pop(0) if self.faults else self.then
                     if not await self._answer(request, writer, fault):
@@ -96,6 +99,7 @@ class Proxy:
             return False
         if isinstance(fault, Answer):
             head = f"HTTP/1.1 {fault.status} scripted\r\nContent-Length: {len(fault.body)}\r\n"
+            head += f"Date: {fault.date}\r\n" if fault.date else ""
             answer = head.encode() + b"Content-Type: application/x-amz-json-1.0\r\n\r\n" + fault.body
         writer.write(answer)
         await writer.drain()
