@@ -27,3 +27,18 @@ class Layer(NamedTuple):
         """The row for what a checker found."""
         operations, acknowledged, lost, duplicated, violations = findings
         return cls(name, operations, faults, acknowledged, lost, duplicated, seconds, seed, violations, note)
+
+    def plus(self, other: Layer) -> Layer:
+        """Two parts of one campaign, as one row."""
+        return Layer(
+            self.name,
+            self.operations + other.operations,
+            self.faults + other.faults,
+            self.acknowledged + other.acknowledged,
+            self.lost + other.lost,
+            self.duplicated + other.duplicated,
+            self.seconds + other.seconds,
+            min(self.seed, other.seed),
+            [*self.violations, *other.violations],
+            self.note if self.note == other.note else f"{self.note}; {other.note}",
+        )
