@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,7 +15,12 @@ from urllib.parse import urlsplit
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
 FLIP = "flip"  # a bit of the answer's body
 RESET = "reset"  # the service has done it; the client sees the connection reset, not closed
+TWICE = "twice"  # the service gets it twice, and the first answer counts
+LATE = "late"  # the connection breaks, and the service gets it afterwards
+SLOW = "slow"
 HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
+
+_SLOWNESS = 0.3  # seconds
 
 _NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST instead of FIN
 
@@ -54,6 +59,8 @@ class Proxy:
         self.faults: list[Fault] = []
         self.then: Fault = PASS
         self.forwarded = 0
+        self.choose: Callable[[], Fault] | None = None  # instead of the script
+        self.late: set[asyncio.Task[bytes]] = set()  # requests that are still to be carried out
         self.go_on = asyncio.Event()
         self.arrived = asyncio.Event()
         self.url = ""
@@ -71,7 +78,8 @@ class Proxy:
                     self.heads.append({name.lower(): value for name, value in (line.split(": ", 1) for line in lines)})
                     self.operations.append(self.heads[-1]["x-amz-target"].rpartition(".")[2])
                     self.arrived.set()
-                    fault = self.faults.pop(0) if self.faults else self.then
+                    scripted = self.faults.pop(0) if self.faults else self.then
+                    fault = self.choose() if self.choose else scripted
                     if not await self._answer(request, writer, fault):
                         break
         finally:
@@ -80,17 +88,26 @@ class Proxy:
     async def _answer(self, request: bytes, writer: asyncio.StreamWriter, fault: Fault) -> bool:
         if fault == LOST:
             return False
+        if fault == LATE:
+            later = asyncio.create_task(self._forward_late(request))
+            self.late.add(later)
+            later.add_done_callback(self.late.discard)
+            return False
+        if fault == SLOW:
+            await asyncio.sleep(_SLOWNESS)
         if fault == STALL:
             await asyncio.Event().wait()
         if fault == HOLD:
             await self.go_on.wait()
         answer = await self._forward(request) if not isinstance(fault, Answer) or fault.forwarded else b""
+        if fault == TWICE:
+            await self._forward(request)
         if fault == ANSWER_LOST:
             return False
         if fault == RESET:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             return False
-        if fault == FLIP:
+        if fault == FLIP and answer.startswith(b"HTTP/1.1 200"):  # the local service's errors have no checksum
             position = len(answer) - 1 - (len(answer.partition(b"\r\n\r\n")[2]) * 2 // 3)
             answer = answer[:position] + bytes([answer[position] ^ 1]) + answer[position + 1 :]
         if fault == HALF_ANSWER:
@@ -104,6 +121,10 @@ class Proxy:
         writer.write(answer)
         await writer.drain()
         return True
+
+    async def _forward_late(self, request: bytes) -> bytes:
+        await asyncio.sleep(_SLOWNESS * 3)
+        return await self._forward(request)
 
     async def _forward(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self._upstream)
@@ -146,6 +167,6 @@ async def proxy_to(endpoint: str) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        for task in tasks:
+        for task in (*tasks, *proxy.late):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *proxy.late, return_exceptions=True)

@@ -15,6 +15,7 @@ from eventsrc.dynamodb import outcome
 from eventsrc.dynamodb import store as dynamodb
 from eventsrc.dynamodb.answers import Found
 from eventsrc.dynamodb.client import SDKClient, SDKReply, TransportError
+from eventsrc.dynamodb.lean import LeanClient
 from eventsrc.snapshots import SnapshotCodec, Snapshots
 from eventsrc.store import settled
 
@@ -33,14 +34,16 @@ class Verdict(NamedTuple):
 
 def _requests(change: Callable[[str, dict[str, Any]], None]) -> list[Patch]:
     """What is sent, changed."""
-    call = SDKClient.call
 
-    async def mutant(self: SDKClient, operation: str, request: Mapping[str, Any]) -> Any:
-        changed = dict(request)
-        change(operation, changed)
-        return await call(self, operation, changed)
+    def mutant(call: Any) -> Any:
+        async def changing(self: Any, operation: str, request: Mapping[str, Any]) -> Any:
+            changed = dict(request)
+            change(operation, changed)
+            return await call(self, operation, changed)
 
-    return [(SDKClient, "call", mutant)]
+        return changing
+
+    return [(client, "call", mutant(client.call)) for client in (SDKClient, LeanClient)]
 
 
 def no_condition() -> list[Patch]:
@@ -48,7 +51,8 @@ def no_condition() -> list[Patch]:
 
     def change(_: str, request: dict[str, Any]) -> None:
         if request.get("ConditionExpression") == "attribute_not_exists(#pk)":
-            del request["ConditionExpression"]
+            for name in ("ConditionExpression", "ExpressionAttributeNames", "ReturnValuesOnConditionCheckFailure"):
+                del request[name]
 
     return _requests(change)
 
@@ -86,7 +90,8 @@ def unconditional_snapshot() -> list[Patch]:
 
     def change(_: str, request: dict[str, Any]) -> None:
         if "#v" in request.get("ConditionExpression", ""):
-            del request["ConditionExpression"]
+            for name in ("ConditionExpression", "ExpressionAttributeNames", "ExpressionAttributeValues"):
+                del request[name]
 
     return _requests(change)
 

@@ -41,7 +41,6 @@ class Result(NamedTuple):
 def simulate(seed: int) -> Result:
     """One history: its clients, streams, layout, faults and cancellations all come from the seed."""
     loop = VirtualLoop()
-    loop.set_exception_handler(lambda *_: None)  # of those whose callers were cut short, nobody asks for the outcome
     source = Random(seed)
     random.seed(seed)  # tenacity's jitter
     with virtual_time(loop) as wall, patch("eventsrc.repository.uuid7", lambda: source.randbytes(16)):

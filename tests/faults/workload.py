@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from eventsrc import AggregateNotFound, Commit, ConflictError, EventsrcError, Repository, SnapshotPolicy, Store
 
 from .chain import Chain, Refused
 from .history import Caller, History
+
+T = TypeVar("T")
 
 Command = tuple[str, str, bytes, str]  # id, key, padding, command id
 
@@ -98,9 +100,9 @@ class Workload:
             if self.random.random() < 0.3:
                 await asyncio.sleep(self.random.expovariate(20.0))
 
-    async def _cut_short(self, step: Awaitable[None]) -> None:
+    async def _cut_short(self, step: Coroutine[Any, Any, None]) -> None:
         """Cancel a step: after some turns of the loop, or some time."""
-        task = asyncio.ensure_future(step)
+        task = _started(step)
         if self.random.random() < 0.5:
             for _ in range(self.random.randint(0, 12)):
                 await asyncio.sleep(0)
@@ -171,7 +173,7 @@ class Workload:
     async def _saved(self, caller: Caller, chain: Chain, keys: list[str], command_id: str | None) -> None:
         """Save, perhaps cut short, so that the outcome stays open; but not the caller, who goes on with the object."""
         if self.random.random() < 0.2:
-            task = asyncio.ensure_future(caller.save(chain, *keys, command_id=command_id))
+            task = _started(caller.save(chain, *keys, command_id=command_id))
             await asyncio.sleep(self.random.expovariate(100.0))
             task.cancel()
             await asyncio.wait([task])
@@ -188,3 +190,10 @@ class Workload:
             chain = Chain(id=id)
         chain.link(key, self._padding())
         return chain
+
+
+def _started(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task whose outcome nobody need ask for: who waits for it may be cancelled too."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
