@@ -5,7 +5,7 @@ STORE ?= sqlite
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint types tests bench clean
+.PHONY: demo test lint types tests faults bench clean
 
 demo: $(READY)
 	@$(BIN)/python -m examples.flights --store $(STORE)
@@ -22,6 +22,9 @@ types: $(READY)
 
 tests: $(READY)
 	$(BIN)/pytest
+
+faults: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m faults
 
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks

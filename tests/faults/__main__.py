@@ -1,0 +1,155 @@
+"""`make faults`: every campaign in its long form, on all cores, and one table of what they came to.
+
+`python -m faults simulation --seed 7 --seeds 1` replays one history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from eventsrc.local import dynamodb_local
+
+from . import crashes, fuzz, live, model, power, simulation
+from .mutants import MUTANTS, Verdict, hunt
+from .report import Layer
+
+SEEDS, PART = 3_000, 250
+CUTS = 3_000
+INPUTS = 900_000
+LIVE = 20_000
+KILLS, SERVER_KILLS = 50, 3
+EXAMPLES = 120
+
+Job = tuple[Callable[..., Layer], tuple[int, ...]]
+
+
+def _simulation(first: int, count: int) -> Layer:
+    return simulation.campaign(range(first, first + count))
+
+
+def _live(operations: int, seed: int) -> Layer:
+    async def work() -> Layer:
+        async with dynamodb_local() as local:
+            return await live.campaign(operations, seed, local.endpoint_url)
+
+    return asyncio.run(work())
+
+
+def _model(examples: int, seed: int) -> Layer:
+    async def work() -> Layer:
+        async with dynamodb_local() as local:
+            return await asyncio.to_thread(model.campaign, examples, seed, local.endpoint_url)
+
+    return asyncio.run(work())
+
+
+def _kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return crashes.kills(times, seed, Path(folder))
+
+
+def _server_kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return asyncio.run(crashes.kills_of_dynamodb_local(times, seed, Path(folder)))
+
+
+def _hunt(index: int) -> Verdict:
+    return hunt(MUTANTS[index], range(1000, 1300))
+
+
+def _jobs(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
+    """The longest first, so that all cores are busy to the end."""
+    jobs: dict[str, list[Job]] = {
+        "live": [(_live, (LIVE, seed))],
+        "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],
+        "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
+        "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
+        "model": [(_model, (EXAMPLES, seed))],
+        "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],
+    }
+    for name, each in jobs.items():
+        if only in (None, name):
+            yield from each
+
+
+def _run(
+    pool: ProcessPoolExecutor, jobs: Sequence[Job], hunts: int, console: Console
+) -> tuple[list[Layer], list[Verdict]]:
+    rows: list[Layer] = []
+    verdicts: list[Verdict] = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("campaigns", total=len(jobs) + hunts)
+        running: list[Future[Layer | Verdict]] = [pool.submit(job, *arguments) for job, arguments in jobs]
+        running += [pool.submit(_hunt, index) for index in range(hunts)]
+        for done in as_completed(running):
+            match done.result():
+                case Layer() as row:
+                    rows.append(row)
+                case Verdict() as verdict:
+                    verdicts.append(verdict)
+            progress.advance(bar)
+    return rows, verdicts
+
+
+def _merged(rows: Sequence[Layer]) -> list[Layer]:
+    """One row for each layer."""
+    names = dict.fromkeys(row.name for row in rows)
+    return [reduce(Layer.plus, [row for row in rows if row.name == name]) for name in names]
+
+
+def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict], seconds: float) -> None:
+    table = Table(title=f"What the library survives ({seconds:.0f} s in all)")
+    for heading in ("layer", "operations", "faults", "acknowledged", "lost", "duplicated", "violations", "s", "seed"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for row in rows:
+        counts = (row.operations, row.faults, row.acknowledged, row.lost, row.duplicated, len(row.violations))
+        table.add_row(row.name, *(f"{count:,}" for count in counts), f"{row.seconds:.0f}", str(row.seed))
+    if rows:
+        console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}")
+        for violation in row.violations[:20]:
+            console.print(f"[red]{row.name}: {violation}")
+    if verdicts:
+        caught = Table(title="Mutants of the library, and in how many seeds the simulation noticed them")
+        for heading in ("mutant", "seeds", "what it saw"):
+            caught.add_column(heading)
+        for verdict in sorted(verdicts):
+            caught.add_row(verdict.name.replace("_", " "), str(verdict.seeds or "missed"), verdict.violation)
+        console.print(caught)
+
+
+def main() -> int:
+    layers = ["simulation", "live", "power", "crashes", "fuzz", "model", "mutants"]
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("only", nargs="?", choices=layers)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many histories to simulate")
+    options = parser.parse_args()
+    console = Console(width=max(Console().width, 110))
+    begun = perf_counter()
+    jobs = list(_jobs(options.only, options.seed, options.seeds))
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        rows, verdicts = _run(pool, jobs, len(MUTANTS) if options.only in (None, "mutants") else 0, console)
+    _print(console, _merged(rows), verdicts, perf_counter() - begun)
+    wrong = any(row.lost or row.duplicated or row.violations for row in rows)
+    return 1 if wrong or any(verdict.seeds is None for verdict in verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
