@@ -6,84 +6,21 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import reduce
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from eventsrc.local import dynamodb_local
-
-from . import crashes, fuzz, live, model, power, simulation
-from .mutants import MUTANTS, Verdict, hunt
+from .jobs import SEEDS, Job, hunt_one, jobs_of
+from .mutants import MUTANTS, Verdict
 from .report import Layer
-
-SEEDS, PART = 3_000, 250
-CUTS = 3_000
-INPUTS = 900_000
-LIVE = 20_000
-KILLS, SERVER_KILLS = 50, 3
-EXAMPLES = 120
-
-Job = tuple[Callable[..., Layer], tuple[int, ...]]
-
-
-def _simulation(first: int, count: int) -> Layer:
-    return simulation.campaign(range(first, first + count))
-
-
-def _live(operations: int, seed: int) -> Layer:
-    async def work() -> Layer:
-        async with dynamodb_local() as local:
-            return await live.campaign(operations, seed, local.endpoint_url)
-
-    return asyncio.run(work())
-
-
-def _model(examples: int, seed: int) -> Layer:
-    async def work() -> Layer:
-        async with dynamodb_local() as local:
-            return await asyncio.to_thread(model.campaign, examples, seed, local.endpoint_url)
-
-    return asyncio.run(work())
-
-
-def _kills(times: int, seed: int) -> Layer:
-    with TemporaryDirectory() as folder:
-        return crashes.kills(times, seed, Path(folder))
-
-
-def _server_kills(times: int, seed: int) -> Layer:
-    with TemporaryDirectory() as folder:
-        return asyncio.run(crashes.kills_of_dynamodb_local(times, seed, Path(folder)))
-
-
-def _hunt(index: int) -> Verdict:
-    return hunt(MUTANTS[index], range(1000, 1300))
-
-
-def _jobs(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
-    """The longest first, so that all cores are busy to the end."""
-    jobs: dict[str, list[Job]] = {
-        "live": [(_live, (LIVE, seed))],
-        "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],
-        "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
-        "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
-        "model": [(_model, (EXAMPLES, seed))],
-        "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],
-    }
-    for name, each in jobs.items():
-        if only in (None, name):
-            yield from each
 
 
 def _run(
@@ -94,7 +31,7 @@ def _run(
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("campaigns", total=len(jobs) + hunts)
         running: list[Future[Layer | Verdict]] = [pool.submit(job, *arguments) for job, arguments in jobs]
-        running += [pool.submit(_hunt, index) for index in range(hunts)]
+        running += [pool.submit(hunt_one, index) for index in range(hunts)]
         for done in as_completed(running):
             match done.result():
                 case Layer() as row:
@@ -143,7 +80,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(width=max(Console().width, 110))
     begun = perf_counter()
-    jobs = list(_jobs(options.only, options.seed, options.seeds))
+    jobs = list(jobs_of(options.only, options.seed, options.seeds))
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         rows, verdicts = _run(pool, jobs, len(MUTANTS) if options.only in (None, "mutants") else 0, console)
     _print(console, _merged(rows), verdicts, perf_counter() - begun)

@@ -82,7 +82,7 @@ class Machine(RuleBasedStateMachine):
         """What each store answers."""
         type(self).calls += len(self._stores)
 
-        async def answers() -> list[Any]:
+        async def answers() -> list[T]:
             return await asyncio.gather(*(call(store) for store in self._stores.values()))
 
         return dict(zip(self._stores, self.loop.run(answers()), strict=True))

@@ -154,4 +154,4 @@ def campaign(seeds: Sequence[int]) -> Layer:
         faults += injected.total()
         violations += [f"seed {seed}: {violation}" for violation in findings.violations]
     row = ("simulation", operations, faults, acknowledged, lost, duplicated, perf_counter() - begun)
-    return Layer(*row, seed=seeds[0], violations=violations, note=f"{len(seeds):,} seeds")
+    return Layer(*row, seed=seeds[0], violations=violations)

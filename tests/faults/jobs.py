@@ -1,0 +1,73 @@
+"""The long form of each campaign, in parts that processes of their own can run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from eventsrc.local import dynamodb_local
+
+from . import crashes, fuzz, live, model, power, simulation
+from .mutants import MUTANTS, Verdict, hunt
+from .report import Layer
+
+SEEDS, PART = 3_000, 250
+CUTS = 3_000
+INPUTS = 900_000
+LIVE = 20_000
+KILLS, SERVER_KILLS = 50, 3
+EXAMPLES = 120
+
+Job = tuple[Callable[..., Layer], tuple[int, ...]]
+
+
+def _simulation(first: int, count: int) -> Layer:
+    return simulation.campaign(range(first, first + count))
+
+
+def _live(operations: int, seed: int) -> Layer:
+    async def work() -> Layer:
+        async with dynamodb_local() as local:
+            return await live.campaign(operations, seed, local.endpoint_url)
+
+    return asyncio.run(work())
+
+
+def _model(examples: int, seed: int) -> Layer:
+    async def work() -> Layer:
+        async with dynamodb_local() as local:
+            return await asyncio.to_thread(model.campaign, examples, seed, local.endpoint_url)
+
+    return asyncio.run(work())
+
+
+def _kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return crashes.kills(times, seed, Path(folder))
+
+
+def _server_kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return asyncio.run(crashes.kills_of_dynamodb_local(times, seed, Path(folder)))
+
+
+def hunt_one(index: int) -> Verdict:
+    """How soon the simulation notices a mutant."""
+    return hunt(MUTANTS[index], range(1000, 1300))
+
+
+def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
+    """The longest first, so that all cores are busy to the end."""
+    jobs: dict[str, list[Job]] = {
+        "live": [(_live, (LIVE, seed))],
+        "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],
+        "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
+        "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
+        "model": [(_model, (EXAMPLES, seed))],
+        "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],
+    }
+    for name, each in jobs.items():
+        if only in (None, name):
+            yield from each
