@@ -30,7 +30,7 @@ def stream_id(category: str, id: str) -> str:
         raise InvalidStreamId(id, "it is empty")
     stream = f"{category}-{id}"
     check_stream(stream)
-    if id[0] == " ":
+    if id[0].isspace():
         raise InvalidStreamId(id, "it starts with a space")
     return stream
 

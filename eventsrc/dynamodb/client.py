@@ -121,10 +121,12 @@ async def open_sdk(
     """An SDK client that lives until `stack` closes, and the credentials it uses. What the environment could decide is
     set here.
 
-    Raises StoreRejected for an endpoint that anybody on the way could read, unless `plain_http` allows it.
+    Raises StoreRejected where the SDK can make none, and for an endpoint that anybody on the way could read, unless
+    `plain_http` allows it.
     """
     import aioboto3
     from aiobotocore.config import AioConfig
+    from botocore.exceptions import BotoCoreError
 
     config = AioConfig(
         retries={"mode": "standard", "total_max_attempts": 1},  # the SDK resends silently and hides our own success
@@ -136,8 +138,11 @@ async def open_sdk(
         account_id_endpoint_mode="disabled",
     )
     session = session or aioboto3.Session()
-    client: Any = session.client("dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config)
-    opened = await stack.enter_async_context(client)
+    try:
+        client: Any = session.client("dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config)
+        opened = await stack.enter_async_context(client)
+    except (BotoCoreError, ValueError) as error:  # no region, a profile that is not there, no URL
+        raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
     endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
     if not plain_http and not _is_private(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")

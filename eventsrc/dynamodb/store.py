@@ -219,25 +219,29 @@ class DynamoDBStore(Store):
         return await send(lambda: ask(client, operation, request, kind), self._connections, self._deadline)
 
     async def _open(self) -> None:
-        if self._given is not None:
-            self._sdk, self._client = self._given, SDKClient(self._given)
-        else:
-            from .lean import LeanClient  # here: it imports an HTTP library
-
-            limits: dict[str, Any] = {"max_connections": self._max_connections, "timeout": self._deadline / 2}
-            self._sdk, credentials = await open_sdk(
-                self._stack,
-                session=self._session,
-                region_name=self._region_name,
-                endpoint_url=self._endpoint_url,
-                plain_http=self._plain_http,
-                **limits,
-            )
-            meta = self._sdk.meta
-            client = LeanClient(meta.endpoint_url, meta.region_name, credentials, **limits)
-            self._stack.push_async_callback(client.aclose)
-            self._client = client
+        async with AsyncExitStack() as stack:  # closes what is open already if the rest fails
+            self._sdk, self._client = await self._clients(stack)
+            self._stack = stack.pop_all()
         self._connections = asyncio.Semaphore(self._max_connections)
+
+    async def _clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
+        """The SDK's client and the one that is used, open until `stack` closes."""
+        if self._given is not None:
+            return self._given, SDKClient(self._given)
+        from .lean import LeanClient  # here: it imports an HTTP library
+
+        limits: dict[str, Any] = {"max_connections": self._max_connections, "timeout": self._deadline / 2}
+        sdk, credentials = await open_sdk(
+            stack,
+            session=self._session,
+            region_name=self._region_name,
+            endpoint_url=self._endpoint_url,
+            plain_http=self._plain_http,
+            **limits,
+        )
+        client = LeanClient(sdk.meta.endpoint_url, sdk.meta.region_name, credentials, **limits)
+        stack.push_async_callback(client.aclose)
+        return sdk, client
 
     async def _close(self) -> None:
         self._client = None

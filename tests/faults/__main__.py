@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import reduce
 from time import perf_counter
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -30,7 +31,7 @@ def _run(
     verdicts: list[Verdict] = []
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("campaigns", total=len(jobs) + hunts)
-        running: list[Future[Layer | Verdict]] = [pool.submit(job, *arguments) for job, arguments in jobs]
+        running: list[Future[Any]] = [pool.submit(job, *arguments) for job, arguments in jobs]
         running += [pool.submit(hunt_one, index) for index in range(hunts)]
         for done in as_completed(running):
             match done.result():

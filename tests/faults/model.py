@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import hypothesis
 import msgspec
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -242,7 +242,7 @@ def campaign(examples: int, seed: int, endpoint: str, *, shrink: bool = True) ->
             deadline=None,
             database=None,
             phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-            suppress_health_check=list(hypothesis.HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         )
         try:
             run_state_machine_as_test(hypothesis.seed(seed)(kind), settings=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -371,3 +372,19 @@ async def test_an_endpoint_that_others_can_read_is_refused(monkeypatch: pytest.M
 async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None, options: dict[str, Any]) -> None:
     async with DynamoDBStore("events", session=session(), endpoint_url=endpoint, **options):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({}, "region"), ({"region_name": "no region"}, "region"), ({"endpoint_url": "nowhere"}, "nowhere")],
+)
+async def test_what_the_sdk_cannot_connect_to_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    if "endpoint_url" in options:
+        options = {**options, "region_name": "eu-west-1"}
+    with pytest.raises(StoreRejected, match=reason):
+        await DynamoDBStore("events", **options).open()
