@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .aggregate import Aggregate
+from .cache import CachePolicy, CacheUse
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -44,6 +45,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregate",
     "AggregateNotFound",
+    "CachePolicy",
+    "CacheUse",
     "Commit",
     "CommitOutcomeUnknown",
     "CommitTooLarge",

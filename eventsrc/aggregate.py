@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
@@ -29,9 +30,21 @@ class Journal(msgspec.Struct):
     draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
     unsure: bool = False  # an earlier try of the draft may have landed
     saving: bool = False
+    applying: bool = False  # a handler runs, which must not record
     snapshot: int = 0  # version of the last snapshot
     tail: int = 0  # stored bytes of the commits since the last snapshot
     threshold: int = 0  # the tail must outgrow this before a snapshot is weighed
+
+    @contextmanager
+    def apply(self) -> Iterator[None]:
+        """While handlers run. One that records would do so again at each load: RuntimeError."""
+        if self.applying:
+            raise RuntimeError(f"{self.stream}: a handler recorded an event; handlers change state, commands record")
+        self.applying = True
+        try:
+            yield
+        finally:
+            self.applying = False
 
     def reached(self, commit: Commit) -> None:
         """The state is now that of this commit."""
@@ -125,9 +138,10 @@ class Aggregate(_Struct):
         handler = wiring.handlers.get(type(event))
         if handler is None:
             raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
-        body = wiring.codec.encode(event)
-        handler(self, wiring.codec.event(body))
-        self._journal.uncommitted.append(body)
+        body, journal = wiring.codec.encode(event), self._journal
+        with journal.apply():
+            handler(self, wiring.codec.event(body))
+        journal.uncommitted.append(body)
 
     def to_snapshot(self) -> Any:
         """What a snapshot holds; by default all fields.

@@ -93,7 +93,7 @@ class AggregateNotFound(EventsrcError, LookupError):
         self.stream, self.detail = stream, detail
 
     def __str__(self) -> str:
-        return f"{self.stream} not found: {self.detail}"
+        return f"{self.stream} not found: {self.detail}; a new aggregate is made by its class, and saved"
 
 
 class ConflictError(EventsrcError):

@@ -14,8 +14,15 @@ def check_commit(commit: Commit, limit: int) -> None:
     """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
     if (size := item_size(commit)) > limit:
         raise CommitTooLarge(commit.stream, size, limit)
-    if not 0 < commit.version <= MAX_VERSION:
-        raise ValueError(f"{commit.version} is no version; they run from 1 to {MAX_VERSION}")
+    check_version(commit.version)
+
+
+def check_version(version: object) -> None:
+    """Raise TypeError or ValueError unless a commit can stand there."""
+    if type(version) is not int:
+        raise TypeError(f"a version is an int, not {type(version).__name__}")
+    if not 0 < version <= MAX_VERSION:
+        raise ValueError(f"{version} is no version; they run from 1 to {MAX_VERSION}")
 
 
 def item_size(commit: Commit) -> int:

@@ -9,8 +9,10 @@ from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from .aggregate import Aggregate
+from .cache import Cache, CachePolicy, CacheUse
 from .codec import join, pack
 from .commands import AppliedCommand, content_of, digest_of, has_run
+from .decision import Decision
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -22,6 +24,7 @@ from .errors import (
 )
 from .event import Event, tag_of
 from .gaps import check_contiguous, contiguous, contiguous_backward
+from .limits import check_version
 from .log import log
 from .snapshots import SnapshotPolicy, Snapshots
 from .store import MAX_VERSION, OVERHEAD, Commit, Receipt, Store
@@ -57,25 +60,29 @@ class Repository(Generic[A]):
         store: Store,
         *,
         snapshots: SnapshotPolicy = SnapshotPolicy(),  # noqa: B008  # frozen
+        cache: CachePolicy = CachePolicy(),  # noqa: B008  # frozen
         attempts: int = 10,
     ) -> None:
-        wiring = wiring_of(aggregate)
+        self._wiring = wiring_of(aggregate)
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
         self._class = aggregate
         self._store = store
         self._attempts = attempts
-        self._category = wiring.category
-        self._codec = wiring.codec
-        self._handlers = wiring.handlers
         self._snapshots = Snapshots(aggregate, store, snapshots)
+        self._cache = Cache(cache)
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """How often `execute` found the state it needed in memory, and what is held there."""
+        return self._cache.use
 
     async def load(self, id: str, *, version: int | None = None, at: datetime | None = None) -> A:
         """The aggregate as it is now, or as it was at a version or a time (with a zone; commits up to and including).
 
         Raises AggregateNotFound if there is no such commit, and StoredDataError or StoreError.
         """
-        stream = stream_id(self._category, id)
+        stream = stream_id(self._wiring.category, id)
         if version is not None or at is not None:
             return await self._load_past(id, stream, version, at)
         snapshot, commits = await self._store.load(stream)
@@ -114,56 +121,51 @@ class Repository(Generic[A]):
     async def execute(  # type: ignore[misc]  # mypy finds no *args that take both P.args and *Ts
         self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
     ) -> Any:
-        """Load, call `command(aggregate, *args)`, save; decide anew on a conflict. Returns what the command returned.
+        """Call `command(aggregate, *args)` and save; decide anew on a conflict. Returns what the command returned.
+
+        The state is loaded, or remembered from the last call: then all this takes one request. It is linearizable all
+        the same (eventsrc/decision.py). Within a process, commands on one id are decided one after the other.
 
         The command may run several times, so it must have no effects of its own; async ones and generators are
         refused with TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError
         comes out.
 
-        With a `command_id`, a command that was applied before is not run again: the result is None. Its content is
-        its name and its arguments as they are passed; those that msgspec cannot encode count by their type. Another
-        content under the same id is an IdempotencyError.
+        With a `command_id`, a command that was applied before is not run again: the result is None. A stream knows its
+        latest ids (Aggregate.remembered_commands), of commands that recorded something. What tells a redelivery is
+        the command's name and its arguments, all by position; those that msgspec cannot encode count by their type.
+        Another content under the same id is an IdempotencyError.
         """
         digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
-        call = (id, lambda aggregate: has_run(command, command(aggregate, *args, **kwargs)), command_id, digest)
-        try:
-            return await self._execute(*call)
-        except ConflictError:
-            if self._attempts < 2:
-                raise
-        # Imported here, where a conflict makes it needed: it costs a third of the library's import time.
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ConflictError),
-            stop=stop_after_attempt(self._attempts - 1),
-            wait=wait_random_exponential(multiplier=0.01, max=0.5),
-            reraise=True,
-        )
-        return await retrying(self._execute, *call)
+        def decide(aggregate: A) -> Any:
+            return has_run(command, command(aggregate, *args, **kwargs))
+
+        async with self._cache.turn(stream_id(self._wiring.category, id)):
+            decision = Decision(self, self._snapshots, self._cache, id, decide, command_id, digest)
+            return await decision.made(self._attempts)
 
     async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
 
         `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
         """
-        stream = stream_id(self._category, id)
+        stream = stream_id(self._wiring.category, id)
         commits = (contiguous_backward if backward else contiguous)(self._store, stream, max(after, 0))
         async with aclosing(commits):
             async for commit in commits:
-                yield Recorded(commit, self._codec.decode(commit.payload, stream, commit.version))
+                yield Recorded(commit, self._wiring.codec.decode(commit.payload, stream, commit.version))
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the commits that follow. Raises StreamCorrupt where one is missing, and StoredDataError."""
-        journal, handlers = aggregate._journal, self._handlers
+        journal, handlers = aggregate._journal, self._wiring.handlers
         check_contiguous(journal.stream, journal.version, commits)
         for start in range(0, len(commits), _RUN):
             run = commits[start : start + _RUN]
-            decoded, size = self._codec.decode_run(run)
-            for commit, events in zip(run, decoded, strict=True):
-                for event in events:
-                    handlers[type(event)](aggregate, event)
-                if commit.command_id is not None:
+            decoded, size = self._wiring.codec.decode_run(run)
+            with journal.apply():
+                for commit, events in zip(run, decoded, strict=True):
+                    for event in events:
+                        handlers[type(event)](aggregate, event)
                     journal.remember(commit, self._class.remembered_commands)
             journal.reached(run[-1])
             journal.tail += size + OVERHEAD * len(run)
@@ -173,10 +175,7 @@ class Repository(Generic[A]):
 
     async def _load_past(self, id: str, stream: str, version: int | None, at: datetime | None) -> A:
         if version is not None:
-            if type(version) is not int:
-                raise TypeError(f"a version is an int, not {type(version).__name__}")
-            if not 0 < version <= MAX_VERSION:
-                raise ValueError(f"{version} is no version; they run from 1 to {MAX_VERSION}")
+            check_version(version)
         if at is not None and not isinstance(at, datetime):
             raise TypeError(f"a time is a datetime, not {type(at).__name__}")
         if at is not None and at.tzinfo is None:
@@ -286,12 +285,7 @@ class Repository(Generic[A]):
         aggregate._journal = stored._journal
         return Receipt(draft.stream, applied.version, None, duplicate=True)
 
-    async def _execute(self, id: str, decide: Callable[[A], Any], command_id: str | None, digest: bytes | None) -> Any:
-        aggregate = await self.load(id)
-        if command_id is not None and (applied := aggregate._journal.commands.get(command_id)):
-            if applied.digest != digest:
-                raise IdempotencyError(aggregate.stream, command_id, applied.version)
-            return None
-        result = decide(aggregate)
-        receipt = await self._save(aggregate, command_id, digest, None)
-        return None if receipt.duplicate else result  # another delivery of this command was first
+    async def _catch_up(self, aggregate: A) -> None:
+        """Fold what is newer than the aggregate."""
+        journal = aggregate._journal
+        self._fold(aggregate, [commit async for commit in contiguous(self._store, journal.stream, journal.version)])

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from .aggregate import Aggregate
+from .cache import Frozen
 from .codec import pack, unpack
 from .commands import AppliedCommand
 from .errors import CorruptPayload, EventsrcError
@@ -71,13 +72,17 @@ class SnapshotCodec:
     def __init__(self, state: Any, version: int) -> None:
         self.shape = shape_of(state, version)
         decoder = msgspec.msgpack.Decoder(tuple[bytes, dict[str, AppliedCommand], state])
-        self._decode: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
+        self.state: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
+
+    def body(self, aggregate: Aggregate) -> bytes:
+        """What `state` reads back: the id of the commit it was made at, command ids, and state."""
+        journal = aggregate._journal
+        return msgspec.msgpack.encode((journal.commit_id, journal.commands, aggregate.to_snapshot()))
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
         """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
         journal = aggregate._journal
-        body = msgspec.msgpack.encode((journal.commit_id, journal.commands, aggregate.to_snapshot()))
-        payload = pack(body, journal.stream, journal.version)
+        payload = pack(self.body(aggregate), journal.stream, journal.version)
         return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
 
     def decode(self, snapshot: Snapshot) -> tuple[bytes, dict[str, AppliedCommand], Any]:
@@ -87,7 +92,7 @@ class SnapshotCodec:
         """
         if snapshot.shape != self.shape:
             raise CorruptPayload(snapshot.stream, snapshot.version, "it has another shape than the class has now")
-        return self._decode(unpack(snapshot.payload, snapshot.stream, snapshot.version))
+        return self.state(unpack(snapshot.payload, snapshot.stream, snapshot.version))
 
 
 class Snapshots(Generic[A]):
@@ -138,6 +143,29 @@ class Snapshots(Generic[A]):
             journal.tail = sum(commit.size for commit in commits[snapshot.version :])
         return aggregate
 
+    def freeze(self, aggregate: A) -> Frozen | None:
+        """The aggregate, which has no uncommitted events, as bytes; None if it makes no snapshot."""
+        journal = aggregate._journal
+        try:
+            body = self._codec.body(aggregate)
+        except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
+            log.warning("%s@%d is not remembered: %s", journal.stream, journal.version, _reason(error))
+            return None
+        return Frozen(body, journal.version, journal.time, journal.snapshot, journal.tail, journal.threshold)
+
+    def thaw(self, id: str, frozen: Frozen) -> A | None:
+        """An aggregate of its own for each call; None if the snapshot of the class cannot be restored."""
+        try:
+            commit_id, commands, state = self._codec.state(frozen.body)
+            aggregate = self._class.from_snapshot(id, state)
+        except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
+            log.warning("%s is loaded again: %s", id, _reason(error))
+            return None
+        journal = aggregate._journal
+        journal.commit_id, journal.commands = commit_id, commands
+        _, journal.version, journal.time, journal.snapshot, journal.tail, journal.threshold = frozen
+        return aggregate
+
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
         journal = aggregate._journal
@@ -177,7 +205,8 @@ class Snapshots(Generic[A]):
         try:
             await self._store.put_snapshot(snapshot)
         except EventsrcError as error:
-            self._refuse(snapshot.stream, after, tail, snapshot.size)
+            for version in (after, snapshot.version):  # the second is where the object that was saved goes on from
+                self._refuse(snapshot.stream, version, tail, snapshot.size)
             log.warning("no snapshot %s@%d: %s", snapshot.stream, snapshot.version, error)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
@@ -204,28 +205,20 @@ class Store(ABC):
         if not task.cancelled() and (error := task.exception()):
             log.warning("work behind a save failed: %s", error)
 
-    def _call(self, *, closing: bool = False) -> _Call:
+    @contextmanager
+    def _call(self, *, closing: bool = False) -> Iterator[None]:
         """Guards one call: `with self._call():` raises StoreClosed, or keeps the store open until it ends."""
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
         if self._loop is not self._running_loop():
             raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
-        return _Call(self)
-
-
-class _Call:
-    __slots__ = ("_store",)
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        self._store._calls += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._store._calls -= 1
-        if not self._store._calls and self._store._idle is not None:
-            self._store._idle.set()
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls and self._idle is not None:
+                self._idle.set()
 
 
 def settled(commit: Commit, standing: Commit) -> Receipt:

@@ -138,8 +138,9 @@ def _folded(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
     wiring = wiring_of(aggregate)
     payload = pack(join([wiring.codec.encode(event) for event in events]), wiring.category, 1)
     fold = aggregate(id=id)
-    for event in wiring.codec.decode(payload, wiring.category, 1):
-        wiring.handlers[type(event)](fold, event)
+    with fold._journal.apply():
+        for event in wiring.codec.decode(payload, wiring.category, 1):
+            wiring.handlers[type(event)](fold, event)
     return fold
 
 

@@ -564,7 +564,7 @@ async def test_a_decision_is_made_anew_on_what_the_winner_left(
 
     store.load = load_and_let_another_withdraw  # type: ignore[method-assign]
     with pytest.raises(InsufficientFunds):
-        await accounts.execute("a-1", withdraw)
+        await Repository(Account, store).execute("a-1", withdraw)
     assert seen == [50, 30]
     assert (await accounts.load("a-1")).balance == 30
 
