@@ -15,6 +15,15 @@ def check_commit(commit: Commit, limit: int) -> None:
     if (size := item_size(commit)) > limit:
         raise CommitTooLarge(commit.stream, size, limit)
     check_version(commit.version)
+    check_stored(commit.id, commit.time)
+
+
+def check_stored(id: bytes, time: int) -> None:
+    """Raise ValueError unless these can be a commit's id and time."""
+    if len(id) != 16:
+        raise ValueError(f"a commit id has 16 bytes, not {len(id)}")
+    if not 0 <= time < 250_000_000_000_000_000:  # the year 9892, which datetime still knows
+        raise ValueError(f"{time} is no time in microseconds since 1970")
 
 
 def check_version(version: object) -> None:
@@ -33,3 +42,9 @@ def item_size(commit: Commit) -> int:
     texts = [*commit.tags, *commit.causation_ids, *commit.metadata, *commit.metadata.values()]
     texts += [text for text in (commit.correlation_id, commit.command_id) if text is not None]
     return OVERHEAD + len(commit.stream.encode()) + len(commit.payload) + sum(len(text.encode()) + 2 for text in texts)
+
+
+def check_deadline(deadline: float) -> None:
+    """Raise ValueError unless a call can end within so many seconds."""
+    if not 0 < deadline <= 86_400:
+        raise ValueError(f"deadline is {deadline}; it is a time in seconds, above 0 and up to a day")

@@ -130,10 +130,9 @@ class Repository(Generic[A]):
         refused with TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError
         comes out.
 
-        With a `command_id`, a command that was applied before is not run again: the result is None. A stream knows its
-        latest ids (Aggregate.remembered_commands), of commands that recorded something. What tells a redelivery is
-        the command's name and its arguments, all by position; those that msgspec cannot encode count by their type.
-        Another content under the same id is an IdempotencyError.
+        With a `command_id`, a command that was applied before is not run again: the result is None. A stream knows the
+        latest ids (Aggregate.remembered_commands). Under one id, other content is an IdempotencyError: the command's
+        name and its arguments, given by position; those that msgspec cannot encode count by their type.
         """
         digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
 

@@ -153,17 +153,18 @@ class Store(ABC):
 
     async def open(self) -> None:
         """Get ready to work in the running event loop. `async with` does it for you."""
-        if self._loop is not None:
+        if self._life is not None:
             raise StoreClosed(f"{type(self).__name__} is open already; open it once, and share it")
         import asyncio
 
         self._running_loop = asyncio.get_running_loop
-        self._loop, self._closing, self._calls = asyncio.get_running_loop(), False, 0
-        self._idle, self._life = asyncio.Event(), asyncio.Lock()
+        self._idle, self._life, self._closing, self._calls = asyncio.Event(), asyncio.Lock(), False, 0
         try:
-            await self._open()
+            async with self._life:
+                await self._open()
+                self._loop = asyncio.get_running_loop()
         except BaseException:
-            self._loop = self._life = None
+            self._life = None
             raise
 
     async def aclose(self) -> None:
@@ -182,10 +183,11 @@ class Store(ABC):
                 elif self._idle is not None:
                     self._idle.clear()
                     await self._idle.wait()
+            self._loop = None
             try:
                 await self._close()
             finally:
-                self._loop = self._life = None
+                self._life = None
 
     async def __aenter__(self) -> Self:
         await self.open()

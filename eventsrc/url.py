@@ -14,6 +14,8 @@ def open_store(url: str) -> Store:
     """
     from urllib.parse import parse_qsl, unquote, urlsplit  # here, as most never name a store by URL
 
+    if not url.isprintable():
+        raise ValueError(f"{url!r}: a store URL holds no control characters")
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     options = dict(pairs)
@@ -27,10 +29,10 @@ def open_store(url: str) -> Store:
 
         return MemoryStore()
     if parts.scheme == "sqlite":
-        _refuse(url, options, bool(parts.netloc) or len(parts.path) < 2)
+        _refuse(url, options, bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path)
         from .sqlite import SQLiteStore
 
-        return SQLiteStore(unquote(parts.path[1:]))
+        return SQLiteStore(unquote(parts.path[1:], errors="strict"))
     if parts.scheme == "dynamodb":
         region, endpoint = options.pop("region", None), options.pop("endpoint", None)
         tenant, layout = options.pop("tenant", None), options.pop("layout", "snapshot-last")

@@ -117,9 +117,9 @@ async def open_sdk(
     max_connections: int,
     timeout: float,
     plain_http: bool,
-) -> tuple[Any, Any]:
-    """An SDK client that lives until `stack` closes, and the credentials it uses. What the environment could decide is
-    set here.
+) -> tuple[Any, Any, str | None]:
+    """An SDK client that lives until `stack` closes, the credentials it uses, and the file of certificates it trusts
+    instead of the usual ones. What the environment could decide is set here.
 
     Raises StoreRejected where the SDK can make none, and for an endpoint that anybody on the way could read, unless
     `plain_http` allows it.
@@ -146,7 +146,7 @@ async def open_sdk(
     endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
     if not plain_http and not _is_private(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
-    return opened, await session.get_credentials()
+    return opened, await session.get_credentials(), session._session.get_config_variable("ca_bundle")
 
 
 def _is_private(endpoint: str) -> bool:

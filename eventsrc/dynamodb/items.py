@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import CorruptPayload, InvalidStreamId, StoreRejected
-from ..limits import MAX_COMMIT_BYTES, check_commit
+from ..limits import MAX_COMMIT_BYTES, check_commit, check_stored, check_version
 from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from .answers import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
@@ -109,11 +109,13 @@ class Items:
         """Raises CorruptPayload if the item is not one of ours."""
         version = self.sort_of(item, stream)
         try:
+            id, time = _there(item.id.B), int(_there(item.time.N))
+            check_stored(id, time)
             return Commit(
                 stream=stream,
                 version=version,
-                id=_there(item.id.B),
-                time=int(_there(item.time.N)),
+                id=id,
+                time=time,
                 events=int(_there(item.events.N)),
                 tags=tuple([_there(tag.S) for tag in _there(item.tags.L)]),
                 payload=_there(item.payload.B),
@@ -140,14 +142,11 @@ class Items:
     def to_snapshot(self, item: Stored, stream: str) -> Snapshot | None:
         """None if the item is no snapshot of this library: whatever it is, the log is the truth."""
         try:
-            return Snapshot(
-                stream=stream,
-                version=int(_there(item.snapshot_version.N)),
-                shape=_there(item.shape.S),
-                payload=_there(item.payload.B),
-            )
+            version, shape, payload = int(_there(item.snapshot_version.N)), _there(item.shape.S), _there(item.payload.B)
+            check_version(version)
         except ValueError:
             return None
+        return Snapshot(stream=stream, version=version, shape=shape, payload=payload)
 
 
 def _there(value: T | None) -> T:

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from ssl import create_default_context
 from time import time
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 from zlib import crc32
 
 import aiohttp
 import msgspec
+from botocore.httpsession import get_cert_path
 
 from .client import CLOCK_CORRECTED, Reply, ServiceError, TransportError
 from .signature import Credentials, Signer
@@ -53,18 +56,32 @@ class _Error(msgspec.Struct):
 class LeanClient:
     """Sends each request once, over a pool of connections. Belongs to one event loop; `aclose` it there.
 
-    `credentials` are those of the SDK, which renews them. A clock that is off is corrected from the service's own time.
+    `credentials` are those of the SDK, which renews them. Proxies and certificates are the ones the SDK would use. A
+    clock that is off is corrected from the service's own time.
     """
 
-    def __init__(self, endpoint: str, region: str, credentials: Any, *, max_connections: int, timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        region: str,
+        credentials: Any,
+        ca_bundle: str | None = None,
+        *,
+        max_connections: int,
+        timeout: float,
+    ) -> None:
         parts = urlsplit(endpoint)
+        self._proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+        trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else False
         self._url = endpoint if parts.path else f"{endpoint}/"
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
         self._ahead = 0.0  # seconds the service's clock is ahead of ours
         self._encode = msgspec.json.Encoder().encode
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=30.0, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(
+                limit=max_connections, keepalive_timeout=30.0, ttl_dns_cache=60, ssl=trusted
+            ),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 3.0)),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -76,10 +93,12 @@ class LeanClient:
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
         body = self._encode(request)
-        frozen = await self._frozen()
-        headers = self._signer.headers(_API + operation, body, frozen, time() + self._ahead)
+        frozen, ahead = await self._frozen(), self._ahead
+        headers = self._signer.headers(_API + operation, body, frozen, time() + ahead)
         try:
-            async with self._http.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._http.post(
+                self._url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
+            ) as response:
                 answer = await response.read()
                 status, told = response.status, response.headers
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -90,7 +109,7 @@ class LeanClient:
                 raise TransportError("an answer with a wrong checksum")
             if status == 200:
                 return JSONReply(answer)
-            raise self._refused(status, answer, told.get("Date"))
+            raise self._refused(status, answer, ahead, told.get("Date"))
         raise TransportError(reason)  # outside the handler: its error may name what was sent
 
     async def _frozen(self) -> Credentials:
@@ -104,24 +123,26 @@ class LeanClient:
             return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
 
-    def _refused(self, status: int, body: bytes, date: str | None) -> ServiceError:
+    def _refused(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:
         reply = JSONReply(body)
         try:
             code = reply.read(_Error).type.rpartition("#")[2]
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             code = ""
-        if code in _CLOCK_CODES and self._corrected(date):
+        if code in _CLOCK_CODES and self._corrected(ahead, date):
             return ServiceError(CLOCK_CORRECTED, status)
         return ServiceError(code, status, reply)
 
-    def _corrected(self, date: str | None) -> bool:
-        """Whether the service's time shows that our clock is what was wrong, so that the next try will be right."""
+    def _corrected(self, signed: float, date: str | None) -> bool:
+        """Whether the service's time shows that the clock was wrong that a request was signed by, which was `signed`
+        seconds ahead of ours. The next one is right then.
+        """
         try:
             theirs = parsedate_to_datetime(date or "").replace(tzinfo=UTC)
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
         ahead = (theirs - datetime.now(UTC)).total_seconds()
-        if abs(ahead - self._ahead) < _SKEWED:
+        if abs(ahead - signed) < _SKEWED:
             return False
         self._ahead = ahead
         return True

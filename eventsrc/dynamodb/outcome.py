@@ -53,6 +53,7 @@ _REJECTED = {
     "IncompleteSignatureException": _CLOCK,
     "InvalidSignatureException": _CLOCK,
     "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
     "NoCredentialsError": "no credentials were found; give the session some",
     "PartialCredentialsError": "the credentials are incomplete; give key and secret",
     "CredentialRetrievalError": "the credentials could not be had from their source",

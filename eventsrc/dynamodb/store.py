@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
 
-from ..errors import CommitOutcomeUnknown, StoreError, StoreUnavailable
+from ..errors import CommitOutcomeUnknown, StoreError
+from ..limits import check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
 from .answers import Answer, ask
@@ -54,8 +55,9 @@ class DynamoDBStore(Store):
             raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
         if client is not None and (session, region_name, endpoint_url) != (None, None, None):
             raise ValueError("give client, or session, region_name and endpoint_url: a client has its own")
-        if not deadline > 0 or max_connections < 1:
-            raise ValueError("deadline and max_connections must be above 0")
+        check_deadline(deadline)
+        if max_connections < 1:
+            raise ValueError("max_connections must be above 0")
         self._table = table
         self._given = client
         self._plain_http = plain_http
@@ -191,8 +193,8 @@ class DynamoDBStore(Store):
                 standing = await self._get(commit.stream, commit.version)
             except StoreError as error:  # none of them is a definite no: what stands there may be this commit
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if standing is None:
-                raise StoreUnavailable(f"{commit.stream}@{commit.version} was taken, and is gone: is it being deleted?")
+            if standing is None:  # what was there is being deleted, or our own commit is still on its way
+                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
         return settled(commit, self._items.to_commit(standing, commit.stream))
 
     async def _get(self, stream: str, sort: int) -> Stored | None:
@@ -231,7 +233,7 @@ class DynamoDBStore(Store):
         from .lean import LeanClient  # here: it imports an HTTP library
 
         limits: dict[str, Any] = {"max_connections": self._max_connections, "timeout": self._deadline / 2}
-        sdk, credentials = await open_sdk(
+        sdk, credentials, ca_bundle = await open_sdk(
             stack,
             session=self._session,
             region_name=self._region_name,
@@ -239,7 +241,7 @@ class DynamoDBStore(Store):
             plain_http=self._plain_http,
             **limits,
         )
-        client = LeanClient(sdk.meta.endpoint_url, sdk.meta.region_name, credentials, **limits)
+        client = LeanClient(sdk.meta.endpoint_url, sdk.meta.region_name, credentials, ca_bundle, **limits)
         stack.push_async_callback(client.aclose)
         return sdk, client
 

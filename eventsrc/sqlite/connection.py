@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from time import monotonic
+from urllib.parse import quote
 
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 
@@ -36,14 +38,21 @@ CREATE TABLE snapshots (
 """
 
 
-def connect(path: str, deadline: float) -> sqlite3.Connection:
-    """A connection to a file that has our tables; they are made if it has none. Raises StoreError."""
+def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Connection:
+    """A connection to a file that has our tables. If it has none they are made, or with `create=False` it is refused.
+
+    Raises StoreError.
+    """
     try:
-        connection = sqlite3.connect(path, timeout=deadline, isolation_level=None, check_same_thread=False)
+        url = f"file:{quote(os.fsencode(path))}?mode={'rwc' if create else 'rw'}"
+        connection = sqlite3.connect(url, timeout=deadline, isolation_level=None, check_same_thread=False, uri=True)
         try:
+            connection.text_factory = _text
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, SCHEMA_VERSION):  # said before the journal mode, which stays in a file, is changed
                 raise StoreRejected("SCHEMA", f"{path} has schema version {found}, this library knows {SCHEMA_VERSION}")
+            if found == 0 and not create:
+                raise StoreRejected("SCHEMA", f"{path} was replaced by another file while it was open")
             _use_wal(connection, deadline)
             connection.execute("PRAGMA synchronous = FULL")
             if found == 0:
@@ -51,9 +60,20 @@ def connect(path: str, deadline: float) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
-        raise typed(error, path) from None
-    return connection
+    except ERRORS as error:
+        failure = typed(error, path)
+    else:
+        return connection
+    raise failure
+
+
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What sqlite3 raises: the second for a damaged schema, whose name it fails to put into a message."""
+
+
+def _text(stored: bytes) -> str:
+    """Text that is no UTF-8 is found by whoever reads the row: sqlite3 itself would quote it in an error."""
+    return stored.decode(errors="surrogateescape")
 
 
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
@@ -61,7 +81,9 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
     until = monotonic() + deadline
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreRejected("JOURNAL", f"the file cannot have a write-ahead log, its journal mode is {mode}")
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
@@ -93,13 +115,13 @@ _ADVICE = {
 }
 
 
-def typed(error: sqlite3.Error, path: str = "") -> StoreError:
-    """The library's error for an SQLite one, by its primary result code, never by its text."""
-    code = getattr(error, "sqlite_errorcode", None)
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
+def typed(error: Exception, path: str = "") -> StoreError:
+    """The library's error for an SQLite one, by its primary result code, never by its text, which may quote a row."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else None)
+    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if code else type(error).__name__)
     primary = code & 0xFF if code is not None else None
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Throttled(f"{name}: another process held the file's write lock until the deadline")
     if primary in _ADVICE:
         return StoreRejected(name, f"{path}: {_ADVICE[primary]}" if path else _ADVICE[primary])
-    return StoreUnavailable(f"{name}: {error}")
+    return StoreUnavailable(f"{name}: {error}" if code is not None else name)

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from ..errors import ConflictError, CorruptPayload
-from ..store import Commit, Loaded, Receipt, Snapshot, settled
+from ..limits import check_stored
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 
 _COLUMNS = (
     "position, stream, version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, "
@@ -41,13 +42,16 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...])
 
 def load(connection: sqlite3.Connection, stream: str) -> Loaded:
     row = connection.execute(_SNAPSHOT, (stream,)).fetchone()
-    snapshot = Snapshot(stream=stream, version=row[0], shape=row[1], payload=row[2]) if row else None
+    snapshot = None
+    if row and 0 < row[0] <= MAX_VERSION:
+        snapshot = Snapshot(stream=stream, version=row[0], shape=row[1], payload=row[2])
     return Loaded(snapshot, commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
 
 
 def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
     """Raises CorruptPayload for a row that somebody has altered."""
-    return [_to_commit(*row) for row in connection.execute(query, arguments)]
+    found = connection.execute(query, arguments).fetchall()  # all at once: an open cursor would hold on to its moment
+    return [_to_commit(*row) for row in found]
 
 
 def _to_commit(
@@ -66,6 +70,10 @@ def _to_commit(
     payload: bytes,
 ) -> Commit:
     try:
+        check_stored(id, time)
+        for text in (correlation_id, command_id):
+            if text is not None:
+                text.encode()  # what is no UTF-8 came as lone surrogates
         return Commit(
             position=position,
             stream=stream,
@@ -81,7 +89,7 @@ def _to_commit(
             metadata=_to_mapping(metadata) if metadata else {},
             payload=payload,
         )
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):
         pass
     raise CorruptPayload(stream, version, "the row is not a commit of this library")
 

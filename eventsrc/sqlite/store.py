@@ -8,12 +8,13 @@ connections of their own and are never blocked by the writer.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 
 from ..errors import CommitOutcomeUnknown, StoreUnavailable
-from ..limits import MAX_COMMIT_BYTES, check_commit
+from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store
 from ..stream import check_stream
 from .connection import connect
@@ -34,7 +35,8 @@ class SQLiteStore(Store):
         super().__init__()
         if str(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
-        self._path = str(path)
+        check_deadline(deadline)
+        self._path = os.path.abspath(path)  # now: the folder that a process works in may change
         self._deadline = deadline
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None

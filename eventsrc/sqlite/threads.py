@@ -11,8 +11,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import StoreRejected, Throttled
-from .connection import connect, typed
+from ..errors import StoreRejected, StoreUnavailable, Throttled
+from .connection import ERRORS, connect, typed
 
 T = TypeVar("T")
 
@@ -70,7 +70,9 @@ class Writer:
         self._connection.close()  # last, so that this folds the log back into the file
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
-        """The result or the exception of each job; they took effect together, durably, or not at all."""
+        """The result or the exception of each job. They took effect together, durably, or not at all; if one of them
+        failed all, each is run by itself.
+        """
         connection = self._connection
         committing = False
         try:
@@ -79,15 +81,17 @@ class Writer:
             committing = True
             connection.execute("COMMIT")
             return outcomes
-        except sqlite3.Error as error:
-            failure: Exception = typed(error)
+        except BaseException as error:  # noqa: BLE001  # this thread must not end while callers wait for it
+            failure: Exception = typed(error) if isinstance(error, ERRORS) else StoreUnavailable(type(error).__name__)
             if committing and not isinstance(failure, (Throttled, StoreRejected)):
                 failure = Undecided()
             try:
                 connection.rollback()
-            except sqlite3.Error:
+            except BaseException:  # noqa: BLE001  # as above
                 failure = Undecided() if committing else failure
-            return [failure] * len(jobs)
+        if len(jobs) > 1 and not committing and not isinstance(failure, Throttled):
+            return [outcome for job in jobs for outcome in self._transaction([job])]
+        return [failure] * len(jobs)
 
 
 def _outcome(job: _Job, connection: sqlite3.Connection) -> Any:
@@ -96,7 +100,7 @@ def _outcome(job: _Job, connection: sqlite3.Connection) -> Any:
         return job.work(connection)
     except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
         return typed(error)
-    except sqlite3.Error:
+    except ERRORS:
         raise
     except Exception as error:  # noqa: BLE001  # it belongs to the caller; the writer goes on
         return error
@@ -137,11 +141,12 @@ class Readers:
         try:
             connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
             if connection is None:
-                connection = self._local.connection = connect(self._path, self._deadline)
+                connection = self._local.connection = connect(self._path, self._deadline, create=False)
                 self._connections.append(connection)
             return work(connection)
-        except sqlite3.Error as error:
-            raise typed(error) from None
+        except ERRORS as error:
+            failure = typed(error)
+        raise failure  # out here, as the error that led to it may quote a row
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -131,6 +131,22 @@ async def a_cancelled_close_can_be_made_again(make_store: MakeStore) -> None:
         expect_equal(loaded.snapshot, make_snapshot(commit.stream, 1), "the snapshot put while closing")
 
 
+async def a_store_is_closed_while_it_opens_and_closes(make_store: MakeStore) -> None:
+    """Calls while a store opens or closes are refused; closing one that opens waits, and leaves it closed."""
+    store = make_store()
+    stream = fresh_stream()
+    for steps in range(3):
+        opening = asyncio.create_task(store.open())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if not opening.done():
+            await refused(StoreClosed, store.load(stream), "load while opening")
+        await store.aclose()
+        await asyncio.wait([opening])
+        await store.aclose()
+        await expect_closed(store, stream, "a store closed while it opened")
+
+
 async def closing_does_not_wait_for_readers(make_store: MakeStore) -> None:
     """A read left half-way and not closed does not hold up closing. Continued after it, the read raises StoreClosed
     once it has given what it had fetched; it never ends as if that were all.
@@ -172,6 +188,7 @@ CHECKS = checks(
     closing_waits_for_calls,
     closing_waits_for_work_behind_saves,
     a_cancelled_close_can_be_made_again,
+    a_store_is_closed_while_it_opens_and_closes,
     closing_does_not_wait_for_readers,
     failed_work_stops_nothing,
 )

@@ -221,7 +221,7 @@ class Fuzzer:
         texts = [b'["a","b"]', b'{"a":"b"}', b"[]", b"{}"]
         bad = [self._mutate(self._random.choice(texts), b"[[]]").decode(errors="replace") for _ in range(3)]
         self.input = repr(bad).encode()
-        return rows._to_commit(1, STREAM, 1, b"", 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
+        return rows._to_commit(1, STREAM, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
 
     async def _asked(self, reply: Any) -> object:
         """The store with this answer to everything, and with no second try."""

@@ -22,6 +22,7 @@ from random import Random
 from time import perf_counter
 from typing import Any, Literal
 from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
 
 import apsw
 
@@ -232,6 +233,9 @@ class Cursor:
     def __iter__(self) -> Iterator[Any]:
         return self._rows
 
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
+
     def fetchone(self) -> Any:
         return next(self._rows, None)
 
@@ -262,7 +266,7 @@ class Machine:
 
     def connect(self, path: str, deadline: float) -> sqlite3.Connection:
         """The library's own `connect`, on this disk."""
-        with patch("sqlite3.connect", lambda path, **_: Connection(path, self._disk)):
+        with patch("sqlite3.connect", lambda url, **_: Connection(unquote(urlsplit(url).path), self._disk)):
             connection = connect(path, deadline)
         if self._synchronous != "FULL":
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")

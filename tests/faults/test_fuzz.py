@@ -29,7 +29,7 @@ def _unchecked(value: Any) -> Any:
     ("target", "broken"),
     [
         ("eventsrc.dynamodb.items._there", _unchecked),
-        ("eventsrc.sqlite.rows.msgspec.DecodeError", ArithmeticError),
+        ("eventsrc.sqlite.rows.CorruptPayload", ArithmeticError),
         ("eventsrc.codec.MAX_EXPANDED", 2**40),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -92,3 +93,18 @@ async def test_only_what_is_needed_is_sent(proxy: Proxy, store: DynamoDBStore) -
     await store.append(make_commit(fresh_stream()))
     needed = {"authorization", "content-length", "content-type", "host", "x-amz-date", "x-amz-target"}
     assert set(proxy.heads[-1]) == needed
+
+
+async def test_a_clock_that_is_off_is_corrected_for_all_who_were_under_way(proxy: Proxy, store: DynamoDBStore) -> None:
+    proxy.faults = [skewed("InvalidSignatureException", 60) for _ in range(16)]
+    await asyncio.gather(*(store.append(make_commit(fresh_stream())) for _ in range(16)))
+
+
+async def test_the_proxy_of_the_environment_is_used(
+    proxy: Proxy, store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy.url)
+    elsewhere = store_on("http://dynamodb.example.invalid:8000", store._table, deadline=2.0)
+    async with elsewhere:
+        await elsewhere.append(make_commit(fresh_stream()))

@@ -503,7 +503,12 @@ async def test_no_error_of_sqlite_escapes_or_stays(store: SQLiteStore, path: Pat
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("tags", "opened"), ("tags", "[1]"), ("metadata", "[]"), ("causation_ids", "{}")]
+    ("column", "value"),
+    [
+        *(("tags", "'opened'"), ("tags", "'[1]'"), ("metadata", "'[]'"), ("causation_ids", "'{}'")),
+        *(("tags", "CAST(x'5bff5d' AS TEXT)"), ("correlation_id", "CAST(x'736563726574ff' AS TEXT)")),
+        *(("id", "x'01'"), ("time", "-1"), ("time", str(2**62))),
+    ],
 )
 async def test_a_row_that_somebody_altered_is_told(tmp_path: Path, column: str, value: str) -> None:
     path = tmp_path / "events.db"
@@ -511,9 +516,98 @@ async def test_a_row_that_somebody_altered_is_told(tmp_path: Path, column: str, 
         commit = make_commit(fresh_stream())
         await store.append(commit)
         with sqlite3.connect(path) as other:
-            other.execute(f"UPDATE commits SET {column} = ?", (value,))
+            other.execute(f"UPDATE commits SET {column} = {value}")
         other.close()
         for call in (store.load(commit.stream), stored(store, commit.stream), store.append(make_commit(commit.stream))):
             with pytest.raises(CorruptPayload, match="row is not a commit") as raised:
                 await call
             assert (raised.value.stream, raised.value.version) == (commit.stream, 1)
+
+
+async def test_a_bad_row_keeps_no_later_commit_from_being_seen(tmp_path: Path) -> None:
+    """Whoever holds on to its error must not hold on to the moment of the read."""
+    path = tmp_path / "events.db"
+    async with SQLiteStore(path) as store:
+        await store.append(bad := make_commit(fresh_stream()))
+        good = fresh_stream()
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE commits SET tags = '{'")
+        failed = asyncio.create_task(store.load(bad.stream))
+        await asyncio.wait([failed])
+        assert isinstance(failed.exception(), CorruptPayload)
+        for version in range(1, 9):
+            await store.append(make_commit(good, version))
+            assert len((await store.load(good)).commits) == version
+
+
+async def test_one_bad_append_fails_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SQLiteStore(path) as store:
+        await store.append(bad := make_commit(fresh_stream()))
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE commits SET correlation_id = CAST(x'736563726574ff' AS TEXT)")
+        appends = [store.append(make_commit(fresh_stream())) for _ in range(5)]
+        *landed, failed = await asyncio.gather(*appends, store.append(make_commit(bad.stream)), return_exceptions=True)
+        assert [type(each).__name__ for each in landed] == ["Receipt"] * 5
+        assert isinstance(failed, CorruptPayload)
+        assert "secret" not in str(failed)
+
+
+async def test_a_large_append_on_a_full_disk_fails_no_small_ones(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "events.db") as store:
+        await store.append(make_commit(fresh_stream()))
+        writer = store._writer
+        assert writer is not None
+        await writer.submit(lambda connection: connection.execute("PRAGMA max_page_count = 60").fetchall())
+        small = [store.append(make_commit(fresh_stream())) for _ in range(7)]
+        large = store.append(make_commit(fresh_stream(), payload=bytes(300_000)))
+        failed, *landed = await asyncio.gather(large, *small, return_exceptions=True)
+        assert isinstance(failed, StoreRejected)
+        assert [type(each).__name__ for each in landed] == ["Receipt"] * 7
+
+
+async def test_a_path_means_the_same_file_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    async with SQLiteStore("events.db") as store:
+        monkeypatch.chdir(tmp_path / "b")
+        await store.append(commit := make_commit(fresh_stream()))
+        assert len((await store.load(commit.stream)).commits) == 1
+    assert [path.name for path in tmp_path.rglob("*.db")] == ["events.db"]
+
+
+@pytest.mark.parametrize(
+    "name", ["file::memory:", "file:events.db?vfs=unix-none", "what? 100%.db", "a#b.db", "caf\udce9.db"]
+)
+async def test_a_path_is_a_path(tmp_path: Path, name: str) -> None:
+    async with SQLiteStore(tmp_path / name) as store:
+        await store.append(commit := make_commit(fresh_stream()))
+        assert len((await store.load(commit.stream)).commits) == 1
+    assert (tmp_path / name).is_file()
+
+
+async def test_a_file_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SQLiteStore(path) as store:
+        await store.append(commit := make_commit(fresh_stream()))
+        path.unlink()
+        with pytest.raises(StoreRejected):
+            await store.load(commit.stream)
+        assert not path.exists()
+
+
+async def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE commits (message TEXT)")
+    with pytest.raises(StoreRejected, match="another program's tables"):
+        await SQLiteStore(path).open()
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("inf"), float("nan"), 10**7])
+def test_what_is_no_deadline(tmp_path: Path, deadline: float) -> None:
+    with pytest.raises(ValueError, match="deadline"):
+        SQLiteStore(tmp_path / "events.db", deadline=deadline)
