@@ -78,6 +78,19 @@ async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy:
         assert await requests(proxy, lambda: accounts.execute("a-1", Account.deposit, 1)) == ["Query", "PutItem"]
 
 
+@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+async def test_a_warm_command_is_one_request_and_one_more_for_a_conflict(proxy: Proxy, table: str, layout: Any) -> None:
+    async with store_on(proxy.url, table, layout=layout) as store:
+        here, there = (Repository(Account, store, snapshots=NONE) for _ in range(2))
+        await here.save(Account.open("a-1", owner="ann"))
+        await here.execute("a-1", Account.deposit, 5)
+        assert await requests(proxy, lambda: here.execute("a-1", Account.deposit, 5)) == ["PutItem"]
+        await there.execute("a-1", Account.deposit, 5)
+        assert await requests(proxy, lambda: here.execute("a-1", Account.deposit, 5)) == ["PutItem", "PutItem"]
+        assert await requests(proxy, lambda: here.execute("a-1", lambda account: account.balance)) == ["Query"]
+        assert (await there.load("a-1")).balance == 20
+
+
 @pytest.mark.parametrize("tail", [0, 1, 10, 20])
 async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(proxy: Proxy, table: str, tail: int) -> None:
     stream = fresh_stream()
