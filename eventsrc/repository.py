@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
@@ -24,10 +24,11 @@ from .errors import (
 )
 from .event import Event, tag_of
 from .gaps import check_contiguous, contiguous, contiguous_backward
-from .limits import check_version
 from .log import log
+from .many import loaded
+from .past import folded_to
 from .snapshots import SnapshotPolicy, Snapshots
-from .store import MAX_VERSION, OVERHEAD, Commit, Receipt, Store
+from .store import OVERHEAD, Commit, Receipt, Store
 from .stream import stream_id
 from .tracing import check_text, current_trace
 from .uuid7 import uuid7
@@ -84,7 +85,7 @@ class Repository(Generic[A]):
         """
         stream = stream_id(self._wiring.category, id)
         if version is not None or at is not None:
-            return await self._load_past(id, stream, version, at)
+            return await folded_to(self._class(id=id), self._fold, self._store, version, at)
         snapshot, commits = await self._store.load(stream)
         try:
             if snapshot is None:
@@ -95,6 +96,13 @@ class Repository(Generic[A]):
             log.warning("%s: a version is missing; reading it again", stream)
         commits = [commit async for commit in contiguous(self._store, stream)]
         return self._snapshots.pass_over(snapshot, commits, self._fold(self._class(id=id), commits))
+
+    async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
+        """The aggregates with these ids, in their order, so many loads at once; ids that have none are left out.
+
+        Raises what `load` raises beside AggregateNotFound; the loads under way are then cancelled.
+        """
+        return await loaded(self.load, ids, concurrency)
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
@@ -170,24 +178,6 @@ class Repository(Generic[A]):
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:
             raise AggregateNotFound(journal.stream)
-        return aggregate
-
-    async def _load_past(self, id: str, stream: str, version: int | None, at: datetime | None) -> A:
-        if version is not None:
-            check_version(version)
-        if at is not None and not isinstance(at, datetime):
-            raise TypeError(f"a time is a datetime, not {type(at).__name__}")
-        if at is not None and at.tzinfo is None:
-            raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
-        aggregate = self._class(id=id)
-        async with aclosing(contiguous(self._store, stream, until=version or MAX_VERSION)) as commits:
-            async for commit in commits:
-                if at is not None and commit.at > at:
-                    break
-                self._fold(aggregate, (commit,))
-        if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
-            wanted = f"version {version}" if at is None else f"{at}"
-            raise AggregateNotFound(stream, f"nothing at {wanted}; it was read up to version {aggregate.version}")
         return aggregate
 
     async def _save(

@@ -405,6 +405,46 @@ async def test_the_history_of_an_unknown_id_is_empty(accounts: Repository[Accoun
     assert [entry async for entry in accounts.history("b-2", backward=backward)] == []
 
 
+# --- many
+
+
+async def test_many_are_loaded_at_once_in_their_order(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    for each in range(20):
+        await accounts.save(Account.open(f"a-{each}", owner=str(each)))
+    loading = most = 0
+    load = store.load
+
+    async def counted(stream: str) -> Any:
+        nonlocal loading, most
+        loading += 1
+        most = max(most, loading)
+        try:
+            return await load(stream)
+        finally:
+            loading -= 1
+
+    store.load = counted  # type: ignore[method-assign]
+    ids = [f"a-{each}" for each in (*range(19, -1, -1), 5, 5, 77)]
+    found = await accounts.load_many(iter(ids), concurrency=4)
+    assert [(id, account.owner) for id, account in found.items()] == [(f"a-{n}", str(n)) for n in range(19, -1, -1)]
+    assert most == 4
+    assert await accounts.load_many([]) == {}
+    with pytest.raises(ValueError, match="concurrency"):
+        await accounts.load_many(ids, concurrency=0)
+
+
+async def test_of_many_one_that_fails_ends_all(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    for each in range(3):
+        await accounts.save(Account.open(f"a-{each}", owner=str(each)))
+    [commit] = store._streams["account-a-1"]
+    store._streams["account-a-1"] = [msgspec.structs.replace(commit, payload=b"")]
+    with pytest.raises(CorruptPayload):
+        await accounts.load_many([f"a-{each}" for each in range(3)])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 # --- the past
 
 
