@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import fold, importing, snapshots, sqlite
+from . import fold, importing, requests, snapshots, sqlite
 
 RESULTS = Path(__file__).parent / "results" / "foundation.json"
 
@@ -23,7 +23,9 @@ def main() -> None:
     for column, justify in (("figure", "left"), ("measured", "right"), ("goal", "right"), ("", "center")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # literals, spelt above
     chosen = [
-        module for module in (importing, fold, snapshots, sqlite) if module.__name__.endswith(tuple(sys.argv[1:]) or "")
+        module
+        for module in (importing, fold, snapshots, sqlite, requests)
+        if module.__name__.endswith(tuple(sys.argv[1:]) or "")
     ]
     figures = [figure for module in chosen for figure in module.figures()]
     for figure in figures:
