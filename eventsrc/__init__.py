@@ -35,6 +35,7 @@ from .store import Commit, Loaded, Receipt, Snapshot, Store
 from .stream import EventId
 from .tracing import Trace, current_trace, trace
 from .url import open_store
+from .usage import Usage
 
 if TYPE_CHECKING:
     from .dynamodb import DynamoDBStore
@@ -80,6 +81,7 @@ __all__ = [
     "Trace",
     "UnhandledEvent",
     "UnknownEventType",
+    "Usage",
     "WiringError",
     "current_trace",
     "open_store",

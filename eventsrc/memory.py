@@ -12,6 +12,7 @@ from .errors import ConflictError
 from .limits import MAX_COMMIT_BYTES, check_commit
 from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from .stream import check_stream
+from .usage import Usage
 
 
 class MemoryStore(Store):
@@ -27,17 +28,19 @@ class MemoryStore(Store):
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
         check_commit(commit, self._max_commit_bytes)
-        with self._call():
+        used = Usage(calls=1)
+        with self._call(used=used):
             await _others()
             commits = self._streams.setdefault(commit.stream, [])
             if commit.version <= len(commits):
-                return settled(commit, commits[commit.version - 1])
+                return settled(commit, commits[commit.version - 1], used)
             if commit.version > len(commits) + 1:
+                used.conflicts += 1
                 raise ConflictError(commit.stream, commit.version - 1, len(commits))
             stored = msgspec.structs.replace(commit, position=next(self._positions))
             commits.append(stored)
             await _others()  # who is cancelled here has stored it all the same
-            return settled(commit, stored)
+            return settled(commit, stored, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)

@@ -14,6 +14,7 @@ import msgspec
 from .errors import ConflictError, StoreClosed
 from .log import log
 from .stream import EventId
+from .usage import Usage
 
 if TYPE_CHECKING:
     import asyncio  # at run time only where it is used: half of what importing this library would cost
@@ -101,6 +102,7 @@ class Receipt(NamedTuple):
     events: int = 0
     position: int | None = None  # in the whole store, where it counts one
     duplicate: bool = False  # the command id had been applied before; nothing was written now
+    usage: Usage | None = None  # what it took, where the store can tell
 
 
 class Store(ABC):
@@ -114,6 +116,7 @@ class Store(ABC):
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running_loop: Callable[[], asyncio.AbstractEventLoop]
+        self.usage = Usage()
         self._life: asyncio.Lock | None = None  # one for each time it is open; held by who closes it
         self._closing = False
         self._calls = 0
@@ -208,8 +211,8 @@ class Store(ABC):
             log.warning("work behind a save failed: %s", error)
 
     @contextmanager
-    def _call(self, *, closing: bool = False) -> Iterator[None]:
-        """Guards one call: `with self._call():` raises StoreClosed, or keeps the store open until it ends."""
+    def _call(self, *, closing: bool = False, used: Usage | None = None) -> Iterator[None]:
+        """Guards one call: raises StoreClosed, or keeps the store open until it ends, and adds up what it `used`."""
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
         if self._loop is not self._running_loop():
@@ -219,12 +222,15 @@ class Store(ABC):
             yield
         finally:
             self._calls -= 1
+            self.usage.add(used or Usage(calls=1))
             if not self._calls and self._idle is not None:
                 self._idle.set()
 
 
-def settled(commit: Commit, standing: Commit) -> Receipt:
+def settled(commit: Commit, standing: Commit, used: Usage) -> Receipt:
     """The outcome when `standing` was found in the commit's place: success if it is the same, else ConflictError."""
     if standing.id != commit.id:
+        used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, standing.version, standing)
-    return Receipt(commit.stream, commit.version, commit.id, commit.events, standing.position)
+    used.bytes_written = commit.size
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, standing.position, usage=used)

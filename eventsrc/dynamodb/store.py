@@ -12,6 +12,7 @@ from ..errors import CommitOutcomeUnknown, StoreError
 from ..limits import check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
+from ..usage import Usage
 from .answers import Answer, ask
 from .client import Client, SDKClient, ServiceError, open_sdk
 from .items import SNAPSHOT_VERSION, Items, Stored
@@ -19,7 +20,7 @@ from .layout import LAYOUTS, Page
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
 from .table import create_table
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Answer)
 
 
 class DynamoDBStore(Store):
@@ -79,9 +80,10 @@ class DynamoDBStore(Store):
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             "ReturnConsumedCapacity": "TOTAL",
         }
-        with self._call():
+        used = Usage(calls=1)
+        with self._call(used=used):
             try:
-                await self._send("PutItem", request, Answer)
+                await self._send("PutItem", request, Answer, used)
             except GaveUp as given_up:
                 if given_up.unsure:
                     raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
@@ -91,8 +93,8 @@ class DynamoDBStore(Store):
                     raise rejected(error) from None
                 standing = self._items.standing(error.reply)
             else:
-                return settled(commit, commit)
-            return await self._settle(commit, standing)
+                return settled(commit, commit, used)
+            return await self._settle(commit, standing, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -122,7 +124,7 @@ class DynamoDBStore(Store):
         }
         with self._call(closing=True):
             try:
-                await self._send("PutItem", request, Answer)
+                await self._send("PutItem", request, Answer, self.usage)
             except GaveUp as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
@@ -175,6 +177,7 @@ class DynamoDBStore(Store):
                 snapshot = self._items.to_snapshot(item, stream)
             elif snapshot is None or version >= snapshot.version:  # what lies behind a snapshot is not looked at
                 commits.append(self._items.to_commit(item, stream))
+        self.usage.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
         rest = None
         if page.LastEvaluatedKey is not None:
             reached = self._items.sort_of(page.LastEvaluatedKey, stream)
@@ -184,9 +187,11 @@ class DynamoDBStore(Store):
     async def get_snapshot(self, stream: str) -> Snapshot | None:
         """One consistent read of the snapshot's key."""
         item = await self._get(stream, self._layout.snapshot_key)
-        return self._items.to_snapshot(item, stream) if item else None
+        snapshot = self._items.to_snapshot(item, stream) if item else None
+        self.usage.bytes_read += snapshot.size if snapshot else 0
+        return snapshot
 
-    async def _settle(self, commit: Commit, standing: Stored | None) -> Receipt:
+    async def _settle(self, commit: Commit, standing: Stored | None, used: Usage) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
         if standing is None:  # an endpoint that does not return what stood there
             try:
@@ -195,7 +200,7 @@ class DynamoDBStore(Store):
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
             if standing is None:  # what was there is being deleted, or our own commit is still on its way
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settled(commit, self._items.to_commit(standing, commit.stream))
+        return settled(commit, self._items.to_commit(standing, commit.stream), used)
 
     async def _get(self, stream: str, sort: int) -> Stored | None:
         request = {
@@ -209,16 +214,29 @@ class DynamoDBStore(Store):
     async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Its errors are the library's."""
         try:
-            return await self._send(operation, request, kind)
+            return await self._send(operation, request, kind, self.usage)
         except GaveUp as given_up:
             raise given_up.definite() from None
         except ServiceError as error:
             raise rejected(error) from None
 
-    async def _send(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        client = self._client
+    async def _send(self, operation: str, request: dict[str, Any], kind: type[T], used: Usage) -> T:
+        client, tries = self._client, 0
         assert client is not None
-        return await send(lambda: ask(client, operation, request, kind), self._connections, self._deadline)
+
+        async def once() -> T:
+            nonlocal tries
+            tries += 1
+            used.requests += 1
+            used.retries += tries > 1
+            answer = await ask(client, operation, request, kind)
+            if operation == "PutItem":
+                used.write_units += answer.ConsumedCapacity.CapacityUnits
+            else:
+                used.read_units += answer.ConsumedCapacity.CapacityUnits
+            return answer
+
+        return await send(once, self._connections, self._deadline)
 
     async def _open(self) -> None:
         async with AsyncExitStack() as stack:  # closes what is open already if the rest fails

@@ -10,6 +10,7 @@ import msgspec
 from ..errors import ConflictError, CorruptPayload
 from ..limits import check_stored
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
+from ..usage import Usage
 
 _COLUMNS = (
     "position, stream, version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, "
@@ -29,15 +30,16 @@ WHERE excluded.version > snapshots.version
 """
 
 
-def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...]) -> Receipt:
+def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...], used: Usage) -> Receipt:
     standing = commits(connection, _STANDING, (commit.stream, commit.version))
     if standing:
-        return settled(commit, standing[0])
+        return settled(commit, standing[0], used)
     head = connection.execute(_HEAD, (commit.stream,)).fetchone()
     if (head[0] if head else 0) != commit.version - 1:
+        used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, head[0] if head else 0)
     position = connection.execute(_INSERT, row).lastrowid
-    return Receipt(commit.stream, commit.version, commit.id, commit.events, position)
+    return settled(commit, msgspec.structs.replace(commit, position=position), used)
 
 
 def load(connection: sqlite3.Connection, stream: str) -> Loaded:

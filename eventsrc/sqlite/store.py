@@ -17,6 +17,7 @@ from ..errors import CommitOutcomeUnknown, StoreUnavailable
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store
 from ..stream import check_stream
+from ..usage import Usage
 from .connection import connect
 from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, commits, load, to_json
 from .threads import Readers, Undecided, Writer
@@ -59,10 +60,11 @@ class SQLiteStore(Store):
             to_json(commit.metadata) if commit.metadata else None,
             commit.payload,
         )
-        with self._call():
+        used = Usage(calls=1)
+        with self._call(used=used):
             assert self._writer is not None
             try:
-                return await self._writer.submit(lambda connection: append(connection, commit, row))
+                return await self._writer.submit(lambda connection: append(connection, commit, row, used))
             except Undecided:
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
 

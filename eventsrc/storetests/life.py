@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing, suppress
 
 from ..errors import StoreClosed
-from ..store import Commit, Receipt, Store
+from ..store import Commit, Store
 from .check import MakeStore, checks, expect, expect_equal, refused
 from .samples import expect_same, expect_stored, fill, fresh_stream, make_commit, make_snapshot, stored
 
@@ -176,7 +176,7 @@ async def failed_work_stops_nothing(make_store: MakeStore) -> None:
     async with store:
         store.spawn(work())
         receipt = await store.append(commit)
-        expect_equal(receipt, Receipt(commit.stream, 1, commit.id, 1, receipt.position), "the receipt")
+        expect_equal(receipt[:4], (commit.stream, 1, commit.id, 1), "the receipt")
     async with store:
         await expect_stored(store, commit.stream, [commit])
 

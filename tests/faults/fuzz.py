@@ -6,7 +6,7 @@ import asyncio
 import resource
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -24,6 +24,7 @@ from eventsrc.dynamodb.lean import JSONReply
 from eventsrc.dynamodb.outcome import CONDITION_FAILED, GaveUp
 from eventsrc.snapshots import Snapshots
 from eventsrc.sqlite import rows
+from eventsrc.usage import Usage
 from eventsrc.wiring import wiring_of
 
 from .report import Layer
@@ -233,9 +234,9 @@ class Fuzzer:
         if call == 1:
             return await self._store.get_snapshot(STREAM)
         if call == 2:
-            return await self._store._settle(self._commits[0], self._items.standing(reply))
+            return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
         client.refuses = True
-        with patch.object(self._store, "_call", suppress):  # it is not open, and need not be
+        with patch.object(self._store, "_call", lambda **_: nullcontext()):  # it is not open, and need not be
             return await self._store.append(self._commits[1])
 
     def _bad_payload(self) -> bytes:

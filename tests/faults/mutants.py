@@ -18,6 +18,7 @@ from eventsrc.dynamodb.client import SDKClient, SDKReply, TransportError
 from eventsrc.dynamodb.lean import LeanClient
 from eventsrc.snapshots import SnapshotCodec, Snapshots
 from eventsrc.store import settled
+from eventsrc.usage import Usage
 
 from .simulation import simulate
 
@@ -60,9 +61,9 @@ def no_condition() -> list[Patch]:
 def own_commit_taken_for_a_conflict() -> list[Patch]:
     """What stands in the slot is somebody else's, whatever its id."""
 
-    def mutant(commit: Any, standing: Any) -> Any:
+    def mutant(commit: Any, standing: Any, used: Any) -> Any:
         if standing is commit:
-            return settled(commit, standing)
+            return settled(commit, standing, used)
         raise ConflictError(commit.stream, commit.version - 1, standing.version, standing)
 
     return [(dynamodb, "settled", mutant)]
@@ -217,7 +218,7 @@ def duplicates_are_answered_without_looking() -> list[Patch]:
         try:
             return await append(self, commit)
         except CommitOutcomeUnknown:
-            return settled(commit, commit)
+            return settled(commit, commit, Usage())
 
     append = DynamoDBStore.append
     return [(DynamoDBStore, "append", mutant)]

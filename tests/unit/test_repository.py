@@ -524,7 +524,7 @@ async def test_a_commit_carries_what_it_is(accounts: Repository[Account], store:
     assert (commit.command_id, commit.metadata, commit.causation_ids) == ("c-1", {"user": "ann"}, ())
     assert before - timedelta(milliseconds=1) <= commit.at <= datetime.now(UTC)
     assert commit.uuid.version == 7
-    assert receipt == Receipt("account-a-1", 2, commit.id, 4, commit.position)
+    assert receipt[:5] == ("account-a-1", 2, commit.id, 4, commit.position)
     assert commit.position == 2
 
 

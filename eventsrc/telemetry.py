@@ -1,0 +1,129 @@
+"""OpenTelemetry, for those who ask for it: `pip install "eventsrc[telemetry]"`, then `instrument(store, accounts)`.
+
+Nothing of it is imported or run otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
+
+from .errors import CommitOutcomeUnknown, ConflictError
+from .repository import Repository
+from .store import Commit, Loaded, Receipt, Snapshot, Store
+from .stream import category_of
+
+_COUNTERS = {
+    "calls": "{call}",
+    "requests": "{request}",
+    "retries": "{request}",
+    "conflicts": "{conflict}",
+    "read_units": "{unit}",
+    "write_units": "{unit}",
+    "bytes_written": "By",
+    "bytes_read": "By",
+}
+
+
+def instrument(
+    store: Store,
+    *repositories: Repository[Any],
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Have a store make a span for each append, load and snapshot, and count what it and these repositories use.
+
+    Call it once for each store, before it is used. Spans are called `eventsrc.append`, `eventsrc.load` and
+    `eventsrc.put_snapshot`, and tell category, version and outcome; stream ids and payloads are in none, for they may
+    tell of people. Metrics are `eventsrc.requests`, `eventsrc.write_units` and so on, as in Usage, and
+    `eventsrc.cache.hits` and `eventsrc.cache.misses`.
+    """
+    tracer = (tracer_provider or get_tracer_provider()).get_tracer("eventsrc")
+    meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
+    kind = {"eventsrc.store": type(store).__name__}
+
+    @contextmanager
+    def span(name: str, stream: str) -> Iterator[Span]:
+        attributes = {**kind, "eventsrc.category": category_of(stream)}
+        with tracer.start_as_current_span(
+            f"eventsrc.{name}",
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as current:
+            try:
+                yield current
+            except BaseException as error:
+                current.set_attribute("eventsrc.outcome", _outcome(error))
+                if not isinstance(error, ConflictError):
+                    current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
+            current.set_attribute("eventsrc.outcome", "ok")
+
+    append, load, put_snapshot = store.append, store.load, store.put_snapshot
+
+    async def traced_append(commit: Commit) -> Receipt:
+        with span("append", commit.stream) as current:
+            current.set_attribute("eventsrc.version", commit.version)
+            receipt = await append(commit)
+            if receipt.usage is not None:
+                current.set_attribute("eventsrc.requests", receipt.usage.requests)
+                current.set_attribute("eventsrc.write_units", receipt.usage.write_units)
+            return receipt
+
+    async def traced_load(stream: str) -> Loaded:
+        with span("load", stream) as current:
+            loaded = await load(stream)
+            current.set_attribute("eventsrc.commits", len(loaded.commits))
+            current.set_attribute("eventsrc.snapshot", loaded.snapshot is not None)
+            return loaded
+
+    async def traced_put(snapshot: Snapshot) -> bool:
+        with span("put_snapshot", snapshot.stream) as current:
+            current.set_attribute("eventsrc.version", snapshot.version)
+            return await put_snapshot(snapshot)
+
+    # On this object only: a store that nobody instruments pays nothing.
+    store.append, store.load, store.put_snapshot = traced_append, traced_load, traced_put  # type: ignore[method-assign]
+    for name, unit in _COUNTERS.items():
+        reader = partial(_observe, [(partial(_used, store, name), kind)])
+        meter.create_observable_counter(f"eventsrc.{name}", [reader], unit)
+    for name in ("hits", "misses"):
+        each = [
+            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one._class.__name__})
+            for one in repositories
+        ]
+        meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")
+
+
+def _used(store: Store, name: str) -> float:
+    value: float = getattr(store.usage, name)
+    return value
+
+
+def _remembered(repository: Repository[Any], name: str) -> int:
+    value: int = getattr(repository.cache_use, name)
+    return value
+
+
+def _observe(
+    readers: Sequence[tuple[Callable[[], float], dict[str, str]]], options: CallbackOptions
+) -> Iterable[Observation]:
+    return [Observation(read(), attributes) for read, attributes in readers]
+
+
+def _outcome(error: BaseException) -> str:
+    match error:
+        case ConflictError():
+            return "conflict"
+        case CommitOutcomeUnknown():
+            return "unknown"
+        case Exception():
+            return "failed"
+    return "cancelled"

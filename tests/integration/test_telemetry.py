@@ -1,0 +1,111 @@
+"""OpenTelemetry: what spans and metrics tell, and that they tell nothing of people."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bank import Account
+from flaky import ScriptedStore
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from eventsrc import CommitOutcomeUnknown, ConflictError, Repository, SnapshotPolicy, Throttled
+from eventsrc.telemetry import instrument
+
+
+class Watched:
+    """An instrumented store and what it has told."""
+
+    def __init__(self, store: ScriptedStore) -> None:
+        self.store = store
+        self.accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
+        self._exporter = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        tracers = TracerProvider()
+        tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
+        instrument(store, self.accounts, tracer_provider=tracers, meter_provider=MeterProvider([self._reader]))
+
+    def spans(self) -> list[ReadableSpan]:
+        return list(self._exporter.get_finished_spans())
+
+    def metrics(self) -> dict[str, float]:
+        data: Any = self._reader.get_metrics_data()
+        metrics = data.resource_metrics[0].scope_metrics[0].metrics
+        return {metric.name: metric.data.data_points[0].value for metric in metrics}
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    async with ScriptedStore() as store:
+        yield Watched(store)
+
+
+async def test_calls_are_spans(watched: Watched) -> None:
+    await watched.accounts.save(Account.open("ann-1970", owner="ann"))
+    await watched.accounts.load("ann-1970")
+    append, put, load = watched.spans()
+    assert [append.name, put.name, load.name] == ["eventsrc.append", "eventsrc.put_snapshot", "eventsrc.load"]
+    assert dict(append.attributes or {}) == {
+        "eventsrc.store": "ScriptedStore",
+        "eventsrc.category": "account",
+        "eventsrc.version": 1,
+        "eventsrc.requests": 0,
+        "eventsrc.write_units": 0.0,
+        "eventsrc.outcome": "ok",
+    }
+    assert (load.attributes or {})["eventsrc.snapshot"] is True
+    assert "ann" not in "".join(span.to_json() for span in watched.spans())
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "is_ok"),
+    [
+        (ConflictError("account-a-1", 0, 1), "conflict", True),
+        (CommitOutcomeUnknown("account-a-1", 1, "?"), "unknown", False),
+        (Throttled("slow down"), "failed", False),
+    ],
+)
+async def test_how_a_call_ended_is_told(watched: Watched, error: Exception, outcome: str, is_ok: bool) -> None:
+    watched.store.appends = [("before", error)]
+    with pytest.raises(type(error)):
+        await watched.accounts.save(Account.open("a-1", owner="ann"))
+    [append] = watched.spans()
+    assert (append.attributes or {})["eventsrc.outcome"] == outcome
+    assert (append.status.description is None) == is_ok
+    assert not append.events  # no traceback
+
+
+async def test_a_cancelled_call_is_told(watched: Watched) -> None:
+    watched.store.appends = [("hang", None)]
+    saving = asyncio.create_task(watched.accounts.save(Account.open("a-1", owner="ann")))
+    await watched.store.hanging.wait()
+    saving.cancel()
+    await asyncio.wait([saving])
+    assert (watched.spans()[0].attributes or {})["eventsrc.outcome"] == "cancelled"
+
+
+async def test_what_is_used_is_counted(watched: Watched) -> None:
+    await watched.accounts.save(Account.open("a-1", owner="ann"))
+    with pytest.raises(ConflictError):
+        await watched.accounts.save(Account.open("a-1", owner="bob"))
+    for _ in range(3):
+        await watched.accounts.execute("a-1", Account.deposit, 1)
+    told = watched.metrics()
+    usage = watched.store.usage
+    assert told["eventsrc.conflicts"] == usage.conflicts == 1
+    assert told["eventsrc.bytes_written"] == usage.bytes_written > 0
+    assert (told["eventsrc.cache.hits"], told["eventsrc.cache.misses"]) == (2, 1)
+    assert {f"eventsrc.{name}" for name in usage.__struct_fields__} < told.keys()
+
+
+def test_nothing_of_it_is_imported_otherwise() -> None:
+    code = "import eventsrc, sys; eventsrc.DynamoDBStore, eventsrc.SQLiteStore; print('opentelemetry' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
