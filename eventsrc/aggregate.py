@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
@@ -35,16 +34,17 @@ class Journal(msgspec.Struct):
     tail: int = 0  # stored bytes of the commits since the last snapshot
     threshold: int = 0  # the tail must outgrow this before a snapshot is weighed
 
-    @contextmanager
-    def apply(self) -> Iterator[None]:
-        """While handlers run. One that records would do so again at each load: RuntimeError."""
+    def apply(self) -> Journal:
+        """While handlers run: `with journal.apply():`. One that records would do so at each load: RuntimeError."""
         if self.applying:
             raise RuntimeError(f"{self.stream}: a handler recorded an event; handlers change state, commands record")
         self.applying = True
-        try:
-            yield
-        finally:
-            self.applying = False
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        self.applying = False
 
     def reached(self, commit: Commit) -> None:
         """The state is now that of this commit."""
@@ -138,9 +138,9 @@ class Aggregate(_Struct):
         handler = wiring.handlers.get(type(event))
         if handler is None:
             raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
-        body, journal = wiring.codec.encode(event), self._journal
+        (body, decoded), journal = wiring.codec.encode(event), self._journal
         with journal.apply():
-            handler(self, wiring.codec.event(body))
+            handler(self, decoded)
         journal.uncommitted.append(body)
 
     def to_snapshot(self) -> Any:

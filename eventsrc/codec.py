@@ -95,13 +95,14 @@ class Codec:
         self._encode = msgspec.msgpack.Encoder().encode
         self._suspicious = {event for event in types if may_poison(event)}
 
-    def encode(self, event: Event) -> bytes:
-        """The event as it will be stored; `event` reads it back. Raises InvalidEvent unless that gives an equal one."""
+    def encode(self, event: Event) -> tuple[bytes, Event]:
+        """The event as it will be stored, and as it is read back. Raises InvalidEvent unless that is an equal one."""
         try:
             reason = find_poison(event) if type(event) in self._suspicious else None
             body = self._encode(event)
-            if not (reason := reason or difference(event, self.event(body))):
-                return body
+            decoded = self.event(body)
+            if not (reason := reason or difference(event, decoded)):
+                return body, decoded
         except Exception as error:  # noqa: BLE001  # an event's own check may raise anything
             reason = reason_of(error)
         raise InvalidEvent(tag_of(type(event)), reason)  # out here, as the error that led to it may quote the event

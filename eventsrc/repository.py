@@ -173,7 +173,8 @@ class Repository(Generic[A]):
                 for commit, events in zip(run, decoded, strict=True):
                     for event in events:
                         handlers[type(event)](aggregate, event)
-                    journal.remember(commit, self._class.remembered_commands)
+                    if commit.command_id is not None:
+                        journal.remember(commit, self._class.remembered_commands)
             journal.reached(run[-1])
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
 
+from .calls import Call
 from .errors import ConflictError, StoreClosed
 from .log import log
 from .stream import EventId
@@ -210,21 +210,13 @@ class Store(ABC):
         if not task.cancelled() and (error := task.exception()):
             log.warning("work behind a save failed: %s", error)
 
-    @contextmanager
-    def _call(self, *, closing: bool = False, used: Usage | None = None) -> Iterator[None]:
+    def _call(self, *, closing: bool = False, used: Usage | None = None) -> Call:
         """Guards one call: raises StoreClosed, or keeps the store open until it ends, and adds up what it `used`."""
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
         if self._loop is not self._running_loop():
             raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self.usage.add(used or Usage(calls=1))
-            if not self._calls and self._idle is not None:
-                self._idle.set()
+        return Call(self, used)
 
 
 def settled(commit: Commit, standing: Commit, used: Usage) -> Receipt:

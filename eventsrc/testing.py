@@ -136,7 +136,7 @@ def _outcome(
 def _folded(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
     """What a load of these would give. Each fold decodes its own: two never share a list of an event."""
     wiring = wiring_of(aggregate)
-    payload = pack(join([wiring.codec.encode(event) for event in events]), wiring.category, 1)
+    payload = pack(join([wiring.codec.encode(event)[0] for event in events]), wiring.category, 1)
     fold = aggregate(id=id)
     with fold._journal.apply():
         for event in wiring.codec.decode(payload, wiring.category, 1):

@@ -39,7 +39,8 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...],
         used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, head[0] if head else 0)
     position = connection.execute(_INSERT, row).lastrowid
-    return settled(commit, msgspec.structs.replace(commit, position=position), used)
+    used.bytes_written = commit.size
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, position, usage=used)
 
 
 def load(connection: sqlite3.Connection, stream: str) -> Loaded:

@@ -145,7 +145,7 @@ class Fuzzer:
             Counted(cents=2**40, seal=bytes(300)),
             Sold(lines=[Line("a", 1.5), Line("b", 2.0, {"x": "y"})], to="ann"),
         ]
-        encoded = [self._codec.encode(event) for event in events]
+        encoded = [self._codec.encode(event)[0] for event in events]
         self._bodies = [join(encoded[:1]), join(encoded), join(encoded * 9), join([])]
         self._payloads = [pack(body, STREAM, 1) for body in self._bodies]
         self._commits = [self._commit(version, payload) for version, payload in enumerate(self._payloads, 1)]

@@ -326,7 +326,7 @@ class Machine:
     def _commit(self, stream: str) -> Commit:
         version, id = self._heads.get(stream, 0) + 1, uuid7()
         padding = self._random.randbytes(self._random.choice(PADDINGS))
-        event = wiring_of(Chain).codec.encode(Linked(key=f"key-{id.hex()}", padding=padding))
+        event = wiring_of(Chain).codec.encode(Linked(key=f"key-{id.hex()}", padding=padding))[0]
         return Commit(
             stream=stream,
             version=version,

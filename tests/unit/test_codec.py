@@ -115,7 +115,7 @@ def stored(body: bytes) -> bytes:
 
 
 def encoded(events: Sequence[Event], codec: Codec = codec) -> bytes:
-    return join([codec.encode(event) for event in events])
+    return join([codec.encode(event)[0] for event in events])
 
 
 def decode(payload: bytes) -> list[Event]:
@@ -436,7 +436,7 @@ def test_an_event_whose_own_check_fails_is_told_without_its_words(
     payload = stored(encoded([event], codec))
     monkeypatch.setattr(Checked, "refuses", error)
     with pytest.raises(InvalidEvent) as invalid:
-        codec.encode(event)
+        codec.encode(event)[0]
     with pytest.raises(SchemaMismatch) as mismatch:
         codec.decode(payload, "a-1", 1)
     for raised in (invalid.value, mismatch.value):
