@@ -13,6 +13,8 @@ from bank import Account, Deposited, Opened, Withdrawn
 from eventsrc import (
     Aggregate,
     AggregateNotFound,
+    CachePolicy,
+    CacheUse,
     Commit,
     CommitOutcomeUnknown,
     CommitTooLarge,
@@ -46,6 +48,7 @@ from eventsrc import (
     Trace,
     UnhandledEvent,
     UnknownEventType,
+    Usage,
     WiringError,
     current_trace,
     open_store,
@@ -100,6 +103,16 @@ async def stores() -> None:
             assert_type(commit.uuid, UUID)
             assert_type(commit.at, datetime)
     assert_type(tag_of(Opened), str)
+
+
+async def many_and_usage(store: Store) -> None:
+    accounts = Repository(Account, store, cache=CachePolicy(max_bytes=0, max_age=1.5, enabled=False))
+    assert_type(await accounts.load_many(["a-1", "b-2"], concurrency=8), dict[str, Account])
+    assert_type(accounts.cache_use, CacheUse)
+    assert_type(store.usage, Usage)
+    assert_type((await accounts.save(Account(id="a-1"))).usage, Usage | None)
+    await accounts.load_many(7)  # type: ignore[arg-type]
+    Repository(Account, store, cache=True)  # type: ignore[arg-type]
 
 
 async def aggregates(accounts: Repository[Account]) -> None:
