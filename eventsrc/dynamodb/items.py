@@ -12,6 +12,7 @@ from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from .answers import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
 from .client import Reply
+from .layout import HALF, Sort
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Items:
             raise InvalidStreamId(stream, f"with its tenant it has more than {MAX_STREAM_BYTES:,} bytes")
         return {"S": value}
 
-    def key(self, stream: str, sort: int) -> dict[str, Any]:
+    def key(self, stream: str, sort: Sort) -> dict[str, Any]:
         return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
 
     def from_commit(self, commit: Commit) -> dict[str, Any]:
@@ -97,18 +98,22 @@ class Items:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
 
-    def sort_of(self, item: Stored, stream: str) -> int:
+    def sort_of(self, item: Stored, stream: str) -> Sort:
         """Raises CorruptPayload."""
+        text = item.sort.N or ""
         try:
-            return int(item.sort.N or "")
+            return int(text) if text[-2:] != ".5" else int(text[:-2]) + HALF
         except ValueError:
             pass
         raise CorruptPayload(stream, 0, "an item has a sort key that is no version")
 
     def to_commit(self, item: Stored, stream: str) -> Commit:
         """Raises CorruptPayload if the item is not one of ours."""
-        version = self.sort_of(item, stream)
+        sort = self.sort_of(item, stream)
+        version = int(sort)
         try:
+            if version != sort:
+                raise ValueError
             id, time = _there(item.id.B), int(_there(item.time.N))
             check_stored(id, time)
             return Commit(
@@ -129,7 +134,10 @@ class Items:
             pass
         raise CorruptPayload(stream, version, "the item is not a commit of this library")
 
-    def from_snapshot(self, snapshot: Snapshot, sort: int) -> dict[str, Any]:
+    def is_snapshot(self, item: Stored) -> bool:
+        return item.snapshot_version.N is not None
+
+    def from_snapshot(self, snapshot: Snapshot, sort: Sort) -> dict[str, Any]:
         """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self._prefix.encode())) > MAX_COMMIT_BYTES:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from ..store import MAX_VERSION, Commit, Loaded, Snapshot
 from ..stream import category_of
+
+Sort = int | Decimal
+"""A sort key: a version; where snapshots are interleaved, also one and a half."""
+
+HALF = Decimal("0.5")
+_ABOVE = MAX_VERSION + 1
 
 
 class Page(NamedTuple):
@@ -14,21 +21,34 @@ class Page(NamedTuple):
 
     snapshot: Snapshot | None
     commits: list[Commit]  # in the order read
-    rest: tuple[int, int] | None
+    rest: tuple[Sort, Sort] | None
 
 
 class Reader(Protocol):
     """The store, as a layout sees it."""
 
     async def query(
-        self, stream: str, low: int, high: int, *, backward: bool = False, limit: int | None = None
+        self,
+        stream: str,
+        low: Sort,
+        high: Sort,
+        *,
+        newest: bool = False,
+        backward: bool = False,
+        limit: int | None = None,
     ) -> Page: ...
 
-    async def get_snapshot(self, stream: str) -> Snapshot | None: ...
+    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None: ...
 
 
 class Layout(Protocol):
-    snapshot_key: int
+    def key(self, version: int) -> Sort:
+        """The sort key of a snapshot."""
+        ...
+
+    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
+        """Whether a newer snapshot is there at another key, where the condition of a put cannot see it."""
+        ...
 
     async def load(self, reader: Reader, stream: str) -> Loaded: ...
 
@@ -40,23 +60,31 @@ class SnapshotLast:
     limit is learnt per category from the loads before; where that was too low, the rest is read to its exact end.
     """
 
-    snapshot_key = MAX_VERSION + 1
-
     def __init__(self) -> None:
         self._tails: dict[str, float] = {}
 
+    def key(self, version: int) -> Sort:
+        return _ABOVE
+
+    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
+        return False
+
     async def load(self, reader: Reader, stream: str) -> Loaded:
         category = category_of(stream)
-        page = await reader.query(stream, 1, self.snapshot_key, backward=True, limit=self.limit(category))
-        snapshot = page.snapshot
-        first = snapshot.version if snapshot else 1
-        commits, rest = page.commits, page.rest
-        while rest and rest[1] >= first:
-            more = await reader.query(stream, first, min(rest[1], MAX_VERSION), backward=True)
-            commits += more.commits
-            rest = more.rest
+        limit: int | None = self.limit(category)
+        page = await reader.query(stream, 1, _ABOVE, newest=True, backward=True, limit=limit)
+        snapshot, commits = page.snapshot, page.commits
+        while page.rest and page.rest[1] >= (first := snapshot.version if snapshot else 1):
+            limit = None if snapshot else self.search(limit)
+            page = await reader.query(stream, first, page.rest[1], newest=not snapshot, backward=True, limit=limit)
+            snapshot = snapshot or page.snapshot
+            commits += page.commits
         self.learn(category, len(commits))
         return Loaded(snapshot, commits[::-1])
+
+    def search(self, limit: int | None) -> int | None:
+        """The next limit, where that many items held no snapshot: then there is none, and all are needed."""
+        return None
 
     def limit(self, category: str) -> int:
         """How many items the first query asks for: snapshot, its own commit, and the tail expected behind it."""
@@ -68,15 +96,42 @@ class SnapshotLast:
         self._tails[category] = max(float(min(tail, 1000)), expected + (tail - expected) / 8)
 
 
+class Interleaved(SnapshotLast):
+    """A snapshot lies above its commit, half a version up, and stays there: the article's alternative.
+
+    A load is a backward query that ends at the newest snapshot, wherever that is. Each put costs one more query, for
+    what is newer.
+    """
+
+    def key(self, version: int) -> Sort:
+        return version + HALF
+
+    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
+        rest: tuple[Sort, Sort] | None = (self.key(snapshot.version) + HALF, _ABOVE)
+        while rest:
+            page = await reader.query(snapshot.stream, *rest, newest=True, backward=True)
+            if page.snapshot:
+                return True
+            rest = page.rest
+        return False
+
+    def search(self, limit: int | None) -> int | None:
+        return limit and limit * 4
+
+
 class SnapshotFirst:
     """The snapshot has sort key 0, as in the article: one request for it, then one for what follows."""
 
-    snapshot_key = 0
+    def key(self, version: int) -> Sort:
+        return 0
+
+    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
+        return False
 
     async def load(self, reader: Reader, stream: str) -> Loaded:
-        snapshot = await reader.get_snapshot(stream)
+        snapshot = await reader.get_snapshot(stream, self.key(0))
         commits: list[Commit] = []
-        rest: tuple[int, int] | None = (snapshot.version if snapshot else 1, MAX_VERSION)
+        rest: tuple[Sort, Sort] | None = (snapshot.version if snapshot else 1, MAX_VERSION)
         while rest:
             page = await reader.query(stream, *rest)
             commits += page.commits
@@ -84,4 +139,8 @@ class SnapshotFirst:
         return Loaded(snapshot, commits)
 
 
-LAYOUTS: dict[str, Callable[[], Layout]] = {"snapshot-last": SnapshotLast, "snapshot-first": SnapshotFirst}
+LAYOUTS: dict[str, Callable[[], Layout]] = {
+    "snapshot-last": SnapshotLast,
+    "snapshot-first": SnapshotFirst,
+    "interleaved": Interleaved,
+}

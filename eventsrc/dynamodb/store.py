@@ -16,7 +16,7 @@ from ..usage import Usage
 from .answers import Answer, ask
 from .client import Client, SDKClient, ServiceError, open_sdk
 from .items import SNAPSHOT_VERSION, Items, Stored
-from .layout import LAYOUTS, Page
+from .layout import HALF, LAYOUTS, Page, Sort
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
 from .table import create_table
 
@@ -42,7 +42,7 @@ class DynamoDBStore(Store):
         session: Any = None,
         client: Any = None,
         tenant: str | None = None,
-        layout: Literal["snapshot-last", "snapshot-first"] = "snapshot-last",
+        layout: Literal["snapshot-last", "snapshot-first", "interleaved"] = "snapshot-last",
         partition_key: str = "PK",
         sort_key: str = "SK",
         plain_http: bool = False,
@@ -105,7 +105,7 @@ class DynamoDBStore(Store):
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
-        rest: tuple[int, int] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
+        rest: tuple[Sort, Sort] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
         while rest and rest[0] <= rest[1]:
             with self._call():
                 page = await self.query(stream, *rest, backward=backward)
@@ -116,13 +116,15 @@ class DynamoDBStore(Store):
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         request = {
             "TableName": self._table,
-            "Item": self._items.from_snapshot(snapshot, self._layout.snapshot_key),
+            "Item": self._items.from_snapshot(snapshot, self._layout.key(snapshot.version)),
             "ConditionExpression": "attribute_not_exists(#v) OR #v < :v",
             "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
             "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
             "ReturnConsumedCapacity": "TOTAL",
         }
         with self._call(closing=True):
+            if await self._layout.outdated(self, snapshot):
+                return False
             try:
                 await self._send("PutItem", request, Answer, self.usage)
             except GaveUp as given_up:
@@ -152,9 +154,18 @@ class DynamoDBStore(Store):
             )
 
     async def query(
-        self, stream: str, low: int, high: int, *, backward: bool = False, limit: int | None = None
+        self,
+        stream: str,
+        low: Sort,
+        high: Sort,
+        *,
+        newest: bool = False,
+        backward: bool = False,
+        limit: int | None = None,
     ) -> Page:
-        """One consistent query for the sort keys from `low` to `high`."""
+        """One consistent query for the sort keys from `low` to `high`; with `newest`, which goes backward, for the
+        newest snapshot there and the commits from its version on, else for all commits.
+        """
         request: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
@@ -171,22 +182,25 @@ class DynamoDBStore(Store):
         if limit is not None:
             request["Limit"] = limit
         page = await self._read("Query", request, self._items.found)
-        snapshot, commits = None, []
+        snapshot: Snapshot | None = None
+        commits: list[Commit] = []
         for item in page.Items:
-            if (version := self._items.sort_of(item, stream)) > MAX_VERSION:
-                snapshot = self._items.to_snapshot(item, stream)
-            elif snapshot is None or version >= snapshot.version:  # what lies behind a snapshot is not looked at
+            sort = self._items.sort_of(item, stream)
+            if sort > MAX_VERSION or self._items.is_snapshot(item):
+                found = self._items.to_snapshot(item, stream) if newest else None
+                snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
+            elif snapshot is None or sort >= snapshot.version:  # what lies behind a snapshot is not looked at
                 commits.append(self._items.to_commit(item, stream))
         self.usage.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
         rest = None
         if page.LastEvaluatedKey is not None:
             reached = self._items.sort_of(page.LastEvaluatedKey, stream)
-            rest = (low, reached - 1) if backward else (reached + 1, high)
+            rest = (low, reached - HALF) if backward else (reached + HALF, high)
         return Page(snapshot, commits, rest)
 
-    async def get_snapshot(self, stream: str) -> Snapshot | None:
+    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None:
         """One consistent read of the snapshot's key."""
-        item = await self._get(stream, self._layout.snapshot_key)
+        item = await self._get(stream, sort)
         snapshot = self._items.to_snapshot(item, stream) if item else None
         self.usage.bytes_read += snapshot.size if snapshot else 0
         return snapshot
@@ -202,7 +216,7 @@ class DynamoDBStore(Store):
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
         return settled(commit, self._items.to_commit(standing, commit.stream), used)
 
-    async def _get(self, stream: str, sort: int) -> Stored | None:
+    async def _get(self, stream: str, sort: Sort) -> Stored | None:
         request = {
             "TableName": self._table,
             "Key": self._items.key(stream, sort),

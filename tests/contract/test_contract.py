@@ -15,6 +15,7 @@ from eventsrc.storetests import CONTRACT, Ability, Check
 TABLES: dict[str, dict[str, Any]] = {
     "last": {},
     "first-tenant": {"layout": "snapshot-first", "tenant": "\u00e4cme & co"},
+    "interleaved-tenant": {"layout": "interleaved", "tenant": "acme"},
     # A reserved word of DynamoDB, and a name that no expression can hold: both work only because names are aliased.
     "last-tenant-keys": {"tenant": "acme", "partition_key": "stream #1", "sort_key": "total"},
 }

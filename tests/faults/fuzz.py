@@ -230,9 +230,9 @@ class Fuzzer:
         self._store._client = client
         call = self._random.randrange(4)
         if call == 0:
-            return await self._store.query(STREAM, 1, 9)
+            return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
         if call == 1:
-            return await self._store.get_snapshot(STREAM)
+            return await self._store.get_snapshot(STREAM, 0)
         if call == 2:
             return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
         client.refuses = True

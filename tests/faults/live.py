@@ -34,15 +34,14 @@ from proxy import (
 from tables import fresh_name, session, store_on
 
 from eventsrc import Commit, DynamoDBStore, SnapshotPolicy
-from eventsrc.dynamodb.items import Items
-from eventsrc.store import MAX_VERSION
+from eventsrc.dynamodb.items import SNAPSHOT_VERSION, Items
 
 from .history import History
 from .report import Layer
 from .workload import Workload
 
 DEADLINE = 1.5
-LAYOUTS = ("snapshot-last", "snapshot-first")
+LAYOUTS = ("snapshot-last", "snapshot-first", "interleaved")
 CLIENTS, STEPS = 24, 36  # of a round, on streams of its own
 STREAMS = 12
 
@@ -147,7 +146,7 @@ async def _logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
         async for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
             for item in page["Items"]:
                 stream = item["PK"]["S"]
-                if 0 < int(item["SK"]["N"]) <= MAX_VERSION:
+                if SNAPSHOT_VERSION not in item:
                     logs.setdefault(stream, []).append(items.to_commit(msgspec.convert(item, items.stored), stream))
     return logs
 

@@ -46,7 +46,7 @@ T = TypeVar("T")
 STREAMS = st.sampled_from(("one", "two"))
 SIZES = st.sampled_from((0, 10, 10, 3_000, 200_000))
 VERSIONS = st.integers(-2, 12)
-LAYOUTS = ("snapshot-last", "snapshot-first")
+LAYOUTS = ("snapshot-last", "snapshot-first", "interleaved")
 
 
 class Machine(RuleBasedStateMachine):

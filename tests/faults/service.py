@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
+
+HALF = Decimal("0.5")
 
 Item = dict[str, Any]
 Answer = dict[str, Any]
@@ -50,8 +53,10 @@ class Service:
     def __init__(self, random: Random, *, rate: float, deadline: float) -> None:
         self.rate = rate
         self.injected: Counter[str] = Counter()
-        self.partitions: dict[str, dict[int, Item]] = defaultdict(dict)
-        self._recent: dict[str, list[tuple[int, Item | None]]] = defaultdict(list)  # what was there before, newest last
+        self.partitions: dict[str, dict[Decimal, Item]] = defaultdict(dict)
+        self._recent: dict[str, list[tuple[Decimal, Item | None]]] = defaultdict(
+            list
+        )  # what was there before, newest last
         self._random = random
         self._deadline = deadline
         self._throttled_until = 0.0
@@ -141,7 +146,7 @@ class Service:
 
     def _put(self, request: Mapping[str, Any]) -> Answer:
         item = request["Item"]
-        partition, sort = item["PK"]["S"], int(item["SK"]["N"])
+        partition, sort = item["PK"]["S"], Decimal(item["SK"]["N"])
         standing = self.partitions[partition].get(sort)
         if not _holds(request, standing):
             raise failure(
@@ -155,13 +160,13 @@ class Service:
 
     def _get(self, request: Mapping[str, Any]) -> Answer:
         key = request["Key"]
-        item = self._seen(request, key["PK"]["S"]).get(int(key["SK"]["N"]))
+        item = self._seen(request, key["PK"]["S"]).get(Decimal(key["SK"]["N"]))
         return {"ConsumedCapacity": {"CapacityUnits": 1.0}, **({"Item": item} if item else {})}
 
     def _query(self, request: Mapping[str, Any]) -> Answer:
         """A page ends where the limit says, and before that wherever it likes."""
         values = request["ExpressionAttributeValues"]
-        partition, low, high = values[":pk"]["S"], int(values[":low"]["N"]), int(values[":high"]["N"])
+        partition, low, high = values[":pk"]["S"], Decimal(values[":low"]["N"]), Decimal(values[":high"]["N"])
         items = self._seen(request, partition)
         forward = request["ScanIndexForward"]
         sorts = sorted((sort for sort in items if low <= sort <= high), reverse=not forward)
@@ -170,13 +175,13 @@ class Service:
         answer: Answer = {
             "ConsumedCapacity": {"CapacityUnits": 1.0},
             "Items": [items[sort] for sort in sorts[:size]],
-            "_before": {"PK": {"S": partition}, "SK": {"N": str(low - 1 if forward else high + 1)}},
+            "_before": {"PK": {"S": partition}, "SK": {"N": str(low - HALF if forward else high + HALF)}},
         }
         if size <= len(sorts) and sorts:
             answer["LastEvaluatedKey"] = {"PK": {"S": partition}, "SK": {"N": str(sorts[size - 1])}}
         return answer
 
-    def _seen(self, request: Mapping[str, Any], partition: str) -> Mapping[int, Item]:
+    def _seen(self, request: Mapping[str, Any], partition: str) -> Mapping[Decimal, Item]:
         """The partition as a read sees it: an eventual one may not know the latest writes yet."""
         items = self.partitions[partition]
         if request.get("ConsistentRead"):

@@ -18,7 +18,7 @@ import msgspec
 
 from eventsrc import DynamoDBStore, SnapshotPolicy
 from eventsrc.dynamodb.items import PAYLOAD, SHAPE, SNAPSHOT_VERSION, Items
-from eventsrc.store import MAX_VERSION, Commit
+from eventsrc.store import Commit
 
 from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
 from .history import Findings, History, ticking
@@ -66,7 +66,7 @@ class World:
         self._random, self._loop, self._wall = source, loop, wall
         self._blocked = 0.0  # seconds in all
         self._options: dict[str, Any] = {
-            "layout": source.choice(("snapshot-last", "snapshot-last", "snapshot-first")),
+            "layout": source.choice(("snapshot-last", "snapshot-first", "interleaved")),
             "deadline": DEADLINE,
             "max_connections": source.choice((1, 3, 64)),
         }
@@ -112,7 +112,7 @@ class World:
     def _tamper(self, stream: str) -> None:
         """Lose a snapshot, tear it, or make it one of another release or of a later time."""
         items = self.service.partitions[stream]
-        key = next((sort for sort in (0, MAX_VERSION + 1) if sort in items), None)
+        key = max((sort for sort, item in items.items() if SNAPSHOT_VERSION in item), default=None)
         if key is None:
             return
         item = dict(items[key])
@@ -134,8 +134,8 @@ class World:
         return {
             stream: [
                 items.to_commit(msgspec.convert(item, items.stored), stream)
-                for sort, item in sorted(partition.items())
-                if 0 < sort <= MAX_VERSION
+                for _, item in sorted(partition.items())
+                if SNAPSHOT_VERSION not in item
             ]
             for stream, partition in self.service.partitions.items()
         }

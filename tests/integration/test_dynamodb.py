@@ -25,12 +25,14 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
-from eventsrc.store import Commit
+from eventsrc.dynamodb.layout import LAYOUTS
+from eventsrc.store import Commit, Loaded
 from eventsrc.storetests.samples import expect_stored, fill, fresh_stream, make_commit, make_snapshot
 from eventsrc.uuid7 import uuid7
 
 EAGER = SnapshotPolicy(floor=0, inline=True)
 NONE = SnapshotPolicy(enabled=False)
+every_layout = pytest.mark.parametrize("layout", list(LAYOUTS))
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ async def test_one_request_saves_and_one_loads(proxy: Proxy, table: str, policy:
         assert await requests(proxy, lambda: accounts.execute("a-1", Account.deposit, 1)) == ["Query", "PutItem"]
 
 
-@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+@every_layout
 async def test_a_warm_command_is_one_request_and_one_more_for_a_conflict(proxy: Proxy, table: str, layout: Any) -> None:
     async with store_on(proxy.url, table, layout=layout) as store:
         here, there = (Repository(Account, store, snapshots=NONE) for _ in range(2))
@@ -143,7 +145,7 @@ async def test_a_limit_learnt_from_short_streams_cuts_no_long_one(
         assert proxy.counts == {"Query": 3}  # the limit's few, then 1 MB, then the rest
 
 
-@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+@every_layout
 async def test_megabytes_are_paged(proxy: Proxy, table: str, layout: Any) -> None:
     async with store_on(proxy.url, table, layout=layout) as store:
         payloads = [os.urandom(300_000) for _ in range(12)]
@@ -166,21 +168,50 @@ async def test_megabytes_are_paged(proxy: Proxy, table: str, layout: Any) -> Non
     assert proxy.operations.count("Query") >= 9  # three reads of more than 3 MB
 
 
+async def test_interleaved_snapshots_are_one_request_to_load_and_two_to_write(proxy: Proxy, table: str) -> None:
+    stream = fresh_stream()
+    async with store_on(proxy.url, table, layout="interleaved") as store:
+        commits = await fill(store, stream, 40)
+        for version in (10, 20, 30):
+            proxy.operations.clear()
+            assert await store.put_snapshot(make_snapshot(stream, version)) is True
+            assert proxy.operations == ["Query", "PutItem"]
+        assert await store.put_snapshot(make_snapshot(stream, 15)) is False
+        proxy.operations.clear()
+        loaded = await store.load(stream)
+        assert loaded == Loaded(make_snapshot(stream, 30), commits[29:])
+        assert proxy.counts == {"Query": 1}
+        assert [commit.version async for commit in store.read(stream)] == list(range(1, 41))
+        assert [commit.version async for commit in store.read(stream, backward=True)] == list(range(40, 0, -1))
+
+
+async def test_an_interleaved_snapshot_beyond_the_limit_is_searched_for(proxy: Proxy, table: str) -> None:
+    stream = fresh_stream()
+    async with store_on(proxy.url, table, layout="interleaved") as store:
+        commits = await fill(store, stream, 200)
+        await store.put_snapshot(make_snapshot(stream, 100))
+        proxy.operations.clear()
+        assert await store.load(stream) == Loaded(make_snapshot(stream, 100), commits[99:])
+        assert proxy.counts == {"Query": 2}  # 30, and then up to 120
+        proxy.operations.clear()
+        assert await store.load(stream) == Loaded(make_snapshot(stream, 100), commits[99:])
+        assert proxy.counts == {"Query": 1}
+
+
 async def test_the_layout_can_be_changed(dynamodb_endpoint: str, table: str) -> None:
-    async with (
-        store_on(dynamodb_endpoint, table, layout="snapshot-first") as first,
-        store_on(dynamodb_endpoint, table) as last,
-    ):
-        one, other = (Repository(Account, store, snapshots=EAGER) for store in (first, last))
-        account = await filled(one, 30)
-        assert await other.load("a-1") == account
-        for _ in range(30):
-            await other.execute("a-1", Account.deposit, 1)
-        assert (await last.load("account-a-1")).snapshot is not None
-        for repository in (one, other):
-            loaded = await repository.load("a-1")
-            assert (loaded.version, loaded.balance) == (60, 59)
-        assert [commit.version async for commit in first.read("account-a-1")] == list(range(1, 61))
+    stores = [store_on(dynamodb_endpoint, table, layout=layout) for layout in LAYOUTS]
+    async with stores[0], stores[1], stores[2]:
+        accounts = [Repository(Account, store, snapshots=EAGER) for store in stores]
+        account = await filled(accounts[0], 30)
+        for turn, (repository, store) in enumerate(zip(accounts * 2, stores * 2, strict=True), 1):
+            assert await repository.load("a-1") == account
+            for _ in range(30):
+                await repository.execute("a-1", Account.deposit, 1)
+            assert (await store.load("account-a-1")).snapshot is not None
+            account = await repository.load("a-1")
+            assert (account.version, account.balance) == (30 + 30 * turn, 29 + 30 * turn)
+        for store in stores:
+            assert [commit.version async for commit in store.read("account-a-1")] == list(range(1, 211))
 
 
 async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, table: str) -> None:
@@ -196,7 +227,7 @@ async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, ta
             assert (await Repository(Account, store).load("a-1")).owner == str(name)
 
 
-@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+@every_layout
 async def test_no_tenant_reaches_another_by_any_call(dynamodb_endpoint: str, table: str, layout: Any) -> None:
     stream = fresh_stream()
     async with (
@@ -219,7 +250,7 @@ async def test_no_tenant_reaches_another_by_any_call(dynamodb_endpoint: str, tab
         assert (await a.load(stream)).snapshot == make_snapshot(stream, 2)
 
 
-@pytest.mark.parametrize("layout", ["snapshot-last", "snapshot-first"])
+@every_layout
 async def test_keys_may_have_other_names(dynamodb_endpoint: str, layout: Any) -> None:
     keys = {"partition_key": "stream id", "sort_key": "data"}  # a space, and a reserved word
     stream = fresh_stream()

@@ -12,6 +12,7 @@ from proxy import ANSWER_LOST, PASS, Proxy, error, proxy_to
 from tables import fresh_name, store_on
 
 from eventsrc import ConflictError, DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store, Usage
+from eventsrc.dynamodb.layout import LAYOUTS, SnapshotFirst
 from eventsrc.storetests.samples import fill, fresh_stream, make_commit, make_snapshot
 
 NONE = SnapshotPolicy(enabled=False)
@@ -23,7 +24,7 @@ async def proxy(dynamodb_endpoint: str) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture(params=["snapshot-last", "snapshot-first"])
+@pytest.fixture(params=list(LAYOUTS))
 async def store(proxy: Proxy, request: pytest.FixtureRequest) -> AsyncIterator[DynamoDBStore]:
     options: dict[str, Any] = {"layout": request.param}
     async with store_on(proxy.url, fresh_name(), **options) as store:
@@ -82,8 +83,7 @@ async def test_a_load_costs_no_more_than_its_snapshot_and_tail(store: DynamoDBSt
     before = copied(store.usage)
     loaded = await store.load(stream)
     used = since(store, before)
-    is_last = store._layout.snapshot_key > 0
-    assert used.requests == (1 if is_last else 2)
+    assert used.requests == (2 if isinstance(store._layout, SnapshotFirst) else 1)
     assert used.read_units <= 4.0  # 6 KB and 3 commits; what is read beyond them is not 4 KB
     assert used.bytes_read == snapshot.size + sum(commit.size for commit in commits[9:])
     assert len(loaded.commits) == 3
