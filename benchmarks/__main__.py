@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import fold, importing, requests, snapshots, sqlite
+from . import fold, importing, limit, snapshots, sqlite
 
 RESULTS = Path(__file__).parent / "results" / "foundation.json"
 
@@ -24,7 +24,7 @@ def main() -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # literals, spelt above
     chosen = [
         module
-        for module in (importing, fold, snapshots, sqlite, requests)
+        for module in (importing, fold, snapshots, sqlite, limit)
         if module.__name__.endswith(tuple(sys.argv[1:]) or "")
     ]
     figures = [figure for module in chosen for figure in module.figures()]

@@ -1,10 +1,12 @@
-"""What all benchmarks share: a figure, and the median of several rounds."""
+"""What all benchmarks share: a figure, CPU and wall time of calls, and medians of several rounds."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from time import perf_counter, process_time
+from typing import Any
 
 ROUNDS = 15
 
@@ -25,5 +27,30 @@ class Figure:
         return self.value <= self.goal if self.at_most else self.value >= self.goal
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of one call, in seconds: CPU of this process, all its threads, and time that passed."""
+
+    cpu: float
+    wall: float
+
+
 def median(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
     return statistics.median(measure() for _ in range(rounds))
+
+
+def median_of(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def median_ratio(rounds: Sequence[dict[str, Cost]], name: str, other: str) -> float:
+    """Of the CPU of two calls, each pair from one round."""
+    return median_of(each[name].cpu / each[other].cpu for each in rounds)
+
+
+async def cost(call: Callable[[], Awaitable[Any]], times: int) -> Cost:
+    """The mean of so many calls, one after the other."""
+    cpu, wall = process_time(), perf_counter()
+    for _ in range(times):
+        await call()
+    return Cost((process_time() - cpu) / times, (perf_counter() - wall) / times)

@@ -20,7 +20,7 @@ def session() -> Any:
 
 
 def store_on(endpoint: str, table: str, **options: Any) -> DynamoDBStore:
-    return DynamoDBStore(table, endpoint_url=endpoint, session=session(), **{"plain_http": True, **options})
+    return DynamoDBStore(table, endpoint_url=endpoint, **{"session": session(), "plain_http": True, **options})
 
 
 def fresh_name() -> str:

@@ -1,4 +1,4 @@
-"""The client of the data plane: signed POSTs over aiohttp, and nothing else.
+"""The client of the data plane: signed POSTs, and nothing else.
 
 The SDK spends most of its time on what these requests do not need: hooks, endpoint rules, generic parsing. It still
 finds the credentials, the region and the endpoint, and administers tables.
@@ -6,6 +6,7 @@ finds the credentials, the region and the endpoint, and administers tables.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,11 +18,11 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from zlib import crc32
 
-import aiohttp
 import msgspec
 from botocore.httpsession import get_cert_path
 
 from .client import CLOCK_CORRECTED, Reply, ServiceError, TransportError
+from .http import BadResponse, Pool, Response
 from .signature import Credentials, Signer
 
 T = TypeVar("T")
@@ -53,11 +54,17 @@ class _Error(msgspec.Struct):
     type: str = msgspec.field(name="__type", default="")
 
 
+def is_proxied(endpoint: str) -> bool:
+    """Whether the environment sends requests for this endpoint through a proxy."""
+    parts = urlsplit(endpoint)
+    return not proxy_bypass(parts.hostname or "") and parts.scheme in getproxies()
+
+
 class LeanClient:
     """Sends each request once, over a pool of connections. Belongs to one event loop; `aclose` it there.
 
-    `credentials` are those of the SDK, which renews them. Proxies and certificates are the ones the SDK would use. A
-    clock that is off is corrected from the service's own time.
+    `credentials` are those of the SDK, which renews them. Certificates are the ones the SDK would trust. A clock that
+    is off is corrected from the service's own time. It knows no proxies: see `is_proxied`.
     """
 
     def __init__(
@@ -67,50 +74,42 @@ class LeanClient:
         credentials: Any,
         ca_bundle: str | None = None,
         *,
-        max_connections: int,
         timeout: float,
     ) -> None:
         parts = urlsplit(endpoint)
-        self._proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else False
-        self._url = endpoint if parts.path else f"{endpoint}/"
+        trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else None
+        self._pool = Pool(parts.hostname or "", parts.port or (443 if trusted else 80), trusted)
+        self._timeout = timeout
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
         self._ahead = 0.0  # seconds the service's clock is ahead of ours
         self._encode = msgspec.json.Encoder().encode
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=max_connections, keepalive_timeout=30.0, ttl_dns_cache=60, ssl=trusted
-            ),
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 3.0)),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            auto_decompress=False,
-        )
 
     async def aclose(self) -> None:
-        await self._http.close()
+        await self._pool.aclose()
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
         body = self._encode(request)
         frozen, ahead = await self._frozen(), self._ahead
         headers = self._signer.headers(_API + operation, body, frozen, time() + ahead)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = f"POST / HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode()
         try:
-            async with self._http.post(
-                self._url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
-            ) as response:
-                answer = await response.read()
-                status, told = response.status, response.headers
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            async with asyncio.timeout(self._timeout):
+                response = await self._pool.exchange(head + body)
+        except (BadResponse, TimeoutError, OSError, ValueError) as error:
             reason = type(error).__name__
         else:
-            expected = told.get("x-amz-crc32")
-            if expected is not None and expected != str(crc32(answer)):
-                raise TransportError("an answer with a wrong checksum")
-            if status == 200:
-                return JSONReply(answer)
-            raise self._refused(status, answer, ahead, told.get("Date"))
+            return self._read(response, ahead)
         raise TransportError(reason)  # outside the handler: its error may name what was sent
+
+    def _read(self, response: Response, ahead: float) -> Reply:
+        expected = response.headers.get("x-amz-crc32")
+        if expected is not None and expected != str(crc32(response.body)):
+            raise TransportError("an answer with a wrong checksum")
+        if response.status == 200:
+            return JSONReply(response.body)
+        raise self._refused(response.status, response.body, ahead, response.headers.get("date"))
 
     async def _frozen(self) -> Credentials:
         if self._credentials is None:
@@ -120,7 +119,9 @@ class LeanClient:
         except Exception as error:  # noqa: BLE001  # whatever the source of the credentials raises, nothing was sent
             reason = type(error).__name__
         else:
-            return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            if "\n" not in f"{frozen.access_key}{frozen.token}":  # each is part of a header
+                return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            reason = "a line break in the credentials"
         raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
 
     def _refused(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:

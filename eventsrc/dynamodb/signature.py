@@ -6,8 +6,8 @@ Source: "Create a signed AWS API request" in the AWS Identity and Access Managem
 from __future__ import annotations
 
 import hmac
-from datetime import UTC, datetime
 from hashlib import sha256
+from time import gmtime, strftime
 from typing import NamedTuple
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -22,35 +22,42 @@ class Credentials(NamedTuple):
 
 
 class Signer:
-    """Signs for one host, region and service. A day's key is kept: four of the five hashes are the same all day."""
+    """Signs for one host, region and service. What is the same all day, and all second, is kept."""
 
     def __init__(self, host: str, region: str, service: str = "dynamodb") -> None:
         self._host, self._region, self._service = host, region, service
+        self._second = -1
+        self._stamp = ""
         self._key_for: tuple[str, str] = ("", "")
-        self._key = b""
+        self._keyed = hmac.new(b"", digestmod=sha256)
 
     def headers(self, target: str, body: bytes, credentials: Credentials, now: float) -> dict[str, str]:
         """All headers of a signed request; `now` is in seconds since the epoch."""
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+        if int(now) != self._second:
+            self._second, self._stamp = int(now), strftime("%Y%m%dT%H%M%SZ", gmtime(now))
+        stamp = self._stamp
         scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
         signed = {"content-type": "application/x-amz-json-1.0", "host": self._host, "x-amz-date": stamp}
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
         signed["x-amz-target"] = target
         names = ";".join(signed)  # in the order of the alphabet, as they were put in
-        lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
+        lines = "".join([f"{name}:{value}\n" for name, value in signed.items()])
         canonical = f"POST\n/\n\n{lines}\n{names}\n{sha256(body).hexdigest()}"
         text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(self._day_key(credentials.secret_key, stamp[:8]), text.encode(), "sha256").hex()
+        signature = self._day_key(credentials.secret_key, stamp[:8]).copy()
+        signature.update(text.encode())
         signed["authorization"] = (
-            f"{_ALGORITHM} Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+            f"{_ALGORITHM} Credential={credentials.access_key}/{scope}, SignedHeaders={names}, "
+            f"Signature={signature.hexdigest()}"
         )
         return signed
 
-    def _day_key(self, secret: str, day: str) -> bytes:
+    def _day_key(self, secret: str, day: str) -> hmac.HMAC:
+        """Whoever signs goes on from a copy of it."""
         if self._key_for != (secret, day):
             key = f"AWS4{secret}".encode()
             for part in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key_for, self._key = (secret, day), key
-        return self._key
+            self._key_for, self._keyed = (secret, day), hmac.new(key, digestmod=sha256)
+        return self._keyed

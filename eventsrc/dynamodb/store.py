@@ -262,18 +262,22 @@ class DynamoDBStore(Store):
         """The SDK's client and the one that is used, open until `stack` closes."""
         if self._given is not None:
             return self._given, SDKClient(self._given)
-        from .lean import LeanClient  # here: it imports an HTTP library
+        from .lean import LeanClient, is_proxied  # here: it imports the SDK
 
-        limits: dict[str, Any] = {"max_connections": self._max_connections, "timeout": self._deadline / 2}
+        timeout = self._deadline / 2
         sdk, credentials, ca_bundle = await open_sdk(
             stack,
             session=self._session,
             region_name=self._region_name,
             endpoint_url=self._endpoint_url,
             plain_http=self._plain_http,
-            **limits,
+            max_connections=self._max_connections,
+            timeout=timeout,
         )
-        client = LeanClient(sdk.meta.endpoint_url, sdk.meta.region_name, credentials, ca_bundle, **limits)
+        endpoint = sdk.meta.endpoint_url
+        if is_proxied(endpoint):
+            return sdk, SDKClient(sdk)
+        client = LeanClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=timeout)
         stack.push_async_callback(client.aclose)
         return sdk, client
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import aioboto3
 import pytest
+import trustme
 from proxy import Answer, Proxy, error, proxy_to
 from tables import CREDENTIALS, fresh_name, store_on
 
-from eventsrc import CommitOutcomeUnknown, DynamoDBStore, StoreRejected
+from eventsrc import CommitOutcomeUnknown, DynamoDBStore, StoreRejected, StoreUnavailable
 from eventsrc.storetests.samples import expect_stored, fresh_stream, make_commit
 
 
@@ -108,3 +114,49 @@ async def test_the_proxy_of_the_environment_is_used(
     elsewhere = store_on("http://dynamodb.example.invalid:8000", store._table, deadline=2.0)
     async with elsewhere:
         await elsewhere.append(make_commit(fresh_stream()))
+
+
+@asynccontextmanager
+async def encrypted(endpoint: str, certificate: trustme.LeafCert) -> AsyncIterator[str]:
+    """An https endpoint that leads to this one."""
+    parts = urlsplit(endpoint)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(parts.hostname, parts.port)
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(lead, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
+    store: DynamoDBStore, dynamodb_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, bundle = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    commits = [make_commit(stream := fresh_stream(), 1, payload=os.urandom(300_000)), make_commit(stream, 2)]
+    async with encrypted(dynamodb_endpoint, authority.issue_cert("localhost")) as endpoint:
+        async with store_on(endpoint, store._table, deadline=1.0) as stranger:
+            with pytest.raises(StoreUnavailable):
+                await stranger.load(stream)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+        async with store_on(endpoint, store._table, session=aioboto3.Session(**CREDENTIALS)) as other:
+            await other.append(commits[0])
+            await other.append(commits[1])
+            await expect_stored(other, stream, commits)
+    async with (
+        encrypted(dynamodb_endpoint, authority.issue_cert("elsewhere.example")) as endpoint,
+        store_on(endpoint, store._table, session=aioboto3.Session(**CREDENTIALS), deadline=1.0) as impostor,
+    ):
+        with pytest.raises(StoreUnavailable):
+            await impostor.load(stream)
