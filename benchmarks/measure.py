@@ -54,3 +54,9 @@ async def cost(call: Callable[[], Awaitable[Any]], times: int) -> Cost:
     for _ in range(times):
         await call()
     return Cost((process_time() - cpu) / times, (perf_counter() - wall) / times)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,41 +1,53 @@
-"""Durable saves on SQLite: one task awaiting each, against 64 tasks at once (group commit), and a bare connection."""
+"""SQLite: durable saves by one task and by many (group commit), and loads, beside bare sqlite3."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 from time import perf_counter
+from zlib import crc32
 
-from bank import Account
+import msgspec
+from bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Repository, SnapshotPolicy, SQLiteStore
+from eventsrc.sqlite.connection import SCHEMA
 
-from .measure import Figure, median
+from .measure import Figure, cost, median_of
 
-SAVES = 1_500
+ROUNDS = 7
+SAVES = 1_000
 TASKS = 64
+LENGTH = 1_000  # commits of the stream that is loaded
+LOADS = 20
 
 
 def figures() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        pairs = [asyncio.run(_rates(path / f"{round}.db")) for round in range(5)]
-        ratios = iter([many / one for one, many in pairs])
-        ones = iter([one for one, _ in pairs])
-        many = iter([many for _, many in pairs])
-        bare = iter([_bare(path / f"bare-{round}.db") / pairs[round][0] for round in range(5)])
-        return [
-            Figure(f"saves/s, {TASKS} tasks ÷ one task", median(lambda: next(ratios), 5), goal=6),
-            Figure("one task ÷ bare sqlite3, one fsync each", 1 / median(lambda: next(bare), 5)),
-            Figure("saves/s, one task", median(lambda: next(ones), 5)),
-            Figure(f"saves/s, {TASKS} tasks", median(lambda: next(many), 5)),
-        ]
+        found = [_round(Path(folder), number) for number in range(ROUNDS)]
+    one, many, bare, load, loop = zip(*found, strict=True)
+    pairs = list(zip(one, many, bare, load, loop, strict=True))
+    return [
+        Figure(f"SQLite, saves/s: {TASKS} tasks ÷ one task", median_of(m / o for o, m, *_ in pairs), 6),
+        Figure("SQLite, saves/s: one task ÷ bare sqlite3", median_of(o / b for o, _, b, *_ in pairs), 0.8),
+        Figure("SQLite, events/s: load of 1,000 ÷ bare loop", median_of(x / y for *_, x, y in pairs), 0.6),
+        Figure("SQLite, saves/s, one task", median_of(one)),
+        Figure(f"SQLite, saves/s, {TASKS} tasks", median_of(many)),
+        Figure("SQLite, events/s, load of 1,000", median_of(load)),
+    ]
 
 
-async def _rates(path: Path) -> tuple[float, float]:
-    """Durable saves a second: by one task, and by many."""
+def _round(folder: Path, number: int) -> tuple[float, float, float, float, float]:
+    """Saves a second by one task, by many, and by bare sqlite3; events a second of a load, and of the bare loop."""
+    one, many, load, loop = asyncio.run(_ours(folder / f"{number}.db"))
+    return one, many, _bare(folder / f"bare-{number}.db"), load, loop
+
+
+async def _ours(path: Path) -> tuple[float, float, float, float]:
     async with SQLiteStore(path) as store:
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(enabled=False))
 
@@ -51,18 +63,51 @@ async def _rates(path: Path) -> tuple[float, float]:
         each = SAVES * 4 // TASKS
         start = perf_counter()
         await asyncio.gather(*(save(f"many-{task}", each) for task in range(TASKS)))
-        return one, each * TASKS / (perf_counter() - start)
+        many = each * TASKS / (perf_counter() - start)
+        await save("long", LENGTH)
+        await accounts.load("long")
+        load = await cost(lambda: accounts.load("long"), LOADS)
+    return one, many, LENGTH / load.wall, _loop(path)
 
 
 def _bare(path: Path) -> float:
-    """Inserts a second of a plain connection with the same settings and a row of the same size."""
+    """Saves a second of a plain connection: the same table, settings and row, and one fsync each."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("CREATE TABLE rows (position INTEGER PRIMARY KEY AUTOINCREMENT, row BLOB)")
+    for statement in SCHEMA.split(";"):
+        connection.execute(statement)
+    insert = "INSERT INTO commits (stream, version, id, time, events, tags, payload) VALUES (?, ?, ?, ?, 1, ?, ?)"
+    tags, payload = '["account.deposited"]', bytes(34)
     start = perf_counter()
-    for _ in range(SAVES):
-        connection.execute("INSERT INTO rows (row) VALUES (?)", (bytes(120),))
+    for version in range(1, SAVES + 1):
+        connection.execute(
+            insert, ("account-single", version, os.urandom(16), time.time_ns() // 1000, tags, payload)
+        ).close()
     rate = SAVES / (perf_counter() - start)
+    connection.close()
+    return rate
+
+
+def _loop(path: Path) -> float:
+    """Events a second of a bare loop over the same rows: sqlite3, a CRC-32 each, msgspec, a dictionary of handlers."""
+    connection = sqlite3.connect(path)
+    decode = msgspec.msgpack.Decoder(list[Opened | Deposited | Withdrawn]).decode
+    handlers = {Opened: Account.apply_opened, Deposited: Account.apply_movement, Withdrawn: Account.apply_movement}
+
+    def load() -> Account:
+        account = Account(id="long")
+        query = "SELECT * FROM commits WHERE stream = ? ORDER BY version"
+        for *_, payload in connection.execute(query, ("account-long",)):
+            assert crc32(payload) == 0
+            for event in decode(payload[1:-4]):
+                handlers[type(event)](account, event)  # type: ignore[operator]  # each takes its own event
+        return account
+
+    assert load().balance == LENGTH
+    start = perf_counter()
+    for _ in range(LOADS):
+        load()
+    rate = LENGTH * LOADS / (perf_counter() - start)
     connection.close()
     return rate

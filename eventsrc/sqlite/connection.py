@@ -47,7 +47,7 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
         url = f"file:{quote(os.fsencode(path))}?mode={'rwc' if create else 'rw'}"
         connection = sqlite3.connect(url, timeout=deadline, isolation_level=None, check_same_thread=False, uri=True)
         try:
-            connection.text_factory = _text
+            connection.text_factory = bytes  # text that is no UTF-8 sqlite3 itself would quote in an error
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, SCHEMA_VERSION):  # said before the journal mode, which stays in a file, is changed
                 raise StoreRejected("SCHEMA", f"{path} has schema version {found}, this library knows {SCHEMA_VERSION}")
@@ -71,19 +71,16 @@ ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What sqlite3 raises: the second for a damaged schema, whose name it fails to put into a message."""
 
 
-def _text(stored: bytes) -> str:
-    """Text that is no UTF-8 is found by whoever reads the row: sqlite3 itself would quote it in an error."""
-    return stored.decode(errors="surrogateescape")
-
-
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
     """Of several that switch a new file at once SQLite fails all but one, without waiting as for other locks."""
     until = monotonic() + deadline
     while True:
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise StoreRejected("JOURNAL", f"the file cannot have a write-ahead log, its journal mode is {mode}")
+            if mode != b"wal":
+                raise StoreRejected(
+                    "JOURNAL", f"the file has journal mode {mode.decode()}, and takes no write-ahead log"
+                )
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -13,14 +14,13 @@ from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 from ..usage import Usage
 
 _COLUMNS = (
-    "position, stream, version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, "
-    "metadata, payload"
+    "version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, metadata, payload"
 )
-_INSERT = f"INSERT INTO commits ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_STANDING = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version = ?"
+_INSERT = f"INSERT INTO commits (stream, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_STANDING = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version = ?"
 _HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMIT 1"
-_FROM = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
-PAGE = f"SELECT {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
+_FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
+PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
 PUT_SNAPSHOT = """
@@ -31,13 +31,14 @@ WHERE excluded.version > snapshots.version
 
 
 def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...], used: Usage) -> Receipt:
-    standing = commits(connection, _STANDING, (commit.stream, commit.version))
-    if standing:
-        return settled(commit, standing[0], used)
-    head = connection.execute(_HEAD, (commit.stream,)).fetchone()
-    if (head[0] if head else 0) != commit.version - 1:
+    found = connection.execute(_HEAD, (commit.stream,)).fetchone()
+    head = found[0] if found else 0
+    if head != commit.version - 1:
+        standing = commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
+        if standing:
+            return settled(commit, standing[0], used)
         used.conflicts = 1
-        raise ConflictError(commit.stream, commit.version - 1, head[0] if head else 0)
+        raise ConflictError(commit.stream, commit.version - 1, head)
     position = connection.execute(_INSERT, row).lastrowid
     used.bytes_written = commit.size
     return Receipt(commit.stream, commit.version, commit.id, commit.events, position, usage=used)
@@ -47,36 +48,33 @@ def load(connection: sqlite3.Connection, stream: str) -> Loaded:
     row = connection.execute(_SNAPSHOT, (stream,)).fetchone()
     snapshot = None
     if row and 0 < row[0] <= MAX_VERSION:
-        snapshot = Snapshot(stream=stream, version=row[0], shape=row[1], payload=row[2])
+        snapshot = Snapshot(stream=stream, version=row[0], shape=row[1].decode(errors="replace"), payload=row[2])
     return Loaded(snapshot, commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
 
 
 def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
-    """Raises CorruptPayload for a row that somebody has altered."""
+    """Those of the stream that the arguments begin with. Raises CorruptPayload for a row that somebody has altered."""
     found = connection.execute(query, arguments).fetchall()  # all at once: an open cursor would hold on to its moment
-    return [_to_commit(*row) for row in found]
+    return [_to_commit(arguments[0], *row) for row in found]
 
 
 def _to_commit(
-    position: int,
     stream: str,
+    position: int,
     version: int,
     id: bytes,
     time: int,
     events: int,
-    tags: str,
-    correlation_id: str | None,
-    causation_ids: str | None,
-    command_id: str | None,
+    tags: bytes,
+    correlation_id: bytes | None,
+    causation_ids: bytes | None,
+    command_id: bytes | None,
     command_digest: bytes | None,
-    metadata: str | None,
+    metadata: bytes | None,
     payload: bytes,
 ) -> Commit:
     try:
         check_stored(id, time)
-        for text in (correlation_id, command_id):
-            if text is not None:
-                text.encode()  # what is no UTF-8 came as lone surrogates
         return Commit(
             position=position,
             stream=stream,
@@ -84,10 +82,10 @@ def _to_commit(
             id=id,
             time=time,
             events=events,
-            tags=_to_texts(tags),
-            correlation_id=correlation_id,
+            tags=_to_tags(tags),
+            correlation_id=correlation_id.decode() if correlation_id is not None else None,
             causation_ids=_to_texts(causation_ids) if causation_ids else (),
-            command_id=command_id,
+            command_id=command_id.decode() if command_id is not None else None,
             command_digest=command_digest,
             metadata=_to_mapping(metadata) if metadata else {},
             payload=payload,
@@ -103,3 +101,4 @@ def to_json(value: Any) -> str:
 
 _to_texts = msgspec.json.Decoder(tuple[str, ...]).decode
 _to_mapping = msgspec.json.Decoder(dict[str, str]).decode
+_to_tags = lru_cache(1024)(_to_texts)  # commits repeat them

@@ -220,9 +220,9 @@ class Fuzzer:
     async def row(self) -> object:
         """A row of SQLite with text that is not what the library writes."""
         texts = [b'["a","b"]', b'{"a":"b"}', b"[]", b"{}"]
-        bad = [self._mutate(self._random.choice(texts), b"[[]]").decode(errors="replace") for _ in range(3)]
+        bad = [self._mutate(self._random.choice(texts), b"[[]]") for _ in range(3)]
         self.input = repr(bad).encode()
-        return rows._to_commit(1, STREAM, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
+        return rows._to_commit(STREAM, 1, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
 
     async def _asked(self, reply: Any) -> object:
         """The store with this answer to everything, and with no second try."""

@@ -255,7 +255,7 @@ async def test_every_commit_is_forced_to_disk(store: SQLiteStore, path: Path) ->
     await store.load("s-1")
     assert store._readers is not None
     for connection in (writer_of(store), *store._readers._connections):
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == (b"wal",)
         assert number(connection, "synchronous") == 2  # FULL
 
 

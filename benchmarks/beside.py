@@ -1,0 +1,218 @@
+"""eventsrc beside other libraries: the same account, the same payloads, the same service or the same durability."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from eventsrc.local import dynamodb_local
+
+from .counting import CountingProxy, Counts, counting
+from .measure import markdown, median_of
+from .peers import DYNAMODB, ENVIRONMENTS, SQLITE, Driver, Peer, Unavailable, driving
+from .plots import horizontal, plot
+
+ROUNDS = 5
+SAVES = 200
+LOADS = {10: 50, 100: 20, 1_000: 5, 10_000: 1}  # commits of the stream: loads a round
+TASKS = (1, 32, 256)
+AT_ONCE = 512  # saves, by all tasks together
+RACERS = 10
+OURS = "eventsrc"
+
+Answers = dict[str, list[dict[str, Any]]]
+
+
+def measure() -> dict[str, Any]:
+    return {"sqlite": asyncio.run(_measure(SQLITE)), "dynamodb": asyncio.run(_measure(DYNAMODB))}
+
+
+async def _measure(peers: tuple[Peer, ...]) -> dict[str, Any]:
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ENVIRONMENTS)))
+        endpoint, proxy = "", None
+        if peers is DYNAMODB:
+            endpoint = (await stack.enter_async_context(dynamodb_local())).endpoint_url
+            proxy = await stack.enter_async_context(counting(endpoint))
+        drivers: dict[Peer, Driver] = {}
+        found: dict[str, Any] = {}
+        for number, peer in enumerate(peers):
+            try:
+                driver = await stack.enter_async_context(driving(peer, ENVIRONMENTS / "log"))
+            except Unavailable as error:
+                print(f"Left out: {error}", file=sys.stderr)
+                continue
+            await driver.ask("open", where=endpoint or str(folder / f"{number}.db"))
+            drivers[peer] = driver
+        for peer, answers in (await _rounds(drivers)).items():
+            found[peer.name] = {name: _figures(name, each) for name, each in answers.items()}
+        for peer in drivers:
+            if proxy is not None:
+                found[peer.name]["counts"] = await _counts(peer, proxy)
+    return found
+
+
+async def _rounds(drivers: dict[Peer, Driver]) -> dict[Peer, Answers]:
+    """All answers of each. What is compared is asked of one after the other, round by round."""
+    answers: dict[Peer, Answers] = {peer: {} for peer in drivers}
+
+    async def ask(peer: Peer, name: str, do: str, **command: Any) -> None:
+        answers[peer].setdefault(name, []).append(await drivers[peer].ask(do, **command))
+
+    for peer, driver in drivers.items():
+        await driver.ask("save", stream="warm", times=30)
+        for length in _lengths(peer):
+            await driver.ask("save", stream=f"long-{length}", times=length - 1)
+    for number in range(ROUNDS):
+        for peer in drivers:
+            await ask(peer, "save", "save", stream="warm", times=SAVES)
+        for length, times in LOADS.items():
+            for peer in drivers:
+                if length in _lengths(peer):
+                    await ask(peer, f"load {length}", "load", stream=f"long-{length}", times=times)
+        for tasks in TASKS:
+            for peer in drivers:
+                each = AT_ONCE // tasks
+                await ask(
+                    peer, f"at once {tasks}", "many", streams=f"at-once-{number}-{tasks}", tasks=tasks, times=each - 1
+                )
+    for peer in drivers:
+        await ask(peer, "race", "race", stream="race", tasks=RACERS, times=peer.races)
+        await ask(peer, "snapshot", "snapshot", stream="long-1000")
+        await ask(peer, "load 1000, snapshot", "load", stream="long-1000", times=LOADS[1_000] * 4)
+    return answers
+
+
+def _lengths(peer: Peer) -> list[int]:
+    return [length for length in LOADS if length <= peer.longest]
+
+
+def _figures(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians in ms for one operation, or what went wrong."""
+    for answer in answers:
+        if "missing" in answer or "error" in answer:
+            return answer
+    if name == "race":
+        return answers[0]
+    if name == "snapshot":
+        return {}
+    kind, _, rest = name.partition(" ")
+    length = int(rest.split(",")[0].split()[-1]) if kind in ("load",) else 0
+    times = {"save": SAVES, "load": LOADS.get(length, 1), "at": AT_ONCE}[kind]
+    times *= 4 if "snapshot" in name else 1
+    figures = {unit: median_of(answer[unit] for answer in answers) / times * 1e3 for unit in ("cpu", "wall")}
+    if length and answers[-1]["balance"] not in (length - 1, length):
+        return {**figures, "wrong": answers[-1]["balance"] + 1}
+    return figures
+
+
+async def _counts(peer: Peer, proxy: CountingProxy) -> dict[str, list[float]]:
+    """Requests, read units and write units of each operation, seen by the proxy."""
+    found: dict[str, list[float]] = {}
+    async with driving(peer, ENVIRONMENTS / "log") as driver:
+        await driver.ask("open", where=proxy.url)
+        await driver.ask("save", stream="long", times=99)
+        for name, do, times in (("save", "save", 20), ("load", "load", 10)):
+            stream = "long" if do == "load" else "saved"
+            await driver.ask("save", stream="saved", times=1)
+            proxy.counts = Counts()
+            await driver.ask(do, stream=stream, times=times)
+            counts = proxy.counts
+            found[name] = [each / times for each in (counts.requests, counts.read_units, counts.write_units)]
+    return found
+
+
+def section(found: dict[str, Any]) -> str:
+    return f"""## Beside other libraries
+
+Each in an environment and a process of its own, the same account, deposits with a memo of 40 characters, one event a
+commit, medians of {ROUNDS} rounds in which all take turns. `benchmarks/peers.py` pins the versions, and
+`benchmarks/drivers` shows how each is used. CPU is that of the library's process, for one operation.
+
+### On SQLite, WAL with `synchronous=FULL`
+
+{_table(found["sqlite"])}
+
+{_lost(found["sqlite"])}
+
+![CPU of a save and of a load of 1,000 on SQLite](plots/sqlite.svg)
+
+### On DynamoDB Local
+
+{_table(found["dynamodb"])}
+
+{_lost(found["dynamodb"])}
+
+Requests, read units and write units of a save, and of a load of 100 commits, counted by the same proxy for all:
+
+{_counted(found["dynamodb"])}
+
+![CPU of a save and of a load of 1,000 on DynamoDB](plots/peers.svg)
+"""
+
+
+def _table(found: dict[str, Any]) -> str:
+    columns = ["save", *(f"load {length}" for length in LOADS), "load 1000, snapshot"]
+    head = ["ms of CPU", "save", *(f"load {length:,}" for length in LOADS), "1,000 with snapshot"]
+    head += [f"saves/s, {tasks} tasks" for tasks in TASKS]
+    rows = []
+    for name, figures in found.items():
+        cells = [_cell(figures.get(column)) for column in columns]
+        rates = [_rate(figures.get(f"at once {tasks}")) for tasks in TASKS]
+        rows.append([name, *cells, *rates])
+    return markdown(head, rows)
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if not figure or "missing" in figure:
+        return "-"
+    if "error" in figure:
+        return "error"
+    wrong = f" ({figure['wrong']:,} found)" if "wrong" in figure else ""
+    return f"{figure['cpu']:.3g}{wrong}"
+
+
+def _rate(figure: dict[str, Any] | None) -> str:
+    return f"{1e3 / figure['wall']:,.0f}" if figure and "wall" in figure else "error" if figure else "-"
+
+
+def _lost(found: dict[str, Any]) -> str:
+    """What races came to: an update is lost if it was acknowledged and is not in the balance."""
+    lines = [f"Saves that race on one account, from {RACERS} tasks:", ""]
+    rows = []
+    for name, figures in found.items():
+        race = figures["race"]
+        if "acknowledged" not in race:
+            rows.append([name, "error", "", "", ""])
+            continue
+        lost = race["acknowledged"] - race["stored"]
+        shown = f"**{lost:,}**" if lost else "0"
+        rows.append([name, *(f"{race[key]:,}" for key in ("acknowledged", "conflicts", "errors")), shown])
+    return "\n".join([*lines, markdown(["", "acknowledged", "conflicts", "errors", "lost"], rows)])
+
+
+def _counted(found: dict[str, Any]) -> str:
+    rows = [
+        [name, *(" / ".join(f"{each:g}" for each in figures["counts"][do]) for do in ("save", "load"))]
+        for name, figures in found.items()
+    ]
+    return markdown(["requests / read / write units", "save", "load of 100"], rows)
+
+
+def draw(found: dict[str, Any]) -> None:
+    for kind, where, name in (("sqlite", "SQLite", "sqlite"), ("dynamodb", "DynamoDB Local", "peers")):
+        for part, title in (("save", "a save"), ("load 1000", "a load of 1,000 commits")):
+            file = name if part == "save" else f"{name}-load"
+            with plot(file, f"CPU of {title}, {where}", "ms", "", height=2.6) as axes:
+                values = {peer: f[part]["cpu"] for peer, f in found[kind].items() if "cpu" in f.get(part, {})}
+                horizontal(axes, values, "{:.2g}")
+
+
+def ratio(found: dict[str, Any], kind: str, part: str, peer: str, unit: str = "cpu") -> float:
+    """How much more a peer takes than we do."""
+    return float(found[kind][peer][part][unit] / found[kind][OURS][part][unit])

