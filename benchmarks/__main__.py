@@ -1,50 +1,68 @@
-"""Run all benchmarks, print the figures, keep them as JSON."""
+"""Measure, print, keep the numbers as JSON, and write docs/performance.md with its plots.
+
+`python -m benchmarks` measures all parts, `python -m benchmarks layouts growth` only these; the page is then made of
+their new figures and of the kept ones of the others.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import platform
 import sqlite3
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import fold, importing, limit, snapshots, sqlite
+from . import page
+from .measure import Figure
 
-RESULTS = Path(__file__).parent / "results" / "foundation.json"
+PARTS = ("basics", "beside", "layouts", "growth", "policy", "compression")
+RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
+def main(chosen: list[str]) -> None:
+    parts = {name: importlib.import_module(f".{name}", __package__) for name in PARTS}
+    if unknown := set(chosen) - set(parts):
+        raise SystemExit(f"{', '.join(unknown)}: the parts are {', '.join(parts)}")
+    RESULTS.mkdir(exist_ok=True)
+    for name in chosen or parts:
+        start = perf_counter()
+        print(f"Measuring {name} ...", file=sys.stderr)
+        found = parts[name].measure()
+        (RESULTS / f"{name}.json").write_text(json.dumps({"versions": _versions(), "found": found}, indent=1) + "\n")
+        print(f"Measured {name} in {perf_counter() - start:.0f} s", file=sys.stderr)
+    kept = {name: json.loads(path.read_text()) for name in parts if (path := RESULTS / f"{name}.json").exists()}
+    results: dict[str, Any] = {name: each["found"] for name, each in kept.items()}
+    for name, found in results.items():
+        parts[name].draw(found)
+    _show(page.write(parts, results, _versions()))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "Python": platform.python_version(),
+        "msgspec": msgspec.__version__,
+        "SQLite": sqlite3.sqlite_version,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _show(figures: list[Figure]) -> None:
     table = Table(title="eventsrc, ratios inside one run")
     for column, justify in (("figure", "left"), ("measured", "right"), ("goal", "right"), ("", "center")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # literals, spelt above
-    chosen = [
-        module
-        for module in (importing, fold, snapshots, sqlite, limit)
-        if module.__name__.endswith(tuple(sys.argv[1:]) or "")
-    ]
-    figures = [figure for module in chosen for figure in module.figures()]
     for figure in figures:
-        goal = "" if figure.goal is None else f"{'≤' if figure.at_most else '≥'} {figure.goal:g}"
-        mark = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[figure.met]
-        table.add_row(figure.name, f"{figure.value:,.2f}", goal, mark)
+        mark = "[green]met[/]" if figure.met else "[red]missed[/]"
+        table.add_row(figure.name, f"{figure.value:,.2f}", page.bound(figure), mark)
     Console().print(table)
-    if sys.argv[1:]:
-        return  # a part of the figures is not kept
-    versions = {
-        "python": platform.python_version(),
-        "msgspec": msgspec.__version__,
-        "sqlite": sqlite3.sqlite_version,
-        "machine": platform.machine(),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    kept = {"versions": versions, "figures": [asdict(each) for each in figures]}
-    RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -12,14 +12,14 @@ from typing import Any
 from eventsrc.local import dynamodb_local
 
 from .counting import CountingProxy, Counts, counting
-from .measure import markdown, median_of
+from .measure import Figure, markdown, median_of
 from .peers import DYNAMODB, ENVIRONMENTS, SQLITE, Driver, Peer, Unavailable, driving
 from .plots import horizontal, plot
 
 ROUNDS = 5
 SAVES = 200
 LOADS = {10: 50, 100: 20, 1_000: 5, 10_000: 1}  # commits of the stream: loads a round
-TASKS = (1, 32, 256)
+TASKS = (1, 32, 64, 256)
 AT_ONCE = 512  # saves, by all tasks together
 RACERS = 10
 OURS = "eventsrc"
@@ -50,7 +50,7 @@ async def _measure(peers: tuple[Peer, ...]) -> dict[str, Any]:
             await driver.ask("open", where=endpoint or str(folder / f"{number}.db"))
             drivers[peer] = driver
         for peer, answers in (await _rounds(drivers)).items():
-            found[peer.name] = {name: _figures(name, each) for name, each in answers.items()}
+            found[peer.name] = {name: _figures(each) for name, each in answers.items()}
         for peer in drivers:
             if proxy is not None:
                 found[peer.name]["counts"] = await _counts(peer, proxy)
@@ -61,8 +61,10 @@ async def _rounds(drivers: dict[Peer, Driver]) -> dict[Peer, Answers]:
     """All answers of each. What is compared is asked of one after the other, round by round."""
     answers: dict[Peer, Answers] = {peer: {} for peer in drivers}
 
-    async def ask(peer: Peer, name: str, do: str, **command: Any) -> None:
-        answers[peer].setdefault(name, []).append(await drivers[peer].ask(do, **command))
+    async def ask(peer: Peer, name: str, per: int, do: str, **command: Any) -> None:
+        """`per` is how many operations that is."""
+        answer = await drivers[peer].ask(do, **command)
+        answers[peer].setdefault(name, []).append({"per": per, **answer})
 
     for peer, driver in drivers.items():
         await driver.ask("save", stream="warm", times=30)
@@ -70,45 +72,41 @@ async def _rounds(drivers: dict[Peer, Driver]) -> dict[Peer, Answers]:
             await driver.ask("save", stream=f"long-{length}", times=length - 1)
     for number in range(ROUNDS):
         for peer in drivers:
-            await ask(peer, "save", "save", stream="warm", times=SAVES)
-        for length, times in LOADS.items():
+            times = round(SAVES * peer.share)
+            await ask(peer, "save", times, "save", stream="warm", times=times)
+        for length in LOADS:
             for peer in drivers:
                 if length in _lengths(peer):
-                    await ask(peer, f"load {length}", "load", stream=f"long-{length}", times=times)
+                    times = max(1, round(LOADS[length] * peer.share))
+                    await ask(peer, f"load {length}", times, "load", stream=f"long-{length}", times=times)
         for tasks in TASKS:
             for peer in drivers:
-                each = AT_ONCE // tasks
-                await ask(
-                    peer, f"at once {tasks}", "many", streams=f"at-once-{number}-{tasks}", tasks=tasks, times=each - 1
-                )
+                if tasks <= (saves := round(AT_ONCE * peer.share)):
+                    each, streams = saves // tasks, f"at-once-{number}-{tasks}"
+                    await ask(
+                        peer, f"at once {tasks}", each * tasks, "many", streams=streams, tasks=tasks, times=each - 1
+                    )
     for peer in drivers:
-        await ask(peer, "race", "race", stream="race", tasks=RACERS, times=peer.races)
-        await ask(peer, "snapshot", "snapshot", stream="long-1000")
-        await ask(peer, "load 1000, snapshot", "load", stream="long-1000", times=LOADS[1_000] * 4)
+        await ask(peer, "race", 1, "race", stream="race", tasks=RACERS, times=peer.races)
+        await ask(peer, "snapshot", 1, "snapshot", stream="long-1000")
+        times = round(50 * peer.share)
+        await ask(peer, "load 1000, snapshot", times, "load", stream="long-1000", times=times)
     return answers
 
 
 def _lengths(peer: Peer) -> list[int]:
-    return [length for length in LOADS if length <= peer.longest]
+    return [length for length in LOADS if length <= 10_000 * peer.share]
 
 
-def _figures(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians in ms for one operation, or what went wrong."""
+def _figures(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians in ms for one operation and what else was told, or what went wrong."""
     for answer in answers:
         if "missing" in answer or "error" in answer:
             return answer
-    if name == "race":
-        return answers[0]
-    if name == "snapshot":
-        return {}
-    kind, _, rest = name.partition(" ")
-    length = int(rest.split(",")[0].split()[-1]) if kind in ("load",) else 0
-    times = {"save": SAVES, "load": LOADS.get(length, 1), "at": AT_ONCE}[kind]
-    times *= 4 if "snapshot" in name else 1
-    figures = {unit: median_of(answer[unit] for answer in answers) / times * 1e3 for unit in ("cpu", "wall")}
-    if length and answers[-1]["balance"] not in (length - 1, length):
-        return {**figures, "wrong": answers[-1]["balance"] + 1}
-    return figures
+    told = {name: value for name, value in answers[-1].items() if name not in ("per", "cpu", "wall")}
+    return {
+        unit: median_of(answer[unit] / answer["per"] for answer in answers) * 1e3 for unit in ("cpu", "wall")
+    } | told
 
 
 async def _counts(peer: Peer, proxy: CountingProxy) -> dict[str, list[float]]:
@@ -163,6 +161,9 @@ def _table(found: dict[str, Any]) -> str:
     rows = []
     for name, figures in found.items():
         cells = [_cell(figures.get(column)) for column in columns]
+        if "snapshot" not in figures or "missing" in figures["snapshot"]:
+            cells[-1] = "-"
+        cells[4] += _found(figures.get("load 10000"), 10_000)
         rates = [_rate(figures.get(f"at once {tasks}")) for tasks in TASKS]
         rows.append([name, *cells, *rates])
     return markdown(head, rows)
@@ -173,8 +174,13 @@ def _cell(figure: dict[str, Any] | None) -> str:
         return "-"
     if "error" in figure:
         return "error"
-    wrong = f" ({figure['wrong']:,} found)" if "wrong" in figure else ""
-    return f"{figure['cpu']:.3g}{wrong}"
+    return f"{figure['cpu']:.3g}"
+
+
+def _found(figure: dict[str, Any] | None, length: int) -> str:
+    """What to say of a load that came back with less than was saved."""
+    commits = figure["balance"] + 1 if figure and "balance" in figure else length
+    return "" if commits == length else f", finds {commits:,}"
 
 
 def _rate(figure: dict[str, Any] | None) -> str:
@@ -213,6 +219,24 @@ def draw(found: dict[str, Any]) -> None:
                 horizontal(axes, values, "{:.2g}")
 
 
-def ratio(found: dict[str, Any], kind: str, part: str, peer: str, unit: str = "cpu") -> float:
-    """How much more a peer takes than we do."""
-    return float(found[kind][peer][part][unit] / found[kind][OURS][part][unit])
+def goals(found: dict[str, Any]) -> list[Figure]:
+    """What was to be reached beside them."""
+    sqlite, dynamodb = found["sqlite"], found["dynamodb"]
+    best = min(figures["at once 64"]["wall"] for name, figures in sqlite.items() if _is_peer(name, figures))
+    figures = [
+        Figure("SQLite, saves/s from 64 tasks ÷ the best peer", best / sqlite[OURS]["at once 64"]["wall"], 10),
+        Figure("SQLite, events/s loading 1,000 ÷ eventsourcing", _ratio(sqlite, "eventsourcing", "wall"), 10),
+    ]
+    for peer, goal in (("eventsourcing-dynamodb", 8.0), ("aett", 8.0), ("castore (Node)", 1.3)):
+        if peer in dynamodb:
+            figures.append(Figure(f"DynamoDB, CPU of a load of 1,000: {peer} ÷ ours", _ratio(dynamodb, peer), goal))
+    return figures
+
+
+def _is_peer(name: str, figures: dict[str, Any]) -> bool:
+    return name != OURS and "wall" in figures.get("at once 64", {})
+
+
+def _ratio(found: dict[str, Any], peer: str, unit: str = "cpu") -> float:
+    """How much more a load of 1,000 takes a peer than us."""
+    return float(found[peer]["load 1000"][unit] / found[OURS]["load 1000"][unit])

@@ -53,10 +53,13 @@ def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float 
 
 
 def horizontal(axes: Axes, values: Mapping[str, float], form: str = "{:.2f}") -> None:
-    """One bar a name, the first on top; ours has another colour."""
+    """One bar a name, the first on top; ours has another colour. A bar far beyond all others is cut, and says so."""
     names = list(values)[::-1]
+    largest = max(sorted(values.values())[:-1], default=0) * 3
+    cut = {name: largest if values[name] > largest > 0 else values[name] for name in names}
     colours = [COLOURS[0] if name.startswith("eventsrc") else "#9aa5b1" for name in names]
-    drawn = axes.barh(names, [values[name] for name in names], color=colours)
-    axes.bar_label(drawn, [form.format(values[name]) for name in names], padding=4)
+    drawn = axes.barh(names, [cut[name] for name in names], color=colours)
+    labels = [form.format(values[name]) + (" (cut)" if cut[name] < values[name] else "") for name in names]
+    axes.bar_label(drawn, labels, padding=4)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.14)

@@ -1,27 +1,21 @@
-"""What snapshots cost and save: bytes written and read, and what a load costs in each layout.
+"""What snapshots cost and save, in bytes written and read.
 
-Counts, not times: the same on every machine. `python -m benchmarks.snapshots` prints the tables of docs/storage.md; the
-last two ask a DynamoDB Local (see eventsrc.local).
+Counts, not times: the same on every machine. `python -m benchmarks.snapshots` prints the table of docs/storage.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import aioboto3
 import msgspec
 from bank import Account, Opened
 
-from eventsrc import Aggregate, Commit, DynamoDBStore, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
-from eventsrc.local import dynamodb_local
+from eventsrc import Aggregate, Commit, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
 from eventsrc.snapshots import SnapshotCodec, SnapshotPolicy
-from eventsrc.uuid7 import uuid7
 from eventsrc.wiring import wiring_of
 
 from .measure import Figure
@@ -203,94 +197,6 @@ def figures() -> list[Figure]:
     ]
 
 
-class CountingClient:
-    """A client of the SDK that adds up what each read costs, which the store has every answer say."""
-
-    def __init__(self, sdk: Any) -> None:
-        self._sdk = sdk
-        self.requests, self.units = 0, 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sdk, name)
-
-    async def get_item(self, **request: Any) -> Any:
-        return self._counted(await self._sdk.get_item(**request))
-
-    async def query(self, **request: Any) -> Any:
-        return self._counted(await self._sdk.query(**request))
-
-    def _counted(self, answer: Any) -> Any:
-        self.requests += 1
-        self.units += answer["ConsumedCapacity"]["CapacityUnits"]
-        return answer
-
-
-class Stream(NamedTuple):
-    """`tail` commits behind a snapshot (0 bytes: there is none), payloads of random bytes."""
-
-    snapshot: int
-    tail: int
-    payload: int
-
-
-STREAMS = (Stream(0, 1, 30), Stream(0, 20, 30), Stream(500, 20, 30), Stream(3_900, 20, 30), Stream(20_000, 60, 300))
-LAYOUTS: tuple[Literal["snapshot-first", "snapshot-last"], ...] = ("snapshot-first", "snapshot-last")
-BEHIND = 50  # commits that a snapshot stands for, or is behind
-
-
-async def fill(store: DynamoDBStore, name: str, stream: Stream) -> None:
-    behind = BEHIND if stream.snapshot else 0
-    for version in range(1, behind + stream.tail + 1):
-        commit = Commit(
-            stream=name,
-            version=version,
-            id=uuid7(),
-            time=time.time_ns() // 1000,
-            events=1,
-            tags=("account.deposited",),
-            payload=os.urandom(stream.payload),
-        )
-        await store.append(commit)
-    if behind:
-        shape, payload = "0" * 16, os.urandom(stream.snapshot)
-        await store.put_snapshot(Snapshot(stream=name, version=behind, shape=shape, payload=payload))
-
-
-async def costs(
-    sdk: Any, layout: Literal["snapshot-first", "snapshot-last"], stream: Stream
-) -> list[tuple[int, float]]:
-    """Requests and read units of the first load by a store object, and of the tenth."""
-    client = CountingClient(sdk)
-    async with DynamoDBStore(f"layouts-{os.urandom(4).hex()}", client=client, layout=layout) as store:
-        await store.create_table()
-        await fill(store, "account-a-1", stream)
-        found = []
-        for _ in range(10):
-            client.requests, client.units = 0, 0.0
-            await store.load("account-a-1")
-            found.append((client.requests, client.units))
-        return [found[0], found[-1]]
-
-
-CROWDS = (Stream(500, 30, 30), Stream(4_000, 30, 30), Stream(20_000, 40, 400))
-LOADS = 200
-
-
-async def crowd(sdk: Any, layout: Literal["snapshot-first", "snapshot-last"], longest: Stream) -> tuple[float, float]:
-    """Mean requests and read units of a load, over 20 streams of one category with tails of random length."""
-    chance.seed(1)
-    client = CountingClient(sdk)
-    async with DynamoDBStore(f"crowds-{os.urandom(4).hex()}", client=client, layout=layout) as store:
-        await store.create_table()
-        for number in range(20):
-            await fill(store, f"account-{number}", longest._replace(tail=chance.randint(0, longest.tail)))
-        for load in range(LOADS + 50):
-            if load == 50:  # what the limit learns from
-                client.requests, client.units = 0, 0.0
-            await store.load(f"account-{chance.randrange(20)}")
-        return client.requests / LOADS, client.units / LOADS
-
-
 async def print_tables() -> None:
     print(f"The lives of streams, {SAVES:,} saves each; bytes are KB")
     print("| state | saved by | snapshots | ÷ commits | encoded | state | load, mean | largest | without | ÷ bound |")
@@ -310,19 +216,6 @@ async def print_tables() -> None:
         print(f"| {' | '.join(map(str, cells))} |")
     snapshots, share = await roll_out(100)
     print(f"100 saves by two releases in turn: {snapshots} snapshots, {share:.0f} times the bytes of the commits")
-    print("A load on DynamoDB: requests / read units")
-    print("| snapshot | tail | " + " | ".join(f"`{layout}`, first | tenth" for layout in LAYOUTS) + " |")
-    session: Any = aioboto3.Session()
-    async with dynamodb_local() as local, session.client("dynamodb", **local.client_kwargs) as sdk:
-        for stream in STREAMS:
-            found = [f"{n} / {units:g}" for layout in LAYOUTS for n, units in await costs(sdk, layout, stream)]
-            print(f"| {stream.snapshot:,} | {stream.tail} of {stream.payload} | {' | '.join(found)} |")
-        print("A load of one of 20 streams, mean: requests / read units")
-        print("| snapshot | tail | " + " | ".join(f"`{layout}`" for layout in LAYOUTS) + " |")
-        for longest in CROWDS:
-            means = [await crowd(sdk, layout, longest) for layout in LAYOUTS]
-            row = " | ".join(f"{requests:.2f} / {units:.1f}" for requests, units in means)
-            print(f"| {longest.snapshot:,} | 0 to {longest.tail} of {longest.payload} | {row} |")
 
 
 if __name__ == "__main__":

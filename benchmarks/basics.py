@@ -1,0 +1,76 @@
+"""The figures that stand for themselves: import, fold, snapshots' bounds, SQLite, and the limit of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from bank import Account
+from tables import fresh_name, store_on
+
+from eventsrc import Repository, SnapshotPolicy
+from eventsrc.local import dynamodb_local
+
+from . import fold, importing, limit, snapshots, sqlite
+from .counting import Counts, counting
+from .measure import Figure, markdown
+from .plots import horizontal, plot
+
+PARTS = (importing, fold, snapshots, sqlite, limit)
+
+
+def measure() -> dict[str, Any]:
+    figures = [*(figure for part in PARTS for figure in part.figures()), *asyncio.run(_requests())]
+    return {"figures": [asdict(figure) for figure in figures]}
+
+
+async def _requests() -> list[Figure]:
+    """Requests of each call, seen by a proxy."""
+    async with dynamodb_local() as local, counting(local.endpoint_url) as proxy:
+        async with store_on(proxy.url, fresh_name()) as store:
+            await store.create_table()
+            ours, theirs = (Repository(Account, store, snapshots=SnapshotPolicy(inline=True)) for _ in range(2))
+            account = Account.open("a-1", owner="ann")
+            await ours.save(account)
+            await ours.execute("a-1", Account.deposit, 1)
+            account = await ours.load("a-1")
+            account.deposit(1)
+            found = []
+            for name, call, goal in (
+                ("save", lambda: ours.save(account), 1),
+                ("cold load", lambda: theirs.load("a-1"), 1),
+                ("execute after one conflict", lambda: ours.execute("a-1", Account.deposit, 1), 2),
+                ("warm execute", lambda: ours.execute("a-1", Account.deposit, 1), 1),
+            ):
+                proxy.counts = Counts()
+                await call()
+                found.append(Figure(f"requests: {name}", proxy.counts.requests, goal, at_most=True))
+        return found
+
+
+def goals(found: dict[str, Any]) -> list[Figure]:
+    return [figure for each in found["figures"] if (figure := Figure(**each)).goal is not None]
+
+
+def section(found: dict[str, Any]) -> str:
+    others = [(f.name, f"{f.value:,.3g}") for each in found["figures"] if (f := Figure(**each)).goal is None]
+    return f"""## Against the limit
+
+A save is `repository.save` of one deposit, a load is `repository.load`, all checks and the fold included. Beside them
+stands what sends and gets the same bytes and does nothing with them: the SDK (aioboto3), aiodynamo, and an unsigned
+POST over aiohttp. Medians of {limit.ROUNDS} rounds in one process.
+
+![CPU of a save beside bare calls](plots/limit.svg)
+
+{markdown(["figure", "measured"], others)}
+"""
+
+
+def draw(found: dict[str, Any]) -> None:
+    values = {each["name"].removeprefix("ms of CPU: "): each["value"] for each in found["figures"]}
+    with plot("limit", "CPU of a save on DynamoDB, beside bare calls that send the same", "ms", "", height=2.4) as axes:
+        shown = {"save": "eventsrc: save", "warm execute": "eventsrc: warm execute"}
+        for name in ("put by an unsigned POST", "put by aiodynamo", "put by the SDK"):
+            shown[name] = name.replace("put by", "bare put by")
+        horizontal(axes, {label: values[name] for name, label in shown.items()})
