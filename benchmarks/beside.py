@@ -154,6 +154,19 @@ Requests, read units and write units of a save, and of a load of 100 commits, co
 """
 
 
+def readme(found: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    rows = []
+    for name, figures in found["dynamodb"].items():
+        race, counts = figures["race"], figures["counts"]
+        lost = race["acknowledged"] - race["stored"] if "acknowledged" in race else 0
+        raced = race.get("acknowledged", 0) + race.get("conflicts", 0) + race.get("errors", 0)
+        cells = [_cell(figures.get(column)) for column in ("save", "load 100", "load 1000")]
+        rows.append([name, *cells, f"{counts['save'][2]:g}", f"{lost:,} of {raced:,}"])
+    head = ["on DynamoDB", "save, ms of CPU", "load of 100", "load of 1,000", "write units", "lost when saves race"]
+    return markdown(head, rows)
+
+
 def _table(found: dict[str, Any]) -> str:
     columns = ["save", *(f"load {length}" for length in LOADS), "load 1000, snapshot"]
     head = ["ms of CPU", "save", *(f"load {length:,}" for length in LOADS), "1,000 with snapshot"]

@@ -10,6 +10,7 @@ from typing import Any
 from .measure import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+README = Path(__file__).parents[1] / "README.md"
 
 _WHY = {
     "SQLite, saves/s: one task ÷ bare sqlite3": (
@@ -28,11 +29,16 @@ _WHY = {
 
 
 def write(parts: Mapping[str, ModuleType], results: Mapping[str, Any], versions: Mapping[str, str]) -> list[Figure]:
-    """Write the page from what there is; returns the figures that have a goal."""
+    """Write the page from what there is, and the README's table; returns the figures that have a goal."""
     known = {name: part for name, part in parts.items() if name in results}
     figures = [figure for name, part in known.items() if hasattr(part, "goals") for figure in part.goals(results[name])]
     sections = [part.section(results[name]) for name, part in known.items()]
     PAGE.write_text("\n".join([_head(figures, versions), *sections]).rstrip() + "\n")
+    for name, part in known.items():
+        if hasattr(part, "readme"):
+            before, mark, rest = README.read_text().partition(f"<!-- {name} -->\n")
+            _, end, after = rest.partition(f"<!-- /{name} -->")
+            README.write_text(f"{before}{mark}{part.readme(results[name])}\n{end}{after}")
     return figures
 
 

@@ -52,10 +52,12 @@ class Pool:
         """Close all connections; the other side has a second to agree."""
         for connection in (connections := list(self._open)):
             connection.close()
-        if connections:
-            await asyncio.wait([connection.lost for connection in connections], timeout=1.0)
-        for connection in connections:
-            connection.abort()
+        try:
+            if connections:
+                await asyncio.wait([connection.lost for connection in connections], timeout=1.0)
+        finally:
+            for connection in connections:
+                connection.abort()
 
     def _rested(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - _KEPT
@@ -115,6 +117,9 @@ class Connection(asyncio.Protocol):
         except (BadResponse, ValueError) as error:
             self._fail(BadResponse(type(error).__name__))
 
+    def eof_received(self) -> None:
+        self.is_good = False  # it is closed once this returns, and lost in a later turn of the loop
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
         self.lost.set_result(None)
@@ -140,7 +145,7 @@ class Connection(asyncio.Protocol):
         if (body := self._read_body(headers, ended=ended)) is None:
             return
         self._head = None
-        if self._buffer or headers.get("connection", "").lower() == "close":
+        if self._buffer or "close" in headers.get("connection", "").lower():
             self.close()
         self._waiter.set_result(Response(status, headers, body))
 
