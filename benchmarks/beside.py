@@ -138,7 +138,8 @@ commit, medians of {ROUNDS} rounds in which all take turns. `benchmarks/peers.py
 
 {_lost(found["sqlite"])}
 
-![CPU of a save and of a load of 1,000 on SQLite](plots/sqlite.svg)
+![CPU of a save on SQLite](plots/sqlite.svg)
+![CPU of a load of 1,000 on SQLite](plots/sqlite-load.svg)
 
 ### On DynamoDB Local
 
@@ -150,7 +151,8 @@ Requests, read units and write units of a save, and of a load of 100 commits, co
 
 {_counted(found["dynamodb"])}
 
-![CPU of a save and of a load of 1,000 on DynamoDB](plots/peers.svg)
+![CPU of a save on DynamoDB](plots/peers.svg)
+![CPU of a load of 1,000 on DynamoDB](plots/peers-load.svg)
 """
 
 
@@ -170,7 +172,7 @@ def readme(found: dict[str, Any]) -> str:
 def _table(found: dict[str, Any]) -> str:
     columns = ["save", *(f"load {length}" for length in LOADS), "load 1000, snapshot"]
     head = ["ms of CPU", "save", *(f"load {length:,}" for length in LOADS), "1,000 with snapshot"]
-    head += [f"saves/s, {tasks} tasks" for tasks in TASKS]
+    head += [f"saves/s, {tasks} task{'s' * (tasks > 1)}" for tasks in TASKS]
     rows = []
     for name, figures in found.items():
         cells = [_cell(figures.get(column)) for column in columns]

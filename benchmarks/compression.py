@@ -51,7 +51,7 @@ def measure() -> dict[str, Any]:
 async def _bodies() -> dict[str, list[bytes]]:
     """What would be compressed: the bodies of payloads."""
     texts = [text for path in sorted(DOCS.glob("*.md")) for text in path.read_text().split("\n\n") if len(text) > 300]
-    deposits = {f"{count} bank events": [await _deposits(count)] for count in (1, 10, 100)}
+    deposits = {f"{count} bank event{'s' * (count > 1)}": [await _deposits(count)] for count in (1, 10, 100)}
     board = Board(id="1")
     for _ in range(100):
         place(board)

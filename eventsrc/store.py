@@ -26,7 +26,7 @@ OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: na
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # it refers to nothing that refers to it
+class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # refers to nothing that refers to it
     """Events saved together: one item, one atomic unit."""
 
     stream: str

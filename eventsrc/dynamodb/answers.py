@@ -1,4 +1,8 @@
-"""The service's answers, typed. What the library does not use of them is not decoded."""
+"""The service's answers, typed. What the library does not use of them is not decoded.
+
+They are kept from the garbage collector (`gc=False`), which would look through thousands of them while a page is decoded:
+none refers to what refers to it.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,25 @@ from .client import Client, TransportError
 T = TypeVar("T")
 
 
-class Text(msgspec.Struct):
+class Text(msgspec.Struct, gc=False):
     """An attribute that should be one. Where it is of another type, this is empty, and that attribute is at fault."""
 
     S: str | None = None
 
 
-class Number(msgspec.Struct):
+class Number(msgspec.Struct, gc=False):
     N: str | None = None
 
 
-class Binary(msgspec.Struct):
+class Binary(msgspec.Struct, gc=False):
     B: bytes | None = None
 
 
-class Texts(msgspec.Struct):
+class Texts(msgspec.Struct, gc=False):
     L: list[Text] | None = None
 
 
-class TextMap(msgspec.Struct):
+class TextMap(msgspec.Struct, gc=False):
     M: dict[str, Text] | None = None
 
 

@@ -22,7 +22,7 @@ SNAPSHOT_VERSION, SHAPE = "v", "s"
 _OURS = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
 
 
-class Stored(msgspec.Struct, kw_only=True):
+class Stored(msgspec.Struct, kw_only=True, gc=False):
     """An item as it comes back: what it has of our attributes."""
 
     sort: Number
@@ -51,7 +51,7 @@ class Items:
             check_stream(tenant)
         self.partition_key, self.sort_key = partition_key, sort_key
         sort: Any = msgspec.field(name=sort_key)
-        stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True)
+        stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False)
         self.stored: type[Stored] = stored
         self.got: type[Got[Stored]] = Got[stored]
         self.found: type[Found[Stored]] = Found[stored]
