@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -19,6 +20,7 @@ from proxy import Answer, Proxy, error, proxy_to
 from tables import CREDENTIALS, fresh_name, store_on
 
 from eventsrc import CommitOutcomeUnknown, DynamoDBStore, StoreRejected, StoreUnavailable
+from eventsrc.dynamodb.client import ServiceError
 from eventsrc.storetests.samples import expect_stored, fresh_stream, make_commit
 
 
@@ -160,3 +162,29 @@ async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
     ):
         with pytest.raises(StoreUnavailable):
             await impostor.load(stream)
+
+
+async def test_transactions_go_through_the_same_call(store: DynamoDBStore) -> None:
+    """Nothing in the library needs them yet; the seam carries them as it is."""
+    client, stream = store._client, fresh_stream()
+    assert client is not None
+    puts = [
+        {
+            "Put": {
+                "TableName": store._table,
+                "Item": store._items.from_commit(make_commit(stream, version)),
+                "ConditionExpression": "attribute_not_exists(PK)",
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
+        for version in (1, 2)
+    ]
+    await client.call("TransactWriteItems", {"TransactItems": puts[:1]})
+    with pytest.raises(ServiceError) as refused:
+        await client.call("TransactWriteItems", {"TransactItems": puts})
+    assert refused.value.code == "TransactionCanceledException"
+    assert refused.value.reply is not None
+    reasons = refused.value.reply.read(dict[str, Any])["CancellationReasons"]
+    assert [reason["Code"] for reason in reasons] == ["ConditionalCheckFailed", "None"]
+    assert reasons[0]["Item"]["SK"] == {"N": "1"}
+    assert [commit.version async for commit in store.read(stream)] == [1]
