@@ -1,7 +1,7 @@
 """The service's answers, typed. What the library does not use of them is not decoded.
 
-They are kept from the garbage collector (`gc=False`), which would look through thousands of them while a page is decoded:
-none refers to what refers to it.
+They are kept from the garbage collector (`gc=False`), which would look through thousands of them while a page is
+decoded: none refers to what refers to it.
 """
 
 from __future__ import annotations
