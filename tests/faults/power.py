@@ -43,7 +43,7 @@ SECTOR = 512  # what a disk writes whole or not at all
 CUTS_PER_DISK = 25  # enough for checkpoints; each reopening reads the whole log
 STREAMS, WRITERS = 4, 8
 PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last fills several pages, and with them the WAL
-_ALL = f"SELECT {_COLUMNS} FROM commits ORDER BY position"
+_ALL = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? ORDER BY position"
 
 
 class File(apsw.VFSFile):
@@ -223,10 +223,10 @@ class Connection:
 
 
 class Cursor:
-    """What the library uses of sqlite3.Cursor."""
+    """What the library uses of sqlite3.Cursor. Text comes as bytes, as its connections ask for."""
 
     def __init__(self, connection: apsw.Connection, rows: list[Any]) -> None:
-        self._rows = iter(rows)
+        self._rows = iter([tuple(each.encode() if isinstance(each, str) else each for each in row) for row in rows])
         self.lastrowid = connection.last_insert_rowid()
         self.rowcount = connection.changes()
 
@@ -298,12 +298,12 @@ class Machine:
         assert store._writer is not None
         connection = store._writer._connection
         logs: dict[str, list[Commit]] = {}
-        for commit in commits(connection, _ALL, ()):
-            logs.setdefault(commit.stream, []).append(commit)
+        for [stream] in connection.execute("SELECT DISTINCT stream FROM commits").fetchall():
+            logs[stream.decode()] = commits(connection, _ALL, (stream.decode(),))
         self._heads = {stream: len(log) for stream, log in logs.items()}
         findings = self._history.check(logs)
         synchronous = 2 if self._synchronous == "FULL" else 1
-        for name, promised in (("integrity_check", "ok"), ("journal_mode", "wal"), ("synchronous", synchronous)):
+        for name, promised in (("integrity_check", b"ok"), ("journal_mode", b"wal"), ("synchronous", synchronous)):
             if (found := connection.execute(f"PRAGMA {name}").fetchone()[0]) != promised:
                 findings.violations.append(f"{name} is {found}")
         return findings
