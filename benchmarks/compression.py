@@ -1,150 +1,199 @@
-"""Compression: none, lz4 as it is used, and zstandard for comparison: bytes, units, and CPU of both ways."""
+"""Compression: none, lz4 as the codec has it, and zstandard: bytes stored, units of DynamoDB, CPU of both ways.
+
+A payload is framed alike whatever compresses it, and is kept as it is where the codec would not try, or gains nothing.
+What is timed is the compressor alone, in this process; methods take turns, and the median of the rounds counts.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import chain, repeat
+from math import ceil
+from statistics import mean
 from time import process_time
 from typing import Any
 
 import lz4.block
 import zstandard
-from bank import Account
 
-from eventsrc import MemoryStore, Repository, SnapshotPolicy
-from eventsrc.codec import unpack
-from eventsrc.snapshots import SnapshotCodec
-from eventsrc.wiring import wiring_of
+from eventsrc import Aggregate, Commit, Event, MemoryStore, Receipt, Repository, SnapshotPolicy
+from eventsrc.codec import _WORTH_COMPRESSING, pack, unpack
+from eventsrc.limits import item_size
+from eventsrc.store import OVERHEAD
 from examples.flights.aircraft import Aircraft
 from examples.flights.importer import import_fleet
-from examples.flights.table import by_aircraft, read_flights
+from examples.flights.table import Flight, by_aircraft, read_flights
 
 from .measure import markdown, median_of
-from .snapshots import Board, place
+from .plots import PLOTS, bars, plot
+from .snapshots import Board, Notebook, Noted, chance, place
 
-ITEM = 150  # bytes of an item beside its payload, about
-ROUNDS = 5
-DOCS = Path(__file__).parents[1] / "docs"
+FRAME = 5  # bytes of a payload beside its body: format and checksum
+ROUNDS, SAMPLE = 9, 1_000  # calls that are timed in a round
+NEVER = SnapshotPolicy(enabled=False)
+TEXTS = [PLOTS.parent / f"{name}.md" for name in ("aggregates", "operations", "storage")]
 
-Method = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+Way = Callable[[bytes], bytes]
+Content = tuple[bytes, int]  # what would be compressed, and bytes of the item beside the payload
 
 
-def methods() -> dict[str, Method]:
-    """How to compress and to expand; each carries the expanded size, as lz4 blocks do here."""
-    found: dict[str, Method] = {
-        "none": (lambda body: body, lambda body: body),
-        "lz4": (lz4.block.compress, lz4.block.decompress),
-    }
+class Paid(Event, tag="book.paid"):
+    amount: int
+    memo: str
+
+
+class Book(Aggregate, tag="book"):
+    total: int = 0
+
+    def apply_paid(self, event: Paid) -> None:
+        self.total += event.amount
+
+
+class Keeping(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.contents: list[Content] = []
+
+    async def append(self, commit: Commit) -> Receipt:
+        body = unpack(commit.payload, commit.stream, commit.version)
+        self.contents.append((body, item_size(commit) - len(commit.payload)))
+        return await super().append(commit)
+
+
+def methods() -> dict[str, tuple[Way, Way]]:
+    """How to compress and to expand; each keeps the expanded size with the block."""
     expand = zstandard.ZstdDecompressor().decompress
-    for level in (1, 3, 9):
-        found[f"zstd {level}"] = (zstandard.ZstdCompressor(level=level).compress, expand)
-    return found
+    levels = {f"zstd {level}": (zstandard.ZstdCompressor(level=level).compress, expand) for level in (1, 3, 9)}
+    return {"lz4": (lz4.block.compress, lz4.block.decompress), **levels}
 
 
 def measure() -> dict[str, Any]:
-    bodies = asyncio.run(_bodies())
-    return {what: {name: _cost(each, method) for name, method in methods().items()} for what, each in bodies.items()}
+    return {what: _costs(contents) for what, contents in asyncio.run(_contents()).items()}
 
 
-async def _bodies() -> dict[str, list[bytes]]:
-    """What would be compressed: the bodies of payloads."""
-    texts = [text for path in sorted(DOCS.glob("*.md")) for text in path.read_text().split("\n\n") if len(text) > 300]
-    deposits = {f"{count} bank event{'s' * (count > 1)}": [await _deposits(count)] for count in (1, 10, 100)}
+async def _contents() -> dict[str, list[Content]]:
+    paid = [_paid(flight) for flight in read_flights(3)]
+    texts = [text for path in TEXTS for text in path.read_text().split("\n\n") if len(text) > 300]
+    async with Keeping() as store:
+        await import_fleet(by_aircraft(read_flights()), Repository(Aircraft, store, snapshots=NEVER))
+    return {
+        "flights": store.contents,
+        **{f"{n} deposit{'s' * (n > 1)}": await _commits(Book, paid, n) for n in (1, 10, 100)},
+        "10 paragraphs": await _commits(Notebook, [Noted(text=text) for text in texts], 10),
+        "regular 22 KB": [_snapshot(100)],
+        "random 22 KB": [_snapshot(5_000)],
+    }
+
+
+def _paid(flight: Flight) -> Paid:
+    memo = f"Ticket {flight.origin}-{flight.dest} {flight.carrier} {flight.flight:04}, January {flight.day:02}, paid"
+    assert len(memo) == 40
+    return Paid(amount=flight.distance * 17, memo=memo)
+
+
+async def _commits(kind: type[Aggregate], events: Sequence[Event], each: int) -> list[Content]:
+    """Commits of so many events each; what is left over at the end is left out."""
+    async with Keeping() as store:
+        aggregate = kind(id="1")
+        for start in range(0, len(events) - each + 1, each):
+            for event in events[start : start + each]:
+                aggregate.record(event)
+            await Repository(kind, store, snapshots=NEVER).save(aggregate)
+    return store.contents
+
+
+def _snapshot(events: int) -> Content:
+    """Of a state of 22 KB; each event replaces digits that repeat themselves by some that do not."""
+    chance.seed(1)
     board = Board(id="1")
-    for _ in range(100):
+    for _ in range(events):
         place(board)
-    codec = SnapshotCodec(wiring_of(Board).snapshot_type, 0)
-    return {
-        "flights' commits": await _flights(),
-        **deposits,
-        "paragraphs of English": [text.encode() for text in texts],
-        "a state of 22 KB": [codec.body(board)],
-    }
+    return Repository(Board, MemoryStore())._snapshots._codec.body(board), OVERHEAD
 
 
-async def _flights() -> list[bytes]:
-    """The commits of some days, each with the events of one departure."""
-    async with MemoryStore() as store:
-        fleet = by_aircraft(read_flights(3))
-        await import_fleet(fleet, Repository(Aircraft, store, snapshots=SnapshotPolicy(enabled=False)))
-        loaded = [await store.load(f"aircraft-{tailnum}") for tailnum in fleet]
-    return [unpack(each.payload, each.stream, each.version) for one in loaded for each in one.commits]
+def _costs(contents: Sequence[Content]) -> dict[str, dict[str, float]]:
+    plain, ways = [body for body, _ in contents], methods()
+    kept = {"none": plain, **{name: [_kept(body, *way) for body in plain] for name, way in ways.items()}}
+    assert [len(body) + FRAME for body in kept["lz4"]] == [len(pack(body, "", 1)) for body in plain]
+    few = slice(None, None, ceil(len(plain) / SAMPLE))
+    rounds = [{name: _times(plain[few], kept[name][few], *ways[name]) for name in ways} for _ in range(ROUNDS)]
+    costs = {name: _sizes(bodies, contents) for name, bodies in kept.items()}
+    for name in ways:
+        costs[name] |= {way: median_of(each[name][way] for each in rounds) for way in ("compress", "expand")}
+    return costs
 
 
-async def _deposits(count: int) -> bytes:
-    async with MemoryStore() as store:
-        account = Account.open("a-1", owner="ann")
-        for amount in range(count - 1):
-            account.deposit(amount * 977)
-        await Repository(Account, store).save(account)
-        [commit] = (await store.load(account.stream)).commits
-    return unpack(commit.payload, commit.stream, commit.version)
+def _kept(body: bytes, compress: Way, expand: Way) -> bytes:
+    block = compress(body)
+    assert expand(block) == body
+    return block if len(block) < len(body) and len(body) >= _WORTH_COMPRESSING else body
 
 
-def _cost(bodies: Sequence[bytes], method: Method) -> dict[str, float]:
-    """Means over the bodies; a body is stored as it is where that is smaller, as the codec does."""
-    compress, expand = method
-    blocks = [compress(body) for body in bodies]
-    assert [expand(block) for block in blocks] == list(bodies)
-    sizes = [min(len(block), len(body)) for block, body in zip(blocks, bodies, strict=True)]
-    return {
-        "bytes": sum(sizes) / len(sizes),
-        "write units": sum(math.ceil((size + ITEM) / 1024) for size in sizes) / len(sizes),
-        "read units": sum(size + ITEM for size in sizes) / len(sizes) / 4096,
-        "µs to compress": _microseconds(compress, bodies),
-        "µs to expand": _microseconds(expand, blocks),
-    }
+def _sizes(bodies: Sequence[bytes], contents: Sequence[Content]) -> dict[str, float]:
+    items = [beside + FRAME + len(body) for body, (_, beside) in zip(bodies, contents, strict=True)]
+    units = {"write units": mean(ceil(item / 1024) for item in items), "read units": mean(items) / 4096}
+    return {"bytes": mean(map(len, bodies)) + FRAME, **units}
 
 
-def _microseconds(call: Callable[[bytes], bytes], inputs: Sequence[bytes]) -> float:
-    """Of one, in CPU; the median of some rounds."""
-    times = max(1, 3_000 // len(inputs))
+def _times(plain: Sequence[bytes], kept: Sequence[bytes], compress: Way, expand: Way) -> dict[str, float]:
+    """µs of CPU for a payload; one that is not tried, or not kept compressed, counts as nothing."""
+    tried = [body for body in plain if len(body) >= _WORTH_COMPRESSING]
+    blocks = [block for block, body in zip(kept, plain, strict=True) if block is not body]
+    return {"compress": _time(compress, tried) / len(plain), "expand": _time(expand, blocks) / len(plain)}
 
-    def one_round() -> float:
-        start = process_time()
-        for _ in range(times):
-            for each in inputs:
-                call(each)
-        return (process_time() - start) / times / len(inputs) * 1e6
 
-    return median_of(one_round() for _ in range(ROUNDS))
+def _time(call: Way, inputs: Sequence[bytes]) -> float:
+    """Of one call for each of the inputs."""
+    times = ceil(SAMPLE / len(inputs)) if inputs else 1
+    start = process_time()
+    for each in chain.from_iterable(repeat(inputs, times)):
+        call(each)
+    return (process_time() - start) / times * 1e6 if inputs else 0.0
 
 
 def section(found: dict[str, Any]) -> str:
-    names = list(next(iter(found.values())))
-    rows = [[what, *(_cell(costs[name], costs["none"]) for name in names)] for what, costs in found.items()]
+    rows = [[what, name, *_cells(costs)] for what, by_name in found.items() for name, costs in by_name.items()]
+    head = ["payload", "stored", "bytes", "write units", "read units", "µs to compress", "µs to expand"]
     return f"""## Compression
 
 {_verdict(found)}
 
-Mean bytes of a payload's body, write units of its item, and µs of CPU to compress / to expand it:
+Means of a payload. Units are those of its item; a load adds up items before it rounds to 4 KB, so fractions count. CPU
+is that of the compressor alone, medians of {ROUNDS} rounds; nothing is tried below {_WORTH_COMPRESSING} bytes. Deposits
+have a memo of 40 characters, paragraphs are this documentation's, snapshots of 22 KB hold hex digits.
 
-{markdown(["", *names], rows)}
+{markdown(head, rows)}
+
+![Bytes of a payload as a share of those without compression](plots/compression.svg)
 """
 
 
+def _cells(costs: dict[str, float]) -> list[str]:
+    sizes = [f"{costs['bytes']:,.0f}", f"{costs['write units']:.2f}", f"{costs['read units']:.3f}"]
+    return [*sizes, *(f"{costs[way]:.1f}" if costs.get(way) else "" for way in ("compress", "expand"))]
+
+
 def _verdict(found: dict[str, Any]) -> str:
-    shares = {what: costs["lz4"]["bytes"] / costs["none"]["bytes"] for what, costs in found.items()}
-    pays = [f"{what} ({share:.0%})" for what, share in shares.items() if share < 0.8]
-    small = [what for what, share in shares.items() if share >= 0.8]
-    saved = {what: 1 - costs["zstd 3"]["bytes"] / costs["lz4"]["bytes"] for what, costs in found.items()}
-    best = max(saved, key=lambda what: saved[what])
-    slower = found[best]["zstd 3"]["µs to compress"] / found[best]["lz4"]["µs to compress"]
+    little = [what for what, by in found.items() if by["lz4"]["bytes"] > 0.9 * by["none"]["bytes"]]
+    slower = [by["zstd 3"]["compress"] / by["lz4"]["compress"] for by in found.values() if by["lz4"]["compress"]]
     return (
-        f"lz4 takes this share of the bytes: {', '.join(pays)}; it saves little on {', '.join(small)}. Zstandard at "
-        f"its usual level 3 would save most on {best}, {saved[best]:.0%} more than lz4, at {slower:.0f} times its CPU. "
-        "DynamoDB writes whole units of 1 KB, so a small commit costs one unit either way."
+        f"lz4 saves write units on {_saved(found, 'none', 'lz4')}; on {', '.join(little)} it saves less than a "
+        f"tenth of the bytes. zstd 3 would save more on {_saved(found, 'lz4', 'zstd 3')}, at {min(slower):.0f} to "
+        f"{max(slower):.0f} times the CPU of lz4 to compress."
     )
 
 
-def _cell(cost: dict[str, float], plain: dict[str, float]) -> str:
-    size = f"{cost['bytes']:,.0f} B, {cost['write units']:.3g} units"
-    if cost is plain:
-        return size
-    return f"{size}, {cost['µs to compress']:.1f} / {cost['µs to expand']:.1f} µs"
+def _saved(found: dict[str, Any], more: str, less: str) -> str:
+    """Where one method takes fewer write units than the other by a twentieth or more."""
+    units = {what: (by[more]["write units"], by[less]["write units"]) for what, by in found.items()}
+    saved = {what: f"{before:.1f} → {after:.1f}" for what, (before, after) in units.items() if after <= 0.95 * before}
+    return ", ".join(f"{what} ({each}, {found[what][less]['compress']:.0f} µs)" for what, each in saved.items())
 
 
 def draw(found: dict[str, Any]) -> None:
-    """No plot: the table says it."""
+    series = {name: [by[name]["bytes"] / by["none"]["bytes"] for by in found.values()] for name in methods()}
+    with plot("compression", "Bytes of a payload ÷ without compression", "", "", width=9.5) as axes:
+        bars(axes, list(found), series)
+        axes.set(ylim=(0, 1.2))
+        axes.legend(frameon=False, ncols=len(series), loc="upper center")

@@ -164,7 +164,7 @@ async def lives() -> list[Life]:
     chance.seed(1)
     kinds: list[tuple[str, type[Any], Callable[[Any], None]]] = [
         ("a bank account", Account, move),
-        ("22 KB from the start", Board, place),
+        ("large from the start", Board, place),
         ("grows with each event", Notebook, note),
         ("grows, and is cleared", Notebook, note_or_clear),
     ]
