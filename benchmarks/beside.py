@@ -147,7 +147,9 @@ commit, medians of {ROUNDS} rounds in which all take turns. `benchmarks/peers.py
 
 {_lost(found["dynamodb"])}
 
-Requests, read units and write units of a save, and of a load of 100 commits, counted by the same proxy for all:
+Requests, read units and write units of a save, and of a load of 100 commits, counted by the same proxy for all.
+eventsourcing-dynamodb reads with eventual consistency, which costs half the units and may miss the latest commits; its
+saves have no condition:
 
 {_counted(found["dynamodb"])}
 

@@ -245,8 +245,10 @@ async def kills_of_dynamodb_local(times: int, seed: int, directory: Path) -> Lay
     from tables import fresh_name, store_on  # here: the writers above need not pay for importing the SDK
 
     begun, random, history = perf_counter(), Random(seed), History()
-    async with _server(directory) as server, store_on(server.url, fresh_name(), deadline=2.0) as store:
-        await store.create_table()
+    table = fresh_name()
+    async with _server(directory) as server, store_on(server.url, table, deadline=2.0) as store:
+        async with store_on(server.url, table) as patient:
+            await patient.create_table()
         history.watch(store)
         caller = history.caller(Repository(Chain, store, snapshots=POLICY))
         await _create(caller, "parent")
