@@ -28,6 +28,7 @@ from .errors import (
     WiringError,
 )
 from .event import Event, tag_of
+from .feed import Batch, Feed
 from .memory import MemoryStore
 from .repository import Recorded, Repository
 from .snapshots import SnapshotPolicy
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregate",
     "AggregateNotFound",
+    "Batch",
     "CachePolicy",
     "CacheUse",
     "Commit",
@@ -57,6 +59,7 @@ __all__ = [
     "Event",
     "EventId",
     "EventsrcError",
+    "Feed",
     "IdempotencyError",
     "InvalidEvent",
     "InvalidStreamId",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from itertools import count
 from types import coroutine
 
 import msgspec
 
 from .errors import ConflictError
+from .feed import PAGE, OrderedStore
 from .limits import MAX_COMMIT_BYTES, check_commit
-from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
+from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 from .stream import check_stream
 from .usage import Usage
 
 
-class MemoryStore(Store):
+class MemoryStore(OrderedStore):
     """Streams in a dictionary. What it holds stays until the object is gone, also when closed and opened again."""
 
     def __init__(self, *, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
@@ -23,7 +23,7 @@ class MemoryStore(Store):
         self._max_commit_bytes = max_commit_bytes
         self._streams: dict[str, list[Commit]] = {}
         self._snapshots: dict[str, Snapshot] = {}
-        self._positions = count(1)
+        self._all: list[Commit] = []
 
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
@@ -37,8 +37,10 @@ class MemoryStore(Store):
             if commit.version > len(commits) + 1:
                 used.conflicts += 1
                 raise ConflictError(commit.stream, commit.version - 1, len(commits))
-            stored = msgspec.structs.replace(commit, position=next(self._positions))
+            stored = msgspec.structs.replace(commit, position=len(self._all) + 1)
             commits.append(stored)
+            self._all.append(stored)
+            self._wake()
             await _others()  # who is cancelled here has stored it all the same
             return settled(commit, stored, used)
 
@@ -69,6 +71,11 @@ class MemoryStore(Store):
                 return False
             self._snapshots[snapshot.stream] = snapshot
             return True
+
+    async def _behind(self, position: int) -> list[Commit]:
+        with self._call():
+            await _others()
+            return self._all[position : position + PAGE]
 
     async def _open(self) -> None: ...
     async def _close(self) -> None: ...

@@ -22,6 +22,7 @@ _HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMI
 _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
+BEHIND = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
 PUT_SNAPSHOT = """
 INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
@@ -56,6 +57,12 @@ def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ..
     """Those of the stream that the arguments begin with. Raises CorruptPayload for a row that somebody has altered."""
     found = connection.execute(query, arguments).fetchall()  # all at once: an open cursor would hold on to its moment
     return [_to_commit(arguments[0], *row) for row in found]
+
+
+def behind(connection: sqlite3.Connection, position: int, limit: int) -> list[Commit]:
+    """The commits of all streams behind a position. Raises CorruptPayload."""
+    found = connection.execute(BEHIND, (position, limit)).fetchall()
+    return [_to_commit(stream.decode(errors="replace"), *row) for stream, *row in found]
 
 
 def _to_commit(

@@ -14,23 +14,27 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import CommitOutcomeUnknown, StoreUnavailable
+from ..feed import PAGE as FEED_PAGE
+from ..feed import OrderedStore
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
-from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream import check_stream
 from ..usage import Usage
 from .connection import connect
-from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, commits, load, to_json
+from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, load, to_json
 from .threads import Readers, Undecided, Writer
 
 PAGE_COMMITS = 256
 
 
-class SQLiteStore(Store):
+class SQLiteStore(OrderedStore):
     """Streams in an SQLite file, which is created with its folder's consent: the folder must exist.
 
     Several stores and processes may use one file at once. `deadline` is how many seconds a call waits for another
     process's transaction. `position` counts the commits of the whole file in the order they were made visible.
     """
+
+    _poll = 0.05  # for what other processes have stored
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
         super().__init__()
@@ -64,7 +68,9 @@ class SQLiteStore(Store):
         with self._call(used=used):
             assert self._writer is not None
             try:
-                return await self._writer.submit(lambda connection: append(connection, commit, row, used))
+                receipt = await self._writer.submit(lambda connection: append(connection, commit, row, used))
+                self._wake()
+                return receipt
             except Undecided:
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
 
@@ -93,6 +99,11 @@ class SQLiteStore(Store):
                 high = page[-1].version - 1
             else:
                 low = page[-1].version + 1
+
+    async def _behind(self, position: int) -> list[Commit]:
+        with self._call():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: behind(connection, position, FEED_PAGE))
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)

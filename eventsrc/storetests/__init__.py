@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import appends, life, races, reads, refusals, snapshots
+from . import appends, feeds, life, races, reads, refusals, snapshots
 from .check import Ability, Check, MakeStore
 
 __all__ = ["CONTRACT", "Ability", "Check", "MakeStore", "check_store"]
@@ -33,6 +33,7 @@ CONTRACT: tuple[Check, ...] = (
     *reads.CHECKS,
     *snapshots.CHECKS,
     *life.CHECKS,
+    *feeds.CHECKS,
 )
 
 

@@ -23,6 +23,7 @@ class Ability(Enum):
 
     KNOWS_THE_END = "refuses an append beyond the stream's end"
     SHARES_DATA = "shows the same data through every object that the factory makes"
+    FEEDS = "tells all its commits in order"
 
 
 @dataclass(frozen=True, slots=True)

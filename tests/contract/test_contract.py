@@ -39,7 +39,7 @@ async def test_dynamodb(check: Check, kind: str, dynamodb_endpoint: str, table_n
     def make_store() -> DynamoDBStore:
         return store_on(dynamodb_endpoint, table_names[kind], **TABLES[kind])
 
-    await check(make_store, lacks={Ability.KNOWS_THE_END})
+    await check(make_store, lacks={Ability.KNOWS_THE_END, Ability.FEEDS})
 
 
 @pytest.fixture(scope="session")

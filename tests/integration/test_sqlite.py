@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,6 +168,21 @@ async def test_two_processes_share_a_file_and_nothing_is_lost_or_doubled(path: P
     assert Counter(each.id.hex() for each in found) == Counter(acknowledged)
     assert [each.version for each in found] == list(range(1, 301))
     assert [each.position for each in found] == list(range(1, 301))
+
+
+async def test_a_feed_follows_what_other_processes_write(path: Path) -> None:
+    seen: list[Commit] = []
+    with running(path, "s-1", 150) as one, running(path, "s-2", 150) as other:
+        go(one)
+        go(other)
+        async with SQLiteStore(path) as store, asyncio.timeout(30), aclosing(store.feed()) as batches:
+            async for batch in batches:
+                seen += batch.commits
+                if len(seen) == 300:
+                    break
+    assert [each.position for each in seen] == list(range(1, 301))
+    for stream in ("s-1", "s-2"):
+        assert [each.version for each in seen if each.stream == stream] == list(range(1, 151))
 
 
 async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:

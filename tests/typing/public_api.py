@@ -13,6 +13,7 @@ from bank import Account, Deposited, Opened, Withdrawn
 from eventsrc import (
     Aggregate,
     AggregateNotFound,
+    Batch,
     CachePolicy,
     CacheUse,
     Commit,
@@ -24,6 +25,7 @@ from eventsrc import (
     Event,
     EventId,
     EventsrcError,
+    Feed,
     IdempotencyError,
     InvalidEvent,
     InvalidStreamId,
@@ -102,6 +104,11 @@ async def stores() -> None:
         async for commit in opened.read("account-a-1", after=3, backward=True):
             assert_type(commit.uuid, UUID)
             assert_type(commit.at, datetime)
+        async for batch in memory.feed(after="7", follow=False):
+            assert_type(batch, Batch)
+            assert_type(batch.commits[0], Commit)
+        feeds: list[Feed] = [memory, SQLiteStore("ledger.db")]
+        feeds.append(DynamoDBStore("ledger"))  # type: ignore[arg-type]  # it has none
     assert_type(tag_of(Opened), str)
 
 
