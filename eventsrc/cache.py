@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 if TYPE_CHECKING:
     import asyncio  # at run time only where it is used, as in store.py
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachePolicy:
+class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How much `execute` remembers: `max_bytes` of states as a snapshot would hold them, the latest used first, and
     each for `max_age` seconds since it was known to be current. `enabled=False` remembers nothing.
 

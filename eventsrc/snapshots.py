@@ -6,7 +6,6 @@ A snapshot is a cache behind the log. Nothing that is wrong with one may fail a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -27,8 +26,7 @@ A = TypeVar("A", bound=Aggregate)
 _ANSWERS = 10_000  # streams whose thresholds are remembered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotPolicy:
+class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot is written once the commits since the last one weigh `ratio` times as much as it does.
 
     With `ratio=1` a load reads at most 2.25 times the state and one commit, and all snapshots ever written weigh no

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+
+import msgspec
 
 from .errors import InvalidStreamId, WiringError
 
@@ -70,8 +71,7 @@ def category_of(stream: str) -> str:
     return stream.partition("-")[0]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EventId:
+class EventId(msgspec.Struct, frozen=True, order=True):
     """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
 
     stream: str

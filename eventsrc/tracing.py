@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from .stream import EventId
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """What the commits made in this context are stamped with."""
 
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
 
     def merged(self, metadata: Mapping[str, str] | None) -> Trace:
         """This trace with more metadata. Raises TypeError or ValueError for what is no text."""
@@ -27,7 +27,7 @@ class Trace:
             if not key:
                 raise ValueError("a metadata key is empty; DynamoDB takes none that is")
             check_text("metadata", value)
-        return replace(self, metadata={**self.metadata, **metadata})
+        return msgspec.structs.replace(self, metadata={**self.metadata, **metadata})
 
 
 _current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # noqa: B039  # frozen
