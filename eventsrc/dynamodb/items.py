@@ -56,13 +56,13 @@ class Items:
         self.got: type[Got[Stored]] = Got[stored]
         self.found: type[Found[Stored]] = Found[stored]
         self._refused: type[Refused[Stored]] = Refused[stored]
-        self._prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
+        self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:
         """The partition key's value. Raises InvalidStreamId."""
         check_stream(stream)
-        value = self._prefix + stream
-        if self._prefix and len(value.encode()) > MAX_STREAM_BYTES:
+        value = self.prefix + stream
+        if self.prefix and len(value.encode()) > MAX_STREAM_BYTES:
             raise InvalidStreamId(stream, f"with its tenant it has more than {MAX_STREAM_BYTES:,} bytes")
         return {"S": value}
 
@@ -87,7 +87,7 @@ class Items:
             item[DIGEST] = {"B": commit.command_digest}
         if commit.metadata:
             item[METADATA] = {"M": {key: {"S": value} for key, value in commit.metadata.items()}}
-        names = len(self.partition_key.encode()) + len(self.sort_key.encode()) + len(self._prefix.encode())
+        names = len(self.partition_key.encode()) + len(self.sort_key.encode()) + len(self.prefix.encode())
         check_commit(commit, MAX_COMMIT_BYTES - names)
         return item
 
@@ -140,7 +140,7 @@ class Items:
     def from_snapshot(self, snapshot: Snapshot, sort: Sort) -> dict[str, Any]:
         """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
-        if (size := snapshot.size + len(snapshot.stream.encode()) + len(self._prefix.encode())) > MAX_COMMIT_BYTES:
+        if (size := snapshot.size + len(snapshot.stream.encode()) + len(self.prefix.encode())) > MAX_COMMIT_BYTES:
             raise StoreRejected("ItemTooLarge", f"a snapshot of {size:,} bytes; an item holds {MAX_COMMIT_BYTES:,}")
         item[SNAPSHOT_VERSION] = {"N": str(snapshot.version)}
         item[SHAPE] = {"S": snapshot.shape}

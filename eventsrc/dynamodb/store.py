@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settl
 from ..stream import check_stream
 from ..usage import Usage
 from .answers import Answer, ask
+from .changes import Change, changes
 from .client import Client, SDKClient, ServiceError, open_sdk
 from .items import SNAPSHOT_VERSION, Items, Stored
 from .layout import HALF, LAYOUTS, Page, Sort
@@ -134,6 +135,16 @@ class DynamoDBStore(Store):
                     raise rejected(error) from None
                 return False
             return True
+
+    def changes(self, event: object) -> Iterator[Change]:
+        """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
+        DynamoDB, both also as AWS Lambda and EventBridge Pipes deliver them, or a line of an export to S3.
+
+        They come as the event has them: repeated, and between a stream's versions in no order that is promised. The
+        store need not be open. Raises ValueError for anything else, StoreRejected if the stream carries no new images,
+        and CorruptPayload for an item that is not of this library.
+        """
+        return changes(event, self._items)
 
     async def create_table(
         self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
