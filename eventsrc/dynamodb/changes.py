@@ -22,7 +22,6 @@ import msgspec
 
 from ..errors import CorruptPayload, StoreRejected
 from ..store import Commit
-from ..stream import TENANT_DELIMITER
 from .items import Items
 
 
@@ -72,14 +71,10 @@ def _told(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any], str]:
 
 def _commit(image: object, items: Items) -> Commit | None:
     try:
-        item = msgspec.convert(image, items.stored)
-        key: str = msgspec.convert(image[items.partition_key]["S"], str)  # type: ignore[index]  # it was converted
-        stream = key.removeprefix(items.prefix)
-    except (msgspec.ValidationError, KeyError, TypeError):
+        item = msgspec.convert(image, items.keyed)
+    except msgspec.ValidationError:
         raise CorruptPayload("", 0, "an item that is not of this library") from None
-    if not key.startswith(items.prefix) or TENANT_DELIMITER in stream or items.is_snapshot(item):
-        return None
-    return items.to_commit(item, stream)
+    return items.to_commit_of_tenant(item)
 
 
 def _json(data: bytes | str) -> dict[str, Any]:

@@ -40,6 +40,12 @@ class Stored(msgspec.Struct, kw_only=True, gc=False):
     shape: Text = msgspec.field(name=SHAPE, default_factory=Text)
 
 
+class Keyed(Stored, kw_only=True, gc=False):
+    """An item of any stream."""
+
+    partition: Text
+
+
 class Items:
     """Translates for one table and one tenant."""
 
@@ -53,6 +59,16 @@ class Items:
         sort: Any = msgspec.field(name=sort_key)
         stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False)
         self.stored: type[Stored] = stored
+        partition: Any = msgspec.field(name=partition_key)
+        keyed: Any = msgspec.defstruct(
+            "KeyedHere",
+            [("sort", Number, sort), ("partition", Text, partition)],
+            bases=(Keyed,),
+            kw_only=True,
+            gc=False,
+        )
+        self.keyed: type[Keyed] = keyed
+        self.scanned: type[Found[Keyed]] = Found[keyed]
         self.got: type[Got[Stored]] = Got[stored]
         self.found: type[Found[Stored]] = Found[stored]
         self._refused: type[Refused[Stored]] = Refused[stored]
@@ -136,6 +152,18 @@ class Items:
 
     def is_snapshot(self, item: Stored) -> bool:
         return item.snapshot_version.N is not None
+
+    def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
+        """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
+        if (key := item.partition.S) is None:
+            raise CorruptPayload("", 0, "an item has a partition key that is no stream")
+        stream = key.removeprefix(self.prefix)
+        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream or self.is_snapshot(item):
+            return None
+        return self.to_commit(item, stream)
+
+    def key_of(self, item: Keyed) -> dict[str, Any]:
+        return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
 
     def from_snapshot(self, snapshot: Snapshot, sort: Sort) -> dict[str, Any]:
         """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""

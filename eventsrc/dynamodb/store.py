@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Literal, TypeVar
 
 from ..errors import CommitOutcomeUnknown, StoreError
+from ..feed import Batch
 from ..limits import check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
 from ..usage import Usage
-from .answers import Answer, ask
+from .answers import Answer, Found, ask
 from .changes import Change, changes
 from .client import Client, SDKClient, ServiceError, open_sdk
-from .items import SNAPSHOT_VERSION, Items, Stored
+from .items import SNAPSHOT_VERSION, Items, Keyed, Stored
 from .layout import HALF, LAYOUTS, Page, Sort
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
+from .scan import scanned
 from .table import create_table
 
 T = TypeVar("T", bound=Answer)
@@ -145,6 +147,31 @@ class DynamoDBStore(Store):
         and CorruptPayload for an item that is not of this library.
         """
         return changes(event, self._items)
+
+    async def scan(
+        self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
+    ) -> AsyncGenerator[Batch]:
+        """All commits of the table, each stream's in order, read in parallel segments: what is there when the scan
+        comes by, so later ones only by chance, and with eventual consistency, at half the units.
+
+        A batch's checkpoint is where to go on; the scan that goes on has the segments of the one it continues.
+        `units_per_second` spreads the read units that it takes, so that others have their share; requests of up to
+        1 MB take 128. Raises ValueError for what is no checkpoint, and StoreError and CorruptPayload.
+        """
+        if not 1 <= segments <= 1_000_000 or (units_per_second is not None and not units_per_second > 0):
+            raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
+
+        async def ask_page(request: dict[str, Any]) -> Found[Keyed]:
+            with self._call():
+                return await self._read("Scan", request, self._items.scanned)
+
+        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
+        batches = scanned(
+            ask_page, request, self._items, segments=segments, after=after, units_per_second=units_per_second
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
 
     async def create_table(
         self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False

@@ -1,0 +1,106 @@
+"""Reading a whole table, in parallel segments that can be resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from ..feed import Batch
+from ..store import Commit
+from .answers import Found
+from .items import SNAPSHOT_VERSION, Items, Keyed
+
+Ask = Callable[[dict[str, Any]], Awaitable[Found[Keyed]]]
+
+
+class Place(msgspec.Struct, omit_defaults=True):
+    """How far a segment has been read: behind a key, or at the start or the end."""
+
+    key: dict[str, Any] | None = None
+    done: bool = False
+
+
+async def scanned(
+    ask: Ask, request: dict[str, Any], items: Items, *, segments: int, after: str, units_per_second: float | None
+) -> AsyncGenerator[Batch]:
+    """Batches as the segments bring them. Closing it ends the requests under way."""
+    places = _places(after) or [Place() for _ in range(segments)]
+    pace = Pace(units_per_second)
+    pages: asyncio.Queue[tuple[int, list[Commit], Place] | Exception] = asyncio.Queue(maxsize=len(places))
+
+    async def read(segment: int, place: Place) -> None:
+        try:
+            while not place.done:
+                await pace.wait()
+                page = await ask(_asked(request, items, segment, len(places), place))
+                pace.used(page.ConsumedCapacity.CapacityUnits)
+                commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
+                key = page.LastEvaluatedKey
+                place = Place(done=True) if key is None else Place(items.key_of(key))
+                await pages.put((segment, commits, place))
+        except Exception as error:  # noqa: BLE001  # whoever reads gets it, in its own turn
+            await pages.put(error)
+
+    reading = [asyncio.create_task(read(*each)) for each in enumerate(places)]
+    try:
+        ends = all(place.done for place in places)
+        if ends:
+            yield Batch((), after, caught_up=True)
+        while not ends:
+            page = await pages.get()
+            if isinstance(page, Exception):
+                raise page
+            segment, commits, places[segment] = page
+            ends = all(place.done for place in places)
+            if commits or ends:
+                yield Batch(commits, msgspec.json.encode(places).decode(), ends)
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+class Pace:
+    """Spreads read units over time, all segments together."""
+
+    def __init__(self, units_per_second: float | None) -> None:
+        self._rate = units_per_second
+        self._free = 0.0  # when the next request may start
+
+    async def wait(self) -> None:
+        await asyncio.sleep(max(0.0, self._free - asyncio.get_running_loop().time()))
+
+    def used(self, units: float) -> None:
+        if self._rate is not None:
+            self._free = max(self._free, asyncio.get_running_loop().time()) + units / self._rate
+
+
+def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, place: Place) -> dict[str, Any]:
+    """Commits only: what is filtered out is paid for, but not sent."""
+    asked = request | {
+        "Segment": segment,
+        "TotalSegments": segments,
+        "FilterExpression": "attribute_not_exists(#v)",
+        "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
+    }
+    if items.prefix:
+        asked["FilterExpression"] += " AND begins_with(#pk, :prefix)"
+        asked["ExpressionAttributeNames"]["#pk"] = items.partition_key
+        asked["ExpressionAttributeValues"] = {":prefix": {"S": items.prefix}}
+    return asked if place.key is None else asked | {"ExclusiveStartKey": place.key}
+
+
+def _places(after: str) -> list[Place]:
+    """Raises ValueError for what is no checkpoint."""
+    if not after:
+        return []
+    try:
+        places = msgspec.json.decode(after, type=list[Place])
+    except (msgspec.MsgspecError, UnicodeError):
+        places = []
+    if not places:
+        raise ValueError(f"{after!r} is no checkpoint of a scan; keep what its batches say, or begin with ''")
+    return places

@@ -1,0 +1,135 @@
+"""A scan finds every commit once, each stream's in order, and goes on where it was left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from proxy import PASS, Proxy, error, proxy_to
+from tables import fresh_name, store_on
+
+from eventsrc import Batch, Commit, DynamoDBStore, StoreClosed, StoreRejected
+from eventsrc.storetests.samples import expect_same, fill, fresh_stream, make_commit, make_snapshot
+
+Streams = dict[str, list[Commit]]
+
+
+@pytest.fixture
+async def proxy(dynamodb_endpoint: str) -> AsyncIterator[Proxy]:
+    async with proxy_to(dynamodb_endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def store(proxy: Proxy) -> AsyncIterator[DynamoDBStore]:
+    async with store_on(proxy.url, fresh_name(), tenant="acme", layout="interleaved") as store:
+        await store.create_table()
+        yield store
+
+
+async def filled(store: DynamoDBStore) -> Streams:
+    """Streams of several megabytes, with snapshots between the commits, beside another tenant's."""
+    streams: Streams = {}
+    for length in (1, 3, 12, 40):
+        stream = fresh_stream()
+        streams[stream] = await fill(store, stream, length, size=60_000)
+        await store.put_snapshot(make_snapshot(stream, 1))
+    async with store_on(store._endpoint_url or "", store._table, tenant="other") as other:
+        await fill(other, fresh_stream(), 5)
+    return streams
+
+
+def expect_all(batches: list[Batch], streams: Streams) -> None:
+    told = [commit for batch in batches for commit in batch.commits]
+    for stream, commits in streams.items():
+        expect_same([commit for commit in told if commit.stream == stream], commits, stream)
+    assert len(told) == sum(map(len, streams.values()))
+
+
+def readers() -> list[asyncio.Task[Any]]:
+    """Tasks of scans under way."""
+    return [task for task in asyncio.all_tasks() if "scanned" in repr(task.get_coro())]
+
+
+@pytest.mark.parametrize("segments", [1, 4, 50])
+async def test_every_commit_comes_once_and_each_streams_in_order(store: DynamoDBStore, segments: int) -> None:
+    streams = await filled(store)
+    batches = [batch async for batch in store.scan(segments=segments)]
+    expect_all(batches, streams)
+    assert [batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True]
+    assert [batch async for batch in store.scan(after=batches[-1].checkpoint)] == [
+        Batch((), batches[-1].checkpoint, True)
+    ]
+
+
+async def test_it_goes_on_behind_each_checkpoint(store: DynamoDBStore) -> None:
+    streams = await filled(store)
+    first = [batch async for batch in store.scan(segments=3)]
+    assert len(first) > 3
+    for number, batch in enumerate(first, 1):
+        rest = [each async for each in store.scan(after=batch.checkpoint, segments=7)]
+        expect_all([*first[:number], *rest], streams)
+
+
+async def test_an_empty_table_is_caught_up(store: DynamoDBStore) -> None:
+    [batch] = [batch async for batch in store.scan()]
+    assert (list(batch.commits), batch.caught_up) == ([], True)
+
+
+async def test_leaving_it_early_leaves_nothing_behind(store: DynamoDBStore) -> None:
+    await filled(store)
+    async with aclosing(store.scan()) as batches:
+        async for _ in batches:
+            break
+    assert not readers()
+    assert store._calls == 0
+
+
+async def test_an_error_comes_out_where_batches_are_awaited(proxy: Proxy, store: DynamoDBStore) -> None:
+    await filled(store)
+    proxy.faults, seen = [PASS, error("AccessDeniedException")], list[Batch]()
+
+    async def scan() -> None:
+        async for batch in store.scan(segments=1):
+            seen.append(batch)
+            while readers():  # noqa: ASYNC110  # the error is there then, and must not strike here
+                await asyncio.sleep(0.001)
+
+    with pytest.raises(StoreRejected):
+        await scan()
+    assert len(seen) == 1
+    assert not readers()
+
+
+async def test_throttling_is_borne(proxy: Proxy, store: DynamoDBStore) -> None:
+    streams = await filled(store)
+    proxy.faults = [error("ProvisionedThroughputExceededException") for _ in range(3)]
+    expect_all([batch async for batch in store.scan(segments=2)], streams)
+
+
+async def test_it_takes_no_more_units_than_it_may(store: DynamoDBStore) -> None:
+    await filled(store)
+    begun, before = asyncio.get_running_loop().time(), store.usage.read_units
+    async for _ in store.scan(segments=4, units_per_second=1_000):
+        pass
+    seconds, used = asyncio.get_running_loop().time() - begun, store.usage.read_units - before
+    largest = 128.0 * 4  # what was asked for at the same time
+    assert used > largest / 2
+    assert used <= 1_000 * seconds + largest
+
+
+@pytest.mark.parametrize("options", [{"segments": 0}, {"units_per_second": 0}, {"after": "7"}, {"after": "[]"}])
+async def test_nonsense_is_a_value_error(store: DynamoDBStore, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"above 0|checkpoint"):
+        [batch async for batch in store.scan(**options)]
+
+
+async def test_a_closed_store_says_so(store: DynamoDBStore) -> None:
+    await store.append(make_commit(fresh_stream(), payload=os.urandom(9)))
+    await store.aclose()
+    with pytest.raises(StoreClosed):
+        [batch async for batch in store.scan()]
