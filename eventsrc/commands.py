@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from .misfit import reason_of
+from .tracing import check_text
 
 if TYPE_CHECKING:
     from .store import Commit
@@ -27,6 +28,13 @@ class AppliedCommand(NamedTuple):
     @classmethod
     def of(cls, commit: Commit) -> AppliedCommand:
         return cls(commit.version, commit.command_digest or b"")
+
+
+def check_command_id(command_id: object) -> None:
+    """Raise TypeError or ValueError for what can be none."""
+    check_text("command_id", command_id)
+    if not command_id:
+        raise ValueError("command_id is empty; give each command an id of its own, or None")
 
 
 def command_name(command: Callable[..., Any]) -> str:

@@ -111,7 +111,9 @@ class Decision(Generic[A]):
             self._base, self._is_current = base, False
             self._follow(conflict.winner)
             raise
-        self._base = self._snapshots.freeze(aggregate)
+        # A command that recorded nothing has changed nothing, whatever it did to the object it was called on.
+        unchanged = receipt.commit_id is None and not receipt.duplicate
+        self._base = base if unchanged else self._snapshots.freeze(aggregate)
         self._remember()
         return None if receipt.duplicate else result  # another delivery of this command was first
 

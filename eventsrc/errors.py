@@ -205,13 +205,14 @@ class CommitOutcomeUnknown(StoreError):
     With a command id, issuing the same command again on a freshly loaded aggregate is exact as well.
     """
 
-    def __init__(self, stream: str, version: int, commit_id: str) -> None:
-        super().__init__(stream, version, commit_id)
-        self.stream, self.version, self.commit_id = stream, version, commit_id
+    def __init__(self, stream: str, version: int, commit_id: str, reason: str = "") -> None:
+        super().__init__(stream, version, commit_id, reason)
+        self.stream, self.version, self.commit_id, self.reason = stream, version, commit_id, reason
 
     def __str__(self) -> str:
+        last = f" ({self.reason} in the end)" if self.reason else ""
         return (
-            f"commit {self.commit_id} to {self.stream}@{self.version}: no definite answer; save the same object "
+            f"commit {self.commit_id} to {self.stream}@{self.version}: no definite answer{last}; save the same object "
             "again to learn the outcome"
         )
 

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 async def loaded(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
     """What there is of these ids, in their order. Once one load fails the others are cancelled, and it is raised."""
+    if isinstance(ids, str):
+        raise TypeError(f"ids is the text {ids!r}; give several, as in [{ids!r}]")
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; it is a number from 1 on")
     import asyncio  # here, as in store.py

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, Ty
 from .aggregate import Aggregate
 from .cache import Cache, CachePolicy, CacheUse
 from .codec import join, pack
-from .commands import AppliedCommand, content_of, digest_of, has_run
+from .commands import AppliedCommand, check_command_id, content_of, digest_of, has_run
 from .decision import Decision
 from .errors import (
     AggregateNotFound,
@@ -30,7 +30,7 @@ from .past import folded_to
 from .snapshots import SnapshotPolicy, Snapshots
 from .store import OVERHEAD, Commit, Receipt, Store
 from .stream import stream_id
-from .tracing import check_text, current_trace
+from .tracing import current_trace
 from .uuid7 import uuid7
 from .wiring import wiring_of
 
@@ -219,7 +219,7 @@ class Repository(Generic[A]):
         journal, trace = aggregate._journal, current_trace().merged(metadata)
         events, version = aggregate.uncommitted, journal.version + 1
         if command_id is not None:
-            check_text("command_id", command_id)
+            check_command_id(command_id)
             digest = digest or digest_of(events)
         return Commit(
             stream=journal.stream,

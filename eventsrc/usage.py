@@ -10,7 +10,7 @@ class Usage(msgspec.Struct, kw_only=True):
 
     Requests and units are DynamoDB's: a request is one HTTP exchange, tries that failed included; units are those the
     service reported, so those of a refused write, which it bills and does not report, are missing. Bytes are about
-    those of commits and snapshots, as the snapshot policy weighs them; what was read is counted on DynamoDB only.
+    those of commits, as the snapshot policy weighs them; what was read, on DynamoDB only, is with snapshots.
     """
 
     calls: int = 0  # of the store's methods; pages of a read count one each

@@ -72,15 +72,22 @@ class GaveUp(Exception):
         super().__init__(unsure)
         self.unsure, self.last = unsure, last
 
+    @property
+    def reason(self) -> str:
+        """What the last answer was, or the kind of error there was instead."""
+        if isinstance(self.last, ServiceError):
+            return self.last.code or str(self.last.status)
+        return str(self.last or "")
+
     def definite(self) -> StoreError:
         """The error to raise where nothing can have been done, or where doing it twice does no harm."""
         if isinstance(self.last, ServiceError):
             if is_throttle(self.last):
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
-            return StoreUnavailable(f"{self.last.code or self.last.status} until the deadline; try again later")
+            return StoreUnavailable(f"{self.reason} until the deadline; try again later")
         if self.last is None and not self.unsure:
             return Throttled("no connection became free before the deadline; raise max_connections, or do less at once")
-        return StoreUnavailable(f"{self.last or 'no answer'} until the deadline; is the endpoint reachable?")
+        return StoreUnavailable(f"{self.reason or 'no answer'} until the deadline; is the endpoint reachable?")
 
 
 def rejected(error: ServiceError) -> StoreRejected:

@@ -89,7 +89,8 @@ class DynamoDBStore(Store):
                 await self._send("PutItem", request, Answer, used)
             except GaveUp as given_up:
                 if given_up.unsure:
-                    raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
+                    reason = given_up.reason
+                    raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason) from None
                 raise given_up.definite() from None
             except ServiceError as error:
                 if error.code != CONDITION_FAILED:

@@ -81,7 +81,7 @@ async def create_table(
 def _failure(table: str, error: Exception) -> StoreError:
     if isinstance(error, ServiceError) and not is_worth_repeating(error):
         return rejected(error)
-    reason = error.code or str(error.status) if isinstance(error, ServiceError) else type(error).__name__
+    reason = error.code or str(error.status) if isinstance(error, ServiceError) else str(error) or type(error).__name__
     kind = Throttled if is_throttle(error) else StoreUnavailable
     return kind(f"table {table} is not ready ({reason}); call it again")
 

@@ -124,6 +124,15 @@ async def test_a_command_that_records_nothing_has_seen_the_latest(
     assert await here.execute("a-1", lambda account: account.balance) == 110
 
 
+async def test_a_command_that_records_nothing_changes_nothing(here: Repository[Account]) -> None:
+    def tamper(account: Account) -> None:
+        account.owner, account.balance = "eve", 10**6
+
+    before = await here.load("a-1")
+    await here.execute("a-1", tamper)
+    assert await here.execute("a-1", lambda account: (account.owner, account.balance)) == (before.owner, before.balance)
+
+
 async def test_a_failed_command_leaves_nothing_behind(here: Repository[Account]) -> None:
     def half(account: Account) -> None:
         account.deposit(1000)

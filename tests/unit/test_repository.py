@@ -430,6 +430,8 @@ async def test_many_are_loaded_at_once_in_their_order(store: ScriptedStore) -> N
     assert [(id, account.owner) for id, account in found.items()] == [(f"a-{n}", str(n)) for n in range(19, -1, -1)]
     assert most == 4
     assert await accounts.load_many([]) == {}
+    with pytest.raises(TypeError, match="'a-1'"):
+        await accounts.load_many("a-1")
     with pytest.raises(ValueError, match="concurrency"):
         await accounts.load_many(ids, concurrency=0)
 
