@@ -103,7 +103,18 @@ class Decision(Generic[A]):
         self._is_current, self._base = True, self._snapshots.freeze(aggregate)
         return aggregate.version > base.version
 
+    def _by_events(self, aggregate: A) -> A:
+        """What the recorded events make of the state decided on. Nothing else that the command did to its object stays,
+        neither in memory nor in a snapshot.
+        """
+        if self._base is None or (clean := self._snapshots.thaw(self._id, self._base)) is None:
+            return aggregate
+        for event in aggregate.uncommitted:
+            clean.record(event)
+        return clean
+
     async def _save(self, aggregate: A, result: Any) -> Any:
+        aggregate = self._by_events(aggregate)
         base, self._base = self._base, None  # whatever ends this, the state is no longer what it was
         try:
             receipt = await self._repository._save(aggregate, self._command_id, self._digest, None)
@@ -111,9 +122,7 @@ class Decision(Generic[A]):
             self._base, self._is_current = base, False
             self._follow(conflict.winner)
             raise
-        # A command that recorded nothing has changed nothing, whatever it did to the object it was called on.
-        unchanged = receipt.commit_id is None and not receipt.duplicate
-        self._base = base if unchanged else self._snapshots.freeze(aggregate)
+        self._base = self._snapshots.freeze(aggregate)
         self._remember()
         return None if receipt.duplicate else result  # another delivery of this command was first
 

@@ -24,6 +24,7 @@ from eventsrc import (
     MemoryStore,
     Receipt,
     Repository,
+    SnapshotPolicy,
 )
 from eventsrc.store import MAX_VERSION
 
@@ -131,6 +132,23 @@ async def test_a_command_that_records_nothing_changes_nothing(here: Repository[A
     before = await here.load("a-1")
     await here.execute("a-1", tamper)
     assert await here.execute("a-1", lambda account: (account.owner, account.balance)) == (before.owner, before.balance)
+
+
+async def test_what_a_command_does_beside_its_events_stays_nowhere(
+    here: Repository[Account], store: CountingStore
+) -> None:
+    def tamper(account: Account) -> int:
+        account.owner = "eve"
+        return account.deposit(1)
+
+    policy = SnapshotPolicy(floor=0, ratio=0.01, inline=True)
+    accounts = Repository(Account, store, snapshots=policy)
+    before = await here.load("a-1")
+    await accounts.execute("a-1", tamper)
+    assert (await store.load("account-a-1")).snapshot is not None
+    loaded = await Repository(Account, store).load("a-1")
+    remembered = await accounts.execute("a-1", lambda account: (account.owner, account.balance))
+    assert (loaded.owner, loaded.balance) == remembered == (before.owner, before.balance + 1)
 
 
 async def test_a_failed_command_leaves_nothing_behind(here: Repository[Account]) -> None:
