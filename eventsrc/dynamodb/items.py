@@ -12,7 +12,7 @@ from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from .answers import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
 from .client import Reply
-from .layout import HALF, Sort
+from .layout import Sort, half_above
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class Items:
         """Raises CorruptPayload."""
         text = item.sort.N or ""
         try:
-            return int(text) if text[-2:] != ".5" else int(text[:-2]) + HALF
+            return int(text) if text[-2:] != ".5" else half_above(int(text[:-2]))
         except ValueError:
             pass
         raise CorruptPayload(stream, 0, "an item has a sort key that is no version")

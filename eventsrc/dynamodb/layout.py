@@ -12,7 +12,20 @@ from ..stream import category_of
 Sort = int | Decimal
 """A sort key: a version; where snapshots are interleaved, also one and a half."""
 
-HALF = Decimal("0.5")
+
+def half_above(version: int) -> Decimal:
+    """A version and a half, exact whatever the caller's decimal context is: rounded it would be a commit's key."""
+    return Decimal(f"{version}.5")
+
+
+def beyond(sort: Sort, *, backward: bool) -> Sort:
+    """The next sort key that there can be in that direction."""
+    whole = int(sort)
+    if sort != whole:
+        return whole if backward else whole + 1
+    return half_above(whole - 1) if backward and whole else half_above(whole)
+
+
 _ABOVE = MAX_VERSION + 1
 
 
@@ -104,13 +117,13 @@ class Interleaved(SnapshotLast):
     """
 
     def key(self, version: int) -> Sort:
-        return version + HALF
+        return half_above(version)
 
     async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
-        rest: tuple[Sort, Sort] | None = (self.key(snapshot.version) + HALF, _ABOVE)
-        while rest:
+        rest: tuple[Sort, Sort] | None = (snapshot.version + 1, _ABOVE)
+        while rest and rest[0] <= rest[1]:
             page = await reader.query(snapshot.stream, *rest, newest=True, backward=True)
-            if page.snapshot:
+            if page.snapshot and page.snapshot.version >= snapshot.version:
                 return True
             rest = page.rest
         return False

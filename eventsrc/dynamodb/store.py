@@ -17,8 +17,8 @@ from ..usage import Usage
 from .answers import Answer, Found, ask
 from .changes import Change, changes
 from .client import Client, SDKClient, ServiceError, open_sdk
-from .items import SNAPSHOT_VERSION, Items, Keyed, Stored
-from .layout import HALF, LAYOUTS, Page, Sort
+from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
+from .layout import LAYOUTS, Page, Sort, beyond
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
 from .scan import scanned
 from .table import create_table
@@ -121,8 +121,9 @@ class DynamoDBStore(Store):
         request = {
             "TableName": self._table,
             "Item": self._items.from_snapshot(snapshot, self._layout.key(snapshot.version)),
-            "ConditionExpression": "attribute_not_exists(#v) OR #v < :v",
-            "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
+            # Whatever the key is, what has a commit's id is never replaced.
+            "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
+            "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
             "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
             "ReturnConsumedCapacity": "TOTAL",
         }
@@ -234,7 +235,8 @@ class DynamoDBStore(Store):
         rest = None
         if page.LastEvaluatedKey is not None:
             reached = self._items.sort_of(page.LastEvaluatedKey, stream)
-            rest = (low, reached - HALF) if backward else (reached + HALF, high)
+            reached = beyond(reached, backward=backward)
+            rest = (low, reached) if backward else (reached, high)
         return Page(snapshot, commits, rest)
 
     async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None:

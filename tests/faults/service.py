@@ -202,7 +202,9 @@ def _holds(request: Mapping[str, Any], standing: Item | None) -> bool:
         return True
     if condition == "attribute_not_exists(#pk)":
         return False
-    assert condition == "attribute_not_exists(#v) OR #v < :v", condition
+    assert condition == "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)", condition
+    if request["ExpressionAttributeNames"]["#i"] in standing:
+        return False
     name = request["ExpressionAttributeNames"]["#v"]
     return name not in standing or int(standing[name]["N"]) < int(request["ExpressionAttributeValues"][":v"]["N"])
 

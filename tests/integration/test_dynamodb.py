@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import localcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from bank import Account
@@ -196,6 +198,44 @@ async def test_an_interleaved_snapshot_beyond_the_limit_is_searched_for(proxy: P
         proxy.operations.clear()
         assert await store.load(stream) == Loaded(make_snapshot(stream, 100), commits[99:])
         assert proxy.counts == {"Query": 1}
+
+
+@every_layout
+async def test_a_coarse_decimal_context_of_the_program_does_no_harm(
+    dynamodb_endpoint: str, table: str, layout: Any
+) -> None:
+    stream = fresh_stream()
+    with localcontext(prec=2):
+        async with store_on(dynamodb_endpoint, table, layout=layout) as store:
+            commits = [make_commit(stream, version, payload=os.urandom(30_000)) for version in range(1, 121)]
+            await asyncio.gather(*map(store.append, commits))
+            assert await store.put_snapshot(make_snapshot(stream, 101)) is True
+            assert await store.load(stream) == Loaded(make_snapshot(stream, 101), commits[100:])
+            assert [commit.version async for commit in store.read(stream)] == list(range(1, 121))
+            assert [commit.version async for commit in store.read(stream, backward=True)] == list(range(120, 0, -1))
+
+
+async def test_a_newer_snapshot_is_written_after_a_change_to_interleaved(dynamodb_endpoint: str, table: str) -> None:
+    stream = fresh_stream()
+    async with (
+        store_on(dynamodb_endpoint, table) as last,
+        store_on(dynamodb_endpoint, table, layout="interleaved") as interleaved,
+    ):
+        commits = await fill(last, stream, 20)
+        assert await last.put_snapshot(make_snapshot(stream, 5)) is True
+        assert await interleaved.put_snapshot(make_snapshot(stream, 4)) is False
+        assert await interleaved.put_snapshot(make_snapshot(stream, 20)) is True
+        for store in (last, interleaved):
+            assert await store.load(stream) == Loaded(make_snapshot(stream, 20), commits[19:])
+
+
+async def test_a_snapshot_never_replaces_a_commit(dynamodb_endpoint: str, table: str) -> None:
+    stream = fresh_stream()
+    async with store_on(dynamodb_endpoint, table, layout="interleaved") as store:
+        commits = await fill(store, stream, 3)
+        with patch.object(type(store._layout), "key", lambda self, version: version + 1):
+            assert await store.put_snapshot(make_snapshot(stream, 2)) is False
+        assert [commit.id async for commit in store.read(stream)] == [commit.id for commit in commits]
 
 
 async def test_the_layout_can_be_changed(dynamodb_endpoint: str, table: str) -> None:
