@@ -104,7 +104,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.is_good = False
-        self._transport.close()
+        if not self._transport.is_closing():  # closed twice, asyncio's TLS could not be aborted any more
+            self._transport.close()
 
     def abort(self) -> None:
         self.is_good = False

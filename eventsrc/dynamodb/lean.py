@@ -119,9 +119,10 @@ class LeanClient:
         except Exception as error:  # noqa: BLE001  # whatever the source of the credentials raises, nothing was sent
             reason = type(error).__name__
         else:
-            if "\n" not in f"{frozen.access_key}{frozen.token}":  # each is part of a header
+            told = f"{frozen.access_key}{frozen.token or ''}"  # in headers
+            if told.isascii() and told.isprintable():
                 return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-            reason = "a line break in the credentials"
+            reason = "a character in the credentials that no header can hold"
         raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
 
     def _refused(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:

@@ -62,7 +62,15 @@ def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ..
 def behind(connection: sqlite3.Connection, position: int, limit: int) -> list[Commit]:
     """The commits of all streams behind a position. Raises CorruptPayload."""
     found = connection.execute(BEHIND, (position, limit)).fetchall()
-    return [_to_commit(stream.decode(errors="replace"), *row) for stream, *row in found]
+    return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found]
+
+
+def _to_stream(stored: bytes, row: list[Any]) -> str:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        pass
+    raise CorruptPayload(stored.decode(errors="replace"), row[1], "the name of the stream is no UTF-8")
 
 
 def _to_commit(

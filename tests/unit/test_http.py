@@ -37,6 +37,9 @@ class Wire:
 
     def write(self, data: bytes) -> None: ...
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def close(self) -> None:
         self.closed = True
 
