@@ -47,6 +47,10 @@ class TransportError(Exception):
     """No usable answer: the request may have been carried out, or still be."""
 
 
+class NotSent(TransportError):
+    """No connection came about: this try has done nothing."""
+
+
 class Client(Protocol):
     """What the store needs. A call sends one request, once."""
 
@@ -144,9 +148,23 @@ async def open_sdk(
     except (BotoCoreError, ValueError) as error:  # no region, a profile that is not there, no URL
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
     endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
+    _check_endpoint(endpoint)
     if not plain_http and not _is_private(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
     return opened, await session.get_credentials(), session._session.get_config_variable("ca_bundle")
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Raise StoreRejected for one with more than a scheme, a host and a port; it may hold a password, so it is not
+    quoted.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        plain = parts.port != 0 and parts.path in ("", "/") and not parts.query and parts.username is None
+    except ValueError:
+        plain = False
+    if not plain:
+        raise StoreRejected("ENDPOINT", "an endpoint is a scheme, a host and a port, as in http://localhost:8000")
 
 
 def _is_private(endpoint: str) -> bool:

@@ -7,12 +7,16 @@ docs/performance.md. A connection that breaks proves nothing about its request: 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from contextlib import suppress
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
+_PER_ADDRESS = 1.0  # seconds to wait for a host's address while there are others to try
 _KEPT = 20.0  # seconds a connection may rest; the service keeps it longer
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: .*)?")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
 _MAX_HEAD = 65_536
 _MAX_BODY = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
 
@@ -27,16 +31,23 @@ class BadResponse(Exception):
     """What came is not HTTP, or ended too early."""
 
 
+class Unreachable(Exception):
+    """No connection came about, so that nothing was sent."""
+
+
 class Pool:
     """Connections to one host: as many as there are exchanges at a time. Belongs to one event loop."""
 
-    def __init__(self, host: str, port: int, tls: SSLContext | None) -> None:
-        self._host, self._port, self._tls = host, port, tls
+    def __init__(self, host: str, port: int, tls: SSLContext | None, *, connect_timeout: float = 3.0) -> None:
+        self._host, self._port, self._tls, self._connect_timeout = host, port, tls, connect_timeout
+        self._address: object = None  # that answered last
         self._open: set[Connection] = set()
         self._resting: list[Connection] = []  # the one used last at the end
 
     async def exchange(self, request: bytes) -> Response:
-        """Send a request, once. Raises BadResponse or OSError; the connection is then closed, as when cancelled."""
+        """Send a request, once. Raises BadResponse or OSError; the connection is then closed, as when cancelled. Raises
+        Unreachable if nothing was sent.
+        """
         connection = self._rested() or await self._connect()
         try:
             response = await connection.exchange(request)
@@ -61,21 +72,56 @@ class Pool:
 
     def _rested(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - _KEPT
+        while self._resting and self._resting[0].rests_since < oldest:
+            self._resting.pop(0).close()
         while self._resting:
-            connection = self._resting.pop()
-            if connection.is_good and connection.rests_since >= oldest:
+            if (connection := self._resting.pop()).is_good:
                 return connection
-            connection.close()
         return None
 
     async def _connect(self) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._open),
-            self._host,
-            self._port,
-            ssl=self._tls,
-            server_hostname=self._host if self._tls else None,
-        )
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                return await self._over(await self._socket())
+        except (OSError, ValueError) as error:  # a name that cannot be one is a ValueError
+            reason = type(error).__name__
+        raise Unreachable(reason)
+
+    async def _socket(self) -> socket.socket:
+        """Connected to the first of the host's addresses that answers; the one that did so last is tried first.
+
+        asyncio would wait for the first one only, or, trying two at a time, leak a socket when cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found.sort(key=lambda each: each[4] != self._address)
+        for number, (family, kind, protocol, _, address) in enumerate(found, 1):
+            connected = socket.socket(family, kind, protocol)
+            try:
+                connected.setblocking(False)
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                async with asyncio.timeout(_PER_ADDRESS if number < len(found) else None):
+                    await loop.sock_connect(connected, address)
+            except BaseException as error:
+                connected.close()
+                if number == len(found) or not isinstance(error, OSError):
+                    raise
+            else:
+                self._address = address
+                return connected
+        raise OSError("the host has no address")
+
+    async def _over(self, connected: socket.socket) -> Connection:
+        connection = Connection(self._open)
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, sock=connected, ssl=self._tls, server_hostname=self._host if self._tls else None
+            )
+        except BaseException:
+            connection.abort()  # also where the loop has not, or not yet, told it that it was made
+            self._open.discard(connection)
+            connected.close()
+            raise
         return connection
 
 
@@ -86,16 +132,19 @@ class Connection(asyncio.Protocol):
         self._open = open
         self._buffer = bytearray()
         self._head: tuple[int, dict[str, str]] | None = None  # status and headers, once they are there
+        self._body = bytearray()  # of an answer in chunks, as far as it has come
         self._waiter: asyncio.Future[Response] | None = None
+        self._transport: Any = None
         self.is_good = True
         self.rests_since = 0.0
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._open.add(self)
-        if (raw := transport.get_extra_info("socket")) is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self.is_good:
+            self._open.add(self)
+        else:  # nobody waits for it any more
+            transport.abort()
 
     async def exchange(self, request: bytes) -> Response:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -109,7 +158,8 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self.is_good = False
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -120,6 +170,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self.is_good = False  # it is closed once this returns, and lost in a later turn of the loop
+        if self._transport.get_write_buffer_size():  # asyncio would wait until all is sent, to nobody
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
@@ -143,10 +195,11 @@ class Connection(asyncio.Protocol):
             return
         assert self._head is not None
         status, headers = self._head
-        if (body := self._read_body(headers, ended=ended)) is None:
+        if (body := b"" if status in (204, 304) else self._read_body(headers, ended=ended)) is None:
             return
         self._head = None
-        if self._buffer or "close" in headers.get("connection", "").lower():
+        unsent = self._transport.get_write_buffer_size()
+        if unsent or self._buffer or "close" in headers.get("connection", "").lower():
             self.close()
         self._waiter.set_result(Response(status, headers, body))
 
@@ -155,13 +208,11 @@ class Connection(asyncio.Protocol):
         while (end := self._buffer.find(b"\r\n\r\n", 0, _MAX_HEAD)) >= 0:
             first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
             del self._buffer[: end + 4]
-            if not first.startswith("HTTP/1."):
-                raise BadResponse(first[:20])
-            status = int(first[9:12])
-            if status >= 200:
-                fields = (line.partition(":") for line in lines)
-                self._head = status, {name.lower(): value.strip() for name, _, value in fields}
-                if first.startswith("HTTP/1.0"):
+            if (match := _STATUS.fullmatch(first)) is None:
+                raise BadResponse("no status line")
+            if (status := int(match[2])) >= 200:
+                self._head = status, _fields(lines)
+                if match[1] == "0":
                     self._head[1].setdefault("connection", "close")
                 return True
         if len(self._buffer) >= _MAX_HEAD:
@@ -170,17 +221,19 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self, headers: dict[str, str], *, ended: bool) -> bytes | None:
         """The body, if all of it is there; it is taken from the buffer."""
-        if (coding := headers.get("transfer-encoding")) is not None:
-            if coding.lower() != "chunked":
-                raise BadResponse("an unknown transfer encoding")
+        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+        if coding is not None:
+            if coding.lower() != "chunked" or length is not None:
+                raise BadResponse("a body of unknown length")
             return self._read_chunks()
-        length = headers.get("content-length")
         if length is None:
             if not ended:
                 self._bound(len(self._buffer))
                 return None
             expected = len(self._buffer)
         else:
+            if not (length.isascii() and length.isdigit()):
+                raise BadResponse("a length that is no number")
             expected = self._bound(int(length))
             if len(self._buffer) < expected:
                 return None
@@ -189,17 +242,24 @@ class Connection(asyncio.Protocol):
         return body
 
     def _read_chunks(self) -> bytes | None:
-        chunks: list[bytes] = []
-        at = 0
-        while (end := self._buffer.find(b"\r\n", at)) >= 0:
-            size = self._bound(int(self._buffer[at:end].partition(b";")[0], 16))
-            if size == 0:
+        """Chunks are taken from the buffer as they come."""
+        while (end := self._buffer.find(b"\r\n")) >= 0:
+            if (match := _CHUNK.fullmatch(bytes(self._buffer[:end]))) is None:
+                raise BadResponse("a chunk without a size")
+            if (size := self._bound(int(match[1], 16))) == 0:
                 if (last := self._buffer.find(b"\r\n\r\n", end)) < 0:  # behind trailers, if there are any
                     break
                 del self._buffer[: last + 4]
-                return b"".join(chunks)
-            at = end + 2 + size + 2
-            chunks.append(bytes(self._buffer[end + 2 : at - 2]))
+                body, self._body = bytes(self._body), bytearray()
+                return body
+            stop = end + 2 + size
+            if len(self._buffer) < stop + 2:
+                break
+            if self._buffer[stop : stop + 2] != b"\r\n":
+                raise BadResponse("a chunk that does not end")
+            self._body += self._buffer[end + 2 : stop]
+            self._bound(len(self._body))
+            del self._buffer[: stop + 2]
         self._bound(len(self._buffer))
         return None
 
@@ -207,3 +267,19 @@ class Connection(asyncio.Protocol):
         if not 0 <= size <= _MAX_BODY:
             raise BadResponse("too large")
         return size
+
+
+def _fields(lines: list[str]) -> dict[str, str]:
+    """Headers by their names in lower case. Raises BadResponse for what could be read in two ways."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        if not colon or not name or name != name.strip():
+            raise BadResponse("a line that is no header")
+        if name in fields:
+            if name in ("content-length", "transfer-encoding"):
+                raise BadResponse("a body with two lengths")
+            value = f"{fields[name]}, {value}"
+        fields[name] = value
+    return fields

@@ -21,8 +21,8 @@ from zlib import crc32
 import msgspec
 from botocore.httpsession import get_cert_path
 
-from .client import CLOCK_CORRECTED, Reply, ServiceError, TransportError
-from .http import BadResponse, Pool, Response
+from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError
+from .http import BadResponse, Pool, Response, Unreachable
 from .signature import Credentials, Signer
 
 T = TypeVar("T")
@@ -78,7 +78,8 @@ class LeanClient:
     ) -> None:
         parts = urlsplit(endpoint)
         trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else None
-        self._pool = Pool(parts.hostname or "", parts.port or (443 if trusted else 80), trusted)
+        port = parts.port or (443 if trusted else 80)
+        self._pool = Pool(parts.hostname or "", port, trusted, connect_timeout=min(timeout, 3.0))
         self._timeout = timeout
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
@@ -97,11 +98,13 @@ class LeanClient:
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._pool.exchange(head + body)
-        except (BadResponse, TimeoutError, OSError, ValueError) as error:
-            reason = type(error).__name__
+        except Unreachable as error:
+            failure: TransportError = NotSent(*error.args)
+        except (BadResponse, TimeoutError, OSError) as error:
+            failure = TransportError(type(error).__name__)
         else:
             return self._read(response, ahead)
-        raise TransportError(reason)  # outside the handler: its error may name what was sent
+        raise failure  # outside the handlers: their errors may name what was sent
 
     def _read(self, response: Response, ahead: float) -> Reply:
         expected = response.headers.get("x-amz-crc32")

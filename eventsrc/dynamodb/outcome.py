@@ -13,7 +13,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .client import CLOCK_CORRECTED, ServiceError, TransportError
+from .client import CLOCK_CORRECTED, NotSent, ServiceError, TransportError
 
 T = TypeVar("T")
 
@@ -145,9 +145,11 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
 
 
 def _is_definite(error: Exception) -> bool:
-    """Whether the answer proves that this try did nothing. Codes count, never texts; an unknown code proves nothing."""
+    """Whether this try provably did nothing, by its answer or because it was never sent. Codes count, never texts; an
+    unknown code proves nothing.
+    """
     if not isinstance(error, ServiceError):
-        return False
+        return isinstance(error, NotSent)
     return error.status == 413 or (error.status < 500 and (error.code in _NOT_DONE or error.code in _REJECTED))
 
 

@@ -41,7 +41,7 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
-from eventsrc.dynamodb.client import ServiceError
+from eventsrc.dynamodb.client import NotSent, ServiceError, TransportError
 from eventsrc.dynamodb.outcome import GaveUp, send
 from eventsrc.storetests.samples import (
     expect_same_commit,
@@ -388,11 +388,37 @@ async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: 
 async def test_an_endpoint_that_nobody_listens_on(bench: Bench) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        async with store_on(f"http://127.0.0.1:{unused.getsockname()[1]}", "ledger", deadline=0.3) as store:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        async with store_on(url, "ledger", deadline=0.3) as store:
             with pytest.raises(StoreUnavailable, match="reachable"):
                 await store.load(fresh_stream())
+            with pytest.raises(StoreUnavailable, match="reachable"):  # no try was ever sent
+                await store.append(make_commit(fresh_stream()))
+        async with (
+            session().client("dynamodb", endpoint_url=url) as client,
+            DynamoDBStore("ledger", client=client, deadline=0.3) as store,
+        ):
             with pytest.raises(CommitOutcomeUnknown):  # the SDK does not tell a refused connection from a lost one
                 await store.append(make_commit(fresh_stream()))
+
+
+@pytest.mark.parametrize("first", [[], [TransportError("reset")]], ids=["never sent", "sent once"])
+async def test_only_what_was_never_sent_is_a_definite_no(first: list[Exception]) -> None:
+    tries = iter(first)
+
+    async def call() -> None:
+        raise next(tries, NotSent("refused"))
+
+    with pytest.raises(GaveUp) as raised:
+        await send(call, asyncio.Semaphore(1), deadline=0.3)
+    assert raised.value.unsure == bool(first)
+
+
+@pytest.mark.parametrize("given", ["/path", "?a=b", ":0", ":99999", ":port"])
+async def test_an_endpoint_is_a_scheme_a_host_and_a_port(given: str) -> None:
+    with pytest.raises(StoreRejected, match="ENDPOINT"):
+        async with DynamoDBStore("ledger", session=session(), endpoint_url=f"http://127.0.0.1{given}"):
+            pass
 
 
 async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(bench: Bench) -> None:

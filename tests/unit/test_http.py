@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventsrc.dynamodb.http import BadResponse, Connection, Pool
+from eventsrc.dynamodb.http import BadResponse, Connection, Pool, Unreachable
 
 BODY = b'{"Item":{}}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
@@ -32,8 +34,10 @@ class Wire:
     def __init__(self) -> None:
         self.closed = False
 
-    def get_extra_info(self, name: str) -> None:
-        return None
+    unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: bytes) -> None: ...
 
@@ -88,9 +92,10 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     [
         LENGTH.replace(b"1.1", b"1.0"),
         LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: Close\r\n\r\n"),
+        LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\nConnection: TE\r\n\r\n"),
         LENGTH + b"HTTP/1.1 200 OK",
     ],
-    ids=["1.0", "close", "more than was asked for"],
+    ids=["1.0", "close", "close and more", "more than was asked for"],
 )
 async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> None:
     body, connection = await answered([answer])
@@ -112,6 +117,15 @@ async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> No
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-4\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n",
         b"HTTP/1.1 200 OK\r\nname: " + b"a" * 70_000,
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1  200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1_1\r\n\r\n" + BODY,
+        b"HTTP/1.1 200 OK\r\nname: a\r\n b\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
     ],
     ids=lambda answer: repr(answer[:60]),
 )
@@ -245,8 +259,106 @@ async def test_an_answer_that_nobody_asked_for_closes() -> None:
         assert (await pool.exchange(b"two\n")).body == b"two\n"
 
 
-async def test_a_refused_connection_is_an_os_error() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a" * 80])
+async def test_where_no_connection_comes_about_nothing_was_sent(host: str) -> None:
     async with served(echo) as (pool, _):
         port = pool._port
-    with pytest.raises(OSError, match=r"refused|Connect"):
-        await Pool("127.0.0.1", port, None).exchange(b"one\n")
+    with pytest.raises(Unreachable):
+        await Pool(host, port, None).exchange(b"one\n")
+
+
+async def test_an_address_that_does_not_answer_is_passed_over_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address takes no connections any more, as one of several that a name leads to."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as deaf:
+        port, address = deaf.getsockname()[1], deaf.getsockname()
+        waiting = [socket.socket() for _ in range(4)]  # they fill its queue
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        server = await asyncio.start_server(answering_once, "127.0.0.1", port)
+        loop, asked = asyncio.get_running_loop(), []
+
+        async def two_addresses(*_: Any, **__: Any) -> list[Any]:
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            return [(*kind, ("127.0.0.2", port)), (*kind, ("127.0.0.1", port))]
+
+        async def connect(each: socket.socket, to: Any) -> None:
+            asked.append(to[0])
+            await connects(each, to)
+
+        connects = loop.sock_connect
+        monkeypatch.setattr(loop, "getaddrinfo", two_addresses)
+        monkeypatch.setattr(loop, "sock_connect", connect)
+        monkeypatch.setattr("eventsrc.dynamodb.http._PER_ADDRESS", 0.05)
+        pool = Pool("two.example", port, None)
+        async with server:
+            assert (await pool.exchange(b"one\n")).body == b"one\n"
+            await until(lambda: not pool._open)
+            assert (await pool.exchange(b"two\n")).body == b"two\n"
+        await pool.aclose()
+        for each in waiting:
+            each.close()
+    assert asked == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+
+
+async def answering_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(answer(await reader.readline()))
+    writer.close()
+
+
+async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() -> None:
+    async with served(echo) as (pool, connections):
+        await asyncio.gather(*(pool.exchange(b"%d\n" % number) for number in range(5)))
+        for connection in pool._resting[:4]:
+            connection.rests_since -= 60
+        await pool.exchange(b"again\n")
+        await until(lambda: len(pool._open) == 1)
+        assert len(connections) == 5
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_comes() -> None:
+    opened: set[Connection] = set()
+    connection, wire = Connection(opened), Wire()
+    connection.abort()
+    connection.connection_made(wire)
+    assert wire.closed
+    assert not opened
+
+
+async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
+    connection = Connection(set())
+    connection.connection_made(wire := Wire())
+    waiting = asyncio.ensure_future(connection.exchange(b"request"))
+    await asyncio.sleep(0)
+    wire.unsent = 7
+    connection.data_received(LENGTH)
+    assert (await waiting).body == BODY
+    assert not connection.is_good
+
+
+async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
+    connection = Connection(set())
+    connection.connection_made(wire := Wire())
+    wire.unsent = 7
+    connection.eof_received()
+    assert wire.closed
+
+
+async def test_many_small_chunks_are_taken_as_they_come() -> None:
+    body = b"0123456789" * 5_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-amz-crc32: 7\r\n\r\n"
+    whole = head + chunks + b"0\r\n\r\n"
+    found, connection = await answered([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
+    assert found == body
+    assert not connection._body
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_has_no_body_needs_no_length(status: int) -> None:
+    connection = Connection(set())
+    connection.connection_made(Wire())
+    waiting = asyncio.ensure_future(connection.exchange(b"request"))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 %d \r\n\r\n" % status)
+    assert await waiting == (status, {}, b"")
