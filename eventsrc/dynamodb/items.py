@@ -12,7 +12,7 @@ from ..store import Commit, Snapshot
 from ..stream import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from .answers import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
 from .client import Reply
-from .layout import Sort, half_above
+from .layout import Sort, half_above, is_snapshot
 
 T = TypeVar("T")
 
@@ -150,15 +150,12 @@ class Items:
             pass
         raise CorruptPayload(stream, version, "the item is not a commit of this library")
 
-    def is_snapshot(self, item: Stored) -> bool:
-        return item.snapshot_version.N is not None
-
     def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
         """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
         if (key := item.partition.S) is None:
             raise CorruptPayload("", 0, "an item has a partition key that is no stream")
         stream = key.removeprefix(self.prefix)
-        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream or self.is_snapshot(item):
+        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream or is_snapshot(self.sort_of(item, stream)):
             return None
         return self.to_commit(item, stream)
 

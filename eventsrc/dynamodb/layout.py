@@ -29,6 +29,11 @@ def beyond(sort: Sort, *, backward: bool) -> Sort:
 _ABOVE = MAX_VERSION + 1
 
 
+def is_snapshot(sort: Sort) -> bool:
+    """Whether a layout keeps snapshots at that sort key: no commit is there."""
+    return not 1 <= sort <= MAX_VERSION or sort != int(sort)
+
+
 class Page(NamedTuple):
     """What a query found in a range of sort keys; `rest` is the range it did not get to."""
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from ..feed import Batch
-from ..store import Commit
+from ..store import MAX_VERSION, Commit
 from .answers import Found
-from .items import SNAPSHOT_VERSION, Items, Keyed
+from .items import Items, Keyed
 
 Ask = Callable[[dict[str, Any]], Awaitable[Found[Keyed]]]
 
@@ -79,17 +79,18 @@ class Pace:
 
 
 def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, place: Place) -> dict[str, Any]:
-    """Commits only: what is filtered out is paid for, but not sent."""
+    """Commits only, but for snapshots between them: what is filtered out is paid for, but not sent."""
+    names, values = {"#sk": items.sort_key}, {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
     asked = request | {
         "Segment": segment,
         "TotalSegments": segments,
-        "FilterExpression": "attribute_not_exists(#v)",
-        "ExpressionAttributeNames": {"#v": SNAPSHOT_VERSION},
+        "FilterExpression": "#sk BETWEEN :first AND :last",
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
     }
     if items.prefix:
         asked["FilterExpression"] += " AND begins_with(#pk, :prefix)"
-        asked["ExpressionAttributeNames"]["#pk"] = items.partition_key
-        asked["ExpressionAttributeValues"] = {":prefix": {"S": items.prefix}}
+        names["#pk"], values[":prefix"] = items.partition_key, {"S": items.prefix}
     return asked if place.key is None else asked | {"ExclusiveStartKey": place.key}
 
 

@@ -18,7 +18,7 @@ from .answers import Answer, Found, ask
 from .changes import Change, changes
 from .client import Client, SDKClient, ServiceError, open_sdk
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
-from .layout import LAYOUTS, Page, Sort, beyond
+from .layout import LAYOUTS, Page, Sort, beyond, is_snapshot
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
 from .scan import scanned
 from .table import create_table
@@ -226,7 +226,7 @@ class DynamoDBStore(Store):
         commits: list[Commit] = []
         for item in page.Items:
             sort = self._items.sort_of(item, stream)
-            if sort > MAX_VERSION or self._items.is_snapshot(item):
+            if is_snapshot(sort):
                 found = self._items.to_snapshot(item, stream) if newest else None
                 snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
             elif snapshot is None or sort >= snapshot.version:  # what lies behind a snapshot is not looked at
