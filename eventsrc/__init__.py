@@ -28,7 +28,7 @@ from .errors import (
     WiringError,
 )
 from .event import Event, tag_of
-from .feed import Batch, Feed
+from .feed import Batch, Feed, Head
 from .memory import MemoryStore
 from .repository import Recorded, Repository
 from .snapshots import SnapshotPolicy
@@ -60,6 +60,7 @@ __all__ = [
     "EventId",
     "EventsrcError",
     "Feed",
+    "Head",
     "IdempotencyError",
     "InvalidEvent",
     "InvalidStreamId",

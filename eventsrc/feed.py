@@ -1,9 +1,9 @@
-"""The feed: all commits of a store, each once, each stream's in order, as far as they go and then as they come."""
+"""The feed: all commits of a store, as far as they go and then as they come."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from .store import Commit, Store
@@ -22,17 +22,50 @@ class Batch(NamedTuple):
     caught_up: bool  # nothing was behind them when they were read
 
 
+class Head(NamedTuple):
+    """A stream, and the version of its last commit."""
+
+    stream: str
+    version: int
+
+
 @runtime_checkable
 class Feed(Protocol):
-    """What tells all commits. A store that knows their order is one."""
+    """What tells all commits: a transport.
+
+    An ordered one tells each commit once, each stream's in order. Any other repeats and reorders: what it tells is a
+    hint that something happened, to be taken through a `Gate`, as processors do.
+    """
+
+    ordered: bool
 
     def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
         """All commits behind the checkpoint `after`, from the first one on if it is empty.
 
-        Each comes once, each stream's in order; memory stays flat however many there are. At the end there is a batch
-        with `caught_up`, also if there was nothing at all; then it ends or, with `follow`, waits for more. Raises
-        ValueError for what is no checkpoint, StoreClosed when the store is closed meanwhile, and StoreError and
-        CorruptPayload as other reads do.
+        Memory stays flat however many there are. At the end there is a batch with `caught_up`, also if there was
+        nothing at all; then it ends or, with `follow`, waits for more. Raises ValueError for what is no checkpoint,
+        StoreClosed when the store is closed meanwhile, and StoreError and CorruptPayload as other reads do.
+        """
+        ...
+
+    async def end(self) -> str:
+        """A checkpoint to begin at now: nothing that is stored from here on is missed."""
+        ...
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        """A checkpoint from which nothing is missed that is behind any of these; "" if one of them is, or if there are
+        none. Raises ValueError for what is no checkpoint.
+        """
+        ...
+
+    async def remaining(self, after: str) -> int | None:
+        """How many commits are behind a checkpoint; None where that would take a scan."""
+        ...
+
+    def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        """Each stream of the store once, a page at a time, with a version that its last commit has or had meanwhile.
+
+        This reads through the whole store; on DynamoDB that is billed as a scan.
         """
         ...
 
@@ -44,6 +77,7 @@ class OrderedStore(Store):
     others have stored.
     """
 
+    ordered = True
     _poll: float | None = None
 
     def __init__(self) -> None:
@@ -54,13 +88,19 @@ class OrderedStore(Store):
     async def _behind(self, position: int) -> Sequence[Commit]:
         """Up to PAGE commits of all streams behind a position, in order."""
 
+    @abstractmethod
+    async def _last(self) -> int:
+        """The position of the last commit; positions have no gaps."""
+
+    @abstractmethod
+    async def _heads(self, after: str) -> Sequence[Head]:
+        """Up to PAGE streams behind that one, in the order of their UTF-8."""
+
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
         """As `Feed.feed`. Checkpoints are positions, so they hold for this store's data only."""
         import asyncio
 
-        if after and not (after.isascii() and after.isdecimal()):
-            raise ValueError(f"{after!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
-        position, caught_up = int(after or 0), False
+        position, caught_up = _position(after), False
         self._followers.add(grown := asyncio.Event())
         try:
             while True:
@@ -76,6 +116,21 @@ class OrderedStore(Store):
                     await _until(grown, self._poll)
         finally:
             self._followers.discard(grown)
+
+    async def end(self) -> str:
+        return str(await self._last())
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        return str(min((_position(each) for each in checkpoints), default=0) or "")
+
+    async def remaining(self, after: str) -> int:
+        return max(0, await self._last() - _position(after))
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        after = ""
+        while heads := await self._heads(after):
+            yield heads
+            after = heads[-1].stream
 
     def _wake(self) -> None:
         """Have followers look for more."""
@@ -97,3 +152,9 @@ async def _until(event: asyncio.Event, seconds: float | None) -> None:
             await event.wait()
     except TimeoutError:
         pass
+
+
+def _position(checkpoint: str) -> int:
+    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal()):
+        raise ValueError(f"{checkpoint!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
+    return int(checkpoint or 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
+from heapq import nsmallest
 from types import coroutine
 
 import msgspec
 
 from .errors import ConflictError
-from .feed import PAGE, OrderedStore
+from .feed import PAGE, Head, OrderedStore
 from .limits import MAX_COMMIT_BYTES, check_commit
 from .store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 from .stream import check_stream
@@ -76,6 +77,17 @@ class MemoryStore(OrderedStore):
         with self._call():
             await _others()
             return self._all[position : position + PAGE]
+
+    async def _last(self) -> int:
+        with self._call():
+            await _others()
+            return len(self._all)
+
+    async def _heads(self, after: str) -> list[Head]:
+        with self._call():
+            await _others()
+            heads = [Head(stream, len(commits)) for stream, commits in self._streams.items() if commits]
+            return nsmallest(PAGE, (head for head in heads if head.stream > after))
 
     async def _open(self) -> None: ...
     async def _close(self) -> None: ...

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ConflictError, CorruptPayload
+from ..feed import Head
 from ..limits import check_stored
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 from ..usage import Usage
@@ -23,6 +24,8 @@ _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version 
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
 BEHIND = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_LAST = "SELECT coalesce(max(position), 0) FROM commits"
+_HEADS = "SELECT stream, max(version) FROM commits WHERE stream > ? GROUP BY stream ORDER BY stream LIMIT ?"
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
 PUT_SNAPSHOT = """
 INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
@@ -63,6 +66,18 @@ def behind(connection: sqlite3.Connection, position: int, limit: int) -> list[Co
     """The commits of all streams behind a position. Raises CorruptPayload."""
     found = connection.execute(BEHIND, (position, limit)).fetchall()
     return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found]
+
+
+def last(connection: sqlite3.Connection) -> int:
+    """The position of the last commit."""
+    position: int = connection.execute(_LAST).fetchone()[0]
+    return position
+
+
+def heads(connection: sqlite3.Connection, after: str, limit: int) -> list[Head]:
+    """Streams behind that one, with their last versions. Raises CorruptPayload."""
+    found = connection.execute(_HEADS, (after, limit)).fetchall()
+    return [Head(_to_stream(stream, [0, version]), version) for stream, version in found]
 
 
 def _to_stream(stored: bytes, row: list[Any]) -> str:

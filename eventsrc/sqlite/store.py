@@ -15,13 +15,13 @@ from pathlib import Path
 
 from ..errors import CommitOutcomeUnknown, StoreUnavailable
 from ..feed import PAGE as FEED_PAGE
-from ..feed import OrderedStore
+from ..feed import Head, OrderedStore
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream import check_stream
 from ..usage import Usage
 from .connection import connect
-from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, load, to_json
+from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, heads, last, load, to_json
 from .threads import Readers, Undecided, Writer
 
 PAGE_COMMITS = 256
@@ -104,6 +104,16 @@ class SQLiteStore(OrderedStore):
         with self._call():
             assert self._readers is not None
             return await self._readers.run(lambda connection: behind(connection, position, FEED_PAGE))
+
+    async def _last(self) -> int:
+        with self._call():
+            assert self._readers is not None
+            return await self._readers.run(last)
+
+    async def _heads(self, after: str) -> list[Head]:
+        with self._call():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: heads(connection, after, FEED_PAGE))
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)

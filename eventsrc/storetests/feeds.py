@@ -80,6 +80,42 @@ async def what_is_no_checkpoint_is_refused(make_store: MakeStore) -> None:
             await refused(ValueError, told(store, text), f"a feed behind {text!r}")
 
 
+async def the_end_of_a_feed(make_store: MakeStore) -> None:
+    """Behind the end there is just what is stored after it, and its length is known."""
+    async with make_store() as store:
+        feed, before = feed_of(store), await end_of(store)
+        await fill(store, fresh_stream(), 3)
+        end = await feed.end()
+        expect_equal(await feed.remaining(before), 3, "commits behind an earlier end")
+        expect_equal(await feed.remaining(end), 0, "commits behind the end")
+        later = await fill(store, fresh_stream(), 2)
+        expect_same(await told(store, end), later, "behind the end")
+
+
+async def the_earliest_of_checkpoints_misses_nothing(make_store: MakeStore) -> None:
+    """Of several checkpoints the earliest is the one with the most behind it; the beginning is earlier than all."""
+    async with make_store() as store:
+        feed, checkpoints = feed_of(store), list[str]()
+        for _ in range(12):
+            checkpoints.append(await feed.end())
+            await fill(store, fresh_stream(), 1)
+        last = await feed.end()
+        expect_equal(len(await told(store, feed.earliest([last, *checkpoints[2:], last]))), 10, "commits behind it")
+        expect_equal(feed.earliest([last, ""]), "", "the earliest of the beginning and the end")
+        expect_equal(feed.earliest([]), "", "the earliest of none")
+
+
+async def heads_are_each_streams_last_version(make_store: MakeStore) -> None:
+    """Each stream comes once, with the version of its last commit, more than a page of them."""
+    async with make_store() as store:
+        lengths = {fresh_stream(): number % 3 + 1 for number in range(PAGE + 100)}
+        await asyncio.gather(*(fill(store, stream, length) for stream, length in lengths.items()))
+        pages = [page async for page in feed_of(store).heads()]
+        found = [head for page in pages for head in page if head.stream in lengths]
+        expect_equal(len(found), len(lengths), "streams that were told")
+        expect_equal(dict(found), lengths, "their last versions")
+
+
 async def write(store: Store, stream: str, count: int) -> list[Commit]:
     commits = [make_commit(stream, version) for version in range(1, count + 1)]
     for commit in commits:
@@ -123,5 +159,8 @@ CHECKS = checks(
     a_follower_sees_what_comes,
     closing_ends_a_follower,
     what_is_no_checkpoint_is_refused,
+    the_end_of_a_feed,
+    the_earliest_of_checkpoints_misses_nothing,
+    heads_are_each_streams_last_version,
     needs=Ability.FEEDS,
 )
