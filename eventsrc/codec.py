@@ -19,7 +19,7 @@ import msgspec
 
 from .errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
-from .misfit import difference, misfit, reason_of
+from .misfit import difference, misfit, reason_of, tags_in
 from .poison import find_poison, may_poison
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _TRAILER_RAW = 0x6DD90A9D  # leads to 0, where a CRC-32 starts
 _TRAILER_LZ4 = 0xFFFFFFFF
 _SOUND_RAW = 0
 _SOUND_LZ4 = 0xFFFFFFFF
+
+_LIST_OF_ONE = b"\x91"  # in MessagePack, before its item
 
 _WORTH_COMPRESSING = 128  # bytes; an lz4 block of less is rarely smaller, and then by little
 
@@ -133,8 +135,35 @@ class Codec:
                 pass  # one by one, to name the culprit
         return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
 
+    def decode_known(self, commit: Commit) -> list[tuple[int, Event]]:
+        """The events of a commit that this codec has classes for, upcast, each with its index in the commit.
+
+        Others are skipped; where the commit's tags name only others, its payload is not even looked at. Raises
+        CorruptPayload, PayloadTooLarge or SchemaMismatch; UnknownEventType only if the tags are not those of the events.
+        """
+        payload, stream, version = commit.payload, commit.stream, commit.version
+        if self._tags.issuperset(commit.tags):
+            return list(enumerate(self.decode(payload, stream, version)))
+        if self._tags.isdisjoint(commit.tags):
+            return []
+        body = culprit = unpack(payload, stream, version)
+        known: list[tuple[int, Event]] = []
+        try:
+            for index, (tag, event) in enumerate(zip(tags_in(body), _apart(body), strict=True)):
+                if tag in self._tags:
+                    culprit = _LIST_OF_ONE + event
+                    known.append((index, self.event(event)))
+        except Exception as error:  # noqa: BLE001  # as above
+            failure = misfit(culprit, self._tags, stream, version, error)
+        else:
+            return [(index, self._upcast(event)) for index, event in known] if self._upcasters else known
+        raise failure  # out here, as in encode
+
     def _upcast(self, event: Event) -> Event:
         """The event as its newest class."""
         while upcaster := self._upcasters.get(type(event)):
             event = upcaster(event)
         return event
+
+
+_apart = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode

@@ -25,7 +25,7 @@ def misfit(body: bytes, known: Collection[str], stream: str, version: int, error
     if isinstance(error, damaged) and not isinstance(error, msgspec.ValidationError):
         return CorruptPayload(stream, version, "the body is not MessagePack of events")
     try:
-        tags = [event.tag for event in _tagged(body)]
+        tags = tags_in(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return CorruptPayload(stream, version, "the body is not a list of tagged events")
     for tag in tags:
@@ -34,6 +34,11 @@ def misfit(body: bytes, known: Collection[str], stream: str, version: int, error
     place = re.search(r"`\$\[(\d+)\]", str(error))
     event = tags[int(place[1])] if place else " or ".join(dict.fromkeys(tags))
     return SchemaMismatch(stream, version, event, reason_of(error))
+
+
+def tags_in(body: bytes) -> list[str]:
+    """The tag of each event of a body; its fields are not looked at. Raises what msgspec does."""
+    return [event.tag for event in _tagged(body)]
 
 
 def reason_of(error: Exception) -> str:

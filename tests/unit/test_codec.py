@@ -543,3 +543,74 @@ def test_old_events_come_out_as_new_ones() -> None:
     expected = [MovedLater(place="x", paces=4)]
     assert newer.decode(payload, "s-1", 1) == expected
     assert newer.decode_run(commits(payload, payload))[0] == [expected, expected]
+
+
+# --- readers who know some events only
+
+
+def mixed(*events: Event, tags: Sequence[str] | None = None) -> Commit:
+    named = tuple(dict.fromkeys(tag_of(type(event)) for event in events)) if tags is None else tuple(tags)
+    return Commit(
+        stream="s-1",
+        version=7,
+        id=bytes(16),
+        time=0,
+        events=len(events),
+        tags=named,
+        payload=stored(encoded(events)),
+    )
+
+
+HERE, THERE = Moved(place="here"), Moved(place="there", steps=2)
+
+
+def test_a_reader_gets_the_events_it_knows_with_their_places() -> None:
+    reader = Codec([Moved], {})
+    assert reader.decode_known(mixed(HERE, THERE)) == [(0, HERE), (1, THERE)]
+    assert reader.decode_known(mixed(RICH, HERE, Loose(), Loose(), THERE, RICH)) == [(1, HERE), (4, THERE)]
+    assert reader.decode_known(mixed(RICH, Loose(anything="far " * 100), HERE)) == [(2, HERE)]  # compressed
+
+
+def test_what_a_reader_knows_nothing_of_is_not_looked_at() -> None:
+    reader = Codec([Moved], {})
+    assert reader.decode_known(msgspec.structs.replace(mixed(RICH, Loose()), payload=b"damaged")) == []
+
+
+def test_a_reader_gets_old_events_as_new_ones() -> None:
+    reader = Codec([MovedLater], {Moved: in_paces})
+    upcast = MovedLater(place="there", paces=4)
+    assert reader.decode_known(mixed(THERE)) == [(0, upcast)]
+    assert reader.decode_known(mixed(Loose(), THERE)) == [(1, upcast)]
+
+
+def test_what_a_reader_skips_is_checked_for_damage_all_the_same() -> None:
+    commit = mixed(Loose(anything="long " * 100), HERE)
+    for position in range(len(commit.payload)):
+        damaged = bytearray(commit.payload)
+        damaged[position] ^= 1
+        with pytest.raises(CorruptPayload) as raised:
+            Codec([Moved], {}).decode_known(msgspec.structs.replace(commit, payload=bytes(damaged)))
+        assert (raised.value.stream, raised.value.version) == ("s-1", 7)
+
+
+@pytest.mark.parametrize("other", [{"$": "danced", "with": SECRET}, {"$": "loose"}], ids=["unknown", "known to others"])
+def test_a_readers_event_that_does_not_fit_is_named_and_its_value_is_not(other: dict[str, object]) -> None:
+    fields = [other, {"$": "moved", "place": "x"}, {"$": "moved", "place": "x", "steps": SECRET}]
+    commit = msgspec.structs.replace(
+        mixed(tags=(str(other["$"]), "moved")), payload=stored(msgspec.msgpack.encode(fields))
+    )
+    with pytest.raises(SchemaMismatch, match="steps") as raised:
+        Codec([Moved], {}).decode_known(commit)
+    assert (raised.value.stream, raised.value.version, raised.value.event) == ("s-1", 7, "moved")
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("body", [b"", b"\x80", b"\x91\x80", b"\x91" * 5000, b"\x92\x81\xa1$\xa5moved"])
+def test_a_reader_of_some_events_takes_no_damaged_body(body: bytes) -> None:
+    with pytest.raises(CorruptPayload):
+        Codec([Moved], {}).decode_known(msgspec.structs.replace(mixed(RICH, HERE), payload=stored(body)))
+
+
+def test_a_reader_is_told_when_the_tags_hide_an_event() -> None:
+    with pytest.raises(UnknownEventType):
+        Codec([Moved], {}).decode_known(mixed(RICH, HERE, tags=["moved"]))
