@@ -49,14 +49,14 @@ def _read(aggregate: type[Any]) -> Wiring:
     upcasters = upcasters_by_type(aggregate.upcasters, name)
     for old, upcaster in upcasters.items():
         if old in handlers:
-            raise WiringError(_name(handlers[old]), f"handles {old.__qualname__}, which {_name(upcaster)} upcasts")
+            raise WiringError(name_of(handlers[old]), f"handles {old.__qualname__}, which {name_of(upcaster)} upcasts")
         for new in _returned(upcaster):
             if new not in handlers and new not in upcasters:
-                raise WiringError(_name(upcaster), f"returns {new.__qualname__}, which {name} does not handle")
+                raise WiringError(name_of(upcaster), f"returns {new.__qualname__}, which {name} does not handle")
     events = [*handlers, *upcasters]
     check_tags(events, name)
     for event in events:
-        _check_event(event)
+        check_event(event)
     category = _category(aggregate)
     _check_state(aggregate)
     return Wiring(category, handlers, upcasters, Codec(events, upcasters), _snapshot_type(aggregate))
@@ -71,17 +71,17 @@ def upcasters_by_type(upcasters: object, culprit: str) -> dict[type[Event], Upca
         if not isinstance(upcaster, FunctionType):
             raise WiringError(f"{culprit}.upcasters", f"{upcaster!r} is not a function with annotations")
         if (parameter := _last_parameter(upcaster, 1)) is None:
-            raise WiringError(_name(upcaster), "an upcaster is a plain function: def upcast(old: X) -> Y")
-        for old in _event_types(upcaster, parameter):
+            raise WiringError(name_of(upcaster), "an upcaster is a plain function: def upcast(old: X) -> Y")
+        for old in event_types(hints_of(upcaster).get(parameter), upcaster, parameter):
             if old in found:
-                raise WiringError(_name(upcaster), f"upcasts {old.__qualname__}, and so does {_name(found[old])}")
+                raise WiringError(name_of(upcaster), f"upcasts {old.__qualname__}, and so does {name_of(found[old])}")
             found[old] = upcaster
     for start in found:
         reached, seen = {start}, {start}
         while reached:
             reached = {new for old in reached if old in found for new in _returned(found[old])}
             if start in reached:
-                raise WiringError(_name(found[start]), f"leads from {start.__qualname__} back to itself")
+                raise WiringError(name_of(found[start]), f"leads from {start.__qualname__} back to itself")
             reached -= seen
             seen |= reached
     return found
@@ -97,7 +97,7 @@ def check_tags(events: list[type[Event]], culprit: str) -> None:
             raise WiringError(culprit, f"{names} have the same tag {tag_of(event)!r}")
 
 
-def _check_event(event: type[Event]) -> None:
+def check_event(event: type[Event]) -> None:
     """Raise WiringError unless events of this class are stored as frozen maps, like all others, and read back."""
     config = event.__struct_config__
     ours = config.frozen and config.eq and not config.array_like
@@ -115,9 +115,9 @@ def _handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
         culprit = f"{aggregate.__qualname__}.{name}"
         if not isinstance(handler, FunctionType) or (parameter := _last_parameter(handler, 2)) is None:
             raise WiringError(culprit, "a handler is a plain method: def apply_x(self, event: X) -> None")
-        for event in _event_types(handler, parameter):
+        for event in event_types(hints_of(handler).get(parameter), handler, parameter):
             if event in found:
-                raise WiringError(culprit, f"handles {event.__qualname__}, and so does {_name(found[event])}")
+                raise WiringError(culprit, f"handles {event.__qualname__}, and so does {name_of(found[event])}")
             found[event] = handler
     if not found:
         raise WiringError(aggregate.__qualname__, "has no apply_* handler; without events it has no state")
@@ -134,17 +134,17 @@ def _last_parameter(function: FunctionType, count: int) -> str | None:
     return parameters[-1].name
 
 
-def _event_types(function: FunctionType, parameter: str) -> list[type[Event]]:
-    hints = _hints(function)
-    if parameter not in hints:
-        raise WiringError(_name(function), f"annotate {parameter!r} with its event class, or a union of them")
-    return _members(hints[parameter], function)
+def event_types(annotation: Any, function: FunctionType, parameter: str) -> list[type[Event]]:
+    """The event classes that a parameter is annotated with. Raises WiringError."""
+    if annotation is None:
+        raise WiringError(name_of(function), f"annotate {parameter!r} with its event class, or a union of them")
+    return _members(annotation, function)
 
 
 def _returned(upcaster: Upcaster) -> list[type[Event]]:
-    hints = _hints(upcaster)
+    hints = hints_of(upcaster)
     if "return" not in hints:
-        raise WiringError(_name(upcaster), "annotate what it returns with the new event class")
+        raise WiringError(name_of(upcaster), "annotate what it returns with the new event class")
     return _members(hints["return"], upcaster)
 
 
@@ -156,13 +156,13 @@ def _members(annotation: Any, function: Callable[..., Any]) -> list[type[Event]]
     if origin in (Union, UnionType):
         return [event for member in get_args(annotation) for event in _members(member, function)]
     if not (isinstance(annotation, type) and issubclass(annotation, Event)):
-        raise WiringError(_name(function), f"{annotation!r} is not a subclass of Event")
+        raise WiringError(name_of(function), f"{annotation!r} is not a subclass of Event")
     tag_of(annotation)
     return [annotation]
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    hints: dict[str, Any] = _resolved(_name(function), lambda: get_type_hints(function, include_extras=True))
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    hints: dict[str, Any] = _resolved(name_of(function), lambda: get_type_hints(function, include_extras=True))
     return hints
 
 
@@ -224,7 +224,7 @@ def _snapshot_type(aggregate: type[Any]) -> Any:
     if any(ours) and not all(ours):
         raise WiringError(name, "overrides one of to_snapshot and from_snapshot; it takes both")
     culprit = name if all(ours) else f"{name}.to_snapshot"
-    returned = aggregate if all(ours) else _hints(_function(makers[0])).get("return", Any)
+    returned = aggregate if all(ours) else hints_of(_function(makers[0])).get("return", Any)
     if returned is Any:
         raise WiringError(culprit, "annotate what it returns; that is what a snapshot decodes to")
     _resolved(culprit, lambda: type_info(returned))
@@ -236,5 +236,5 @@ def _function(method: Any) -> Callable[..., Any]:
     return function
 
 
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", repr(function))
