@@ -9,6 +9,9 @@ EventsrcError
 ├── ConflictError               another commit took the version; load again and decide again
 ├── IdempotencyError            a command id came back with other content
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
+├── Fenced                      another worker has taken over; this one stops
+├── StreamParked                a handler failed: this stream waits until it is retried or skipped
+├── NotActive                   another version of the processor is the active one; rebuild, then switch
 ├── StoredDataError             what is stored cannot be used
 │   ├── CorruptPayload          bytes damaged or not ours
 │   ├── PayloadTooLarge         would expand beyond the cap (also refused before a write)
@@ -141,6 +144,39 @@ class CommitTooLarge(EventsrcError, ValueError):
             f"a commit to {self.stream} needs {self.size:,} bytes, the limit is {self.limit:,}; record fewer "
             "events per save, or keep large content elsewhere and record a reference"
         )
+
+
+class Fenced(EventsrcError):
+    """Another worker has taken over what this one handled, a `slot` of a `processor`. Nothing was written: stop."""
+
+    def __init__(self, processor: str, slot: int) -> None:
+        super().__init__(processor, slot)
+        self.processor, self.slot = processor, slot
+
+    def __str__(self) -> str:
+        return f"{self.processor}: another worker has taken over slot {self.slot}"
+
+
+class StreamParked(EventsrcError):
+    """A handler could not take `version` of `stream`, so that the processor holds that stream back."""
+
+    def __init__(self, processor: str, stream: str, version: int) -> None:
+        super().__init__(processor, stream, version)
+        self.processor, self.stream, self.version = processor, stream, version
+
+    def __str__(self) -> str:
+        return f"{self.processor} has parked {self.stream} at version {self.version}; mend the handler and retry, or skip"
+
+
+class NotActive(EventsrcError):
+    """Readers use version `active` of the processor `tag`, not `version`: rebuild it, which switches to it."""
+
+    def __init__(self, tag: str, version: int, active: int) -> None:
+        super().__init__(tag, version, active)
+        self.tag, self.version, self.active = tag, version, active
+
+    def __str__(self) -> str:
+        return f"{self.tag}@{self.version} is not in use, {self.tag}@{self.active} is; rebuild it, and it will be"
 
 
 class StoredDataError(EventsrcError):
