@@ -139,7 +139,7 @@ class Codec:
         """The events of a commit that this codec has classes for, upcast, each with its index in the commit.
 
         Others are skipped; where the commit's tags name only others, its payload is not even looked at. Raises
-        CorruptPayload, PayloadTooLarge or SchemaMismatch; UnknownEventType only if the tags are not those of the events.
+        CorruptPayload, PayloadTooLarge or SchemaMismatch; UnknownEventType only if the tags do not name all events.
         """
         payload, stream, version = commit.payload, commit.stream, commit.version
         if self._tags.issuperset(commit.tags):
