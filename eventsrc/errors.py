@@ -180,14 +180,17 @@ class NotActive(EventsrcError):
 
 
 class StoredDataError(EventsrcError):
-    """What is stored for `stream` at `version` cannot be used. `Store.read` still returns the raw commit."""
+    """What is stored for `stream` at `version` cannot be used. `Store.read` still returns the raw commit.
+
+    Where it cannot be told which stream that is, `stream` is empty.
+    """
 
     def __init__(self, stream: str, version: int, reason: str) -> None:
         super().__init__(stream, version, reason)
         self.stream, self.version, self.reason = stream, version, reason
 
     def __str__(self) -> str:
-        return f"{self.stream}@{self.version}: {self.reason}"
+        return f"{self.stream}@{self.version}: {self.reason}" if self.stream else self.reason
 
 
 class CorruptPayload(StoredDataError):

@@ -152,12 +152,18 @@ class Items:
 
     def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
         """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
+        place = self.place_of(item)
+        return self.to_commit(item, place[0]) if place is not None else None
+
+    def place_of(self, item: Keyed) -> tuple[str, int] | None:
+        """Stream and version, by the keys alone. None if no commit of this tenant is there. Raises CorruptPayload."""
         if (key := item.partition.S) is None:
             raise CorruptPayload("", 0, "an item has a partition key that is no stream")
         stream = key.removeprefix(self.prefix)
-        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream or is_snapshot(self.sort_of(item, stream)):
+        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream:
             return None
-        return self.to_commit(item, stream)
+        sort = self.sort_of(item, stream)
+        return None if is_snapshot(sort) else (stream, int(sort))
 
     def key_of(self, item: Keyed) -> dict[str, Any]:
         return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
