@@ -1,0 +1,129 @@
+"""The present, as Server-Sent Events: what is published, as it comes, until the client or the store is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ..errors import StoreClosed
+from ..feed import Batch, OrderedStore
+from .http import Receive, Send
+from .place import Place
+from .published import Catalogue
+
+CHUNK = 64 * 1024  # bytes; with so many it waits until the client has taken them
+
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # nginx would hold events back
+}
+
+
+class Streaming:
+    """One client's stream of events.
+
+    Each event's id is where to resume behind it. Where nothing is published for long, ids go out without events: they
+    move a client's last id and show it nothing. In silence a comment goes out every `heartbeat` seconds. A client that
+    takes nothing for four of these is let go, and may resume.
+    """
+
+    def __init__(self, store: OrderedStore, catalogue: Catalogue, start: Place, heartbeat: float, retry: float) -> None:
+        self._store, self._catalogue, self._start = store, catalogue, start
+        self._heartbeat, self._retry = heartbeat, retry
+        self._passed = self._told = start  # how far it has looked, and how far the client knows
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Stream. Returns when the client is gone, and ends the response when the store is closed.
+
+        Raises StoreError and StoredDataError, and what a `data` raises. The client then sees a broken stream; when it
+        comes again it is where it was: no event is passed over.
+        """
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            async with aclosing(_until_closed(self._store, self._start)) as batches:
+                await self._run(batches, gone, send)
+        except _Gone:
+            pass
+        finally:
+            await _ended(gone)
+
+    async def _run(self, batches: AsyncGenerator[Batch], gone: asyncio.Task[None], send: Send) -> None:
+        await self._say(send, f"retry: {self._retry * 1000:.0f}\nid: {self._start.token}\n\n".encode())
+        coming = asyncio.create_task(_next(batches))
+        try:
+            while not gone.done():
+                await asyncio.wait((gone, coming), timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    await self._say(send, self._mark() or b":\n\n")
+                elif (batch := coming.result()) is None:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
+                else:
+                    await self._tell(batch, gone, send)
+                    coming = asyncio.create_task(_next(batches))
+        finally:
+            await _ended(coming)
+
+    async def _tell(self, batch: Batch, gone: asyncio.Task[None], send: Send) -> None:
+        chunk = bytearray()
+        for commit in batch.commits:
+            assert commit.position is not None
+            for index, type, body in self._catalogue.tell(commit):
+                if Place(commit.position - 1, index) < self._start:
+                    continue  # the client has it
+                self._told = Place(commit.position - 1, index + 1)
+                chunk += f"id: {self._told.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
+                if len(chunk) >= CHUNK:
+                    await self._say(send, bytes(chunk))
+                    chunk.clear()
+                    if gone.done():
+                        return
+        self._passed = Place(int(batch.checkpoint))
+        if not batch.caught_up:
+            chunk += self._mark()
+        if chunk:
+            await self._say(send, bytes(chunk))
+
+    def _mark(self) -> bytes:
+        """An id without an event, if the client does not know yet how far it is."""
+        if self._passed <= self._told:
+            return b""
+        self._told = self._passed
+        return f"id: {self._told.token}\n\n".encode()
+
+    async def _say(self, send: Send, text: bytes) -> None:
+        try:
+            async with asyncio.timeout(4 * self._heartbeat):
+                await send({"type": "http.response.body", "body": text, "more_body": True})
+        except OSError:  # what servers raise when nobody is there, and the timeout
+            raise _Gone from None
+
+
+class _Gone(Exception):
+    """The client is gone, or has taken nothing for too long."""
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _until_closed(store: OrderedStore, start: Place) -> AsyncGenerator[Batch]:
+    async with aclosing(store.feed(after=str(start.position))) as batches:
+        try:
+            async for batch in batches:
+                yield batch
+        except StoreClosed:
+            return
+
+
+async def _next(batches: AsyncGenerator[Batch]) -> Batch | None:
+    return await anext(batches, None)
+
+
+async def _ended(task: asyncio.Task[object]) -> None:
+    """Have it end. Its outcome is not asked for."""
+    task.cancel()
+    await asyncio.wait((task,))
