@@ -160,9 +160,7 @@ class EventsApi:
 
 def _path(scope: Scope) -> str:
     """The path below where the app is mounted. Servers put the mount before it, older frameworks cut it off."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path.removeprefix(root)
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
 def _after(scope: Scope) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
 
 _VERSION = b"\x01"
-_LENGTH = 16  # characters, of 12 bytes: version, position in 7, taken in 4
+_TOKEN = re.compile(r"[\w-]{16}", re.ASCII)  # 12 bytes: version, position in 7, taken in 4
 
 
 class Place(NamedTuple):
@@ -24,9 +25,8 @@ class Place(NamedTuple):
     @classmethod
     def parse(cls, token: str) -> Place:
         """The inverse. Raises ValueError, which does not quote it, for all that `token` does not make."""
-        if len(token) == _LENGTH and token.isascii():
+        if _TOKEN.fullmatch(token):
             raw = urlsafe_b64decode(token)
-            place = cls(int.from_bytes(raw[1:8], "big"), int.from_bytes(raw[8:], "big"))
-            if place.token == token:
-                return place
+            if raw.startswith(_VERSION):
+                return cls(int.from_bytes(raw[1:8], "big"), int.from_bytes(raw[8:], "big"))
         raise ValueError("that is no id of this API's; keep the ids as they come")
