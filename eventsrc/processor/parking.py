@@ -1,0 +1,200 @@
+"""Streams that do not keep up: those that catch up by themselves, are tried again, or are parked."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from ..errors import StoreError, StreamCorrupt, StreamParked
+from ..gaps import contiguous
+from ..log import log
+from ..store import Commit
+from .checkpoints import Parked, Skipped, now
+from .run import HandlerFailed, PositionMoved, Run
+
+if TYPE_CHECKING:
+    from .processor import Processor
+
+_PAGE = 100  # commits that are read and handled at once
+_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # seconds
+
+
+class Aside:
+    """A stream that goes on by itself from behind `base`, unless its position says otherwise."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.latest = 0  # what the feed has told of it
+        self.task: asyncio.Task[None] | None = None
+
+
+class Parking:
+    """The streams of a processor that its feed passes by. While a stream is here nobody else handles it."""
+
+    def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
+        self._processor, self._attempts, self._stops = processor, attempts, stops
+        self.aside: dict[str, Aside] = {}
+        self.parked: dict[str, Parked] = {}
+        self.failure: Exception | None = None
+
+    async def look(self) -> None:
+        """Learn what is parked: any process may have retried or skipped it."""
+        processor = self._processor
+        self.parked = {each.stream: each for each in await processor.checkpoints.parked(processor.name)}
+
+    async def passed(self, streams: Collection[str]) -> set[str]:
+        """Which of these the feed passes by."""
+        if self.parked.keys() & streams:
+            await self.look()
+        return {stream for stream in streams if stream in self.parked or stream in self.aside}
+
+    def told(self, stream: str, version: int) -> None:
+        if (aside := self.aside.get(stream)) is not None:
+            aside.latest = max(aside.latest, version)
+
+    def set_aside(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
+        """Have a task of its own go on with a stream, at least up to a version; the others need not wait."""
+        aside = self.aside[stream] = Aside(base)
+        aside.latest = version
+        aside.task = asyncio.create_task(self._go_on(stream, failed))
+
+    async def settled(self) -> None:
+        """Wait until nothing is aside."""
+        while tasks := [aside.task for aside in self.aside.values() if aside.task is not None]:
+            await asyncio.wait(tasks)
+
+    async def drop(self) -> None:
+        """End what is aside; it comes again with the next run."""
+        tasks = [aside.task for aside in self.aside.values() if aside.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def retry(self, stream: str) -> None:
+        parked = await self._find(stream)
+        await self._take_out(stream, parked)
+
+    async def skip(self, stream: str, reason: str) -> None:
+        parked, processor = await self._find(stream), self._processor
+        position = (await processor.positions([stream])).get(stream, parked.version - 1)
+        commits = [commit async for commit in contiguous(processor.store, stream, position, position + 1)]
+        for commit in commits:
+            skipped = Skipped(stream=stream, version=commit.version, reason=reason, time=now())
+            await processor.checkpoints.note_skipped(processor.name, skipped)
+            await processor.projection.advance(Run(stream, position, commits, await processor.fence_of(stream)))
+        await self._take_out(stream, parked)
+
+    async def _find(self, stream: str) -> Parked:
+        await self.look()
+        if stream not in self.parked:
+            raise ValueError(f"{self._processor.name} has not parked {stream}")
+        if stream in self.aside:
+            raise RuntimeError(f"{stream} is being retried already")
+        return self.parked[stream]
+
+    async def _take_out(self, stream: str, parked: Parked) -> None:
+        """Handle a parked stream to its end, and release it."""
+        processor = self._processor
+        self.aside[stream] = Aside(parked.version - 1)
+        try:
+            await self._catch_up(stream)
+            await processor.checkpoints.unpark(processor.name, stream)
+            self.parked.pop(stream, None)
+            await self._catch_up(stream)  # what came while it was still parked
+        except HandlerFailed as failed:
+            await self._park(stream, failed, parked.attempts + 1, parked.since)
+            raise StreamParked(processor.name, stream, self.parked[stream].version) from failed.error
+        finally:
+            self.aside.pop(stream, None)
+
+    async def _go_on(self, stream: str, failed: HandlerFailed | None) -> None:
+        try:
+            await self._try_again(stream, failed)
+        except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
+            self.failure = self.failure or error
+        finally:
+            self.aside.pop(stream, None)
+
+    async def _try_again(self, stream: str, failed: HandlerFailed | None) -> None:
+        """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
+        failures = 1 if failed else 0
+
+        async def once() -> None:
+            nonlocal failures, failed
+            if failures >= self._attempts and failed is not None:
+                raise failed
+            try:
+                await self._catch_up(stream)
+            except HandlerFailed as error:
+                failures, failed = failures + 1, error
+                raise
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((HandlerFailed, StoreError)),
+            wait=_WAIT,
+            stop=lambda _: failures >= self._attempts,
+            reraise=True,
+        )
+        try:
+            if failed is not None:
+                await asyncio.sleep(0.05)
+            await retrying(once)
+        except HandlerFailed as error:
+            if self._stops:
+                raise error.error from None
+            failed = error
+        else:
+            return
+        reachable = AsyncRetrying(retry=retry_if_exception_type(StoreError), wait=_WAIT)
+        await reachable(self._park, stream, failed, failures, now())
+
+    async def _park(self, stream: str, failed: HandlerFailed, attempts: int, since: int) -> None:
+        processor, base = self._processor, self.aside[stream].base
+        version = (await processor.positions([stream])).get(stream, base) + 1
+        parked = Parked(stream=stream, version=version, error=_told(failed.error), attempts=attempts, since=since)
+        await processor.checkpoints.park(processor.name, parked)
+        self.parked[stream] = parked
+        kind = type(failed.error).__name__
+        log.error(
+            "%s: %s is parked at version %d after %d attempts: %s", processor.name, stream, version, attempts, kind
+        )
+        processor.wake(stream)
+
+    async def _catch_up(self, stream: str) -> None:
+        """Handle a stream from where it stands to its end. Raises HandlerFailed, Fenced, StoreError."""
+        processor, aside = self._processor, self.aside[stream]
+        while True:
+            latest = aside.latest
+            position = (await processor.positions([stream])).get(stream, aside.base)
+            page = await self._page(stream, position)
+            if not page and position < latest:
+                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # though the feed has told more
+            if not page and aside.latest <= position:
+                return
+            run = Run(stream, position, page, await processor.fence_of(stream))
+            for part in await processor.split([run]) if page else ():
+                for failure in await processor.projection.apply([part]):
+                    if not isinstance(failure.error, PositionMoved):
+                        raise failure.error
+                    break
+                else:
+                    processor.moved(part)
+            if stream in processor.held_back:
+                return
+
+    async def _page(self, stream: str, position: int) -> Sequence[Commit]:
+        try:
+            return [c async for c in contiguous(self._processor.store, stream, position, position + _PAGE)]
+        except StreamCorrupt as error:
+            raise HandlerFailed(error) from error
+
+
+def _told(error: Exception) -> str:
+    """For who looks at what is parked: type, text, and the last place in the code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -1,0 +1,101 @@
+"""Read models in SQLite: tables of the user's own beside the positions, changed in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .checkpoints import Checkpoints
+from .projection import Failure, Guarantee, Projection
+from .run import Context, HandlerFailed, Run
+from .sqlite_checkpoints import SQLiteCheckpoints, advance
+
+
+class Database:
+    """What handlers write with, inside the transaction that also has the position."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
+        return self._connection.executemany(statement, rows)
+
+
+class SQLiteContext(Context):
+    """With `db`, to write what the event makes of the tables."""
+
+    __slots__ = ("db",)
+    db: Database
+
+
+class SQLiteProjection(Projection):
+    """A read model in tables of an SQLite file: what handlers execute on `context.db` and the positions are one
+    transaction, so it is handled exactly once, whatever is killed when. A handler that fails undoes its commit only.
+
+    Handlers are plain methods; they run in the thread that writes, so they must not use what belongs to the event loop.
+    `create` makes the tables; `table` names one after tag and version, so that a rebuild has its own.
+    """
+
+    guarantee = Guarantee.TRANSACTION
+    _checkpoints: SQLiteCheckpoints
+
+    def create(self, db: Database) -> None:
+        """Make the tables if they are not there: `CREATE TABLE IF NOT EXISTS ...`."""
+
+    @property
+    def table(self) -> str:
+        """As `airport_delays_2`, for SQL."""
+        return f"{self.tag}_{self.version}".replace("-", "_").replace(".", "_")
+
+    def bind(self, checkpoints: Checkpoints) -> None:
+        if not isinstance(checkpoints, SQLiteCheckpoints):
+            raise TypeError(f"{type(self).__qualname__} needs SQLiteCheckpoints: its tables are in the same file")
+        super().bind(checkpoints)
+
+    async def prepare(self) -> None:
+        await self._checkpoints.write(lambda db: self.create(Database(db)))
+
+    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+        try:
+            await self._checkpoints.write(lambda db: self._handle(db, runs))
+        except Exception as error:  # noqa: BLE001  # it is told with its run
+            if len(runs) == 1 and len(runs[0].commits) == 1:
+                return [Failure(runs[0], error)]
+        else:
+            return []
+        # One of them is at fault. Each by itself: what comes before it has its effect.
+        return [failure for run in runs for failure in await self._one_by_one(run)]
+
+    async def _one_by_one(self, run: Run) -> Sequence[Failure]:
+        for commit in run.commits:
+            alone = run._replace(after=commit.version - 1, commits=(commit,))
+            try:
+                await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # it is awaited here
+            except Exception as error:  # noqa: BLE001  # as above
+                return [Failure(run, error)]
+        return []
+
+    def _handle(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
+        try:
+            self._call(Database(db), runs)
+            if not db.in_transaction:
+                raise RuntimeError("a handler ended the transaction; the position belongs to it, so leave it open")
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        advance(db, self.name, runs)
+
+    def _call(self, database: Database, runs: Sequence[Run]) -> None:
+        for run in runs:
+            for handler, given, commit, index in self._handlers.calls(run.commits):
+                if handler.with_context:
+                    context = SQLiteContext(commit, index, run.muted)
+                    context.db = database
+                    handler.call(self, given, context)
+                else:
+                    handler.call(self, given)
