@@ -23,6 +23,7 @@ EventsrcError
     ├── Throttled               not done: the service asked to slow down until the deadline
     ├── StoreUnavailable        not done: no answer before the deadline
     ├── StoreRejected           not done, and trying again will not help
+    ├── FeedTrimmed             what a feed should go on with is gone; begin anew, from the table
     └── StoreClosed             the store is not open (here)
 
 No message, repr or traceback shows an event's content: payloads do not belong in logs.
@@ -273,6 +274,21 @@ class StoreRejected(StoreError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.advice}"
+
+
+class FeedTrimmed(StoreError):
+    """A feed cannot go on where it was without missing something, for a `reason`; it has told nothing beyond that.
+
+    Begin anew with an empty checkpoint, which reads the table, or from an export of it, and keep what the processors
+    know of the streams: what they have handled they drop.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}; begin anew, with an empty checkpoint or an export: what was handled is dropped"
 
 
 class StoreClosed(StoreError):

@@ -77,7 +77,7 @@ class SDKClient:
 
         self._sdk = sdk
         self._method_name = xform_name
-        sdk.meta.events.register("response-received.dynamodb", _check_answer, unique_id=f"{__name__}.check_answer")
+        sdk.meta.events.register("response-received", _check_answer, unique_id=f"{__name__}.check_answer")
         self._client_error = exceptions.ClientError
         self._never_sent = (
             exceptions.NoCredentialsError,
@@ -121,6 +121,7 @@ async def open_sdk(
     max_connections: int,
     timeout: float,
     plain_http: bool,
+    service: str = "dynamodb",
 ) -> tuple[Any, Any, str | None]:
     """An SDK client that lives until `stack` closes, the credentials it uses, and the file of certificates it trusts
     instead of the usual ones. What the environment could decide is set here.
@@ -143,7 +144,7 @@ async def open_sdk(
     )
     session = session or aioboto3.Session()
     try:
-        client: Any = session.client("dynamodb", region_name=region_name, endpoint_url=endpoint_url, config=config)
+        client: Any = session.client(service, region_name=region_name, endpoint_url=endpoint_url, config=config)
         opened = await stack.enter_async_context(client)
     except (BotoCoreError, ValueError) as error:  # no region, a profile that is not there, no URL
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
@@ -165,6 +166,11 @@ def _check_endpoint(endpoint: str) -> None:
         plain = False
     if not plain:
         raise StoreRejected("ENDPOINT", "an endpoint is a scheme, a host and a port, as in http://localhost:8000")
+
+
+def is_of_aws(endpoint: str) -> bool:
+    """Whether it is the service itself, and not an emulator or the like."""
+    return (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 def _is_private(endpoint: str) -> bool:

@@ -42,6 +42,8 @@ _REJECTED = {
     "ResourceInUseException": "the table exists or is being changed",
     "ItemCollectionSizeLimitExceededException": "the stream is larger than a table with a local index allows",
     "RequestEntityTooLarge": "the request is larger than the service takes; save fewer events",
+    "ExpiredIteratorException": "the place in the stream was kept for too long; ask for it again",
+    "TrimmedDataAccessException": "what was asked for is gone from the stream",
     "UnknownOperationException": "this endpoint does not offer the operation",
     "AccessDeniedException": _RIGHTS,
     "AccessDenied": _RIGHTS,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from ..feed import Batch
-from ..store import MAX_VERSION, Commit
+from ..feed import Batch, Head
+from ..store import MAX_VERSION
 from .answers import Found
 from .items import Items, Keyed
 
@@ -27,9 +28,46 @@ async def scanned(
     ask: Ask, request: dict[str, Any], items: Items, *, segments: int, after: str, units_per_second: float | None
 ) -> AsyncGenerator[Batch]:
     """Batches as the segments bring them. Closing it ends the requests under way."""
-    places = _places(after) or [Place() for _ in range(segments)]
-    pace = Pace(units_per_second)
-    pages: asyncio.Queue[tuple[int, list[Commit], Place] | Exception] = asyncio.Queue(maxsize=len(places))
+    places = places_of(after) or [Place() for _ in range(segments)]
+    if ends := all(place.done for place in places):
+        yield Batch((), after, caught_up=True)
+    async with aclosing(_scanned(ask, request, items, places, Pace(units_per_second))) as pages:
+        async for _, page in pages:
+            commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
+            ends = all(place.done for place in places)
+            if commits or ends:
+                yield Batch(commits, msgspec.json.encode(places).decode(), ends)
+
+
+async def scanned_heads(
+    ask: Ask, request: dict[str, Any], items: Items, *, segments: int
+) -> AsyncGenerator[Sequence[Head]]:
+    """The last version of each stream. A partition's items come one after the other, within one segment."""
+    names = {"#pk": items.partition_key, "#sk": items.sort_key}
+    request |= {"ProjectionExpression": "#pk, #sk", "ExpressionAttributeNames": names, "ConsistentRead": True}
+    places = [Place() for _ in range(segments)]
+    last: list[Head | None] = [None] * segments
+    async with aclosing(_scanned(ask, request, items, places, Pace(None))) as pages:
+        async for segment, page in pages:
+            heads: list[Head] = []
+            head = last[segment]
+            for stream, version in (place for item in page.Items if (place := items.place_of(item)) is not None):
+                if head is not None and head.stream != stream:
+                    heads.append(head)
+                    head = None
+                head = Head(stream, max(version, head.version if head else 0))
+            if head is not None and places[segment].done:
+                heads.append(head)
+            last[segment] = head
+            if heads:
+                yield heads
+
+
+async def _scanned(
+    ask: Ask, request: dict[str, Any], items: Items, places: list[Place], pace: Pace
+) -> AsyncGenerator[tuple[int, Found[Keyed]]]:
+    """Pages with their segment, whose place is the one behind the page by then."""
+    pages: asyncio.Queue[tuple[int, Found[Keyed], Place] | Exception] = asyncio.Queue(maxsize=len(places))
 
     async def read(segment: int, place: Place) -> None:
         try:
@@ -37,26 +75,20 @@ async def scanned(
                 await pace.wait()
                 page = await ask(_asked(request, items, segment, len(places), place))
                 pace.used(page.ConsumedCapacity.CapacityUnits)
-                commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
                 key = page.LastEvaluatedKey
                 place = Place(done=True) if key is None else Place(items.key_of(key))
-                await pages.put((segment, commits, place))
+                await pages.put((segment, page, place))
         except Exception as error:  # noqa: BLE001  # whoever reads gets it, in its own turn
             await pages.put(error)
 
     reading = [asyncio.create_task(read(*each)) for each in enumerate(places)]
     try:
-        ends = all(place.done for place in places)
-        if ends:
-            yield Batch((), after, caught_up=True)
-        while not ends:
+        while not all(place.done for place in places):
             page = await pages.get()
             if isinstance(page, Exception):
                 raise page
-            segment, commits, places[segment] = page
-            ends = all(place.done for place in places)
-            if commits or ends:
-                yield Batch(commits, msgspec.json.encode(places).decode(), ends)
+            segment, found, places[segment] = page
+            yield segment, found
     finally:
         for task in reading:
             task.cancel()
@@ -80,7 +112,8 @@ class Pace:
 
 def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, place: Place) -> dict[str, Any]:
     """Commits only, but for snapshots between them: what is filtered out is paid for, but not sent."""
-    names, values = {"#sk": items.sort_key}, {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
+    names = {"#sk": items.sort_key} | request.get("ExpressionAttributeNames", {})
+    values = {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
     asked = request | {
         "Segment": segment,
         "TotalSegments": segments,
@@ -94,7 +127,7 @@ def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, p
     return asked if place.key is None else asked | {"ExclusiveStartKey": place.key}
 
 
-def _places(after: str) -> list[Place]:
+def places_of(after: str) -> list[Place]:
     """Raises ValueError for what is no checkpoint."""
     if not after:
         return []

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Literal, TypeVar
 
-from ..errors import CommitOutcomeUnknown, StoreError
-from ..feed import Batch
+from ..errors import CommitOutcomeUnknown, StoreError, StoreRejected
+from ..feed import Batch, Head
 from ..limits import check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
 from ..usage import Usage
 from .answers import Answer, Found, ask
 from .changes import Change, changes
-from .client import Client, SDKClient, ServiceError, open_sdk
+from .checkpoint import earliest, parsed
+from .client import Client, SDKClient, ServiceError, is_of_aws, open_sdk
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
 from .layout import LAYOUTS, Page, Sort, beyond, is_snapshot
 from .outcome import CONDITION_FAILED, GaveUp, rejected, send
-from .scan import scanned
+from .scan import scanned, scanned_heads
 from .table import create_table
+from .whole import Whole
 
 T = TypeVar("T", bound=Answer)
 
@@ -31,10 +33,13 @@ class DynamoDBStore(Store):
 
     The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
     `endpoint_url`; or it uses `client` (aiobotocore-like, already open) and leaves closing it to the caller. Both
-    belong to one event loop. An endpoint without encryption is refused when it is opened, unless it is on this machine
-    or `plain_http` allows it. `deadline` is the time in seconds that a call may take, retries and all;
-    `max_connections` bounds the requests in flight. Several tenants may share a table: each store object sees one.
+    belong to one event loop. A feed makes a client of the table's stream likewise, or uses `streams_client`: beside a
+    `client` it must. An endpoint without encryption is refused when it is opened, unless it is on this machine or
+    `plain_http` allows it. `deadline` is the time in seconds that a call may take, retries and all; `max_connections`
+    bounds the requests in flight. Several tenants may share a table: each store object sees one.
     """
+
+    ordered = False
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class DynamoDBStore(Store):
         endpoint_url: str | None = None,
         session: Any = None,
         client: Any = None,
+        streams_client: Any = None,
         tenant: str | None = None,
         layout: Literal["snapshot-last", "snapshot-first", "interleaved"] = "snapshot-last",
         partition_key: str = "PK",
@@ -63,7 +69,7 @@ class DynamoDBStore(Store):
         if max_connections < 1:
             raise ValueError("max_connections must be above 0")
         self._table = table
-        self._given = client
+        self._given, self._given_streams = client, streams_client
         self._plain_http = plain_http
         self._session, self._region_name, self._endpoint_url = session, region_name, endpoint_url
         self._items = Items(partition_key, sort_key, tenant)
@@ -73,6 +79,7 @@ class DynamoDBStore(Store):
         self._connections = asyncio.Semaphore(max_connections)
         self._stack = AsyncExitStack()
         self._client: Client | None = None
+        self._whole = Whole(self, max_connections)
 
     async def append(self, commit: Commit) -> Receipt:
         request = {
@@ -163,17 +170,50 @@ class DynamoDBStore(Store):
         if not 1 <= segments <= 1_000_000 or (units_per_second is not None and not units_per_second > 0):
             raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
 
-        async def ask_page(request: dict[str, Any]) -> Found[Keyed]:
-            with self._call():
-                return await self._read("Scan", request, self._items.scanned)
-
         request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
         batches = scanned(
-            ask_page, request, self._items, segments=segments, after=after, units_per_second=units_per_second
+            self._scan_page, request, self._items, segments=segments, after=after, units_per_second=units_per_second
         )
         async with aclosing(batches):
             async for batch in batches:
                 yield batch
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        """As `Feed.feed`, of the table's stream, which repeats and reorders. From the beginning on, the table is
+        scanned first, and the stream is then read from before the scan.
+
+        A checkpoint goes on within the scan too. It holds for 23 hours, as the stream keeps a day, so each batch's is
+        to be kept, also one without commits. `caught_up` says that each shard gave several empty pages in a row: the
+        service tells of no end, and needs a moment for what has just been stored.
+
+        Raises FeedTrimmed where going on could miss something: the checkpoint is too old, the scan has taken too long,
+        or the stream has been turned off meanwhile; StoreRejected for a table without a stream of new images.
+        """
+        async with aclosing(self._whole.batches(after, follow=follow)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def end(self) -> str:
+        """As `Feed.end`. Behind it come also the older commits of the shards that are open, those of some hours: no
+        place in a shard is durable that no record has.
+        """
+        return await self._whole.end()
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        """As `Feed.earliest`."""
+        return earliest(checkpoints)
+
+    async def remaining(self, after: str) -> None:
+        """Only a scan could tell. Raises ValueError for what is no checkpoint."""
+        if after:
+            parsed(after)
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""
+        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
+        async with aclosing(scanned_heads(self._scan_page, request, self._items, segments=4)) as pages:
+            async for heads in pages:
+                yield heads
 
     async def create_table(
         self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
@@ -266,6 +306,10 @@ class DynamoDBStore(Store):
         }
         return (await self._read("GetItem", request, self._items.got)).Item
 
+    async def _scan_page(self, request: dict[str, Any]) -> Found[Keyed]:
+        with self._call():
+            return await self._read("Scan", request, self._items.scanned)
+
     async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Its errors are the library's."""
         try:
@@ -298,6 +342,7 @@ class DynamoDBStore(Store):
             self._sdk, self._client = await self._clients(stack)
             self._stack = stack.pop_all()
         self._connections = asyncio.Semaphore(self._max_connections)
+        self._whole = Whole(self, self._max_connections)
 
     async def _clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
         """The SDK's client and the one that is used, open until `stack` closes."""
@@ -305,22 +350,39 @@ class DynamoDBStore(Store):
             return self._given, SDKClient(self._given)
         from .lean import LeanClient, is_proxied  # here: it imports the SDK
 
-        timeout = self._deadline / 2
-        sdk, credentials, ca_bundle = await open_sdk(
-            stack,
-            session=self._session,
-            region_name=self._region_name,
-            endpoint_url=self._endpoint_url,
-            plain_http=self._plain_http,
-            max_connections=self._max_connections,
-            timeout=timeout,
-        )
+        sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self._endpoint_url)
         endpoint = sdk.meta.endpoint_url
         if is_proxied(endpoint):
             return sdk, SDKClient(sdk)
-        client = LeanClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=timeout)
+        client = LeanClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=self._deadline / 2)
         stack.push_async_callback(client.aclose)
         return sdk, client
+
+    async def _open_streams(self) -> Client:
+        """A client of the table's stream, open until the store is closed. Raises StoreRejected."""
+        if self._given_streams is not None:
+            return SDKClient(self._given_streams)
+        if self._given is not None:
+            raise StoreRejected("STREAMS_CLIENT", "a store that was given a client needs a streams_client for its feed")
+        endpoint = self._sdk.meta.endpoint_url  # the service has another for streams; all else serves both at one
+        sdk, _, _ = await self._open_sdk(self._stack, "dynamodbstreams", None if is_of_aws(endpoint) else endpoint)
+        return SDKClient(sdk)
+
+    async def _open_sdk(self, stack: AsyncExitStack, service: str, endpoint_url: str | None) -> tuple[Any, Any, Any]:
+        return await open_sdk(
+            stack,
+            service=service,
+            session=self._session,
+            region_name=self._region_name,
+            endpoint_url=endpoint_url,
+            plain_http=self._plain_http,
+            max_connections=self._max_connections,
+            timeout=self._deadline / 2,
+        )
+
+    async def aclose(self) -> None:
+        self._whole.close()
+        await super().aclose()
 
     async def _close(self) -> None:
         self._client = None

@@ -147,7 +147,7 @@ async def end_of(store: Store) -> str:
 
 
 def feed_of(store: Store) -> Feed:
-    expect(isinstance(store, Feed), "the store has no feed")
+    expect(isinstance(store, Feed) and store.ordered, "the store has no ordered feed")
     assert isinstance(store, Feed)  # for type checkers
     return store
 
