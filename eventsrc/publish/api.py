@@ -164,9 +164,9 @@ def _path(scope: Scope) -> str:
 
 
 def _after(scope: Scope) -> str:
+    query: bytes = scope["query_string"]
     try:
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
-        [after] = query.get("after", [""])
+        [after] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100).get("after", [""])
     except ValueError:
         raise Problem(HTTPStatus.BAD_REQUEST, "say after=... once, or not at all") from None
     return after

@@ -31,7 +31,10 @@ class Page(NamedTuple):
 
 
 async def read_page(store: OrderedStore, catalogue: Catalogue, start: Place, size: int) -> Page:
-    """What is published behind `start`, up to the next multiple of `size`. Raises what the feed and `tell` do."""
+    """What is published behind `start`, up to the next multiple of `size`, or to an event that cannot be told.
+
+    Raises what the feed does, and what `tell` does if that event is the first.
+    """
     end = start.position - start.position % size + size
     told: list[bytes] = []
     at = start
@@ -39,12 +42,18 @@ async def read_page(store: OrderedStore, catalogue: Catalogue, start: Place, siz
         async for batch in batches:
             for commit in batch.commits:
                 assert commit.position is not None
-                if commit.position > end:
-                    break
                 before = commit.position - 1
-                told += [body for index, _, body in catalogue.tell(commit) if Place(before, index) >= start]
+                try:
+                    told += [body for index, _, body in catalogue.tell(commit) if Place(before, index) >= start]
+                except Exception:
+                    if told:
+                        return _page(told, at, full=False)
+                    raise
                 at = Place(commit.position)
-            if at.position == end:
-                break
-    full = at.position == end
-    return Page(b"[" + b",\n".join(told) + b"]\n", at if full or told else None, full)
+                if at.position == end:
+                    return _page(told, at, full=True)
+    return _page(told, at if told else None, full=False)
+
+
+def _page(told: list[bytes], following: Place | None, full: bool) -> Page:
+    return Page(b"[" + b",\n".join(told) + b"]\n", following, full)

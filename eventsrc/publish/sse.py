@@ -70,16 +70,19 @@ class Streaming:
         chunk = bytearray()
         for commit in batch.commits:
             assert commit.position is not None
-            for index, type, body in self._catalogue.tell(commit):
-                if Place(commit.position - 1, index) < self._start:
-                    continue  # the client has it
-                self._told = Place(commit.position - 1, index + 1)
-                chunk += f"id: {self._told.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
-                if len(chunk) >= CHUNK:
-                    await self._say(send, bytes(chunk))
-                    chunk.clear()
-                    if gone.done():
-                        return
+            try:
+                for index, type, body in self._catalogue.tell(commit):
+                    if Place(commit.position - 1, index) >= self._start:  # else the client has it
+                        self._told = Place(commit.position - 1, index + 1)
+                        chunk += f"id: {self._told.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
+            except Exception:
+                await self._say(send, bytes(chunk))  # what comes before the event that cannot be told
+                raise
+            if len(chunk) >= CHUNK:
+                await self._say(send, bytes(chunk))
+                chunk.clear()
+                if gone.done():
+                    return
         self._passed = Place(int(batch.checkpoint))
         if not batch.caught_up:
             chunk += self._mark()
