@@ -107,8 +107,8 @@ async def stores() -> None:
         async for batch in memory.feed(after="7", follow=False):
             assert_type(batch, Batch)
             assert_type(batch.commits[0], Commit)
-        feeds: list[Feed] = [memory, SQLiteStore("ledger.db")]
-        feeds.append(DynamoDBStore("ledger"))  # type: ignore[arg-type]  # it has none
+        feeds: list[Feed] = [memory, SQLiteStore("ledger.db"), DynamoDBStore("ledger")]
+        assert_type(await feeds[0].remaining(""), int | None)
     assert_type(tag_of(Opened), str)
 
 
