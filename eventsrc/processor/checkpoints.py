@@ -24,6 +24,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""  # the worker that has it; "" if nobody
     checkpoint: str = ""  # of the feed: all before it is handled, or parked
     began: int = 0  # µs since the epoch: what is older was never to be handled; 0 for all
+    retired: bool = False  # another version has taken the place of this one
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True):

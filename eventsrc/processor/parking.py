@@ -36,7 +36,7 @@ class Parking:
     """The streams of a processor that its feed passes by. While a stream is here nobody else handles it."""
 
     def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
-        self._processor, self._attempts, self._stops = processor, attempts, stops
+        self._processor, self._attempts, self.stops = processor, attempts, stops
         self.aside: dict[str, Aside] = {}
         self.parked: dict[str, Parked] = {}
         self.failure: Exception | None = None
@@ -69,10 +69,12 @@ class Parking:
 
     async def drop(self) -> None:
         """End what is aside; it comes again with the next run."""
-        tasks = [aside.task for aside in self.aside.values() if aside.task is not None]
-        for task in tasks:
+        tasks = {stream: aside.task for stream, aside in self.aside.items() if aside.task is not None}
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for stream in tasks:  # a task that had not begun has not done it
+            self.aside.pop(stream, None)
 
     async def retry(self, stream: str) -> None:
         parked = await self._find(stream)
@@ -144,7 +146,7 @@ class Parking:
                 await asyncio.sleep(0.05)
             await retrying(once)
         except HandlerFailed as error:
-            if self._stops:
+            if self.stops:
                 raise error.error from None
             failed = error
         else:

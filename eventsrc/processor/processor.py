@@ -74,8 +74,8 @@ class Processor(Generic[P]):
         self.parking = Parking(self, attempts, stops=on_error == "stop")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._passing: str | None = None  # the version that this one is rebuilt beside
-        self._bounded = False  # not to go beyond where that one is
-        self.held_back: set[str] = set()
+        self.held_back: set[str] = set()  # streams in which that one is not as far
+        self._turn = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -87,13 +87,22 @@ class Processor(Generic[P]):
             await self.check_active()
         await self.projection.prepare()
         await self.parking.look()
+        self.parking.failure = None
+
+    def beside(self, other: str | None) -> None:
+        """From now on, go as far as this other version is and no further, muted; None: go on alone."""
+        self._passing = other
+        self.held_back.clear()
+
+    async def _active(self) -> int | None:
+        return await self.checkpoints.active(self.projection.tag)
 
     async def check_active(self) -> None:
         """Raise NotActive if readers use another version; become the one they use if there is none."""
         tag, version = self.projection.tag, self.projection.version
-        active = await self.checkpoints.active(tag)
+        active = await self._active()
         if active is None and not await self.checkpoints.activate(tag, version, instead_of=None):
-            active = await self.checkpoints.active(tag)
+            active = await self._active()
         if active not in (None, version):
             raise NotActive(tag, version, active)
 
@@ -107,6 +116,8 @@ class Processor(Generic[P]):
     async def take(self, number: int, of: int, owner: str = "") -> None:
         """Hold a slot from now on: whoever held it before is fenced. Raises Fenced if somebody else was quicker."""
         known = await self.checkpoints.slots(self.name)
+        if any(slot.retired for slot in known):
+            raise NotActive(self.projection.tag, self.projection.version, await self._active() or 0)
         there = next((slot for slot in known if slot.number == number and slot.of == of), None)
         if there is not None:
             began, checkpoint = there.began, there.checkpoint
@@ -119,17 +130,17 @@ class Processor(Generic[P]):
         slot = Slot(number=number, of=of, epoch=epoch, owner=owner, checkpoint=checkpoint, began=began)
         await self.checkpoints.take(self.name, slot)
         self.held[number], self._of = slot, of
-        self._positions.clear()  # somebody else may have gone on with these streams
+        self._forget()
 
     def lose(self, number: int) -> None:
         """Somebody else holds that slot now."""
         del self.held[number]
-        self._positions.clear()
+        self._forget()
 
     async def release(self, number: int) -> None:
         """Let somebody else have a slot. Raises Fenced if that is so already."""
         slot = self.held.pop(number)
-        self._positions.clear()
+        self._forget()
         await self.checkpoints.save(self.name, structs.replace(slot, owner=""))
 
     def reached(self, batch: Batch) -> None:
@@ -141,13 +152,29 @@ class Processor(Generic[P]):
     async def save(self) -> None:
         """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
         self._note_end()
-        if not self._unsaved or self.parking.aside:
+        if not self._unsaved or self.parking.aside or self.held_back:
             return
         for number, slot in self.held.items():
             saved = structs.replace(slot, checkpoint=self._checkpoint)
             await self.checkpoints.save(self.name, saved)
             self.held[number] = saved
         self._unsaved = False
+
+    @property
+    def state(self) -> str:
+        """`stopped`, `failed`, `catching up` or `live`."""
+        if self.parking.failure is not None:
+            return "failed"
+        if not self.held:
+            return "stopped"
+        return "live" if self.caught_up.is_set() else "catching up"
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the newest commit that was handled, while there is more; 0 when it has caught up."""
+        return (
+            0.0 if self.caught_up.is_set() or not self.handled_up_to else max(0.0, (now() - self.handled_up_to) / 1e6)
+        )
 
     def _note_end(self) -> None:
         if self._at_end and not self.parking.aside:
@@ -186,13 +213,12 @@ class Processor(Generic[P]):
             else:
                 by_stream[commit.stream] = [commit]
         if self._of > 1:
-            by_stream = {stream: told for stream, told in by_stream.items() if self.slot_of(stream) in self.held}
-        await self._know(by_stream)
-        for stream in await self.parking.passed(by_stream.keys()):
-            self.parking.told(stream, max(commit.version for commit in by_stream.pop(stream)))
-        runs = await self.split(await self._due(by_stream))
-        await self._apply([run for run in runs if run.muted])
-        await self._apply([run for run in runs if not run.muted and self._positions.get(run.stream) == run.after])
+            by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
+        async with self._turn:
+            await self._know(by_stream)
+            for stream in await self.parking.passed(by_stream.keys()):
+                self.parking.told(stream, max(commit.version for commit in by_stream.pop(stream)))
+            await self._apply(await self.split(await self._due(by_stream)))
 
     async def settled(self) -> None:
         """Wait until nothing is aside: all that was told is handled or parked. Raises what makes the processor stop."""
@@ -207,9 +233,18 @@ class Processor(Generic[P]):
     async def drop(self) -> None:
         """Forget what is not stored; what was aside comes again with the next run."""
         await self.parking.drop()
-        self._positions.clear()
         self.held.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Where streams are, and how far the feed was: others go on with these streams, or it is read anew."""
+        self._positions.clear()
+        self._checkpoint, self._unsaved, self._at_end = "", False, False
         self.caught_up.clear()
+
+    def holds(self, stream: str) -> bool:
+        """Whether this one handles the stream, and no other worker."""
+        return self.slot_of(stream) in self.held
 
     def slot_of(self, stream: str) -> int:
         return crc32(stream.encode()) % self._of
@@ -333,23 +368,17 @@ class Processor(Generic[P]):
             return []
 
     async def split(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """Beside an earlier version: up to where that one is, runs are muted. Beyond that there are none until this one
-        has taken its place.
-        """
+        """Beside another version: these up to where that one is, muted. What is beyond is held back."""
         if self._passing is None:
             return runs
         theirs = await self.checkpoints.positions(self._passing, [run.stream for run in runs])
         found: list[Run] = []
         for run in runs:
-            passed = theirs.get(run.stream, 0)
-            before = [commit for commit in run.commits if commit.version <= passed]
-            beyond = run.commits[len(before) :]
-            if before:
-                found.append(run._replace(commits=before, muted=True))
-            if beyond and self._bounded:
+            commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]
+            if len(commits) < len(run.commits):
                 self.held_back.add(run.stream)
-            elif beyond:
-                found.append(run._replace(after=beyond[0].version - 1, commits=beyond))
+            if commits:
+                found.append(run._replace(commits=commits, muted=True))
         return found
 
     async def _apply(self, runs: Sequence[Run]) -> None:

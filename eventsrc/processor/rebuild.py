@@ -1,0 +1,93 @@
+"""Building a read model anew, beside the one in use, and switching to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+from msgspec import structs
+
+from ..errors import NotActive
+from .checkpoints import Checkpoints
+from .processor import Processor
+from .runner import Runner
+
+Progress = Callable[[int, int], object]
+"""Told how many commits of how many are handled."""
+
+_EVERY = 0.2  # seconds
+
+
+async def rebuild(
+    processor: Processor[Any], *, progress: Progress | None = None, on_error: Literal["stop", "park"] = "stop"
+) -> None:
+    """Handle all with a new version of a projection while the active one goes on, then make it the active one.
+
+    It goes as far as the active one is, stream by stream, with `context.muted` true, so that handlers which also act
+    outside leave that. Then the active one is fenced and cannot run again, what it has handled meanwhile follows, and
+    readers are switched over (`Checkpoints.active`). What nobody has handled yet is handled now, and not muted: each
+    outside effect is had by one of the two. (On DynamoDB a worker that is fenced may still end what it has in flight.)
+
+    `progress` is told the commits handled of all that the active one has handled. It may be cancelled or killed, and
+    called again, at any time. A handler that fails stops it, unless `on_error` is "park". If no version is active this
+    one becomes it, and is run to the end of the feed. Afterwards `run` it; `Checkpoints.forget` drops the old one.
+    """
+    checkpoints, projection = processor.checkpoints, processor.projection
+    processor.parking.stops = on_error == "stop"
+    active = await checkpoints.active(projection.tag)
+    if active in (None, projection.version):
+        await _run(processor, progress, None)
+        return
+    old = f"{projection.tag}@{active}"
+    processor.beside(old)
+    await _run(processor, progress, old)
+    await _retire(checkpoints, old)
+    await _run(processor, progress, old)  # what it has handled meanwhile; now that is all
+    if not await checkpoints.activate(projection.tag, projection.version, instead_of=active):
+        raise NotActive(projection.tag, projection.version, await checkpoints.active(projection.tag) or 0)
+    processor.beside(None)
+    await _run(processor, None, None)
+
+
+async def _run(processor: Processor[Any], progress: Progress | None, old: str | None) -> None:
+    """To the end of the feed."""
+    if progress is None:
+        await Runner(processor).run(until_caught_up=True)
+        return
+    before = await _count(processor.checkpoints, processor.name) - processor.commits
+    total = await _count(processor.checkpoints, old) if old else await processor.feed.remaining("") or 0
+
+    async def tell() -> None:
+        nonlocal total
+        done = before + processor.commits
+        if done > total:  # the active one has gone on
+            total = max(done, await _count(processor.checkpoints, old) if old else done)
+        progress(done, total)
+
+    async def go_on_telling() -> None:
+        while True:
+            await tell()
+            await asyncio.sleep(_EVERY)
+
+    telling = asyncio.create_task(go_on_telling())
+    try:
+        await Runner(processor).run(until_caught_up=True)
+    finally:
+        telling.cancel()
+        with suppress(asyncio.CancelledError):
+            await telling
+    await tell()
+
+
+async def _count(checkpoints: Checkpoints, processor: str) -> int:
+    """The commits that a processor has handled: versions have no gaps, so they are the sum of its positions."""
+    return sum([position.version async for page in checkpoints.all_positions(processor) for position in page])
+
+
+async def _retire(checkpoints: Checkpoints, processor: str) -> None:
+    """Fence a processor for ever."""
+    for slot in await checkpoints.slots(processor):
+        if not slot.retired:
+            await checkpoints.take(processor, structs.replace(slot, epoch=slot.epoch + 1, owner="", retired=True))
