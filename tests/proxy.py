@@ -1,4 +1,4 @@
-"""A proxy in front of DynamoDB Local that counts requests and does to each what a script says."""
+"""A proxy in front of a service, DynamoDB Local mostly, that counts requests and does to each what a script says."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Proxy:
                 while request := await _message(reader):
                     lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
                     self.heads.append({name.lower(): value for name, value in (line.split(": ", 1) for line in lines)})
-                    self.operations.append(self.heads[-1]["x-amz-target"].rpartition(".")[2])
+                    self.operations.append(self.heads[-1].get("x-amz-target", "").rpartition(".")[2])
                     self.arrived.set()
                     scripted = self.faults.pop(0) if self.faults else self.then
                     fault = self.choose() if self.choose else scripted
