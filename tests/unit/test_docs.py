@@ -33,7 +33,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, *ROOT.glob("C*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*(\S*)", re.MULTILINE)
 BLOCK = re.compile(r"(?P<dynamodb><!-- needs dynamodb -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = {"console", "json"}  # commands for a shell, and policies for AWS
+NOT_RUN = {"console", "javascript", "json"}  # commands for a shell, code for a browser, and policies for AWS
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
