@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from ..errors import StoreError, StreamCorrupt, StreamParked
+from ..errors import StoredDataError, StoreError, StreamCorrupt, StreamParked
 from ..gaps import contiguous
 from ..log import log
 from ..store import Commit
@@ -189,10 +189,18 @@ class Parking:
                 return
 
     async def _page(self, stream: str, position: int) -> Sequence[Commit]:
-        try:
-            return [c async for c in contiguous(self._processor.store, stream, position, position + _PAGE)]
-        except StreamCorrupt as error:
-            raise HandlerFailed(error) from error
+        """What is next; where some of that cannot be read, the next commit alone, to handle what comes before."""
+        damaged: StoredDataError | None = None
+        for count in (_PAGE, 1):
+            try:
+                page = [c async for c in contiguous(self._processor.store, stream, position, position + count)]
+            except StoredDataError as error:
+                damaged = error
+            else:
+                if page or damaged is None:
+                    return page
+        assert damaged is not None
+        raise HandlerFailed(damaged) from damaged
 
 
 def _told(error: Exception) -> str:

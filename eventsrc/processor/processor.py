@@ -11,7 +11,7 @@ from zlib import crc32
 
 from msgspec import structs
 
-from ..errors import Fenced, NotActive, StreamCorrupt, StreamParked
+from ..errors import Fenced, NotActive, StoredDataError, StreamParked
 from ..feed import Batch, Feed
 from ..gaps import contiguous
 from ..store import Commit, Receipt, Store
@@ -364,7 +364,7 @@ class Processor(Generic[P]):
     async def _missing(self, stream: str, after: int, until: int) -> list[Commit]:
         try:
             return [commit async for commit in contiguous(self.store, stream, after, until)]
-        except StreamCorrupt:
+        except StoredDataError:
             return []
 
     async def split(self, runs: Sequence[Run]) -> Sequence[Run]:

@@ -166,12 +166,7 @@ class Effects(Projection):
     async def _handle(self, run: Run) -> None:
         for commit in run.commits:
             if not run.muted:
-                for handler, given, _, index in self._handlers.calls((commit,)):
-                    result = handler.call(
-                        self, given, *([Context(commit, index, False)] if handler.with_context else [])
-                    )
-                    if handler.awaits:
-                        await result
+                await self._call(commit)
             await self._checkpoints.advance(self.name, run._replace(after=commit.version - 1, commits=(commit,)))
 
     async def _call(self, commit: Commit) -> None:

@@ -84,6 +84,7 @@ class Runner:
                 log.warning("%s", error)  # a worker that was taken for dead: it starts again with what is left for it
                 for processor in self._processors:
                     await processor.drop()
+                    processor.parking.failure = None  # a stream that was aside may have found it
                 self._again.set()
             if not follow and not self._again.is_set():
                 return
