@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from math import inf
 from time import time
 
 import msgspec
@@ -13,18 +15,42 @@ from .shards import Cursor, order
 
 RETENTION = 24 * 3600  # seconds for which a stream keeps a record
 MARGIN = 3600  # seconds; clocks differ, and who begins late must still come in time
+TURNING_ON = 60  # seconds that it may take until a new stream tells all
 
 
 class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of several cursors each may be the one that is behind."""
 
-    stream: str  # its ARN: a table whose stream is turned off and on has another one
+    stream: str  # its ARN: a table whose stream is turned off and on has another one. Empty: see `from_moment`
     since: int  # seconds since the epoch; what has not been told was stored later
     cursors: list[Cursor]
     scan: str | None = None  # the checkpoint of a scan that comes first; None when it is over
 
     def text(self) -> str:
         return msgspec.json.encode(self).decode()
+
+    def on(self, stream: str) -> Checkpoint:
+        """The same on the stream that the table has now. Raises FeedTrimmed if that misses what comes behind it."""
+        if self.stream == stream:
+            return self
+        if self.stream or _turned_on(stream) + TURNING_ON > self.since:
+            raise FeedTrimmed("the table has a new stream: what was stored before it is not in it")
+        return msgspec.structs.replace(self, stream=stream)
+
+
+def from_moment(moment: datetime) -> str:
+    """The checkpoint behind all that was stored before that moment, wherever that has been read: the whole of a stream
+    that was on by then.
+    """
+    return Checkpoint("", int(moment.timestamp()), [Cursor()]).text()
+
+
+def _turned_on(stream: str) -> float:
+    """When it was, in seconds since the epoch; its ARN ends with that."""
+    try:
+        return datetime.fromisoformat(stream.rpartition("/")[2]).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return inf
 
 
 def check_age(since: float) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from ..errors import StoreClosed
 from ..feed import Batch, Head
+from .checkpoint import from_moment
 from .files import Bucket, Files, Folder, open_s3, parts
 from .lines import FileLines, reader_of
 from .manifest import Manifest, name_of, read_manifest
@@ -103,6 +104,15 @@ class Export:
         """The moment of which the export is: it has what was acknowledged before. Of several, the last one's."""
         self._commits()
         return self._manifests[-1].end
+
+    @property
+    def checkpoint(self) -> str:
+        """Where `DynamoDBStore.feed` goes on behind this export: with the table's stream, as far back as that goes.
+
+        Take it once all is told, and keep what the processors know of the streams: what comes twice they drop. The feed
+        raises FeedTrimmed if the export is of about a day ago, or if the table's stream was turned on after it.
+        """
+        return from_moment(self.time)
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
         """As `Feed.feed`, stream by stream; it ends at the export's end, with `follow` as well.

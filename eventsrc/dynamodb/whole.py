@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ..errors import FeedTrimmed, StoreClosed, StoreRejected
+from ..errors import StoreClosed, StoreRejected
 from ..feed import Batch
 from ..store import Commit
 from ..usage import Usage
@@ -62,8 +62,8 @@ class Whole:
         if checkpoint is None:
             listing = await list_shards(self._ask, stream)
             checkpoint = Checkpoint(stream, int(listing.asked), [from_before(listing.shards)], scan="")
-        elif checkpoint.stream != stream:
-            raise FeedTrimmed("the table has a new stream: what was stored between the old one and it is in neither")
+        else:
+            checkpoint = checkpoint.on(stream)
         check_age(checkpoint.since)
         if checkpoint.scan is not None:
             async with aclosing(self._store.scan(after=checkpoint.scan)) as batches:
