@@ -199,6 +199,8 @@ class Processor(Generic[P]):
             return
         self._of = known[0].of
         self.held = {slot.number: slot for slot in known if slot.of == self._of}
+        for number in set(range(self._of)) - self.held.keys():  # nobody has had it yet
+            await self.take(number, self._of)
 
     async def handle(self, commits: Iterable[Commit]) -> None:
         """Handle what a feed has told, in any order and however often, and what it has left out.
