@@ -15,6 +15,9 @@ from .client import Client, TransportError
 
 T = TypeVar("T")
 
+Item = dict[str, dict[str, Any]]
+"""Of which nothing is known but its keys."""
+
 
 class Text(msgspec.Struct, gc=False):
     """An attribute that should be one. Where it is of another type, this is empty, and that attribute is at fault."""
@@ -47,6 +50,28 @@ class Answer(msgspec.Struct, kw_only=True):
 
     ConsumedCapacity: Capacity
 
+    @property
+    def units(self) -> float:
+        return self.ConsumedCapacity.CapacityUnits
+
+
+class Transacted(msgspec.Struct, kw_only=True):
+    """To TransactWriteItems: what each table took."""
+
+    ConsumedCapacity: list[Capacity]
+
+    @property
+    def units(self) -> float:
+        return sum(capacity.CapacityUnits for capacity in self.ConsumedCapacity)
+
+
+class Batch(Transacted, kw_only=True):
+    """To BatchGetItem and BatchWriteItem: items by table, and what was left out."""
+
+    Responses: dict[str, list[Item]] = {}
+    UnprocessedKeys: dict[str, Any] = {}
+    UnprocessedItems: dict[str, Any] = {}
+
 
 class Got(Answer, Generic[T], kw_only=True):
     """To GetItem."""
@@ -65,6 +90,19 @@ class Refused(msgspec.Struct, Generic[T]):
     """To a put whose condition failed: what stands there, if the endpoint tells."""
 
     Item: T | None = None
+
+
+class Reason(msgspec.Struct):
+    """Of one action of a transaction: `None` if it is not at fault."""
+
+    Code: str = "None"
+    Item: dict[str, dict[str, Any]] | None = None
+
+
+class Cancelled(msgspec.Struct):
+    """To TransactWriteItems: a reason for each action, in their order."""
+
+    CancellationReasons: list[Reason]
 
 
 async def ask(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:

@@ -62,8 +62,8 @@ class Export:
         for folder in self._folders:
             if folder.startswith("s3:") and not re.match("s3://[^/]+/+[^/]", folder):
                 raise ValueError(f"{folder!r} is none of an export; it is s3://bucket/prefix/AWSDynamoDB/id")
-        self._session = session or store._session
-        self._region_name = region_name or store._region_name
+        self._session = session or store._requests.session
+        self._region_name = region_name or store._requests.region_name
         self._endpoint_url, self._plain_http = endpoint_url, plain_http
         self._path = None if sorted is None else Path(sorted)
         self._manifests: Sequence[Manifest] = ()

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from .answers import Cancelled
 from .client import CLOCK_CORRECTED, NotSent, ServiceError, TransportError
 
 T = TypeVar("T")
@@ -63,6 +65,16 @@ _REJECTED = {
 }
 
 
+_CANCELLED = {
+    "ConditionalCheckFailed": CONDITION_FAILED,
+    "ValidationError": "ValidationException",
+    "ItemCollectionSizeLimitExceeded": "ItemCollectionSizeLimitExceededException",
+    "TransactionConflict": "TransactionConflictException",
+    "ProvisionedThroughputExceeded": "ProvisionedThroughputExceededException",
+    "ThrottlingError": "ThrottlingException",
+}
+"""By weight: a transaction of which a condition has failed is not worth repeating for being throttled, too."""
+
 _LAST_TRY = 0.9
 """After this share of the deadline no try begins: it would be cut short, and a definite outcome made unknown."""
 
@@ -96,6 +108,18 @@ def rejected(error: ServiceError) -> StoreRejected:
     """The library's error for a permanent refusal."""
     code = error.code or str(error.status)
     return StoreRejected(code, _REJECTED.get(error.code, "the service refuses the request"))
+
+
+def refusal(error: ServiceError) -> ServiceError:
+    """The same or, of a cancelled transaction, what cancelled it, under the code that a single write would get."""
+    if error.code != "TransactionCanceledException" or error.reply is None:
+        return error
+    try:
+        reasons = {reason.Code for reason in error.reply.read(Cancelled).CancellationReasons}
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return error
+    code = next((code for reason, code in _CANCELLED.items() if reason in reasons), error.code)
+    return ServiceError(code, error.status, error.reply)
 
 
 async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:

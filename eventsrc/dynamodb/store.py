@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
-from ..errors import CommitOutcomeUnknown, StoreError, StoreRejected
+from ..errors import CommitOutcomeUnknown, StoreError
 from ..feed import Batch, Head
-from ..limits import check_deadline
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
 from ..stream import check_stream
 from ..usage import Usage
-from .answers import Answer, Found, ask
+from .answers import Answer, Found
 from .changes import Change, changes
 from .checkpoint import earliest, parsed
-from .client import Client, SDKClient, ServiceError, is_of_aws, open_sdk
+from .client import Client, SDKClient, ServiceError
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
 from .layout import LAYOUTS, Page, Sort, beyond, is_snapshot
-from .outcome import CONDITION_FAILED, GaveUp, rejected, send
+from .outcome import CONDITION_FAILED, GaveUp, rejected
+from .requests import Requests
 from .scan import scanned, scanned_heads
 from .table import create_table
 from .whole import Whole
@@ -63,22 +62,19 @@ class DynamoDBStore(Store):
             raise ValueError(f"{table!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
-        if client is not None and (session, region_name, endpoint_url) != (None, None, None):
-            raise ValueError("give client, or session, region_name and endpoint_url: a client has its own")
-        check_deadline(deadline)
-        if max_connections < 1:
-            raise ValueError("max_connections must be above 0")
         self._table = table
-        self._given, self._given_streams = client, streams_client
-        self._plain_http = plain_http
-        self._session, self._region_name, self._endpoint_url = session, region_name, endpoint_url
         self._items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
-        self._deadline = deadline
-        self._max_connections = max_connections
-        self._connections = asyncio.Semaphore(max_connections)
-        self._stack = AsyncExitStack()
-        self._client: Client | None = None
+        self._requests = Requests(
+            region_name=region_name,
+            endpoint_url=endpoint_url,
+            session=session,
+            client=client,
+            plain_http=plain_http,
+            deadline=deadline,
+            max_connections=max_connections,
+        )
+        self._streams_client = streams_client
         self._whole = Whole(self, max_connections)
 
     async def append(self, commit: Commit) -> Receipt:
@@ -93,7 +89,7 @@ class DynamoDBStore(Store):
         used = Usage(calls=1)
         with self._call(used=used):
             try:
-                await self._send("PutItem", request, Answer, used)
+                await self._requests.send("PutItem", request, Answer, used)
             except GaveUp as given_up:
                 if given_up.unsure:
                     reason = given_up.reason
@@ -138,7 +134,7 @@ class DynamoDBStore(Store):
             if await self._layout.outdated(self, snapshot):
                 return False
             try:
-                await self._send("PutItem", request, Answer, self.usage)
+                await self._requests.send("PutItem", request, Answer, self.usage)
             except GaveUp as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
@@ -225,9 +221,9 @@ class DynamoDBStore(Store):
         """
         with self._call():
             return await create_table(
-                SDKClient(self._sdk),
+                SDKClient(self._requests.sdk),
                 self._table,
-                self._items,
+                {self._items.partition_key: "S", self._items.sort_key: "N"},
                 stream=stream,
                 point_in_time_recovery=point_in_time_recovery,
                 deletion_protection=deletion_protection,
@@ -313,77 +309,25 @@ class DynamoDBStore(Store):
     async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Its errors are the library's."""
         try:
-            return await self._send(operation, request, kind, self.usage)
+            return await self._requests.send(operation, request, kind, self.usage)
         except GaveUp as given_up:
             raise given_up.definite() from None
         except ServiceError as error:
             raise rejected(error) from None
 
-    async def _send(self, operation: str, request: dict[str, Any], kind: type[T], used: Usage) -> T:
-        client, tries = self._client, 0
-        assert client is not None
-
-        async def once() -> T:
-            nonlocal tries
-            tries += 1
-            used.requests += 1
-            used.retries += tries > 1
-            answer = await ask(client, operation, request, kind)
-            if operation == "PutItem":
-                used.write_units += answer.ConsumedCapacity.CapacityUnits
-            else:
-                used.read_units += answer.ConsumedCapacity.CapacityUnits
-            return answer
-
-        return await send(once, self._connections, self._deadline)
-
     async def _open(self) -> None:
-        async with AsyncExitStack() as stack:  # closes what is open already if the rest fails
-            self._sdk, self._client = await self._clients(stack)
-            self._stack = stack.pop_all()
-        self._connections = asyncio.Semaphore(self._max_connections)
-        self._whole = Whole(self, self._max_connections)
-
-    async def _clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
-        """The SDK's client and the one that is used, open until `stack` closes."""
-        if self._given is not None:
-            return self._given, SDKClient(self._given)
-        from .lean import LeanClient, is_proxied  # here: it imports the SDK
-
-        sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self._endpoint_url)
-        endpoint = sdk.meta.endpoint_url
-        if is_proxied(endpoint):
-            return sdk, SDKClient(sdk)
-        client = LeanClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=self._deadline / 2)
-        stack.push_async_callback(client.aclose)
-        return sdk, client
+        await self._requests.open()
+        self._whole = Whole(self, self._requests.max_connections)
 
     async def _open_streams(self) -> Client:
         """A client of the table's stream, open until the store is closed. Raises StoreRejected."""
-        if self._given_streams is not None:
-            return SDKClient(self._given_streams)
-        if self._given is not None:
-            raise StoreRejected("STREAMS_CLIENT", "a store that was given a client needs a streams_client for its feed")
-        endpoint = self._sdk.meta.endpoint_url  # the service has another for streams; all else serves both at one
-        sdk, _, _ = await self._open_sdk(self._stack, "dynamodbstreams", None if is_of_aws(endpoint) else endpoint)
-        return SDKClient(sdk)
-
-    async def _open_sdk(self, stack: AsyncExitStack, service: str, endpoint_url: str | None) -> tuple[Any, Any, Any]:
-        return await open_sdk(
-            stack,
-            service=service,
-            session=self._session,
-            region_name=self._region_name,
-            endpoint_url=endpoint_url,
-            plain_http=self._plain_http,
-            max_connections=self._max_connections,
-            timeout=self._deadline / 2,
-        )
+        if self._streams_client is not None:
+            return SDKClient(self._streams_client)
+        return await self._requests.open_streams()
 
     async def aclose(self) -> None:
         self._whole.close()
         await super().aclose()
 
     async def _close(self) -> None:
-        self._client = None
-        await self._stack.aclose()
+        await self._requests.aclose()

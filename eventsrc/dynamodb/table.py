@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,7 +11,6 @@ import msgspec
 from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 from .answers import ask
 from .client import Client, ServiceError, TransportError
-from .items import Items
 from .outcome import is_throttle, is_worth_repeating, rejected
 
 T = TypeVar("T")
@@ -42,20 +41,21 @@ _POLL = 0.5  # seconds
 async def create_table(
     client: Client,
     table: str,
-    items: Items,
+    keys: Mapping[str, str],
     *,
-    stream: bool,
-    point_in_time_recovery: bool,
-    deletion_protection: bool,
+    stream: bool = False,
+    point_in_time_recovery: bool = False,
+    deletion_protection: bool = False,
 ) -> bool:
-    """Create the table and wait until it is active; False if it was there.
+    """Create the table and wait until it is active; False if it was there. `keys` are the types of the partition key
+    and of the sort key, in this order.
 
     Raises Throttled or StoreUnavailable when calling it again may help, else StoreRejected.
     """
     request: dict[str, Any] = {
         "TableName": table,
-        "AttributeDefinitions": _key_types(items),
-        "KeySchema": _key_schema(items),
+        "AttributeDefinitions": _key_types(keys),
+        "KeySchema": _key_schema(keys),
         "BillingMode": "PAY_PER_REQUEST",
     }
     if stream:
@@ -65,7 +65,7 @@ async def create_table(
     try:
         async with asyncio.timeout(_READY_WITHIN):
             created = await _create(client, request)
-            await _wait_until_active(client, table, items)
+            await _wait_until_active(client, table, keys)
             if point_in_time_recovery:
                 recovery = {
                     "TableName": table,
@@ -96,12 +96,12 @@ async def _create(client: Client, request: dict[str, Any]) -> bool:
     return True
 
 
-async def _wait_until_active(client: Client, table: str, items: Items) -> None:
+async def _wait_until_active(client: Client, table: str, keys: Mapping[str, str]) -> None:
     missing = "ResourceNotFoundException"
     request = {"TableName": table}
     while True:
         found = (await _once_ready(lambda: ask(client, "DescribeTable", request, Described), not_yet=missing)).Table
-        if not _fits(found, items):
+        if not _fits(found, keys):
             raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
         if found.TableStatus == "ACTIVE":
             return
@@ -119,21 +119,16 @@ async def _once_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:
         await asyncio.sleep(_POLL)
 
 
-def _fits(table: TableDescription, items: Items) -> bool:
+def _fits(table: TableDescription, keys: Mapping[str, str]) -> bool:
     """Whether keys have the names and types that the store needs; further attributes may be indexed."""
-    names = all(key in table.KeySchema for key in _key_schema(items))
-    return names and all(key in table.AttributeDefinitions for key in _key_types(items))
+    names = all(key in table.KeySchema for key in _key_schema(keys))
+    return names and all(key in table.AttributeDefinitions for key in _key_types(keys))
 
 
-def _key_schema(items: Items) -> list[dict[str, str]]:
-    return [
-        {"AttributeName": items.partition_key, "KeyType": "HASH"},
-        {"AttributeName": items.sort_key, "KeyType": "RANGE"},
-    ]
+def _key_schema(keys: Mapping[str, str]) -> list[dict[str, str]]:
+    partition, sort = keys
+    return [{"AttributeName": partition, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
 
 
-def _key_types(items: Items) -> list[dict[str, str]]:
-    return [
-        {"AttributeName": items.partition_key, "AttributeType": "S"},
-        {"AttributeName": items.sort_key, "AttributeType": "N"},
-    ]
+def _key_types(keys: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "AttributeType": kind} for name, kind in keys.items()]

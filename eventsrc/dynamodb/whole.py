@@ -92,7 +92,7 @@ class Whole:
 
     async def _stream(self) -> str:
         """The ARN of the table's stream. Raises StoreRejected if there is none that will do, and StoreError."""
-        client = self._store._client
+        client = self._store._requests.client
         request = {"TableName": self._store._table}
         try:
             table = (await self._send(client, "DescribeTable", request, _Described)).Table
@@ -123,7 +123,7 @@ class Whole:
 
         with self._store._call(used=used):
             try:
-                return await send(once, self._connections, self._store._deadline)
+                return await send(once, self._connections, self._store._requests.deadline)
             except GaveUp as given_up:
                 raise given_up.definite() from None
 

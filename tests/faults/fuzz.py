@@ -227,7 +227,7 @@ class Fuzzer:
     async def _asked(self, reply: Any) -> object:
         """The store with this answer to everything, and with no second try."""
         client = Answering(reply)
-        self._store._client = client
+        self._store._requests.client = client
         call = self._random.randrange(4)
         if call == 0:
             return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)

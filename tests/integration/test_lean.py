@@ -166,7 +166,7 @@ async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
 
 async def test_transactions_go_through_the_same_call(store: DynamoDBStore) -> None:
     """Nothing in the library needs them yet; the seam carries them as it is."""
-    client, stream = store._client, fresh_stream()
+    client, stream = store._requests.client, fresh_stream()
     assert client is not None
     puts = [
         {
