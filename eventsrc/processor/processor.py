@@ -217,9 +217,9 @@ class Processor(Generic[P]):
         if self._of > 1:
             by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
         async with self._turn:
-            await self._know(by_stream)
-            for stream in await self.parking.passed(by_stream.keys()):
+            for stream in await self.parking.passed(by_stream.keys()):  # so that their positions are not remembered
                 self.parking.told(stream, max(commit.version for commit in by_stream.pop(stream)))
+            await self._know(by_stream)
             await self._apply(await self.split(await self._due(by_stream)))
 
     async def settled(self) -> None:

@@ -57,7 +57,7 @@ class Projection(ABC):
     awaits: ClassVar[bool] = False  # whether handlers may be async
 
     _handlers: Handlers
-    _checkpoints: Checkpoints
+    _checkpoints: Any  # Checkpoints, of the kind that it needs
 
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -88,7 +88,8 @@ class Projection(ABC):
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
         """Those of these streams that have one."""
-        return await self._checkpoints.positions(self.name, streams)
+        found: dict[str, int] = await self._checkpoints.positions(self.name, streams)
+        return found
 
     async def advance(self, run: Run) -> None:
         """Set the stream's position behind the run, without any effect. Raises PositionMoved, Fenced."""

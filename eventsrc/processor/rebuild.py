@@ -78,6 +78,7 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
         telling.cancel()
         with suppress(asyncio.CancelledError):
             await telling
+    before = await _count(processor.checkpoints, processor.name) - processor.commits  # also what it stopped amid
     await tell()
 
 

@@ -43,7 +43,6 @@ class SQLiteProjection(Projection):
     """
 
     guarantee = Guarantee.TRANSACTION
-    _checkpoints: SQLiteCheckpoints
 
     def create(self, db: Database) -> None:
         """Make the tables if they are not there: `CREATE TABLE IF NOT EXISTS ...`."""
@@ -82,13 +81,13 @@ class SQLiteProjection(Projection):
         return []
 
     def _handle(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
+        advance(db, self.name, runs)  # first: whoever comes second must not see the handlers fail at their own work
         try:
             self._call(Database(db), runs)
             if not db.in_transaction:
                 raise RuntimeError("a handler ended the transaction; the position belongs to it, so leave it open")
         except Exception as error:
             raise HandlerFailed(error) from error
-        advance(db, self.name, runs)
 
     def _call(self, database: Database, runs: Sequence[Run]) -> None:
         for run in runs:
