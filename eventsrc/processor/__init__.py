@@ -4,10 +4,13 @@ from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
 from .leases import Leases
 from .processor import Processor
 from .projection import Effects, Guarantee, MemoryProjection, Projection
+from .rebuild import rebuild
 from .run import Context
 from .runner import Runner
 from .sqlite import SQLiteContext, SQLiteProjection
 from .sqlite_checkpoints import SQLiteCheckpoints
+from .status import Status, health, status
+from .verify import Verified, verify
 
 __all__ = [
     "Checkpoints",
@@ -26,4 +29,10 @@ __all__ = [
     "SQLiteProjection",
     "Skipped",
     "Slot",
+    "Status",
+    "Verified",
+    "health",
+    "rebuild",
+    "status",
+    "verify",
 ]
