@@ -145,7 +145,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
     headers = dict(line.lower().split(b":", 1) for line in message.split(b"\r\n")[1:] if line)
     if b"content-length" in headers:
         return message + await reader.readexactly(int(headers[b"content-length"]))
-    size = None
+    size = None if b"transfer-encoding" in headers else 0  # a GET has no body
     while size != 0:
         line = await reader.readuntil(b"\r\n")
         size = int(line, 16)

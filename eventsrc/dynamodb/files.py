@@ -86,6 +86,7 @@ class Bucket:
 
         self._client_error = exceptions.ClientError
         self._never_sent = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)
+        self._no_name = exceptions.ParamValidationError
 
     async def part(self, name: str, offset: int) -> bytes:
         key = posixpath.normpath(posixpath.join(self._prefix, name))
@@ -119,6 +120,8 @@ class Bucket:
             raise StoreRejected(code or str(status), _ADVICE.get(code, "S3 refuses the request")) from None
         except self._never_sent as error:
             raise StoreRejected(type(error).__name__, "no credentials were found; give the session some") from None
+        except self._no_name as error:
+            raise StoreRejected(type(error).__name__, f"{self.where} is no name of a bucket and a folder") from None
         except Exception as error:  # noqa: BLE001  # the SDK lets its HTTP library's and parser's errors through
             raise TransportError(type(error).__name__) from None
         if len(part) != int(answer["ContentLength"]):
