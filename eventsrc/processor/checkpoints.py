@@ -27,6 +27,12 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     retired: bool = False  # another version has taken the place of this one
 
 
+def in_use(slots: Sequence[Slot]) -> Sequence[Slot]:
+    """Those that divide all streams, by number; none where some of them are yet to be written."""
+    found = [slot for slot in slots if slot.of == slots[0].of > slot.number]
+    return found if found and len(found) == found[0].of else []
+
+
 class Parked(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is not handled any further, because a handler failed."""
 

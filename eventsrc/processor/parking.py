@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from ..errors import StoredDataError, StoreError, StreamCorrupt, StreamParked
+from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
 from ..gaps import contiguous
 from ..log import log
 from ..store import Commit
@@ -19,6 +19,7 @@ from .run import HandlerFailed, PositionMoved, Run
 if TYPE_CHECKING:
     from .processor import Processor
 
+TRANSIENT = (Throttled, StoreUnavailable)  # what is waited for
 _PAGE = 100  # commits that are read and handled at once
 _WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # seconds
 
@@ -136,7 +137,7 @@ class Parking:
                 raise
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((HandlerFailed, StoreError)),
+            retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
             wait=_WAIT,
             stop=lambda _: failures >= self._attempts,
             reraise=True,
@@ -151,7 +152,7 @@ class Parking:
             failed = error
         else:
             return
-        reachable = AsyncRetrying(retry=retry_if_exception_type(StoreError), wait=_WAIT)
+        reachable = AsyncRetrying(retry=retry_if_exception_type(TRANSIENT), wait=_WAIT)
         await reachable(self._park, stream, failed, failures, now())
 
     async def _park(self, stream: str, failed: HandlerFailed, attempts: int, since: int) -> None:

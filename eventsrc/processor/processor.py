@@ -15,7 +15,7 @@ from ..errors import Fenced, NotActive, StoredDataError, StreamParked
 from ..feed import Batch, Feed
 from ..gaps import contiguous
 from ..store import Commit, Receipt, Store
-from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Slot, now
+from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Slot, in_use, now
 from .parking import Parking
 from .projection import Guarantee, Projection
 from .run import Fence, HandlerFailed, PositionMoved, Run
@@ -106,31 +106,52 @@ class Processor(Generic[P]):
         if active not in (None, version):
             raise NotActive(tag, version, active)
 
+    async def lay_out(self, of: int | None = None) -> int:
+        """Have so many slots, or else as many as there are; returns how many. No slot may be handled before all are
+        there: until then, how far a stream is may be kept with another one. Raises Fenced if somebody else does the
+        same just now, and NotActive.
+        """
+        known = await self._slots()
+        of = of or (known[0].of if known else 1)
+        missing = set(range(of)) - {slot.number for slot in known if slot.of == of}
+        if not missing:
+            return of
+        before = in_use(known) or known  # all of them where the last one to do this was killed amid it
+        if before:
+            began = min(slot.began for slot in before)
+            checkpoint = self.feed.earliest(slot.checkpoint for slot in before)
+        else:
+            began, checkpoint = (now(), await self.feed.end()) if self._from_now else (0, "")
+        epoch = max((slot.epoch for slot in known), default=0) + 1
+        too_many = {slot.number for slot in known if slot.number >= of and slot.of != of}  # fences who has them
+        for number in sorted(missing | too_many):
+            slot = Slot(number=number, of=of, epoch=epoch, checkpoint=checkpoint, began=began)
+            await self.checkpoints.take(self.name, slot)
+        return of
+
     async def take_all(self) -> None:
         """Hold all slots from now on, as many as there are. Raises Fenced if somebody else was quicker."""
-        known = await self.checkpoints.slots(self.name)
-        of = known[0].of if known else 1
+        of = await self.lay_out()
         for number in range(of):
             await self.take(number, of)
 
     async def take(self, number: int, of: int, owner: str = "") -> None:
         """Hold a slot from now on: whoever held it before is fenced. Raises Fenced if somebody else was quicker."""
-        known = await self.checkpoints.slots(self.name)
-        if any(slot.retired for slot in known):
-            raise NotActive(self.projection.tag, self.projection.version, await self._active() or 0)
-        there = next((slot for slot in known if slot.number == number and slot.of == of), None)
-        if there is not None:
-            began, checkpoint = there.began, there.checkpoint
-        elif known:  # there were more slots, or fewer: from where the last of them stands
-            began = min(slot.began for slot in known)
-            checkpoint = self.feed.earliest(slot.checkpoint for slot in known)
-        else:
-            began, checkpoint = (now(), await self.feed.end()) if self._from_now else (0, "")
-        epoch = max((slot.epoch for slot in known), default=0) + 1
-        slot = Slot(number=number, of=of, epoch=epoch, owner=owner, checkpoint=checkpoint, began=began)
+        known = await self._slots()
+        there = next((slot for slot in in_use(known) if (slot.number, slot.of) == (number, of)), None)
+        if there is None:
+            raise Fenced(self.name, number)  # there is another number of slots now
+        slot = structs.replace(there, epoch=max(slot.epoch for slot in known) + 1, owner=owner)
         await self.checkpoints.take(self.name, slot)
         self.held[number], self._of = slot, of
         self._forget()
+
+    async def _slots(self) -> Sequence[Slot]:
+        """Those that are stored. Raises NotActive."""
+        known = await self.checkpoints.slots(self.name)
+        if any(slot.retired for slot in known):
+            raise NotActive(self.projection.tag, self.projection.version, await self._active() or 0)
+        return known
 
     def lose(self, number: int) -> None:
         """Somebody else holds that slot now."""
@@ -139,9 +160,8 @@ class Processor(Generic[P]):
 
     async def release(self, number: int) -> None:
         """Let somebody else have a slot. Raises Fenced if that is so already."""
-        slot = self.held.pop(number)
-        self._forget()
-        await self.checkpoints.save(self.name, structs.replace(slot, owner=""))
+        await self.checkpoints.save(self.name, structs.replace(self.held[number], owner=""))
+        self.lose(number)
 
     def reached(self, batch: Batch) -> None:
         """All of a batch was given to `handle`."""
@@ -152,7 +172,7 @@ class Processor(Generic[P]):
     async def save(self) -> None:
         """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
         self._note_end()
-        if not self._unsaved or self.parking.aside or self.held_back:
+        if not self._unsaved or self.parking.aside or self.held_back or self.parking.failure is not None:
             return
         for number, slot in self.held.items():
             saved = structs.replace(slot, checkpoint=self._checkpoint)
@@ -190,17 +210,12 @@ class Processor(Generic[P]):
 
     async def join(self) -> None:
         """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
-        known = await self.checkpoints.slots(self.name)
-        if not known:
-            try:
-                await self.take(0, 1)
-            except Fenced:
-                await self.join()
+        try:
+            self._of = await self.lay_out()
+        except Fenced:
+            await self.join()
             return
-        self._of = known[0].of
-        self.held = {slot.number: slot for slot in known if slot.of == self._of}
-        for number in set(range(self._of)) - self.held.keys():  # nobody has had it yet
-            await self.take(number, self._of)
+        self.held = {slot.number: slot for slot in in_use(await self.checkpoints.slots(self.name))}
 
     async def handle(self, commits: Iterable[Commit]) -> None:
         """Handle what a feed has told, in any order and however often, and what it has left out.
@@ -214,7 +229,7 @@ class Processor(Generic[P]):
                 by_stream[commit.stream].append(commit)
             else:
                 by_stream[commit.stream] = [commit]
-        if self._of > 1:
+        if len(self.held) < self._of:
             by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
         async with self._turn:
             for stream in await self.parking.passed(by_stream.keys()):  # so that their positions are not remembered
@@ -302,11 +317,14 @@ class Processor(Generic[P]):
         await self.parking.skip(stream, reason)
 
     async def fence_of(self, stream: str) -> Fence:
-        """What to show with this stream's position. In a process that handles none: what is valid now."""
+        """What to show with this stream's position. In a process that does not handle it: what is valid now."""
         if not self.held:
             await self.join()
         number = self.slot_of(stream)
-        return Fence(number, self.held[number].epoch)
+        slot = self.held.get(number)
+        if slot is None:
+            slot = next(slot for slot in await self._slots() if slot.number == number)
+        return Fence(number, slot.epoch)
 
     async def _know(self, streams: Mapping[str, Sequence[Commit]]) -> None:
         """Have the positions of these in memory."""
