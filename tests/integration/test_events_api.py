@@ -283,7 +283,7 @@ async def test_a_client_that_takes_nothing_is_let_go_and_may_resume(store: Order
         await eventually(lambda: not store._followers)
         writer.transport.abort()
         del reader
-        assert len(await Follower(client).take(40)) == 40
+        assert await Follower(client).take(40) == [f"note-n-{number}@1.0" for number in range(40)]
 
 
 async def test_an_event_that_cannot_be_told_breaks_the_stream_and_is_not_passed_over(store: OrderedStore) -> None:
