@@ -185,7 +185,7 @@ async def test_an_s3_that_does_not_answer_is_told(
 ) -> None:
     monkeypatch.setattr(files, "_TRIES", 3)
     proxy.then = LOST
-    with pytest.raises(StoreUnavailable, match="manifest-summary.*3 times"):
+    with pytest.raises(StoreUnavailable, match=r"manifest-summary.*3 times"):
         await Export(store, exported[0], endpoint_url=proxy.url).open()
     assert len(proxy.heads) >= 3  # the HTTP library sends some of them twice
 
