@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
@@ -17,6 +17,9 @@ from .errors import CommitOutcomeUnknown, ConflictError
 from .repository import Repository
 from .store import Commit, Loaded, Receipt, Snapshot, Store
 from .stream import category_of
+
+if TYPE_CHECKING:
+    from .processor import Processor
 
 _COUNTERS = {
     "calls": "{call}",
@@ -100,6 +103,31 @@ def instrument(
             for one in repositories
         ]
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")
+
+
+def instrument_processors(*processors: Processor[Any], meter_provider: MeterProvider | None = None) -> None:
+    """Have processors tell how they do, each under its name. Call it once for each.
+
+    Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up),
+    `.aside` and `.parked` (streams), and `.live` (1 or 0). They are what this process knows: asking costs no request.
+    """
+    meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
+
+    def observed(read: Callable[[Processor[Any]], float]) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+        each = [(partial(read, processor), {"eventsrc.processor": processor.name}) for processor in processors]
+        return [partial(_observe, each)]
+
+    def gauge(name: str, unit: str, read: Callable[[Processor[Any]], float]) -> None:
+        meter.create_observable_gauge(f"eventsrc.processor.{name}", observed(read), unit)
+
+    meter.create_observable_counter(
+        "eventsrc.processor.handled", observed(lambda processor: processor.commits), "{commit}"
+    )
+    gauge("lag", "s", lambda processor: processor.lag)
+    gauge("in_flight", "{commit}", lambda processor: processor.in_flight)
+    gauge("aside", "{stream}", lambda processor: len(processor.parking.aside))
+    gauge("parked", "{stream}", lambda processor: len(processor.parking.parked))
+    gauge("live", "1", lambda processor: float(processor.state == "live"))
 
 
 def _used(store: Store, name: str) -> float:

@@ -156,8 +156,7 @@ class Parking:
         await reachable(self._park, stream, failed, failures, now())
 
     async def _park(self, stream: str, failed: HandlerFailed, attempts: int, since: int) -> None:
-        processor, base = self._processor, self.aside[stream].base
-        version = (await processor.positions([stream])).get(stream, base) + 1
+        processor, version = self._processor, await self._position(stream) + 1
         parked = Parked(stream=stream, version=version, error=_told(failed.error), attempts=attempts, since=since)
         await processor.checkpoints.park(processor.name, parked)
         self.parked[stream] = parked
@@ -172,7 +171,7 @@ class Parking:
         processor, aside = self._processor, self.aside[stream]
         while True:
             latest = aside.latest
-            position = (await processor.positions([stream])).get(stream, aside.base)
+            position = await self._position(stream)
             page = await self._page(stream, position)
             if not page and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # though the feed has told more
@@ -188,6 +187,14 @@ class Parking:
                     processor.moved(part)
             if stream in processor.held_back:
                 return
+
+    async def _position(self, stream: str) -> int:
+        """How far a stream is; what has been handled since it was last asked for is counted."""
+        aside = self.aside[stream]
+        position = (await self._processor.positions([stream])).get(stream, aside.base)
+        self._processor.commits += position - aside.base
+        aside.base = position
+        return position
 
     async def _page(self, stream: str, position: int) -> Sequence[Commit]:
         """What is next; where some of that cannot be read, the next commit alone, to handle what comes before."""

@@ -418,6 +418,7 @@ class Processor(Generic[P]):
             if run.stream in failed:
                 self._positions.pop(run.stream, None)
             else:
+                self.commits += len(run.commits)
                 self.moved(run)
         for failure in failures:
             if not isinstance(failure.error, (HandlerFailed, PositionMoved)):
@@ -430,7 +431,6 @@ class Processor(Generic[P]):
     def moved(self, run: Run) -> None:
         """Note that a run was handled."""
         self._positions[run.stream] = run.reached
-        self.commits += len(run.commits)
         self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
         if self._waiting:
             self.wake(run.stream)

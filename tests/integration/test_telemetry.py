@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from bank import Account
 from flaky import ScriptedStore
+from ledger import InMemory, fill, running
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from eventsrc import CommitOutcomeUnknown, ConflictError, Repository, SnapshotPolicy, Throttled
-from eventsrc.telemetry import instrument
+from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repository, SnapshotPolicy, Throttled
+from eventsrc.processor import Processor
+from eventsrc.telemetry import instrument, instrument_processors
 
 
 class Watched:
@@ -104,6 +106,30 @@ async def test_what_is_used_is_counted(watched: Watched) -> None:
     assert told["eventsrc.bytes_written"] == usage.bytes_written > 0
     assert (told["eventsrc.cache.hits"], told["eventsrc.cache.misses"]) == (2, 1)
     assert {f"eventsrc.{name}" for name in usage.__struct_fields__} < told.keys()
+
+
+async def test_processors_tell_how_they_do() -> None:
+    reader = InMemoryMetricReader()
+    async with MemoryStore() as store:
+        await fill(store, accounts=2)
+        processor = Processor(InMemory(), store, attempts=1)
+        processor.projection.poison = {2}
+        instrument_processors(processor, meter_provider=MeterProvider([reader]))
+        async with running(processor):
+            await asyncio.wait_for(processor.caught_up.wait(), 10)
+            data = reader.get_metrics_data()
+    assert data is not None
+    metrics = data.resource_metrics[0].scope_metrics[0].metrics
+    points: dict[str, Any] = {metric.name: metric.data.data_points[0] for metric in metrics}
+    assert {name.removeprefix("eventsrc.processor."): point.value for name, point in points.items()} == {
+        "handled": 4,
+        "lag": 0.0,
+        "in_flight": 0,
+        "aside": 0,
+        "parked": 2,
+        "live": 1.0,
+    }
+    assert {point.attributes["eventsrc.processor"] for point in points.values()} == {"in-memory@1"}
 
 
 def test_nothing_of_it_is_imported_otherwise() -> None:
