@@ -206,7 +206,8 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
         put = (
-            "INSERT INTO eventsrc_active VALUES (?1, ?2) "
+            "INSERT INTO eventsrc_active SELECT ?1, ?2 "
+            "WHERE ?3 IS NULL OR EXISTS (SELECT 1 FROM eventsrc_active WHERE tag = ?1) "
             "ON CONFLICT DO UPDATE SET version = ?2 WHERE version = ?3 OR version = ?2"
         )
         return bool(await self.write(lambda db: db.execute(put, (tag, version, instead_of)).rowcount))
