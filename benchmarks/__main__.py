@@ -23,7 +23,7 @@ from rich.table import Table
 from . import page
 from .measure import Figure
 
-PARTS = ("basics", "beside", "layouts", "growth", "policy", "compression")
+PARTS = ("basics", "beside", "layouts", "growth", "policy", "compression", "reading")
 RESULTS = Path(__file__).parent / "results"
 
 

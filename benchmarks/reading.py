@@ -1,0 +1,261 @@
+"""The read side: catching up from SQLite and DynamoDB, from acknowledged to seen, and the gate's share."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+from bank import Account, Deposited, Opened
+from tables import fresh_name, session, store_on
+
+from eventsrc import DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store
+from eventsrc.gate import Gate
+from eventsrc.local import dynamodb_local
+from eventsrc.processor import (
+    Context,
+    MemoryProjection,
+    Processor,
+    Runner,
+    SQLiteCheckpoints,
+    SQLiteContext,
+    SQLiteProjection,
+)
+from eventsrc.processor.sqlite import Database
+
+from .measure import Figure, markdown, median_of
+
+ROUNDS = 5
+STREAMS, COMMITS = 500, 40  # 20,000 commits
+SCANNED = (400, 20)  # on DynamoDB Local
+SEEN = 200  # saves whose way to the read model is timed
+
+NONE = SnapshotPolicy(enabled=False)
+
+
+class Balances(MemoryProjection, tag="balances"):
+    """A dictionary: as little as a read model can be."""
+
+    def __init__(self) -> None:
+        self.balances: dict[str, int] = {}
+
+    def handle_opened(self, event: Opened, context: Context) -> None:
+        self.balances[context.stream] = 0
+
+    def handle_deposited(self, event: Deposited, context: Context) -> None:
+        self.balances[context.stream] += event.amount
+
+
+class BalancesInSQLite(SQLiteProjection, tag="balances"):
+    def create(self, db: Database) -> None:
+        db.execute(f"CREATE TABLE IF NOT EXISTS {self.table} (stream TEXT PRIMARY KEY, balance INTEGER) WITHOUT ROWID")
+
+    def handle_deposits(self, events: Sequence[Opened | Deposited], context: SQLiteContext) -> None:
+        amount = sum(event.amount for event in events if isinstance(event, Deposited))
+        put = f"INSERT INTO {self.table} VALUES (?, ?) ON CONFLICT DO UPDATE SET balance = balance + excluded.balance"
+        context.db.execute(put, (context.stream, amount))
+
+
+def measure() -> dict[str, Any]:
+    return {"figures": [asdict(figure) for figure in asyncio.run(_measure())]}
+
+
+async def _measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        sqlite = await _sqlite(Path(folder))
+    return [*sqlite, await _gate(), *await _dynamodb()]
+
+
+async def _sqlite(folder: Path) -> list[Figure]:
+    found: list[Figure] = []
+    for name, events in (("1 event a commit", 1), ("10 events a commit", 10)):
+        async with SQLiteStore(folder / f"{events}.db") as store:
+            await _fill(store, STREAMS, COMMITS, events)
+            total = STREAMS * COMMITS * events + STREAMS
+            rates = [await _catch_up(Processor(Balances(), store), total) for _ in range(ROUNDS)]
+            goal = 100_000 if events == 1 else None
+            found.append(Figure(f"events/s of CPU, SQLite to memory, {name}", median_of(rates), goal))
+            rates = []
+            for number in range(ROUNDS):
+                async with SQLiteCheckpoints(folder / f"{events}-{number}.model") as checkpoints:
+                    rates.append(await _catch_up(Processor(BalancesInSQLite(), store, checkpoints), total))
+            found.append(Figure(f"events/s of CPU, SQLite to SQLite, {name}", median_of(rates)))
+            if events == 1:
+                seen = await _seen(store, Processor(Balances(), store))
+                found.append(Figure("ms from acknowledged to seen, SQLite, one process", seen))
+                async with SQLiteStore(folder / f"{events}.db") as other:
+                    seen = await _seen(store, Processor(Balances(), other))
+                found.append(Figure("ms from acknowledged to seen, SQLite, another connection", seen))
+    return found
+
+
+async def _gate() -> Figure:
+    """Per event of one-event commits that come in order: what the gate itself adds."""
+    async with MemoryStore() as store:
+        await _fill(store, 100, 100, 1)
+        commits = [commit async for batch in store.feed(follow=False) for commit in batch.commits]
+        costs = []
+        for _ in range(ROUNDS):
+            gate = Gate(store, {})
+            start = process_time()
+            for commit in commits:
+                for due in await gate.due(commit):
+                    gate.handled(due)
+            costs.append((process_time() - start) / len(commits) * 1e6)
+    return Figure("µs of CPU, the gate, an event", median_of(costs), 1, at_most=True)
+
+
+async def _dynamodb() -> list[Figure]:
+    async with dynamodb_local() as local, AsyncExitStack() as stack:
+        table = fresh_name()
+        store = await stack.enter_async_context(store_on(local.endpoint_url, table))
+        sdk = await stack.enter_async_context(session().client("dynamodb", endpoint_url=local.endpoint_url))
+        await store.create_table()
+        await _fill(store, *SCANNED, 1)
+        total = SCANNED[0] * SCANNED[1] + SCANNED[0]
+        rounds = [
+            (await _bare_scan(sdk, table), await _own_scan(store), await _scan_into(store, total))
+            for _ in range(ROUNDS)
+        ]
+        ratio = median_of(ours / bare for bare, _, ours in rounds)
+        own_ratio = median_of(ours / own for _, own, ours in rounds)
+        live = fresh_name()
+        streaming = await stack.enter_async_context(store_on(local.endpoint_url, live))
+        await streaming.create_table(stream=True)
+        seen = await _seen(streaming, Processor(Balances(), streaming))
+        rate = await _streamed(streaming)
+    return [
+        Figure("events/s, a DynamoDB scan into memory ÷ a bare scan by the SDK", ratio, 0.7),
+        Figure("events/s, a DynamoDB scan into memory ÷ a scan by this library, nothing handled", own_ratio),
+        Figure("events/s, a DynamoDB scan into memory", median_of(ours for *_, ours in rounds)),
+        Figure("events/s, DynamoDB Streams into memory", rate),
+        Figure("ms from acknowledged to seen, DynamoDB Streams", seen),
+    ]
+
+
+async def _bare_scan(sdk: Any, table: str) -> float:
+    """Events a second, nothing decoded."""
+    start, count = perf_counter(), 0
+    key: dict[str, Any] = {}
+    while True:
+        page = await sdk.scan(TableName=table, **key)
+        count += sum(int(item["n"]["N"]) for item in page["Items"])
+        if "LastEvaluatedKey" not in page:
+            return count / (perf_counter() - start)
+        key = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+
+async def _own_scan(store: DynamoDBStore) -> float:
+    start, count = perf_counter(), 0
+    async with aclosing(store.scan(segments=1)) as batches:
+        async for batch in batches:
+            count += sum(commit.events for commit in batch.commits)
+    return count / (perf_counter() - start)
+
+
+async def _scan_into(store: DynamoDBStore, total: int) -> float:
+    """Events a second of a processor that is given what a scan of one segment tells."""
+    processor = Processor(Balances(), store)
+    await processor.prepare()
+    await processor.take_all()
+    start = perf_counter()
+    async with aclosing(store.scan(segments=1)) as batches:
+        async for batch in batches:
+            await processor.handle(batch.commits)
+    await processor.settled()
+    rate = total / (perf_counter() - start)
+    assert sum(processor.projection.balances.values()) == total - SCANNED[0]
+    return rate
+
+
+async def _streamed(store: DynamoDBStore) -> float:
+    """Events a second, of a stream that has them all already."""
+    await _fill(store, 100, 20, 1, prefix="streamed")
+    processor, start = Processor(Balances(), store), perf_counter()
+    await processor.prepare()
+    await processor.take_all()
+    async with aclosing(store.feed(after=await store.end(), follow=False)) as batches:
+        async for batch in batches:
+            await processor.handle(batch.commits)
+    return processor.commits / (perf_counter() - start)
+
+
+async def _catch_up(processor: Processor[Any], total: int) -> float:
+    """Events a second of CPU of this process, all its threads."""
+    start = process_time()
+    await processor.run(until_caught_up=True)
+    rate = total / (process_time() - start)
+    assert processor.commits == STREAMS * COMMITS
+    return rate
+
+
+async def _seen(store: Store, processor: Processor[Balances]) -> float:
+    """The median time from a save's return to its handler's."""
+    accounts = Repository(Account, store, snapshots=NONE)
+    account = Account.open("seen", owner="ann") if not await _exists(accounts) else await accounts.load("seen")
+    times = []
+    async with _running(processor):
+        for _ in range(SEEN):
+            account.deposit(1)
+            receipt = await accounts.save(account)
+            start = perf_counter()
+            await processor.wait_for(receipt)
+            times.append((perf_counter() - start) * 1000)
+    return statistics.median(times)
+
+
+async def _exists(accounts: Repository[Account]) -> bool:
+    return bool(await accounts.load_many(["seen"]))
+
+
+@asynccontextmanager
+async def _running(processor: Processor[Any]) -> AsyncIterator[None]:
+    runner = Runner(processor)
+    task = asyncio.create_task(runner.run())
+    await processor.caught_up.wait()
+    try:
+        yield
+    finally:
+        runner.stop()
+        await task
+
+
+async def _fill(store: Store, streams: int, commits: int, events: int, prefix: str = "a") -> None:
+    """The first commit opens the account, too."""
+    accounts = Repository(Account, store, snapshots=NONE)
+
+    async def one(number: int) -> None:
+        account = Account.open(f"{prefix}-{number}", owner="ann")
+        for _ in range(commits):
+            for _ in range(events):
+                account.deposit(1)
+            await accounts.save(account)
+
+    for start in range(0, streams, 50):
+        await asyncio.gather(*(one(number) for number in range(start, min(start + 50, streams))))
+
+
+def goals(found: dict[str, Any]) -> list[Figure]:
+    return [figure for each in found["figures"] if (figure := Figure(**each)).goal is not None]
+
+
+def section(found: dict[str, Any]) -> str:
+    rows = [[each["name"], f"{each['value']:,.{0 if each['value'] >= 1000 else 2}f}"] for each in found["figures"]]
+    return f"""## Feeds and processors
+
+A bank account's events from a store into a read model: a dictionary of balances in memory, or a table of them in SQLite
+with the positions in the same transaction. Rates of CPU are those of one core. The scans read the same table in one
+segment, in turns; DynamoDB Local shares the machine's cores with them.
+
+{markdown(["figure", "measured"], rows)}
+"""
+
+
+def draw(found: dict[str, Any]) -> None:
+    """There is nothing to plot."""
