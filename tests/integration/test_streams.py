@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
-from tables import fresh_name, session, store_on
+from tables import fresh_name, records, store_on
 
 from eventsrc import Commit
 from eventsrc.gate import Gate
 from eventsrc.storetests.samples import expect_same, fill, fresh_stream, make_snapshot
-
-
-async def records(endpoint: str, table: str) -> list[dict[str, Any]]:
-    """All records of the table's stream."""
-    async with session().client("dynamodbstreams", endpoint_url=endpoint) as client:
-        [stream] = (await client.list_streams(TableName=table))["Streams"]
-        description = (await client.describe_stream(StreamArn=stream["StreamArn"]))["StreamDescription"]
-        found: list[dict[str, Any]] = []
-        for shard in description["Shards"]:
-            asked = {"StreamArn": stream["StreamArn"], "ShardId": shard["ShardId"]}
-            iterator = (await client.get_shard_iterator(**asked, ShardIteratorType="TRIM_HORIZON"))["ShardIterator"]
-            while iterator:
-                page = await client.get_records(ShardIterator=iterator)
-                if not page["Records"]:
-                    break
-                found += page["Records"]
-                iterator = page.get("NextShardIterator")
-        return found
 
 
 async def test_behind_the_gate_each_commit_comes_once_and_in_order(dynamodb_endpoint: str) -> None:

@@ -1,0 +1,396 @@
+"""Processors in AWS Lambda: nothing lost, nothing twice, and answers that have it send again what was not handled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from ledger import InMemory, InSQLite, fill
+from msgspec.structs import replace
+from proxy import HOLD, LOST, Proxy, proxy_to
+from tables import fresh_name, records, session, store_on
+
+from eventsrc import Commit, DynamoDBStore, MemoryStore
+from eventsrc.processor import Processor, SQLiteCheckpoints
+from eventsrc.processor.awslambda import Answer, lambda_handler
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+NONE: Answer = {"batchItemFailures": []}
+
+
+class Clock:
+    """Of Lambda: the milliseconds that are left."""
+
+    def __init__(self, seconds: float = 60) -> None:
+        self._seconds = seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self._seconds * 1000)
+
+
+class Environment:
+    """A function as it is deployed: its handler, and what it has made of its environment."""
+
+    def __init__(self, endpoint: str, table: str, folder: Path, **options: Any) -> None:
+        self.endpoint, self.table, self.folder, self.options = endpoint, table, folder, options
+        self.stores: list[DynamoDBStore] = []
+        self.projection = InSQLite()
+        self.handler = lambda_handler(self.app)
+        self.broken = self.closed = False
+
+    @asynccontextmanager
+    async def app(self) -> AsyncIterator[Processor[Any]]:
+        if self.broken:
+            raise ConnectionError("not now")
+        attempts = self.options.get("attempts", 5)
+        store = store_on(self.endpoint, self.table, tenant=self.options.get("tenant"), deadline=1.0)
+        async with store, SQLiteCheckpoints(self.folder / "model.db") as checkpoints:
+            self.stores.append(store)
+            yield Processor(self.projection, store, checkpoints, attempts=attempts)
+
+    async def __call__(self, event: object, seconds: float = 60) -> Answer:
+        """As Lambda does: from a thread without a loop."""
+        return await asyncio.to_thread(self.handler, event, Clock(seconds))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.handler.close()
+        self.closed = True
+
+    async def told(self) -> dict[str, list[str]]:
+        async with SQLiteCheckpoints(self.folder / "model.db") as checkpoints:
+            (projection := InSQLite()).bind(checkpoints)
+            return await projection.told()
+
+
+Deploy = Callable[..., Environment]
+
+
+@pytest.fixture
+def table() -> str:
+    return fresh_name()
+
+
+@pytest.fixture
+async def store(dynamodb_endpoint: str, table: str) -> AsyncIterator[DynamoDBStore]:
+    async with store_on(dynamodb_endpoint, table) as store:
+        await store.create_table()
+        yield store
+
+
+@pytest.fixture
+def deploy(dynamodb_endpoint: str, table: str, tmp_path: Path) -> Iterator[Deploy]:
+    made: list[Environment] = []
+
+    def deployed(endpoint: str = dynamodb_endpoint, **options: Any) -> Environment:
+        made.append(Environment(endpoint, table, tmp_path, **options))
+        return made[-1]
+
+    yield deployed
+    for environment in made:
+        environment.close()
+
+
+def as_lambda(record: Any) -> Any:
+    """A record of the SDK as Lambda has it."""
+    if isinstance(record, dict):
+        return {name: as_lambda(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [as_lambda(value) for value in record]
+    if isinstance(record, datetime):
+        return record.timestamp()
+    return b64encode(record).decode() if isinstance(record, bytes) else record
+
+
+def event_of(store: DynamoDBStore, commits: Sequence[Commit]) -> dict[str, Any]:
+    """As Lambda would tell of these, with sequence numbers from 100 on."""
+    records = [
+        {
+            "eventID": f"event-{number}",
+            "eventName": "INSERT",
+            "dynamodb": {"Keys": {}, "NewImage": store._items.from_commit(commit), "SequenceNumber": str(number)},
+        }
+        for number, commit in enumerate(commits, 100)
+    ]
+    return {"Records": as_lambda(records)}
+
+
+async def accounts(store: DynamoDBStore, **sizes: int) -> dict[str, list[Commit]]:
+    """Streams of so many commits each."""
+    return {name: await account(store, name, size) for name, size in sizes.items()}
+
+
+async def account(store: DynamoDBStore, name: str, size: int) -> list[Commit]:
+    async with MemoryStore() as made:
+        await fill(made, accounts=1, deposits=size)
+        commits = [replace(commit, stream=name, position=None) async for commit in made.read("account-a-0")]
+    await asyncio.gather(*(store.append(commit) for commit in commits))
+    return commits
+
+
+def ids(commits: Sequence[Commit]) -> list[str]:
+    return [str(commit.event_id(index)) for commit in commits for index in range(commit.events)]
+
+
+IDENTIFIERS = {
+    "lambda-dynamodb": ["4421584500000000017450439091"],
+    "lambda-kinesis": ["49545115241445821800535793961931190"],
+    "pipes-dynamodb": ["c4ca4238a0b923820dcc509a6f758490", "c4ca4238a0b923820dcc509a6f758491"],
+    "pipes-kinesis": [
+        "shardId-000000000000:49545115241445821800535793961931190",
+        "shardId-000000000000:49545115241445821800535793961931191",
+    ],
+}
+
+
+@pytest.mark.parametrize("sample", IDENTIFIERS)
+async def test_every_source(sample: str, deploy: Deploy) -> None:
+    """Called as it is, though the caller has a running loop."""
+    environment = deploy(tenant="acme")
+    event = json.loads((SAMPLES / f"{sample}.json").read_text())
+    assert environment.handler({"Records": []}, Clock()) == NONE
+    failures = [{"itemIdentifier": identifier} for identifier in IDENTIFIERS[sample]]
+    assert environment.handler(event, Clock(0.5)) == {"batchItemFailures": failures}  # no time left
+    assert environment.handler(event, Clock()) == NONE
+    assert environment.handler(event, Clock()) == NONE
+    assert await environment.told() == {"account-a-1": ["account-a-1@1.0", "account-a-1@2.0"]}
+
+
+async def test_records_of_a_real_stream(dynamodb_endpoint: str, table: str, deploy: Deploy) -> None:
+    """Shuffled, repeated, some lost, over many invocations: all is handled once and in order, by one set of clients."""
+    dice = Random(4)
+    async with store_on(dynamodb_endpoint, table) as store:
+        await store.create_table(stream=True)
+        streams = await accounts(store, one=12, two=12, three=12)
+        told = [as_lambda(record) for record in await records(dynamodb_endpoint, table)]
+    last = [record for record in told if record["dynamodb"]["Keys"]["SK"] == {"N": "12"}]
+    told = dice.sample(told, 30) + dice.sample(told, 15)
+    dice.shuffle(told)
+    environment = deploy()
+    for first in range(0, len(told), 7):
+        assert await environment({"Records": told[first : first + 7]}) == NONE
+    assert await environment({"Records": last}) == NONE
+    assert await environment.told() == {stream: ids(commits) for stream, commits in streams.items()}
+    assert len(environment.stores) == 1
+
+
+async def test_two_environments_at_the_same_records(store: DynamoDBStore, deploy: Deploy) -> None:
+    dice = Random(5)
+    streams = await accounts(store, one=15, two=15, three=15)
+    commits = [commit for stream in streams.values() for commit in stream]
+    environments = [deploy(), deploy()]
+
+    async def work(environment: Environment, told: list[Commit]) -> None:
+        for first in range(0, len(told), 4):
+            assert await environment(event_of(store, told[first : first + 4])) == NONE
+
+    await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in environments))
+    assert await environments[0].told() == {stream: ids(commits) for stream, commits in streams.items()}
+
+
+async def test_a_store_that_cannot_be_reached(store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy) -> None:
+    """The record before it has been handled, in an earlier invocation; what is behind it comes again."""
+    [stream] = (await accounts(store, one=9)).values()
+    async with proxy_to(dynamodb_endpoint) as proxy:
+        environment = deploy(proxy.url)
+        assert await environment(event_of(store, stream[:2])) == NONE
+        event = event_of(store, [*stream[:2], stream[4], stream[5]])  # what is between is to be read
+        proxy.then = LOST
+        assert await environment(event) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
+        assert await environment.told() == {"one": ids(stream[:2])}
+        proxy.then = "pass"
+        assert await environment(event) == NONE
+    assert await environment.told() == {"one": ids(stream[:6])}
+    assert len(environment.stores) == 1
+
+
+async def test_time_runs_out(store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy) -> None:
+    """The stream that takes long comes again, from its first record on; Pipes is told each."""
+    streams = await accounts(store, short=3, long=130)
+    short, long = streams["short"], streams["long"]
+    async with proxy_to(dynamodb_endpoint) as proxy:
+        environment = deploy(proxy.url)
+        assert await environment(event_of(store, short[:1])) == NONE
+        proxy.then = HOLD
+        event = event_of(store, [short[0], short[1], long[128], short[2], long[129]])
+        assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
+        assert await environment.told() == {"short": ids(short)}
+        told = await environment(event["Records"], seconds=3)
+        assert told == {"batchItemFailures": [{"itemIdentifier": "event-102"}, {"itemIdentifier": "event-104"}]}
+        proxy.then = "pass"
+        proxy.go_on.set()
+        assert await environment(event) == NONE
+    assert await environment.told() == {"short": ids(short), "long": ids(long)}
+
+
+async def test_no_time_at_all(store: DynamoDBStore, deploy: Deploy) -> None:
+    [stream] = (await accounts(store, one=3)).values()
+    environment = deploy()
+    with pytest.raises(TimeoutError):  # before anything is open
+        await environment(event_of(store, stream), seconds=0.5)
+    assert await environment(event_of(store, stream[:1])) == NONE
+    assert await environment(event_of(store, stream), seconds=0.5) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
+
+
+async def test_connections_that_died_while_it_was_frozen(
+    store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy
+) -> None:
+    [stream] = (await accounts(store, one=9)).values()
+    proxy, writers = Proxy(dynamodb_endpoint), list[asyncio.StreamWriter]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await proxy.serve(reader, writer)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        environment = deploy(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        assert await environment(event_of(store, stream[2:3])) == NONE
+        assert writers
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+        assert await environment(event_of(store, stream[5:6])) == NONE
+        environment.close()
+    assert await environment.told() == {"one": ids(stream[:6])}
+    assert len(environment.stores) == 1
+
+
+async def test_a_start_that_fails_is_tried_again(store: DynamoDBStore, deploy: Deploy) -> None:
+    [stream] = (await accounts(store, one=3)).values()
+    environment = deploy()
+    environment.broken = True
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await environment(event_of(store, stream))
+    environment.broken = False
+    assert await environment(event_of(store, stream)) == NONE
+    assert await environment.told() == {"one": ids(stream)}
+
+
+async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, deploy: Deploy) -> None:
+    one, two = (await accounts(store, one=4, two=4)).values()
+    environment = deploy(attempts=1)
+    environment.projection.poison = {2}
+    event = event_of(store, [*one, two[0]])
+    assert await environment(event) == NONE
+    assert await environment(event, seconds=0.5) == NONE  # what is parked waits for nobody here
+    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two[:1])}
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
+
+
+async def test_a_record_that_came_damaged(store: DynamoDBStore, deploy: Deploy) -> None:
+    """The table has it whole."""
+    [stream] = (await accounts(store, one=3)).values()
+    event = event_of(store, stream)
+    del event["Records"][2]["dynamodb"]["NewImage"]["i"]
+    environment = deploy()
+    assert await environment(event) == NONE
+    assert await environment.told() == {"one": ids(stream)}
+
+
+async def test_a_commit_that_is_damaged_parks_its_stream(
+    store: DynamoDBStore, table: str, dynamodb_endpoint: str, deploy: Deploy
+) -> None:
+    one, two = (await accounts(store, one=4, two=4)).values()
+    async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+        key = {"PK": {"S": "one"}, "SK": {"N": "3"}}
+        await client.update_item(TableName=table, Key=key, UpdateExpression="REMOVE i")
+    event = event_of(store, [*one[:3], *two])
+    del event["Records"][2]["dynamodb"]["NewImage"]["i"]
+    environment = deploy(attempts=1)
+    assert await environment(event) == NONE
+    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two)}
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
+
+
+@pytest.mark.parametrize(
+    "record", [{"eventName": "INSERT", "s3": {}}, {"eventName": "INSERT", "dynamodb": {"Keys": {}}}]
+)
+async def test_a_record_of_something_else_is_not_passed_over(record: Any, store: DynamoDBStore, deploy: Deploy) -> None:
+    one, two = (await accounts(store, one=2, two=2)).values()
+    event = event_of(store, [*one, *two])
+    event["Records"][2] = {"eventID": "event-102", "eventName": "INSERT", **record}
+    event["Records"][2].get("dynamodb", {})["SequenceNumber"] = "102"
+    environment = deploy()
+    [failure] = (await environment(event))["batchItemFailures"]
+    assert failure["itemIdentifier"] in ("102", "")  # an empty one stands for the whole batch
+    assert await environment(event["Records"]) == {"batchItemFailures": [{"itemIdentifier": "event-102"}]}
+    assert await environment.told() == {"one": ids(one), "two": ids(two)}  # the table has what was not told
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": 7}, {"detail": {}}, None, "test"])
+async def test_an_event_of_something_else(event: object, deploy: Deploy) -> None:
+    with pytest.raises(ValueError, match="records"):
+        await deploy()(event)
+
+
+async def test_where_answers_do_not_count_errors_are_raised(store: DynamoDBStore, deploy: Deploy) -> None:
+    [stream] = (await accounts(store, one=3)).values()
+    environment = deploy()
+    environment.handler.close()
+    environment.handler = lambda_handler(environment.app, partial=False)
+    assert await environment(event_of(store, stream[:1])) == NONE
+    with pytest.raises(TimeoutError):
+        await environment(event_of(store, stream), seconds=0.5)
+    assert await environment(event_of(store, stream)) == NONE
+    assert await environment.told() == {"one": ids(stream)}
+
+
+async def test_a_worker_that_takes_over_is_joined(
+    store: DynamoDBStore, table: str, dynamodb_endpoint: str, deploy: Deploy
+) -> None:
+    [stream] = (await accounts(store, one=3)).values()
+    environment = deploy()
+    assert await environment(event_of(store, stream[:1])) == NONE
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        await Processor(InSQLite(), store, checkpoints).take_all()
+    assert await environment(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
+    assert await environment(event_of(store, stream)) == NONE
+    assert await environment.told() == {"one": ids(stream)}
+
+
+async def test_several_processors(store: DynamoDBStore, dynamodb_endpoint: str, table: str, tmp_path: Path) -> None:
+    class Second(InSQLite, tag="second"):
+        pass
+
+    @asynccontextmanager
+    async def app() -> AsyncIterator[Sequence[Processor[Any]]]:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(store_on(dynamodb_endpoint, table))
+            checkpoints = await stack.enter_async_context(SQLiteCheckpoints(tmp_path / "model.db"))
+            yield [Processor(InSQLite(), store, checkpoints), Processor(Second(), store, checkpoints)]
+
+    [stream] = (await accounts(store, one=3)).values()
+    handler = lambda_handler(app)
+    try:
+        assert await asyncio.to_thread(handler, event_of(store, stream), Clock()) == NONE
+    finally:
+        handler.close()
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        for projection in (InSQLite(), Second()):
+            projection.bind(checkpoints)
+            assert await projection.told() == {"one": ids(stream)}
+
+
+async def test_a_store_without_such_changes_is_refused() -> None:
+    @asynccontextmanager
+    async def app() -> AsyncIterator[Processor[Any]]:
+        async with MemoryStore() as store:
+            yield Processor(InMemory(), store)
+
+    handler = lambda_handler(app)
+    try:
+        with pytest.raises(TypeError, match="MemoryStore"):
+            await asyncio.to_thread(handler, {"Records": []}, Clock())
+    finally:
+        handler.close()
