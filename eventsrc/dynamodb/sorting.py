@@ -29,6 +29,7 @@ Place = tuple[str, int]
 """Behind a stream's version; ("", 0) is before the first."""
 
 _PAGE_BYTES = 8 * 1024 * 1024  # after so many a page ends
+_PAGE_SIZE = 16 * 1024  # of SQLite's files: with its usual 4 KB sorting commits of 2 KB takes four times as long
 _CACHE_KB = 16 * 1024  # of memory for each of SQLite's two files
 _STEPS = 100_000  # of SQLite, some milliseconds
 
@@ -130,6 +131,7 @@ class Sorted:
         self._connection.set_progress_handler(lambda: self._closing, _STEPS)  # ends a sort that nobody waits for
         self._connection.execute("PRAGMA temp_store = FILE")
         for schema in ("main", "temp"):
+            self._connection.execute(f"PRAGMA {schema}.page_size = {_PAGE_SIZE}")
             self._connection.execute(f"PRAGMA {schema}.journal_mode = OFF")
             self._connection.execute(f"PRAGMA {schema}.synchronous = OFF")
             self._connection.execute(f"PRAGMA {schema}.cache_size = -{_CACHE_KB}")
