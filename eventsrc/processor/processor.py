@@ -190,6 +190,11 @@ class Processor(Generic[P]):
         return "live" if self.caught_up.is_set() else "catching up"
 
     @property
+    def checkpoint(self) -> str:
+        """Where the feed was when it was last read here; what is aside may be behind that. "" before that."""
+        return self._checkpoint
+
+    @property
     def lag(self) -> float:
         """Seconds since the newest commit that was handled, while there is more; 0 when it has caught up."""
         return (

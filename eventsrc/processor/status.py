@@ -19,7 +19,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     active: bool  # readers use this version
     handled: int  # commits, by this process
     lag_seconds: float  # since the newest commit handled here was stored; 0 when it has caught up
-    lag_commits: int | None  # behind the earliest checkpoint; None where that would take a scan
+    lag_commits: int | None  # behind its checkpoint; None where that would take a scan
     in_flight: int  # commits that handlers have now
     aside: int  # streams that are tried again, or catch up by themselves
     parked: int  # streams that are held back
@@ -39,7 +39,7 @@ async def status(processor: Processor[Any]) -> Status:
     """Ask its checkpoints and its feed. Raises StoreError."""
     checkpoints, name = processor.checkpoints, processor.name
     slots = await checkpoints.slots(name)
-    after = processor.feed.earliest(slot.checkpoint for slot in slots)
+    after = processor.checkpoint or processor.feed.earliest(slot.checkpoint for slot in slots)
     return Status(
         name=name,
         guarantee=processor.projection.guarantee.value,
