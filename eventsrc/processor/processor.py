@@ -396,7 +396,7 @@ class Processor(Generic[P]):
         """Beside another version: these up to where that one is, muted. What is beyond is held back."""
         if self._passing is None:
             return runs
-        theirs = await self.checkpoints.positions(self._passing, [run.stream for run in runs])
+        theirs = await self.projection.positions_of(self._passing, [run.stream for run in runs])
         found: list[Run] = []
         for run in runs:
             commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]

@@ -91,6 +91,10 @@ class Projection(ABC):
         found: dict[str, int] = await self._checkpoints.positions(self.name, streams)
         return found
 
+    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+        """The same of another version of this projection, by its name."""
+        return await self._checkpoints.positions(name, streams)
+
     async def advance(self, run: Run) -> None:
         """Set the stream's position behind the run, without any effect. Raises PositionMoved, Fenced."""
         await self._checkpoints.advance(self.name, run)
