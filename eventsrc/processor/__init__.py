@@ -1,5 +1,9 @@
 """The read side: processors take what a feed tells to projections, each commit once and in order."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
 from .leases import Leases
 from .processor import Processor
@@ -12,9 +16,18 @@ from .sqlite_checkpoints import SQLiteCheckpoints
 from .status import Status, health, status
 from .verify import Verified, verify
 
+if TYPE_CHECKING:
+    from .dynamodb import DynamoDBContext, DynamoDBProjection
+    from .dynamodb_checkpoints import DynamoDBCheckpoints
+    from .dynamodb_rows import DynamoDBRows, RowContext
+
 __all__ = [
     "Checkpoints",
     "Context",
+    "DynamoDBCheckpoints",
+    "DynamoDBContext",
+    "DynamoDBProjection",
+    "DynamoDBRows",
     "Effects",
     "Guarantee",
     "Leases",
@@ -23,6 +36,7 @@ __all__ = [
     "Parked",
     "Processor",
     "Projection",
+    "RowContext",
     "Runner",
     "SQLiteCheckpoints",
     "SQLiteContext",
@@ -36,3 +50,20 @@ __all__ = [
     "status",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is for DynamoDB when it is first asked for."""
+    if name == "DynamoDBCheckpoints":
+        from .dynamodb_checkpoints import DynamoDBCheckpoints
+
+        return DynamoDBCheckpoints
+    if name in ("DynamoDBContext", "DynamoDBProjection"):
+        from . import dynamodb
+
+        return getattr(dynamodb, name)
+    if name in ("DynamoDBRows", "RowContext"):
+        from . import dynamodb_rows
+
+        return getattr(dynamodb_rows, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,287 @@
+"""Whatever keeps checkpoints keeps the same promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tables import checkpoints_on, fresh_name
+
+from eventsrc import Fenced, StoreClosed, StoreError
+from eventsrc.processor import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot, SQLiteCheckpoints
+from eventsrc.processor.run import Fence, PositionMoved, Run
+from eventsrc.storetests.samples import make_commit
+
+P = "balances@1"
+FENCE = Fence(0, 1)
+LONG = "account-" + "\u00e4" * 1_000 + "x"  # more bytes than a sort key of DynamoDB has
+MANY = {"memory": 2_500, "sqlite": 2_500, "dynamodb": 350}  # streams: several pages of any kind
+
+
+@pytest.fixture(params=["memory", "sqlite", "dynamodb"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def both(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Checkpoints, Checkpoints]]:
+    """The same checkpoints twice, as two processes have them; in memory there is but one."""
+    async with AsyncExitStack() as stack:
+        if kind == "memory":
+            only = await stack.enter_async_context(MemoryCheckpoints())
+            yield only, only
+        elif kind == "sqlite":
+            first = await stack.enter_async_context(SQLiteCheckpoints(tmp_path / "read.db"))
+            yield first, await stack.enter_async_context(SQLiteCheckpoints(tmp_path / "read.db"))
+        else:
+            endpoint, table = request.getfixturevalue("dynamodb_endpoint"), fresh_name()
+            one = await stack.enter_async_context(checkpoints_on(endpoint, table))
+            assert await one.create_table()
+            yield one, await stack.enter_async_context(checkpoints_on(endpoint, table))
+
+
+@pytest.fixture
+def one(both: tuple[Checkpoints, Checkpoints]) -> Checkpoints:
+    return both[0]
+
+
+def run(stream: str, after: int, reached: int, fence: Fence = FENCE) -> Run:
+    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+
+
+async def all_positions(checkpoints: Checkpoints, processor: str = P) -> dict[str, int]:
+    heads = [head async for page in checkpoints.all_positions(processor) for head in page]
+    assert len({head.stream for head in heads}) == len(heads)
+    return {head.stream: head.version for head in heads}
+
+
+async def test_positions_are_there_for_everybody(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    assert await one.positions(P, []) == {}
+    assert await one.positions(P, ["s-1", LONG]) == {}
+    await one.advance(P, run("s-1", 0, 2))
+    await other.advance(P, run("s-1", 2, 3))
+    await other.advance(P, run(LONG, 0, 1))
+    await one.advance("others@1", run("s-2", 0, 9))
+    assert await other.positions(P, ["s-1", "s-2", LONG, "s-1"]) == {"s-1": 3, LONG: 1}
+    assert await all_positions(one) == {"s-1": 3, LONG: 1}
+    assert await all_positions(other, "others@1") == {"s-2": 9}
+
+
+async def test_a_stream_that_is_new_may_begin_anywhere(one: Checkpoints) -> None:
+    await one.advance(P, run("s-1", 7, 8))
+    assert await one.positions(P, ["s-1"]) == {"s-1": 8}
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 9])
+async def test_a_position_that_moved_stays(one: Checkpoints, after: int) -> None:
+    await one.advance(P, run("s-1", 0, 2))
+    with pytest.raises(PositionMoved) as raised:
+        await one.advance(P, run("s-1", after, 12))
+    assert raised.value.stream == "s-1"
+    assert await one.positions(P, ["s-1"]) == {"s-1": 2}
+
+
+async def test_the_same_run_twice_moves_once(one: Checkpoints) -> None:
+    await one.advance(P, run("s-1", 0, 2))
+    with pytest.raises(PositionMoved):
+        await one.advance(P, run("s-1", 0, 2))
+
+
+async def test_of_many_who_advance_at_once_one_does(both: tuple[Checkpoints, Checkpoints]) -> None:
+    racing = [each.advance(P, run("s-1", 0, reached)) for reached in range(1, 6) for each in both]
+    outcomes = await asyncio.gather(*racing, return_exceptions=True)
+    assert sum(outcome is None for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, PositionMoved) for outcome in outcomes) == 9
+
+
+async def test_who_lost_a_slot_is_fenced_where_its_successor_has_been(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    await one.take(P, Slot(number=0, of=1, epoch=1))
+    await one.advance(P, run("s-1", 0, 1, Fence(0, 1)))
+    await other.take(P, Slot(number=0, of=1, epoch=2))
+    await other.advance(P, run("s-1", 1, 2, Fence(0, 2)))
+    with pytest.raises(Fenced) as raised:
+        await one.advance(P, run("s-1", 2, 3, Fence(0, 1)))
+    assert (raised.value.processor, raised.value.slot) == (P, 0)
+    assert await one.positions(P, ["s-1"]) == {"s-1": 2}
+    await other.advance(P, run("s-1", 2, 3, Fence(0, 2)))
+
+
+async def test_a_slot_is_taken_with_a_higher_epoch_only(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    slot = Slot(number=3, of=16, epoch=2, owner="w-1", checkpoint="c", began=5)
+    await one.take(P, slot)
+    for epoch in (1, 2):
+        with pytest.raises(Fenced):
+            await other.take(P, Slot(number=3, of=16, epoch=epoch, owner="w-2"))
+    assert await other.slots(P) == [slot]
+    await other.take(P, Slot(number=3, of=16, epoch=3, owner="w-2"))
+    await other.take(P, Slot(number=10, of=16, epoch=1))
+    await other.take(P, Slot(number=2, of=16, epoch=1))
+    assert [(each.number, each.epoch, each.owner) for each in await one.slots(P)] == [
+        (2, 1, ""),
+        (3, 3, "w-2"),
+        (10, 1, ""),
+    ]
+    assert await one.slots("others@1") == []
+
+
+async def test_of_two_who_take_a_slot_at_once_one_has_it(both: tuple[Checkpoints, Checkpoints]) -> None:
+    for epoch in range(1, 6):
+        taking = [each.take(P, Slot(number=0, of=1, epoch=epoch, owner=f"w-{i}")) for i, each in enumerate(both)]
+        outcomes = await asyncio.gather(*taking, return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "NoneType"]
+        [slot] = await both[0].slots(P)
+        assert outcomes[int(slot.owner.removeprefix("w-"))] is None
+
+
+async def test_a_slot_is_saved_by_who_holds_it(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    await one.take(P, Slot(number=0, of=1, epoch=1, owner="w-1"))
+    for checkpoint in ("a", "b"):
+        await one.save(P, saved := Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint=checkpoint))
+        assert await other.slots(P) == [saved]
+    await other.take(P, taken := Slot(number=0, of=1, epoch=2, owner="w-2", checkpoint="b"))
+    with pytest.raises(Fenced):
+        await one.save(P, Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="z"))
+    assert await one.slots(P) == [taken]
+    await other.save(P, given_back := Slot(number=0, of=1, epoch=2, owner="", checkpoint="c"))
+    assert await one.slots(P) == [given_back]
+
+
+async def test_beats_are_counted(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    assert await one.beats() == {}
+    for each in (one, other, one):
+        await each.beat("w-1")
+    await other.beat("w-2")
+    assert await one.beats() == {"w-1": 3, "w-2": 1}
+    await one.leave("w-1")
+    await one.leave("w-3")
+    assert await other.beats() == {"w-2": 1}
+
+
+async def test_parked_streams(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    parked = [
+        Parked(stream=stream, version=4, error="ValueError: \u00e4", attempts=5, since=17) for stream in ("s-1", LONG)
+    ]
+    for each in parked:
+        await one.park(P, each)
+    await one.park("others@1", parked[0])
+    assert sorted(await other.parked(P), key=lambda each: each.stream) == sorted(parked, key=lambda each: each.stream)
+    again = Parked(stream="s-1", version=6, error="", attempts=7, since=17)
+    await other.park(P, again)
+    await other.unpark(P, LONG)
+    await other.unpark(P, "s-9")
+    assert await one.parked(P) == [again]
+    assert parked[0].at.year == 1970
+
+
+async def test_an_error_of_any_length_is_kept_or_cut(one: Checkpoints) -> None:
+    await one.park(P, Parked(stream="s-1", version=1, error="x" * 1_000_000, attempts=1, since=1))
+    [parked] = await one.parked(P)
+    assert parked.error.startswith("x" * 1_000)
+
+
+async def test_what_was_skipped_is_noted_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:
+    skipped = [
+        Skipped(stream=stream, version=version, reason="test data", time=100 * version + 2)
+        for version, stream in enumerate(("s-3", LONG, "s-1", "s-1"), 1)
+    ]
+    for index, each in enumerate(skipped):
+        await both[index % 2].note_skipped(P, each)
+    assert await both[0].skipped(P) == skipped
+    assert await both[0].skipped("others@1") == []
+
+
+async def test_one_version_is_active(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    assert await one.active("balances") is None
+    assert not await one.activate("balances", 2, instead_of=1)
+    assert await one.activate("balances", 1, instead_of=None)
+    assert await one.activate("balances", 1, instead_of=None)  # it is already
+    assert not await other.activate("balances", 2, instead_of=None)
+    assert not await other.activate("balances", 3, instead_of=2)
+    assert await other.active("balances") == 1
+    assert await other.activate("balances", 2, instead_of=1)
+    assert await one.active("balances") == 2
+    assert await one.active("other") is None
+
+
+async def test_forgetting_leaves_the_others(kind: str, one: Checkpoints) -> None:
+    for processor in (P, "balances@10", "balances@2"):
+        await one.take(processor, Slot(number=0, of=1, epoch=1))
+        await one.advance(processor, run("s-1", 0, 1))
+        await one.park(processor, Parked(stream="s-1", version=4, error="", attempts=5, since=17))
+        await one.note_skipped(processor, Skipped(stream="s-1", version=2, reason="test", time=1))
+    await asyncio.gather(*(one.advance(P, run(f"many-{i}", 0, 1)) for i in range(MANY[kind] // 2)))
+    await one.activate("balances", 1, instead_of=None)
+    await one.beat("w-1")
+    await one.forget(P)
+    await one.forget(P)
+    assert [await all_positions(one), await one.slots(P), await one.parked(P), await one.skipped(P)] == [{}, [], [], []]
+    for processor in ("balances@10", "balances@2"):
+        assert await all_positions(one, processor) == {"s-1": 1}
+        assert len([*await one.slots(processor), *await one.parked(processor), *await one.skipped(processor)]) == 3
+    assert (await one.active("balances"), await one.beats()) == (1, {"w-1": 1})
+    await one.take(P, Slot(number=0, of=1, epoch=1))
+    await one.advance(P, run("s-1", 0, 1))
+    assert await one.positions(P, ["s-1"]) == {"s-1": 1}
+
+
+async def test_many_streams(kind: str, one: Checkpoints) -> None:
+    wanted = {f"many-{i}": i % 7 + 1 for i in range(MANY[kind])}
+    await asyncio.gather(*(one.advance(P, run(stream, 0, version)) for stream, version in wanted.items()))
+    assert await all_positions(one) == wanted
+    assert await one.positions(P, [*wanted, "no-1"]) == wanted
+
+
+async def test_a_cancelled_advance_has_happened_or_not(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    position = 0
+    for steps in range(12):
+        advancing = asyncio.create_task(one.advance(P, run("s-1", position, position + 3)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        advancing.cancel()
+        await asyncio.gather(advancing, return_exceptions=True)
+        while (found := (await other.positions(P, ["s-1"])).get("s-1", 0)) != position + 3:
+            assert found == position
+            try:
+                await other.advance(P, run("s-1", position, position + 3))
+            except PositionMoved:
+                continue  # it has landed meanwhile
+        position += 3
+
+
+async def test_closed_is_told(kind: str, one: Checkpoints) -> None:
+    if kind == "memory":
+        return  # it has nothing to close
+    with pytest.raises(StoreClosed):
+        await one.open()
+    await one.aclose()
+    await one.aclose()
+    for call in (one.positions(P, ["s-1"]), one.advance(P, run("s-1", 0, 1)), one.slots(P), one.beat("w")):
+        with pytest.raises(StoreClosed):
+            await call
+    await one.open()
+    assert await one.positions(P, ["s-1"]) == {}
+
+
+async def test_calls_in_flight_end_when_it_is_closed(both: tuple[Checkpoints, Checkpoints]) -> None:
+    one, other = both
+    advancing = [asyncio.create_task(one.advance(P, run(f"s-{i}", 0, 1))) for i in range(20)]
+    await asyncio.sleep(0)
+    await one.aclose()
+    outcomes = await asyncio.gather(*advancing, return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, StoreError) for outcome in outcomes)
+    positions = await other.positions(P, [f"s-{i}" for i in range(20)])
+    assert positions == {f"s-{i}": 1 for i, outcome in enumerate(outcomes) if outcome is None}
+    assert positions
