@@ -119,6 +119,7 @@ class LambdaHandler:
         told, failures = _told(records, processor.store)
         try:
             async with asyncio.timeout_at(until):
+                await asyncio.sleep(0)  # without any time left nothing is begun
                 await processor.handle([each.commit for each in told if each.commit is not None])
                 for each in told:
                     if each.commit is None:
