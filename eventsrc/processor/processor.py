@@ -63,6 +63,7 @@ class Processor(Generic[P]):
         self.feed: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
         self._from_now = start == "now"
         projection.bind(self.checkpoints)
+        projection._store = store
         self.held: dict[int, Slot] = {}  # the slots that this one handles, by number
         self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
         self.in_flight = 0  # commits that handlers have now
@@ -131,19 +132,17 @@ class Processor(Generic[P]):
 
     async def take_all(self) -> None:
         """Hold all slots from now on, as many as there are. Raises Fenced if somebody else was quicker."""
-        of = await self.lay_out()
-        for number in range(of):
-            await self.take(number, of)
+        await self.lay_out()
+        for slot in in_use(await self._slots()):
+            await self.take(slot)
 
-    async def take(self, number: int, of: int, owner: str = "") -> None:
-        """Hold a slot from now on: whoever held it before is fenced. Raises Fenced if somebody else was quicker."""
-        known = await self._slots()
-        there = next((slot for slot in in_use(known) if (slot.number, slot.of) == (number, of)), None)
-        if there is None:
-            raise Fenced(self.name, number)  # there is another number of slots now
-        slot = structs.replace(there, epoch=max(slot.epoch for slot in known) + 1, owner=owner)
+    async def take(self, seen: Slot, owner: str = "") -> None:
+        """Hold a slot from now on: whoever held it, as we have seen it, is fenced. Raises Fenced if somebody else was
+        quicker.
+        """
+        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
         await self.checkpoints.take(self.name, slot)
-        self.held[number], self._of = slot, of
+        self.held[slot.number], self._of = slot, slot.of
         self._forget()
 
     async def _slots(self) -> Sequence[Slot]:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 from ..errors import WiringError
-from ..store import Commit
+from ..store import Commit, Store
 from .checkpoints import Checkpoints
 from .handlers import Handlers, handlers_of
 from .run import Context, HandlerFailed, PositionMoved, Run
@@ -58,6 +58,7 @@ class Projection(ABC):
 
     _handlers: Handlers
     _checkpoints: Any  # Checkpoints, of the kind that it needs
+    _store: Store  # that it is told of; processors set it
 
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -93,7 +94,8 @@ class Projection(ABC):
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
         """The same of another version of this projection, by its name."""
-        return await self._checkpoints.positions(name, streams)
+        found: dict[str, int] = await self._checkpoints.positions(name, streams)
+        return found
 
     async def advance(self, run: Run) -> None:
         """Set the stream's position behind the run, without any effect. Raises PositionMoved, Fenced."""
