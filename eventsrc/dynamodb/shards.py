@@ -84,6 +84,7 @@ class Lineage:
         before = [{*cursor.done, *ancestors([*cursor.at, *cursor.done], parents)} for cursor in cursors]
         self._read = {id for id in parents if all(id in read for read in before)}
         places = list(zip((cursor.at for cursor in cursors), before, strict=True))
+        self._lost = {*parents.values()} - parents.keys()
         self.at: dict[str, str] = {}
         for id in {id for at, _ in places for id in at}:
             # One that is not listed stays: that it is gone must be noticed. One that another cursor has not come to
@@ -93,8 +94,9 @@ class Lineage:
         self._look()
 
     def listed(self, shards: Iterable[Shard]) -> None:
-        """These are there now."""
-        self._parents = parents_of(shards)
+        """These are there now. A parent that never was is still to be listed, and its children wait for it."""
+        before, self._parents = self._parents, parents_of(shards)
+        self._lost = {*self._parents.values()} & (self._lost | before.keys()) - self._parents.keys()
         self._read &= self._parents.keys()
         self._look()
 
@@ -130,7 +132,7 @@ class Lineage:
 
     def _is_free(self, parent: str | None) -> bool:
         """Whether a parent has been read, or can be no longer."""
-        return parent not in self.at and (parent in self._read or parent not in self._parents)
+        return parent not in self.at and (parent is None or parent in self._read or parent in self._lost)
 
     def _look(self) -> None:
         before = ancestors([*self.at, *self._read], self._parents)

@@ -20,7 +20,7 @@ from ..usage import Usage
 from .answers import ask
 from .checkpoint import Checkpoint, check_age, parsed
 from .client import Client, ServiceError
-from .outcome import GaveUp, rejected, send
+from .outcome import GaveUp, is_worth_repeating, rejected, send
 from .shard import list_shards
 from .shards import from_before, from_now
 from .stream import StreamReader
@@ -113,19 +113,35 @@ class Whole:
         return await self._send(self._client, operation, request, kind)
 
     async def _send(self, client: Client | None, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        used = Usage(calls=1)
-
-        async def once() -> T:
-            assert client is not None
-            used.requests += 1
-            used.retries += used.requests > 1
-            return await ask(client, operation, request, kind)
-
-        with self._store._call(used=used):
-            try:
-                return await send(once, self._connections, self._store._requests.deadline)
-            except GaveUp as given_up:
-                raise given_up.definite() from None
+        assert client is not None
+        store, used = self._store, Usage(calls=1)
+        with store._call(used=used):
+            return await sent(client, operation, request, kind, self._connections, store._requests.deadline, used)
 
     def _commits(self, records: list[dict[str, Any]]) -> list[Commit]:
         return [change.commit for change in self._store.changes(records) if change.commit is not None]
+
+
+async def sent(
+    client: Client,
+    operation: str,
+    request: dict[str, Any],
+    kind: type[T],
+    connections: asyncio.Semaphore,
+    deadline: float,
+    used: Usage,
+) -> T:
+    """The answer to a request that may be sent twice. Raises ServiceError for a refusal, and StoreError."""
+
+    async def once() -> T:
+        used.requests += 1
+        used.retries += used.requests > 1
+        return await ask(client, operation, request, kind)
+
+    try:
+        return await send(once, connections, deadline)
+    except GaveUp as given_up:
+        last = given_up.last
+        # What became of an earlier try does not matter here.
+        refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None
+        raise refusal or given_up.definite() from None
