@@ -68,16 +68,14 @@ class FileLines:
     def feed(self, data: bytes) -> Iterator[Row]:
         self._md5.update(data)
         self._begun = self._begun or bool(data)
-        more = bool(data)
-        while more:
-            if data and self._gzip.eof:  # a file may be several, one after the other
+        while data:
+            if self._gzip.eof:  # a file may be several, one after the other
                 self._gzip = zlib.decompressobj(wbits=31)
             try:
                 piece = self._gzip.decompress(data, _PIECE)
             except zlib.error:
                 raise self._damaged("is no gzip, or damaged") from None
             data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
-            more = bool(data) or (len(piece) == _PIECE and not self._gzip.eof)
             *lines, self._rest = (self._rest + piece).split(b"\n")
             if len(self._rest) > _LONGEST:
                 raise self._damaged("has a line that is longer than any item")
