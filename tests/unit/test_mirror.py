@@ -148,6 +148,7 @@ async def test_a_target_that_is_further_collides_once_the_store_gets_there(store
     async with running(processor):
         await asyncio.wait_for(processor.caught_up.wait(), 20)
         assert not await processor.parked()
+        assert await processor.positions(["account-a-0"]) == {"account-a-0": 3}
         await store.append(make_commit("account-a-0", 4))
         await until(lambda: processor.parking.parked)
     await expect_copied(target, {"account-a-0": commits})
