@@ -150,8 +150,9 @@ class Twin(Event, tag="account.deposited"):
 def test_what_cannot_be_published_is_refused_at_once(
     published: list[Published[Any]], options: dict[str, Any], culprit: str
 ) -> None:
+    options = {"source": "/"} | options
     with pytest.raises(WiringError, match=culprit):
-        events_api(MemoryStore(), published, **({"source": "/"} | options))
+        events_api(MemoryStore(), published, **options)
 
 
 def test_a_published_event_has_a_tag_and_a_type() -> None:
