@@ -32,4 +32,6 @@ def to_value(value: object) -> dict[str, Any]:
 
 def to_item(values: Mapping[str, object]) -> dict[str, dict[str, Any]]:
     """Attributes by name, as in `{"PK": "airline#LH", "flights": 3}`. Raises TypeError, ValueError."""
+    if not all(isinstance(name, str) for name in values):
+        raise TypeError("names of attributes, and keys of a dict, are texts")
     return {name: to_value(value) for name, value in values.items()}

@@ -23,13 +23,14 @@ from .run import PositionMoved, Run
 
 _NAMES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
 _PARTITIONS = 64  # of a processor's positions: a partition takes 1,000 writes a second
-_WORKERS = "@workers"  # as a partition key; neither tags nor names of processors begin so
+_WORKERS, _ACTIVE = "@workers", "@active"  # partition keys
 _MAX_SORT = 900  # bytes of a stream that can be in a sort key, which holds 1,024
 _MAX_ERROR = 10_000  # characters
 
 
 class DynamoDBCheckpoints(Checkpoints):
-    """In a DynamoDB table of their own or beside rows of read models: partition key and sort key are texts (S).
+    """In a DynamoDB table of their own or beside rows of read models: partition key and sort key are texts (S), and
+    partition keys that begin with '@' are taken.
 
     Settings are those of DynamoDBStore. A position is an item, written with one request for one unit of write
     capacity; all reads are strongly consistent. Whoever has lost a slot is fenced for each stream that its successor
@@ -129,7 +130,7 @@ class DynamoDBCheckpoints(Checkpoints):
         settle(processor, run, place, again=again)
 
     async def slots(self, processor: str) -> Sequence[Slot]:
-        found = [_slot(text(item, "slot")) for item in await self.table.all(processor, "slot#")]
+        found = [_slot(text(item, "slot")) for item in await self.table.all(f"@{processor}", "slot#")]
         return sorted(found, key=lambda slot: slot.number)
 
     async def take(self, processor: str, slot: Slot) -> None:
@@ -159,7 +160,7 @@ class DynamoDBCheckpoints(Checkpoints):
     def _slot_update(self, processor: str, slot: Slot, update: str, condition: str) -> dict[str, Any]:
         self._stamp = max(self._stamp + 1, time.time_ns())
         return {
-            "Key": self.table.key(processor, f"slot#{slot.number:08}"),
+            "Key": self.table.key(f"@{processor}", f"slot#{slot.number:08}"),
             "UpdateExpression": update,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": _named("slot", "epoch", "stamp", "token"),
@@ -187,32 +188,32 @@ class DynamoDBCheckpoints(Checkpoints):
 
     async def park(self, processor: str, parked: Parked) -> None:
         short = msgspec.structs.replace(parked, error=parked.error[:_MAX_ERROR])  # it has to fit into an item
-        key = self.table.key(processor, f"parked#{_sort(parked.stream)}")
+        key = self.table.key(f"@{processor}", f"parked#{_sort(parked.stream)}")
         await self.table.put({**key, "parked": {"S": _json(short)}})
 
     async def unpark(self, processor: str, stream: str) -> None:
-        await self.table.delete(self.table.key(processor, f"parked#{_sort(stream)}"))
+        await self.table.delete(self.table.key(f"@{processor}", f"parked#{_sort(stream)}"))
 
     async def parked(self, processor: str) -> Sequence[Parked]:
-        return [_parked(text(item, "parked")) for item in await self.table.all(processor, "parked#")]
+        return [_parked(text(item, "parked")) for item in await self.table.all(f"@{processor}", "parked#")]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
         place = f"{skipped.time:020}#{_sort(skipped.stream)}@{skipped.version}"
-        key = self.table.key(processor, f"skipped#{place}")
+        key = self.table.key(f"@{processor}", f"skipped#{place}")
         await self.table.put({**key, "skipped": {"S": _json(skipped)}})
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        return [_skipped(text(item, "skipped")) for item in await self.table.all(processor, "skipped#")]
+        return [_skipped(text(item, "skipped")) for item in await self.table.all(f"@{processor}", "skipped#")]
 
     async def active(self, tag: str) -> int | None:
-        item = await self.table.read(tag, "active")
+        item = await self.table.read(_ACTIVE, tag)
         return number(item, "version") if item is not None else None
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
         before = "attribute_not_exists(#version)" if instead_of is None else "#version = :before"
         values = {":version": version} | ({":before": instead_of} if instead_of is not None else {})
         update = {
-            "Key": self.table.key(tag, "active"),
+            "Key": self.table.key(_ACTIVE, tag),
             "UpdateExpression": "SET #version = :version",
             "ConditionExpression": f"{before} OR #version = :version",
             "ExpressionAttributeNames": _named("version"),
@@ -221,7 +222,7 @@ class DynamoDBCheckpoints(Checkpoints):
         return await self.table.update(update) is None
 
     async def forget(self, processor: str) -> None:
-        for partition in (*_partitions(processor), processor):
+        for partition in (*_partitions(processor), f"@{processor}"):
             await self.table.clear(partition)
 
 
@@ -240,12 +241,12 @@ def settle(processor: str, run: Run, standing: tuple[int, int] | None, *, again:
 
 
 def _partitions(processor: str) -> list[str]:
-    return [f"{processor}/{each}" for each in range(_PARTITIONS)]
+    return [f"@{processor}/{each}" for each in range(_PARTITIONS)]
 
 
 def _place(processor: str, stream: str) -> tuple[str, str]:
     """Where its position stands."""
-    return f"{processor}/{crc32(stream.encode()) % _PARTITIONS}", _sort(stream)
+    return f"@{processor}/{crc32(stream.encode()) % _PARTITIONS}", _sort(stream)
 
 
 def _sort(stream: str) -> str:

@@ -96,6 +96,19 @@ print([name for name in heavy if name in sys.modules])
     assert done.stdout.splitlines() == ["[]", "['sqlite3', 'asyncio']"]
 
 
+def test_importing_the_read_side_loads_no_client_of_dynamodb() -> None:
+    code = """
+import sys
+import eventsrc.processor as read_side
+heavy = ["aioboto3", "aiobotocore", "botocore", "boto3", "eventsrc.dynamodb"]
+print([name for name in heavy if name in sys.modules])
+read_side.DynamoDBProjection, read_side.DynamoDBRows, read_side.DynamoDBCheckpoints("models")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['eventsrc.dynamodb']"]
+
+
 @pytest.mark.parametrize("name", eventsrc.__all__)
 def test_every_public_name_is_there_and_told(name: str) -> None:
     thing = getattr(eventsrc, name)

@@ -1,0 +1,685 @@
+"""Read models on the real DynamoDB Local, behind a proxy that loses, repeats, delays and invents answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from bank import Account, Deposited, Opened, Withdrawn
+from ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
+from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, condition_failed, error, proxy_to
+from tables import checkpoints_on, fresh_name, session, store_on
+
+from eventsrc import (
+    Commit,
+    Fenced,
+    MemoryStore,
+    Repository,
+    StoreRejected,
+    StreamParked,
+    Throttled,
+    WiringError,
+)
+from eventsrc.dynamodb.answers import Item
+from eventsrc.processor import (
+    DynamoDBCheckpoints,
+    DynamoDBContext,
+    DynamoDBProjection,
+    DynamoDBRows,
+    MemoryCheckpoints,
+    Parked,
+    Processor,
+    RowContext,
+    Slot,
+    rebuild,
+)
+from eventsrc.processor.run import Fence, PositionMoved, Run
+from eventsrc.storetests.samples import make_commit
+
+FENCE = Fence(0, 1)
+Movement = Opened | Deposited | Withdrawn
+
+THROTTLE = error("ProvisionedThroughputExceededException")
+LOST_ANSWERS: list[str | Answer] = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forwarded=True)]
+FAULTS: list[str | Answer] = [
+    LOST,
+    *LOST_ANSWERS,
+    TWICE,
+    THROTTLE,
+    error("TransactionInProgressException"),
+    Answer(502, b"<html>"),
+]
+
+
+def at_times(dice: Random, faults: list[str | Answer], share: float) -> Callable[[], str | Answer]:
+    return lambda: dice.choice(faults) if dice.random() < share else PASS
+
+
+def cancelled(*codes: str) -> Answer:
+    """A transaction that the service has cancelled, with a reason for each action."""
+    reasons = [{"Code": code} for code in codes]
+    kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException"
+    return Answer(400, json.dumps({"__type": kind, "CancellationReasons": reasons}).encode())
+
+
+class Counted(Poisoned, DynamoDBProjection, tag="counted"):
+    """How often each event was handled, in an item of its own, and totals of all in one."""
+
+    def __init__(self, table: str) -> None:
+        self.model = table
+        self.calls = 0
+
+    async def handle_movement(self, event: Movement, context: DynamoDBContext) -> None:
+        self.calls += 1
+        context.add(self.model, {"PK": f"{self.name} {context.stream}", "SK": context.id}, times=1)
+        context.add(self.model, {"PK": self.name, "SK": "total"}, events=1, amount=getattr(event, "amount", 0))
+        await asyncio.sleep(0)
+        self.taste(event)
+
+
+class Rows(Poisoned, DynamoDBRows, tag="rows"):
+    def __init__(self, table: str) -> None:
+        self.table = table  # type: ignore[misc]  # where it is known only now
+
+    def key(self, stream: str) -> Mapping[str, str]:
+        return {"PK": f"row of {self.name}", "SK": stream}
+
+    def handle_movement(self, event: Movement, context: RowContext) -> None:
+        context.add(events=1, amount=getattr(event, "amount", 0))
+        context.set(last=context.id, muted=context.muted)
+        self.taste(event)
+
+
+class Bench:
+    """Events in memory; checkpoints and read models in one table, which is reached directly and through a proxy."""
+
+    def __init__(
+        self, store: MemoryStore, endpoint: str, proxy: Proxy, direct: DynamoDBCheckpoints, faulty: DynamoDBCheckpoints
+    ) -> None:
+        self.store, self.endpoint, self.proxy, self.direct, self.faulty = store, endpoint, proxy, direct, faulty
+        self.table = direct.table.name
+        self.accounts = Repository(Account, store)
+
+    async def items(self, partition: str) -> dict[str, Item]:
+        async with session().client("dynamodb", endpoint_url=self.endpoint) as client:
+            asked = {":pk": {"S": partition}}
+            found = await client.query(
+                TableName=self.table, KeyConditionExpression="PK = :pk", ExpressionAttributeValues=asked
+            )
+        return {item["SK"]["S"]: item for item in found["Items"]}
+
+    async def check(self, projection: Counted | Rows) -> None:
+        """Each event was handled once."""
+        events = await ids_of(self.store)
+        amounts: dict[str, int] = defaultdict(int)
+        for stream in events:
+            account = await self.accounts.load(stream.removeprefix("account-"))
+            amounts[stream] = account.balance
+        if isinstance(projection, Counted):
+            for stream, ids in events.items():
+                found = await self.items(f"{projection.name} {stream}")
+                assert {id: int(item["times"]["N"]) for id, item in found.items()} == dict.fromkeys(ids, 1)
+            total = (await self.items(projection.name))["total"]
+            assert int(total["events"]["N"]) == sum(map(len, events.values()))
+            assert int(total["amount"]["N"]) == sum(amounts.values())
+        else:
+            rows = await self.items(f"row of {projection.name}")
+            assert {stream: int(row["events"]["N"]) for stream, row in rows.items()} == {
+                stream: len(ids) for stream, ids in events.items()
+            }
+            assert {stream: int(row["amount"]["N"]) for stream, row in rows.items()} == amounts
+            assert {stream: row["last"]["S"] for stream, row in rows.items()} == {s: i[-1] for s, i in events.items()}
+
+
+@pytest.fixture
+async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
+    table = fresh_name()
+    async with (
+        MemoryStore() as store,
+        proxy_to(dynamodb_endpoint) as proxy,
+        checkpoints_on(dynamodb_endpoint, table) as direct,
+        checkpoints_on(proxy.url, table, deadline=3.0) as faulty,
+    ):
+        await direct.create_table()
+        yield Bench(store, dynamodb_endpoint, proxy, direct, faulty)
+
+
+every_kind = pytest.mark.parametrize("kind", [Counted, Rows])
+Kind = type[Counted] | type[Rows]
+
+
+def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Run:
+    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+
+
+@every_kind
+async def test_all_is_handled_once(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store)
+    processor = Processor(kind(bench.table), bench.store, bench.direct)
+    async with running(processor):
+        await processor.wait_for(await deposit(bench.store, "a-1", 7))
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
+    await bench.check(processor.projection)
+    await Processor(kind(bench.table), bench.store, bench.direct).run(until_caught_up=True)
+    await bench.check(processor.projection)
+
+
+@every_kind
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_is_handled_once_whatever_is_lost(bench: Bench, kind: Kind, seed: int) -> None:
+    await fill(bench.store, accounts=4, deposits=6)
+    dice = Random(seed)
+    commits = [commit for commit in await commits_of(bench.store) for _ in range(2)]
+    dice.shuffle(commits)
+    processor = Processor(kind(bench.table), bench.store, bench.faulty)
+    await processor.prepare()
+    await processor.take_all()
+    bench.proxy.choose = at_times(dice, FAULTS, 0.4)
+    for start in range(0, len(commits), 7):
+        await processor.handle(commits[start : start + 7])
+    await processor.settled()
+    bench.proxy.choose = None
+    await bench.check(processor.projection)
+    assert not await processor.parked()
+
+
+@every_kind
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_a_lost_answer_is_settled_by_the_same_request_again(bench: Bench, kind: Kind, fault: Any) -> None:
+    await fill(bench.store, accounts=1, deposits=3)
+    processor = Processor(kind(bench.table), bench.store, bench.faulty)
+    await processor.take_all()
+    commits = await commits_of(bench.store)
+    bench.proxy.operations.clear()
+    bench.proxy.faults = [PASS, fault, fault]
+    await processor.handle(commits)
+    write = "TransactWriteItems" if kind is Counted else "UpdateItem"
+    assert bench.proxy.operations == ["BatchGetItem", *[write] * (1 if fault == TWICE else 3)]
+    assert processor.commits == 3
+    await bench.check(processor.projection)
+
+
+@every_kind
+async def test_a_transaction_that_lands_late_does_not_land_twice(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=1, deposits=3)
+    processor = Processor(kind(bench.table), bench.store, bench.faulty)
+    await processor.take_all()
+    commits = await commits_of(bench.store)
+    bench.proxy.faults = [PASS, LATE]
+    await processor.handle(commits)
+    await asyncio.gather(*bench.proxy.late)
+    await bench.check(processor.projection)
+
+
+@every_kind
+async def test_processors_at_the_same_streams_do_not_get_into_each_others_way(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=4, deposits=6)
+    commits = await commits_of(bench.store)
+    processors = [
+        Processor(kind(bench.table), bench.store, each) for each in (bench.direct, bench.faulty, bench.direct)
+    ]
+    dice = Random(5)
+    bench.proxy.choose = at_times(dice, LOST_ANSWERS, 0.2)
+
+    async def work(processor: Processor[Any], told: list[Commit]) -> None:
+        await processor.join()
+        for start in range(0, len(told), 5):
+            await processor.handle(told[start : start + 5])
+        await processor.settled()
+
+    await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in processors))
+    await bench.check(processors[0].projection)
+    assert sum(processor.commits for processor in processors) >= 24
+
+
+@every_kind
+async def test_a_processor_that_is_cancelled_goes_on_where_it_was(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=6, deposits=4)
+    commits = await commits_of(bench.store)
+    processor = Processor(kind(bench.table), bench.store, bench.faulty)
+    await processor.take_all()
+    for _ in range(8):
+        bench.proxy.arrived.clear()
+        handling = asyncio.create_task(processor.handle(commits))
+        await bench.proxy.arrived.wait()
+        handling.cancel()
+        await asyncio.gather(handling, return_exceptions=True)
+    await processor.handle(commits)
+    await processor.settled()
+    await bench.check(processor.projection)
+
+
+@every_kind
+async def test_who_is_fenced_writes_nothing(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=1, deposits=3)
+    commits = await commits_of(bench.store)
+    old, new = (Processor(kind(bench.table), bench.store, bench.direct) for _ in range(2))
+    await old.take_all()
+    await old.handle(commits[:1])
+    await new.take_all()
+    await new.handle(commits[:2])
+    with pytest.raises(Fenced):
+        await old.handle(commits)
+    await new.handle(commits)
+    await bench.check(new.projection)
+
+
+@every_kind
+async def test_a_handler_that_fails_holds_back_its_stream_only(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=2, deposits=8)
+    await deposit(bench.store, "a-0", 666)
+    await deposit(bench.store, "a-0", 7)
+    projection = kind(bench.table)
+    projection.poison = {666}
+    processor = Processor(projection, bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    [parked] = await processor.parked()
+    assert (parked.stream, parked.version) == ("account-a-0", 9)  # all before it has had its effect
+    assert await processor.positions(["account-a-0", "account-a-1"]) == {"account-a-0": 8, "account-a-1": 8}
+    projection.poison = set()
+    await processor.retry("account-a-0")
+    await bench.check(projection)
+
+
+@every_kind
+async def test_a_skipped_commit_moves_the_position_only(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=1, deposits=2)
+    projection = kind(bench.table)
+    projection.poison = {1}
+    processor = Processor(projection, bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    await processor.skip("account-a-0", "test data")
+    assert await processor.positions(["account-a-0"]) == {"account-a-0": 2}
+    assert [each.version for each in await bench.direct.skipped(processor.name)] == [2]
+    partition = "counted@1 account-a-0" if kind is Counted else "row of rows@1"
+    found = await bench.items(partition)
+    assert (len(found) if kind is Counted else int(found["account-a-0"]["events"]["N"])) == 2
+
+
+async def test_more_writes_than_a_transaction_has_are_several(bench: Bench) -> None:
+    class Wide(DynamoDBProjection, tag="wide"):
+        width = 30
+
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            for number in range(self.width if event.amount < 100 else 100):
+                key = {"PK": {"S": f"wide {context.stream}"}, "SK": {"S": f"{context.id} {number}"}}
+                condition = {"ConditionExpression": "attribute_not_exists(PK)"}  # each once
+                context.write({"Put": {"TableName": bench.table, "Item": key, **condition}})
+
+    account = Account.open("a-1", owner="ann")
+    await bench.accounts.save(account)
+    for _ in range(12):
+        account.deposit(1)
+        await bench.accounts.save(account)
+    processor = Processor(Wide(), bench.store, bench.faulty, attempts=1)
+    await processor.run(until_caught_up=True)
+    assert len(await bench.items("wide account-a-1")) == 360
+    assert bench.proxy.counts["TransactWriteItems"] < 12
+    await deposit(bench.store, "a-1", 100)
+    await deposit(bench.store, "a-1", 1)
+    await processor.run(until_caught_up=True)
+    [parked] = await processor.parked()
+    assert parked.version == 14
+    assert "100 writes; a transaction has 99" in parked.error
+
+
+async def test_two_writes_to_an_item_within_a_run_come_in_order(bench: Bench) -> None:
+    class Last(DynamoDBProjection, tag="last"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            key = {"PK": {"S": "last"}, "SK": {"S": context.stream}}
+            item = {**key, "amount": {"N": str(event.amount)}, "data": {"B": b"\x00\xff"}}
+            context.write({"Put": {"TableName": bench.table, "Item": item}})
+
+    await fill(bench.store, accounts=2, deposits=9)
+    processor = Processor(Last(), bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    assert not await processor.parked()
+    found = await bench.items("last")
+    assert {sort: item["amount"]["N"] for sort, item in found.items()} == {"account-a-0": "8", "account-a-1": "8"}
+    assert found["account-a-0"]["data"]["B"] == b"\x00\xff"
+
+
+async def test_a_condition_of_the_users_that_fails_parks_the_stream(bench: Bench) -> None:
+    class Limited(DynamoDBProjection, tag="limited"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            key = {"PK": {"S": "limited"}, "SK": {"S": context.stream}}
+            context.write(
+                {
+                    "Update": {
+                        "TableName": bench.table,
+                        "Key": key,
+                        "UpdateExpression": "ADD deposits :one",
+                        "ConditionExpression": "attribute_not_exists(deposits) OR deposits < :most",
+                        "ExpressionAttributeValues": {":one": {"N": "1"}, ":most": {"N": "3"}},
+                    }
+                }
+            )
+            context.add(bench.table, {"PK": "limited total", "SK": "total"}, deposits=1)
+
+    await fill(bench.store, accounts=2, deposits=3)
+    await deposit(bench.store, "a-0", 7)
+    processor = Processor(Limited(), bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    [parked] = await processor.parked()
+    assert (parked.stream, parked.version) == ("account-a-0", 4)
+    assert f"condition of a Update in {bench.table} failed" in parked.error
+    assert (await bench.items("limited total"))["total"]["deposits"]["N"] == "6"  # nothing of what failed
+    with pytest.raises(StreamParked):
+        await processor.retry("account-a-0")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        {"Put": {"TableName": "TABLE", "Item": {"PK": {"S": "x"}}}},
+        {"Put": {"TableName": "TABLE", "Item": {"PK": {"S": "x"}, "SK": {"S": "y"}, "big": {"S": "x" * 410_000}}}},
+        {"Update": {"TableName": "TABLE", "Key": {"PK": {"S": "x"}, "SK": {"S": "y"}}, "UpdateExpression": "SET"}},
+        {"Put": {"Item": {}}},
+        {"Delete": {"Key": {}}},
+        {"Nothing": {}},
+    ],
+    ids=["key", "size", "expression", "no-table", "no-table-of-a-key", "no-action"],
+)
+async def test_a_write_that_is_wrong_parks_its_stream(bench: Bench, write: dict[str, dict[str, Any]]) -> None:
+    class Wrong(DynamoDBProjection, tag="wrong"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            [(kind, action)] = write.items()
+            context.write({kind: {**action, **({"TableName": bench.table} if "TableName" in action else {})}})
+
+    await fill(bench.store, accounts=1, deposits=1)
+    processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    assert [each.version for each in await processor.parked()] == [1]
+
+
+async def test_a_read_model_whose_table_is_missing_stops_the_processor(bench: Bench) -> None:
+    await fill(bench.store, accounts=1)
+    with pytest.raises(StoreRejected, match="ResourceNotFound"):
+        await Processor(Counted("no-such-table"), bench.store, bench.direct).run(until_caught_up=True)
+    with pytest.raises(StoreRejected, match="ResourceNotFound"):
+        await Processor(Rows("no-such-table"), bench.store, bench.direct).run(until_caught_up=True)
+
+
+async def test_events_that_write_nothing_cost_a_position_only(bench: Bench) -> None:
+    class Quiet(DynamoDBProjection, tag="quiet"):
+        def handle_withdrawn(self, event: Withdrawn, context: DynamoDBContext) -> None:
+            raise AssertionError
+
+    await fill(bench.store, accounts=3)
+    await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
+    assert "TransactWriteItems" not in bench.proxy.counts
+    assert await bench.direct.positions("quiet@1", ["account-a-0"]) == {"account-a-0": 4}
+
+
+@pytest.mark.parametrize("reasons", [("None", "TransactionConflict"), ("ThrottlingError",), ("None", "None"), ()])
+async def test_a_transaction_cancelled_for_others_sake_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
+    await fill(bench.store, accounts=1, deposits=2)
+    processor = Processor(Counted(bench.table), bench.store, bench.faulty)
+    await processor.take_all()
+    bench.proxy.operations.clear()
+    bench.proxy.faults = [PASS, cancelled(*reasons), cancelled(*reasons)]
+    await processor.handle(await commits_of(bench.store))
+    assert bench.proxy.operations == ["BatchGetItem", *["TransactWriteItems"] * 3]
+    await bench.check(processor.projection)
+
+
+async def test_conflicts_to_the_end_are_throttling(bench: Bench) -> None:
+    await fill(bench.store, accounts=1, deposits=2)
+    async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
+        processor = Processor(Counted(bench.table), bench.store, hasty)
+        await processor.take_all()
+        bench.proxy.faults, bench.proxy.then = [PASS], cancelled("None", "TransactionConflict")
+        with pytest.raises(Throttled, match="TransactionConflict"):
+            await processor.handle(await commits_of(bench.store))
+        bench.proxy.then = PASS
+        await processor.handle(await commits_of(bench.store))
+    await bench.check(processor.projection)
+
+
+async def test_a_row_is_the_same_however_its_commits_come(bench: Bench) -> None:
+    class Varied(DynamoDBRows, tag="varied"):
+        table = bench.table
+
+        def key(self, stream: str) -> Mapping[str, str]:
+            return {"PK": f"{self.name} {self.way}", "SK": stream}
+
+        way = ""
+
+        def handle_deposited(self, event: Deposited, context: RowContext) -> None:
+            match event.amount % 5:
+                case 0:
+                    context.add(sum=event.amount, precise=Decimal("0.1"))
+                case 1:
+                    context.remove("sum", "flag")
+                case 2:
+                    context.set(sum=event.amount, flag=True, none=None)
+                case 3:
+                    context.add(sum=1)
+                    context.set(nested={"list": [1, "a", b"\x00", {"deep": Decimal(2)}]}, precise=5)
+                case _:
+                    context.set(text="\u00e4 " + str(event.amount))
+                    context.remove("precise")
+
+    dice = Random(3)
+    account = Account.open("a-1", owner="ann")
+    await bench.accounts.save(account)
+    for _ in range(40):
+        account.deposit(dice.randrange(1, 50))
+        await bench.accounts.save(account)
+    commits = await commits_of(bench.store)
+    rows: list[Item] = []
+    for size in (1, 7, 41):
+        projection = Varied()
+        projection.way = str(size)
+        processor = Processor(projection, bench.store, bench.direct)
+        await processor.take_all()
+        for start in range(0, len(commits), size):
+            await processor.handle(commits[start : start + size])
+        row = (await bench.items(f"varied@1 {size}"))["account-a-1"]
+        del row["PK"], row["eventsrc"]["M"]["epoch"]
+        rows.append(row)
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[0]["eventsrc"]["M"] == {"version": {"N": "41"}, "stream": {"S": "account-a-1"}}
+    assert len(rows[0]) > 4
+
+
+async def test_a_value_that_no_row_can_hold_parks_its_stream(bench: Bench) -> None:
+    class Inexact(DynamoDBRows, tag="inexact"):
+        table = bench.table
+        value: Any = 0.5
+
+        def key(self, stream: str) -> Mapping[str, str]:
+            return {"PK": "inexact", "SK": stream}
+
+        def handle_deposited(self, event: Deposited, context: RowContext) -> None:
+            context.set(value=self.value)
+
+    await fill(bench.store, accounts=1, deposits=1)
+    for value in (0.5, object(), Decimal("NaN"), int("1" * 40), "x" * 410_000, {1: 2}):
+        projection = Inexact()
+        projection.value = value
+        processor = Processor(projection, bench.store, bench.direct, attempts=1)
+        await processor.run(until_caught_up=True)
+        assert [each.version for each in await processor.parked()] == [1]
+        projection.value = 5
+        await processor.retry("account-a-0")
+        await bench.direct.forget("inexact@1")
+        await bench.direct.table.clear("inexact")
+
+
+async def test_each_stream_has_a_row_of_its_own(bench: Bench) -> None:
+    class Shared(Rows, tag="shared"):
+        def key(self, stream: str) -> Mapping[str, str]:
+            return {"PK": "shared", "SK": "all"}
+
+    await fill(bench.store, accounts=2)
+    commits = await commits_of(bench.store)
+    together, apart = (Processor(Shared(bench.table), bench.store, bench.direct) for _ in range(2))
+    await together.take_all()
+    with pytest.raises(WiringError, match="two streams the same row"):
+        await together.handle(commits)
+    await apart.take_all()
+    await apart.handle([commit for commit in commits if commit.stream == "account-a-0"])
+    with pytest.raises(WiringError, match="two streams the same row"):
+        await apart.handle([commit for commit in commits if commit.stream == "account-a-1"])
+
+
+@every_kind
+async def test_a_rebuild_goes_beside_the_version_in_use(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store, accounts=3, deposits=4)
+    await Processor(kind(bench.table), bench.store, bench.direct).run(until_caught_up=True)
+
+    class Second(kind):  # type: ignore[valid-type,misc]  # either
+        version = 2
+
+    processor = Processor(Second(bench.table), bench.store, bench.direct)
+    await rebuild(processor)
+    await bench.check(processor.projection)
+    await bench.check(kind(bench.table))
+    assert await bench.direct.active(processor.projection.tag) == 2
+    if kind is Rows:
+        assert all(row["muted"]["BOOL"] for row in (await bench.items("row of rows@2")).values())
+
+
+@every_kind
+async def test_forgetting_leaves_the_read_model(bench: Bench, kind: Kind) -> None:
+    await fill(bench.store)
+    processor = Processor(kind(bench.table), bench.store, bench.direct)
+    await processor.run(until_caught_up=True)
+    await bench.direct.forget(processor.name)
+    await bench.check(processor.projection)
+
+
+async def test_kinds_of_checkpoints_are_not_mixed_up(bench: Bench) -> None:
+    for projection in (Counted(bench.table), Rows(bench.table)):
+        with pytest.raises(TypeError, match="needs DynamoDBCheckpoints"):
+            Processor(projection, bench.store, MemoryCheckpoints())
+    with pytest.raises(WiringError, match=r"Rows\.table is not set|Rows.table"):
+        Processor(Rows(""), bench.store, bench.direct)
+
+
+async def test_effects_outside_with_positions_in_dynamodb(bench: Bench) -> None:
+    await fill(bench.store)
+    processor = Processor(Outside(), bench.store, bench.faulty)
+    dice = Random(2)
+    bench.proxy.choose = at_times(dice, FAULTS, 0.3)
+    await processor.run(until_caught_up=True)
+    assert await processor.projection.told() == await ids_of(bench.store)
+
+
+async def test_a_processor_follows_the_stream_of_a_table(bench: Bench) -> None:
+    async with store_on(bench.endpoint, fresh_name()) as store:
+        await store.create_table(stream=True)
+        await fill(store)
+        processor = Processor(Counted(bench.table), store, bench.direct)
+        async with running(processor):
+            for number in range(3):
+                await processor.wait_for(await deposit(store, f"a-{number}", 7))
+        found = [await bench.items(f"counted@1 account-a-{number}") for number in range(3)]
+        assert [len(items) for items in found] == [6, 6, 6]
+        assert {item["times"]["N"] for items in found for item in items.values()} == {"1"}
+
+
+# The checkpoints themselves, where answers get lost.
+
+
+@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
+async def test_a_position_whose_answer_is_lost_counts_as_written(bench: Bench, fault: Any) -> None:
+    bench.proxy.faults = [fault, fault]
+    await bench.faulty.advance("p@1", run(0, 2))
+    assert await bench.direct.positions("p@1", ["s-1"]) == {"s-1": 2}
+    bench.proxy.faults = [
+        fault,
+        condition_failed(forwarded=True),
+    ]  # by an endpoint that does not tell what stands there
+    await bench.faulty.advance("p@1", run(2, 3))
+    with pytest.raises(PositionMoved):
+        await bench.faulty.advance("p@1", run(2, 3))
+    await bench.direct.advance("p@1", run(3, 5))
+    bench.proxy.faults = [LOST]
+    with pytest.raises(PositionMoved):
+        await bench.faulty.advance("p@1", run(3, 4))
+    await bench.direct.advance("p@1", run(5, 6, Fence(0, 2)))
+    bench.proxy.faults = [LOST, condition_failed()]
+    with pytest.raises(Fenced):
+        await bench.faulty.advance("p@1", run(6, 7))
+
+
+@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
+async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, fault: Any) -> None:
+    bench.proxy.faults = [fault, fault]
+    await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+    bench.proxy.faults = [fault]
+    await bench.faulty.save("p@1", saved := Slot(number=0, of=1, epoch=1, checkpoint="c"))
+    assert await bench.direct.slots("p@1") == [saved]
+    bench.proxy.faults = [LOST]
+    with pytest.raises(Fenced):
+        await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+    bench.proxy.faults = [fault, fault]
+    assert await bench.faulty.activate("p", 1, instead_of=None)
+    bench.proxy.faults = [fault]
+    await bench.faulty.park("p@1", parked := Parked(stream="s-1", version=1, error="", attempts=1, since=1))
+    assert await bench.direct.parked("p@1") == [parked]
+
+
+async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(bench: Bench) -> None:
+    held = Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="c")
+    bench.proxy.faults = [LATE]
+    await bench.faulty.take("p@1", held)
+    bench.proxy.faults = [LATE]
+    await bench.faulty.save("p@1", held)
+    await bench.faulty.save("p@1", given_back := Slot(number=0, of=1, epoch=1, owner="", checkpoint="c"))
+    await asyncio.gather(*bench.proxy.late)
+    assert await bench.direct.slots("p@1") == [given_back]
+
+
+async def test_what_a_batch_leaves_out_is_asked_for_again(bench: Bench) -> None:
+    streams = [f"s-{number}" for number in range(120)]
+    await asyncio.gather(*(bench.direct.advance("p@1", run(0, 1, stream=stream)) for stream in streams))
+    keys = [{"PK": {"S": "no"}, "SK": {"S": "no"}}]
+    asked = {"Keys": keys, "ConsistentRead": True, "ProjectionExpression": "SK"}
+    left = {"Responses": {}, "UnprocessedKeys": {bench.table: asked}, "ConsumedCapacity": [{"CapacityUnits": 1.0}]}
+    answer = Answer(200, json.dumps(left).encode())
+    bench.proxy.faults = [answer]
+    found = await bench.faulty.positions("p@1", streams)
+    assert found == dict.fromkeys(streams[100:], 1)  # of the first hundred what was left out did not exist
+    assert bench.proxy.counts == {"BatchGetItem": 3}
+    async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
+        bench.proxy.then = answer
+        with pytest.raises(Throttled):
+            await hasty.positions("p@1", streams)
+
+
+async def test_a_table_of_other_keys_is_refused(bench: Bench) -> None:
+    async with store_on(bench.endpoint, table := fresh_name()) as store, checkpoints_on(bench.endpoint, table) as other:
+        await store.create_table()
+        with pytest.raises(StoreRejected, match="other keys"):
+            await other.create_table()
+        with pytest.raises(StoreRejected, match="ValidationException"):
+            await other.positions("p@1", ["s-1"])
+        with pytest.raises(StoreRejected, match="ValidationException"):
+            await other.advance("p@1", run(0, 1))
+
+
+async def test_names_of_keys_may_be_any(bench: Bench) -> None:
+    names = {"partition_key": "processor #1", "sort_key": "total"}
+    async with checkpoints_on(bench.endpoint, fresh_name(), **names) as checkpoints:
+        await checkpoints.create_table()
+        await checkpoints.advance("p@1", run(0, 1))
+        await checkpoints.take("p@1", Slot(number=0, of=1, epoch=1))
+        await checkpoints.beat("w-1")
+        assert await checkpoints.beats() == {"w-1": 1}
+        assert await checkpoints.positions("p@1", ["s-1"]) == {"s-1": 1}
+        await checkpoints.forget("p@1")
+        assert await checkpoints.slots("p@1") == []
+    for wrong in ({"partition_key": "SK"}, {"sort_key": "epoch"}, {"sort_key": ""}, {"deadline": 0}):
+        with pytest.raises(ValueError):
+            checkpoints_on(bench.endpoint, bench.table, **wrong)
+    with pytest.raises(ValueError):
+        checkpoints_on(bench.endpoint, "a b")
