@@ -22,6 +22,7 @@ from eventsrc.gate import Gate
 from eventsrc.storetests.samples import expect_same, fill, make_commit, make_snapshot, stored
 
 BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>scripted</Message></Error>")
+FAILED = Answer(500, b"<Error><Code>InternalError</Code><Message>scripted</Message></Error>")
 REFUSED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>scripted</Message></Error>")
 
 
@@ -175,9 +176,19 @@ async def test_reading_goes_on_where_it_breaks_off(
     proxy: Proxy, store: DynamoDBStore, exported: tuple[str, list[Commit]]
 ) -> None:
     url, commits = exported
-    proxy.faults = [BUSY, LOST, PASS, HALF_ANSWER, PASS, PASS, PASS, PASS, HALF_ANSWER, BUSY]
+    proxy.faults = [BUSY, LOST, PASS, HALF_ANSWER, PASS, PASS, PASS, PASS, HALF_ANSWER, FAILED]
     expect_same(await told(Export(store, url, endpoint_url=proxy.url)), commits, "told")
     assert not proxy.faults
+
+
+async def test_files_that_are_as_long_as_what_is_read_at_once_are_whole(
+    s3: str, store: DynamoDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_export(tmp_path, [], files=1)
+    monkeypatch.setattr(files, "PART", (folder / "manifest-files.md5").stat().st_size)
+    assert (
+        await told(Export(store, f"{await upload(s3, tmp_path)}/{folder.relative_to(tmp_path)}", endpoint_url=s3)) == []
+    )
 
 
 async def test_an_s3_that_does_not_answer_is_told(
