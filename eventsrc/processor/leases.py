@@ -6,13 +6,43 @@ import asyncio
 import math
 import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from ..errors import Fenced, StoreError
 from ..log import log
+from .checkpoints import Slot, in_use
 from .processor import Processor
+
+_MARGIN = 0.9  # of the ttl: by then who could not beat has stopped
+
+
+class Lapsed(Exception):
+    """This worker could not beat for so long that others take its slots."""
+
+
+class _Beats(NamedTuple):
+    """Of one worker, as seen from here."""
+
+    number: int
+    since: float  # when we first saw this number, by our clock
+    moved: bool  # we have seen another one before
+
+
+class _View(NamedTuple):
+    """The slots of a processor, as they are stored, from where one worker stands."""
+
+    mine: set[int]  # held, and ours
+    strays: list[Slot]  # ours, but not held: an answer was lost, or they are of an earlier worker of that name
+    free: list[Slot]
+    quota: int  # how many are to be ours
+    whole: bool  # none is missing
+
+    def is_settled(self, held: set[int]) -> bool:
+        """Whether nothing is to be taken, given back or dropped."""
+        too_few = len(self.mine) < self.quota and bool(self.free)
+        return self.whole and held == self.mine and not self.strays and len(self.mine) <= self.quota and not too_few
 
 
 class Leases:
@@ -20,22 +50,22 @@ class Leases:
 
     A worker beats three times in `ttl` seconds; one that has not been seen to beat for `ttl` counts as dead, and the
     others take its slots, each raising the slot's epoch: whatever the dead one still writes is refused. No clocks are
-    compared. Slots are spread evenly: who has too many gives some back, between two batches.
+    compared. A worker that cannot beat stops before that. Slots are spread evenly: who has too many gives some back,
+    between two batches. Where workers want different numbers of `slots`, the one that began last is right.
     """
 
     def __init__(self, *, worker: str | None = None, slots: int = 16, ttl: float = 6.0) -> None:
         if slots < 1 or not ttl > 0:
             raise ValueError("slots is a number from 1 on, ttl are seconds above 0")
         self.worker = worker or str(uuid4())
+        self.beaten = asyncio.Event()  # set at each beat
         self._of, self._ttl = slots, ttl
+        self._laid_out: set[str] = set()  # processors whose slots we have made that many
         self._processors: Sequence[Processor[Any]] = ()
-        self._seen: dict[str, tuple[int, float]] = {}  # beats of each worker, and when they last changed, by our clock
-        self._beaten = -math.inf  # when we last did
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the others still count on this worker."""
-        return self._now() - self._beaten < self._ttl
+        self._seen: dict[str, _Beats] = {}
+        self._last = -math.inf  # when we last did
+        self._limit: asyncio.Timeout | None = None
+        self._failure: Exception | None = None
 
     @asynccontextmanager
     async def held_for(self, processors: Sequence[Processor[Any]], again: asyncio.Event) -> AsyncGenerator[None]:
@@ -43,7 +73,6 @@ class Leases:
         if len({id(processor.checkpoints) for processor in processors}) > 1:
             raise ValueError("processors that share leases share their checkpoints")
         self._processors = processors
-        await self._beat()
         beating = asyncio.create_task(self._go_on_beating(again))
         try:
             yield
@@ -52,81 +81,147 @@ class Leases:
             await asyncio.gather(beating, return_exceptions=True)
             await self._leave()
 
-    async def share_out(self) -> None:
-        """Take what is free, and give back what is too much. Nothing may be in flight."""
-        for processor in self._processors:
-            await self._share_out(processor)
+    @asynccontextmanager
+    async def alive(self) -> AsyncGenerator[None]:
+        """What is done while the others count on this worker. Cancels it and raises Lapsed as soon as they may not."""
+        self._limit = limit = asyncio.timeout_at(self._ends)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise  # another one's
+            raise (self._failure or Lapsed()) from None
+        finally:
+            self._limit = None
 
-    async def _share_out(self, processor: Processor[Any]) -> None:
-        mine, free, fair = await self._look(processor)
-        for number in set(processor.held) - mine:
+    @property
+    def _ends(self) -> float:
+        return self._last + _MARGIN * self._ttl if self._failure is None else -math.inf
+
+    async def share_out(self) -> None:
+        """Take what is free, and give back what is too much. Nothing may be in flight. Raises Fenced, StoreError."""
+        for processor in self._processors:
+            await self._lay_out(processor)
+        for processor, view in await self._look():
+            await self._share_out(processor, view)
+
+    async def _share_out(self, processor: Processor[Any], view: _View) -> None:
+        before = set(processor.held)
+        for number in before - view.mine:
             processor.lose(number)
-        for number in sorted(mine)[fair:]:
+        for slot in view.strays:
+            await self._take(processor, slot)
+        for number in sorted(processor.held)[view.quota :]:
             await processor.release(number)
-        wanted = random.sample(sorted(free), min(len(free), max(0, fair - len(mine))))  # not all the same one first
-        for number in wanted:
-            try:
-                await processor.take(number, self._of, self.worker)
-            except Fenced:
-                continue  # another worker was quicker
-        if wanted:
+        wanted = max(0, view.quota - len(processor.held))
+        for slot in random.sample(view.free, min(len(view.free), wanted)):  # not all the same one first
+            await self._take(processor, slot)
+        if set(processor.held) != before:
+            await processor.parking.look()  # others may have parked streams of these slots
             log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
 
-    async def _look(self, processor: Processor[Any]) -> tuple[set[int], set[int], int]:
-        """The slots that are ours, those that are free, and how many are our share."""
-        rows = {slot.number: slot for slot in await processor.checkpoints.slots(processor.name) if slot.of == self._of}
-        alive = {worker for worker, (_, since) in self._seen.items() if self._now() - since < self._ttl} | {self.worker}
-        mine: set[int] = set()
-        for number, slot in processor.held.items():
-            row = rows.get(number)
-            if row is not None and (row.epoch, row.owner) == (slot.epoch, self.worker):
-                mine.add(number)
-        free = {n for n in range(self._of) if n not in mine and self._is_free(rows.get(n), alive)}
-        return mine, free, math.ceil(self._of / len(alive))
+    async def _lay_out(self, processor: Processor[Any]) -> None:
+        of = None if processor.name in self._laid_out else self._of
+        while True:
+            try:
+                await processor.lay_out(of)
+            except Fenced:
+                of = None  # another worker does the same: as many as that one wants
+            else:
+                self._laid_out.add(processor.name)
+                return
 
-    def _is_free(self, row: Any, alive: set[str]) -> bool:
-        return row is None or row.owner not in alive or row.owner == self.worker
+    async def _take(self, processor: Processor[Any], slot: Slot) -> None:
+        with suppress(Fenced):  # another worker was quicker
+            await processor.take(slot, self.worker)
 
-    async def _beat(self) -> None:
-        checkpoints = self._processors[0].checkpoints
-        began = self._now()
-        await checkpoints.beat(self.worker)
-        self._beaten = began
-        beats = await checkpoints.beats()
-        now = self._now()
-        known = self._seen
-        self._seen = {
-            worker: known[worker] if worker in known and known[worker][0] == count else (count, now)
-            for worker, count in beats.items()
+    async def _look(self) -> list[tuple[Processor[Any], _View]]:
+        """How things stand with each processor."""
+        slots = [in_use(await each.checkpoints.slots(each.name)) for each in self._processors]
+        await self._watch()  # later: who holds a slot has beaten before it took it, so it is seen to live
+        alive = sorted(self._alive() | {self.worker})
+        return [
+            (each, self._view(each, its_slots, alive)) for each, its_slots in zip(self._processors, slots, strict=True)
+        ]
+
+    def _view(self, processor: Processor[Any], slots: Sequence[Slot], alive: Sequence[str]) -> _View:
+        ours = {slot.number: slot for slot in slots if slot.owner == self.worker}
+        mine = {
+            number
+            for number, slot in processor.held.items()
+            if number in ours and (ours[number].epoch, ours[number].of) == (slot.epoch, slot.of)
         }
-        for worker, (_, since) in list(self._seen.items()):
-            if now - since > 10 * self._ttl:  # long dead: tidy up behind it
-                await checkpoints.leave(worker)
+        strays = [slot for number, slot in ours.items() if number not in mine]
+        free = [slot for slot in slots if slot.owner not in alive]
+        each, rest = divmod(len(slots), len(alive))
+        quota = each + (alive.index(self.worker) < rest)
+        return _View(mine, strays, free, quota, bool(slots))
+
+    async def in_good_hands(self) -> bool:
+        """Whether all slots are ours or of workers that were seen to live."""
+        hands = {self.worker} | {name for name in self._alive() if self._seen[name].moved}
+        for processor in self._processors:
+            slots = in_use(await processor.checkpoints.slots(processor.name))
+            if not slots or any(slot.owner not in hands for slot in slots):
+                return False
+        return True
+
+    def _alive(self) -> set[str]:
+        now = asyncio.get_running_loop().time()
+        return {worker for worker, beats in self._seen.items() if now - beats.since < self._ttl}
+
+    async def beat(self) -> None:
+        """Show that this worker lives. Raises StoreError."""
+        began = asyncio.get_running_loop().time()
+        await self._processors[0].checkpoints.beat(self.worker)
+        self._last = began  # the others see it later, and wait from then on
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(self._ends)
+        self.beaten.set()
+
+    async def _watch(self) -> None:
+        beats = await self._processors[0].checkpoints.beats()
+        now, seen = asyncio.get_running_loop().time(), self._seen
+        self._seen = {
+            worker: seen[worker]
+            if worker in seen and seen[worker].number == number
+            else _Beats(number, now, moved=worker in seen)
+            for worker, number in beats.items()
+        }
 
     async def _go_on_beating(self, again: asyncio.Event) -> None:
+        pause = self._ttl / 3
         while True:
-            await asyncio.sleep(self._ttl / 3)
+            await asyncio.sleep(pause)
+            pause = self._ttl / 3
             try:
-                await self._beat()
-                for processor in self._processors:
-                    mine, free, fair = await self._look(processor)
-                    if set(processor.held) != mine or len(mine) > fair or (len(mine) < fair and free):
+                async with asyncio.timeout(self._ttl / 2):  # one that hangs is tried again
+                    await self.beat()
+                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._look()):
                         again.set()
-            except StoreError as error:
-                log.warning("worker %s could not beat: %s", self.worker, error)
-                if not self.is_alive:
-                    again.set()
+                    await self._tidy_up()
+            except (StoreError, TimeoutError) as error:
+                log.warning("worker %s could not beat: %s", self.worker, type(error).__name__)
+                pause = self._ttl / 10
+            except Exception as error:  # noqa: BLE001  # whoever runs the processors gets it
+                self._failure = error
+                if self._limit is not None:
+                    self._limit.reschedule(self._ends)
+                return
+
+    async def _tidy_up(self) -> None:
+        """Behind workers that are long dead."""
+        now = asyncio.get_running_loop().time()
+        for worker, beats in list(self._seen.items()):
+            if now - beats.since > 10 * self._ttl:
+                await self._processors[0].checkpoints.leave(worker)
 
     async def _leave(self) -> None:
-        """Give all back, so that the others need not wait; where that fails they find out by themselves."""
+        """Let the others have all at once; where that fails they find out by themselves."""
+        for processor in self._processors:
+            await processor.parking.drop()
         try:
-            for processor in self._processors:
-                for number in list(processor.held):
-                    await processor.release(number)
             await self._processors[0].checkpoints.leave(self.worker)
-        except (Fenced, StoreError) as error:
-            log.warning("worker %s could not give back its leases: %s", self.worker, error)
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+        except StoreError as error:
+            log.warning("worker %s could not take its leave: %s", self.worker, type(error).__name__)
