@@ -180,6 +180,7 @@ class Parking:
             run = Run(stream, position, page, await processor.fence_of(stream))
             for part in await processor.split([run]) if page else ():
                 for failure in await processor.projection.apply([part]):
+                    processor.forget(stream)
                     if not isinstance(failure.error, PositionMoved):
                         raise failure.error
                     break

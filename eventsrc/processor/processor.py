@@ -439,6 +439,10 @@ class Processor(Generic[P]):
         if self._waiting:
             self.wake(run.stream)
 
+    def forget(self, stream: str) -> None:
+        """A run has ended amid its commits: look up where the stream is."""
+        self._positions.pop(stream, None)
+
     def wake(self, stream: str) -> None:
         """Have those look again who wait for this stream."""
         for waiting in self._waiting.get(stream, ()):
