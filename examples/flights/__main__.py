@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from eventsrc import DynamoDBStore, EventsrcError, Repository, SQLiteStore, Store, open_store
 from eventsrc.local import DynamoDBLocalUnavailable, dynamodb_local
@@ -34,7 +33,7 @@ async def show(
     aircraft = Repository(Aircraft, store)
     fleet = by_aircraft(flights)
     started = time.perf_counter()
-    with _progress(console) as progress:
+    with report.progress_bars(console) as progress:
         importing = progress.add_task("Importing flights", total=sum(map(len, fleet.values())))
         saved = await import_fleet(fleet, aircraft, workers=workers, progress=lambda n: progress.advance(importing, n))
         seconds = time.perf_counter() - started
@@ -119,17 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DynamoDBLocalUnavailable, EventsrcError) as error:
         console.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")
         return 2
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=console,
-    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import datetime
 
 from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from eventsrc import Event, Repository
@@ -13,7 +16,7 @@ from eventsrc.event import tag_of
 
 from .aircraft import LATE_MINUTES, Aircraft, Arrived, Contradicted, Delayed, Departed, Scheduled
 from .survey import Survey
-from .table import NEW_YORK, Totals, read_airlines
+from .table import NEW_YORK, Delays, Totals, read_airlines
 
 _LABELS = {
     "delays": f"departures {LATE_MINUTES}+ minutes late",
@@ -21,6 +24,17 @@ _LABELS = {
     "air_minutes": "hours in the air",
     "miles": "miles of the legs that arrived",
 }
+
+
+def progress_bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    )
 
 
 def summary_table(where: str, survey: Survey, saved: int, seconds: float) -> Table:
@@ -67,6 +81,19 @@ def totals_table(survey: Survey, table_totals: Totals, unassigned: int) -> Table
     table.add_section()
     table.add_row("cancelled, no aircraft assigned", "in no stream", f"{unassigned:,}", "")
     table.add_row("flights in all", "", f"{table_totals.legs + unassigned:,}", "")
+    return table
+
+
+def delays_table(delays: Mapping[str, Delays], expected: Mapping[str, Delays]) -> Table:
+    """A line for each airport; what the table has otherwise is in brackets."""
+    table = _table("Airports", "", ">departed", f">{LATE_MINUTES}+ min late", ">share", ">minutes", ">cancelled", "")
+    for airport in sorted({*delays, *expected}):
+        ours, theirs = delays.get(airport, Delays()), expected.get(airport, Delays())
+        numbers = [
+            f"{own:,}" if own == other else f"{own:,} ({other:,})" for own, other in zip(ours, theirs, strict=True)
+        ]
+        numbers.insert(2, f"{ours.delays / ours.departures:.1%}" if ours.departures else "")
+        table.add_row(airport, *numbers, "[green]✓" if ours == theirs else "[bold red]✗")
     return table
 
 
