@@ -22,8 +22,7 @@ from .projection import Failure, Guarantee, Projection, side_by_side
 from .run import Context, HandlerFailed, Run
 
 _MOST = 99  # actions of a transaction beside the position
-AT_FAULT = frozenset({"ValidationException", "ItemCollectionSizeLimitExceededException"})
-"""Codes that say what is written is wrong, so it is its handler's failure."""
+_AT_FAULT = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
 
 
 class Writes:
@@ -95,7 +94,7 @@ class DynamoDBContext(Context):
         """
         self._writes.write(action)
 
-    def add(self, table: str, key: Mapping[str, str | int | Decimal | bytes], **numbers: int | Decimal) -> None:
+    def add(self, table: str, key: Mapping[str, str | int | Decimal | bytes], /, **numbers: int | Decimal) -> None:
         """Add to numbers of an item, which begin at 0: `context.add("totals", {"PK": "LH"}, flights=1)`. Several
         additions to an item become one write.
         """
@@ -158,7 +157,7 @@ class DynamoDBProjection(Projection):
             reasons = _reasons(error.reply)
             if error.code != CONDITION_FAILED or not reasons:
                 failure = rejected(error)
-                raise HandlerFailed(failure) if error.code in AT_FAULT else failure from None
+                raise HandlerFailed(failure) if is_at_fault(failure) else failure from None
         else:
             return
         if reasons[0].Code == "ConditionalCheckFailed":
@@ -169,6 +168,11 @@ class DynamoDBProjection(Projection):
         raise HandlerFailed(
             StoreRejected(CONDITION_FAILED, f"the condition of a {kind} in {action['TableName']} failed")
         )
+
+
+def is_at_fault(refused: StoreRejected) -> bool:
+    """Whether what is written is wrong or too large: its handler's failure."""
+    return refused.code in _AT_FAULT
 
 
 def check_kind(projection: Projection, checkpoints: Checkpoints) -> None:

@@ -1,4 +1,14 @@
-"""What processors must not forget, in a DynamoDB table."""
+"""What processors must not forget, in a DynamoDB table:
+
+| partition | sort | attributes |
+|---|---|---|
+| `@balances@1/17`, by a hash | `account-a-1`, or its hash if it is long | version, epoch; stream if it is long |
+| `@balances@1` | `slot#00000003` | slot, epoch, token of who took it, stamp of the last save |
+| | `parked#account-a-1` | parked |
+| | `skipped#00001764201600000000#account-a-1@7` | skipped |
+| `@active` | `balances` | version |
+| `@workers` | `f3c1...` | beats |
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from ..errors import StoreRejected, WiringError
 from ..store import Commit
 from ..usage import Usage
 from .checkpoints import Checkpoints
-from .dynamodb import AT_FAULT, by_halves, check_kind
+from .dynamodb import by_halves, check_kind, is_at_fault
 from .dynamodb_checkpoints import DynamoDBCheckpoints, settle
 from .dynamodb_table import number, text
 from .projection import Failure, Guarantee, Projection, side_by_side
@@ -78,11 +78,11 @@ class RowContext(Context):
         super().__init__(commit, index, muted)
         self._changes = changes
 
-    def set(self, **values: Any) -> None:
+    def set(self, /, **values: Any) -> None:
         for name, value in values.items():
             self._changes.set(name, value)
 
-    def add(self, **numbers: int | Decimal) -> None:
+    def add(self, /, **numbers: int | Decimal) -> None:
         """Add to numbers, which begin at 0."""
         for name, value in numbers.items():
             self._changes.add(name, value)
@@ -185,7 +185,7 @@ class DynamoDBRows(Projection):
         try:
             standing = await self._checkpoints.table.update(request, used)
         except StoreRejected as error:
-            raise HandlerFailed(error) if error.code in AT_FAULT else error from None
+            raise HandlerFailed(error) if is_at_fault(error) else error from None
         if standing is None:
             return
         found = self._place(standing or await self._read(run.stream))

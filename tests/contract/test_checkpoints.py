@@ -8,20 +8,28 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tables import checkpoints_on, fresh_name
+from tables import checkpoints_on, fresh_name, session
 
 from eventsrc import Fenced, StoreClosed, StoreError
-from eventsrc.processor import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot, SQLiteCheckpoints
+from eventsrc.processor import (
+    Checkpoints,
+    DynamoDBCheckpoints,
+    MemoryCheckpoints,
+    Parked,
+    Skipped,
+    Slot,
+    SQLiteCheckpoints,
+)
 from eventsrc.processor.run import Fence, PositionMoved, Run
 from eventsrc.storetests.samples import make_commit
 
 P = "balances@1"
 FENCE = Fence(0, 1)
 LONG = "account-" + "\u00e4" * 1_000 + "x"  # more bytes than a sort key of DynamoDB has
-MANY = {"memory": 2_500, "sqlite": 2_500, "dynamodb": 350}  # streams: several pages of any kind
+MANY = {"memory": 2_500, "sqlite": 2_500, "dynamodb": 350, "sdk": 150}  # streams: several pages of any kind
 
 
-@pytest.fixture(params=["memory", "sqlite", "dynamodb"])
+@pytest.fixture(params=list(MANY))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -42,7 +50,12 @@ async def both(
             endpoint, table = request.getfixturevalue("dynamodb_endpoint"), fresh_name()
             one = await stack.enter_async_context(checkpoints_on(endpoint, table))
             assert await one.create_table()
-            yield one, await stack.enter_async_context(checkpoints_on(endpoint, table))
+            if kind == "dynamodb":
+                yield one, await stack.enter_async_context(checkpoints_on(endpoint, table))
+            else:  # a client of the user's own
+                client = await stack.enter_async_context(session().client("dynamodb", endpoint_url=endpoint))
+                sdk = await stack.enter_async_context(DynamoDBCheckpoints(table, client=client))
+                yield sdk, await stack.enter_async_context(DynamoDBCheckpoints(table, client=client))
 
 
 @pytest.fixture
@@ -188,6 +201,14 @@ async def test_an_error_of_any_length_is_kept_or_cut(one: Checkpoints) -> None:
     await one.park(P, Parked(stream="s-1", version=1, error="x" * 1_000_000, attempts=1, since=1))
     [parked] = await one.parked(P)
     assert parked.error.startswith("x" * 1_000)
+
+
+async def test_all_parked_streams_are_told_however_long_their_errors(one: Checkpoints) -> None:
+    streams = {f"s-{number}" for number in range(130)}  # more than a page of DynamoDB, which has 1 MB
+    parking = (Parked(stream=each, version=1, error="x" * 9_000, attempts=1, since=1) for each in streams)
+    await asyncio.gather(*(one.park(P, each) for each in parking))
+    assert {parked.stream for parked in await one.parked(P)} == streams
+    assert len(await one.parked(P)) == 130
 
 
 async def test_what_was_skipped_is_noted_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:

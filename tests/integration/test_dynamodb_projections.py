@@ -345,6 +345,48 @@ async def test_two_writes_to_an_item_within_a_run_come_in_order(bench: Bench) ->
     assert found["account-a-0"]["data"]["B"] == b"\x00\xff"
 
 
+async def test_a_run_too_large_for_a_request_is_written_in_several(bench: Bench) -> None:
+    class Large(DynamoDBProjection, tag="large"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            key = {"PK": {"S": "large"}, "SK": {"S": context.id}}
+            context.write({"Put": {"TableName": bench.table, "Item": {**key, "data": {"B": bytes(300_000)}}}})
+
+    await fill(bench.store, accounts=1, deposits=60)  # 18 MB
+    processor = Processor(Large(), bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    assert not await processor.parked()
+    pages = [page async for page in bench.direct.table.query("large")]
+    assert len({item["SK"]["S"] for page in pages for item in page}) == 60
+
+
+async def test_over_a_client_of_the_sdk(bench: Bench) -> None:
+    await fill(bench.store, accounts=2, deposits=4)
+    commits = await commits_of(bench.store)
+    async with (
+        session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
+        DynamoDBCheckpoints(bench.table, client=client) as checkpoints,
+    ):
+        for projection in (Counted(bench.table), Rows(bench.table)):
+            projection.poison = {3}
+            processor = Processor(projection, bench.store, checkpoints, attempts=1)
+            await processor.take_all()
+            bench.proxy.faults = [PASS, PASS, cancelled("None", "TransactionConflict")]
+            await processor.handle(commits)
+            await processor.settled()
+            assert [parked.version for parked in await processor.parked()] == [4, 4]
+            projection.poison = set()
+            await processor.retry("account-a-0")
+            await processor.retry("account-a-1")
+            await bench.check(projection)
+            successor = Processor(projection, bench.store, bench.direct)
+            await successor.take_all()
+            receipt = await deposit(bench.store, "a-0", 5)
+            commits = await commits_of(bench.store)
+            await successor.handle(commits)
+            with pytest.raises(Fenced):
+                await processor.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
+
+
 async def test_a_condition_of_the_users_that_fails_parks_the_stream(bench: Bench) -> None:
     class Limited(DynamoDBProjection, tag="limited"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
