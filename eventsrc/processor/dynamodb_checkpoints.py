@@ -202,7 +202,10 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.put({**key, "parked": {"S": _json(short)}})
 
     async def unpark(self, processor: str, stream: str) -> None:
-        await self.table.delete(self.table.key(f"@{processor}", f"parked#{_sort(stream)}"))
+        place = f"@{processor}", f"parked#{_sort(stream)}"
+        if (item := await self.table.read(*place)) is not None:
+            # Only this one: a try that the network has held back must not undo that it is parked anew.
+            await self.table.delete(self.table.key(*place), only_if=("parked", text(item, "parked")))
 
     async def parked(self, processor: str) -> Sequence[Parked]:
         return [_parked(text(item, "parked")) for item in await self.table.all(f"@{processor}", "parked#")]

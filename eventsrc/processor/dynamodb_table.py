@@ -165,8 +165,18 @@ class Table:
     async def put(self, item: Item) -> None:
         await self.ask("PutItem", {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}, Answer)
 
-    async def delete(self, key: dict[str, Any]) -> None:
-        await self.ask("DeleteItem", {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}, Answer)
+    async def delete(self, key: dict[str, Any], *, only_if: tuple[str, str] | None = None) -> None:
+        """With `only_if`, an attribute and a text, what is otherwise stays."""
+        request = {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}
+        if only_if is not None:
+            request["ConditionExpression"] = "#name = :value"
+            request["ExpressionAttributeNames"] = {"#name": only_if[0]}
+            request["ExpressionAttributeValues"] = {":value": {"S": only_if[1]}}
+        try:
+            await self.send("DeleteItem", request, Answer, Usage(calls=1))
+        except ServiceError as error:
+            if error.code != CONDITION_FAILED:
+                raise rejected(error) from None
 
     async def clear(self, partition: str) -> None:
         """Delete all that is in it."""

@@ -681,6 +681,17 @@ async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(be
     assert await bench.direct.slots("p@1") == [given_back]
 
 
+async def test_a_stream_that_is_parked_anew_stays_so_whatever_lands_late(bench: Bench) -> None:
+    parked = [Parked(stream="s-1", version=4, error="", attempts=attempts, since=1) for attempts in (5, 6)]
+    await bench.faulty.park("p@1", parked[0])
+    bench.proxy.faults = [PASS, LATE]
+    await bench.faulty.unpark("p@1", "s-1")
+    assert await bench.direct.parked("p@1") == []
+    await bench.faulty.park("p@1", parked[1])
+    await asyncio.gather(*bench.proxy.late)
+    assert await bench.direct.parked("p@1") == [parked[1]]
+
+
 async def test_what_a_batch_leaves_out_is_asked_for_again(bench: Bench) -> None:
     streams = [f"s-{number}" for number in range(120)]
     await asyncio.gather(*(bench.direct.advance("p@1", run(0, 1, stream=stream)) for stream in streams))
