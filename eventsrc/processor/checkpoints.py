@@ -20,6 +20,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     of: int  # how many slots there are
+    laid: int = 0  # the epoch in which all of them were laid out
     epoch: int = 0  # one more with each worker that takes it
     owner: str = ""  # the worker that has it; "" if nobody
     checkpoint: str = ""  # of the feed: all before it is handled, or parked
@@ -29,7 +30,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 def in_use(slots: Sequence[Slot]) -> Sequence[Slot]:
     """Those that divide all streams, by number; none where some of them are yet to be written."""
-    found = [slot for slot in slots if slot.of == slots[0].of > slot.number]
+    found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
 
 

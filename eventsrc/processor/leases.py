@@ -37,12 +37,12 @@ class _View(NamedTuple):
     strays: list[Slot]  # ours, but not held: an answer was lost, or they are of an earlier worker of that name
     free: list[Slot]
     quota: int  # how many are to be ours
-    whole: bool  # none is missing
+    well_laid: bool  # none is missing, and they are as many as is wanted
 
     def is_settled(self, held: set[int]) -> bool:
         """Whether nothing is to be taken, given back or dropped."""
         too_few = len(self.mine) < self.quota and bool(self.free)
-        return self.whole and held == self.mine and not self.strays and len(self.mine) <= self.quota and not too_few
+        return self.well_laid and held == self.mine and not self.strays and len(self.mine) <= self.quota and not too_few
 
 
 class Leases:
@@ -51,7 +51,7 @@ class Leases:
     A worker beats three times in `ttl` seconds; one that has not been seen to beat for `ttl` counts as dead, and the
     others take its slots, each raising the slot's epoch: whatever the dead one still writes is refused. No clocks are
     compared. A worker that cannot beat stops before that. Slots are spread evenly: who has too many gives some back,
-    between two batches. Where workers want different numbers of `slots`, the one that began last is right.
+    between two batches. Another number of `slots` than there are is had as soon as no other worker lives.
     """
 
     def __init__(self, *, worker: str | None = None, slots: int = 16, ttl: float = 6.0) -> None:
@@ -60,7 +60,6 @@ class Leases:
         self.worker = worker or str(uuid4())
         self.beaten = asyncio.Event()  # set at each beat
         self._of, self._ttl = slots, ttl
-        self._laid_out: set[str] = set()  # processors whose slots we have made that many
         self._processors: Sequence[Processor[Any]] = ()
         self._seen: dict[str, _Beats] = {}
         self._last = -math.inf  # when we last did
@@ -101,6 +100,7 @@ class Leases:
 
     async def share_out(self) -> None:
         """Take what is free, and give back what is too much. Nothing may be in flight. Raises Fenced, StoreError."""
+        await self._watch()
         for processor in self._processors:
             await self._lay_out(processor)
         for processor, view in await self._look():
@@ -122,15 +122,12 @@ class Leases:
             log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
 
     async def _lay_out(self, processor: Processor[Any]) -> None:
-        of = None if processor.name in self._laid_out else self._of
+        anew = self._is_alone
         while True:
             try:
-                await processor.lay_out(of)
+                return await processor.lay_out(self._of, anew=anew)
             except Fenced:
-                of = None  # another worker does the same: as many as that one wants
-            else:
-                self._laid_out.add(processor.name)
-                return
+                anew = False  # another worker does the same: as many as that one wants
 
     async def _take(self, processor: Processor[Any], slot: Slot) -> None:
         with suppress(Fenced):  # another worker was quicker
@@ -150,13 +147,13 @@ class Leases:
         mine = {
             number
             for number, slot in processor.held.items()
-            if number in ours and (ours[number].epoch, ours[number].of) == (slot.epoch, slot.of)
+            if number in ours and (ours[number].epoch, ours[number].laid) == (slot.epoch, slot.laid)
         }
         strays = [slot for number, slot in ours.items() if number not in mine]
         free = [slot for slot in slots if slot.owner not in alive]
         each, rest = divmod(len(slots), len(alive))
         quota = each + (alive.index(self.worker) < rest)
-        return _View(mine, strays, free, quota, bool(slots))
+        return _View(mine, strays, free, quota, bool(slots) and (len(slots) == self._of or not self._is_alone))
 
     async def in_good_hands(self) -> bool:
         """Whether all slots are ours or of workers that were seen to live."""
@@ -166,6 +163,10 @@ class Leases:
             if not slots or any(slot.owner not in hands for slot in slots):
                 return False
         return True
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._alive() <= {self.worker}
 
     def _alive(self) -> set[str]:
         now = asyncio.get_running_loop().time()

@@ -107,28 +107,31 @@ class Processor(Generic[P]):
         if active not in (None, version):
             raise NotActive(tag, version, active)
 
-    async def lay_out(self, of: int | None = None) -> int:
-        """Have so many slots, or else as many as there are; returns how many. No slot may be handled before all are
-        there: until then, how far a stream is may be kept with another one. Raises Fenced if somebody else does the
-        same just now, and NotActive.
+    async def lay_out(self, of: int = 1, *, anew: bool = False) -> None:
+        """Have slots: as many as there are already, or `of` if there are none or others are wanted, `anew`.
+
+        No slot may be handled before all are there: until then, how far a stream is may be kept with another one.
+        Raises Fenced if somebody else does the same just now, and NotActive.
         """
         known = await self._slots()
-        of = of or (known[0].of if known else 1)
-        missing = set(range(of)) - {slot.number for slot in known if slot.of == of}
-        if not missing:
-            return of
-        before = in_use(known) or known  # all of them where the last one to do this was killed amid it
-        if before:
-            began = min(slot.began for slot in before)
-            checkpoint = self.feed.earliest(slot.checkpoint for slot in before)
+        used = in_use(known)
+        if used and (not anew or len(used) == of):
+            return
+        epoch = max((slot.epoch for slot in known), default=0) + 1
+        laid = epoch
+        if known and not used and not anew:  # who began with it was killed
+            of, laid = known[0].of, known[0].laid
+        if known:
+            began = min(slot.began for slot in used or known)
+            checkpoint = self.feed.earliest(slot.checkpoint for slot in used or known)
         else:
             began, checkpoint = (now(), await self.feed.end()) if self._from_now else (0, "")
-        epoch = max((slot.epoch for slot in known), default=0) + 1
-        too_many = {slot.number for slot in known if slot.number >= of and slot.of != of}  # fences who has them
-        for number in sorted(missing | too_many):
-            slot = Slot(number=number, of=of, epoch=epoch, checkpoint=checkpoint, began=began)
+        numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
+        for number in sorted(
+            numbers, key=lambda number: (number > 0, number < of)
+        ):  # fence those that go, then the rest
+            slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, began=began)
             await self.checkpoints.take(self.name, slot)
-        return of
 
     async def take_all(self) -> None:
         """Hold all slots from now on, as many as there are. Raises Fenced if somebody else was quicker."""
@@ -215,11 +218,12 @@ class Processor(Generic[P]):
     async def join(self) -> None:
         """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
         try:
-            self._of = await self.lay_out()
+            await self.lay_out()
         except Fenced:
             await self.join()
             return
-        self.held = {slot.number: slot for slot in in_use(await self.checkpoints.slots(self.name))}
+        self.held = {slot.number: slot for slot in in_use(await self._slots())}
+        self._of = len(self.held)
 
     async def handle(self, commits: Iterable[Commit]) -> None:
         """Handle what a feed has told, in any order and however often, and what it has left out.
