@@ -41,11 +41,16 @@ class Parking:
         self.aside: dict[str, Aside] = {}
         self.parked: dict[str, Parked] = {}
         self.failure: Exception | None = None
+        self._changes = 0  # that this one has made of what is parked
 
     async def look(self) -> None:
         """Learn what is parked: any process may have retried or skipped it."""
         processor = self._processor
-        self.parked = {each.stream: each for each in await processor.checkpoints.parked(processor.name)}
+        changes = -1
+        while changes != self._changes:  # what was read may be older than what was written meanwhile
+            changes = self._changes
+            found = await processor.checkpoints.parked(processor.name)
+        self.parked = {each.stream: each for each in found}
 
     async def passed(self, streams: Collection[str]) -> set[str]:
         """Which of these the feed passes by."""
@@ -106,6 +111,7 @@ class Parking:
         try:
             await self._catch_up(stream)
             await processor.checkpoints.unpark(processor.name, stream)
+            self._changes += 1
             self.parked.pop(stream, None)
             await self._catch_up(stream)  # what came while it was still parked
         except HandlerFailed as failed:
@@ -159,6 +165,7 @@ class Parking:
         processor, version = self._processor, await self._position(stream) + 1
         parked = Parked(stream=stream, version=version, error=_told(failed.error), attempts=attempts, since=since)
         await processor.checkpoints.park(processor.name, parked)
+        self._changes += 1
         self.parked[stream] = parked
         kind = type(failed.error).__name__
         log.error(
