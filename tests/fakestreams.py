@@ -153,7 +153,7 @@ class FakeStreams:
         id, place, empty = self._iterators[ShardIterator]
         if (shard := self.shards.get(id)) is None:
             raise refused("ResourceNotFoundException")
-        if place < shard.trimmed:
+        if place < shard.trimmed or (shard.closed and 0 < shard.trimmed == len(shard.records)):
             raise refused("TrimmedDataAccessException")
         records = shard.records[place : place + min(Limit, self._page)]
         if records and empty < 4 and self._random.random() < self._empty:

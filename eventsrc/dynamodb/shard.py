@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from time import time
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -24,6 +24,7 @@ T = TypeVar("T")
 PAGE = 1_000  # records, the most there are; 1 MB ends a page too
 QUIET = 5  # empty pages in a row after which a shard counts as read to its present end: some can precede records
 EVERY, BURST = 0.2, 8  # seconds from request to request, but for so many at once after a pause
+REFUSALS = 5  # to read a closed shard's beginning, after which there is nothing left of it
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds, on a shard that is quiet
 
 _EXPIRED, _TRIMMED, GONE = "ExpiredIteratorException", "TrimmedDataAccessException", "ResourceNotFoundException"
@@ -90,13 +91,16 @@ async def list_shards(ask: Ask, stream: str) -> Listing:
         request = {"StreamArn": stream, "ExclusiveStartShardId": found.LastEvaluatedShardId}
 
 
-async def read_shard(ask: Ask, stream: str, shard: str, sequence: str, room: asyncio.Semaphore) -> AsyncGenerator[Page]:
+async def read_shard(
+    ask: Ask, stream: str, shard: str, sequence: str, room: asyncio.Semaphore, closed: Callable[[], bool]
+) -> AsyncGenerator[Page]:
     """Pages with records behind that sequence number, or from the shard's beginning, and those that show that it is
-    quiet or has ended. Each takes room, which is to be released when the page has been handled.
+    quiet or has ended. Each takes room, which is to be released when the page has been handled. `closed` tells whether
+    the shard is known to be.
 
     Raises FeedTrimmed if what comes next is gone, and StoreError.
     """
-    turns, pause, iterator = _Turns(), 0.0, ""
+    turns, pause, iterator, refusals = _Turns(), 0.0, "", 0
     empty: deque[float] = deque(maxlen=QUIET)  # when the last pages were asked for, which were empty
     while True:
         await turns.wait(pause)
@@ -106,18 +110,23 @@ async def read_shard(ask: Ask, stream: str, shard: str, sequence: str, room: asy
             iterator = iterator or await _iterator(ask, stream, shard, sequence)
             page = await ask("GetRecords", {"ShardIterator": iterator, "Limit": PAGE}, _Records)
         except ServiceError as error:
-            room.release()
-            # An iterator may be too old, or refused because what it stood at has been trimmed, or, by DynamoDB Local,
-            # because the shard is empty. A fresh one shows whether the place is gone. The beginning of a shard never
-            # is: how old it can be is watched by who reads the stream.
-            if error.code == _EXPIRED or (error.code == _TRIMMED and not (sequence and fresh)):
-                iterator, pause = "", FIRST_PAUSE
-                continue
-            lost = error.code in (_TRIMMED, GONE)
-            raise gone(f"what comes next in shard {shard}") if lost else rejected(error) from None
+            refusals += (trimmed := error.code == _TRIMMED)
+            if trimmed and not sequence and refusals > REFUSALS and closed():
+                page = _Records()  # all of it has been trimmed, so it is older than what is to be told
+            else:
+                room.release()
+                # An iterator may be too old, or refused because what it stood at has been trimmed, or, by DynamoDB
+                # Local, because the shard is empty. A fresh one shows whether the place is gone. The beginning of a
+                # shard never is: how old it can be is watched by who reads the stream.
+                if error.code == _EXPIRED or (trimmed and not (sequence and fresh)):
+                    iterator, pause = "", FIRST_PAUSE
+                    continue
+                lost = trimmed or error.code == GONE
+                raise gone(f"what comes next in shard {shard}") if lost else rejected(error) from None
         except BaseException:
             room.release()
             raise
+        refusals = 0
         ended, iterator = page.NextShardIterator is None, page.NextShardIterator or ""
         if page.Records:
             empty.clear()

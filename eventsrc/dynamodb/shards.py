@@ -26,6 +26,10 @@ class Shard(msgspec.Struct):
     ParentShardId: str | None = None
     SequenceNumberRange: Range = msgspec.field(default_factory=Range)
 
+    @property
+    def closed(self) -> bool:
+        return self.SequenceNumberRange.EndingSequenceNumber is not None
+
 
 class Cursor(msgspec.Struct, omit_defaults=True):
     """How far a stream has been read: what comes before these shards has been, what comes behind them has not.
@@ -59,8 +63,7 @@ def from_now(shards: Sequence[Shard]) -> Cursor:
     """
     inner = ancestors((shard.ShardId for shard in shards), parents_of(shards))
     last = [shard for shard in shards if shard.ShardId not in inner]
-    is_open = {shard.ShardId: shard.SequenceNumberRange.EndingSequenceNumber is None for shard in last}
-    return Cursor({id: "" for id in is_open if is_open[id]}, [id for id in is_open if not is_open[id]])
+    return Cursor({each.ShardId: "" for each in last if not each.closed}, [e.ShardId for e in last if e.closed])
 
 
 def from_before(shards: Sequence[Shard]) -> Cursor:

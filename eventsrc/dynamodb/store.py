@@ -199,10 +199,11 @@ class DynamoDBStore(Store):
         """As `Feed.earliest`."""
         return earliest(checkpoints)
 
-    async def remaining(self, after: str) -> None:
-        """Only a scan could tell. Raises ValueError for what is no checkpoint."""
+    async def remaining(self, after: str) -> int | None:
+        """None: only a scan could tell. Raises ValueError for what is no checkpoint."""
         if after:
             parsed(after)
+        return None
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""

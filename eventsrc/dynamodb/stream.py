@@ -38,6 +38,7 @@ class StreamReader:
         self._ended = asyncio.Event()  # a shard has: there may be children
         self._lineage = Lineage([], [])
         self._since: dict[str, float] = {}  # of each shard whose records or children are to come
+        self._closed: set[str] = set()
         self._quiet: set[str] = set()
         self._looks: dict[str, int] | None = None  # at the list, for children of these; none before the first
         self._on = True
@@ -81,6 +82,7 @@ class StreamReader:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _list(self, listing: Listing) -> None:
+        self._closed = {shard.ShardId for shard in listing.shards if shard.closed}
         if self._looks is None:
             self._lineage = Lineage(self._begin.cursors, listing.shards)
             for shard, sequence in self._lineage.at.items():
@@ -114,7 +116,8 @@ class StreamReader:
 
     def _start(self, shard: str, sequence: str, since: float) -> None:
         async def read() -> None:
-            async with aclosing(read_shard(self._ask, self._begin.stream, shard, sequence, self._room)) as pages:
+            stream, closed = self._begin.stream, lambda: shard in self._closed
+            async with aclosing(read_shard(self._ask, stream, shard, sequence, self._room, closed)) as pages:
                 async for page in pages:
                     self._news.put_nowait(page)
 

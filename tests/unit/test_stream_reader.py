@@ -288,6 +288,17 @@ async def test_a_place_that_is_gone_is_an_error() -> None:
     assert len(await told(service, beginning())) == 1  # from the beginning that there is
 
 
+async def test_a_closed_shard_of_which_nothing_is_left_holds_nothing_up() -> None:
+    service = FakeStreams()
+    writer = Writer(service)
+    old = service.open()[0]
+    await writer.write(STREAMS)
+    service.roll(old)
+    expected = await writer.write(STREAMS)
+    service.shards[old].trimmed = len(STREAMS)
+    assert same(await told(service), expected)
+
+
 async def test_a_place_that_goes_while_a_reader_is_there_is_an_error() -> None:
     service = FakeStreams(page=2)
     await Writer(service).write(["s-1"] * 40)
