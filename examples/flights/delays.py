@@ -67,7 +67,7 @@ class DelaysInSQLite(SQLiteProjection, tag="airport-delays"):
         db, origin = context.db, None
         if not isinstance(events[0], Scheduled):
             find = f"SELECT origin FROM {self.legs} WHERE aircraft = ?"
-            [origin] = db.execute(find, (context.stream,)).fetchone()
+            origin = next((origin for (origin,) in db.execute(find, (context.stream,))), None)
         sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in Delays._fields)
         add = f"INSERT INTO {self.table} VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {sums}"
         db.executemany(add, [(airport, *delays) for airport, delays in by_airport(events, origin).items()])
@@ -157,7 +157,8 @@ async def in_dynamodb(path: Path | None) -> AsyncIterator[Opened]:
         local = await stack.enter_async_context(dynamodb_local(path=path))
         store = await stack.enter_async_context(local.store("flights"))
         await store.create_table(stream=True)
-        client = await stack.enter_async_context(aioboto3.Session().client("dynamodb", **local.client_kwargs))
+        session: Any = aioboto3.Session()
+        client = await stack.enter_async_context(session.client("dynamodb", **local.client_kwargs))
         checkpoints = await stack.enter_async_context(DynamoDBCheckpoints("flights-delays", client=client))
         await checkpoints.create_table()
         projection = DelaysInDynamoDB("flights-delays")
