@@ -209,11 +209,13 @@ async def test_all_parked_streams_are_told_however_long_their_errors(one: Checkp
     await asyncio.gather(*(one.park(P, each) for each in parking))
     assert {parked.stream for parked in await one.parked(P)} == streams
     assert len(await one.parked(P)) == 130
+    await one.forget(P)
+    assert await one.parked(P) == []
 
 
 async def test_what_was_skipped_is_noted_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:
     skipped = [
-        Skipped(stream=stream, version=version, reason="test data", time=100 * version + 2)
+        Skipped(stream=stream, version=version, reason="test data", time=10**version)
         for version, stream in enumerate(("s-3", LONG, "s-1", "s-1"), 1)
     ]
     for index, each in enumerate(skipped):
