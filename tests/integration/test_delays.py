@@ -171,3 +171,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--days", "2"]) == 0  # goes on
     assert main([*arguments, "--days", "1"]) == 1  # the store has more
     assert "✗" in capsys.readouterr().out
+
+
+def test_the_command_on_dynamodb(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTSRC_DYNAMODB_ENDPOINT", dynamodb_endpoint)
+    assert main(["--store", "dynamodb", "--days", "1"]) == 0
