@@ -387,6 +387,19 @@ async def test_over_a_client_of_the_sdk(bench: Bench) -> None:
                 await processor.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
 
 
+async def test_what_cannot_be_one_transaction_is_not_sent_as_one(bench: Bench) -> None:
+    class Updated(DynamoDBProjection, tag="updated"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            key = {"PK": {"S": "updated"}, "SK": {"S": context.stream}}
+            update = {"UpdateExpression": "ADD n :n", "ExpressionAttributeValues": {":n": {"N": "1"}}}
+            context.write({"Update": {"TableName": bench.table, "Key": key, **update}})
+
+    await fill(bench.store, accounts=1, deposits=8)
+    await Processor(Updated(), bench.store, bench.faulty).run(until_caught_up=True)
+    assert (await bench.items("updated"))["account-a-0"]["n"]["N"] == "8"
+    assert bench.proxy.counts["TransactWriteItems"] == 8
+
+
 async def test_a_condition_of_the_users_that_fails_parks_the_stream(bench: Bench) -> None:
     class Limited(DynamoDBProjection, tag="limited"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
