@@ -13,13 +13,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from ledger import InMemory, InSQLite, fill
+from ledger import InMemory, InSQLite, Movement, fill
 from msgspec.structs import replace
-from proxy import HOLD, LOST, Proxy, proxy_to
-from tables import fresh_name, records, session, store_on
+from proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
+from tables import checkpoints_on, fresh_name, records, session, store_on
 
 from eventsrc import Commit, DynamoDBStore, MemoryStore
-from eventsrc.processor import Processor, SQLiteCheckpoints
+from eventsrc.processor import DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints
 from eventsrc.processor.awslambda import Answer, lambda_handler
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -394,3 +394,57 @@ async def test_a_store_without_such_changes_is_refused() -> None:
             await asyncio.to_thread(handler, {"Records": []}, Clock())
     finally:
         handler.close()
+
+
+class InDynamoDB(DynamoDBProjection, tag="in-dynamodb"):
+    """How often each event was handled."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def handle_movement(self, event: Movement, context: DynamoDBContext) -> None:
+        context.add(self.model, {"PK": "times", "SK": context.id}, times=1)
+
+
+async def test_all_of_it_in_dynamodb_with_outages(store: DynamoDBStore, dynamodb_endpoint: str, table: str) -> None:
+    """Answers are lost, and three times nothing comes through; what is answered as a failure is sent again."""
+    dice, model = Random(6), fresh_name()
+    streams = await accounts(store, **{f"account-{number}": 6 for number in range(8)})
+    commits = [commit for stream in streams.values() for commit in stream]
+    dice.shuffle(commits)
+    async with checkpoints_on(dynamodb_endpoint, model) as checkpoints, proxy_to(dynamodb_endpoint) as proxy:
+        await checkpoints.create_table()
+
+        @asynccontextmanager
+        async def app() -> AsyncIterator[Processor[Any]]:
+            store = store_on(proxy.url, table, deadline=0.5)
+            async with store, checkpoints_on(proxy.url, model, deadline=0.5) as checkpoints:
+                yield Processor(InDynamoDB(model), store, checkpoints)
+
+        outages = [15, 30, 45]  # begin with these requests, and last until somebody has given up
+
+        def choose() -> str:
+            if outages and len(proxy.operations) >= outages[0]:
+                return LOST
+            return dice.choice([ANSWER_LOST, TWICE]) if dice.random() < 0.1 else PASS
+
+        proxy.choose = choose
+        handler = lambda_handler(app)
+        try:
+            for first in range(0, len(commits), 4):
+                event = event_of(store, commits[first : first + 4])
+                while event["Records"]:
+                    failures = (await asyncio.to_thread(handler, event, Clock()))["batchItemFailures"]
+                    numbers = [record["dynamodb"]["SequenceNumber"] for record in event["Records"]]
+                    at = numbers.index(failures[0]["itemIdentifier"]) if failures else len(numbers)
+                    event["Records"] = event["Records"][at:]
+                    if failures:
+                        outages[:] = [max(each, len(proxy.operations) + 10) for each in outages[1:]]
+        finally:
+            handler.close()
+        assert not outages
+        async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+            asked = {"KeyConditionExpression": "PK = :pk", "ExpressionAttributeValues": {":pk": {"S": "times"}}}
+            items = (await client.query(TableName=model, **asked))["Items"]
+    expected = dict.fromkeys(sorted(each for stream in streams.values() for each in ids(stream)), "1")
+    assert {item["SK"]["S"]: item["times"]["N"] for item in items} == expected
