@@ -1,0 +1,156 @@
+"""Checkpoints on the real DynamoDB Local, behind a proxy that loses, delays and invents answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import pytest
+from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, Answer, Proxy, condition_failed, error, proxy_to
+from tables import checkpoints_on, fresh_name, store_on
+
+from eventsrc import Fenced, StoreRejected, Throttled
+from eventsrc.processor import DynamoDBCheckpoints, Parked, Slot
+from eventsrc.processor.run import Fence, PositionMoved, Run
+from eventsrc.storetests.samples import make_commit
+
+FENCE = Fence(0, 1)
+LOST_ANSWERS = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forwarded=True)]
+
+
+class Bench(NamedTuple):
+    """The same table twice: behind the proxy, and directly."""
+
+    endpoint: str
+    proxy: Proxy
+    direct: DynamoDBCheckpoints
+    faulty: DynamoDBCheckpoints
+
+    @property
+    def table(self) -> str:
+        return self.direct.table.name
+
+
+@pytest.fixture
+async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
+    table = fresh_name()
+    async with (
+        proxy_to(dynamodb_endpoint) as proxy,
+        checkpoints_on(dynamodb_endpoint, table) as direct,
+        checkpoints_on(proxy.url, table, deadline=3.0) as faulty,
+    ):
+        await direct.create_table()
+        yield Bench(dynamodb_endpoint, proxy, direct, faulty)
+
+
+def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Run:
+    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+
+
+@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
+async def test_a_position_whose_answer_is_lost_counts_as_written(bench: Bench, fault: Any) -> None:
+    bench.proxy.faults = [fault, fault]
+    await bench.faulty.advance("p@1", run(0, 2))
+    assert await bench.direct.positions("p@1", ["s-1"]) == {"s-1": 2}
+    bench.proxy.faults = [
+        fault,
+        condition_failed(forwarded=True),
+    ]  # by an endpoint that does not tell what stands there
+    await bench.faulty.advance("p@1", run(2, 3))
+    with pytest.raises(PositionMoved):
+        await bench.faulty.advance("p@1", run(2, 3))
+    await bench.direct.advance("p@1", run(3, 5))
+    bench.proxy.faults = [LOST]
+    with pytest.raises(PositionMoved):
+        await bench.faulty.advance("p@1", run(3, 4))
+    await bench.direct.advance("p@1", run(5, 6, Fence(0, 2)))
+    bench.proxy.faults = [LOST, condition_failed()]
+    with pytest.raises(Fenced):
+        await bench.faulty.advance("p@1", run(6, 7))
+
+
+@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
+async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, fault: Any) -> None:
+    bench.proxy.faults = [fault, fault]
+    await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+    bench.proxy.faults = [fault]
+    await bench.faulty.save("p@1", saved := Slot(number=0, of=1, epoch=1, checkpoint="c"))
+    assert await bench.direct.slots("p@1") == [saved]
+    bench.proxy.faults = [LOST]
+    with pytest.raises(Fenced):
+        await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+    bench.proxy.faults = [fault, fault]
+    assert await bench.faulty.activate("p", 1, instead_of=None)
+    bench.proxy.faults = [fault]
+    await bench.faulty.park("p@1", parked := Parked(stream="s-1", version=1, error="", attempts=1, since=1))
+    assert await bench.direct.parked("p@1") == [parked]
+
+
+async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(bench: Bench) -> None:
+    held = Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="c")
+    bench.proxy.faults = [LATE]
+    await bench.faulty.take("p@1", held)
+    bench.proxy.faults = [LATE]
+    await bench.faulty.save("p@1", held)
+    await bench.faulty.save("p@1", given_back := Slot(number=0, of=1, epoch=1, owner="", checkpoint="c"))
+    await asyncio.gather(*bench.proxy.late)
+    assert await bench.direct.slots("p@1") == [given_back]
+
+
+async def test_a_stream_that_is_parked_anew_stays_so_whatever_lands_late(bench: Bench) -> None:
+    parked = [Parked(stream="s-1", version=4, error="", attempts=attempts, since=1) for attempts in (5, 6)]
+    await bench.faulty.park("p@1", parked[0])
+    bench.proxy.faults = [PASS, LATE]
+    await bench.faulty.unpark("p@1", "s-1")
+    assert await bench.direct.parked("p@1") == []
+    await bench.faulty.park("p@1", parked[1])
+    await asyncio.gather(*bench.proxy.late)
+    assert await bench.direct.parked("p@1") == [parked[1]]
+
+
+async def test_what_a_batch_leaves_out_is_asked_for_again(bench: Bench) -> None:
+    streams = [f"s-{number}" for number in range(120)]
+    await asyncio.gather(*(bench.direct.advance("p@1", run(0, 1, stream=stream)) for stream in streams))
+    keys = [{"PK": {"S": "no"}, "SK": {"S": "no"}}]
+    asked = {"Keys": keys, "ConsistentRead": True, "ProjectionExpression": "SK"}
+    left = {"Responses": {}, "UnprocessedKeys": {bench.table: asked}, "ConsumedCapacity": [{"CapacityUnits": 1.0}]}
+    answer = Answer(200, json.dumps(left).encode())
+    bench.proxy.faults = [answer]
+    found = await bench.faulty.positions("p@1", streams)
+    assert found == dict.fromkeys(streams[100:], 1)  # of the first hundred what was left out did not exist
+    assert bench.proxy.counts == {"BatchGetItem": 3}
+    async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
+        bench.proxy.then = answer
+        with pytest.raises(Throttled):
+            await hasty.positions("p@1", streams)
+
+
+async def test_a_table_of_other_keys_is_refused(bench: Bench) -> None:
+    async with store_on(bench.endpoint, table := fresh_name()) as store, checkpoints_on(bench.endpoint, table) as other:
+        await store.create_table()
+        with pytest.raises(StoreRejected, match="other keys"):
+            await other.create_table()
+        with pytest.raises(StoreRejected, match="ValidationException"):
+            await other.positions("p@1", ["s-1"])
+        with pytest.raises(StoreRejected, match="ValidationException"):
+            await other.advance("p@1", run(0, 1))
+
+
+async def test_names_of_keys_may_be_any(bench: Bench) -> None:
+    names = {"partition_key": "processor #1", "sort_key": "total"}
+    async with checkpoints_on(bench.endpoint, fresh_name(), **names) as checkpoints:
+        await checkpoints.create_table()
+        await checkpoints.advance("p@1", run(0, 1))
+        await checkpoints.take("p@1", Slot(number=0, of=1, epoch=1))
+        await checkpoints.beat("w-1")
+        assert await checkpoints.beats() == {"w-1": 1}
+        assert await checkpoints.positions("p@1", ["s-1"]) == {"s-1": 1}
+        await checkpoints.forget("p@1")
+        assert await checkpoints.slots("p@1") == []
+    for wrong in ({"partition_key": "SK"}, {"sort_key": "epoch"}, {"sort_key": ""}, {"deadline": 0}):
+        with pytest.raises(ValueError):
+            checkpoints_on(bench.endpoint, bench.table, **wrong)
+    with pytest.raises(ValueError):
+        checkpoints_on(bench.endpoint, "a b")
