@@ -33,6 +33,8 @@ class Streaming:
         self._store, self._catalogue, self._start = store, catalogue, start
         self._heartbeat, self._retry = heartbeat, retry
         self._passed = self._told = start  # how far it has looked, and how far the client knows
+        self._clock = asyncio.get_running_loop().time
+        self._said = self._clock()  # when something was sent last
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Stream. Returns when the client is gone, and ends the response when the store is closed.
@@ -54,15 +56,16 @@ class Streaming:
         coming = asyncio.create_task(_next(batches))
         try:
             while not gone.done():
-                await asyncio.wait((gone, coming), timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    await self._say(send, self._mark() or b":\n\n")
-                elif (batch := coming.result()) is None:
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    return
-                else:
+                timeout = self._heartbeat - self._silence()
+                await asyncio.wait((gone, coming), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    if (batch := coming.result()) is None:
+                        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                        return
                     await self._tell(batch, gone, send)
                     coming = asyncio.create_task(_next(batches))
+                if self._silence() >= self._heartbeat:  # also where batches come of which nothing is published
+                    await self._say(send, self._mark() or b":\n\n")
         finally:
             await _ended(coming)
 
@@ -96,10 +99,15 @@ class Streaming:
         self._told = self._passed
         return f"id: {self._told.token}\n\n".encode()
 
+    def _silence(self) -> float:
+        """Seconds for which the client has been sent nothing."""
+        return self._clock() - self._said
+
     async def _say(self, send: Send, text: bytes) -> None:
         try:
             async with asyncio.timeout(4 * self._heartbeat):
                 await send({"type": "http.response.body", "body": text, "more_body": True})
+            self._said = self._clock()
         except OSError:  # what servers raise when nobody is there, and the timeout
             raise _Gone from None
 

@@ -222,6 +222,22 @@ async def test_in_silence_comments_keep_the_stream_open_and_tell_the_place(store
         assert follower.retry == "1500"
 
 
+async def test_comments_come_also_while_internal_events_do(store: OrderedStore) -> None:
+    async def go_on() -> None:
+        for version in range(1, 10**9):
+            await store.append(make_commit("internal-1", version))
+            await asyncio.sleep(0.005)
+
+    writing = asyncio.create_task(go_on())
+    try:
+        async with api(store, heartbeat=0.1) as client:
+            follower = Follower(client)
+            await follower.until(lambda follower: Place.parse(follower.last_id or Place(0).token) > Place(9))
+    finally:
+        writing.cancel()
+        await asyncio.wait((writing,))
+
+
 async def test_a_client_may_begin_with_what_comes_next_and_its_first_id_keeps_that_place(store: OrderedStore) -> None:
     await fill(store, 5)
     known = len(await published_ids(store))
