@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .jobs import SEEDS, Job, hunt_one, jobs_of
-from .mutants import MUTANTS, Verdict
+from .jobs import HUNTS, SEEDS, Job, hunt_one, jobs_of
+from .mutants import Verdict
 from .report import Layer
 
 
@@ -64,7 +64,7 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
         for violation in row.violations[:20]:
             console.print(f"[red]{row.name}: {violation}")
     if verdicts:
-        caught = Table(title="Mutants of the library, and in how many seeds the simulation noticed them")
+        caught = Table(title="Mutants of the library, and in how many seeds they were noticed")
         for heading in ("mutant", "seeds", "what it saw"):
             caught.add_column(heading)
         for verdict in sorted(verdicts):
@@ -73,7 +73,7 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
 
 
 def main() -> int:
-    layers = ["simulation", "live", "power", "crashes", "fuzz", "model", "mutants"]
+    layers = ["simulation", "reading", "live", "power", "crashes", "fuzz", "model", "mutants"]
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("only", nargs="?", choices=layers)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
@@ -83,7 +83,7 @@ def main() -> int:
     begun = perf_counter()
     jobs = list(jobs_of(options.only, options.seed, options.seeds))
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows, verdicts = _run(pool, jobs, len(MUTANTS) if options.only in (None, "mutants") else 0, console)
+        rows, verdicts = _run(pool, jobs, HUNTS if options.only in (None, "mutants") else 0, console)
     _print(console, _merged(rows), verdicts, perf_counter() - begun)
     wrong = any(row.lost or row.duplicated or row.violations for row in rows)
     return 1 if wrong or any(verdict.seeds is None for verdict in verdicts) else 0

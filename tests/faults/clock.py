@@ -6,6 +6,7 @@ import asyncio
 import selectors
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -31,12 +32,30 @@ class _Selector(selectors.SelectSelector):
         return []
 
 
+class _Task(asyncio.Task[Any]):
+    """One whose place in a set is the same in each run."""
+
+    _numbers = count()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._number = next(_Task._numbers)
+        super().__init__(*arguments, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+def _numbered(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+    return _Task(work, loop=loop, **options)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Runs one history: the same program with the same random numbers takes the same steps."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self.set_task_factory(_numbered)
 
     def time(self) -> float:
         return self._virtual.now

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from eventsrc.local import dynamodb_local
 
-from . import crashes, fuzz, live, model, power, simulation
-from .mutants import MUTANTS, Verdict, hunt
+from . import crashes, fuzz, live, model, mutants, power, reading, reading_mutants, simulation
+from .mutants import MUTANTS, Verdict
+from .reading_mutants import READING
 from .report import Layer
 
 SEEDS, PART = 3_000, 250
@@ -53,9 +54,18 @@ def _server_kills(times: int, seed: int) -> Layer:
         return asyncio.run(crashes.kills_of_dynamodb_local(times, seed, Path(folder)))
 
 
+def _reading(first: int, count: int) -> Layer:
+    return reading.campaign(range(first, first + count))
+
+
+HUNTS = len(MUTANTS) + len(READING)
+
+
 def hunt_one(index: int) -> Verdict:
-    """How soon the simulation notices a mutant."""
-    return hunt(MUTANTS[index], range(1000, 1300))
+    """How soon the simulation, or the campaign of the read side, notices a mutant."""
+    if index < len(MUTANTS):
+        return mutants.hunt(MUTANTS[index], range(1000, 1300))
+    return reading_mutants.hunt(READING[index - len(MUTANTS)], range(1000, 1300))
 
 
 def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
@@ -66,6 +76,7 @@ def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
         "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
         "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
         "model": [(_model, (EXAMPLES, seed))],
+        "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],
         "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],
     }
     for name, each in jobs.items():
