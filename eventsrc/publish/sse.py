@@ -44,7 +44,7 @@ class Streaming:
         """
         gone = asyncio.create_task(_gone(receive))
         try:
-            async with aclosing(_until_closed(self._store, self._start)) as batches:
+            async with aclosing(self._store.feed(after=str(self._start.position))) as batches:
                 await self._run(batches, gone, send)
         except _Gone:
             pass
@@ -64,6 +64,7 @@ class Streaming:
                         return
                     await self._tell(batch, gone, send)
                     coming = asyncio.create_task(_next(batches))
+                    del batch  # many clients wait, and none with a thousand commits in its hands
                 if self._silence() >= self._heartbeat:  # also where batches come of which nothing is published
                     await self._say(send, self._mark() or b":\n\n")
         finally:
@@ -121,17 +122,12 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _until_closed(store: OrderedStore, start: Place) -> AsyncGenerator[Batch]:
-    async with aclosing(store.feed(after=str(start.position))) as batches:
-        try:
-            async for batch in batches:
-                yield batch
-        except StoreClosed:
-            return
-
-
 async def _next(batches: AsyncGenerator[Batch]) -> Batch | None:
-    return await anext(batches, None)
+    """None when the store is closed."""
+    try:
+        return await anext(batches)
+    except StoreClosed:
+        return None
 
 
 async def _ended(task: asyncio.Task[object]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import socket
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import uvicorn
 from bank import Account, Deposited, Opened, Withdrawn
 
-from eventsrc import Aggregate, Event, MemoryStore, Repository, SQLiteStore
+from eventsrc import Aggregate, Commit, Event, MemoryStore, Repository, SQLiteStore
 from eventsrc.codec import unpack
 from eventsrc.feed import OrderedStore
 from eventsrc.publish import Published, events_api
@@ -261,6 +262,28 @@ async def test_a_client_that_goes_leaves_nothing_behind(store: OrderedStore) -> 
             await eventually(lambda: len(store._followers) == 10)
         await eventually(lambda: not store._followers)
         await eventually(lambda: asyncio.all_tasks() <= before)
+
+
+class Commits(list[Commit]):
+    """A list that can be watched."""
+
+
+async def test_a_client_that_waits_holds_no_commits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[Commits]] = []
+    behind = SQLiteStore._behind
+
+    async def watched(store: SQLiteStore, position: int) -> list[Commit]:
+        commits = Commits(await behind(store, position))
+        read.extend([weakref.ref(commits)] if commits else [])
+        return commits
+
+    monkeypatch.setattr(SQLiteStore, "_behind", watched)
+    async with SQLiteStore(tmp_path / "ledger.db") as store, api(store) as client:
+        await fill(store, 5)
+        reading = asyncio.create_task(Follower(client).take(10**9))
+        await eventually(lambda: bool(read) and all(commits() is None for commits in read))
+        reading.cancel()
+        await asyncio.wait((reading,))
 
 
 async def test_closing_the_store_ends_streams_and_refuses_new_ones(store: OrderedStore) -> None:
