@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from random import Random
@@ -75,12 +75,30 @@ class Chaos:
         self.disturbed.append(asyncio.get_running_loop().time())
 
 
+class _Ordered(set[asyncio.Event]):
+    """A set that keeps the order in which its elements came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order: dict[asyncio.Event, None] = {}
+
+    def add(self, element: asyncio.Event) -> None:
+        self._order[element] = None
+
+    def discard(self, element: asyncio.Event) -> None:
+        self._order.pop(element, None)
+
+    def __iter__(self) -> Iterator[asyncio.Event]:
+        return iter(self._order)
+
+
 class FailingStore(MemoryStore):
     """Where reads fail."""
 
     def __init__(self, chaos: Chaos) -> None:
         super().__init__()
         self._chaos = chaos
+        self._followers = _Ordered()  # woken in the same order whenever a history is played
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
