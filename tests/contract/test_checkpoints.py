@@ -215,7 +215,7 @@ async def test_all_parked_streams_are_told_however_long_their_errors(one: Checkp
 
 async def test_what_was_skipped_is_noted_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:
     skipped = [
-        Skipped(stream=stream, version=version, reason="test data", time=10**version)
+        Skipped(stream=stream, version=version, reason="test data", time=(10 - version) * 10**version)
         for version, stream in enumerate(("s-3", LONG, "s-1", "s-1"), 1)
     ]
     for index, each in enumerate(skipped):
