@@ -224,6 +224,31 @@ async def test_a_follower_is_told_each_end_once_and_what_comes_later() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_an_end_is_told_again_behind_what_is_no_commit_and_behind_a_shard() -> None:
+    service = FakeStreams()
+    source = reader(service, beginning())
+    source._commits = lambda _: []
+    async with aclosing(source.batches(follow=True)) as feed:
+        checkpoints = [(await anext(feed)).checkpoint]
+        await Writer(service).write(["s-1"])
+        checkpoints.append((await anext(feed)).checkpoint)
+        service.roll(service.open()[0])
+        checkpoints.append((await anext(feed)).checkpoint)
+    assert len({str(parsed(each).cursors) for each in checkpoints}) == 3
+
+
+async def test_an_iterator_that_is_refused_is_renewed_as_long_as_its_place_is_there() -> None:
+    service = FakeStreams(page=2)
+    writer = Writer(service)
+    await writer.write(STREAMS)
+    found: list[Commit] = []
+    async with aclosing(batches(service)) as feed:
+        async for batch in feed:
+            found += batch.commits
+            service.faults["GetRecords"] = [refused("TrimmedDataAccessException")]
+    assert same(found, writer.written)
+
+
 async def test_an_iterator_that_has_expired_is_renewed_behind_the_last_record() -> None:
     service = FakeStreams(page=2)
     writer = Writer(service)
