@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-from ..errors import StoreClosed, StoredDataError, StoreError
+from ..errors import StoreClosed, StoreError
 from ..feed import OrderedStore
 from ..log import log
 from ..wiring import Upcaster
@@ -105,8 +105,8 @@ class EventsApi:
                 page = await read_page(self._store, self._catalogue, start, self._page)
         except StoreError as error:
             raise _unavailable(error) from None
-        except StoredDataError as error:
-            log.error("a page of published events cannot be told: %s", error)
+        except Exception:  # noqa: BLE001  # a mapping may raise anything
+            log.exception("a page of published events cannot be told")
             raise Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be told") from None
         headers = {
             "content-type": media_type,
@@ -151,10 +151,12 @@ class EventsApi:
         except Exception as error:  # noqa: BLE001  # servers take one that is raised for an app without lifespan
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        if opened:
-            await self._store.aclose()
+        try:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        finally:
+            if opened:
+                await self._store.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
 

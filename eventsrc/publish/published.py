@@ -55,11 +55,16 @@ class Catalogue:
 
     def tell(self, commit: Commit) -> Iterator[tuple[int, str, bytes]]:
         """Of each published event of a commit, in order: its index, its type outside, and the CloudEvent, JSON on one
-        line. Raises StoredDataError, and what a `data` raises.
+        line. Raises StoredDataError, and what an upcaster or a `data` raises.
         """
         for index, event in self._codec.decode_known(commit):
             if each := self._by_event.get(type(event)):  # an upcaster may make others
-                yield index, each.type, _encode(self._cloud_event(each, event, commit, index))
+                try:
+                    body = _encode(self._cloud_event(each, event, commit, index))
+                except Exception as error:
+                    error.add_note(f"{commit.event_id(index)} cannot be told as {each.type}")
+                    raise
+                yield index, each.type, b" ".join(body.splitlines())  # msgspec.Raw may have brought some
 
     def _cloud_event(self, each: Published[Any], event: Event, commit: Commit, index: int) -> dict[str, object]:
         id = f"{commit.uuid}.{index}" if each.hide_stream else str(commit.event_id(index))

@@ -6,9 +6,10 @@ import asyncio
 import json
 import random
 import socket
+import sqlite3
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from eventsrc import Aggregate, Commit, Event, MemoryStore, Repository, SQLiteSt
 from eventsrc.codec import unpack
 from eventsrc.feed import OrderedStore
 from eventsrc.publish import Published, events_api
-from eventsrc.publish.http import Receive, Scope, Send
+from eventsrc.publish.http import Message, Receive, Scope, Send
 from eventsrc.publish.place import Place
 from eventsrc.storetests.samples import make_commit
 
@@ -346,6 +347,25 @@ async def test_an_event_that_cannot_be_told_breaks_the_stream_and_is_not_passed_
         assert "damaged" not in response.text
 
 
+async def test_a_mapping_that_fails_is_answered_and_logged_with_the_event(
+    store: OrderedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    accounts = Repository(Account, store)
+    for id in ("a-1", "a-2"):
+        await accounts.save(Account.open(id, owner=id))
+    opened = Published(Opened, type="opened.v1", data=lambda event: {"a-1": 1}[event.owner])
+    async with serving(events_api(store, [opened], source="/")) as client:
+        first = await client.get("/")
+        assert ids_of([first]) == ["account-a-1@1.0"]
+        problem(await client.get(first.links["next"]["url"]), 500)
+        assert "account-a-2@1.0" in caplog.text
+        caplog.clear()
+        follower = Follower(client, Place(1).token)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await follower.take(1)
+        assert "account-a-2@1.0" in caplog.text
+
+
 # --- pages
 
 
@@ -401,6 +421,21 @@ async def test_a_page_that_got_full_without_a_published_event_is_another(store: 
         full = await client.get("/", headers={"if-none-match": empty.headers["etag"]})
         assert (full.status_code, full.json()) == (200, [])
         assert full.links["next"]["url"] == f"?after={Place(2).token}"
+
+
+async def test_pages_end_where_they_do_though_a_stream_was_deleted(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "ledger.db") as store:
+        await fill(store, 9)
+        await store.append(make_commit("gone-1"))
+        await fill(store, 15, seed=2)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("DELETE FROM commits WHERE stream = 'gone-1'")
+    async with SQLiteStore(tmp_path / "ledger.db") as store, api(store, page=10) as client:
+        found = await pages(client)
+        assert ids_of(found) == await published_ids(store)
+        addresses = [str(page.request.url).rpartition("=")[2] for page in found[1:3]]
+        assert addresses == [Place(10).token, Place(20).token]
+        assert found[0].headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
 async def test_pages_may_begin_at_the_end(store: OrderedStore) -> None:
@@ -525,3 +560,22 @@ async def test_served_by_itself_it_opens_the_store_and_closes_it(tmp_path: Path)
         async with serving(events_api(store, PUBLISHED, source="/"), lifespan=True) as client:
             assert ids_of(await pages(client)) == await published_ids(store)
         await published_ids(store)  # it is open still, as it was before
+
+
+async def test_a_server_that_is_cancelled_leaves_the_store_closed() -> None:
+    store = MemoryStore()
+    started = asyncio.Event()
+    messages = [{"type": "lifespan.startup"}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        started.set()
+
+    living = asyncio.ensure_future(events_api(store, PUBLISHED, source="/")({"type": "lifespan"}, receive, send))
+    await started.wait()
+    living.cancel()
+    await asyncio.wait((living,))
+    async with store:
+        pass  # it can be opened, so it was closed

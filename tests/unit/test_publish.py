@@ -127,6 +127,14 @@ def test_a_cloud_event_is_one_line() -> None:
     assert len(body.splitlines()) == 1
 
 
+def test_json_that_a_mapping_made_by_itself_is_one_line_too() -> None:
+    made = msgspec.Raw(b'{\n"a": "\xe2\x80\xa8",\r\n\r\n"b": 2}\n')
+    catalogue = Catalogue([Published(Opened, type="opened", data=lambda event: made)], (), "/", tracing=False)
+    [(_, _, body)] = catalogue.tell(commit_of(Opened(owner="ann")))
+    assert len(body.splitlines()) == 1
+    assert msgspec.json.decode(body)["data"] == {"a": "\u2028", "b": 2}
+
+
 class Untagged(Event):
     pass
 
