@@ -61,6 +61,13 @@ class Handler:
                 self.handled.append(due)
                 self._gate.handled(due)
 
+    async def take_all(self, store: DynamoDBStore, after: str = "") -> str:
+        """To the end, whose checkpoint it is."""
+        batches = await told(store, after)
+        for batch in batches:
+            await self.take(batch.commits)
+        return batches[-1].checkpoint
+
     def expect(self, streams: dict[str, list[Commit]]) -> None:
         for stream, commits in streams.items():
             expect_same([commit for commit in self.handled if commit.stream == stream], commits, stream)
@@ -178,24 +185,21 @@ async def test_a_stream_that_was_turned_off_and_on_has_a_gap_which_is_an_error(d
         await store.create_table(stream=True)
         handler, streams = Handler(store), Streams()
         await add(store, streams, 3)
-        async with aclosing(store.feed()) as feed:
-            async for batch in feed:
-                await handler.take(batch.commits)
-                if batch.caught_up:
-                    break
+        checkpoint = await handler.take_all(store)
+        async with aclosing(store.feed(after=checkpoint)) as feed:
+            assert (await anext(feed)).caught_up
             following = asyncio.ensure_future(anext(feed))
             await set_stream(store, None)
             with pytest.raises(FeedTrimmed, match="turned off"):
                 await following
         await add(store, streams, 1)  # no stream of changes tells it
         with pytest.raises(StoreRejected, match="NEW_IMAGE"):
-            await told(store, batch.checkpoint)
+            await told(store, checkpoint)
         await set_stream(store, "NEW_AND_OLD_IMAGES")
         with pytest.raises(FeedTrimmed, match="begin anew"):
-            await told(store, batch.checkpoint)
+            await told(store, checkpoint)
         await add(store, streams, 2)
-        for batch in await told(store):
-            await handler.take(batch.commits)
+        await handler.take_all(store)
         handler.expect(streams)
 
 
@@ -280,22 +284,19 @@ async def test_shards_that_are_closed_and_trimmed(tmp_path: Path) -> None:
             await store.create_table(stream=True)
             handler = Handler(store)
             await add(store, streams, 3)
-            for batch in await told(store):
-                await handler.take(batch.commits)
-            first = batch.checkpoint
+            first = await handler.take_all(store)
             for _ in range(2):
                 await age(7)
                 await add(store, streams, 3)
-            for batch in await told(store, first):
-                await handler.take(batch.commits)
+            last = await handler.take_all(store, first)
             handler.expect(streams)
-            assert shards_of(batch.checkpoint).isdisjoint(shards_of(first))
-            assert len(shards_of(batch.checkpoint)) == 1
+            assert shards_of(last).isdisjoint(shards_of(first))
+            assert len(shards_of(last)) == 1
 
             await age(12)  # the first shard is more than a day old
             with pytest.raises(FeedTrimmed):
                 await told(store, first)
-            assert not commits_of(await told(store, batch.checkpoint))
+            assert not commits_of(await told(store, last))
             assert commits_of(await told(store)) == keys(handler.handled)
 
 
