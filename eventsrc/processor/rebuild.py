@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Literal
 
 from msgspec import structs
@@ -12,6 +12,7 @@ from msgspec import structs
 from ..errors import NotActive
 from .checkpoints import Checkpoints
 from .processor import Processor
+from .projection import Guarantee
 from .runner import Runner
 
 Progress = Callable[[int, int], object]
@@ -28,11 +29,13 @@ async def rebuild(
     It goes as far as the active one is, stream by stream, with `context.muted` true, so that handlers which also act
     outside leave that. Then the active one is fenced and cannot run again, what it has handled meanwhile follows, and
     readers are switched over (`Checkpoints.active`). What nobody has handled yet is handled now, and not muted: each
-    outside effect is had by one of the two. (On DynamoDB a worker that is fenced may still end what it has in flight.)
+    outside effect is had by one of the two. (On DynamoDB a fenced worker goes on until it next writes its checkpoint,
+    about a second; outside effects of that time may be had by both.)
 
-    `progress` is told the commits handled of all that the active one has handled. It may be cancelled or killed, and
-    called again, at any time. A handler that fails stops it, unless `on_error` is "park". If no version is active this
-    one becomes it, and is run to the end of the feed. Afterwards `run` it; `Checkpoints.forget` drops the old one.
+    `progress` is told the commits handled of all that the active one has; where positions are in the rows of the read
+    model, to count them the store is scanned. It may be cancelled or killed, and called again, at any time. A handler
+    that fails stops it, unless `on_error` is "park". If no version is active this one becomes it, and is run to the end
+    of the feed. Afterwards `run` it; `Checkpoints.forget` drops the old one.
     """
     checkpoints, projection = processor.checkpoints, processor.projection
     processor.parking.stops = on_error == "stop"
@@ -56,14 +59,14 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
     if progress is None:
         await Runner(processor).run(until_caught_up=True)
         return
-    before = await _count(processor.checkpoints, processor.name) - processor.commits
-    total = await _count(processor.checkpoints, old) if old else await processor.feed.remaining("") or 0
+    before = await _count(processor, processor.name) - processor.commits
+    total = await _total(processor, old)
 
     async def tell() -> None:
         nonlocal total
         done = before + processor.commits
-        if done > total:  # the active one has gone on
-            total = max(done, await _count(processor.checkpoints, old) if old else done)
+        if done > total:  # the active one has gone on, or writers have
+            total = max(done, await _total(processor, old))
         progress(done, total)
 
     async def go_on_telling() -> None:
@@ -78,13 +81,33 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
         telling.cancel()
         with suppress(asyncio.CancelledError):
             await telling
-    before = await _count(processor.checkpoints, processor.name) - processor.commits  # also what it stopped amid
+    before = await _count(processor, processor.name) - processor.commits  # also what it stopped amid
     await tell()
 
 
-async def _count(checkpoints: Checkpoints, processor: str) -> int:
-    """The commits that a processor has handled: versions have no gaps, so they are the sum of its positions."""
-    return sum([position.version async for page in checkpoints.all_positions(processor) for position in page])
+async def _total(processor: Processor[Any], old: str | None) -> int:
+    """The commits to handle: those that the active one has, or all there are."""
+    if old is not None:
+        return await _count(processor, old)
+    remaining = await processor.feed.remaining("")
+    if remaining is not None:
+        return remaining
+    return sum([head.version async for page in processor.feed.heads() for head in page])
+
+
+async def _count(processor: Processor[Any], name: str) -> int:
+    """The commits that a version has handled: there are no gaps, so they are the sum of its positions.
+
+    Where those are in the rows of the read model, the streams are had from the store.
+    """
+    if processor.projection.guarantee is not Guarantee.ROW:
+        pages = processor.checkpoints.all_positions(name)
+        return sum([position.version async for page in pages for position in page])
+    count = 0
+    async with aclosing(processor.feed.heads()) as heads:
+        async for page in heads:
+            count += sum((await processor.projection.positions_of(name, [head.stream for head in page])).values())
+    return count
 
 
 async def _retire(checkpoints: Checkpoints, processor: str) -> None:

@@ -623,7 +623,9 @@ async def test_a_rebuild_goes_beside_the_version_in_use(bench: Bench, kind: Kind
         version = 2
 
     processor = Processor(Second(bench.table), bench.store, bench.direct)
-    await rebuild(processor)
+    steps: list[tuple[int, int]] = []
+    await rebuild(processor, progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (12, 12)
     await bench.check(processor.projection)
     await bench.check(kind(bench.table))
     assert await bench.direct.active(processor.projection.tag) == 2
