@@ -72,11 +72,11 @@ class Export:
     async def open(self) -> None:
         if self._sorted is not None:
             raise StoreClosed("the export is open already; open it once, and share it")
-        async with AsyncExitStack() as s3:
-            opened = await self._files(s3)
-            self._manifests = [await read_manifest(files) for files in opened]
-            _check_order(self._manifests)
-            async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            async with AsyncExitStack() as s3:
+                opened = await self._files(s3)
+                self._manifests = [await read_manifest(files) for files in opened]
+                _check_order(self._manifests)
                 from .sorting import Sorted  # here: it imports sqlite3
 
                 commits = Sorted(self._path, self._about())
@@ -84,7 +84,7 @@ class Export:
                 await commits.open()
                 if not commits.complete:
                     await self._read(opened, commits)
-                stack.pop_all()
+            stack.pop_all()
         self._sorted = commits
 
     async def aclose(self) -> None:
@@ -189,7 +189,7 @@ class Export:
             return "", 0
         ids, _, place = checkpoint.partition(":")
         stream, at, version = place.rpartition("@")
-        if ids != self._ids() or not at or not (version.isascii() and version.isdecimal()):
+        if ids != self._ids() or not at or not re.fullmatch("[0-9]{1,18}", version):
             raise ValueError(
                 f"{checkpoint!r} is no checkpoint of this export; keep what its batches say, or begin with ''"
             )
