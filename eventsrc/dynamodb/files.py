@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -89,7 +88,10 @@ class Bucket:
         self._no_name = exceptions.ParamValidationError
 
     async def part(self, name: str, offset: int) -> bytes:
-        key = posixpath.normpath(posixpath.join(self._prefix, name))
+        folder = self._prefix
+        if name.startswith("../"):  # S3 knows nothing of that, and two slashes are another name there than one
+            folder, name = folder.rpartition("/")[0], name[3:]
+        key = f"{folder}/{name}" if folder else name
         trying = AsyncRetrying(
             retry=retry_if_exception_type(TransportError),
             wait=wait_random_exponential(multiplier=0.1, max=3.0),

@@ -87,13 +87,15 @@ class FileLines:
         if self._begun and not self._gzip.eof:
             raise self._damaged("ends too early")
         yield from self._rows([self._rest])
-        if self._count != self._file.items:
+        if self._count < self._file.items:
             raise self._damaged(f"has {self._count:,} items, but the manifest says {self._file.items:,}")
 
     def _rows(self, lines: list[bytes]) -> Iterator[Row]:
         for line in lines:
             if line and not line.isspace():
                 self._count += 1
+                if self._count > self._file.items:  # said at once: what little bytes expand to may be without end
+                    raise self._damaged(f"has more than {self._file.items:,} items, which the manifest says")
                 try:
                     row = self._read(line)
                 except CorruptPayload as error:

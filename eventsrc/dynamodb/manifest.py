@@ -6,6 +6,7 @@ the ending `.md5`, whatever that page calls them.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,6 +17,8 @@ import msgspec
 
 from ..errors import CorruptPayload, StoreRejected
 from .files import Files, parts
+
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)  # so it leads nowhere else, on no system
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -90,10 +93,9 @@ def name_of(file: DataFile, export: str) -> str:
     A full export has its files below that folder, incremental ones share a folder beside it.
     """
     _, found, name = file.key.rpartition("AWSDynamoDB/")
-    folders = name.split("/")
-    if not found or ".." in folders or "" in folders:
+    if not found or not _NAME.fullmatch(name):
         raise CorruptPayload("", 0, "manifest-files.json names a file that is none of an export")
-    return name.removeprefix(f"{export}/") if folders[0] == export else f"../{name}"
+    return name.removeprefix(f"{export}/") if name.startswith(f"{export}/") else f"../{name}"
 
 
 async def _checked(files: Files, stem: str) -> bytes:

@@ -115,6 +115,8 @@ class Sorted:
             return function(*arguments)
         except ERRORS as error:
             failure = _closed() if self._closing else typed(error, where)
+        except msgspec.MsgspecError as error:
+            failure = StoreRejected(type(error).__name__, f"{where} is damaged; delete it")
         except OSError as error:
             failure = StoreRejected(type(error).__name__, f"{where}: {error.strerror}")
         raise failure

@@ -72,14 +72,14 @@ def content_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-async def upload(s3: str, root: Path) -> str:
-    """What is in the folder, into a bucket of its own."""
+async def upload(s3: str, root: Path, prefix: str = "") -> str:
+    """What is in the folder, into a bucket of its own, below a prefix."""
     bucket = fresh_name()
     async with session().client("s3", endpoint_url=s3) as client:
         await client.create_bucket(Bucket=bucket)
         for key, body in content_of(root).items():
-            await client.put_object(Bucket=bucket, Key=key, Body=body)
-    return f"s3://{bucket}"
+            await client.put_object(Bucket=bucket, Key=prefix + key, Body=body)
+    return f"s3://{bucket}/{prefix}".removesuffix("/")
 
 
 async def told(export: Export) -> list[Commit]:
@@ -189,6 +189,15 @@ async def test_files_that_are_as_long_as_what_is_read_at_once_are_whole(
     assert (
         await told(Export(store, f"{await upload(s3, tmp_path)}/{folder.relative_to(tmp_path)}", endpoint_url=s3)) == []
     )
+
+
+@pytest.mark.parametrize("prefix", ["2026//", "./"])
+async def test_prefixes_are_no_paths(s3: str, store: DynamoDBStore, tmp_path: Path, prefix: str) -> None:
+    commits = await fill(store, "a-1", 3)
+    now = datetime.now(UTC)
+    folder = write_export(tmp_path, put(await items_of(store)), begin=now, end=now + timedelta(minutes=15))
+    url = f"{await upload(s3, tmp_path, prefix)}/{folder.relative_to(tmp_path)}"
+    expect_same(await told(Export(store, url, endpoint_url=s3)), commits, "told")
 
 
 async def test_an_s3_that_does_not_answer_is_told(

@@ -7,10 +7,11 @@ import gzip
 import json
 import os
 import shutil
+import sqlite3
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, closing
 from hashlib import md5
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from eventsrc import Batch, Commit, CorruptPayload, DynamoDBStore, Feed, Head, StoreClosed, StoreRejected
 from eventsrc.dynamodb import Export, files, lines, sorting
 from eventsrc.dynamodb.layout import SnapshotLast
+from eventsrc.dynamodb.manifest import DataFile
 from eventsrc.storetests.samples import expect_same, make_commit, make_snapshot
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "export" / "AWSDynamoDB"
@@ -166,7 +168,16 @@ async def test_a_checkpoint_of_another_export_is_refused(tmp_path: Path) -> None
     async with Export(STORE, other) as export:
         checkpoint = await export.end()
     async with Export(STORE, full) as export:
-        for wrong in (checkpoint, "7", "0-full", "0-full:", "0-full:a-1", "0-full:a-1@x", "0-full:a-1@²"):
+        for wrong in (
+            checkpoint,
+            "7",
+            "0-full",
+            "0-full:",
+            "0-full:a-1",
+            "0-full:a-1@x",
+            "0-full:a-1@²",
+            f"0-full:a-1@{10**19}",
+        ):
             with pytest.raises(ValueError, match="checkpoint"):
                 await batches(export, wrong)
             with pytest.raises(ValueError, match="checkpoint"):
@@ -297,6 +308,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
         CorruptPayload,
         "none of an export",
     ),
+    "a hidden file": (
+        manifest("manifest-files", lambda data: data.replace(b"/data/", b"/.data/")),
+        CorruptPayload,
+        "none of an export",
+    ),
+    "a file with a name that no file can have": (
+        manifest("manifest-files", lambda data: data.replace(b"/data/", b"/data/\\u0000")),
+        CorruptPayload,
+        "none of an export",
+    ),
+    "a file elsewhere on Windows": (
+        manifest("manifest-files", lambda data: data.replace(b"/data/", b"/data\\\\..\\\\")),
+        CorruptPayload,
+        "none of an export",
+    ),
     "not finished": (summary(exportStatus="IN_PROGRESS"), StoreRejected, "COMPLETED"),
     "ION": (summary(outputFormat="ION"), StoreRejected, "DYNAMODB_JSON"),
     "a new kind": (summary(exportType="DIFFERENTIAL_EXPORT"), StoreRejected, "DIFFERENTIAL_EXPORT"),
@@ -332,6 +358,17 @@ async def test_a_line_longer_than_any_item_is_refused_before_it_fills_memory(
         await told(Export(STORE, folder))
 
 
+def test_a_file_with_more_items_than_the_manifest_says_is_refused_before_it_fills_the_disk() -> None:
+    read = lines.reader_of(STORE._items)
+    [commit] = stream("a-1", 1)
+    line = json.dumps(there(items([commit]))[0], default=lambda value: b64encode(value).decode()).encode() + b"\n"
+    file = lines.FileLines(DataFile(2, "", "AWSDynamoDB/data/1.json.gz"), read)
+    told = file.feed(gzip.compress(line * 1_000))
+    expect_same([row.commit for row in (next(told), next(told)) if row.commit], [commit, commit], "told")
+    with pytest.raises(CorruptPayload, match="more than 2 items"):
+        next(told)
+
+
 async def test_files_of_several_gzips_and_without_a_byte_are_read(tmp_path: Path) -> None:
     commits = stream("a-1", 9)
     folder = write_export(tmp_path, there(items(commits)), files=1)
@@ -364,6 +401,11 @@ async def test_what_was_sorted_is_used_again(tmp_path: Path) -> None:
     for changed in (Export(STORE, other, sorted=kept), Export(DynamoDBStore("ledger"), folder, sorted=kept)):
         with pytest.raises(ValueError, match="another file"):
             await changed.open()
+    with closing(sqlite3.connect(kept)) as file, file:
+        file.execute("UPDATE commits SET body = x'c1'")
+    async with Export(STORE, folder, sorted=kept) as export:
+        with pytest.raises(StoreRejected, match="damaged"):
+            await batches(export)
     kept.write_bytes(b"of another program" * 99)
     with pytest.raises(StoreRejected, match="no SQLite database"):
         await Export(STORE, folder, sorted=kept).open()
@@ -422,6 +464,30 @@ async def test_cancelled_while_it_sorts_it_leaves_nothing_behind(
         await opening
     assert not threads()
     assert os.listdir(tmp_path) == ["AWSDynamoDB"]
+
+
+async def test_cancelled_while_s3_is_left_it_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Export._files
+    leaving = asyncio.Event()
+
+    async def leave() -> None:
+        leaving.set()
+        await asyncio.Future()
+
+    async def with_slow_s3(self: Export, stack: AsyncExitStack) -> Any:
+        stack.push_async_callback(leave)
+        return await files(self, stack)
+
+    monkeypatch.setattr(Export, "_files", with_slow_s3)
+    export = Export(STORE, write_export(tmp_path, there(items(stream("a-1", 9)))))
+    opening = asyncio.create_task(export.open())
+    await leaving.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not threads()
 
 
 def test_nonsense_is_a_value_error() -> None:
