@@ -12,7 +12,7 @@ from .http import Receive, Send
 from .place import Place
 from .published import Catalogue
 
-CHUNK = 64 * 1024  # bytes; with so many it waits until the client has taken them
+CHUNK = 64 * 1024  # bytes, and the event that exceeds them: sent at once
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -26,7 +26,7 @@ class Streaming:
 
     Each event's id is where to resume behind it. Where nothing is published for long, ids go out without events: they
     move a client's last id and show it nothing. In silence a comment goes out every `heartbeat` seconds. A client that
-    takes nothing for four of these is let go, and may resume.
+    does not take CHUNK bytes, or one event if that is larger, within four of these is let go, and may resume.
     """
 
     def __init__(self, store: OrderedStore, catalogue: Catalogue, start: Place, heartbeat: float, retry: float) -> None:
