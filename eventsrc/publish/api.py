@@ -108,16 +108,17 @@ class EventsApi:
         except Exception:  # noqa: BLE001  # a mapping may raise anything
             log.exception("a page of published events cannot be told")
             raise Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be told") from None
+        etag = page.etag(media_type)
         headers = {
             "content-type": media_type,
             "cache-control": f"{self._audience}, {FOR_EVER if page.full else 'no-cache'}",
-            "etag": page.etag,
+            "etag": etag,
             "vary": "accept",
         }
         if page.next:
             headers["link"] = f'<?after={page.next.token}>; rel="next"'
         known = {tag.strip().removeprefix("W/") for tag in header(scope, b"if-none-match").split(",")}
-        if known & {page.etag, "*"}:
+        if known & {etag, "*"}:
             await answer(send, HTTPStatus.NOT_MODIFIED, headers, b"")
         else:
             await answer(send, HTTPStatus.OK, headers, page.body)

@@ -23,9 +23,9 @@ class Page(NamedTuple):
     next: Place | None
     full: bool  # nothing will ever be added
 
-    @property
-    def etag(self) -> str:
+    def etag(self, media_type: str) -> str:
         digest = blake2b(self.body, digest_size=12)
+        digest.update(media_type.encode())
         digest.update(self.next.token.encode() if self.next else b"")
         return f'"{digest.hexdigest()}"'
 
