@@ -166,7 +166,8 @@ class StreamParked(EventsrcError):
         self.processor, self.stream, self.version = processor, stream, version
 
     def __str__(self) -> str:
-        return f"{self.processor} has parked {self.stream} at version {self.version}; mend the handler and retry, or skip"
+        where = f"{self.processor} has parked {self.stream} at version {self.version}"
+        return f"{where}; mend the handler and retry, or skip"
 
 
 class NotActive(EventsrcError):

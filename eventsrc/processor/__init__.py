@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
 from .leases import Leases
+from .mirror import Mirror
 from .processor import Processor
 from .projection import Effects, Guarantee, MemoryProjection, Projection
 from .rebuild import rebuild
@@ -17,6 +18,7 @@ from .status import Status, health, status
 from .verify import Verified, verify
 
 if TYPE_CHECKING:
+    from .awslambda import lambda_handler
     from .dynamodb import DynamoDBContext, DynamoDBProjection
     from .dynamodb_checkpoints import DynamoDBCheckpoints
     from .dynamodb_rows import DynamoDBRows, RowContext
@@ -33,6 +35,7 @@ __all__ = [
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
+    "Mirror",
     "Parked",
     "Processor",
     "Projection",
@@ -46,6 +49,7 @@ __all__ = [
     "Status",
     "Verified",
     "health",
+    "lambda_handler",
     "rebuild",
     "status",
     "verify",
@@ -54,6 +58,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is for DynamoDB when it is first asked for."""
+    if name == "lambda_handler":
+        from .awslambda import lambda_handler
+
+        return lambda_handler
     if name == "DynamoDBCheckpoints":
         from .dynamodb_checkpoints import DynamoDBCheckpoints
 

@@ -36,6 +36,7 @@ class Mirror(Projection, tag="mirror"):
     """
 
     guarantee = Guarantee.ROW
+    skips = False
     concurrency: ClassVar[int] = 32
 
     def __init__(self, target: Store) -> None:
@@ -65,9 +66,6 @@ class Mirror(Projection, tag="mirror"):
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
         """Of any version: they have the same target."""
         return await self.positions(streams)
-
-    async def advance(self, run: Run) -> None:
-        raise ValueError(f"{run.stream} is mirrored without gaps; mend what parked it, and retry")
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
         return await side_by_side(runs, self._copy, self.concurrency)

@@ -88,12 +88,14 @@ class Parking:
 
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
+        if not processor.projection.skips:
+            raise ValueError(f"{processor.name} passes over nothing; mend what parked {stream}, and retry")
         position = (await processor.positions([stream])).get(stream, parked.version - 1)
-        commits = [commit async for commit in contiguous(processor.store, stream, position, position + 1)]
-        for commit in commits:
-            skipped = Skipped(stream=stream, version=commit.version, reason=reason, time=now())
+        if position + 1 == parked.version:
+            skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
             await processor.checkpoints.note_skipped(processor.name, skipped)
-            await processor.projection.advance(Run(stream, position, commits, await processor.fence_of(stream)))
+            fence = await processor.fence_of(stream)
+            await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
         await self._take_out(stream, parked)
 
     async def _find(self, stream: str) -> Parked:
@@ -217,6 +219,11 @@ class Parking:
                     return page
         assert damaged is not None
         raise HandlerFailed(damaged) from damaged
+
+
+def _stand_in(stream: str, version: int) -> Commit:
+    """For a commit that is passed over, which may be damaged or missing."""
+    return Commit(stream=stream, version=version, id=b"", time=0, events=0, tags=(), payload=b"")
 
 
 def _told(error: Exception) -> str:

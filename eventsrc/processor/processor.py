@@ -7,18 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from typing import Generic, TypeVar
-from zlib import crc32
 
-from msgspec import structs
-
-from ..errors import Fenced, NotActive, StoredDataError, StreamParked
+from ..errors import StoredDataError, StreamParked
 from ..feed import Batch, Feed
-from ..gaps import contiguous
+from ..gate import FarBehind, Gate
 from ..store import Commit, Receipt, Store
-from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, Slot, in_use, now
+from .checkpoints import Checkpoints, MemoryCheckpoints, Parked, now
 from .parking import Parking
 from .projection import Guarantee, Projection
 from .run import Fence, HandlerFailed, PositionMoved, Run
+from .share import Share
 
 P = TypeVar("P", bound=Projection)
 
@@ -27,7 +25,7 @@ _FEW = 100  # commits of a stream that are missing and are waited for; with more
 _SKEW = 60_000_000  # µs that the clocks of writers may be behind, for who begins now
 
 
-class Processor(Generic[P]):
+class Processor(Share, Generic[P]):
     """Has a projection handle each commit of a store once and in order, from the first one on.
 
     `checkpoints` is where positions are kept; a MemoryProjection needs none. `feed` is the transport, the store's own
@@ -58,29 +56,24 @@ class Processor(Generic[P]):
             raise TypeError(f"{type(projection).__qualname__} needs checkpoints, to keep its positions in")
         if checkpoints is not None and projection.guarantee is Guarantee.MEMORY:
             raise TypeError(f"{type(projection).__qualname__} is in memory, and so are its positions: no checkpoints")
+        checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
+        used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
+        super().__init__(projection, checkpoints, used, from_now=start == "now")
         self.projection, self.store = projection, store
-        self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
-        self.feed: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        self._from_now = start == "now"
-        projection.bind(self.checkpoints)
+        projection.bind(checkpoints)
         projection._store = store
-        self.held: dict[int, Slot] = {}  # the slots that this one handles, by number
         self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
         self.in_flight = 0  # commits that handlers have now
         self.commits = 0  # that were handled since this object was made
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
-        self._of = 1
-        self._checkpoint, self._unsaved, self._at_end = "", False, False
+        self._at_end = False
         self._positions: dict[str, int] = {}
+        self._gate = Gate(store, self._positions, most=_FEW)
         self.parking = Parking(self, attempts, stops=on_error == "stop")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._passing: str | None = None  # the version that this one is rebuilt beside
         self.held_back: set[str] = set()  # streams in which that one is not as far
         self._turn = asyncio.Lock()
-
-    @property
-    def name(self) -> str:
-        return self.projection.name
 
     async def prepare(self) -> None:
         """Get ready to handle: look up what is parked, and have the read model made. Raises NotActive."""
@@ -95,92 +88,17 @@ class Processor(Generic[P]):
         self._passing = other
         self.held_back.clear()
 
-    async def _active(self) -> int | None:
-        return await self.checkpoints.active(self.projection.tag)
-
-    async def check_active(self) -> None:
-        """Raise NotActive if readers use another version; become the one they use if there is none."""
-        tag, version = self.projection.tag, self.projection.version
-        active = await self._active()
-        if active is None and not await self.checkpoints.activate(tag, version, instead_of=None):
-            active = await self._active()
-        if active not in (None, version):
-            raise NotActive(tag, version, active)
-
-    async def lay_out(self, of: int = 1, *, anew: bool = False) -> None:
-        """Have slots: as many as there are already, or `of` if there are none or others are wanted, `anew`.
-
-        No slot may be handled before all are there: until then, how far a stream is may be kept with another one.
-        Raises Fenced if somebody else does the same just now, and NotActive.
-        """
-        known = await self._slots()
-        used = in_use(known)
-        if used and (not anew or len(used) == of):
-            return
-        epoch = max((slot.epoch for slot in known), default=0) + 1
-        laid = epoch
-        if known and not used and not anew:  # who began with it was killed
-            of, laid = known[0].of, known[0].laid
-        if known:
-            began = min(slot.began for slot in used or known)
-            checkpoint = self.feed.earliest(slot.checkpoint for slot in used or known)
-        else:
-            began, checkpoint = (now(), await self.feed.end()) if self._from_now else (0, "")
-        numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
-        for number in sorted(
-            numbers, key=lambda number: (number > 0, number < of)
-        ):  # fence those that go, then the rest
-            slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, began=began)
-            await self.checkpoints.take(self.name, slot)
-
-    async def take_all(self) -> None:
-        """Hold all slots from now on, as many as there are. Raises Fenced if somebody else was quicker."""
-        await self.lay_out()
-        for slot in in_use(await self._slots()):
-            await self.take(slot)
-
-    async def take(self, seen: Slot, owner: str = "") -> None:
-        """Hold a slot from now on: whoever held it, as we have seen it, is fenced. Raises Fenced if somebody else was
-        quicker.
-        """
-        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
-        await self.checkpoints.take(self.name, slot)
-        self.held[slot.number], self._of = slot, slot.of
-        self._forget()
-
-    async def _slots(self) -> Sequence[Slot]:
-        """Those that are stored. Raises NotActive."""
-        known = await self.checkpoints.slots(self.name)
-        if any(slot.retired for slot in known):
-            raise NotActive(self.projection.tag, self.projection.version, await self._active() or 0)
-        return known
-
-    def lose(self, number: int) -> None:
-        """Somebody else holds that slot now."""
-        del self.held[number]
-        self._forget()
-
-    async def release(self, number: int) -> None:
-        """Let somebody else have a slot. Raises Fenced if that is so already."""
-        await self.checkpoints.save(self.name, structs.replace(self.held[number], owner=""))
-        self.lose(number)
-
     def reached(self, batch: Batch) -> None:
         """All of a batch was given to `handle`."""
-        self._unsaved = self._unsaved or bool(batch.commits) or (batch.caught_up and not self._at_end)
-        self._checkpoint, self._at_end = batch.checkpoint, batch.caught_up
+        self.note(batch.checkpoint, worth=bool(batch.commits) or (batch.caught_up and not self._at_end))
+        self._at_end = batch.caught_up
         self._note_end()
 
     async def save(self) -> None:
         """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
         self._note_end()
-        if not self._unsaved or self.parking.aside or self.held_back or self.parking.failure is not None:
-            return
-        for number, slot in self.held.items():
-            saved = structs.replace(slot, checkpoint=self._checkpoint)
-            await self.checkpoints.save(self.name, saved)
-            self.held[number] = saved
-        self._unsaved = False
+        if not (self.parking.aside or self.held_back or self.parking.failure):
+            await self.write()
 
     @property
     def state(self) -> str:
@@ -192,16 +110,11 @@ class Processor(Generic[P]):
         return "live" if self.caught_up.is_set() else "catching up"
 
     @property
-    def checkpoint(self) -> str:
-        """Where the feed was when it was last read here; what is aside may be behind that. "" before that."""
-        return self._checkpoint
-
-    @property
     def lag(self) -> float:
         """Seconds since the newest commit that was handled, while there is more; 0 when it has caught up."""
-        return (
-            0.0 if self.caught_up.is_set() or not self.handled_up_to else max(0.0, (now() - self.handled_up_to) / 1e6)
-        )
+        if self.caught_up.is_set() or not self.handled_up_to:
+            return 0.0
+        return max(0.0, (now() - self.handled_up_to) / 1e6)
 
     def _note_end(self) -> None:
         if self._at_end and not self.parking.aside:
@@ -214,16 +127,6 @@ class Processor(Generic[P]):
         from .runner import Runner
 
         await Runner(self).run(until_caught_up=until_caught_up)
-
-    async def join(self) -> None:
-        """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
-        try:
-            await self.lay_out()
-        except Fenced:
-            await self.join()
-            return
-        self.held = {slot.number: slot for slot in in_use(await self._slots())}
-        self._of = len(self.held)
 
     async def handle(self, commits: Iterable[Commit]) -> None:
         """Handle what a feed has told, in any order and however often, and what it has left out.
@@ -259,20 +162,13 @@ class Processor(Generic[P]):
         """Forget what is not stored; what was aside comes again with the next run."""
         await self.parking.drop()
         self.held.clear()
-        self._forget()
+        self.changed()
 
-    def _forget(self) -> None:
-        """Where streams are, and how far the feed was: others go on with these streams, or it is read anew."""
+    def changed(self) -> None:
+        super().changed()
         self._positions.clear()
-        self._checkpoint, self._unsaved, self._at_end = "", False, False
+        self._at_end = False
         self.caught_up.clear()
-
-    def holds(self, stream: str) -> bool:
-        """Whether this one handles the stream, and no other worker."""
-        return self.slot_of(stream) in self.held
-
-    def slot_of(self, stream: str) -> int:
-        return crc32(stream.encode()) % self._of
 
     async def positions(self, streams: Sequence[str]) -> Mapping[str, int]:
         """The versions of these streams that were handled last, as they are stored."""
@@ -324,16 +220,6 @@ class Processor(Generic[P]):
             raise ValueError("say why it is skipped; whoever looks at the read model later needs it")
         await self.parking.skip(stream, reason)
 
-    async def fence_of(self, stream: str) -> Fence:
-        """What to show with this stream's position. In a process that does not handle it: what is valid now."""
-        if not self.held:
-            await self.join()
-        number = self.slot_of(stream)
-        slot = self.held.get(number)
-        if slot is None:
-            slot = next(slot for slot in await self._slots() if slot.number == number)
-        return Fence(number, slot.epoch)
-
     async def _know(self, streams: Mapping[str, Sequence[Commit]]) -> None:
         """Have the positions of these in memory."""
         unknown = [stream for stream in streams if stream not in self._positions]
@@ -368,32 +254,15 @@ class Processor(Generic[P]):
         """What these lead to. Streams of which much is missing are put aside, to catch up by themselves."""
         runs: list[Run] = []
         for stream, told in by_stream.items():
-            position = self._positions[stream]
-            if len(told) > 1:
-                told.sort(key=_version)
-            due: list[Commit] = []
-            reached = position
-            for commit in told:
-                if commit.version <= reached:
-                    continue
-                if missing := commit.version - reached - 1:
-                    due += await self._missing(stream, reached, commit.version - 1) if missing <= _FEW else ()
-                    if len(due) != commit.version - position - 1:  # many, or it finds out what is wrong
-                        self.parking.set_aside(stream, position, told[-1].version)
-                        break
-                due.append(commit)
-                reached = commit.version
-            else:
-                if due:
-                    fence = Fence(number := self.slot_of(stream), self.held[number].epoch)
-                    runs.append(Run(stream, position, due, fence))
+            try:
+                due = await self._gate.due(*told)
+            except (FarBehind, StoredDataError):  # by itself it finds out what is wrong
+                self.parking.set_aside(stream, self._positions[stream], max(commit.version for commit in told))
+                continue
+            if due:
+                fence = Fence(number := self.slot_of(stream), self.held[number].epoch)
+                runs.append(Run(stream, self._positions[stream], due, fence))
         return runs
-
-    async def _missing(self, stream: str, after: int, until: int) -> list[Commit]:
-        try:
-            return [commit async for commit in contiguous(self.store, stream, after, until)]
-        except StoredDataError:
-            return []
 
     async def split(self, runs: Sequence[Run]) -> Sequence[Run]:
         """Beside another version: these up to where that one is, muted. What is beyond is held back."""
@@ -432,9 +301,8 @@ class Processor(Generic[P]):
             if not isinstance(failure.error, (HandlerFailed, PositionMoved)):
                 raise failure.error
         for run, error in failures:
-            self.parking.set_aside(
-                run.stream, run.after, run.reached, error if isinstance(error, HandlerFailed) else None
-            )
+            failed_by = error if isinstance(error, HandlerFailed) else None
+            self.parking.set_aside(run.stream, run.after, run.reached, failed_by)
 
     def moved(self, run: Run) -> None:
         """Note that a run was handled."""
@@ -451,7 +319,3 @@ class Processor(Generic[P]):
         """Have those look again who wait for this stream."""
         for waiting in self._waiting.get(stream, ()):
             waiting.set()
-
-
-def _version(commit: Commit) -> int:
-    return commit.version

@@ -55,6 +55,7 @@ class Projection(ABC):
     upcasters: ClassVar[Sequence[Any]] = ()
     guarantee: ClassVar[Guarantee]
     awaits: ClassVar[bool] = False  # whether handlers may be async
+    skips: ClassVar[bool] = True  # whether a commit may be passed over
 
     _handlers: Handlers
     _checkpoints: Any  # Checkpoints, of the kind that it needs

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bank import Opened
 from ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running, until
+from msgspec import structs
 
 from eventsrc import Fenced, MemoryStore, NotActive, SQLiteStore, StreamParked
 from eventsrc.processor import (
@@ -226,6 +227,21 @@ async def test_a_commit_can_be_skipped_with_a_reason(store: MemoryStore, make: M
     assert not await processor.parked()
     [skipped] = await processor.checkpoints.skipped(processor.name)
     assert (skipped.stream, skipped.version, skipped.reason) == ("account-a-0", 3, "was refunded by hand")
+    expected = await ids_of(store)
+    expected["account-a-0"].remove("account-a-0@3.0")
+    assert await processor.projection.told() == expected
+
+
+@every_kind
+async def test_a_damaged_commit_can_be_skipped(store: MemoryStore, make: Make) -> None:
+    await fill(store, accounts=1)
+    damaged = structs.replace((await commits_of(store))[2], payload=b"damaged")
+    store._streams["account-a-0"][2] = store._all[2] = damaged
+    processor = make(attempts=1)
+    await processor.run(until_caught_up=True)
+    [parked] = await processor.parked()
+    assert (parked.version, parked.error.partition(":")[0]) == (3, "CorruptPayload")
+    await processor.skip("account-a-0", "the disk was bad")
     expected = await ids_of(store)
     expected["account-a-0"].remove("account-a-0@3.0")
     assert await processor.projection.told() == expected
