@@ -73,7 +73,7 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
 
 
 def main() -> int:
-    layers = ["simulation", "reading", "live", "power", "crashes", "fuzz", "model", "mutants"]
+    layers = ["simulation", "reading", "workers", "live", "power", "crashes", "fuzz", "model", "mutants"]
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("only", nargs="?", choices=layers)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")

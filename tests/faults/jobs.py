@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from eventsrc.local import dynamodb_local
 
-from . import crashes, fuzz, live, model, mutants, power, reading, reading_mutants, simulation
+from . import crashes, fuzz, live, model, mutants, power, reading, reading_mutants, simulation, workers
 from .mutants import MUTANTS, Verdict
 from .reading_mutants import READING
 from .report import Layer
@@ -19,6 +19,7 @@ CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
 KILLS, SERVER_KILLS = 50, 3
+SIGNALS = 40
 EXAMPLES = 120
 
 Job = tuple[Callable[..., Layer], tuple[int, ...]]
@@ -58,6 +59,11 @@ def _reading(first: int, count: int) -> Layer:
     return reading.campaign(range(first, first + count))
 
 
+def _workers(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return workers.campaign(times, seed, Path(folder))
+
+
 HUNTS = len(MUTANTS) + len(READING)
 
 
@@ -74,6 +80,7 @@ def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
         "live": [(_live, (LIVE, seed))],
         "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],
         "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
+        "workers": [(_workers, (SIGNALS // 2, seed + each)) for each in range(2)],
         "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],

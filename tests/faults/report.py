@@ -40,5 +40,5 @@ class Layer(NamedTuple):
             self.seconds + other.seconds,
             min(self.seed, other.seed),
             [*self.violations, *other.violations],
-            self.note,
+            self.note if self.note == other.note else "\n  ".join(filter(None, (self.note, other.note))),
         )

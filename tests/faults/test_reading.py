@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from . import workers
 from .reading import campaign, silence, tell
 from .reading_mutants import READING, hunt
 
@@ -24,6 +25,13 @@ def test_each_commit_is_handled_once_and_in_order() -> None:
     assert (layer.lost, layer.duplicated) == (0, 0)
     assert layer.acknowledged > 2_000
     assert layer.faults > 4_000
+
+
+def test_workers_that_are_killed_frozen_or_stopped_handle_each_commit_once(tmp_path: Path) -> None:
+    layer = workers.campaign(4, 3, tmp_path)
+    assert not layer.violations, "\n".join(layer.violations)
+    assert (layer.lost, layer.duplicated) == (0, 0)
+    assert layer.acknowledged > 500
 
 
 def fingerprint(seed: int, folder: str) -> str:
