@@ -85,12 +85,12 @@ class OrderedStore(Store):
         self._followers: set[asyncio.Event] = set()
 
     @abstractmethod
-    async def _behind(self, position: int) -> Sequence[Commit]:
-        """Up to PAGE commits of all streams behind a position, in order."""
+    async def _behind(self, position: int) -> tuple[Sequence[Commit], bool]:
+        """Some commits of all streams behind a position, in order, up to PAGE; and whether they are all there are."""
 
     @abstractmethod
     async def _last(self) -> int:
-        """The position of the last commit; positions have no gaps."""
+        """The last position that was given; there are no gaps, unless streams were deleted."""
 
     @abstractmethod
     async def _heads(self, after: str) -> Sequence[Head]:
@@ -105,10 +105,10 @@ class OrderedStore(Store):
         try:
             while True:
                 grown.clear()
-                commits = await self._behind(position)
+                commits, all_there_are = await self._behind(position)
                 position = commits[-1].position or position if commits else position
                 if commits or not caught_up:
-                    caught_up = len(commits) < PAGE
+                    caught_up = all_there_are
                     yield Batch(commits, str(position), caught_up)
                 if caught_up and not follow:
                     return
@@ -155,6 +155,6 @@ async def _until(event: asyncio.Event, seconds: float | None) -> None:
 
 
 def _position(checkpoint: str) -> int:
-    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal()):
+    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) < 2**63):
         raise ValueError(f"{checkpoint!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
     return int(checkpoint or 0)

@@ -73,10 +73,10 @@ class MemoryStore(OrderedStore):
             self._snapshots[snapshot.stream] = snapshot
             return True
 
-    async def _behind(self, position: int) -> list[Commit]:
+    async def _behind(self, position: int) -> tuple[list[Commit], bool]:
         with self._call():
             await _others()
-            return self._all[position : position + PAGE]
+            return self._all[position : position + PAGE], len(self._all) <= position + PAGE
 
     async def _last(self) -> int:
         with self._call():

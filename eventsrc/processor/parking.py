@@ -46,6 +46,7 @@ class Parking:
     async def look(self) -> None:
         """Learn what is parked: any process may have retried or skipped it."""
         processor = self._processor
+        found: Sequence[Parked] = ()
         changes = -1
         while changes != self._changes:  # what was read may be older than what was written meanwhile
             changes = self._changes

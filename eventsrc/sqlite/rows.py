@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..limits import check_stored
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
 from ..usage import Usage
 
+_PAGE_BYTES = 4 * 1024 * 1024  # of payloads, after which a page of all streams ends
+
 _COLUMNS = (
     "version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, metadata, payload"
 )
@@ -24,7 +27,7 @@ _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version 
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
 BEHIND = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
-_LAST = "SELECT coalesce(max(position), 0) FROM commits"
+_LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
 _HEADS = "SELECT stream, max(version) FROM commits WHERE stream > ? GROUP BY stream ORDER BY stream LIMIT ?"
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
 PUT_SNAPSHOT = """
@@ -62,14 +65,21 @@ def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ..
     return [_to_commit(arguments[0], *row) for row in found]
 
 
-def behind(connection: sqlite3.Connection, position: int, limit: int) -> list[Commit]:
-    """The commits of all streams behind a position. Raises CorruptPayload."""
-    found = connection.execute(BEHIND, (position, limit)).fetchall()
-    return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found]
+def behind(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
+    """The commits of all streams behind a position, up to a number and some size, and whether they are all there are.
+    Raises CorruptPayload.
+    """
+    found: list[tuple[Any, ...]] = []
+    size, more = 0, True
+    with closing(connection.execute(BEHIND, (position, limit))) as cursor:  # left open it would hold on to its moment
+        while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
+            found.append(row)
+            size += len(row[-1])
+    return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found], not more and len(found) < limit
 
 
 def last(connection: sqlite3.Connection) -> int:
-    """The position of the last commit."""
+    """The last position that was given, also if its commit was deleted: it is not given again."""
     position: int = connection.execute(_LAST).fetchone()[0]
     return position
 

@@ -100,7 +100,7 @@ class SQLiteStore(OrderedStore):
             else:
                 low = page[-1].version + 1
 
-    async def _behind(self, position: int) -> list[Commit]:
+    async def _behind(self, position: int) -> tuple[list[Commit], bool]:
         with self._call():
             assert self._readers is not None
             return await self._readers.run(lambda connection: behind(connection, position, FEED_PAGE))

@@ -27,6 +27,16 @@ async def a_feed_tells_all_commits_in_order(make_store: MakeStore) -> None:
         expect(len(batches) > 1, f"{len(told)} commits came in one batch")
 
 
+async def a_feed_of_large_commits_is_complete(make_store: MakeStore) -> None:
+    """However large commits are, each is told, and the end only behind the last of them."""
+    async with make_store() as store:
+        start = await end_of(store)
+        filled = await fill(store, fresh_stream(), 40, size=300_000)
+        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
+        expect_same([commit for batch in batches for commit in batch.commits], filled, "told")
+        expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
+
+
 async def a_feed_goes_on_behind_a_checkpoint(make_store: MakeStore) -> None:
     """Behind the checkpoint of any batch a feed tells just what the same feed told after it, also after a restart."""
     store = make_store()
@@ -76,7 +86,7 @@ async def closing_ends_a_follower(make_store: MakeStore) -> None:
 async def what_is_no_checkpoint_is_refused(make_store: MakeStore) -> None:
     """A text that no batch has given is a ValueError."""
     async with make_store() as store:
-        for text in ("x", "-1", "1.5", "\uff11", " 1"):
+        for text in ("x", "-1", "1.5", "\uff11", " 1", "9" * 30):
             await refused(ValueError, told(store, text), f"a feed behind {text!r}")
 
 
@@ -154,6 +164,7 @@ def feed_of(store: Store) -> Feed:
 
 CHECKS = checks(
     a_feed_tells_all_commits_in_order,
+    a_feed_of_large_commits_is_complete,
     a_feed_goes_on_behind_a_checkpoint,
     an_empty_feed_is_caught_up,
     a_follower_sees_what_comes,

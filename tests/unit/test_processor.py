@@ -384,3 +384,26 @@ async def test_many_streams_of_sqlite(tmp_path: Path) -> None:
         await again.take_all()
         await again.handle(await commits_of(store))
         assert again.commits == 0
+
+
+@every_durable_kind
+async def test_from_another_checkpoint_what_was_handled_is_dropped(store: MemoryStore, make: Make) -> None:
+    await fill(store)
+    processor = make()
+    await processor.run(until_caught_up=True)
+    other = make()
+    running_on = asyncio.create_task(other.run())
+    await until(lambda: other.held)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        await processor.go_on_from("nowhere")
+    await processor.go_on_from("")
+    await deposit(store, "a-0", 7)
+    with pytest.raises(Fenced):
+        await asyncio.wait_for(running_on, 10)
+    [slot] = await processor.checkpoints.slots(processor.name)
+    assert slot.checkpoint == ""
+    again = make()
+    await again.run(until_caught_up=True)
+    assert again.commits <= 1
+    [slot] = await processor.checkpoints.slots(processor.name)
+    assert slot.checkpoint == "13"
