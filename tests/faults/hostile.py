@@ -85,8 +85,8 @@ class _Ordered(set[asyncio.Event]):
     def add(self, element: asyncio.Event) -> None:
         self._order[element] = None
 
-    def discard(self, element: asyncio.Event) -> None:
-        self._order.pop(element, None)
+    def discard(self, element: object) -> None:
+        self._order = {each: None for each in self._order if each is not element}
 
     def __iter__(self) -> Iterator[asyncio.Event]:
         return iter(self._order)

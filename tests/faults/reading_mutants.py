@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from eventsrc import Commit
+from eventsrc.gate import Gate
 from eventsrc.processor import Effects, Processor, leases, sqlite_checkpoints
 from eventsrc.processor.run import Run
 
@@ -20,16 +21,10 @@ from .reading import silence, tell
 def gap_not_read() -> list[Patch]:
     """What is beyond the next version is handled without what comes before it."""
 
-    async def mutant(self: Processor[Any], by_stream: dict[str, list[Commit]]) -> list[Run]:
-        runs = []
-        for stream, told in by_stream.items():
-            position = self._positions[stream]
-            due = {commit.version: commit for commit in told if commit.version > position}
-            if due:
-                runs.append(Run(stream, position, [due[each] for each in sorted(due)], await self.fence_of(stream)))
-        return runs
+    async def mutant(self: Gate, hint: Commit, seen: int) -> Sequence[Commit]:
+        return []
 
-    return [(Processor, "_due", mutant)]
+    return [(Gate, "_missing", mutant)]
 
 
 def position_before_the_effect() -> list[Patch]:
@@ -47,11 +42,7 @@ def checkpoint_beyond_what_is_aside() -> list[Patch]:
     """What is tried again is forgotten when its worker is killed."""
 
     async def mutant(self: Processor[Any]) -> None:
-        for number, slot in list(self.held.items()):
-            if self._unsaved:
-                saved = structs.replace(slot, checkpoint=self._checkpoint)
-                await self.checkpoints.save(self.name, saved)
-                self.held[number] = saved
+        await self.write()
 
     return [(Processor, "save", mutant)]
 
@@ -72,9 +63,9 @@ def checkpoint_of_another_slot() -> list[Patch]:
     take = Processor.take
 
     async def mutant(self: Processor[Any], seen: Any, owner: str = "") -> None:
-        await take(self, structs.replace(seen, checkpoint=max(seen.checkpoint, self._checkpoint, key=len)), owner)
+        await take(self, structs.replace(seen, checkpoint=max(seen.checkpoint, self.checkpoint, key=len)), owner)
 
-    return [(Processor, "take", mutant), (Processor, "_forget", lambda self: self._positions.clear())]
+    return [(Processor, "take", mutant), (Processor, "changed", lambda self: self._positions.clear())]
 
 
 def worker_that_cannot_beat_goes_on() -> list[Patch]:
