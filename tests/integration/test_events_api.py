@@ -273,10 +273,11 @@ async def test_a_client_that_waits_holds_no_commits_in_memory(tmp_path: Path, mo
     read: list[weakref.ref[Commits]] = []
     behind = SQLiteStore._behind
 
-    async def watched(store: SQLiteStore, position: int) -> list[Commit]:
-        commits = Commits(await behind(store, position))
+    async def watched(store: SQLiteStore, position: int) -> tuple[list[Commit], bool]:
+        found, all_there_are = await behind(store, position)
+        commits = Commits(found)
         read.extend([weakref.ref(commits)] if commits else [])
-        return commits
+        return commits, all_there_are
 
     monkeypatch.setattr(SQLiteStore, "_behind", watched)
     async with SQLiteStore(tmp_path / "ledger.db") as store, api(store) as client:
