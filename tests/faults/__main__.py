@@ -61,6 +61,9 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
     for row in rows:
         if row.note:
             console.print(f"{row.name}: {row.note}")
+        if row.kinds:
+            kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(row.kinds.items()))
+            console.print(f"{row.name}: {kinds}")
         for violation in row.violations[:20]:
             console.print(f"[red]{row.name}: {violation}")
     if verdicts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .history import Findings
@@ -21,6 +22,7 @@ class Layer(NamedTuple):
     seed: int
     violations: Sequence[str] = ()  # of any promise, in words; must be empty
     note: str = ""
+    kinds: Mapping[str, int] = {}  # of faults, and of what came of them
 
     @classmethod
     def of(cls, name: str, findings: Findings, *, faults: int, seconds: float, seed: int, note: str = "") -> Layer:
@@ -41,4 +43,5 @@ class Layer(NamedTuple):
             min(self.seed, other.seed),
             [*self.violations, *other.violations],
             self.note if self.note == other.note else "\n  ".join(filter(None, (self.note, other.note))),
+            Counter(self.kinds) + Counter(other.kinds),
         )
