@@ -143,6 +143,8 @@ class _Fleet:
         kind = self.random.choice(("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM"))
         process = self.workers[name]
         await asyncio.sleep(self.random.uniform(0, TTL))
+        if kind == "SIGTERM":
+            await self._until(self._is_shared)  # one that is still being loaded does not listen yet
         begun = monotonic()
         process.send_signal(getattr(signal, kind))
 
@@ -178,6 +180,7 @@ class _Fleet:
             return await self._processor.positions(list(expected)) == expected
 
         await self._until(all_is_handled)
+        await self._until(self._is_shared)
         for name, process in self.workers.items():
             process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(process.wait)

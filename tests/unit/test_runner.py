@@ -93,7 +93,8 @@ async def test_checkpoints_that_cannot_be_written_are_waited_for(store: MemorySt
 
 @pytest.mark.parametrize("error", [StoreRejected("no", "ask somebody"), StoreClosed("closed"), LookupError("a bug")])
 async def test_what_no_patience_mends_comes_out(store: MemoryStore, error: Exception) -> None:
-    processor = Processor(InMemory(), store, feed=Shaky(store, error))
+    feed: Any = Shaky(store, error)
+    processor = Processor(InMemory(), store, feed=feed)
     with pytest.raises(type(error)):
         async with asyncio.timeout(20):
             await Runner(processor).run()
@@ -311,7 +312,7 @@ async def test_a_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) -> N
             yield Batch([], "12", caught_up=True)
 
     await fill(store)
-    feed = Told(store)
+    feed: Any = Told(store)
     processor = Processor(Slow(), store, MemoryCheckpoints(), feed=feed)
     running = asyncio.create_task(Runner(processor).run(until_caught_up=True))
     await until(lambda: processor.projection.begun)
