@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from ..errors import StoredDataError, StreamParked
 from ..feed import Batch, Feed
@@ -44,9 +44,9 @@ class Processor(Share, Generic[P]):
         checkpoints: Checkpoints | None = None,
         *,
         feed: Feed | None = None,
-        start: str = "beginning",
+        start: Literal["beginning", "now"] = "beginning",
         attempts: int = 5,
-        on_error: str = "park",
+        on_error: Literal["park", "stop"] = "park",
     ) -> None:
         if start not in ("beginning", "now") or on_error not in ("park", "stop") or attempts < 1:
             raise ValueError("start is 'beginning' or 'now', on_error 'park' or 'stop', attempts a number from 1 on")

@@ -359,7 +359,7 @@ async def test_what_does_not_fit_together_is_refused(store: MemoryStore, tmp_pat
     with pytest.raises(TypeError, match="in memory"):
         Processor(InMemory(), store, MemoryCheckpoints())
     with pytest.raises(ValueError, match="start is"):
-        Processor(InMemory(), store, start="yesterday")
+        Processor(InMemory(), store, start="yesterday")  # type: ignore[arg-type]
 
 
 async def test_versions_that_readers_do_not_use_do_not_run(store: MemoryStore) -> None:

@@ -1,0 +1,105 @@
+"""The read side as type checkers see it: never run, as public_api.py."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import assert_type
+
+from bank import Deposited, Opened, Withdrawn
+
+from eventsrc import Batch, DynamoDBStore, Feed, Head, MemoryStore, Receipt, SQLiteStore
+from eventsrc.dynamodb import Export
+from eventsrc.processor import (
+    Context,
+    DynamoDBCheckpoints,
+    DynamoDBContext,
+    DynamoDBProjection,
+    DynamoDBRows,
+    Effects,
+    Leases,
+    MemoryProjection,
+    Mirror,
+    Parked,
+    Processor,
+    RowContext,
+    Runner,
+    SQLiteCheckpoints,
+    SQLiteContext,
+    SQLiteProjection,
+    Status,
+    Verified,
+    health,
+    lambda_handler,
+    rebuild,
+    status,
+    verify,
+)
+from eventsrc.publish import Published, events_api
+
+
+class Balances(MemoryProjection, tag="balances"):
+    def __init__(self) -> None:
+        self.balances: dict[str, int] = {}
+
+    def handle_deposited(self, event: Deposited, context: Context) -> None:
+        self.balances[context.stream] = event.amount
+
+
+class InSQLite(SQLiteProjection, tag="balances"):
+    version = 2
+
+    def handle_movements(self, events: Sequence[Deposited | Withdrawn], context: SQLiteContext) -> None:
+        context.db.execute("INSERT INTO balances VALUES (?, ?)", (context.stream, len(events)))
+
+
+class InDynamoDB(DynamoDBProjection, tag="balances"):
+    async def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+        context.add("read-models", {"PK": self.name, "SK": context.stream}, amount=event.amount)
+
+
+class InRows(DynamoDBRows, tag="balances"):
+    table = "read-models"
+
+    def key(self, stream: str) -> dict[str, str]:
+        return {"PK": self.name, "SK": stream}
+
+    def handle_opened(self, event: Opened, context: RowContext) -> None:
+        context.set(owner=event.owner)
+
+
+class Mails(Effects, tag="mails"):
+    async def handle_opened(self, event: Opened, context: Context) -> None:
+        assert_type(context.id, str)
+
+
+async def feeds(store: DynamoDBStore, export: Export) -> None:
+    for feed in (store, MemoryStore(), SQLiteStore("ledger.db"), export):
+        one: Feed = feed
+        assert_type(one.feed(after="", follow=False), AsyncGenerator[Batch])
+        assert_type(await one.end(), str)
+        assert_type(await one.remaining(""), int | None)
+        assert_type(one.heads(), AsyncGenerator[Sequence[Head]])
+
+
+async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt) -> None:
+    memory = Processor(Balances(), store, start="now")
+    assert_type(memory.projection.balances, dict[str, int])
+    await memory.run(until_caught_up=True)
+    await memory.wait_for(receipt, timeout=1.0)
+    async with SQLiteCheckpoints("model.db") as checkpoints, DynamoDBCheckpoints("models") as models:
+        processor = Processor(InSQLite(), store, checkpoints, attempts=3, on_error="stop")
+        rows = [Processor(each, table, models) for each in (InDynamoDB(), InRows(), Mails(), Mirror(store))]
+        await Runner(processor, memory, leases=Leases(slots=8), save_every=0.5).run(on_sigterm=True)
+        assert_type(await processor.parked(), Sequence[Parked])
+        await processor.skip("account-a-1", "why")
+        assert_type(await status(processor), Status)
+        assert_type(await verify(processor, deliver=False), Verified)
+        assert_type(health(processor, *rows), dict[str, str])
+        await rebuild(processor, progress=lambda done, total: print(done / total), on_error="park")
+        Processor(Balances(), store, start="yesterday")  # type: ignore[arg-type]
+        Processor(Balances(), store, on_error="ignore")  # type: ignore[arg-type]
+        Processor(Balances, store)  # type: ignore[type-var]
+        await rebuild(InSQLite())  # type: ignore[arg-type]
+    events_api(store, [Published(Deposited, type="deposited", data=lambda event: {"cents": event.amount})], source="/l")
+    lambda_handler(lambda: store)  # type: ignore[arg-type,return-value]
