@@ -112,7 +112,7 @@ class Runner:
                     await self._begin_anew()
                     await self._first_of(leases.beaten, self._stopping)
                 else:
-                    if not follow and not self._again.is_set():
+                    if not self._again.is_set() and not self._stopping.is_set():  # the feed has ended
                         if await self._patiently(leases.in_good_hands):
                             return
                         await self._first_of(leases.beaten, self._again, self._stopping)

@@ -24,12 +24,21 @@ class Verified(NamedTuple):
 async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified:
     """Compare all streams, and deliver what is missing, unless `deliver=False`.
 
-    Run it beside the processor, in its process, or while it is stopped. In another process it is exact all the same, by
-    the positions, but effects outside may be had twice. It reads through the whole store: see `Feed.heads`.
+    Run it beside the processor, in its process, or while it is stopped; a worker with leases compares what it holds. In
+    another process it is exact all the same, by the positions, but effects outside may be had twice. It reads through
+    the whole store: see `Feed.heads`.
     """
-    if not processor.held:
-        await processor.prepare()
-        await processor.join()
+    if processor.held:
+        return await _verified(processor, deliver)
+    await processor.prepare()
+    await processor.join()
+    try:
+        return await _verified(processor, deliver)
+    finally:
+        await processor.drop()
+
+
+async def _verified(processor: Processor[Any], deliver: bool) -> Verified:
     await processor.parking.look()
     streams = missing = parked = 0
     lost: list[Head] = []
@@ -45,21 +54,24 @@ async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified
                 position = positions.get(head.stream)
                 if head.stream in processor.parking.parked:
                     parked += 1
-                elif position is not None and position > head.version:
+                    continue
+                if position is None:
+                    position = await processor.begins_behind(head.stream)
+                if position > head.version and not await _commits(processor, head.stream, position):
                     lost.append(head)
-                elif position != head.version and (hint := await _hint(processor, head, position)) is not None:
-                    missing += head.version - (position or 0)
-                    hints.append(hint)
+                elif position < head.version:
+                    missing += head.version - position
+                    hints += await _commits(processor, head.stream, position + 1, head.version)
             if deliver and hints:
                 await processor.handle(hints)
                 await processor.settled()
     return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
 
 
-async def _hint(processor: Processor[Any], head: Head, position: int | None) -> Commit | None:
-    """The last commit of a stream; None if it is older than where the processor began."""
-    async with aclosing(processor.store.read(head.stream, after=head.version - 1, until=head.version)) as commits:
-        async for commit in commits:
-            began = processor.held[processor.slot_of(head.stream)].began
-            return commit if position is not None or commit.time >= began else None
-    return None
+async def _commits(processor: Processor[Any], stream: str, *versions: int) -> Sequence[Commit]:
+    """Those of these versions that are there now."""
+    found: dict[int, Commit] = {}
+    for version in versions:
+        async with aclosing(processor.store.read(stream, after=version - 1, until=version)) as commits:
+            found |= {commit.version: commit async for commit in commits}
+    return list(found.values())

@@ -341,3 +341,24 @@ async def test_one_reader_for_all_processors(store: MemoryStore) -> None:
         Runner(Processor(InMemory(), store), Processor(InMemory(), store))
     with pytest.raises(ValueError, match="needs processors"):
         Runner()
+
+
+class Ending(Shaky):
+    """A feed that ends, also for who follows, as one of an export does."""
+
+    begun = 0
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        self.begun += 1
+        async for batch in self._store.feed(after=after, follow=False):
+            yield batch
+
+
+async def test_with_leases_a_feed_that_ends_ends_the_run(store: MemoryStore) -> None:
+    await fill(store)
+    feed: Any = Ending(store)
+    processor = Processor(Outside(), store, MemoryCheckpoints(), feed=feed)
+    async with asyncio.timeout(20):
+        await Runner(processor, leases=Leases(ttl=0.5)).run()
+    assert await processor.projection.told() == await ids_of(store)
+    assert feed.begun <= 2
