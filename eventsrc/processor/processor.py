@@ -90,7 +90,7 @@ class Processor(Share, Generic[P]):
 
     def reached(self, batch: Batch) -> None:
         """All of a batch was given to `handle`."""
-        self.note(batch.checkpoint, worth=bool(batch.commits) or (batch.caught_up and not self._at_end))
+        self.note(batch.checkpoint)
         self._at_end = batch.caught_up
         self._note_end()
 
@@ -236,17 +236,23 @@ class Processor(Share, Generic[P]):
 
     async def _base(self, stream: str, told: Sequence[Commit]) -> int:
         """The version that a stream of which nothing was handled begins behind: 0, or where it was at the start."""
+        if self.feed.ordered and self.began(stream):
+            return min(commit.version for commit in told) - 1
+        return await self.begins_behind(stream)
+
+    def began(self, stream: str) -> int:
+        """What was stored before that is not to be handled, in µs since the epoch; 0 if all is."""
         held = self.held.get(self.slot_of(stream))
-        if held is None or not held.began:
+        return held.began if held is not None else 0
+
+    async def begins_behind(self, stream: str) -> int:
+        """The version that a stream begins behind, by the times of its commits."""
+        if not (began := self.began(stream)):
             return 0
-        first = min(told, key=lambda commit: commit.version)
-        if self.feed.ordered:
-            return first.version - 1
-        if first.time < held.began - _SKEW:
-            return first.version
-        async with aclosing(self.store.read(stream, until=first.version - 1, backward=True)) as earlier:
-            async for commit in earlier:
-                if commit.time < held.began - _SKEW:
+        earliest = began if self.feed.ordered else began - _SKEW
+        async with aclosing(self.store.read(stream, backward=True)) as commits:
+            async for commit in commits:
+                if commit.time < earliest:
                     return commit.version
         return 0
 

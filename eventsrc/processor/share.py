@@ -133,17 +133,17 @@ class Share:
         """
         self.feed.earliest([checkpoint])
         await self.take_all()
-        self.note(checkpoint, worth=True)
+        self.note(checkpoint)
         await self.write()
         self.held.clear()
         self.changed()
 
-    def note(self, checkpoint: str, *, worth: bool) -> None:
-        """The feed was read up to there; `worth` is whether that is to be written."""
-        self.checkpoint, self._unsaved = checkpoint, self._unsaved or worth
+    def note(self, checkpoint: str) -> None:
+        """The feed was read up to there, with commits or without: a checkpoint wears out."""
+        self.checkpoint, self._unsaved = checkpoint, True
 
     async def write(self) -> None:
-        """Write how far the feed was read, if it is worth it. Raises Fenced, StoreError."""
+        """Write how far the feed was read, if that was not written yet. Raises Fenced, StoreError."""
         if not self._unsaved:
             return
         for number, slot in self.held.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -57,21 +57,22 @@ async def _verified(processor: Processor[Any], deliver: bool) -> Verified:
                     continue
                 if position is None:
                     position = await processor.begins_behind(head.stream)
-                if position > head.version and not await _commits(processor, head.stream, position):
-                    lost.append(head)
+                if position > head.version and not await _commits(processor, head.stream, {position}):
+                    lost.append(head)  # and not: it has gone on since its head was read
                 elif position < head.version:
                     missing += head.version - position
-                    hints += await _commits(processor, head.stream, position + 1, head.version)
+                    first = {position + 1} if processor.began(head.stream) else set()  # of a new stream, where to begin
+                    hints += await _commits(processor, head.stream, {*first, head.version})
             if deliver and hints:
                 await processor.handle(hints)
                 await processor.settled()
     return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
 
 
-async def _commits(processor: Processor[Any], stream: str, *versions: int) -> Sequence[Commit]:
+async def _commits(processor: Processor[Any], stream: str, versions: Set[int]) -> Sequence[Commit]:
     """Those of these versions that are there now."""
-    found: dict[int, Commit] = {}
+    found: list[Commit] = []
     for version in versions:
         async with aclosing(processor.store.read(stream, after=version - 1, until=version)) as commits:
-            found |= {commit.version: commit async for commit in commits}
-    return list(found.values())
+            found += [commit async for commit in commits]
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,23 @@ async def test_a_stream_that_ends_too_early_is_told(store: MemoryStore, checkpoi
         found = await verify(Processor(processor.projection, restored, checkpoints))
     assert list(found.lost) == [Head("account-a-1", 2)]
     assert found.missing == 0
+
+
+async def test_a_stream_that_goes_on_meanwhile_is_not_lost(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, accounts=2)
+    processor = await hinted(store, checkpoints, 2)
+    heads = await store._heads("")
+
+    async def as_they_were(after: str) -> Sequence[Head]:
+        return [] if after else heads
+
+    monkeypatch.setattr(store, "_heads", as_they_were)
+    await deposit(store, "a-1", 1)
+    await processor.handle(await commits_of(store))
+    found = await verify(processor)
+    assert (list(found.lost), found.missing) == ([], 0)
 
 
 async def test_what_is_older_than_the_start_is_not_missing(store: MemoryStore) -> None:
