@@ -13,7 +13,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from eventsrc import Commit, Fenced, MemoryStore, StoreUnavailable, Throttled
-from eventsrc.feed import Batch, Head
+from eventsrc.feed import Batch, Feed, Head
 from eventsrc.processor import SQLiteCheckpoints
 from eventsrc.processor.sqlite_checkpoints import _SCHEMA
 from eventsrc.store import MAX_VERSION
@@ -115,8 +115,8 @@ class HostileFeed:
 
     ordered = False
 
-    def __init__(self, store: MemoryStore, chaos: Chaos) -> None:
-        self._store, self._chaos = store, chaos
+    def __init__(self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5)) -> None:
+        self._store, self._chaos, self._pauses = store, chaos, pauses
         self.told = 0
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
@@ -136,9 +136,12 @@ class HostileFeed:
                     told = [c for c in told if c not in late]
                     if chaos.strikes("feed failed"):
                         raise dice.choice((Throttled, StoreUnavailable))("the feed")
-                    await asyncio.sleep(dice.choice((0.0, 0.01, 0.5)))
+                    await asyncio.sleep(dice.choice(self._pauses))
                     if not late or not chaos.is_lossless:
-                        reached = batch.checkpoint if not commits else str(some[-1].position)
+                        if not commits:
+                            reached = batch.checkpoint
+                        elif (position := some[-1].position) is not None:  # a feed of hints has no place amid a batch
+                            reached = str(position)
                     self.told += len(told)
                     is_end = not commits and not late
                     yield Batch(told, reached, batch.caught_up and is_end)

@@ -73,15 +73,15 @@ FAULTS: Sequence[Fault] = (
 class Dice:
     """Which requests meet which fault."""
 
-    def __init__(self, seed: int, rate: float) -> None:
+    def __init__(self, seed: int, rate: float, faults: Sequence[Fault] = FAULTS) -> None:
         self.injected: Counter[str] = Counter()
-        self.rate = rate
+        self.rate, self._faults = rate, faults
         self._random = Random(seed)
 
     def __call__(self) -> Fault:
         if self._random.random() >= self.rate:
             return PASS
-        fault = self._random.choice(FAULTS)
+        fault = self._random.choice(self._faults)
         self.injected[fault if isinstance(fault, str) else f"answer {fault.status}"] += 1
         return fault
 
@@ -110,7 +110,7 @@ async def campaign(operations: int, seed: int, endpoint: str, rate: float = 0.05
                 await work.go_on()
                 violations += work.violations
             dice.rate, rounds = share, rounds + 1
-        logs = {layout: await _logs(endpoint, table) for layout, table in tables.items()}
+        logs = {layout: await logs(endpoint, table) for layout, table in tables.items()}
     findings = history.check({stream: log for each in logs.values() for stream, log in each.items()})
     findings.violations.extend(violations)
     seconds = perf_counter() - begun
@@ -138,7 +138,7 @@ def _work(history: History, random: Random, proxy: Proxy, tables: dict[str, str]
     return Workload(history, random, make_store, ids, policy, clock=monotonic, deadline=2 * DEADLINE + 2.0)
 
 
-async def _logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
+async def logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
     """What is stored, read past the library's reads."""
     items = Items("PK", "SK", None)
     logs: dict[str, list[Commit]] = {}
