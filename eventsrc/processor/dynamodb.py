@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
+from inspect import isawaitable
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -132,7 +133,7 @@ class DynamoDBProjection(Projection):
             for handler, given, commit, index in self._handlers.calls(run.commits):
                 context = [DynamoDBContext(commit, index, run.muted, writes)] if handler.with_context else []
                 result = handler.call(self, given, *context)
-                if handler.awaits:
+                if isawaitable(result):
                     await result
             actions = writes.actions()
         except Exception as error:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from decimal import Decimal
+from inspect import isawaitable
 from typing import Any, ClassVar
 
 import msgspec
@@ -155,7 +156,7 @@ class DynamoDBRows(Projection):
             for handler, given, commit, index in self._handlers.calls(run.commits):
                 context = [RowContext(commit, index, run.muted, changes)] if handler.with_context else []
                 result = handler.call(self, given, *context)
-                if handler.awaits:
+                if isawaitable(result):
                     await result
         except Exception as error:
             raise HandlerFailed(error) from error

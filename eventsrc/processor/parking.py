@@ -188,9 +188,9 @@ class Parking:
             if not page and aside.latest <= position:
                 return
             run = Run(stream, position, page, await processor.fence_of(stream))
+            processor.forget(stream)
             for part in await processor.split([run]) if page else ():
                 for failure in await processor.projection.apply([part]):
-                    processor.forget(stream)
                     if not isinstance(failure.error, PositionMoved):
                         raise failure.error
                     break

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
+from inspect import isawaitable
 from typing import Any, ClassVar, NamedTuple
 
 from ..errors import WiringError
@@ -182,7 +183,7 @@ class Effects(Projection):
             for handler, given, _, index in self._handlers.calls((commit,)):
                 context = [Context(commit, index, muted=False)] if handler.with_context else []
                 result = handler.call(self, given, *context)
-                if handler.awaits:
+                if isawaitable(result):
                     await result
         except Exception as error:
             raise HandlerFailed(error) from error
@@ -199,6 +200,11 @@ async def side_by_side(
         async with free:
             try:
                 await handle(run)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                failures.append(Failure(run, HandlerFailed(RuntimeError("what a handler waited for was cancelled"))))
             except Exception as error:  # noqa: BLE001  # it is told with its run
                 failures.append(Failure(run, error))
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .checkpoints import Checkpoints
 from .projection import Failure, Guarantee, Projection
-from .run import Context, HandlerFailed, Run
+from .run import Context, HandlerFailed, PositionMoved, Run
 from .sqlite_checkpoints import SQLiteCheckpoints, advance
+
+_ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
+_OF_THE_FILE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}
+"""Codes of errors that are no handler's fault."""
 
 
 class Database:
@@ -21,10 +34,17 @@ class Database:
         self._connection = connection
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        self._check(statement)
         return self._connection.execute(statement, values)
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
+        self._check(statement)
         return self._connection.executemany(statement, rows)
+
+    def _check(self, statement: str) -> None:
+        """Other streams' positions are in the transaction too, so it must not end before their handlers were called."""
+        if _ENDS.match(statement) or not self._connection.in_transaction:
+            raise RuntimeError("a handler ends the transaction; the position belongs to it, so leave it open")
 
 
 class SQLiteContext(Context):
@@ -58,12 +78,21 @@ class SQLiteProjection(Projection):
         super().bind(checkpoints)
 
     async def prepare(self) -> None:
-        await self._checkpoints.write(lambda db: self.create(Database(db)))
+        def make(db: sqlite3.Connection) -> None:
+            try:
+                self.create(Database(db))
+            except Exception as error:
+                raise HandlerFailed(error) from error
+
+        try:
+            await self._checkpoints.write(make)
+        except HandlerFailed as failed:
+            raise failed.error from None
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
         try:
             await self._checkpoints.write(lambda db: self._handle(db, runs))
-        except Exception as error:  # noqa: BLE001  # it is told with its run
+        except (HandlerFailed, PositionMoved) as error:
             if len(runs) == 1 and len(runs[0].commits) == 1:
                 return [Failure(runs[0], error)]
         else:
@@ -76,7 +105,7 @@ class SQLiteProjection(Projection):
             alone = run._replace(after=commit.version - 1, commits=(commit,))
             try:
                 await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # it is awaited here
-            except Exception as error:  # noqa: BLE001  # as above
+            except (HandlerFailed, PositionMoved) as error:
                 return [Failure(run, error)]
         return []
 
@@ -85,8 +114,10 @@ class SQLiteProjection(Projection):
         try:
             self._call(Database(db), runs)
             if not db.in_transaction:
-                raise RuntimeError("a handler ended the transaction; the position belongs to it, so leave it open")
+                raise RuntimeError("a handler has ended the transaction; the position belongs to it, so leave it open")
         except Exception as error:
+            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_FILE:
+                raise
             raise HandlerFailed(error) from error
 
     def _call(self, database: Database, runs: Sequence[Run]) -> None:

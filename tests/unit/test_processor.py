@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from bank import Opened
 from ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running, until
 from msgspec import structs
 
@@ -21,8 +20,6 @@ from eventsrc.processor import (
     MemoryCheckpoints,
     Processor,
     SQLiteCheckpoints,
-    SQLiteContext,
-    SQLiteProjection,
 )
 from eventsrc.processor.checkpoints import now
 
@@ -335,20 +332,6 @@ async def test_waiting_for_ones_own_write_ends(store: MemoryStore, make: Make) -
     with pytest.raises(TimeoutError):
         await processor.wait_for(await deposit(store, "a-0", 1), timeout=0.05)
     assert not processor._waiting
-
-
-class Commits(SQLiteProjection, tag="commits"):
-    def handle_opened(self, event: Opened, context: SQLiteContext) -> None:
-        context.db.execute("COMMIT")
-
-
-async def test_a_handler_that_ends_the_transaction_is_told(store: MemoryStore, tmp_path: Path) -> None:
-    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
-        await fill(store, accounts=1, deposits=1)
-        processor = Processor(Commits(), store, checkpoints, attempts=1)
-        await processor.run(until_caught_up=True)
-        [parked] = await processor.parked()
-        assert "ended the transaction" in parked.error
 
 
 async def test_what_does_not_fit_together_is_refused(store: MemoryStore, tmp_path: Path) -> None:
