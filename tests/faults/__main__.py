@@ -76,9 +76,9 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
 
 
 def main() -> int:
-    layers = ["simulation", "reading", "workers", "live", "power", "crashes", "fuzz", "model", "mutants"]
+    layers = ["simulation", "reading", "reading-dynamodb", "workers", "live", "power", "crashes", "fuzz", "model"]
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=layers)
+    parser.add_argument("only", nargs="?", choices=[*layers, "mutants"])
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many histories to simulate")
     options = parser.parse_args()

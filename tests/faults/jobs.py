@@ -9,7 +9,19 @@ from tempfile import TemporaryDirectory
 
 from eventsrc.local import dynamodb_local
 
-from . import crashes, fuzz, live, model, mutants, power, reading, reading_mutants, simulation, workers
+from . import (
+    crashes,
+    fuzz,
+    live,
+    model,
+    mutants,
+    power,
+    reading,
+    reading_dynamodb,
+    reading_mutants,
+    simulation,
+    workers,
+)
 from .mutants import MUTANTS, Verdict
 from .reading_mutants import READING
 from .report import Layer
@@ -19,7 +31,7 @@ CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
 KILLS, SERVER_KILLS = 50, 3
-SIGNALS = 40
+SIGNALS, DYNAMODB_SIGNALS = 40, 4
 EXAMPLES = 120
 
 Job = tuple[Callable[..., Layer], tuple[int, ...]]
@@ -64,6 +76,15 @@ def _workers(times: int, seed: int) -> Layer:
         return workers.campaign(times, seed, Path(folder))
 
 
+def _reading_dynamodb(times: int, seed: int) -> Layer:
+    async def work(folder: Path) -> Layer:
+        async with dynamodb_local() as local:
+            return await reading_dynamodb.campaign(times, seed, folder, local.endpoint_url)
+
+    with TemporaryDirectory() as folder:
+        return asyncio.run(work(Path(folder)))
+
+
 HUNTS = len(MUTANTS) + len(READING)
 
 
@@ -81,6 +102,7 @@ def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
         "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],
         "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
         "workers": [(_workers, (SIGNALS // 2, seed + each)) for each in range(2)],
+        "reading-dynamodb": [(_reading_dynamodb, (DYNAMODB_SIGNALS, seed + each)) for each in range(2)],
         "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in range(0, seeds, PART)],

@@ -45,7 +45,7 @@ LAYOUTS = ("snapshot-last", "snapshot-first", "interleaved")
 CLIENTS, STEPS = 24, 36  # of a round, on streams of its own
 STREAMS = 12
 
-FAULTS: Sequence[Fault] = (
+HARM: tuple[Fault, ...] = (  # which any network and any service does
     LOST,
     ANSWER_LOST,
     RESET,
@@ -54,11 +54,15 @@ FAULTS: Sequence[Fault] = (
     TWICE,
     LATE,
     SLOW,
-    STALL,
     error("ThrottlingException"),
     error("ProvisionedThroughputExceededException"),
     error("InternalServerError", 500),
     error("InternalServerError", 500, forwarded=True),
+)
+
+FAULTS: Sequence[Fault] = (
+    *HARM,
+    STALL,
     error("TransactionInProgressException"),
     error("TeapotException", 418, forwarded=True),
     Answer(200, b"{}"),
@@ -110,7 +114,7 @@ async def campaign(operations: int, seed: int, endpoint: str, rate: float = 0.05
                 await work.go_on()
                 violations += work.violations
             dice.rate, rounds = share, rounds + 1
-        logs = {layout: await logs(endpoint, table) for layout, table in tables.items()}
+        logs = {layout: await stored_logs(endpoint, table) for layout, table in tables.items()}
     findings = history.check({stream: log for each in logs.values() for stream, log in each.items()})
     findings.violations.extend(violations)
     seconds = perf_counter() - begun
@@ -138,7 +142,7 @@ def _work(history: History, random: Random, proxy: Proxy, tables: dict[str, str]
     return Workload(history, random, make_store, ids, policy, clock=monotonic, deadline=2 * DEADLINE + 2.0)
 
 
-async def logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
+async def stored_logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
     """What is stored, read past the library's reads."""
     items = Items("PK", "SK", None)
     logs: dict[str, list[Commit]] = {}
