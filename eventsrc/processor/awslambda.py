@@ -135,7 +135,8 @@ class LambdaHandler:
         try:
             async with asyncio.timeout(self._margin / 2):
                 positions = await processor.positions(list({each.stream for each in told}))
-                parked = {each.stream for each in await processor.parked()}
+                found = await processor.checkpoints.parked(processor.name, {each.stream for each in told})
+                parked = {each.stream for each in found if not each.released}
         except _PASSING:
             positions, parked = {}, set()
         return [

@@ -42,6 +42,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     error: str  # the last one's type, text and place; it may quote the event
     attempts: int
     since: int  # µs since the epoch
+    released: bool = False  # it is handled again, and who retried it makes sure that nothing came too early for that
 
     @property
     def at(self) -> datetime:
@@ -123,10 +124,12 @@ class Checkpoints(ABC):
     async def park(self, processor: str, parked: Parked) -> None: ...
 
     @abstractmethod
-    async def unpark(self, processor: str, stream: str) -> None: ...
+    async def unpark(self, processor: str, parked: Parked) -> None:
+        """Forget this, unless something else is noted of the stream meanwhile."""
 
     @abstractmethod
-    async def parked(self, processor: str) -> Sequence[Parked]: ...
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        """All, or what is noted of these streams."""
 
     @abstractmethod
     async def note_skipped(self, processor: str, skipped: Skipped) -> None: ...
@@ -216,11 +219,13 @@ class MemoryCheckpoints(Checkpoints):
     async def park(self, processor: str, parked: Parked) -> None:
         self._parked.setdefault(processor, {})[parked.stream] = parked
 
-    async def unpark(self, processor: str, stream: str) -> None:
-        self._parked.get(processor, {}).pop(stream, None)
+    async def unpark(self, processor: str, parked: Parked) -> None:
+        if (known := self._parked.get(processor, {})).get(parked.stream) == parked:
+            del known[parked.stream]
 
-    async def parked(self, processor: str) -> Sequence[Parked]:
-        return list(self._parked.get(processor, {}).values())
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        known = self._parked.get(processor, {})
+        return [known[stream] for stream in (known if streams is None else streams) if stream in known]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
         self._skipped.setdefault(processor, []).append(skipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from inspect import isawaitable
-from typing import Any, ClassVar
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -114,7 +114,6 @@ class DynamoDBProjection(Projection):
 
     guarantee = Guarantee.TRANSACTION
     awaits = True
-    concurrency: ClassVar[int] = 32
     _checkpoints: DynamoDBCheckpoints
 
     def bind(self, checkpoints: Checkpoints) -> None:
@@ -122,7 +121,7 @@ class DynamoDBProjection(Projection):
         super().bind(checkpoints)
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self.concurrency)
+        return await side_by_side(runs, self._by_halves, self._free)
 
     async def _by_halves(self, run: Run) -> None:
         await by_halves(run, self._handle)

@@ -197,18 +197,22 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.delete(self.table.key(_WORKERS, worker))
 
     async def park(self, processor: str, parked: Parked) -> None:
-        short = msgspec.structs.replace(parked, error=parked.error[:_MAX_ERROR])  # it has to fit into an item
-        key = self.table.key(f"@{processor}", f"parked#{_sort(parked.stream)}")
-        await self.table.put({**key, "parked": {"S": _json(short)}})
+        await self.table.put({**self._parked_key(processor, parked.stream), "parked": {"S": _json(_short(parked))}})
 
-    async def unpark(self, processor: str, stream: str) -> None:
-        place = f"@{processor}", f"parked#{_sort(stream)}"
-        if (item := await self.table.read(*place)) is not None:
-            # Only this one: a try that the network has held back must not undo that it is parked anew.
-            await self.table.delete(self.table.key(*place), only_if=("parked", text(item, "parked")))
+    async def unpark(self, processor: str, parked: Parked) -> None:
+        # So a try that the network has held back does not undo that it is parked anew, either.
+        await self.table.delete(self._parked_key(processor, parked.stream), only_if=("parked", _json(_short(parked))))
 
-    async def parked(self, processor: str) -> Sequence[Parked]:
-        return [_parked(text(item, "parked")) for item in await self.table.all(f"@{processor}", "parked#")]
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        if streams is None:
+            items: Sequence[Item] = await self.table.all(f"@{processor}", "parked#")
+        else:
+            keys = [self._parked_key(processor, stream) for stream in dict.fromkeys(streams)]
+            items = await self.table.get(self.table.name, keys, ["parked"])
+        return [_parked(text(item, "parked")) for item in items]
+
+    def _parked_key(self, processor: str, stream: str) -> dict[str, Any]:
+        return self.table.key(f"@{processor}", f"parked#{_sort(stream)}")
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
         place = f"{skipped.time:020}#{_sort(skipped.stream)}@{skipped.version}"
@@ -274,6 +278,11 @@ def _named(*names: str) -> dict[str, str]:
 
 def _numbers(values: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     return {name: {"N": str(value)} for name, value in values.items()}
+
+
+def _short(parked: Parked) -> Parked:
+    """It has to fit into an item."""
+    return msgspec.structs.replace(parked, error=parked.error[:_MAX_ERROR])
 
 
 def _json(value: Slot | Parked | Skipped) -> str:

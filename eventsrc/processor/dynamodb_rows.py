@@ -106,7 +106,6 @@ class DynamoDBRows(Projection):
 
     guarantee = Guarantee.ROW
     awaits = True
-    concurrency: ClassVar[int] = 32
     table: ClassVar[str] = ""
     position_attribute: ClassVar[str] = "eventsrc"
     _checkpoints: DynamoDBCheckpoints
@@ -145,7 +144,7 @@ class DynamoDBRows(Projection):
         await self._write(run, Changes())
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self.concurrency)
+        return await side_by_side(runs, self._by_halves, self._free)
 
     async def _by_halves(self, run: Run) -> None:
         await by_halves(run, self._handle)

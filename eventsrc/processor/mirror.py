@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import aclosing
-from typing import ClassVar
 
 from ..errors import CommitOutcomeUnknown, ConflictError, StoreUnavailable
 from ..many import loaded
@@ -37,7 +36,6 @@ class Mirror(Projection, tag="mirror"):
 
     guarantee = Guarantee.ROW
     skips = False
-    concurrency: ClassVar[int] = 32
 
     def __init__(self, target: Store) -> None:
         self.target = target
@@ -68,7 +66,7 @@ class Mirror(Projection, tag="mirror"):
         return await self.positions(streams)
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._copy, self.concurrency)
+        return await side_by_side(runs, self._copy, self._free)
 
     async def _copy(self, run: Run) -> None:
         for commit in run.commits:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 TRANSIENT = (Throttled, StoreUnavailable)  # what is waited for
+_AT_ONCE = 32  # streams that catch up; each has a page in memory
 _PAGE = 100  # commits that are read and handled at once
 _WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # seconds
 
@@ -40,23 +43,31 @@ class Parking:
         self._processor, self._attempts, self.stops = processor, attempts, stops
         self.aside: dict[str, Aside] = {}
         self.parked: dict[str, Parked] = {}
-        self.failure: Exception | None = None
         self._changes = 0  # that this one has made of what is parked
+        self.begin()
 
-    async def look(self) -> None:
-        """Learn what is parked: any process may have retried or skipped it."""
+    def begin(self) -> None:
+        """Forget what went wrong in an earlier run."""
+        self.failure: Exception | None = None
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        """Learn what is parked, of these streams or of all: any process may have retried or skipped it."""
         processor = self._processor
         found: Sequence[Parked] = ()
         changes = -1
         while changes != self._changes:  # what was read may be older than what was written meanwhile
             changes = self._changes
-            found = await processor.checkpoints.parked(processor.name)
-        self.parked = {each.stream: each for each in found}
+            found = await processor.checkpoints.parked(processor.name, streams)
+        for stream in streams if streams is not None else list(self.parked):
+            self.parked.pop(stream, None)
+        self.parked |= {each.stream: each for each in found if not each.released}
+        return found
 
     async def passed(self, streams: Collection[str]) -> set[str]:
         """Which of these the feed passes by."""
-        if self.parked.keys() & streams:
-            await self.look()
+        if parked := self.parked.keys() & streams:
+            await self.look(parked)
         return {stream for stream in streams if stream in self.parked or stream in self.aside}
 
     def told(self, stream: str, version: int) -> None:
@@ -65,6 +76,9 @@ class Parking:
 
     def set_aside(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
         """Have a task of its own go on with a stream, at least up to a version; the others need not wait."""
+        if stream in self.aside:  # it is being retried
+            self.told(stream, version)
+            return
         aside = self.aside[stream] = Aside(base)
         aside.latest = version
         aside.task = asyncio.create_task(self._go_on(stream, failed))
@@ -79,49 +93,59 @@ class Parking:
         tasks = {stream: aside.task for stream, aside in self.aside.items() if aside.task is not None}
         for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
-        for stream in tasks:  # a task that had not begun has not done it
-            self.aside.pop(stream, None)
+        try:
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        finally:
+            for stream in tasks:  # a task that had not begun has not done it
+                self.aside.pop(stream, None)
 
     async def retry(self, stream: str) -> None:
-        parked = await self._find(stream)
-        await self._take_out(stream, parked)
+        await self._take_out(await self._find(stream))
 
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
         if not processor.projection.skips:
             raise ValueError(f"{processor.name} passes over nothing; mend what parked {stream}, and retry")
-        position = (await processor.positions([stream])).get(stream, parked.version - 1)
-        if position + 1 == parked.version:
-            skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
-            await processor.checkpoints.note_skipped(processor.name, skipped)
-            fence = await processor.fence_of(stream)
-            await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
-        await self._take_out(stream, parked)
+        await self._take_out(parked, reason)
 
     async def _find(self, stream: str) -> Parked:
-        await self.look()
-        if stream not in self.parked:
+        found = await self.look([stream])
+        if not found:
             raise ValueError(f"{self._processor.name} has not parked {stream}")
         if stream in self.aside:
             raise RuntimeError(f"{stream} is being retried already")
-        return self.parked[stream]
+        return found[0]
 
-    async def _take_out(self, stream: str, parked: Parked) -> None:
-        """Handle a parked stream to its end, and release it."""
-        processor = self._processor
+    async def _take_out(self, parked: Parked, reason: str = "") -> None:
+        """Handle a parked stream to its end, but for its first commit if there is a reason, and release it."""
+        processor, stream = self._processor, parked.stream
         self.aside[stream] = Aside(parked.version - 1)
         try:
+            if reason:
+                await self._pass_over(parked, reason)
             await self._catch_up(stream)
-            await processor.checkpoints.unpark(processor.name, stream)
+            released = structs.replace(parked, released=True)
+            await processor.checkpoints.park(processor.name, released)
             self._changes += 1
             self.parked.pop(stream, None)
-            await self._catch_up(stream)  # what came while it was still parked
+            await self._catch_up(stream)  # what was told while it was still parked; who fails in this retries again
+            await processor.checkpoints.unpark(processor.name, released)
         except HandlerFailed as failed:
             await self._park(stream, failed, parked.attempts + 1, parked.since)
             raise StreamParked(processor.name, stream, self.parked[stream].version) from failed.error
         finally:
             self.aside.pop(stream, None)
+
+    async def _pass_over(self, parked: Parked, reason: str) -> None:
+        processor, stream = self._processor, parked.stream
+        position = await self._position(stream)
+        if position + 1 == parked.version:
+            skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
+            await processor.checkpoints.note_skipped(processor.name, skipped)
+            fence = await processor.fence_of(stream)
+            with suppress(PositionMoved):  # somebody else has handled it
+                await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
+            processor.forget(stream)
 
     async def _go_on(self, stream: str, failed: HandlerFailed | None) -> None:
         try:
@@ -133,17 +157,21 @@ class Parking:
 
     async def _try_again(self, stream: str, failed: HandlerFailed | None) -> None:
         """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
-        failures = 1 if failed else 0
+        failures = 1 if failed else 0  # of the commit behind `at`
+        at: int | None = None
 
         async def once() -> None:
-            nonlocal failures, failed
+            nonlocal failures, failed, at
             if failures >= self._attempts and failed is not None:
                 raise failed
-            try:
-                await self._catch_up(stream)
-            except HandlerFailed as error:
-                failures, failed = failures + 1, error
-                raise
+            async with self._room:
+                try:
+                    at = await self._position(stream) if at is None else at
+                    await self._catch_up(stream)
+                except HandlerFailed as error:
+                    before, at = at, await self._position(stream)
+                    failures, failed = failures + 1 if at == before else 1, error
+                    raise
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
@@ -231,4 +259,5 @@ def _told(error: Exception) -> str:
     """For who looks at what is parked: type, text, and the last place in the code."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    text = str(error).encode(errors="replace").decode()  # it may have surrogates
+    return f"{type(error).__name__}: {text}{place}"

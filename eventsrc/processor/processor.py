@@ -61,7 +61,7 @@ class Processor(Share, Generic[P]):
         super().__init__(projection, checkpoints, used, from_now=start == "now")
         self.projection, self.store = projection, store
         projection.bind(checkpoints)
-        projection._store = store
+        projection._store, projection._free = store, asyncio.Semaphore(projection.concurrency)
         self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
         self.in_flight = 0  # commits that handlers have now
         self.commits = 0  # that were handled since this object was made
@@ -80,8 +80,9 @@ class Processor(Share, Generic[P]):
         if self._passing is None:
             await self.check_active()
         await self.projection.prepare()
+        self.projection._free = asyncio.Semaphore(self.projection.concurrency)
         await self.parking.look()
-        self.parking.failure = None
+        self.parking.begin()
 
     def beside(self, other: str | None) -> None:
         """From now on, go as far as this other version is and no further, muted; None: go on alone."""
@@ -186,8 +187,8 @@ class Processor(Share, Generic[P]):
         try:
             async with asyncio.timeout(timeout):
                 while (await self.positions([stream])).get(stream, 0) < version:
-                    for parked in await self.checkpoints.parked(self.name):
-                        if parked.stream == stream and parked.version <= version:
+                    for parked in await self.checkpoints.parked(self.name, [stream]):
+                        if parked.version <= version and not parked.released:
                             raise StreamParked(self.name, stream, parked.version)
                     try:
                         async with asyncio.timeout(pause):  # another process may be the one that handles it
@@ -201,7 +202,7 @@ class Processor(Share, Generic[P]):
                 del self._waiting[stream]
 
     async def parked(self) -> Sequence[Parked]:
-        """The streams that are held back."""
+        """The streams that are held back, and those whose retry broke off as it ended: retry them too."""
         return await self.checkpoints.parked(self.name)
 
     async def retry(self, stream: str) -> None:

@@ -57,10 +57,12 @@ class Projection(ABC):
     guarantee: ClassVar[Guarantee]
     awaits: ClassVar[bool] = False  # whether handlers may be async
     skips: ClassVar[bool] = True  # whether a commit may be passed over
+    concurrency: ClassVar[int] = 32  # streams that are handled side by side, where a kind does that
 
     _handlers: Handlers
     _checkpoints: Any  # Checkpoints, of the kind that it needs
-    _store: Store  # that it is told of; processors set it
+    _store: Store  # that it is told of; processors set it, as well as
+    _free: asyncio.Semaphore  # which is for `concurrency`
 
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -167,10 +169,9 @@ class Effects(Projection):
 
     guarantee = Guarantee.KEY
     awaits = True
-    concurrency: ClassVar[int] = 32
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._handle, self.concurrency)
+        return await side_by_side(runs, self._handle, self._free)
 
     async def _handle(self, run: Run) -> None:
         for commit in run.commits:
@@ -190,10 +191,9 @@ class Effects(Projection):
 
 
 async def side_by_side(
-    runs: Sequence[Run], handle: Callable[[Run], Awaitable[None]], concurrency: int
+    runs: Sequence[Run], handle: Callable[[Run], Awaitable[None]], free: asyncio.Semaphore
 ) -> Sequence[Failure]:
-    """Handle so many at a time; returns those that failed."""
-    free = asyncio.Semaphore(concurrency)
+    """Handle as many at a time as are free; returns those that failed."""
     failures: list[Failure] = []
 
     async def one(run: Run) -> None:

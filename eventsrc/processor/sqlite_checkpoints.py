@@ -124,15 +124,18 @@ class SQLiteCheckpoints(Checkpoints):
         raise failure
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+        query = "SELECT stream, version FROM eventsrc_positions WHERE processor = ?"
+        return dict(await self._of_streams(query, processor, streams))
+
+    async def _of_streams(self, query: str, processor: str, streams: Collection[str]) -> list[Any]:
         asked = list(streams)
 
-        def work(db: sqlite3.Connection) -> dict[str, int]:
-            found: dict[str, int] = {}
+        def work(db: sqlite3.Connection) -> list[Any]:
+            found: list[Any] = []
             for start in range(0, len(asked), _FEW):
                 some = asked[start : start + _FEW]
                 marks = ", ".join("?" * len(some))
-                query = f"SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream IN ({marks})"
-                found.update(db.execute(query, (processor, *some)))
+                found += db.execute(f"{query} AND stream IN ({marks})", (processor, *some))
             return found
 
         return await self.read(work)
@@ -183,12 +186,16 @@ class SQLiteCheckpoints(Checkpoints):
             "INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", (processor, parked.stream, _text(parked))
         )
 
-    async def unpark(self, processor: str, stream: str) -> None:
-        await self._execute("DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ?", (processor, stream))
+    async def unpark(self, processor: str, parked: Parked) -> None:
+        delete = "DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ? AND parked = ?"
+        await self._execute(delete, (processor, parked.stream, _text(parked)))
 
-    async def parked(self, processor: str) -> Sequence[Parked]:
-        query = "SELECT parked FROM eventsrc_parked WHERE processor = ? ORDER BY stream"
-        rows = await self.read(lambda db: db.execute(query, (processor,)).fetchall())
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        query = "SELECT parked FROM eventsrc_parked WHERE processor = ?"
+        if streams is None:
+            rows = await self.read(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
+        else:
+            rows = await self._of_streams(query, processor, streams)
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from tables import checkpoints_on, fresh_name, session
 
 from eventsrc import Fenced, StoreClosed, StoreError
@@ -191,8 +192,11 @@ async def test_parked_streams(both: tuple[Checkpoints, Checkpoints]) -> None:
     assert sorted(await other.parked(P), key=lambda each: each.stream) == sorted(parked, key=lambda each: each.stream)
     again = Parked(stream="s-1", version=6, error="", attempts=7, since=17)
     await other.park(P, again)
-    await other.unpark(P, LONG)
-    await other.unpark(P, "s-9")
+    assert sorted(each.stream for each in await other.parked(P, ["s-1", LONG, "s-9"])) == [LONG, "s-1"]
+    assert await other.parked(P, []) == []
+    await other.unpark(P, parked[1])
+    await other.unpark(P, structs.replace(again, stream="s-9"))
+    await other.unpark(P, structs.replace(again, released=True))  # not what is noted
     assert await one.parked(P) == [again]
     assert parked[0].at.year == 1970
 

@@ -102,8 +102,8 @@ async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(be
 async def test_a_stream_that_is_parked_anew_stays_so_whatever_lands_late(bench: Bench) -> None:
     parked = [Parked(stream="s-1", version=4, error="", attempts=attempts, since=1) for attempts in (5, 6)]
     await bench.faulty.park("p@1", parked[0])
-    bench.proxy.faults = [PASS, LATE]
-    await bench.faulty.unpark("p@1", "s-1")
+    bench.proxy.faults = [LATE]
+    await bench.faulty.unpark("p@1", parked[0])
     assert await bench.direct.parked("p@1") == []
     await bench.faulty.park("p@1", parked[1])
     await asyncio.gather(*bench.proxy.late)
