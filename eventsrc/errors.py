@@ -280,8 +280,10 @@ class StoreRejected(StoreError):
 class FeedTrimmed(StoreError):
     """A feed cannot go on where it was without missing something, for a `reason`; it has told nothing beyond that.
 
-    Begin anew with an empty checkpoint, which reads the table, or from an export of it, and keep what the processors
-    know of the streams: what they have handled they drop.
+    A table's stream keeps changes for a day; or the store was restored, or is another one. Begin anew with an empty
+    checkpoint (`Processor.go_on_from`), which reads all there is, or from an export. What processors have handled they
+    drop; `verify` tells which streams they have handled further than the store goes. For other data, drop the read
+    model and begin with nothing (`Processor.forget`).
     """
 
     def __init__(self, reason: str) -> None:

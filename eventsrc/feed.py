@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from .errors import FeedTrimmed
 from .store import Commit, Store
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Feed(Protocol):
 
         Memory stays flat however many there are. At the end there is a batch with `caught_up`, also if there was
         nothing at all; then it ends or, with `follow`, waits for more. Raises ValueError for what is no checkpoint,
-        StoreClosed when the store is closed meanwhile, and StoreError and CorruptPayload as other reads do.
+        FeedTrimmed for one behind which something would be missed, StoreClosed when the store is closed meanwhile, and
+        StoreError and CorruptPayload as other reads do.
         """
         ...
 
@@ -101,6 +103,8 @@ class OrderedStore(Store):
         import asyncio
 
         position, caught_up = _position(after), False
+        if position and position > (last := await self._last()):
+            raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
         self._followers.add(grown := asyncio.Event())
         try:
             while True:

@@ -25,6 +25,7 @@ from .jar import jar_server
 
 if TYPE_CHECKING:
     from ..dynamodb import DynamoDBStore
+    from ..processor import DynamoDBCheckpoints
 
 __all__ = ["DynamoDBLocal", "DynamoDBLocalUnavailable", "dynamodb_local"]
 
@@ -64,13 +65,22 @@ class DynamoDBLocal:
 
     def store(self, table: str, **options: Any) -> DynamoDBStore:
         """A store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
-        import aioboto3
-
         from ..dynamodb import DynamoDBStore
 
+        return DynamoDBStore(table, **self._options(options))
+
+    def checkpoints(self, table: str, **options: Any) -> DynamoDBCheckpoints:
+        """Checkpoints of processors on this server, as `store`."""
+        from ..processor import DynamoDBCheckpoints
+
+        return DynamoDBCheckpoints(table, **self._options(options))
+
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        import aioboto3
+
         kwargs = self.client_kwargs
-        options = {"endpoint_url": kwargs.pop("endpoint_url"), "plain_http": True, **options}
-        return DynamoDBStore(table, session=aioboto3.Session(**kwargs), **options)
+        endpoint = kwargs.pop("endpoint_url")
+        return {"endpoint_url": endpoint, "plain_http": True, "session": aioboto3.Session(**kwargs), **given}
 
 
 @asynccontextmanager

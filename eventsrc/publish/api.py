@@ -83,8 +83,8 @@ class EventsApi:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _path(scope) not in ("", "/"):
             raise Problem(HTTPStatus.NOT_FOUND, "all events are at the root of this API")
-        if scope["method"] != "GET":
-            raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, "events can be read, and nothing else", allow="GET")
+        if scope["method"] not in ("GET", "HEAD"):  # of the latter, servers leave out the body
+            raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, "events can be read, and nothing else", allow="GET, HEAD")
         media_type = chosen(header(scope, b"accept"), (JSON, BATCH, SSE))
         if media_type is None:
             raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"there is {JSON}, {BATCH} and {SSE}", vary="accept")
@@ -92,6 +92,9 @@ class EventsApi:
         if media_type == SSE:
             start = await self._place(header(scope, b"last-event-id") or after)
             await begin(send, HTTPStatus.OK, {**HEADERS, "vary": "accept"})
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return
             await Streaming(self._store, self._catalogue, start, self._heartbeat, self._retry).run(receive, send)
         else:
             await self._serve_page(scope, send, media_type, after)

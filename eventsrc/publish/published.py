@@ -39,7 +39,14 @@ class Catalogue:
 
     def __init__(self, published: Iterable[Published[Any]], upcasters: object, source: str, *, tracing: bool) -> None:
         self._by_event: dict[type[Event], Published[Any]] = {}
+        types: set[str] = set()
         for each in published:
+            given: object = each
+            if not isinstance(given, Published):
+                raise WiringError("events_api", f"{given!r} is not published; write Published({given!r}, type=...)")
+            if each.type in types:
+                raise WiringError("events_api", f"two events are published as {each.type!r}")
+            types.add(each.type)
             if self._by_event.setdefault(each.event, each) is not each:
                 raise WiringError("events_api", f"{each.event.__qualname__} is published twice")
         if not self._by_event:

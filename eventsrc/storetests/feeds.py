@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from ..errors import StoreClosed
+from ..errors import FeedTrimmed, StoreClosed
 from ..feed import PAGE, Batch, Feed
 from ..store import Commit, Store
 from .check import Ability, MakeStore, checks, expect, expect_equal, refused
@@ -90,6 +90,14 @@ async def what_is_no_checkpoint_is_refused(make_store: MakeStore) -> None:
             await refused(ValueError, told(store, text), f"a feed behind {text!r}")
 
 
+async def a_checkpoint_ahead_of_the_store_is_refused(make_store: MakeStore) -> None:
+    """A checkpoint of other data, or of those before a restore, is FeedTrimmed: to wait would be to miss commits."""
+    async with make_store() as store:
+        await fill(store, fresh_stream(), 2)
+        ahead = str(int(await feed_of(store).end()) + 1_000_000)
+        await refused(FeedTrimmed, told(store, ahead), "a feed from ahead of the end")
+
+
 async def the_end_of_a_feed(make_store: MakeStore) -> None:
     """Behind the end there is just what is stored after it, and its length is known."""
     async with make_store() as store:
@@ -170,6 +178,7 @@ CHECKS = checks(
     a_follower_sees_what_comes,
     closing_ends_a_follower,
     what_is_no_checkpoint_is_refused,
+    a_checkpoint_ahead_of_the_store_is_refused,
     the_end_of_a_feed,
     the_earliest_of_checkpoints_misses_nothing,
     heads_are_each_streams_last_version,

@@ -521,14 +521,18 @@ async def test_a_bad_last_event_id_is_refused() -> None:
         problem(await client.get("/?after=latest", headers=EVENT_STREAM | {"last-event-id": "secret-4711"}), 400)
 
 
-async def test_other_methods_paths_and_types_are_refused() -> None:
+async def test_other_methods_paths_and_types_are_refused_but_head_is_answered() -> None:
     async with MemoryStore() as store, api(store) as client:
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             response = await client.request(method, "/")
             problem(response, 405)
-            assert response.headers["allow"] == "GET"
+            assert response.headers["allow"] == "GET, HEAD"
         head = await client.head("/")
-        assert (head.status_code, head.headers["allow"], head.content) == (405, "GET", b"")
+        got = await client.get("/")
+        assert (head.status_code, head.content) == (200, b"")
+        assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
+        head = await client.head("/", headers=EVENT_STREAM)
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         problem(await client.get("/account-a-1"), 404)
         problem(await client.get("/", headers={"accept": "text/html"}), 406)
 

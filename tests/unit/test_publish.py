@@ -241,3 +241,13 @@ def test_a_token_of_another_version_is_refused() -> None:
 )
 def test_the_media_type_a_client_likes_best(accept: str, best: str | None) -> None:
     assert chosen(accept, ("a/json", "a/batch", "text/sse")) == best
+
+
+def test_two_events_of_one_type_are_refused() -> None:
+    with pytest.raises(WiringError, match="two events are published as 'moved'"):
+        events_api(MemoryStore(), [Published(Deposited, type="moved"), Published(Withdrawn, type="moved")], source="/l")
+
+
+def test_what_is_not_published_is_refused() -> None:
+    with pytest.raises(WiringError, match="write Published"):
+        events_api(MemoryStore(), [Deposited], source="/l")  # type: ignore[list-item]
