@@ -18,9 +18,10 @@ RESET = "reset"  # the service has done it; the client sees the connection reset
 TWICE = "twice"  # the service gets it twice, and the first answer counts
 LATE = "late"  # the connection breaks, and the service gets it afterwards
 SLOW = "slow"
+CRAWL = "crawl"  # so slowly that whoever has a short deadline has given up, and it is done all the same
 HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
 
-_SLOWNESS = 0.3  # seconds
+_SLOWNESS, _CRAWLING = 0.3, 1.5  # seconds
 
 _NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST instead of FIN
 
@@ -95,6 +96,8 @@ class Proxy:
             return False
         if fault == SLOW:
             await asyncio.sleep(_SLOWNESS)
+        if fault == CRAWL:
+            await asyncio.sleep(_CRAWLING)
         if fault == STALL:
             await asyncio.Event().wait()
         if fault == HOLD:

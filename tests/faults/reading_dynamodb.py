@@ -25,7 +25,7 @@ from zlib import crc32
 
 import msgspec
 from bank import Account, Deposited, Opened, Withdrawn
-from proxy import STALL, Fault, proxy_to
+from proxy import CRAWL, STALL, Fault, proxy_to
 from tables import checkpoints_on, fresh_name, records, session, store_on
 
 from eventsrc import Commit, Repository, StreamParked
@@ -55,13 +55,13 @@ SLOTS = 6
 TTL = 1.5  # seconds
 STREAMS, WRITERS = 24, 3
 RATE = 0.1  # of the requests meet a fault
-DEADLINE = 2.0  # seconds
+DEADLINES = (0.7, 2.0)  # seconds; with the first one, a write may land long after it was given up
 PAUSES = (0.0, 0.0, 0.0, 0.02)  # of the feed
-RATES = {"shuffled": 0.5, "repeated": 0.1, "delayed": 0.1, "feed failed": 0.005, "handler failed": 0.01}
+RATES = {"shuffled": 0.5, "repeated": 0.1, "delayed": 0.1, "feed failed": 0.005, "handler failed": 0.03}
 TOTALS = 4  # items that many streams change
 TICK = 0.05
 
-FAULTS: Sequence[Fault] = (*HARM * 5, STALL)  # which costs a whole deadline each time
+FAULTS: Sequence[Fault] = (*HARM * 5, *(CRAWL,) * 5, STALL)  # which costs a whole deadline each time
 
 
 class World(msgspec.Struct):
@@ -95,7 +95,7 @@ class Rows(DynamoDBRows, tag="rows"):
         self.table, self._chaos = table, chaos  # type: ignore[misc]  # where it is known only now
 
     def key(self, stream: str) -> Mapping[str, str]:
-        return {"PK": f"row {stream}", "SK": "row"}
+        return {"PK": f"{self.name} {stream}", "SK": "row"}
 
     def handle_movement(self, event: Movement, context: RowContext) -> None:
         context.add(events=1, amount=_amount(event))
@@ -109,10 +109,12 @@ def _amount(event: object) -> int:
 
 
 @asynccontextmanager
-async def _opened(world: World, chaos: Chaos) -> AsyncIterator[tuple[HostileFeed, Any, DynamoDBCheckpoints]]:
+async def _opened(
+    world: World, chaos: Chaos, deadline: float = 10.0
+) -> AsyncIterator[tuple[HostileFeed, Any, DynamoDBCheckpoints]]:
     async with (
-        store_on(world.endpoint, world.events, deadline=DEADLINE) as store,
-        checkpoints_on(world.endpoint, world.model, deadline=DEADLINE) as checkpoints,
+        store_on(world.endpoint, world.events, deadline=deadline) as store,
+        checkpoints_on(world.endpoint, world.model, deadline=deadline) as checkpoints,
     ):
         yield HostileFeed(store, chaos, PAUSES), store, checkpoints
 
@@ -135,7 +137,7 @@ async def read(folder: Path, name: str) -> None:
     chaos.rates, chaos.is_lossless = dict.fromkeys(chaos.rates, 0.0) | RATES, not world.drops
     if world.drops:
         chaos.rates["dropped"] = 0.05
-    async with _opened(world, chaos) as opened:
+    async with _opened(world, chaos, dice.choice(DEADLINES)) as opened:
         before = asyncio.all_tasks()
         while not stopping.is_set():
             leases = Leases(worker=name, slots=SLOTS, ttl=TTL)
@@ -190,8 +192,7 @@ class _Fleet(Fleet):
                 await store.create_table(stream=True)
                 await checkpoints.create_table()
                 await _watch(self._here)
-                sums, rows = _processors(self._here, chaos, feed, store, checkpoints)
-                self.processor = sums
+                self.processor, _ = processors = _processors(self._here, chaos, feed, store, checkpoints)
                 self._repository = Repository(Account, store)
                 writers = [group.create_task(self._write(number)) for number in range(WRITERS)]
                 for _ in range(workers):
@@ -199,9 +200,10 @@ class _Fleet(Fleet):
                 await self.until(self.is_shared)
                 for _ in range(times):
                     await self.strike()
+                    await self._retry(processors)
                 self._writing = False
                 await asyncio.wait(writers)
-                await self._settle((sums, rows))
+                await self._settle(processors)
                 await self.end()
             return await self._check()
         finally:
@@ -218,6 +220,14 @@ class _Fleet(Fleet):
             await self._repository.save(account)
             await asyncio.sleep(dice.choice((0.0, 0.02, 0.1)))
 
+    async def _retry(self, processors: Processors) -> None:
+        """What is parked, from here."""
+        for processor in processors:
+            for parked in await processor.parked():
+                self._counts["parked"] += 1
+                with suppress(StreamParked, ValueError):  # it failed again, or somebody else has released it
+                    await processor.retry(parked.stream)
+
     async def _settle(self, processors: Processors) -> None:
         """Without faults from here on, all must be handled; what was dropped, once it is verified."""
         self._dice.rate = 0.0
@@ -225,11 +235,7 @@ class _Fleet(Fleet):
         heads = {head.stream: head.version async for page in self.processor.feed.heads() for head in page}
 
         async def all_is_handled() -> bool:
-            for processor in processors:
-                for parked in await processor.parked():
-                    self._counts["parked"] += 1
-                    with suppress(StreamParked, ValueError):  # it failed again, or somebody else has released it
-                        await processor.retry(parked.stream)
+            await self._retry(processors)
             return all([await processor.positions(list(heads)) == heads for processor in processors])
 
         if self._world.drops:
@@ -284,7 +290,7 @@ class _Story:
             times = [
                 _number(changes[-1], "times") for (pk, _), changes in self._items.items() if pk == f"event {stream}"
             ]
-            rows = self._items[f"row {stream}", "row"]
+            rows = self._items[f"rows@1 {stream}", "row"]
             sums = self._items[f"sum {stream}", "sum"]
             for handled in (len(times), _number(rows[-1], "events") if rows else 0):
                 missing += max(0, events - handled)
