@@ -120,7 +120,7 @@ async def _opened(
 
 
 def _processors(world: World, chaos: Chaos, feed: HostileFeed, store: Any, checkpoints: Any) -> Processors:
-    options: dict[str, Any] = {"feed": feed, "attempts": 2}
+    options: dict[str, Any] = {"feed": feed, "attempts": chaos.random.choice((1, 3))}
     return (
         Processor(Sums(world.model, chaos), store, checkpoints, **options),
         Processor(Rows(world.model, chaos), store, checkpoints, **options),
