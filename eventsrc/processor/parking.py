@@ -81,7 +81,7 @@ class Parking:
             return
         aside = self.aside[stream] = Aside(base)
         aside.latest = version
-        aside.task = asyncio.create_task(self._go_on(stream, failed))
+        aside.task = asyncio.create_task(self._go_on(stream, aside, failed))
 
     async def settled(self) -> None:
         """Wait until nothing is aside."""
@@ -98,6 +98,13 @@ class Parking:
         finally:
             for stream in tasks:  # a task that had not begun has not done it
                 self.aside.pop(stream, None)
+
+    def leave(self, slot: int) -> None:
+        """Somebody else goes on with the streams of that slot."""
+        for stream, aside in list(self.aside.items()):
+            if aside.task is not None and self._processor.slot_of(stream) == slot:
+                aside.task.cancel()
+                del self.aside[stream]
 
     async def retry(self, stream: str) -> None:
         await self._take_out(await self._find(stream))
@@ -147,13 +154,14 @@ class Parking:
                 await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
             processor.forget(stream)
 
-    async def _go_on(self, stream: str, failed: HandlerFailed | None) -> None:
+    async def _go_on(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
         try:
             await self._try_again(stream, failed)
         except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
             self.failure = self.failure or error
         finally:
-            self.aside.pop(stream, None)
+            if self.aside.get(stream) is aside:
+                del self.aside[stream]
 
     async def _try_again(self, stream: str, failed: HandlerFailed | None) -> None:
         """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
@@ -217,15 +225,16 @@ class Parking:
                 return
             run = Run(stream, position, page, await processor.fence_of(stream))
             processor.forget(stream)
-            for part in await processor.split([run]) if page else ():
+            parts = await processor.split([run]) if page else []
+            for part in parts:
                 for failure in await processor.projection.apply([part]):
                     if not isinstance(failure.error, PositionMoved):
                         raise failure.error
                     break
                 else:
                     processor.moved(part)
-            if stream in processor.held_back:
-                return
+            if page and (not parts or parts[0].reached < run.reached):
+                return  # the version beside which this one is rebuilt is no further
 
     async def _position(self, stream: str) -> int:
         """How far a stream is; what has been handled since it was last asked for is counted."""

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from itertools import islice
 from typing import Generic, Literal, TypeVar
 
-from ..errors import StoredDataError, StreamParked
+from ..errors import Fenced, StoredDataError, StreamParked
 from ..feed import Batch, Feed
 from ..gate import FarBehind, Gate
 from ..store import Commit, Receipt, Store
@@ -64,6 +64,7 @@ class Processor(Share, Generic[P]):
         projection._store, projection._free = store, asyncio.Semaphore(projection.concurrency)
         self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
         self.in_flight = 0  # commits that handlers have now
+        self._oldest = 0  # time of the oldest of them, in µs since the epoch
         self.commits = 0  # that were handled since this object was made
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
         self._at_end = False
@@ -112,10 +113,11 @@ class Processor(Share, Generic[P]):
 
     @property
     def lag(self) -> float:
-        """Seconds since the newest commit that was handled, while there is more; 0 when it has caught up."""
-        if self.caught_up.is_set() or not self.handled_up_to:
-            return 0.0
-        return max(0.0, (now() - self.handled_up_to) / 1e6)
+        """Seconds since the newest commit that was handled, while there is more; when it had caught up, since what
+        handlers have now was stored, and 0 if they have nothing.
+        """
+        since = self._oldest if self.caught_up.is_set() else self.handled_up_to or self._oldest
+        return max(0.0, (now() - since) / 1e6) if since else 0.0
 
     def _note_end(self) -> None:
         if self._at_end and not self.parking.aside:
@@ -135,6 +137,8 @@ class Processor(Share, Generic[P]):
         Comes back when all is handled, dropped as handled before, parked, or put aside to be tried again: see
         `settled`. Raises Fenced, and StoreError where positions cannot be read or written; then call it again.
         """
+        if not self.held:
+            raise RuntimeError(f"{self.name} holds no slots (any more); `prepare` it, and `take_all` or `join`")
         by_stream: dict[str, list[Commit]] = {}
         for commit in commits:
             if commit.stream in by_stream:
@@ -144,6 +148,8 @@ class Processor(Share, Generic[P]):
         if len(self.held) < self._of:
             by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
         async with self._turn:
+            if self._joined:
+                self._positions.clear()  # others may have handled more
             for stream in await self.parking.passed(by_stream.keys()):  # so that their positions are not remembered
                 self.parking.told(stream, max(commit.version for commit in by_stream.pop(stream)))
             await self._know(by_stream)
@@ -159,6 +165,10 @@ class Processor(Share, Generic[P]):
         if self.parking.failure is not None:
             raise self.parking.failure
 
+    def lose(self, number: int) -> None:
+        super().lose(number)
+        self.parking.leave(number)
+
     async def drop(self) -> None:
         """Forget what is not stored; what was aside comes again with the next run."""
         await self.parking.drop()
@@ -168,6 +178,7 @@ class Processor(Share, Generic[P]):
     def changed(self) -> None:
         super().changed()
         self._positions.clear()
+        self.held_back.clear()
         self._at_end = False
         self.caught_up.clear()
 
@@ -267,7 +278,9 @@ class Processor(Share, Generic[P]):
                 self.parking.set_aside(stream, self._positions[stream], max(commit.version for commit in told))
                 continue
             if due:
-                fence = Fence(number := self.slot_of(stream), self.held[number].epoch)
+                if (slot := self.held.get(number := self.slot_of(stream))) is None:
+                    raise Fenced(self.name, number)
+                fence = Fence(number, slot.epoch)
                 runs.append(Run(stream, self._positions[stream], due, fence))
         return runs
 
@@ -289,6 +302,7 @@ class Processor(Share, Generic[P]):
         if not runs:
             return
         self.in_flight = sum(len(run.commits) for run in runs)
+        self._oldest = min(run.commits[0].time for run in runs)
         try:
             failures = await self.projection.apply(runs)
         except BaseException:
@@ -296,7 +310,7 @@ class Processor(Share, Generic[P]):
                 self._positions.pop(run.stream, None)  # nobody knows
             raise
         finally:
-            self.in_flight = 0
+            self.in_flight = self._oldest = 0
         failed = {failure.run.stream for failure in failures}
         for run in runs:
             if run.stream in failed:

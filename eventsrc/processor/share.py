@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from msgspec import structs
@@ -21,6 +22,7 @@ class Share:
         self._projection, self.checkpoints, self.feed, self._from_now = projection, checkpoints, feed, from_now
         self.held: dict[int, Slot] = {}  # by number
         self._of = 1
+        self._joined = False  # others hold the same
         self.checkpoint = ""  # where the feed was when it was last read here; what is aside may be behind that
         self._unsaved = False
 
@@ -34,7 +36,7 @@ class Share:
         return self.slot_of(stream) in self.held
 
     def slot_of(self, stream: str) -> int:
-        return crc32(stream.encode()) % self._of
+        return _hash(stream) % self._of
 
     async def _active(self) -> int | None:
         return await self.checkpoints.active(self._projection.tag)
@@ -86,7 +88,7 @@ class Share:
         """
         slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
         await self.checkpoints.take(self.name, slot)
-        self.held[slot.number], self._of = slot, slot.of
+        self.held[slot.number], self._of, self._joined = slot, slot.of, False
         self.changed()
 
     async def _slots(self) -> Sequence[Slot]:
@@ -108,23 +110,23 @@ class Share:
 
     async def join(self) -> None:
         """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
-        try:
-            await self.lay_out()
-        except Fenced:
-            await self.join()
-            return
-        self.held = {slot.number: slot for slot in in_use(await self._slots())}
-        self._of = len(self.held)
+        slots = await self._laid_out()
+        self.held, self._of, self._joined = {slot.number: slot for slot in slots}, len(slots), True
+        self.changed()
+
+    async def _laid_out(self) -> Sequence[Slot]:
+        while not (slots := in_use(await self._slots())):
+            with suppress(Fenced):  # somebody else does it
+                await self.lay_out()
+        return slots
 
     async def fence_of(self, stream: str) -> Fence:
-        """What to show with this stream's position. In a process that does not handle it: what is valid now."""
-        if not self.held:
-            await self.join()
-        number = self.slot_of(stream)
-        slot = self.held.get(number)
-        if slot is None:
-            slot = next(slot for slot in await self._slots() if slot.number == number)
-        return Fence(number, slot.epoch)
+        """What to show with this stream's position. In a process that does not handle it alone: what is valid now."""
+        slot = self.held.get(self.slot_of(stream))
+        if slot is None or self._joined:
+            slots = await self._laid_out()
+            slot = slots[_hash(stream) % len(slots)]
+        return Fence(slot.number, slot.epoch)
 
     async def go_on_from(self, checkpoint: str = "") -> None:
         """Have the next run read the feed from there: from the beginning, as after FeedTrimmed, or behind an export.
@@ -155,3 +157,7 @@ class Share:
     def changed(self) -> None:
         """Other slots are held: forget how far the feed was, as it is read anew."""
         self.checkpoint, self._unsaved = "", False
+
+
+def _hash(stream: str) -> int:
+    return crc32(stream.encode())
