@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Literal
 
 from msgspec import structs
@@ -37,8 +37,16 @@ async def rebuild(
     that fails stops it, unless `on_error` is "park". If no version is active this one becomes it, and is run to the end
     of the feed. Afterwards `run` it; `Checkpoints.forget` drops the old one.
     """
+    stops, processor.parking.stops = processor.parking.stops, on_error == "stop"
+    try:
+        await _rebuild(processor, progress)
+    finally:
+        processor.parking.stops = stops
+        processor.beside(None)
+
+
+async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None:
     checkpoints, projection = processor.checkpoints, processor.projection
-    processor.parking.stops = on_error == "stop"
     active = await checkpoints.active(projection.tag)
     if active in (None, projection.version):
         await _run(processor, progress, None)
@@ -62,16 +70,13 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
     before = await _count(processor, processor.name) - processor.commits
     total = await _total(processor, old)
 
-    async def tell() -> None:
-        nonlocal total
+    def tell() -> None:
         done = before + processor.commits
-        if done > total:  # the active one has gone on, or writers have
-            total = max(done, await _total(processor, old))
-        progress(done, total)
+        progress(done, max(done, total))  # more, if the active one has gone on, or writers have
 
     async def go_on_telling() -> None:
         while True:
-            await tell()
+            tell()
             await asyncio.sleep(_EVERY)
 
     telling = asyncio.create_task(go_on_telling())
@@ -79,10 +84,12 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
         await Runner(processor).run(until_caught_up=True)
     finally:
         telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
+        await asyncio.wait([telling])
+        failure = None if telling.cancelled() else telling.exception()
+    if failure is not None:
+        raise failure
     before = await _count(processor, processor.name) - processor.commits  # also what it stopped amid
-    await tell()
+    tell()
 
 
 async def _total(processor: Processor[Any], old: str | None) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from ledger import InSQLite, Movement, Refused, deposit, fill, ids_of, running, until
+from msgspec import structs
 
 from eventsrc import Fenced, MemoryStore, NotActive
-from eventsrc.processor import Context, Processor, SQLiteCheckpoints, SQLiteContext, rebuild
+from eventsrc.processor import Context, Processor, Slot, SQLiteCheckpoints, SQLiteContext, rebuild
 
 OUTSIDE: list[str] = []
 
@@ -139,6 +140,64 @@ async def test_an_error_stops_it_and_the_old_one_stays_in_use(
     new.projection.poison = set()
     await rebuild(new)
     assert await new.projection.told() == await ids_of(store)
+
+
+async def test_afterwards_it_runs_as_it_was_made_to(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    """It parks what fails, although the rebuild stopped for that."""
+    await fill(store)
+    await Processor(First(), store, checkpoints).run(until_caught_up=True)
+    new = Processor(Second(), store, checkpoints, attempts=1)
+    await rebuild(new)
+    new.projection.poison = {66}
+    await deposit(store, "a-1", 66)
+    await new.run(until_caught_up=True)
+    assert len(await new.parked()) == 1
+
+
+async def test_one_that_failed_does_not_run_on(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store)
+    await Processor(First(), store, checkpoints).run(until_caught_up=True)
+    new = Processor(Second(), store, checkpoints, attempts=1)
+    new.projection.poison = {2}
+    with pytest.raises(Refused):
+        await rebuild(new)
+    with pytest.raises(NotActive):
+        await new.run(until_caught_up=True)
+
+
+async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_old_one_was(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one handles much of it just before it is fenced."""
+    await fill(store, accounts=1, deposits=3)
+    old = Processor(First(), store, checkpoints)
+    await old.run(until_caught_up=True)
+    for _ in range(250):
+        await deposit(store, "a-0", 1)
+    new = Processor(Second(), store, checkpoints)
+    take = checkpoints.take
+
+    async def fencing(processor: str, slot: Slot) -> None:
+        if slot.retired:
+            await old.run(until_caught_up=True)
+            slot = structs.replace(slot, epoch=slot.epoch + 1)
+            new.projection.poison = {1}
+            asyncio.get_running_loop().call_later(0.1, setattr, new.projection, "poison", set())
+        await take(processor, slot)
+
+    monkeypatch.setattr(checkpoints, "take", fencing)
+    await rebuild(new)
+    assert await new.projection.told() == await ids_of(store)
+    assert len(OUTSIDE) == len(set(OUTSIDE))
+
+
+async def test_what_progress_raises_comes_out(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    def broken(done: int, total: int) -> None:
+        raise BrokenPipeError
+
+    await fill(store)
+    with pytest.raises(BrokenPipeError):
+        await rebuild(Processor(Second(), store, checkpoints), progress=broken)
 
 
 async def test_of_nothing(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
