@@ -155,7 +155,7 @@ class Fenced(EventsrcError):
         self.processor, self.slot = processor, slot
 
     def __str__(self) -> str:
-        return f"{self.processor}: another worker has taken over slot {self.slot}"
+        return f"{self.processor}: another worker, or another version, has taken over slot {self.slot}"
 
 
 class StreamParked(EventsrcError):
@@ -171,14 +171,19 @@ class StreamParked(EventsrcError):
 
 
 class NotActive(EventsrcError):
-    """Readers use version `active` of the processor `tag`, not `version`: rebuild it, which switches to it."""
+    """Readers use version `active` of the processor `tag`, not `version`. A new one is rebuilt, which switches to it;
+    one that was replaced does not run again: give its handlers a new version.
+    """
 
     def __init__(self, tag: str, version: int, active: int) -> None:
         super().__init__(tag, version, active)
         self.tag, self.version, self.active = tag, version, active
 
     def __str__(self) -> str:
-        return f"{self.tag}@{self.version} is not in use, {self.tag}@{self.active} is; rebuild it, and it will be"
+        return (
+            f"{self.tag}@{self.version} is not in use, {self.tag}@{self.active} is; deploy that one, or `rebuild` this "
+            "one if it is new; one that was replaced needs a new version to come back"
+        )
 
 
 class StoredDataError(EventsrcError):

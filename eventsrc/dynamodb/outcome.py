@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
@@ -104,10 +104,39 @@ class GaveUp(Exception):
         return StoreUnavailable(f"{self.reason or 'no answer'} until the deadline; is the endpoint reachable?")
 
 
-def rejected(error: ServiceError) -> StoreRejected:
-    """The library's error for a permanent refusal."""
+def rejected(error: ServiceError, *tables: str, quoting: bool = False) -> StoreRejected:
+    """The library's error for a permanent refusal of a request to these tables.
+
+    `quoting` adds what the service says, for requests that a user has written: it may quote values.
+    """
     code = error.code or str(error.status)
-    return StoreRejected(code, _REJECTED.get(error.code, "the service refuses the request"))
+    advice = _REJECTED.get(error.code, "the service refuses the request")
+    if error.code == "ResourceNotFoundException" and tables:
+        advice += f" ({', '.join(sorted(set(tables)))})"
+    if quoting and error.reply is not None:
+        try:
+            said = error.reply.read(_Said)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            said = _Said()
+        advice += "".join(f": {text}" for text in (said.text, *(each.Message for each in said.reasons)) if text)
+    return StoreRejected(code, advice)
+
+
+class _Reason(msgspec.Struct):
+    Message: str | None = None
+
+
+class _Said(msgspec.Struct):
+    """What an error says for people, in the shapes of the service and of the SDK."""
+
+    message: str = ""
+    Message: str = ""
+    Error: dict[str, Any] = {}
+    reasons: list[_Reason] = msgspec.field(name="CancellationReasons", default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return self.message or self.Message or str(self.Error.get("Message", ""))
 
 
 def refusal(error: ServiceError) -> ServiceError:

@@ -97,7 +97,7 @@ class DynamoDBStore(Store):
                 raise given_up.definite() from None
             except ServiceError as error:
                 if error.code != CONDITION_FAILED:
-                    raise rejected(error) from None
+                    raise rejected(error, self._table) from None
                 standing = self._items.standing(error.reply)
             else:
                 return settled(commit, commit, used)
@@ -139,7 +139,7 @@ class DynamoDBStore(Store):
                 raise given_up.definite() from None
             except ServiceError as error:
                 if error.code != CONDITION_FAILED:
-                    raise rejected(error) from None
+                    raise rejected(error, self._table) from None
                 return False
             return True
 
@@ -314,7 +314,7 @@ class DynamoDBStore(Store):
         except GaveUp as given_up:
             raise given_up.definite() from None
         except ServiceError as error:
-            raise rejected(error) from None
+            raise rejected(error, self._table) from None
 
     async def _open(self) -> None:
         await self._requests.open()

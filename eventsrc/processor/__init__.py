@@ -12,7 +12,7 @@ from .projection import Effects, Guarantee, MemoryProjection, Projection
 from .rebuild import rebuild
 from .run import Context
 from .runner import Runner
-from .sqlite import SQLiteContext, SQLiteProjection
+from .sqlite import Database, SQLiteContext, SQLiteProjection
 from .sqlite_checkpoints import SQLiteCheckpoints
 from .status import Status, health, status
 from .verify import Verified, verify
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoints",
     "Context",
+    "Database",
     "DynamoDBCheckpoints",
     "DynamoDBContext",
     "DynamoDBProjection",

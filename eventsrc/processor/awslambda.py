@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import copy_context
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from ..dynamodb.store import DynamoDBStore
@@ -50,8 +51,10 @@ class LambdaHandler:
         self._stack = AsyncExitStack()
         self._processors: Sequence[Processor[Any]] = ()
 
-    def __call__(self, event: object, context: Invocation) -> Answer:
-        seconds, around = context.get_remaining_time_in_millis() / 1000 - self._margin, copy_context()
+    def __call__(self, event: object, context: Invocation | None) -> Answer:
+        """Without a context, as in a test, there is all the time."""
+        seconds = inf if context is None else context.get_remaining_time_in_millis() / 1000 - self._margin
+        around = copy_context()
         return self._thread.submit(lambda: self._runner.run(self._handle(event, seconds), context=around)).result()
 
     def close(self) -> None:

@@ -148,7 +148,9 @@ class Checkpoints(ABC):
 
     @abstractmethod
     async def forget(self, processor: str) -> None:
-        """Drop all that is kept for a processor. Its read model is not touched."""
+        """Drop all that is kept for a processor, but not its read model, into which it must not be built again then:
+        `Processor.forget` drops both.
+        """
 
 
 def now() -> int:

@@ -144,7 +144,7 @@ class DynamoDBProjection(Projection):
 
     async def _transact(self, run: Run, actions: Sequence[Mapping[str, Any]]) -> None:
         checkpoints = self._checkpoints
-        request = {
+        request: dict[str, Any] = {
             "TransactItems": [{"Update": checkpoints.moving(self.name, run)}, *actions],
             # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
             "ClientRequestToken": str(uuid4()),
@@ -156,7 +156,9 @@ class DynamoDBProjection(Projection):
         except ServiceError as error:
             reasons = _reasons(error.reply)
             if error.code != CONDITION_FAILED or not reasons:
-                failure = rejected(error)
+                named = (action for each in request["TransactItems"] for action in each.values())
+                tables = [action["TableName"] for action in named if "TableName" in action]
+                failure = rejected(error, *tables, quoting=True)
                 raise HandlerFailed(failure) if is_at_fault(failure) else failure from None
         else:
             return

@@ -112,14 +112,17 @@ class DynamoDBRows(Projection):
 
     @abstractmethod
     def key(self, stream: str) -> Mapping[str, str | int | Decimal | bytes]:
-        """The key of a stream's row, as `{"PK": stream}`: each stream has a row of its own, and each version of the
-        projection has rows of its own, while one is rebuilt beside the other: see `name`.
+        """The key of a stream's row, as `{"PK": self.name, "SK": stream}`: each stream has a row of its own, and each
+        version of the projection, as one is rebuilt beside the other.
         """
 
     def bind(self, checkpoints: Checkpoints) -> None:
         check_kind(self, checkpoints)
         if not self.table:
             raise WiringError(f"{type(self).__qualname__}.table", "is not set; it is the name of the table of the rows")
+        other = self._at(self.version + 1)
+        if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
+            raise WiringError(f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it")
         super().bind(checkpoints)
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
@@ -136,9 +139,13 @@ class DynamoDBRows(Projection):
         return found
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+        return await self._at(int(name.rpartition("@")[2])).positions(streams)
+
+    def _at(self, version: int) -> DynamoDBRows:
+        """The same, with the keys of another version."""
         other = copy(self)
-        vars(other)["version"] = int(name.rpartition("@")[2])  # its keys are then those of that version
-        return await other.positions(streams)
+        vars(other)["version"] = version
+        return other
 
     async def advance(self, run: Run) -> None:
         await self._write(run, Changes())
@@ -181,7 +188,7 @@ class DynamoDBRows(Projection):
         }
         used = Usage(calls=1)
         try:
-            standing = await self._checkpoints.table.update(request, used)
+            standing = await self._checkpoints.table.update(request, used, quoting=True)
         except StoreRejected as error:
             raise HandlerFailed(error) if is_at_fault(error) else error from None
         if standing is None:

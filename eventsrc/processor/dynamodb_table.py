@@ -78,7 +78,7 @@ class Table:
         try:
             return await self.send(operation, request, kind, Usage(calls=1))
         except ServiceError as error:
-            raise rejected(error) from None
+            raise rejected(error, request.get("TableName", self.name)) from None
 
     async def get(self, table: str, keys: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Item]:
         """Attributes of those of these items that are there, in no order. The keys are all different."""
@@ -119,7 +119,7 @@ class Table:
             except GaveUp as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
-                raise rejected(error) from None
+                raise rejected(error, *items) from None
 
     async def query(self, partition: str, prefix: str = "") -> AsyncGenerator[Sequence[Item]]:
         """A partition's items, by sort key, a page at a time."""
@@ -147,14 +147,18 @@ class Table:
         async with aclosing(self.query(partition, prefix)) as pages:
             return [item async for page in pages for item in page]
 
-    async def update(self, update: Mapping[str, Any], used: Usage | None = None) -> Item | None:
-        """None if it was done; what stood there if the condition failed: {} where the endpoint does not tell."""
+    async def update(
+        self, update: Mapping[str, Any], used: Usage | None = None, *, quoting: bool = False
+    ) -> Item | None:
+        """None if it was done; what stood there if the condition failed: {} where the endpoint does not tell. An error
+        quotes the service if a user has written this.
+        """
         fixed = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD", "ReturnConsumedCapacity": "TOTAL"}
         try:
             await self.send("UpdateItem", {"TableName": self.name, **update, **fixed}, Answer, used or Usage(calls=1))
         except ServiceError as error:
             if error.code != CONDITION_FAILED:
-                raise rejected(error) from None
+                raise rejected(error, update.get("TableName", self.name), quoting=quoting) from None
             return item_of(error.reply) or {}
         return None
 
@@ -176,7 +180,7 @@ class Table:
             await self.send("DeleteItem", request, Answer, Usage(calls=1))
         except ServiceError as error:
             if error.code != CONDITION_FAILED:
-                raise rejected(error) from None
+                raise rejected(error, self.name) from None
 
     async def clear(self, partition: str) -> None:
         """Delete all that is in it."""

@@ -6,10 +6,11 @@ import asyncio
 import traceback
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random, wait_random_exponential
 
 from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
 from ..gaps import contiguous
@@ -21,10 +22,12 @@ from .run import HandlerFailed, PositionMoved, Run
 if TYPE_CHECKING:
     from .processor import Processor
 
+_LIBRARY = str(Path(__file__).parents[1])
 TRANSIENT = (Throttled, StoreUnavailable)  # what is waited for
 _AT_ONCE = 32  # streams that catch up; each has a page in memory
 _PAGE = 100  # commits that are read and handled at once
-_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # seconds
+_FIRST, _LONGEST = 0.1, 30.0  # seconds to wait after a handler has failed; each wait is four times the last one
+_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
 
 
 class Aside:
@@ -109,6 +112,20 @@ class Parking:
     async def retry(self, stream: str) -> None:
         await self._take_out(await self._find(stream))
 
+    async def retry_all(self) -> None:
+        free = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(stream: str) -> None:
+            async with free:
+                with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
+                    await self.retry(stream)
+
+        found = await self.look()
+        async with asyncio.TaskGroup() as group:
+            for parked in found:
+                if parked.stream not in self.aside:
+                    group.create_task(one(parked.stream))
+
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
         if not processor.projection.skips:
@@ -152,7 +169,7 @@ class Parking:
             fence = await processor.fence_of(stream)
             with suppress(PositionMoved):  # somebody else has handled it
                 await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
-            processor.forget(stream)
+            processor.unsure_of(stream)
 
     async def _go_on(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
         try:
@@ -181,9 +198,15 @@ class Parking:
                     failures, failed = failures + 1 if at == before else 1, error
                     raise
 
+        def pause(state: RetryCallState) -> float:
+            if state.outcome is None or not isinstance(state.outcome.exception(), HandlerFailed):
+                return _WAIT(state)
+            seconds: float = min(_FIRST * 4 ** (failures - 1), _LONGEST) + wait_random(0, _FIRST)(state)
+            return seconds
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
-            wait=_WAIT,
+            wait=pause,
             stop=lambda _: failures >= self._attempts,
             reraise=True,
         )
@@ -224,7 +247,7 @@ class Parking:
             if not page and aside.latest <= position:
                 return
             run = Run(stream, position, page, await processor.fence_of(stream))
-            processor.forget(stream)
+            processor.unsure_of(stream)
             parts = await processor.split([run]) if page else []
             for part in parts:
                 for failure in await processor.projection.apply([part]):
@@ -265,8 +288,9 @@ def _stand_in(stream: str, version: int) -> Commit:
 
 
 def _told(error: Exception) -> str:
-    """For who looks at what is parked: type, text, and the last place in the code."""
+    """For who looks at what is parked: type, text, and the last place in the code that is not this library's."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARY)] or frames
+    place = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
     text = str(error).encode(errors="replace").decode()  # it may have surrogates
     return f"{type(error).__name__}: {text}{place}"

@@ -32,9 +32,9 @@ class Processor(Share, Generic[P]):
     if nothing else is given. `start="now"` begins with what is stored from the first run on: older commits are never
     handled, though on an unordered feed those of the last minute may be.
 
-    A handler that fails is called again, `attempts` times in all over some seconds, while other streams go on; then its
-    stream is parked, which holds back its later events, too. With `on_error="stop"` the processor stops instead, and
-    what the handler raised comes out.
+    A handler that fails is called again, `attempts` times in all, after 0.1 seconds and then after four times as long
+    each time, up to 30, while other streams go on. Then its stream is parked, which holds back its later events, too.
+    With `on_error="stop"` the processor stops instead, and what the handler raised comes out.
     """
 
     def __init__(
@@ -48,14 +48,23 @@ class Processor(Share, Generic[P]):
         attempts: int = 5,
         on_error: Literal["park", "stop"] = "park",
     ) -> None:
-        if start not in ("beginning", "now") or on_error not in ("park", "stop") or attempts < 1:
-            raise ValueError("start is 'beginning' or 'now', on_error 'park' or 'stop', attempts a number from 1 on")
+        given: object = projection
+        if not isinstance(given, Projection):
+            raise TypeError(f"{given!r} is no projection; give an object of a subclass, as Processor(Wealth(), ...)")
+        if start not in ("beginning", "now"):
+            raise ValueError(f"start is {start!r}; it is 'beginning' or 'now'")
+        if on_error not in ("park", "stop"):
+            raise ValueError(f"on_error is {on_error!r}; it is 'park' or 'stop'")
+        if attempts < 1:
+            raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
         if feed is None and not isinstance(store, Feed):
             raise TypeError(f"{type(store).__name__} tells no feed; give one as feed=")
         if checkpoints is None and projection.guarantee is not Guarantee.MEMORY:
             raise TypeError(f"{type(projection).__qualname__} needs checkpoints, to keep its positions in")
         if checkpoints is not None and projection.guarantee is Guarantee.MEMORY:
-            raise TypeError(f"{type(projection).__qualname__} is in memory, and so are its positions: no checkpoints")
+            raise TypeError(
+                f"{type(projection).__qualname__} is in memory, and so are its positions; give no checkpoints"
+            )
         checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
         super().__init__(projection, checkpoints, used, from_now=start == "now")
@@ -84,6 +93,7 @@ class Processor(Share, Generic[P]):
         self.projection._free = asyncio.Semaphore(self.projection.concurrency)
         await self.parking.look()
         self.parking.begin()
+        self.caught_up.clear()
 
     def beside(self, other: str | None) -> None:
         """From now on, go as far as this other version is and no further, muted; None: go on alone."""
@@ -104,20 +114,20 @@ class Processor(Share, Generic[P]):
 
     @property
     def state(self) -> str:
-        """`stopped`, `failed`, `catching up` or `live`."""
+        """`stopped`, `failed`, `waiting` for slots that other workers have, `catching up` or `live`."""
         if self.parking.failure is not None:
             return "failed"
         if not self.held:
-            return "stopped"
+            return "waiting" if self.running else "stopped"
         return "live" if self.caught_up.is_set() else "catching up"
 
     @property
     def lag(self) -> float:
         """Seconds since the newest commit that was handled, while there is more; when it had caught up, since what
-        handlers have now was stored, and 0 if they have nothing.
+        handlers have now was stored. 0 if they have nothing, or it handles nothing here.
         """
         since = self._oldest if self.caught_up.is_set() else self.handled_up_to or self._oldest
-        return max(0.0, (now() - since) / 1e6) if since else 0.0
+        return max(0.0, (now() - since) / 1e6) if since and self.held else 0.0
 
     def _note_end(self) -> None:
         if self._at_end and not self.parking.aside:
@@ -165,6 +175,16 @@ class Processor(Share, Generic[P]):
         if self.parking.failure is not None:
             raise self.parking.failure
 
+    async def forget(self) -> None:
+        """Drop the read model and all that is kept for this version: it begins with nothing when it is run again.
+
+        Nobody may run it. What `Projection.discard` says goes for the read model. Raises RuntimeError if it runs here.
+        """
+        if self.running:
+            raise RuntimeError(f"{self.name} is running; stop it first, here and elsewhere")
+        await self.projection.discard()
+        await self.drop()
+
     def lose(self, number: int) -> None:
         super().lose(number)
         self.parking.leave(number)
@@ -207,6 +227,8 @@ class Processor(Share, Generic[P]):
                     except TimeoutError:
                         pause = min(pause * 2, 1.0)
                     progress.clear()
+        except TimeoutError:
+            raise TimeoutError(f"{self.name} has not handled {stream}@{version} in {timeout} s; does it run?") from None
         finally:
             self._waiting[stream].discard(progress)
             if not self._waiting[stream]:
@@ -222,6 +244,11 @@ class Processor(Share, Generic[P]):
         Raises StreamParked if a handler fails again; then it stays parked.
         """
         await self.parking.retry(stream)
+
+    async def retry_all(self) -> Sequence[Parked]:
+        """Retry all that are parked, side by side, as after an outage; returns those that have failed again."""
+        await self.parking.retry_all()
+        return await self.parked()
 
     async def skip(self, stream: str, reason: str) -> None:
         """Pass over the commit that a parked stream stands at, which is noted with the reason, and handle the rest.
@@ -332,7 +359,7 @@ class Processor(Share, Generic[P]):
         if self._waiting:
             self.wake(run.stream)
 
-    def forget(self, stream: str) -> None:
+    def unsure_of(self, stream: str) -> None:
         """A run has ended amid its commits: look up where the stream is."""
         self._positions.pop(stream, None)
 

@@ -91,6 +91,12 @@ class Projection(ABC):
     async def prepare(self) -> None:  # noqa: B027  # most need nothing
         """Make what the read model needs, if it is not there. Processors call it before the first event."""
 
+    async def discard(self) -> None:
+        """Drop the read model together with its positions. Where it is in DynamoDB, that is up to you: these are the
+        positions alone, and rows that stay are counted on when it is built again.
+        """
+        await self._checkpoints.forget(self.name)
+
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
         """Those of these streams that have one."""
         found: dict[str, int] = await self._checkpoints.positions(self.name, streams)
@@ -123,6 +129,10 @@ class MemoryProjection(Projection):
         super().bind(checkpoints)
         self._positions: dict[str, int] = {}
         self._done: dict[str, int] = {}  # events of the commit behind the position that have had their effect
+
+    async def discard(self) -> None:
+        """Not known here: make a new object instead."""
+        raise TypeError(f"{type(self).__qualname__} is in memory; make a new one, and a processor for it")
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
         return {stream: self._positions[stream] for stream in streams if stream in self._positions}

@@ -63,6 +63,8 @@ class Runner:
         loop, follow = asyncio.get_running_loop(), not until_caught_up
         if on_sigterm:
             loop.add_signal_handler(signal.SIGTERM, self.stop)
+        for processor in self._processors:
+            processor.running = True
         try:
             await self._patiently(self._prepare)
             if self._leases is None:
@@ -73,7 +75,12 @@ class Runner:
         finally:
             if on_sigterm:
                 loop.remove_signal_handler(signal.SIGTERM)
+            ended = [processor for processor in self._processors if processor.caught_up.is_set()]
+            for processor in self._processors:
+                processor.running = False
             await self._drop()
+            for processor in ended:
+                processor.caught_up.set()  # until it runs again
 
     async def _prepare(self) -> None:
         for processor in self._processors:

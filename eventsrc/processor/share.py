@@ -23,6 +23,7 @@ class Share:
         self.held: dict[int, Slot] = {}  # by number
         self._of = 1
         self._joined = False  # others hold the same
+        self.running = False  # a runner has it
         self.checkpoint = ""  # where the feed was when it was last read here; what is aside may be behind that
         self._unsaved = False
 

@@ -10,7 +10,7 @@ from typing import Any
 from .checkpoints import Checkpoints
 from .projection import Failure, Guarantee, Projection
 from .run import Context, HandlerFailed, PositionMoved, Run
-from .sqlite_checkpoints import SQLiteCheckpoints, advance
+from .sqlite_checkpoints import SQLiteCheckpoints, advance, forget
 
 _ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
 _OF_THE_FILE = {
@@ -59,13 +59,17 @@ class SQLiteProjection(Projection):
     transaction, so it is handled exactly once, whatever is killed when. A handler that fails undoes its commit only.
 
     Handlers are plain methods; they run in the thread that writes, so they must not use what belongs to the event loop.
-    `create` makes the tables; `table` names one after tag and version, so that a rebuild has its own.
+    `create` makes the tables and `drop` drops them; `table` names one after tag and version: a rebuild has its own.
     """
 
     guarantee = Guarantee.TRANSACTION
 
     def create(self, db: Database) -> None:
         """Make the tables if they are not there: `CREATE TABLE IF NOT EXISTS ...`."""
+
+    def drop(self, db: Database) -> None:
+        """Drop the tables; without a method of your own, `table`."""
+        db.execute(f"DROP TABLE IF EXISTS {self.table}")
 
     @property
     def table(self) -> str:
@@ -88,6 +92,15 @@ class SQLiteProjection(Projection):
             await self._checkpoints.write(make)
         except HandlerFailed as failed:
             raise failed.error from None
+
+    async def discard(self) -> None:
+        """Drop the tables and the positions, in one transaction."""
+
+        def work(db: sqlite3.Connection) -> None:
+            self.drop(Database(db))
+            forget(db, self.name)
+
+        await self._checkpoints.write(work)
 
     async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
         try:

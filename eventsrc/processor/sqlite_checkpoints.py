@@ -65,6 +65,7 @@ class SQLiteCheckpoints(Checkpoints):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
                 self._threads[name] = thread, connection
+            await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
             await self.write(lambda db: [db.execute(statement) for statement in _SCHEMA.split(";")])
         except BaseException:
             await self.aclose()
@@ -220,14 +221,16 @@ class SQLiteCheckpoints(Checkpoints):
         return bool(await self.write(lambda db: db.execute(put, (tag, version, instead_of)).rowcount))
 
     async def forget(self, processor: str) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            for table in ("positions", "slots", "parked", "skipped"):
-                db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
-
-        await self.write(work)
+        await self.write(lambda db: forget(db, processor))
 
     async def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
         await self.write(lambda db: db.execute(statement, values))
+
+
+def forget(db: sqlite3.Connection, processor: str) -> None:
+    """Within a transaction: drop all that is kept for a processor."""
+    for table in ("positions", "slots", "parked", "skipped"):
+        db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
 
 
 def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Run]) -> None:

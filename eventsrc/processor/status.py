@@ -16,7 +16,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     guarantee: str
-    state: str  # stopped (here), failed, catching up, live
+    state: str  # stopped (here), failed, waiting (for slots), catching up, live
     active: bool  # readers use this version
     handled: int  # commits, by this process
     lag_seconds: float  # since the newest commit handled here was stored; 0 when it has caught up
@@ -60,12 +60,15 @@ async def status(processor: Processor[Any]) -> Status:
 def health(*processors: Processor[Any], max_lag: float = 60.0) -> dict[str, str]:
     """What is wrong with processors that should run in this process, by name; nothing if all is well.
 
-    It asks nothing of any store, so it can be called as often as a load balancer likes. `max_lag` is in seconds.
+    It asks nothing of any store, so it can be called as often as a load balancer likes. `max_lag` is in seconds; a
+    first build lags by years, so give `math.inf` where the answer decides whether the process is killed.
     """
     found: dict[str, str] = {}
     for processor in processors:
-        if processor.state in ("failed", "stopped"):
-            found[processor.name] = f"it has {processor.state}"
+        if processor.parking.failure is not None:
+            found[processor.name] = f"it has failed: {type(processor.parking.failure).__name__}"
+        elif processor.state == "stopped":
+            found[processor.name] = "it has stopped"
         elif processor.lag > max_lag:
             found[processor.name] = f"it is {processor.lag:.0f} seconds behind"
         elif processor.parking.parked:

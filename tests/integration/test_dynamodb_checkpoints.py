@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import pytest
-from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, Answer, Proxy, condition_failed, error, proxy_to
+from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, Answer, Proxy, condition_failed, error, proxy_to
 from tables import checkpoints_on, fresh_name, store_on
 
 from eventsrc import Fenced, StoreRejected, Throttled

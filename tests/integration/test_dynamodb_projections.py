@@ -579,7 +579,7 @@ async def test_a_value_that_no_row_can_hold_parks_its_stream(bench: Bench) -> No
         value: Any = 0.5
 
         def key(self, stream: str) -> Mapping[str, str]:
-            return {"PK": "inexact", "SK": stream}
+            return {"PK": self.name, "SK": stream}
 
         def handle_deposited(self, event: Deposited, context: RowContext) -> None:
             context.set(value=self.value)
@@ -594,13 +594,22 @@ async def test_a_value_that_no_row_can_hold_parks_its_stream(bench: Bench) -> No
         projection.value = 5
         await processor.retry("account-a-0")
         await bench.direct.forget("inexact@1")
-        await bench.direct.table.clear("inexact")
+        await bench.direct.table.clear("inexact@1")
+
+
+async def test_each_version_has_rows_of_its_own(bench: Bench) -> None:
+    class Unversioned(Rows, tag="unversioned"):
+        def key(self, stream: str) -> Mapping[str, str]:
+            return {"PK": stream, "SK": "row"}
+
+    with pytest.raises(WiringError, match=r"Unversioned\.key is the same for all versions|Unversioned.key"):
+        Processor(Unversioned(bench.table), bench.store, bench.direct)
 
 
 async def test_each_stream_has_a_row_of_its_own(bench: Bench) -> None:
     class Shared(Rows, tag="shared"):
         def key(self, stream: str) -> Mapping[str, str]:
-            return {"PK": "shared", "SK": "all"}
+            return {"PK": self.name, "SK": "all"}
 
     await fill(bench.store, accounts=2)
     commits = await commits_of(bench.store)
@@ -670,3 +679,21 @@ async def test_a_processor_follows_the_stream_of_a_table(bench: Bench) -> None:
         found = [await bench.items(f"counted@1 account-a-{number}") for number in range(3)]
         assert [len(items) for items in found] == [6, 6, 6]
         assert {item["times"]["N"] for items in found for item in items.values()} == {"1"}
+
+
+async def test_who_looks_at_what_the_service_refuses_is_told_why(bench: Bench) -> None:
+    class Wrong(DynamoDBProjection, tag="wrong"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            context.write({"Put": {"TableName": bench.table, "Item": {"PK": {"S": "no sort key"}}}})
+
+    class Misspelt(DynamoDBProjection, tag="misspelt"):
+        def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
+            context.add("no-such-table", {"PK": "p", "SK": "s"}, amount=1)
+
+    await fill(bench.store, accounts=1, deposits=1)
+    processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
+    await processor.run(until_caught_up=True)
+    [parked] = await processor.parked()
+    assert "key" in parked.error.lower().partition("store's?")[2]  # the service's words
+    with pytest.raises(StoreRejected, match="no-such-table"):
+        await Processor(Misspelt(), bench.store, bench.direct, attempts=1).run(until_caught_up=True)

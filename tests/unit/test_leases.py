@@ -12,7 +12,7 @@ import pytest
 from ledger import InSQLite, Outside, commits_of, deposit, fill, ids_of, until
 
 from eventsrc import Fenced, MemoryStore, NotActive, StoreUnavailable
-from eventsrc.processor import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints
+from eventsrc.processor import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, health
 from eventsrc.processor.checkpoints import in_use
 from eventsrc.processor.rebuild import rebuild
 
@@ -323,3 +323,16 @@ async def test_wrong_values_are_refused(store: MemoryStore) -> None:
     pair = [Processor(kind(), store, MemoryCheckpoints()) for kind in (Outside, type("B", (Outside,), {}, tag="b"))]
     with pytest.raises(ValueError, match="share their checkpoints"):
         await Runner(*pair, leases=Leases()).run()
+
+
+async def test_a_worker_that_waits_for_slots_is_well(store: MemoryStore) -> None:
+    checkpoints = MemoryCheckpoints()
+    first, second = (Processor(Outside(), store, checkpoints) for _ in range(2))
+    runners = [Runner(each, leases=Leases(slots=1, ttl=0.5)) for each in (first, second)]
+    tasks = [asyncio.create_task(runner.run()) for runner in runners]
+    await until(lambda: {first.state, second.state} == {"live", "waiting"})
+    assert health(first, second) == {}
+    for runner in runners:
+        runner.stop()
+    await asyncio.gather(*tasks)
+    assert health(first) == {"outside@1": "it has stopped"}

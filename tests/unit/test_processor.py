@@ -12,7 +12,7 @@ import pytest
 from ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running, until
 from msgspec import structs
 
-from eventsrc import Fenced, MemoryStore, NotActive, SQLiteStore, StreamParked
+from eventsrc import Fenced, MemoryStore, NotActive, SQLiteStore, StoreRejected, StreamParked
 from eventsrc.processor import (
     Checkpoints,
     Effects,
@@ -20,6 +20,7 @@ from eventsrc.processor import (
     MemoryCheckpoints,
     Processor,
     SQLiteCheckpoints,
+    status,
 )
 from eventsrc.processor.checkpoints import now
 
@@ -390,3 +391,58 @@ async def test_from_another_checkpoint_what_was_handled_is_dropped(store: Memory
     assert again.commits <= 1
     [slot] = await processor.checkpoints.slots(processor.name)
     assert slot.checkpoint == "13"
+
+
+async def test_forgetting_drops_the_read_model_with_its_positions(store: MemoryStore, tmp_path: Path) -> None:
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        await fill(store)
+        processor = Processor(InSQLite(), store, checkpoints)
+        await processor.run(until_caught_up=True)
+        async with running(processor):
+            await until(lambda: processor.held)
+            with pytest.raises(RuntimeError, match="is running"):
+                await processor.forget()
+        await processor.forget()
+        assert await checkpoints.slots(processor.name) == []
+        await processor.run(until_caught_up=True)  # builds it anew, with nothing twice
+        assert await processor.projection.told() == await ids_of(store)
+    with pytest.raises(TypeError, match="in memory"):
+        await Processor(InMemory(), store).forget()
+
+
+@every_kind
+async def test_all_that_is_parked_can_be_retried_at_once(store: MemoryStore, make: Make) -> None:
+    await fill(store, accounts=5)
+    await deposit(store, "a-3", 66)
+    processor = make(attempts=1)
+    processor.projection.poison = {2, 66}
+    await processor.run(until_caught_up=True)
+    assert len(await processor.parked()) == 5
+    processor.projection.poison = {66}
+    assert [parked.stream for parked in await processor.retry_all()] == ["account-a-3"]
+    processor.projection.poison = set()
+    assert not await processor.retry_all()
+    assert await processor.projection.told() == await ids_of(store)
+
+
+@every_kind
+async def test_when_it_has_ended_caught_up_it_is_not_behind(store: MemoryStore, make: Make) -> None:
+    await fill(store)
+    processor = make()
+    processor.handled_up_to = 1
+    await processor.run(until_caught_up=True)
+    assert processor.caught_up.is_set()
+    assert processor.lag == 0.0
+    assert (await status(processor)).lag_commits == 0
+
+
+async def test_reading_a_read_model_changes_nothing(tmp_path: Path) -> None:
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        await checkpoints.write(lambda db: db.execute("CREATE TABLE mine (x)"))
+        with pytest.raises(StoreRejected, match="READONLY"):
+            await checkpoints.read(lambda db: db.execute("INSERT INTO mine VALUES (1)"))
+
+
+def test_what_is_no_projection_is_told(store: MemoryStore) -> None:
+    with pytest.raises(TypeError, match="give an object"):
+        Processor(InMemory, store)  # type: ignore[type-var]
