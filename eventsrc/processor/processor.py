@@ -147,7 +147,7 @@ class Processor(Share, Generic[P]):
         Comes back when all is handled, dropped as handled before, parked, or put aside to be tried again: see
         `settled`. Raises Fenced, and StoreError where positions cannot be read or written; then call it again.
         """
-        if not self.held:
+        if not self.held and not self.running:  # in a runner, other workers may have all of them
             raise RuntimeError(f"{self.name} holds no slots (any more); `prepare` it, and `take_all` or `join`")
         by_stream: dict[str, list[Commit]] = {}
         for commit in commits:

@@ -132,8 +132,10 @@ class Share:
     async def go_on_from(self, checkpoint: str = "") -> None:
         """Have the next run read the feed from there: from the beginning, as after FeedTrimmed, or behind an export.
         Positions stay, so what has been handled is dropped. Who runs it now is fenced. Raises ValueError for what is no
-        checkpoint of the feed.
+        checkpoint of the feed, and RuntimeError if this very object runs.
         """
+        if self.running:
+            raise RuntimeError(f"{self.name} is running; stop it first, or ask another object of it")
         self.feed.earliest([checkpoint])
         await self.take_all()
         self.note(checkpoint)

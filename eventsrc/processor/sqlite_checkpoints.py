@@ -46,9 +46,10 @@ _FEW = 200  # bound values in one statement
 class SQLiteCheckpoints(Checkpoints):
     """In an SQLite file, which is made if it is not there, with the tables of the read models beside it.
 
-    One thread writes, another reads. The file is in WAL mode with `synchronous=NORMAL`: when the power fails the last
-    transactions may be gone, positions and read model alike, and are made again. The event store has a file of its own.
-    `deadline` is how many seconds a call waits for another process's transaction.
+    One thread writes, one reads what belongs here, and one reads for users: a long report holds up no processor. The
+    file is in WAL mode with `synchronous=NORMAL`: when the power fails the last transactions may be gone, positions and
+    read model alike, and are made again. The event store has a file of its own. `deadline` is how many seconds a call
+    waits for another process's transaction.
     """
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0) -> None:
@@ -61,7 +62,7 @@ class SQLiteCheckpoints(Checkpoints):
         if self._threads:
             raise StoreClosed("SQLiteCheckpoints is open already; open it once, and share it")
         try:
-            for name in ("writer", "reader"):
+            for name in ("writer", "asker", "reader"):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
                 self._threads[name] = thread, connection
@@ -114,6 +115,10 @@ class SQLiteCheckpoints(Checkpoints):
         """Run `work`, which only reads, on a connection of its own: read models are asked so too."""
         return await self._run("reader", work)
 
+    async def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read what belongs here. Users may hold up their own connection, or at its moment by a cursor left open."""
+        return await self._run("asker", work)
+
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if name not in self._threads:
             raise StoreClosed("SQLiteCheckpoints is not open; use `async with checkpoints:` around all that uses it")
@@ -139,14 +144,14 @@ class SQLiteCheckpoints(Checkpoints):
                 found += db.execute(f"{query} AND stream IN ({marks})", (processor, *some))
             return found
 
-        return await self.read(work)
+        return await self._ask(work)
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         query = (
             "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
         )
         after = ""
-        while page := await self.read(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
+        while page := await self._ask(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
             yield [Head(*row) for row in page]
             after = page[-1][0]
 
@@ -155,7 +160,7 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
-        return [_slot(row[0]) for row in await self.read(lambda db: db.execute(query, (processor,)).fetchall())]
+        return [_slot(row[0]) for row in await self._ask(lambda db: db.execute(query, (processor,)).fetchall())]
 
     async def take(self, processor: str, slot: Slot) -> None:
         await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
@@ -177,7 +182,7 @@ class SQLiteCheckpoints(Checkpoints):
         await self._execute(beat, (worker,))
 
     async def beats(self) -> Mapping[str, int]:
-        return dict(await self.read(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
+        return dict(await self._ask(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
 
     async def leave(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
@@ -194,7 +199,7 @@ class SQLiteCheckpoints(Checkpoints):
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         query = "SELECT parked FROM eventsrc_parked WHERE processor = ?"
         if streams is None:
-            rows = await self.read(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
+            rows = await self._ask(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
         else:
             rows = await self._of_streams(query, processor, streams)
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
@@ -204,12 +209,12 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ? ORDER BY rowid"
-        rows = await self.read(lambda db: db.execute(query, (processor,)).fetchall())
+        rows = await self._ask(lambda db: db.execute(query, (processor,)).fetchall())
         return [msgspec.json.decode(row[0], type=Skipped) for row in rows]
 
     async def active(self, tag: str) -> int | None:
         query = "SELECT version FROM eventsrc_active WHERE tag = ?"
-        row = await self.read(lambda db: db.execute(query, (tag,)).fetchone())
+        row = await self._ask(lambda db: db.execute(query, (tag,)).fetchone())
         return row[0] if row else None
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:

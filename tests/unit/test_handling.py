@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import functools
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bank import Opened
-from ledger import InSQLite, Movement, Outside, commits_of, fill, ids_of
+from ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, running, until
 
 from eventsrc import MemoryStore, StoreRejected, Throttled
 from eventsrc.processor import Context, Effects, MemoryCheckpoints, Processor, SQLiteCheckpoints, SQLiteContext
@@ -169,3 +170,29 @@ async def test_a_full_disk_is_no_failure_of_a_handler(store: MemoryStore, checkp
     with pytest.raises(StoreRejected, match="SQLITE_FULL"):
         await processor.run(until_caught_up=True)
     assert not await processor.parked()
+
+
+async def test_who_reads_the_read_model_holds_up_no_processor(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints
+) -> None:
+    await fill(store)
+    processor = Processor(InSQLite(), store, checkpoints)
+    reading, go_on = threading.Event(), threading.Event()
+
+    def report(db: sqlite3.Connection) -> None:
+        reading.set()
+        go_on.wait()
+
+    async with running(processor):
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
+        cursor = await checkpoints.read(lambda db: db.execute("SELECT * FROM in_sqlite_1"))
+        next(cursor)  # and the rest is left
+        await processor.wait_for(await deposit(store, "a-0", 1))
+        slow = asyncio.create_task(checkpoints.read(report))
+        try:
+            await until(reading.is_set)
+            await processor.wait_for(await deposit(store, "a-0", 1))
+        finally:
+            go_on.set()
+            await slow
+            cursor.close()

@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from ledger import Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+from msgspec import structs
 
 from eventsrc import MemoryStore
-from eventsrc.processor import Context, MemoryCheckpoints, Processor, health
+from eventsrc.processor import Context, Leases, MemoryCheckpoints, Processor, Runner, health
+
+
+class Second(Outside, tag="second"): ...
 
 
 @pytest.fixture
@@ -56,6 +60,28 @@ async def test_who_holds_nothing_is_told(store: MemoryStore) -> None:
     processor = Processor(Outside(), store, MemoryCheckpoints())
     with pytest.raises(RuntimeError, match="holds no"):
         await processor.handle(await commits_of(store))
+
+
+async def test_of_two_processors_of_a_worker_one_may_hold_nothing(store: MemoryStore) -> None:
+    await fill(store, accounts=8)
+    one, other = (
+        Processor(Outside(), store, checkpoints := MemoryCheckpoints()),
+        Processor(Second(), store, checkpoints),
+    )
+    await one.check_active()
+    await other.lay_out(2)
+    await checkpoints.beat("elsewhere")
+    for slot in await checkpoints.slots(other.name):
+        await checkpoints.take(other.name, structs.replace(slot, epoch=slot.epoch + 1, owner="elsewhere"))
+    runner = Runner(one, other, leases=Leases(slots=2))
+    running_both = asyncio.create_task(runner.run())
+    await until(lambda: one.commits > 0 or running_both.done())
+    assert other.state == "waiting"
+    with pytest.raises(RuntimeError, match="is running"):
+        await one.go_on_from("")
+    runner.stop()
+    await running_both
+    assert other.commits == 0
 
 
 async def test_a_handler_that_hangs_is_seen(store: MemoryStore) -> None:
