@@ -32,6 +32,9 @@ async def rebuild(
     outside effect is had by one of the two. (On DynamoDB a fenced worker goes on until it next writes its checkpoint,
     about a second; outside effects of that time may be had by both.)
 
+    A processor with `start="now"` begins now here, too: what the active one has not handled by then is left by both, so
+    let that one catch up before.
+
     `progress` is told the commits handled of all that the active one has; where positions are in the rows of the read
     model, to count them the store is scanned. It may be cancelled or killed, and called again, at any time. A handler
     that fails stops it, unless `on_error` is "park". If no version is active this one becomes it, and is run to the end
