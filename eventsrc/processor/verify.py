@@ -6,6 +6,7 @@ from collections.abc import Sequence, Set
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
+from ..errors import Fenced
 from ..feed import Head
 from ..store import Commit
 from .processor import Processor
@@ -29,16 +30,16 @@ async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified
     the whole store: see `Feed.heads`.
     """
     if processor.held:
-        return await _verified(processor, deliver)
+        return await _verified(processor, deliver, beside=False)
     await processor.prepare()
     await processor.join()
     try:
-        return await _verified(processor, deliver)
+        return await _verified(processor, deliver, beside=True)
     finally:
         await processor.drop()
 
 
-async def _verified(processor: Processor[Any], deliver: bool) -> Verified:
+async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -> Verified:
     await processor.parking.look()
     streams = missing = parked = 0
     lost: list[Head] = []
@@ -64,9 +65,22 @@ async def _verified(processor: Processor[Any], deliver: bool) -> Verified:
                     first = {position + 1} if processor.began(head.stream) else set()  # of a new stream, where to begin
                     hints += await _commits(processor, head.stream, {*first, head.version})
             if deliver and hints:
-                await processor.handle(hints)
-                await processor.settled()
+                await _deliver(processor, hints, beside)
     return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
+
+
+async def _deliver(processor: Processor[Any], hints: Sequence[Commit], beside: bool) -> None:
+    while True:
+        try:
+            await processor.handle(hints)
+            await processor.settled()
+        except Fenced:
+            if not beside:
+                raise
+            processor.parking.failure = None
+            await processor.join()  # a worker has taken over a slot since: go on with the fences of now
+        else:
+            return
 
 
 async def _commits(processor: Processor[Any], stream: str, versions: Set[int]) -> Sequence[Commit]:

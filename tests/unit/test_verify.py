@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 from ledger import InMemory, InSQLite, commits_of, deposit, fill, ids_of, running, until
 
-from eventsrc import Head, MemoryStore
+from eventsrc import Fenced, Head, MemoryStore
 from eventsrc.processor import MemoryProjection, Processor, SQLiteCheckpoints, health, status, verify
 
 
@@ -53,6 +53,32 @@ async def test_from_another_process_while_none_runs(store: MemoryStore, checkpoi
     found = await verify(other := Processor(InSQLite(), store, checkpoints))
     assert (found.missing, found.handled) == (1, 1)
     assert await other.projection.told() == await ids_of(store)
+
+
+class Busy(MemoryStore):
+    """Where something happens once its heads have been read."""
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        async for page in super().heads():
+            await self.meanwhile()
+            yield page
+
+    meanwhile: Callable[[], Awaitable[None]]
+
+
+async def test_workers_that_take_over_meanwhile_do_not_end_it(checkpoints: SQLiteCheckpoints) -> None:
+    async with Busy() as store:
+        await fill(store)
+        worker = Processor(InSQLite(), store, checkpoints)
+        await worker.take_all()
+        store.meanwhile = worker.take_all
+        found = await verify(other := Processor(InSQLite(), store, checkpoints))
+        assert (found.missing, found.handled) == (12, 12)
+        assert await other.projection.told() == await ids_of(store)
+        store.meanwhile = Processor(InSQLite(), store, checkpoints).take_all
+        await deposit(store, "a-1", 9)
+        with pytest.raises(Fenced):  # one that holds its slots by itself has lost them
+            await verify(worker)
 
 
 async def test_parked_streams_are_counted_and_left(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
