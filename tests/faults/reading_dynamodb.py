@@ -28,7 +28,7 @@ from bank import Account, Deposited, Opened, Withdrawn
 from proxy import CRAWL, STALL, Fault, proxy_to
 from tables import checkpoints_on, fresh_name, records, session, store_on
 
-from eventsrc import Commit, Repository, StreamParked
+from eventsrc import Commit, Repository
 from eventsrc.codec import Codec
 from eventsrc.processor import (
     DynamoDBCheckpoints,
@@ -72,6 +72,7 @@ class World(msgspec.Struct):
     model: str  # another one, with the positions
     seed: int
     drops: bool
+    ttl: float
 
 
 class Sums(DynamoDBProjection, tag="sums"):
@@ -140,7 +141,7 @@ async def read(folder: Path, name: str) -> None:
     async with _opened(world, chaos, dice.choice(DEADLINES)) as opened:
         before = asyncio.all_tasks()
         while not stopping.is_set():
-            leases = Leases(worker=name, slots=SLOTS, ttl=TTL)
+            leases = Leases(worker=name, slots=SLOTS, ttl=world.ttl)
             runner = Runner(*_processors(world, chaos, *opened), leases=leases, save_every=dice.choice((0.1, 1.0)))
             task = asyncio.create_task(runner.run())
             ends = perf_counter() + dice.choice((0.3, 3.0, 10.0))
@@ -168,10 +169,10 @@ def _write(path: Path, value: object) -> None:
 
 
 class _Fleet(Fleet):
-    def __init__(self, folder: Path, seed: int, dice: Dice, proxy: str, endpoint: str) -> None:
-        super().__init__("faults.reading_dynamodb", folder, seed, TTL)
+    def __init__(self, folder: Path, seed: int, dice: Dice, proxy: str, endpoint: str, ttl: float) -> None:
+        super().__init__("faults.reading_dynamodb", folder, seed, ttl)
         self._dice = dice
-        self._world = World(proxy, fresh_name(), fresh_name(), seed, drops=bool(seed % 2))
+        self._world = World(proxy, fresh_name(), fresh_name(), seed, drops=bool(seed % 2), ttl=ttl)
         self._here = msgspec.structs.replace(self._world, endpoint=endpoint)
         self._repository: Repository[Account]
         self._writing = True
@@ -223,10 +224,8 @@ class _Fleet(Fleet):
     async def _retry(self, processors: Processors) -> None:
         """What is parked, from here."""
         for processor in processors:
-            for parked in await processor.parked():
-                self._counts["parked"] += 1
-                with suppress(StreamParked, ValueError):  # it failed again, or somebody else has released it
-                    await processor.retry(parked.stream)
+            self._counts["parked"] += len(await processor.parked())
+            await processor.retry_all()
 
     async def _settle(self, processors: Processors) -> None:
         """Without faults from here on, all must be handled; what was dropped, once it is verified."""
@@ -328,13 +327,13 @@ def _falls(numbers: Sequence[int]) -> int:
     return sum(first >= second for first, second in pairwise(numbers))
 
 
-async def campaign(times: int, seed: int, folder: Path, endpoint: str, workers: int = 3) -> Layer:
+async def campaign(times: int, seed: int, folder: Path, endpoint: str, *, workers: int = 3, ttl: float = TTL) -> Layer:
     """So many signals to workers. With an odd seed, hints are dropped for good, and `verify` has to find them."""
     begun = perf_counter()
     dice = Dice(seed, RATE, FAULTS)
     async with left_behind() as left, proxy_to(endpoint) as proxy:
         proxy.choose = dice
-        fleet = _Fleet(folder, seed, dice, proxy.url, endpoint)
+        fleet = _Fleet(folder, seed, dice, proxy.url, endpoint, ttl)
         commits, missing, twice = await fleet.play(times, workers)
         asked = len(proxy.operations)
     counts = fleet.counted()
