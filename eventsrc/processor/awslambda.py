@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from contextvars import copy_context
 from math import inf
 from typing import Any, NamedTuple, Protocol
@@ -129,6 +129,9 @@ class LambdaHandler:
                         await _look_at(processor, each)
                 await processor.settled()
         except _PASSING as error:
+            with suppress(*_PASSING):  # a handler that fails is not to fail with the whole batch again and again
+                async with asyncio.timeout(self._margin / 4):
+                    await processor.parking.park_failing()
             await processor.drop()
             failures |= dict.fromkeys(await self._unhandled(processor, told), error)
         return failures
@@ -136,7 +139,7 @@ class LambdaHandler:
     async def _unhandled(self, processor: Processor[Any], told: Sequence[Told]) -> Sequence[int]:
         """The numbers of what is neither handled nor parked. Positions tell; what they do not tell comes again."""
         try:
-            async with asyncio.timeout(self._margin / 2):
+            async with asyncio.timeout(self._margin / 4):
                 positions = await processor.positions(list({each.stream for each in told}))
                 found = await processor.checkpoints.parked(processor.name, {each.stream for each in told})
                 parked = {each.stream for each in found if not each.released}
@@ -161,8 +164,8 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
 
     `app` is entered at the first invocation, and anew after an error; loop and connections stay from one invocation to
     the next. Records may come in any order, repeatedly, and to several environments at once: positions decide. A
-    handler that fails is called again and then parks its stream, and so does a commit that cannot be read. None of that
-    is a failure of the batch: no stream ever blocks a shard.
+    handler that fails is called again, for as long as there is time, and then parks its stream, and so does a commit
+    that cannot be read. None of that is a failure of the batch: no stream ever blocks a shard.
 
     What is not handled, since a store does not answer or there are `margin` seconds left, is answered as
     `batchItemFailures`: the sequence number of the first such record, or for Pipes the ids of them all. So turn on

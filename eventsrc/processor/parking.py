@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
 from ..gaps import contiguous
 from ..log import log
+from ..many import loaded
 from ..store import Commit
 from .checkpoints import Parked, Skipped, now
 from .run import HandlerFailed, PositionMoved, Run
@@ -36,6 +37,8 @@ class Aside:
     def __init__(self, base: int) -> None:
         self.base = base
         self.latest = 0  # what the feed has told of it
+        self.failed: HandlerFailed | None = None  # the last of `failures` attempts at one commit
+        self.failures = 0
         self.task: asyncio.Task[None] | None = None
 
 
@@ -109,22 +112,29 @@ class Parking:
                 aside.task.cancel()
                 del self.aside[stream]
 
+    async def park_failing(self) -> None:
+        """Park at once what has failed and would be tried again, and end the rest of what is aside: for who has no
+        more time.
+        """
+        failing = {stream: aside for stream, aside in self.aside.items() if aside.task and aside.failed is not None}
+        await self.drop()
+        for stream, aside in failing.items():
+            self.aside[stream] = aside
+            try:
+                await self._park(stream, aside.failed, aside.failures, now())
+            finally:
+                del self.aside[stream]
+
     async def retry(self, stream: str) -> None:
         await self._take_out(await self._find(stream))
 
     async def retry_all(self) -> None:
-        free = asyncio.Semaphore(_AT_ONCE)
-
         async def one(stream: str) -> None:
-            async with free:
-                with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
-                    await self.retry(stream)
+            with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
+                await self.retry(stream)
 
         found = await self.look()
-        async with asyncio.TaskGroup() as group:
-            for parked in found:
-                if parked.stream not in self.aside:
-                    group.create_task(one(parked.stream))
+        await loaded(one, [parked.stream for parked in found if parked.stream not in self.aside], _AT_ONCE)
 
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
@@ -173,41 +183,41 @@ class Parking:
 
     async def _go_on(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
         try:
-            await self._try_again(stream, failed)
+            await self._try_again(stream, aside, failed)
         except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
             self.failure = self.failure or error
         finally:
             if self.aside.get(stream) is aside:
                 del self.aside[stream]
 
-    async def _try_again(self, stream: str, failed: HandlerFailed | None) -> None:
+    async def _try_again(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
         """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
-        failures = 1 if failed else 0  # of the commit behind `at`
+        aside.failed, aside.failures = failed, 1 if failed else 0  # with the commit behind `at`
         at: int | None = None
 
         async def once() -> None:
-            nonlocal failures, failed, at
-            if failures >= self._attempts and failed is not None:
-                raise failed
+            nonlocal at
+            if aside.failures >= self._attempts and aside.failed is not None:
+                raise aside.failed
             async with self._room:
                 try:
                     at = await self._position(stream) if at is None else at
                     await self._catch_up(stream)
                 except HandlerFailed as error:
                     before, at = at, await self._position(stream)
-                    failures, failed = failures + 1 if at == before else 1, error
+                    aside.failed, aside.failures = error, aside.failures + 1 if at == before else 1
                     raise
 
         def pause(state: RetryCallState) -> float:
             if state.outcome is None or not isinstance(state.outcome.exception(), HandlerFailed):
                 return _WAIT(state)
-            seconds: float = min(_FIRST * 4 ** (failures - 1), _LONGEST) + wait_random(0, _FIRST)(state)
+            seconds: float = min(_FIRST * 4 ** (aside.failures - 1), _LONGEST) + wait_random(0, _FIRST)(state)
             return seconds
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
             wait=pause,
-            stop=lambda _: failures >= self._attempts,
+            stop=lambda _: aside.failures >= self._attempts,
             reraise=True,
         )
         try:
@@ -217,13 +227,13 @@ class Parking:
         except HandlerFailed as error:
             if self.stops:
                 raise error.error from None
-            failed = error
         else:
             return
         reachable = AsyncRetrying(retry=retry_if_exception_type(TRANSIENT), wait=_WAIT)
-        await reachable(self._park, stream, failed, failures, now())
+        await reachable(self._park, stream, aside.failed, aside.failures, now())
 
-    async def _park(self, stream: str, failed: HandlerFailed, attempts: int, since: int) -> None:
+    async def _park(self, stream: str, failed: HandlerFailed | None, attempts: int, since: int) -> None:
+        assert failed is not None
         processor, version = self._processor, await self._position(stream) + 1
         parked = Parked(stream=stream, version=version, error=_told(failed.error), attempts=attempts, since=since)
         await processor.checkpoints.park(processor.name, parked)

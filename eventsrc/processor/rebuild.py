@@ -32,13 +32,11 @@ async def rebuild(
     outside effect is had by one of the two. (On DynamoDB a fenced worker goes on until it next writes its checkpoint,
     about a second; outside effects of that time may be had by both.)
 
-    A processor with `start="now"` begins now here, too: what the active one has not handled by then is left by both, so
-    let that one catch up before.
-
     `progress` is told the commits handled of all that the active one has; where positions are in the rows of the read
     model, to count them the store is scanned. It may be cancelled or killed, and called again, at any time. A handler
     that fails stops it, unless `on_error` is "park". If no version is active this one becomes it, and is run to the end
-    of the feed. Afterwards `run` it; `Checkpoints.forget` drops the old one.
+    of the feed. Afterwards `run` it; `Processor.forget` drops the old one. Raises ValueError where one of the two began
+    with `start="now"`: what lies before that was never to be handled, so there is nothing to build anew.
     """
     stops, processor.parking.stops = processor.parking.stops, on_error == "stop"
     try:
@@ -55,6 +53,8 @@ async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None
         await _run(processor, progress, None)
         return
     old = f"{projection.tag}@{active}"
+    if processor.from_now or any(slot.began for slot in await checkpoints.slots(old)):
+        raise ValueError(f'{processor.name} or {old} has start="now", and cannot be rebuilt; give it a tag of its own')
     processor.beside(old)
     await _run(processor, progress, old)
     await _retire(checkpoints, old)

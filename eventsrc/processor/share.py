@@ -19,7 +19,7 @@ class Share:
     """What a processor holds of its streams, as hash slots; all of it unless there are several workers."""
 
     def __init__(self, projection: Projection, checkpoints: Checkpoints, feed: Feed, *, from_now: bool) -> None:
-        self._projection, self.checkpoints, self.feed, self._from_now = projection, checkpoints, feed, from_now
+        self._projection, self.checkpoints, self.feed, self.from_now = projection, checkpoints, feed, from_now
         self.held: dict[int, Slot] = {}  # by number
         self._of = 1
         self._joined = False  # others hold the same
@@ -69,7 +69,7 @@ class Share:
             began = min(slot.began for slot in used or known)
             checkpoint = self.feed.earliest(slot.checkpoint for slot in used or known)
         else:
-            began, checkpoint = (now(), await self.feed.end()) if self._from_now else (0, "")
+            began, checkpoint = (now(), await self.feed.end()) if self.from_now else (0, "")
         numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
         for number in sorted(
             numbers, key=lambda number: (number > 0, number < of)

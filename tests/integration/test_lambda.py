@@ -287,6 +287,18 @@ async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, 
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
 
+async def test_a_handler_that_fails_until_time_is_up_parks_its_stream(store: DynamoDBStore, deploy: Deploy) -> None:
+    """Else it would fail with the same batch again and again, and block the shard."""
+    one, two = (await accounts(store, one=4, two=4)).values()
+    environment = deploy(attempts=100)
+    environment.projection.poison = {2}
+    answer = await environment(event_of(store, [*one, two[0]]), seconds=1.5)
+    assert answer == NONE
+    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two[:1])}
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
+
+
 async def test_a_record_that_came_damaged(store: DynamoDBStore, deploy: Deploy) -> None:
     """The table has it whole."""
     [stream] = (await accounts(store, one=3)).values()

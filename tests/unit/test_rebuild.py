@@ -227,3 +227,14 @@ async def test_the_old_one_can_be_forgotten(store: MemoryStore, checkpoints: SQL
     await checkpoints.forget(old.name)
     assert await checkpoints.positions(old.name, ["account-a-0"]) == {}
     assert await checkpoints.slots(old.name) == []
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+async def test_what_began_now_is_not_rebuilt(store: MemoryStore, checkpoints: SQLiteCheckpoints, which: str) -> None:
+    await fill(store)
+    start: Any = {which: "now"}
+    old = Processor(First(), store, checkpoints, start=start.get("old", "beginning"))
+    await old.run(until_caught_up=True)
+    with pytest.raises(ValueError, match="cannot be rebuilt"):
+        await rebuild(Processor(Second(), store, checkpoints, start=start.get("new", "beginning")))
+    assert await checkpoints.active("model") == 1
