@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
 
 PAGE = 1_000  # commits
+MAX_POSITION = 2**63 - 1
 
 
 class Batch(NamedTuple):
@@ -44,9 +45,10 @@ class Feed(Protocol):
         """All commits behind the checkpoint `after`, from the first one on if it is empty.
 
         Memory stays flat however many there are. At the end there is a batch with `caught_up`, also if there was
-        nothing at all; then it ends or, with `follow`, waits for more. Raises ValueError for what is no checkpoint,
-        FeedTrimmed for one behind which something would be missed, StoreClosed when the store is closed meanwhile, and
-        StoreError and CorruptPayload as other reads do.
+        nothing at all; then it waits for more. Without `follow` it ends there, or once all is told that was there when
+        it began, though writers go on. Raises ValueError for what is no checkpoint, FeedTrimmed for one behind which
+        something would be missed, StoreClosed when the store is closed meanwhile, and StoreError and CorruptPayload as
+        other reads do.
         """
         ...
 
@@ -105,6 +107,7 @@ class OrderedStore(Store):
         position, caught_up = _position(after), False
         if position and position > (last := await self._last()):
             raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
+        end = MAX_POSITION if follow else await self._last()  # writers may go on for ever
         self._followers.add(grown := asyncio.Event())
         try:
             while True:
@@ -112,7 +115,7 @@ class OrderedStore(Store):
                 commits, all_there_are = await self._behind(position)
                 position = commits[-1].position or position if commits else position
                 if commits or not caught_up:
-                    caught_up = all_there_are
+                    caught_up = all_there_are or position >= end
                     yield Batch(commits, str(position), caught_up)
                 if caught_up and not follow:
                     return
@@ -159,6 +162,6 @@ async def _until(event: asyncio.Event, seconds: float | None) -> None:
 
 
 def _position(checkpoint: str) -> int:
-    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) < 2**63):
+    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) <= MAX_POSITION):
         raise ValueError(f"{checkpoint!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
     return int(checkpoint or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from time import time
 from typing import Any
 
 from ..errors import FeedTrimmed
@@ -18,6 +19,7 @@ ROOM = 16  # pages that are asked for or wait to be handled, all shards together
 LOOKS = 3  # at the list of shards, after which a closed shard counts as one without children
 SOON, OFTEN, SELDOM = 0.1, 5.0, 60.0  # seconds between looks; often while a closed shard has no children
 REFRESH = 3_600  # seconds after which a checkpoint is told again though nothing has come: the old one wears out
+_APART = 5.0  # seconds that the service's clock may be behind ours
 SKIPPED = 10_000  # records that are no commits, after which one is told too
 
 
@@ -49,7 +51,7 @@ class StreamReader:
 
     async def batches(self, *, follow: bool) -> AsyncGenerator[Batch]:
         """Commits as they come, and a batch without any where they end or a checkpoint has worn out."""
-        told, skipped, refreshed = False, 0, float(self._begin.since)
+        told, skipped, refreshed, began = False, 0, float(self._begin.since), time()
         try:
             self._spawn(self._look)
             while True:
@@ -69,6 +71,8 @@ class StreamReader:
                 check_age(since)
                 if caught_up and not self._on:
                     raise FeedTrimmed("the table's stream was turned off: what is stored meanwhile is in none")
+                if not follow and since > began + _APART:  # writers may go on for ever
+                    caught_up = True
                 worn = since - refreshed >= REFRESH or skipped >= SKIPPED
                 if commits or worn or (caught_up and not told):
                     told, skipped, refreshed = caught_up, 0, since

@@ -74,6 +74,18 @@ async def a_follower_sees_what_comes(make_store: MakeStore) -> None:
                 expect_same([commit for commit in seen if commit.stream == stream], commits, f"followed {stream}")
 
 
+async def who_does_not_follow_comes_to_an_end(make_store: MakeStore) -> None:
+    """A feed that is not followed ends, however fast others write meanwhile, behind all that was there before."""
+    async with make_store() as store:
+        start = await end_of(store)
+        before = await fill(store, fresh_stream(), 3)
+        seen: list[Commit] = []
+        async for batch in feed_of(store).feed(after=start, follow=False):
+            seen += batch.commits
+            await fill(store, fresh_stream(), PAGE // 10)  # there is always more
+        expect_same([commit for commit in seen if commit.stream == before[0].stream], before, "told")
+
+
 async def closing_ends_a_follower(make_store: MakeStore) -> None:
     """Closing the store does not wait for those who follow: they are told that it is closed."""
     store = make_store()
@@ -176,6 +188,7 @@ CHECKS = checks(
     a_feed_goes_on_behind_a_checkpoint,
     an_empty_feed_is_caught_up,
     a_follower_sees_what_comes,
+    who_does_not_follow_comes_to_an_end,
     closing_ends_a_follower,
     what_is_no_checkpoint_is_refused,
     a_checkpoint_ahead_of_the_store_is_refused,

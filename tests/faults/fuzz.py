@@ -311,7 +311,7 @@ async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
 def campaign(inputs: int, seed: int) -> Layer:
     """So many inputs over all decoders, each as likely as another."""
     begun = perf_counter()
-    sending, logging, expanding = "eventsrc.dynamodb.store.send", "eventsrc.snapshots.log", "lz4.block.decompress"
+    sending, logging, expanding = "eventsrc.dynamodb.requests.send", "eventsrc.snapshots.log", "lz4.block.decompress"
     with patch(sending, _once), patch(logging), patch(expanding, _guarded):
         violations, decoded = asyncio.run(_campaign(inputs, seed))
     return Layer("fuzz", inputs, inputs - decoded, decoded, 0, 0, perf_counter() - begun, seed, violations)

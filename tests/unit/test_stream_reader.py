@@ -442,3 +442,17 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_who_does_not_follow_comes_to_an_end_though_writers_go_on() -> None:
+    service = FakeStreams()
+    writer = Writer(service)
+    before = await writer.write(STREAMS)
+    found: list[Commit] = []
+    async with asyncio.timeout(20):
+        async for batch in batches(service):
+            found += batch.commits
+            # There is always more, and it is later than when the reading began.
+            await writer.write(["busy"], datetime.now(UTC) + timedelta(seconds=10))
+    assert batch.caught_up
+    assert keys(before) <= keys(found)
