@@ -21,7 +21,7 @@ types: $(READY)
 	$(BIN)/pyright
 
 tests: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 faults: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m faults

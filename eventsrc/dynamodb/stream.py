@@ -71,7 +71,7 @@ class StreamReader:
                 check_age(since)
                 if caught_up and not self._on:
                     raise FeedTrimmed("the table's stream was turned off: what is stored meanwhile is in none")
-                if not follow and since > began + _APART:  # writers may go on for ever
+                if not follow and since > max(began, self._begin.since) + _APART:  # writers may go on for ever
                     caught_up = True
                 worn = since - refreshed >= REFRESH or skipped >= SKIPPED
                 if commits or worn or (caught_up and not told):

@@ -62,6 +62,7 @@ class LambdaHandler:
         self._thread.submit(lambda: self._runner.run(self._stop())).result()
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
+        self._thread.shutdown()
 
     async def _handle(self, event: object, seconds: float) -> Answer:
         records = event.get("Records") if isinstance(event, Mapping) else event

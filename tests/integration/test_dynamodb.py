@@ -398,7 +398,7 @@ def test_a_store_belongs_to_one_loop(dynamodb_endpoint: str) -> None:
         ({"sort_key": "PK"}, "key names"),
         ({"tenant": "a|b"}, "tenants"),
         ({"tenant": ""}, "empty"),
-        ({"client": object(), "region_name": "eu-west-1"}, "client"),
+        ({"client": "one that is open", "region_name": "eu-west-1"}, "client"),
         ({"deadline": 0}, "deadline"),
         ({"max_connections": 0}, "max_connections"),
     ],

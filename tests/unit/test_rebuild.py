@@ -86,7 +86,7 @@ async def write_on(store: MemoryStore) -> None:
     number = 0
     while True:
         await deposit(store, f"a-{number % 5}", 1)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.002)
         number += 1
 
 
