@@ -444,7 +444,7 @@ def test_memory_is_no_file(path: str) -> None:
 
 async def test_nothing_is_left_running_or_open_after_close(path: Path) -> None:
     def ours() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith("eventsrc-")]
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("eventsrc-sqlite-")]
 
     store = SQLiteStore(path)
     async with store:
