@@ -24,7 +24,7 @@ tests: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 faults: $(READY)
-	@PYTHONPATH=tests $(BIN)/python -m faults
+	@PYTHONPATH=tests $(BIN)/python -m campaigns
 
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
-from bank import Account
-from tables import fresh_name, store_on
+from support.bank import Account
+from support.tables import fresh_name, store_on
 
 from eventsrc import Repository, SnapshotPolicy
 from eventsrc.local import dynamodb_local

@@ -18,9 +18,9 @@ import lz4.block
 import zstandard
 
 from eventsrc import Aggregate, Commit, Event, MemoryStore, Receipt, Repository, SnapshotPolicy
-from eventsrc.codec import _WORTH_COMPRESSING, pack, unpack
-from eventsrc.limits import item_size
+from eventsrc.aggregates.codec import _WORTH_COMPRESSING, pack, unpack
 from eventsrc.store import OVERHEAD
+from eventsrc.stores.limits import item_size
 from examples.flights.aircraft import Aircraft
 from examples.flights.importer import import_fleet
 from examples.flights.table import Flight, by_aircraft, read_flights

@@ -8,10 +8,10 @@ from time import process_time
 from typing import Any
 
 import msgspec
-from bank import Account, Deposited, Opened, Withdrawn
+from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Commit, MemoryStore, Repository, SnapshotPolicy
-from eventsrc.codec import unpack
+from eventsrc.aggregates.codec import unpack
 
 from .measure import Figure, median
 

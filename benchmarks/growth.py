@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bank import Account
+from support.bank import Account
 
 from eventsrc import DynamoDBStore, Repository, SnapshotPolicy, SQLiteStore, Store
 from eventsrc.local import dynamodb_local

@@ -9,11 +9,11 @@ import random
 import time
 from typing import Any, NamedTuple
 
-from tables import fresh_name, store_on
+from support.tables import fresh_name, store_on
 
 from eventsrc import Commit, DynamoDBStore, Repository, Snapshot, SnapshotPolicy
-from eventsrc.dynamodb.layout import LAYOUTS
 from eventsrc.local import dynamodb_local
+from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS
 from eventsrc.uuid7 import uuid7
 from examples.flights.aircraft import Aircraft
 from examples.flights.importer import import_fleet

@@ -17,13 +17,13 @@ import aiohttp
 import msgspec
 from aiodynamo.errors import ConditionalCheckFailed
 from aiodynamo.expressions import F, HashKey, RangeKey
-from bank import Account
-from tables import CREDENTIALS, fresh_name, session, store_on
+from support.bank import Account
+from support.tables import CREDENTIALS, fresh_name, session, store_on
 from yarl import URL
 
 from eventsrc import DynamoDBStore, Repository, SnapshotPolicy
 from eventsrc.local import dynamodb_local
-from eventsrc.storetests.samples import make_commit
+from eventsrc.testing.contract.samples import make_commit
 
 from .measure import Cost, Figure, cost, median_of, median_ratio
 

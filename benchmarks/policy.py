@@ -14,7 +14,7 @@ from math import ceil, inf
 from statistics import mean
 from typing import Any, NamedTuple
 
-from bank import Account
+from support.bank import Account
 
 from eventsrc import Aggregate, Receipt, Repository, SnapshotPolicy
 from examples.flights.aircraft import Aircraft

@@ -12,13 +12,12 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from bank import Account, Deposited, Opened
-from tables import fresh_name, session, store_on
+from support.bank import Account, Deposited, Opened
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store
-from eventsrc.gate import Gate
 from eventsrc.local import dynamodb_local
-from eventsrc.processor import (
+from eventsrc.processing import (
     Context,
     MemoryProjection,
     Processor,
@@ -27,7 +26,8 @@ from eventsrc.processor import (
     SQLiteContext,
     SQLiteProjection,
 )
-from eventsrc.processor.sqlite import Database
+from eventsrc.processing.projections.sqlite import Database
+from eventsrc.stores.gate import Gate
 
 from .measure import Figure, markdown, median_of
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from bank import Account, Opened
+from support.bank import Account, Opened
 
 from eventsrc import Aggregate, Commit, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
-from eventsrc.snapshots import SnapshotCodec, SnapshotPolicy
-from eventsrc.wiring import wiring_of
+from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.repository.snapshots import SnapshotCodec, SnapshotPolicy
 
 from .measure import Figure
 

@@ -12,10 +12,10 @@ from time import perf_counter
 from zlib import crc32
 
 import msgspec
-from bank import Account, Deposited, Opened, Withdrawn
+from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Repository, SnapshotPolicy, SQLiteStore
-from eventsrc.sqlite.connection import SCHEMA
+from eventsrc.stores.sqlite.connection import SCHEMA
 
 from .measure import Figure, cost, median_of
 

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .aggregate import Aggregate
-from .cache import CachePolicy, CacheUse
+from .aggregates.aggregate import Aggregate
+from .aggregates.event import Event, tag_of
 from .errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -31,20 +31,20 @@ from .errors import (
     UnknownEventType,
     WiringError,
 )
-from .event import Event, tag_of
-from .feed import Batch, Feed, Head
-from .memory import MemoryStore
-from .repository import Recorded, Repository
-from .snapshots import SnapshotPolicy
+from .repository.cache import CachePolicy, CacheUse
+from .repository.repository import Recorded, Repository
+from .repository.snapshots import SnapshotPolicy
 from .store import Commit, Loaded, Receipt, Snapshot, Store
-from .stream import EventId
+from .stores.feed import Batch, Feed, Head
+from .stores.memory import MemoryStore
+from .stores.url import open_store
+from .stream_id import EventId
 from .tracing import Trace, current_trace, trace
-from .url import open_store
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from .dynamodb import DynamoDBStore
-    from .sqlite import SQLiteStore
+    from .stores.dynamodb import DynamoDBStore
+    from .stores.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
 
@@ -105,11 +105,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a store when it is first asked for: whoever uses one does not pay for the other."""
     if name == "SQLiteStore":
-        from .sqlite import SQLiteStore
+        from .stores.sqlite import SQLiteStore
 
         return SQLiteStore
     if name == "DynamoDBStore":
-        from .dynamodb import DynamoDBStore
+        from .stores.dynamodb import DynamoDBStore
 
         return DynamoDBStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import msgspec
 from .calls import Call
 from .errors import ConflictError, StoreClosed
 from .log import log
-from .stream import EventId
+from .stream_id import EventId
 from .usage import Usage
 
 if TYPE_CHECKING:

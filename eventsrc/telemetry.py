@@ -14,12 +14,12 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
 
 from .errors import CommitOutcomeUnknown, ConflictError
-from .repository import Repository
+from .repository.repository import Repository
 from .store import Commit, Loaded, Receipt, Snapshot, Store
-from .stream import category_of
+from .stream_id import category_of
 
 if TYPE_CHECKING:
-    from .processor import Processor
+    from .processing import Processor
 
 _COUNTERS = {
     "calls": "{call}",

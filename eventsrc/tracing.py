@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import msgspec
 
-from .stream import EventId
+from .stream_id import EventId
 
 
 class Trace(msgspec.Struct, frozen=True):

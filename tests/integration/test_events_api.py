@@ -17,15 +17,15 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from bank import Account, Deposited, Opened, Withdrawn
+from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Aggregate, Commit, Event, MemoryStore, Repository, SQLiteStore
-from eventsrc.codec import unpack
-from eventsrc.feed import OrderedStore
-from eventsrc.publish import Published, events_api
-from eventsrc.publish.http import Message, Receive, Scope, Send
-from eventsrc.publish.place import Place
-from eventsrc.storetests.samples import make_commit
+from eventsrc.aggregates.codec import unpack
+from eventsrc.publishing import Published, events_api
+from eventsrc.publishing.asgi import Message, Receive, Scope, Send
+from eventsrc.publishing.token import Place
+from eventsrc.stores.feed import OrderedStore
+from eventsrc.testing.contract.samples import make_commit
 
 PUBLISHED: list[Published[Any]] = [
     Published(Deposited, type="deposited.v1"),

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exports import Line, put, there, write_export
 from moto.server import ThreadedMotoServer
-from proxy import HALF_ANSWER, LOST, PASS, Answer, Proxy, proxy_to
-from tables import fresh_name, session, store_on
+from support.exports import Line, put, there, write_export
+from support.proxy import HALF_ANSWER, LOST, PASS, Answer, Proxy, proxy_to
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import Commit, CorruptPayload, DynamoDBStore, FeedTrimmed, StoreRejected, StoreUnavailable
-from eventsrc.dynamodb import Export, checkpoint, files
-from eventsrc.gate import Gate
-from eventsrc.storetests.samples import expect_same, fill, make_commit, make_snapshot, stored
+from eventsrc.stores.dynamodb import Export
+from eventsrc.stores.dynamodb.export import files
+from eventsrc.stores.dynamodb.feed import checkpoint
+from eventsrc.stores.gate import Gate
+from eventsrc.testing.contract.samples import expect_same, fill, make_commit, make_snapshot, stored
 
 BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>scripted</Message></Error>")
 FAILED = Answer(500, b"<Error><Code>InternalError</Code><Message>scripted</Message></Error>")

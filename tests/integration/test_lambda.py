@@ -13,14 +13,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from ledger import InMemory, InSQLite, Movement, fill
 from msgspec.structs import replace
-from proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
-from tables import checkpoints_on, fresh_name, records, session, store_on
+from support.ledger import InMemory, InSQLite, Movement, fill
+from support.proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
+from support.tables import checkpoints_on, fresh_name, records, session, store_on
 
 from eventsrc import Commit, DynamoDBStore, MemoryStore
-from eventsrc.processor import DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints
-from eventsrc.processor.awslambda import Answer, lambda_handler
+from eventsrc.processing import DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints
+from eventsrc.processing.aws_lambda import Answer, lambda_handler
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 NONE: Answer = {"batchItemFailures": []}

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import pytest
-from bank import Account
-from proxy import (
+from support.bank import Account
+from support.proxy import (
     ANSWER_LOST,
     FLIP,
     HALF_ANSWER,
@@ -28,7 +28,7 @@ from proxy import (
     error,
     proxy_to,
 )
-from tables import fresh_name, session, store_on
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import (
     CommitOutcomeUnknown,
@@ -41,9 +41,9 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
-from eventsrc.dynamodb.client import NotSent, ServiceError, TransportError
-from eventsrc.dynamodb.outcome import GaveUp, send
-from eventsrc.storetests.samples import (
+from eventsrc.stores.dynamodb.wire.client import NotSent, ServiceError, TransportError
+from eventsrc.stores.dynamodb.wire.outcomes import GaveUp, send
+from eventsrc.testing.contract.samples import (
     expect_same_commit,
     expect_stored,
     fresh_stream,

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from proxy import PASS, Proxy, error, proxy_to
-from tables import fresh_name, store_on
+from support.proxy import PASS, Proxy, error, proxy_to
+from support.tables import fresh_name, store_on
 
 from eventsrc import Batch, Commit, DynamoDBStore, StoreClosed, StoreRejected
-from eventsrc.storetests.samples import expect_same, fill, fresh_stream, make_commit, make_snapshot
+from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, make_commit, make_snapshot
 
 Streams = dict[str, list[Commit]]
 

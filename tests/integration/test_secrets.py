@@ -11,10 +11,10 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
-from bank import Account
 from msgspec.structs import replace
-from proxy import HALF_ANSWER, PASS, Answer, Fault, proxy_to
-from tables import fresh_name, session, store_on
+from support.bank import Account
+from support.proxy import HALF_ANSWER, PASS, Answer, Fault, proxy_to
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import (
     Aggregate,
@@ -36,7 +36,7 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
-from eventsrc.storetests.samples import fresh_stream, make_commit, make_snapshot
+from eventsrc.testing.contract.samples import fresh_stream, make_commit, make_snapshot
 
 SECRET = "ann owes 4711 Euro"  # 18 letters: base64 shows them alike wherever they are repeated
 SHOWN_AS = (SECRET, SECRET.encode().hex(), b64encode(SECRET.encode()).decode())

@@ -32,7 +32,7 @@ from eventsrc import (
     StoreRejected,
     Throttled,
 )
-from eventsrc.storetests.samples import fresh_stream, make_commit
+from eventsrc.testing.contract.samples import fresh_stream, make_commit
 from eventsrc.uuid7 import uuid7
 
 ROOT = Path(__file__).parents[2]

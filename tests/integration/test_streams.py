@@ -11,13 +11,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faults.crashes import _server
-from proxy import FLIP, HALF_ANSWER, LOST, error, proxy_to
-from tables import fresh_name, records, session, store_on
+from support.proxy import FLIP, HALF_ANSWER, LOST, error, proxy_to
+from support.tables import fresh_name, records, session, store_on
 
+from campaigns.crashes import _server
 from eventsrc import Batch, Commit, DynamoDBStore, Feed, FeedTrimmed, Head, StoreClosed, StoreRejected
-from eventsrc.gate import Gate
-from eventsrc.storetests.samples import expect_same, fill, fresh_stream, make_commit, make_snapshot
+from eventsrc.stores.gate import Gate
+from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, make_commit, make_snapshot
 
 Streams = dict[str, list[Commit]]
 

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from tables import fresh_name, session, store_on
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import DynamoDBStore, StoreRejected
-from eventsrc.storetests.samples import expect_stored, fresh_stream, make_commit
+from eventsrc.testing.contract.samples import expect_stored, fresh_stream, make_commit
 
 NAMES, TYPES = ("PK", "SK"), ("S", "N")
 

@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from bank import Account
-from flaky import ScriptedStore
-from ledger import InMemory, fill, running
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.bank import Account
+from support.flaky import ScriptedStore
+from support.ledger import InMemory, fill, running
 
 from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repository, SnapshotPolicy, Throttled
-from eventsrc.processor import Processor
+from eventsrc.processing import Processor
 from eventsrc.telemetry import instrument, instrument_processors
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bank import Account
-from proxy import ANSWER_LOST, PASS, Proxy, error, proxy_to
-from tables import fresh_name, store_on
+from support.bank import Account
+from support.proxy import ANSWER_LOST, PASS, Proxy, error, proxy_to
+from support.tables import fresh_name, store_on
 
 from eventsrc import ConflictError, DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store, Usage
-from eventsrc.dynamodb.layout import LAYOUTS, SnapshotFirst
-from eventsrc.storetests.samples import fill, fresh_stream, make_commit, make_snapshot
+from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS, SnapshotFirst
+from eventsrc.testing.contract.samples import fill, fresh_stream, make_commit, make_snapshot
 
 NONE = SnapshotPolicy(enabled=False)
 

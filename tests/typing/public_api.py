@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import assert_type
 from uuid import UUID
 
-from bank import Account, Deposited, Opened, Withdrawn
+from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import (
     Aggregate,

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import assert_type
 
-from bank import Deposited, Opened, Withdrawn
+from support.bank import Deposited, Opened, Withdrawn
 
 from eventsrc import Batch, DynamoDBStore, Feed, Head, MemoryStore, Receipt, SQLiteStore
-from eventsrc.dynamodb import Export
-from eventsrc.processor import (
+from eventsrc.processing import (
     Context,
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -35,7 +34,8 @@ from eventsrc.processor import (
     status,
     verify,
 )
-from eventsrc.publish import Published, events_api
+from eventsrc.publishing import Published, events_api
+from eventsrc.stores.dynamodb import Export
 
 
 class Balances(MemoryProjection, tag="balances"):

@@ -25,8 +25,8 @@ import pytest
 
 import eventsrc
 from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
-from eventsrc.dynamodb.items import _OURS
-from eventsrc.sqlite.connection import SCHEMA
+from eventsrc.stores.dynamodb.items import _OURS
+from eventsrc.stores.sqlite.connection import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,7 +116,7 @@ def test_every_setting_is_listed_with_its_default(store: type[Any], heading: str
 
 
 def test_the_rights_are_those_of_the_calls_made() -> None:
-    files = [*(ROOT / "eventsrc" / "dynamodb").glob("*.py"), *(ROOT / "eventsrc" / "processor").glob("dynamodb*.py")]
+    files = [path for path in (ROOT / "eventsrc").rglob("*.py") if "dynamodb" in str(path.relative_to(ROOT))]
     source = "".join(path.read_text() for path in files)
     calls = set(re.findall(r'(?:ask|send|_read|_batch)\((?:client)?[, ]*"(\w+)"', source)) - {"TransactWriteItems"}
     page = (ROOT / "docs" / "operations.md").read_text()

@@ -13,8 +13,13 @@ import eventsrc
 
 PACKAGE = Path(eventsrc.__file__).parent
 
-PURE = ["aggregate", "event", "wiring", "errors", "stream", "tracing", "poison", "shape", "commands", "misfit"]
-STORES = ["memory", "sqlite", "store", *(f"dynamodb/{path.stem}" for path in (PACKAGE / "dynamodb").glob("*.py"))]
+PURE = [
+    "errors",
+    "stream_id",
+    "tracing",
+    *(f"aggregates/{path.stem}" for path in (PACKAGE / "aggregates").glob("*.py")),
+]
+STORES = ["store", *(str(path.relative_to(PACKAGE).with_suffix("")) for path in (PACKAGE / "stores").rglob("*.py"))]
 
 
 def imports(path: Path) -> set[str]:
@@ -56,29 +61,30 @@ def reach(module: str) -> set[str]:
 
 
 def test_the_reader_of_imports_sees_them_all() -> None:
-    assert {"lz4.block", "eventsrc.misfit", "eventsrc.event.tag_of"} <= imports(PACKAGE / "codec.py")
-    assert "eventsrc.store" not in imports(PACKAGE / "codec.py")  # only under TYPE_CHECKING
-    assert "tenacity.AsyncRetrying" in imports(PACKAGE / "decision.py")  # inside a function
-    assert {"eventsrc.dynamodb.client", "eventsrc.errors"} <= imports(PACKAGE / "dynamodb" / "outcome.py")
-    assert {"asyncio", "eventsrc.codec", "eventsrc.store", "msgspec"} <= reach("repository")
+    codec = imports(PACKAGE / "aggregates" / "codec.py")
+    assert {"lz4.block", "eventsrc.aggregates.misfit", "eventsrc.aggregates.event.tag_of"} <= codec
+    assert "eventsrc.store" not in codec  # only under TYPE_CHECKING
+    assert "tenacity.AsyncRetrying" in imports(PACKAGE / "repository" / "execution.py")  # inside a function
+    outcomes = imports(PACKAGE / "stores" / "dynamodb" / "wire" / "outcomes.py")
+    assert {"eventsrc.stores.dynamodb.wire.client", "eventsrc.errors"} <= outcomes
+    assert {"asyncio", "eventsrc.aggregates.codec", "eventsrc.store", "msgspec"} <= reach("repository/repository")
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_the_domain_knows_neither_stores_nor_io(module: str) -> None:
-    forbidden = {f"eventsrc.{name}" for name in ("store", "memory", "sqlite", "dynamodb", "repository", "url")}
+    forbidden = {"eventsrc.store", "eventsrc.stores", "eventsrc.repository"}
     assert not reach(module) & (forbidden | {"asyncio", "sqlite3", "aioboto3", "botocore", "threading"})
 
 
 @pytest.mark.parametrize("module", STORES)
 def test_stores_know_neither_aggregates_nor_the_codec(module: str) -> None:
-    names = ("aggregate", "wiring", "event", "codec", "snapshots", "repository")
-    assert not reach(module) & {f"eventsrc.{name}" for name in names}
+    assert not [name for name in reach(module) if name.startswith(("eventsrc.aggregates", "eventsrc.repository"))]
 
 
-@pytest.mark.parametrize("module", ["testing", "storetests"])
+@pytest.mark.parametrize("module", ["testing/scenario", "testing/contract"])
 def test_what_users_test_with_needs_no_test_framework(module: str) -> None:
     reached = reach(module)
-    assert "eventsrc.codec" in reached or "eventsrc.store" in reached  # it does see something
+    assert "eventsrc.aggregates.codec" in reached or "eventsrc.store" in reached  # it does see something
     assert not {name.partition(".")[0] for name in reached} & {"pytest", "unittest", "hypothesis", "pytest_asyncio"}
 
 
@@ -99,14 +105,14 @@ print([name for name in heavy if name in sys.modules])
 def test_importing_the_read_side_loads_no_client_of_dynamodb() -> None:
     code = """
 import sys
-import eventsrc.processor as read_side
-heavy = ["aioboto3", "aiobotocore", "botocore", "boto3", "eventsrc.dynamodb"]
+import eventsrc.processing as read_side
+heavy = ["aioboto3", "aiobotocore", "botocore", "boto3", "eventsrc.stores.dynamodb"]
 print([name for name in heavy if name in sys.modules])
 read_side.DynamoDBProjection, read_side.DynamoDBRows, read_side.DynamoDBCheckpoints("models")
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['eventsrc.dynamodb']"]
+    assert done.stdout.splitlines() == ["[]", "['eventsrc.stores.dynamodb']"]
 
 
 @pytest.mark.parametrize("name", eventsrc.__all__)

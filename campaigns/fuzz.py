@@ -1,0 +1,342 @@
+"""Fuzzing: whatever bytes a decoder is given, it answers, or raises one of the library's errors. Nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from random import Random
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+from zlib import crc32
+
+import lz4.block
+import msgspec
+
+from eventsrc import Aggregate, Commit, DynamoDBStore, Event, EventsrcError, MemoryStore, Snapshot, SnapshotPolicy
+from eventsrc.aggregates.codec import LZ4, RAW, join, pack
+from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.repository.snapshots import Snapshots
+from eventsrc.stores.dynamodb.items import Items
+from eventsrc.stores.dynamodb.wire.client import SDKReply, ServiceError, TransportError
+from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, GaveUp
+from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
+from eventsrc.stores.sqlite import rows
+from eventsrc.usage import Usage
+
+from .report import Layer
+
+STREAM = "till-1"
+MEMORY = 256 * 1024  # KB that the whole process may grow by; a forged size claims gigabytes
+
+
+class Line(msgspec.Struct):
+    sku: str
+    price: float
+    notes: dict[str, str] = {}
+
+
+class Sold(Event, tag="till.sold"):
+    lines: list[Line]
+    to: str | None = None
+
+
+class Counted(Event, tag="till.counted"):
+    cents: int
+    seal: bytes = b""
+
+
+class Till(Aggregate, tag="till"):
+    cents: int = 0
+    lines: list[Line] = msgspec.field(default_factory=list)
+
+    def apply_sold(self, event: Sold) -> None:
+        self.lines += event.lines
+
+    def apply_counted(self, event: Counted) -> None:
+        self.cents = event.cents
+
+
+class Mutator:
+    """Makes bad inputs of good ones."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, good: bytes, other: bytes) -> bytes:
+        """None to three changes, of any kinds."""
+        for _ in range(self._random.choice((0, 1, 1, 1, 2, 3))):
+            good = self._random.choice(self._KINDS)(self, good, other)
+        return good
+
+    def _flip(self, data: bytes, _: bytes) -> bytes:
+        if not data:
+            return b"\x00"
+        at = self._random.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ 1 << self._random.randrange(8)]) + data[at + 1 :]
+
+    def _cut(self, data: bytes, _: bytes) -> bytes:
+        return data[: self._random.randint(0, len(data))]
+
+    def _insert(self, data: bytes, _: bytes) -> bytes:
+        at = self._random.randint(0, len(data))
+        return data[:at] + self._random.choice(INTERESTING) + data[at:]
+
+    def _splice(self, data: bytes, other: bytes) -> bytes:
+        return data[: self._random.randint(0, len(data))] + other[self._random.randint(0, len(other)) :]
+
+    def _replace(self, data: bytes, _: bytes) -> bytes:
+        piece = self._random.choice(INTERESTING)
+        at = self._random.randint(0, len(data))
+        return data[:at] + piece + data[at + len(piece) :]
+
+    def _noise(self, data: bytes, _: bytes) -> bytes:
+        return self._random.randbytes(self._random.randint(0, 60))
+
+    _KINDS = (_flip, _flip, _cut, _insert, _splice, _replace, _noise)
+
+
+INTERESTING = (
+    b"\xdf\xff\xff\xff\xff",  # a map of four billion
+    b"\xdd\xff\xff\xff\xff",  # an array of as many
+    b"\xdb\xff\xff\xff\xff",  # a text
+    b"\xc6\xff\xff\xff\xff",  # bytes
+    b"\x91" * 2000,  # nested arrays
+    b"\x81\xa1a" * 700,  # nested maps
+    b"\xc7\x0c\xff" + bytes(12),  # a timestamp
+    b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",  # NaN
+    b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\xa1\xff",  # a text that is no UTF-8
+    b"\xc0",
+    b"[" * 2000,
+    b'{"a":' * 1000,
+    b"null",
+    b"-1",
+    b"1e400",
+    b"9" * 400,
+    b'{"N":"1.5"}',
+    b'{"NULL":true}',
+    b'{"SS":["a"]}',
+    b'{"B":"%%%"}',
+    b'"\\ud800"',
+    b"\x00",
+    b"",
+)
+
+
+ODD: tuple[Any, ...] = (None, True, -1, 2**70, 1.5, "", "1.5", "-3", "x", b"x", [], {}, [None], {"S": 1}, {"N": "x"})
+
+
+class Fuzzer:
+    """Valid inputs, and what each decoder makes of mutated ones."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._mutate = Mutator(random)
+        self._codec = wiring_of(Till).codec
+        self._snapshots = Snapshots(Till, MemoryStore(), SnapshotPolicy())
+        self._items = Items("PK", "SK", None)
+        self._store = DynamoDBStore("fuzzed")
+        events: list[Event] = [
+            Counted(cents=5),
+            Counted(cents=2**40, seal=bytes(300)),
+            Sold(lines=[Line("a", 1.5), Line("b", 2.0, {"x": "y"})], to="ann"),
+        ]
+        encoded = [self._codec.encode(event)[0] for event in events]
+        self._bodies = [join(encoded[:1]), join(encoded), join(encoded * 9), join([])]
+        self._payloads = [pack(body, STREAM, 1) for body in self._bodies]
+        self._commits = [self._commit(version, payload) for version, payload in enumerate(self._payloads, 1)]
+        till = Till(id="1")
+        for event in events:
+            till.record(event)
+        till._journal.uncommitted.clear()
+        till._journal.reached(self._commits[0])
+        self._snapshot: Snapshot = self._snapshots._codec.encode(till)
+        found = [self._items.from_commit(commit) for commit in self._commits]
+        kept = self._items.from_snapshot(self._snapshot, 9_007_199_254_740_991)
+        capacity = {"CapacityUnits": 1.0}
+        self._answers: list[Any] = [
+            {"ConsumedCapacity": capacity, "Items": [kept, *reversed(found)], "LastEvaluatedKey": found[0]},
+            {"ConsumedCapacity": capacity, "Items": found[:1]},
+            {"ConsumedCapacity": capacity, "Item": found[1]},
+            {"__type": "x#ConditionalCheckFailedException", "Item": found[2], "message": "no"},
+        ]
+        self._json = [msgspec.json.encode(answer) for answer in self._answers]
+
+    def _commit(self, version: int, payload: bytes) -> Commit:
+        return Commit(
+            stream=STREAM,
+            version=version,
+            id=bytes([version] * 16),
+            time=version,
+            events=1,
+            tags=("till.counted",),
+            payload=payload,
+            command_id="c-1",
+            command_digest=b"12345678",
+            metadata={"a": "b"},
+            causation_ids=("a-1@1.0",),
+        )
+
+    async def payload(self) -> object:
+        """One payload; half of them with a checksum that is right, so that what is behind it is reached."""
+        bad = self._bad_payload()
+        self.input = bad
+        return self._codec.decode(bad, STREAM, 1)
+
+    async def run(self) -> object:
+        """Many commits decoded at once, one of them bad."""
+        bad = self._bad_payload()
+        self.input = bad
+        commits = [*self._commits, self._commit(5, bad), *self._commits]
+        return self._codec.decode_run(commits)
+
+    async def snapshot(self) -> object:
+        """A snapshot is used or ignored, and raises nothing at all."""
+        random = self._random
+        bad = self._sealed(self._mutate(self._snapshot.payload, random.choice(self._payloads)))
+        self.input = bad
+        snapshot = msgspec.structs.replace(self._snapshot, payload=bad)
+        try:
+            return self._snapshots.restore("1", snapshot, self._commits)
+        except Exception as error:
+            raise Unexpected from error
+
+    async def answer(self) -> object:
+        """What the service is said to have answered, as bytes."""
+        bad = self._mutate(self._random.choice(self._json), self._random.choice(self._json))
+        self.input = bad
+        return await self._asked(JSONReply(bad))
+
+    async def parsed(self) -> object:
+        """The same, as the SDK parses it: right as JSON, with anything anywhere."""
+        bad = self._altered(self._random.choice(self._answers))
+        self.input = repr(bad).encode()
+        return await self._asked(SDKReply(bad))
+
+    async def row(self) -> object:
+        """A row of SQLite with text that is not what the library writes."""
+        texts = [b'["a","b"]', b'{"a":"b"}', b"[]", b"{}"]
+        bad = [self._mutate(self._random.choice(texts), b"[[]]") for _ in range(3)]
+        self.input = repr(bad).encode()
+        return rows._to_commit(STREAM, 1, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
+
+    async def _asked(self, reply: Any) -> object:
+        """The store with this answer to everything, and with no second try."""
+        client = Answering(reply)
+        self._store._requests.client = client
+        call = self._random.randrange(4)
+        if call == 0:
+            return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
+        if call == 1:
+            return await self._store.get_snapshot(STREAM, 0)
+        if call == 2:
+            return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
+        client.refuses = True
+        with patch.object(self._store, "_call", lambda **_: nullcontext()):  # it is not open, and need not be
+            return await self._store.append(self._commits[1])
+
+    def _bad_payload(self) -> bytes:
+        random = self._random
+        if random.random() < 0.5:
+            return self._mutate(random.choice(self._payloads), random.choice(self._payloads))
+        body = self._mutate(random.choice(self._bodies), random.choice(self._bodies))
+        if random.random() < 0.3:  # an lz4 block that claims any size
+            return self._sealed(LZ4 + random.randbytes(4) + body + bytes(4))
+        return self._sealed(RAW + body + bytes(4))
+
+    def _sealed(self, payload: bytes) -> bytes:
+        """Mostly with the right checksum."""
+        if self._random.random() < 0.2 or len(payload) < 5:
+            return payload
+        content = payload[:-4]
+        constant = 0x6DD90A9D if content[:1] == RAW else 0xFFFFFFFF
+        return content + (crc32(content) ^ constant).to_bytes(4, "little")
+
+    def _altered(self, value: Any) -> Any:
+        """A copy with something wrong somewhere."""
+        random = self._random
+        if random.random() < 0.02:
+            return random.choice(ODD)
+        if isinstance(value, dict):
+            kept = {key: self._altered(item) for key, item in value.items() if random.random() > 0.02}
+            return kept | ({"SS": ["a"]} if random.random() < 0.02 else {})
+        if isinstance(value, list):
+            return [self._altered(item) for item in value if random.random() > 0.02]
+        if isinstance(value, bytes) and random.random() < 0.1:
+            return b64encode(value).decode()
+        return value
+
+
+class Answering:
+    """A client with one answer."""
+
+    def __init__(self, reply: Any) -> None:
+        self._reply = reply
+        self.refuses = False
+
+    async def call(self, operation: str, request: Any) -> Any:
+        if self.refuses and operation == "PutItem":
+            raise ServiceError(CONDITION_FAILED, 400, self._reply)
+        return self._reply
+
+
+class Unexpected(Exception):
+    """Raised where nothing may be."""
+
+
+CAP = 16 * 1024 * 1024
+
+_expand = lz4.block.decompress
+
+
+def _guarded(block: bytes) -> Any:
+    """Expanding, where a block that claims more than the cap must never come to."""
+    if int.from_bytes(block[:4], "little") > CAP:
+        raise Unexpected("a block was to be expanded beyond the cap")
+    return _expand(block)
+
+
+async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
+    """Sending without a second try: the answer would be the same."""
+    try:
+        return await call()
+    except TransportError as error:
+        raise GaveUp(unsure=True, last=error) from None
+
+
+def campaign(inputs: int, seed: int) -> Layer:
+    """So many inputs over all decoders, each as likely as another."""
+    begun = perf_counter()
+    sending, logging = "eventsrc.stores.dynamodb.wire.connection.send", "eventsrc.repository.snapshots.log"
+    expanding = "lz4.block.decompress"
+    with patch(sending, _once), patch(logging), patch(expanding, _guarded):
+        violations, decoded = asyncio.run(_campaign(inputs, seed))
+    return Layer("fuzz", inputs, inputs - decoded, decoded, 0, 0, perf_counter() - begun, seed, violations)
+
+
+async def _campaign(inputs: int, seed: int) -> tuple[list[str], int]:
+    random = Random(seed)
+    fuzzer = Fuzzer(random)
+    decoders = (fuzzer.payload, fuzzer.run, fuzzer.snapshot, fuzzer.answer, fuzzer.parsed, fuzzer.row)
+    violations: list[str] = []
+    decoded = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(inputs):
+        decoder = random.choice(decoders)
+        try:
+            decoded += await decoder() is not None
+        except EventsrcError:
+            pass
+        except Exception as error:  # whatever else comes out is what is looked for
+            cause = error.__cause__ or error
+            violations.append(
+                f"{decoder.__name__}, input {number} of seed {seed}: {cause!r} for {fuzzer.input[:200]!r}"
+            )
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if grown > MEMORY:
+        violations.append(f"the process grew by {grown:,} KB")
+    return violations, decoded

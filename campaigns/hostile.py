@@ -1,0 +1,225 @@
+"""What the read side has to bear: a feed that tells anything in any order, and checkpoints whose answers get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+from zlib import crc32
+
+from eventsrc import Commit, Fenced, MemoryStore, StoreUnavailable, Throttled
+from eventsrc.processing import SQLiteCheckpoints
+from eventsrc.processing.checkpoints.sqlite import _SCHEMA
+from eventsrc.store import MAX_VERSION
+from eventsrc.stores.feed import Batch, Feed, Head
+
+T = TypeVar("T")
+
+LATE = 20.0  # seconds, at most, until a write that nobody waits for takes effect
+PAUSES = (0.0, 0.001, 0.05)
+
+# What no write may do, whoever is late: go back, or be done for a slot that somebody else has by now.
+_FENCE = """(
+    SELECT epoch FROM eventsrc_slots WHERE processor = NEW.processor
+    AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
+    AND number = crc32(NEW.stream) % (slot ->> 'of')
+)"""
+_NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
+_WATCH = f"""
+CREATE TABLE IF NOT EXISTS violations (violation TEXT);
+CREATE TRIGGER IF NOT EXISTS first_position AFTER INSERT ON eventsrc_positions WHEN NEW.epoch <> {_FENCE} BEGIN
+    {_NOTE} NEW.stream || ': a first position of epoch ' || NEW.epoch || ' in epoch ' || {_FENCE}); END;
+CREATE TRIGGER IF NOT EXISTS position AFTER UPDATE ON eventsrc_positions WHEN NEW.epoch <> {_FENCE} BEGIN
+    {_NOTE} NEW.stream || ': a position of epoch ' || NEW.epoch || ' in epoch ' || {_FENCE}); END;
+CREATE TRIGGER IF NOT EXISTS version AFTER UPDATE ON eventsrc_positions WHEN NEW.version <= OLD.version BEGIN
+    {_NOTE} NEW.stream || ': version ' || OLD.version || ', then ' || NEW.version); END;
+CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch < OLD.epoch BEGIN
+    {_NOTE} NEW.number || ': epoch ' || OLD.epoch || ', then ' || NEW.epoch); END;
+"""
+
+
+class Chaos:
+    """What goes wrong in a history, and how often, until it is `off`."""
+
+    def __init__(self, source: Random) -> None:
+        self.random, self.counts = source, Counter[str]()
+        self.rates = {
+            "shuffled": source.choice((0.0, 0.3, 0.9)),
+            "repeated": source.choice((0.0, 0.2)),
+            "delayed": source.choice((0.0, 0.2)),
+            "dropped": source.choice((0.0, 0.0, 0.2)),
+            "read failed": source.choice((0.0, 0.02)),
+            "feed failed": source.choice((0.0, 0.02)),
+            "handler failed": source.choice((0.0, 0.02, 0.15, 0.4)),
+            "write refused": source.choice((0.0, 0.03)),
+            "answer lost": source.choice((0.0, 0.03)),
+        }
+        self.is_lossless = not self.rates["dropped"]  # no checkpoint is told before all that it stands for
+        self.disturbed: list[float] = []  # when an effect may have been had of which no position tells
+
+    def off(self) -> None:
+        self.rates = dict.fromkeys(self.rates, 0.0)
+
+    def strikes(self, kind: str) -> bool:
+        if not self.rates[kind] or self.random.random() >= self.rates[kind]:
+            return False
+        self.counts[kind] += 1
+        return True
+
+    def disturb(self) -> None:
+        self.disturbed.append(asyncio.get_running_loop().time())
+
+
+class _Ordered(set[asyncio.Event]):
+    """A set that keeps the order in which its elements came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order: dict[asyncio.Event, None] = {}
+
+    def add(self, element: asyncio.Event) -> None:
+        self._order[element] = None
+
+    def discard(self, element: object) -> None:
+        self._order = {each: None for each in self._order if each is not element}
+
+    def __iter__(self) -> Iterator[asyncio.Event]:
+        return iter(self._order)
+
+
+class FailingStore(MemoryStore):
+    """Where reads fail."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        super().__init__()
+        self._chaos = chaos
+        self._followers = _Ordered()  # woken in the same order whenever a history is played
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncGenerator[Commit]:
+        async with aclosing(super().read(stream, after=after, until=until, backward=backward)) as commits:
+            async for commit in commits:
+                if self._chaos.strikes("read failed"):
+                    raise self._chaos.random.choice((Throttled, StoreUnavailable))("the store")
+                yield commit
+
+
+class HostileFeed:
+    """Tells a store's commits late, repeatedly, in any order, or not at all."""
+
+    ordered = False
+
+    def __init__(self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5)) -> None:
+        self._store, self._chaos, self._pauses = store, chaos, pauses
+        self.told = 0
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        chaos, dice = self._chaos, self._chaos.random
+        reached, late = after, list[Commit]()
+        async with aclosing(self._store.feed(after=after, follow=follow)) as batches:
+            async for batch in batches:
+                commits = list(batch.commits)
+                while True:
+                    size = dice.randint(1, 20)
+                    some, commits = commits[:size], commits[size:]
+                    told = late + [c for c in some for _ in range(2 if chaos.strikes("repeated") else 1)]
+                    if chaos.strikes("shuffled"):
+                        dice.shuffle(told)
+                    told = [c for c in told if not chaos.strikes("dropped")]
+                    late = [c for c in told if chaos.strikes("delayed")]
+                    told = [c for c in told if c not in late]
+                    if chaos.strikes("feed failed"):
+                        raise dice.choice((Throttled, StoreUnavailable))("the feed")
+                    await asyncio.sleep(dice.choice(self._pauses))
+                    if not late or not chaos.is_lossless:
+                        if not commits:
+                            reached = batch.checkpoint
+                        elif (position := some[-1].position) is not None:  # a feed of hints has no place amid a batch
+                            reached = str(position)
+                    self.told += len(told)
+                    is_end = not commits and not late
+                    yield Batch(told, reached, batch.caught_up and is_end)
+                    if is_end:
+                        break
+
+    async def end(self) -> str:
+        return await self._store.end()
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        return self._store.earliest(checkpoints)
+
+    async def remaining(self, after: str) -> int | None:
+        return await self._store.remaining(after)
+
+    def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        return self._store.heads()
+
+
+class FailingCheckpoints(SQLiteCheckpoints):
+    """Those of one worker, in a file that all workers share: real transactions, but in line, so that time can be made
+    up, and with answers that fail or get lost.
+    """
+
+    def __init__(self, path: Path, chaos: Chaos) -> None:
+        super().__init__(path)
+        self._chaos = chaos
+        self._db = self._connect()
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
+        self._db.executescript(_SCHEMA + _WATCH)
+        self.is_dead = self.is_mute = False  # mute: its beats do not arrive
+        self.back = asyncio.Event()  # cleared while nothing comes back
+        self.back.set()
+
+    async def open(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def close(self) -> None:
+        self._db.close()
+
+    async def beat(self, worker: str) -> None:
+        if self.is_mute:
+            raise StoreUnavailable("this worker's beats")
+        await super().beat(worker)
+
+    async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        chaos, dice = self._chaos, self._chaos.random
+        try:
+            await asyncio.sleep(dice.choice(PAUSES))
+            await self.back.wait()
+        except asyncio.CancelledError:
+            chaos.disturb()
+            if name == "writer" and dice.random() < 0.5:  # a thread, or a server, goes on with what nobody waits for
+                chaos.counts["write nobody waits for"] += 1
+                asyncio.get_running_loop().call_later(dice.uniform(0, LATE), self._late, work)
+            raise
+        if self.is_dead or chaos.strikes("write refused"):
+            chaos.disturb()
+            raise dice.choice((Throttled, StoreUnavailable))("checkpoints")
+        try:
+            result = work(self._db)
+        except Fenced:
+            chaos.counts["fenced"] += 1
+            chaos.disturb()
+            raise
+        try:
+            await asyncio.sleep(dice.choice(PAUSES))
+            await self.back.wait()
+        except asyncio.CancelledError:
+            chaos.disturb()
+            raise
+        if chaos.strikes("answer lost"):
+            chaos.disturb()
+            raise StoreUnavailable("checkpoints")
+        return result
+
+    def _late(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        with suppress(Exception):  # nobody is there to hear of it
+            work(self._db)

@@ -1,0 +1,366 @@
+"""Power cuts: SQLiteStore over a disk in memory that forgets what was not synced.
+
+The store is the shipped one: its `connect` with its PRAGMAs and schema, its writer thread with group commit, its rows.
+Three things are not. The SQLite is apsw's own, as only that takes a file system written in Python. `locking_mode` is
+EXCLUSIVE, as such a file system has no shared memory: the wal-index, which is never synced, lies on the heap, and one
+connection is all there is, so nothing reads beside the writer. And time is counted in changes of the disk. A seed
+decides when the power fails and what survives it, but not how the threads take turns.
+
+After the power has failed the process goes on for a moment, with a disk that only fails: what it then still says of
+its commits must be true as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from random import Random
+from time import perf_counter
+from typing import Any, Literal
+from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
+
+import apsw
+
+from eventsrc import Commit, ConflictError, SQLiteStore, StoreError
+from eventsrc.aggregates.codec import join, pack
+from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.stores.sqlite.connection import connect
+from eventsrc.stores.sqlite.rows import _COLUMNS, commits
+from eventsrc.uuid7 import uuid7
+
+from .chain import Chain, Linked
+from .history import Findings, History, ticking
+from .report import Layer
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+SECTOR = 512  # what a disk writes whole or not at all
+CUTS_PER_DISK = 25  # enough for checkpoints; each reopening reads the whole log
+STREAMS, WRITERS = 4, 8
+PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last fills several pages, and with them the WAL
+_ALL = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? ORDER BY position"
+
+
+class File(apsw.VFSFile):
+    """A file as the running system sees it, and what of it a power cut cannot take back."""
+
+    def __init__(self, disk: Disk, syncs_folder: bool) -> None:
+        self._disk = disk
+        self._syncs_folder = syncs_folder
+        self._content = bytearray()
+        self._durable = bytearray()
+        self._unsynced: list[tuple[int, bytes | None]] = []  # where and what; without a what, cut off there
+
+    def survivor(self, random: Random) -> File:
+        """What a power cut leaves: the durable content, and of the unsynced writes any part.
+
+        Sectors of a write survive each on their own. Which order they reached the disk in makes no difference: where
+        two writes overlap, leaving out the later one leaves what the other order would have.
+        """
+        left = File(self._disk, self._syncs_folder)
+        chance = random.choice((0.0, 0.5, 0.95, 1.0))
+        issued = self._unsynced[: random.randint(0, len(self._unsynced))] if random.random() < 0.5 else self._unsynced
+        survived = [piece for write in issued for piece in _sectors(*write) if random.random() < chance]
+        left._durable = _written(self._durable, survived)
+        left._content = bytearray(left._durable)
+        return left
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        self._disk.used()
+        return bytes(self._content[offset : offset + amount])
+
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
+        self._disk.changed()
+        self._unsynced.append((offset, bytes(data)))
+        _written(self._content, self._unsynced[-1:])
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+        self._disk.changed()
+        self._unsynced.append((newsize, None))
+        _written(self._content, self._unsynced[-1:])
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.changed()
+        if self._syncs_folder:
+            self._syncs_folder = False
+            self._disk.sync_folder()
+        _written(self._durable, self._unsynced)
+        self._unsynced = []
+
+    def xFileSize(self) -> int:  # noqa: N802
+        self._disk.used()
+        return len(self._content)
+
+    def xClose(self) -> None:  # noqa: N802
+        pass
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        pass
+
+    def xUnlock(self, level: int) -> None:  # noqa: N802
+        pass
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802
+        return False
+
+    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: N802
+        return False
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        return 4096  # this and the next as SQLite has it on Unix
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+
+
+def _sectors(offset: int, data: bytes | None) -> Iterator[tuple[int, bytes | None]]:
+    if data is None:
+        yield offset, None
+        return
+    start = 0
+    while start < len(data):
+        end = min(len(data), start + SECTOR - (offset + start) % SECTOR)
+        yield offset + start, data[start:end]
+        start = end
+
+
+def _written(content: bytearray, writes: Sequence[tuple[int, bytes | None]]) -> bytearray:
+    for offset, data in writes:
+        if data is None:
+            del content[offset:]
+            continue
+        if len(content) < offset:
+            content.extend(bytes(offset - len(content)))
+        content[offset : offset + len(data)] = data
+    return content
+
+
+class Disk(apsw.VFS):
+    """One folder. After `left` more changes the power is off: everything fails, until `restore`."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._files: dict[str, File] = {}
+        self._durable: dict[str, File] = {}  # the folder, as a power cut leaves it: files come and go unsynced too
+        self.left: float = math.inf
+        self.name = f"disk-{next(_numbers)}"
+        super().__init__(self.name, base="")
+
+    def restore(self) -> None:
+        """The power comes back: what is there now is what survived."""
+        names = sorted(self._files.keys() | self._durable.keys())
+        survivors = {name: self._random.choice((self._files, self._durable)).get(name) for name in names}
+        self._files = {name: file.survivor(self._random) for name, file in survivors.items() if file}
+        self.sync_folder()
+        self.left = math.inf
+
+    def used(self) -> None:
+        if self.left < 0:
+            raise apsw.exception_for(apsw.SQLITE_IOERR)
+
+    def changed(self) -> None:
+        self.left -= 1
+        self.used()
+
+    def sync_folder(self) -> None:
+        self._durable = dict(self._files)
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        self.used()
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
+        flags[1] = flags[0]
+        if path not in self._files:
+            self.changed()
+            # As on Unix: with a new journal its name is made durable, and with it the names of all.
+            syncs_folder = flags[0] & (apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_WAL)
+            self._files[path] = File(self, bool(syncs_folder))
+        return self._files[path]
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        self.changed()
+        self._files.pop(filename, None)
+        if syncdir:
+            self.sync_folder()
+
+    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
+        self.used()
+        return pathname in self._files
+
+    def xFullPathname(self, name: str) -> str:  # noqa: N802
+        return name
+
+    def excepthook(self, etype: object, evalue: object, etraceback: object) -> bool:
+        return True  # whoever made the call gets the error
+
+
+_numbers = count()
+
+
+class Connection:
+    """What the library uses of sqlite3.Connection, over apsw."""
+
+    def __init__(self, path: str, disk: Disk) -> None:
+        with _as_sqlite3():
+            self._connection = apsw.Connection(path, vfs=disk.name)
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+
+    def execute(self, statement: str, arguments: Sequence[Any] = ()) -> Cursor:
+        with _as_sqlite3():
+            return Cursor(self._connection, list(self._connection.execute(statement, arguments)))
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    def close(self) -> None:
+        with suppress(apsw.Error):  # sqlite3 says nothing either
+            self._connection.close()
+
+
+class Cursor:
+    """What the library uses of sqlite3.Cursor. Text comes as bytes, as its connections ask for."""
+
+    def __init__(self, connection: apsw.Connection, rows: list[Any]) -> None:
+        self._rows = iter([tuple(each.encode() if isinstance(each, str) else each for each in row) for row in rows])
+        self.lastrowid = connection.last_insert_rowid()
+        self.rowcount = connection.changes()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+
+@contextmanager
+def _as_sqlite3() -> Iterator[None]:
+    try:
+        yield
+    except apsw.Error as error:
+        kind = sqlite3.IntegrityError if isinstance(error, apsw.ConstraintError) else sqlite3.OperationalError
+        raised = kind(str(error))
+        raised.sqlite_errorcode = getattr(error, "extendedresult", apsw.SQLITE_ERROR)
+        raised.sqlite_errorname = str(apsw.mapping_result_codes.get(raised.sqlite_errorcode & 0xFF))
+        raise raised from error
+
+
+class Machine:
+    """One disk and who writes to it, from power cut to power cut."""
+
+    def __init__(self, random: Random, synchronous: Synchronous) -> None:
+        self._random = random
+        self._synchronous = synchronous
+        self._history = History(ticking())
+        self._clock = count(1)
+        self._disk = Disk(random)
+        self._heads: dict[str, int] = {}
+        self._open: dict[int, Commit] = {}  # by writer: the commit whose outcome it was not told
+
+    def connect(self, path: str, deadline: float) -> sqlite3.Connection:
+        """The library's own `connect`, on this disk."""
+        with patch("sqlite3.connect", lambda url, **_: Connection(unquote(urlsplit(url).path), self._disk)):
+            connection = connect(path, deadline)
+        if self._synchronous != "FULL":
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        return connection
+
+    async def live(self, changes: float, commits_each: int) -> Findings | None:
+        """Open what survived, check it, and write to it; the power fails after so many changes of the disk.
+
+        None if it failed while the store was being opened.
+        """
+        self._disk.left = changes
+        store = SQLiteStore("disk")
+        try:
+            with patch("eventsrc.stores.sqlite.store.connect", self.connect):
+                await store.open()
+        except StoreError:
+            if self._disk.left >= 0:
+                raise
+            self._disk.restore()
+            return None
+        findings = self._check(store)
+        self._history.watch(store)
+        await asyncio.gather(*(self._write(store, writer, commits_each) for writer in range(WRITERS)))
+        await store.aclose()  # which writes too, if the power is still on
+        self._disk.restore()
+        return findings
+
+    def _check(self, store: SQLiteStore) -> Findings:
+        assert store._writer is not None
+        connection = store._writer._connection
+        logs: dict[str, list[Commit]] = {}
+        for [stream] in connection.execute("SELECT DISTINCT stream FROM commits").fetchall():
+            logs[stream.decode()] = commits(connection, _ALL, (stream.decode(),))
+        self._heads = {stream: len(log) for stream, log in logs.items()}
+        findings = self._history.check(logs)
+        synchronous = 2 if self._synchronous == "FULL" else 1
+        for name, promised in (("integrity_check", b"ok"), ("journal_mode", b"wal"), ("synchronous", synchronous)):
+            if (found := connection.execute(f"PRAGMA {name}").fetchone()[0]) != promised:
+                findings.violations.append(f"{name} is {found}")
+        return findings
+
+    async def _write(self, store: SQLiteStore, writer: int, times: int) -> None:
+        """Append; first what was under way when the power failed, whose outcome must now be exact."""
+        stream = f"chain-{writer % STREAMS}"
+        for _ in range(times):
+            commit = self._open.get(writer) or self._commit(stream)
+            self._open[writer] = commit
+            try:
+                await store.append(commit)
+            except ConflictError:
+                pass
+            except StoreError:
+                return
+            del self._open[writer]
+            self._heads[stream] = max(self._heads.get(stream, 0), commit.version)
+
+    def _commit(self, stream: str) -> Commit:
+        version, id = self._heads.get(stream, 0) + 1, uuid7()
+        padding = self._random.randbytes(self._random.choice(PADDINGS))
+        event = wiring_of(Chain).codec.encode(Linked(key=f"key-{id.hex()}", padding=padding))[0]
+        return Commit(
+            stream=stream,
+            version=version,
+            id=id,
+            time=next(self._clock),
+            events=1,
+            tags=("chain.linked",),
+            payload=pack(join([event]), stream, version),
+        )
+
+
+def campaign(cuts: int, seed: int, synchronous: Synchronous = "FULL") -> Layer:
+    """So many power cuts, on one disk after the other. With NORMAL, commits that were acknowledged get lost."""
+    begun, random, done = perf_counter(), Random(seed), 0
+    total = Findings(0, 0, 0, 0, [])
+    while done < cuts:
+        found, survived = asyncio.run(_disk(min(CUTS_PER_DISK, cuts - done), random, synchronous))
+        named = [f"cuts {done + 1} to {done + survived}: {violation}" for violation in found.violations]
+        found = found._replace(violations=named)
+        total = Findings(*(one + other for one, other in zip(total, found, strict=True)))  # type: ignore[operator]
+        done += survived
+    seconds = perf_counter() - begun
+    note = f"synchronous={synchronous}, {cuts / seconds:.0f} cuts/s"
+    return Layer.of("power cuts, SQLite", total, faults=cuts, seconds=seconds, seed=seed, note=note)
+
+
+async def _disk(cuts: int, random: Random, synchronous: Synchronous) -> tuple[Findings, int]:
+    """What a disk's last check found, and how many cuts that was after. With something found it is thrown away."""
+    machine = Machine(random, synchronous)
+    for done in range(cuts):
+        changes = random.randint(1, random.choice((20, 400, 400, 400)))
+        findings = await machine.live(changes, random.choice((2, 15, 15)))
+        if findings and findings.violations:
+            return findings, max(done, 1)
+    findings = await machine.live(math.inf, 0)
+    assert findings is not None
+    return findings, cuts

@@ -1,0 +1,156 @@
+"""Who reads, in the campaign of the read side: projections that keep what they were given, and processes that end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.bank import Deposited, Opened, Withdrawn
+
+from eventsrc.processing import (
+    Context,
+    Effects,
+    Leases,
+    MemoryProjection,
+    Processor,
+    Runner,
+    SQLiteContext,
+    SQLiteProjection,
+)
+from eventsrc.processing.projections.sqlite import Database
+
+from .hostile import Chaos, FailingCheckpoints, FailingStore, HostileFeed
+
+Movement = Opened | Deposited | Withdrawn
+
+TTL = 6.0
+
+
+class World:
+    """What processes share: a store and its feed, a file of checkpoints, and the world outside."""
+
+    def __init__(self, chaos: Chaos, path: Path) -> None:
+        self.chaos, self.path = chaos, path
+        self.store = FailingStore(chaos)
+        self.feed = HostileFeed(self.store, chaos)
+        self.effects: dict[str, list[Delivery]] = defaultdict(list)
+        self.opened: list[FailingCheckpoints] = []
+
+
+class Refused(Exception):
+    """What handlers raise."""
+
+
+class Delivery(NamedTuple):
+    at: float
+    version: int
+    place: int  # in the commit
+
+
+class Rows(SQLiteProjection, tag="rows"):
+    """A row an event, in one transaction with the position."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+
+    def create(self, db: Database) -> None:
+        columns = "number INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT, version INTEGER, place INTEGER"
+        db.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({columns})")
+
+    def handle_movement(self, event: Movement, context: SQLiteContext) -> None:
+        row = (context.stream, context.commit.version, context.index)
+        context.db.execute(f"INSERT INTO {self.table} (stream, version, place) VALUES (?, ?, ?)", row)
+        if self._chaos.strikes("handler failed"):
+            raise Refused
+
+
+class InMemory(MemoryProjection, tag="in-memory"):
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+        self.seen: dict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def handle_movement(self, event: Movement, context: Context) -> None:
+        if self._chaos.strikes("handler failed"):
+            raise Refused
+        self.seen[context.stream].append((context.commit.version, context.index))
+
+
+class Outside(Effects, tag="outside"):
+    """Effects that take time. Those of all workers are in one list a stream."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def handle_movement(self, event: Movement, context: Context) -> None:
+        process, chaos = self._process, self._process.chaos
+        try:
+            await asyncio.sleep(chaos.random.choice((0.0, 0.01, 0.3)))
+            while process.is_frozen or process.checkpoints.is_dead:  # noqa: ASYNC110  # until it is cancelled
+                await asyncio.sleep(0.05)
+            at = asyncio.get_running_loop().time()
+            process.effects[context.stream].append(Delivery(at, context.commit.version, context.index))
+            await asyncio.sleep(chaos.random.choice((0.0, 0.0, 0.3)))
+            if chaos.strikes("handler failed"):
+                raise Refused
+        except BaseException:
+            chaos.disturb()
+            raise
+
+
+class Process:
+    """Two processors, with a view of the checkpoints of their own."""
+
+    def __init__(self, world: World) -> None:
+        self.chaos, self.effects = world.chaos, world.effects
+        self.checkpoints = FailingCheckpoints(world.path, world.chaos)
+        world.opened.append(self.checkpoints)
+        self.is_frozen = False
+        options: Any = {"checkpoints": self.checkpoints, "feed": world.feed, "attempts": 4}
+        self.rows = Processor(Rows(world.chaos), world.store, **options)
+        self.outside = Processor(Outside(self), world.store, **options)
+
+
+class Worker(Process):
+    """One that runs them, with leases."""
+
+    def __init__(self, world: World, name: str, slots: int) -> None:
+        super().__init__(world)
+        self._leases = Leases(worker=name, slots=slots, ttl=TTL)
+        self.runner = Runner(
+            self.rows, self.outside, leases=self._leases, save_every=world.chaos.random.choice((0.1, 1))
+        )
+        self.task = asyncio.create_task(self.runner.run())
+
+    async def freeze(self, seconds: float) -> None:
+        """As by SIGSTOP: it notices nothing, also not that its time is over, until it goes on.
+
+        What a handler does after that and before its worker knows is left out: such effects may be had twice.
+        """
+        self.is_frozen = True
+        self.checkpoints.back.clear()
+        self._count_on_it(asyncio.get_running_loop().time() + seconds)
+        await asyncio.wait([self.task], timeout=seconds)
+        self.checkpoints.back.set()
+        await asyncio.sleep(0.12)  # what it was writing is written
+        self._count_on_it(-math.inf)
+        await asyncio.sleep(0.2)
+        self.is_frozen = False
+
+    def _count_on_it(self, until: float) -> None:
+        leases = self._leases
+        leases._last = until
+        if leases._limit is not None and not leases._limit.expired():
+            leases._limit.reschedule(leases._ends)
+
+    async def kill(self) -> None:
+        """Nothing that it still does takes effect, but for writes that are on their way."""
+        self.checkpoints.is_dead = True
+        self.checkpoints.back.set()
+        self.chaos.disturb()
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task

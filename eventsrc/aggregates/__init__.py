@@ -1,0 +1,1 @@
+"""What users declare: aggregates and their events, and how these become bytes. Pure: no I/O, no await."""

@@ -1,0 +1,55 @@
+"""Events: facts, frozen, with a tag that is their name on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+import msgspec
+
+from ..errors import WiringError
+
+UNTAGGED = "!"
+"""Starts the tag of a class that was given none; no such event can be recorded or stored."""
+
+
+def untagged(class_name: str) -> str:
+    return UNTAGGED + class_name
+
+
+if TYPE_CHECKING:
+    # msgspec lets subclasses inherit `frozen`; type checkers accept that only when it is said like this.
+    @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+    class _Struct:
+        __struct_config__: ClassVar[msgspec.structs.StructConfig]
+        __struct_fields__: ClassVar[tuple[str, ...]]
+
+        def __init_subclass__(cls, *, tag: str = ..., **options: Any) -> None: ...
+
+else:
+
+    class _Struct(msgspec.Struct, frozen=True, kw_only=True, tag_field="$", tag=untagged):
+        pass
+
+
+class Event(_Struct):
+    """A fact that happened. Subclass it, give it a tag for ever, and annotate its fields.
+
+    ```python
+    class Deposited(Event, tag="account.deposited"):
+        amount: int
+    ```
+
+    The tag is what is stored, so the class may be renamed and moved. A field added later needs a default.
+    Fields may have any type that msgspec reads back from MessagePack.
+    """
+
+
+def tag_of(event_type: Any) -> str:
+    """The name on disk of an event class. Raises WiringError if it was given none."""
+    if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+        raise WiringError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
+    tag: object = event_type.__struct_config__.tag
+    if not isinstance(tag, str) or not tag or tag.startswith(UNTAGGED):
+        name = event_type.__qualname__
+        raise WiringError(name, f'has no tag, its name on disk; write `class {name}(Event, tag="...")`')
+    return tag

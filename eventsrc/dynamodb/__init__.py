@@ -1,6 +1,0 @@
-"""The store on Amazon DynamoDB, and what its tables tell."""
-
-from .export import Export
-from .store import DynamoDBStore
-
-__all__ = ["DynamoDBStore", "Export"]

@@ -1,0 +1,78 @@
+"""The read side: processors take what a feed tells to projections, each commit once and in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
+from .checkpoints.sqlite import SQLiteCheckpoints
+from .leases import Leases
+from .processor import Processor
+from .projections.mirror import Mirror
+from .projections.projection import Effects, Guarantee, MemoryProjection, Projection
+from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
+from .rebuild import rebuild
+from .runner import Runner
+from .slice import Context
+from .status import Status, health, status
+from .verify import Verified, verify
+
+if TYPE_CHECKING:
+    from .aws_lambda import lambda_handler
+    from .checkpoints.dynamodb import DynamoDBCheckpoints
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .projections.dynamodb_rows import DynamoDBRows, RowContext
+
+__all__ = [
+    "Checkpoints",
+    "Context",
+    "Database",
+    "DynamoDBCheckpoints",
+    "DynamoDBContext",
+    "DynamoDBProjection",
+    "DynamoDBRows",
+    "Effects",
+    "Guarantee",
+    "Leases",
+    "MemoryCheckpoints",
+    "MemoryProjection",
+    "Mirror",
+    "Parked",
+    "Processor",
+    "Projection",
+    "RowContext",
+    "Runner",
+    "SQLiteCheckpoints",
+    "SQLiteContext",
+    "SQLiteProjection",
+    "Skipped",
+    "Slot",
+    "Status",
+    "Verified",
+    "health",
+    "lambda_handler",
+    "rebuild",
+    "status",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is for DynamoDB when it is first asked for."""
+    if name == "lambda_handler":
+        from .aws_lambda import lambda_handler
+
+        return lambda_handler
+    if name == "DynamoDBCheckpoints":
+        from .checkpoints.dynamodb import DynamoDBCheckpoints
+
+        return DynamoDBCheckpoints
+    if name in ("DynamoDBContext", "DynamoDBProjection"):
+        from .projections import dynamodb
+
+        return getattr(dynamodb, name)
+    if name in ("DynamoDBRows", "RowContext"):
+        from .projections import dynamodb_rows
+
+        return getattr(dynamodb_rows, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

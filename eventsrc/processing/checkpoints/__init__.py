@@ -1,0 +1,1 @@
+"""Where processors keep their positions."""

@@ -1,0 +1,268 @@
+"""What processors must not forget, in an SQLite file, beside the tables of read models."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ...errors import Fenced, StoreClosed
+from ...stores.feed import Head
+from ...stores.sqlite.connection import ERRORS, typed
+from ..slice import Fence, PositionMoved, Run
+from .checkpoints import Checkpoints, Parked, Skipped, Slot
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS eventsrc_positions (
+    processor TEXT, stream TEXT, version INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (processor, stream)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_slots (
+    processor TEXT, number INTEGER, epoch INTEGER NOT NULL, slot TEXT NOT NULL, PRIMARY KEY (processor, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_parked (
+    processor TEXT, stream TEXT, parked TEXT NOT NULL, PRIMARY KEY (processor, stream)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_skipped (processor TEXT NOT NULL, skipped TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_ADVANCE = """
+INSERT INTO eventsrc_positions (processor, stream, version, epoch) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHERE version = ?5
+"""
+_POSITION = "SELECT version FROM eventsrc_positions WHERE processor = ?"
+_PAGE = 1_000
+_FEW = 200  # bound values in one statement
+
+
+class SQLiteCheckpoints(Checkpoints):
+    """In an SQLite file, which is made if it is not there, with the tables of the read models beside it.
+
+    One thread writes, one reads what belongs here, and one reads for users: a long report holds up no processor. The
+    file is in WAL mode with `synchronous=NORMAL`: when the power fails the last transactions may be gone, positions and
+    read model alike, and are made again. The event store has a file of its own. `deadline` is how many seconds a call
+    waits for another process's transaction.
+    """
+
+    def __init__(self, path: str | Path, *, deadline: float = 10.0) -> None:
+        if str(path) in ("", ":memory:"):
+            raise ValueError("SQLiteCheckpoints needs a file; for read models in memory use MemoryCheckpoints()")
+        self._path, self._deadline = os.path.abspath(path), deadline
+        self._threads: dict[str, tuple[ThreadPoolExecutor, sqlite3.Connection]] = {}
+
+    async def open(self) -> None:
+        if self._threads:
+            raise StoreClosed("SQLiteCheckpoints is open already; open it once, and share it")
+        try:
+            for name in ("writer", "asker", "reader"):
+                thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
+                connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
+                self._threads[name] = thread, connection
+            await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
+            await self.write(lambda db: [db.execute(statement) for statement in _SCHEMA.split(";")])
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        threads, self._threads = list(self._threads.values()), {}
+        for thread, connection in threads:
+            thread.submit(connection.close)
+            thread.shutdown(wait=False)
+        for thread, _ in threads:
+            await asyncio.to_thread(thread.shutdown)
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=self._deadline, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        except ERRORS as error:
+            failure = typed(error, self._path)
+        raise failure
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction of its own, in the thread that writes. What it raises comes out, undone."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+            return result
+
+        return await self._run("writer", transaction)
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work`, which only reads, on a connection of its own: read models are asked so too."""
+        return await self._run("reader", work)
+
+    async def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read what belongs here. Users may hold up their own connection, or at its moment by a cursor left open."""
+        return await self._run("asker", work)
+
+    async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        if name not in self._threads:
+            raise StoreClosed("SQLiteCheckpoints is not open; use `async with checkpoints:` around all that uses it")
+        thread, connection = self._threads[name]
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, work, connection)
+        except ERRORS as error:
+            failure = typed(error)
+        raise failure
+
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+        query = "SELECT stream, version FROM eventsrc_positions WHERE processor = ?"
+        return dict(await self._of_streams(query, processor, streams))
+
+    async def _of_streams(self, query: str, processor: str, streams: Collection[str]) -> list[Any]:
+        asked = list(streams)
+
+        def work(db: sqlite3.Connection) -> list[Any]:
+            found: list[Any] = []
+            for start in range(0, len(asked), _FEW):
+                some = asked[start : start + _FEW]
+                marks = ", ".join("?" * len(some))
+                found += db.execute(f"{query} AND stream IN ({marks})", (processor, *some))
+            return found
+
+        return await self._ask(work)
+
+    async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
+        query = (
+            "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
+        )
+        after = ""
+        while page := await self._ask(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
+            yield [Head(*row) for row in page]
+            after = page[-1][0]
+
+    async def advance(self, processor: str, run: Run) -> None:
+        await self.write(lambda db: advance(db, processor, [run]))
+
+    async def slots(self, processor: str) -> Sequence[Slot]:
+        query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
+        return [_slot(row[0]) for row in await self._ask(lambda db: db.execute(query, (processor,)).fetchall())]
+
+    async def take(self, processor: str, slot: Slot) -> None:
+        await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
+
+    async def save(self, processor: str, slot: Slot) -> None:
+        await self._put_slot(processor, slot, "eventsrc_slots.epoch = excluded.epoch")
+
+    async def _put_slot(self, processor: str, slot: Slot, condition: str) -> None:
+        put = (
+            "INSERT INTO eventsrc_slots (processor, number, epoch, slot) VALUES (?, ?, ?, ?) "
+            f"ON CONFLICT DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot WHERE {condition}"
+        )
+        values = (processor, slot.number, slot.epoch, _text(slot))
+        if not await self.write(lambda db: db.execute(put, values).rowcount):
+            raise Fenced(processor, slot.number)
+
+    async def beat(self, worker: str) -> None:
+        beat = "INSERT INTO eventsrc_workers VALUES (?, 1) ON CONFLICT DO UPDATE SET beats = beats + 1"
+        await self._execute(beat, (worker,))
+
+    async def beats(self) -> Mapping[str, int]:
+        return dict(await self._ask(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
+
+    async def leave(self, worker: str) -> None:
+        await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
+
+    async def park(self, processor: str, parked: Parked) -> None:
+        await self._execute(
+            "INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", (processor, parked.stream, _text(parked))
+        )
+
+    async def unpark(self, processor: str, parked: Parked) -> None:
+        delete = "DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ? AND parked = ?"
+        await self._execute(delete, (processor, parked.stream, _text(parked)))
+
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        query = "SELECT parked FROM eventsrc_parked WHERE processor = ?"
+        if streams is None:
+            rows = await self._ask(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
+        else:
+            rows = await self._of_streams(query, processor, streams)
+        return [msgspec.json.decode(row[0], type=Parked) for row in rows]
+
+    async def note_skipped(self, processor: str, skipped: Skipped) -> None:
+        await self._execute("INSERT INTO eventsrc_skipped VALUES (?, ?)", (processor, _text(skipped)))
+
+    async def skipped(self, processor: str) -> Sequence[Skipped]:
+        query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ? ORDER BY rowid"
+        rows = await self._ask(lambda db: db.execute(query, (processor,)).fetchall())
+        return [msgspec.json.decode(row[0], type=Skipped) for row in rows]
+
+    async def active(self, tag: str) -> int | None:
+        query = "SELECT version FROM eventsrc_active WHERE tag = ?"
+        row = await self._ask(lambda db: db.execute(query, (tag,)).fetchone())
+        return row[0] if row else None
+
+    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
+        put = (
+            "INSERT INTO eventsrc_active SELECT ?1, ?2 "
+            "WHERE ?3 IS NULL OR EXISTS (SELECT 1 FROM eventsrc_active WHERE tag = ?1) "
+            "ON CONFLICT DO UPDATE SET version = ?2 WHERE version = ?3 OR version = ?2"
+        )
+        return bool(await self.write(lambda db: db.execute(put, (tag, version, instead_of)).rowcount))
+
+    async def forget(self, processor: str) -> None:
+        await self.write(lambda db: forget(db, processor))
+
+    async def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
+        await self.write(lambda db: db.execute(statement, values))
+
+
+def forget(db: sqlite3.Connection, processor: str) -> None:
+    """Within a transaction: drop all that is kept for a processor."""
+    for table in ("positions", "slots", "parked", "skipped"):
+        db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
+
+
+def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Run]) -> None:
+    """Within a transaction: set the positions behind these runs. Raises Fenced, and PositionMoved."""
+    for fence in {run.fence for run in runs}:
+        _check_fence(db, processor, fence)
+    rows = [(processor, run.stream, run.reached, run.fence.epoch, run.after) for run in runs]
+    if db.executemany(_ADVANCE, rows).rowcount == len(rows):
+        return
+    for run, row in zip(runs, rows, strict=True):  # all of it is undone by who asked; this is to name the culprit
+        found = db.execute(
+            "SELECT version FROM eventsrc_positions WHERE processor = ? AND stream = ?", row[:2]
+        ).fetchone()
+        if found[0] != run.reached:
+            raise PositionMoved(run.stream)
+    raise PositionMoved(runs[0].stream)
+
+
+def _check_fence(db: sqlite3.Connection, processor: str, fence: Fence) -> None:
+    query = "SELECT epoch FROM eventsrc_slots WHERE processor = ? AND number = ?"
+    found = db.execute(query, (processor, fence.slot)).fetchone()
+    if found is not None and found[0] != fence.epoch:
+        raise Fenced(processor, fence.slot)
+
+
+def _text(value: Slot | Parked | Skipped) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+_slot = msgspec.json.Decoder(Slot).decode

@@ -1,0 +1,212 @@
+"""Read models in DynamoDB with a row for each stream, which has the stream's position."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from decimal import Decimal
+from inspect import isawaitable
+from typing import Any, ClassVar
+
+import msgspec
+
+from ...errors import StoreRejected, WiringError
+from ...store import Commit
+from ...stores.dynamodb.wire.attributes import to_item, to_value
+from ...stores.dynamodb.wire.responses import Item
+from ...usage import Usage
+from ..checkpoints.checkpoints import Checkpoints
+from ..checkpoints.dynamodb import DynamoDBCheckpoints, settle
+from ..checkpoints.dynamodb_table import number, text
+from ..slice import Context, HandlerFailed, Run
+from .dynamodb import by_halves, check_kind, is_at_fault
+from .projection import Failure, Guarantee, Projection, side_by_side
+
+
+class Changes:
+    """What the handlers of a run make of the stream's row: of each attribute, the outcome."""
+
+    def __init__(self) -> None:
+        self._set: dict[str, Any] = {}
+        self._added: dict[str, int | Decimal] = {}
+        self._removed: dict[str, None] = {}
+
+    def set(self, name: str, value: Any) -> None:
+        self._added.pop(name, None)
+        self._removed.pop(name, None)
+        self._set[name] = value
+
+    def add(self, name: str, value: int | Decimal) -> None:
+        if name in self._set:
+            self._set[name] += value
+        elif name in self._removed:
+            self.set(name, value)
+        else:
+            self._added[name] = self._added.get(name, 0) + value
+
+    def remove(self, name: str) -> None:
+        self._set.pop(name, None)
+        self._added.pop(name, None)
+        self._removed[name] = None
+
+    def expression(self, names: dict[str, str], values: dict[str, Any]) -> str:
+        """As in an update, behind a SET that has begun; what it refers to goes into `names` and `values`."""
+
+        def refer(name: str, *value: object) -> str:
+            alias = f"{len(names)}"
+            names[f"#{alias}"] = name
+            for each in value:
+                values[f":{alias}"] = to_value(each)
+            return alias
+
+        text = "".join(f", #{alias} = :{alias}" for alias in [refer(*each) for each in self._set.items()])
+        if self._added:
+            text += " ADD " + ", ".join(f"#{alias} :{alias}" for alias in [refer(*e) for e in self._added.items()])
+        if self._removed:
+            text += " REMOVE " + ", ".join(f"#{refer(name)}" for name in self._removed)
+        return text
+
+
+class RowContext(Context):
+    """With what the event makes of the stream's row. Values are texts, ints, Decimals, bools, bytes, None, and lists
+    and dicts of these.
+    """
+
+    __slots__ = ("_changes",)
+
+    def __init__(self, commit: Commit, index: int, muted: bool, changes: Changes) -> None:
+        super().__init__(commit, index, muted)
+        self._changes = changes
+
+    def set(self, /, **values: Any) -> None:
+        for name, value in values.items():
+            self._changes.set(name, value)
+
+    def add(self, /, **numbers: int | Decimal) -> None:
+        """Add to numbers, which begin at 0."""
+        for name, value in numbers.items():
+            self._changes.add(name, value)
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            self._changes.remove(name)
+
+
+class DynamoDBRows(Projection):
+    """A read model with one row for each stream, in a `table` of the same account and region. What handlers give to the
+    context is one write with the position, which is in the row: each event is handled exactly once, for the units
+    that the row alone would cost.
+
+    Handlers may be async; they are called again when what they want written could not be. Each stream that the feed
+    tells gets a row, be it only for its position; what deletes a row makes its stream's events be handled again. The
+    attribute `eventsrc`, or as `position_attribute` calls it, belongs to the library: a map with `version`, `epoch`
+    and `stream`. Streams are handled side by side, `concurrency` at a time.
+    """
+
+    guarantee = Guarantee.ROW
+    awaits = True
+    table: ClassVar[str] = ""
+    position_attribute: ClassVar[str] = "eventsrc"
+    _checkpoints: DynamoDBCheckpoints
+
+    @abstractmethod
+    def key(self, stream: str) -> Mapping[str, str | int | Decimal | bytes]:
+        """The key of a stream's row, as `{"PK": self.name, "SK": stream}`: each stream has a row of its own, and each
+        version of the projection, as one is rebuilt beside the other.
+        """
+
+    def bind(self, checkpoints: Checkpoints) -> None:
+        check_kind(self, checkpoints)
+        if not self.table:
+            raise WiringError(f"{type(self).__qualname__}.table", "is not set; it is the name of the table of the rows")
+        other = self._at(self.version + 1)
+        if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
+            raise WiringError(f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it")
+        super().bind(checkpoints)
+
+    async def positions(self, streams: Collection[str]) -> dict[str, int]:
+        by_key: dict[bytes, str] = {}
+        keys: list[Item] = []
+        for stream in dict.fromkeys(streams):
+            keys.append(key := to_item(self.key(stream)))
+            if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
+                raise self._shared()
+        found: dict[str, int] = {}
+        for item in await self._checkpoints.table.get(self.table, keys, [self.position_attribute]):
+            if (place := self._place(item)) is not None:
+                found[text(place, "stream")] = number(place, "version")
+        return found
+
+    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+        return await self._at(int(name.rpartition("@")[2])).positions(streams)
+
+    def _at(self, version: int) -> DynamoDBRows:
+        """The same, with the keys of another version."""
+        other = copy(self)
+        vars(other)["version"] = version
+        return other
+
+    async def advance(self, run: Run) -> None:
+        await self._write(run, Changes())
+
+    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+        return await side_by_side(runs, self._by_halves, self._free)
+
+    async def _by_halves(self, run: Run) -> None:
+        await by_halves(run, self._handle)
+
+    async def _handle(self, run: Run) -> None:
+        changes = Changes()
+        try:
+            for handler, given, commit, index in self._handlers.calls(run.commits):
+                context = [RowContext(commit, index, run.muted, changes)] if handler.with_context else []
+                result = handler.call(self, given, *context)
+                if isawaitable(result):
+                    await result
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        await self._write(run, changes)
+
+    async def _write(self, run: Run, changes: Changes) -> None:
+        names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
+        place = {"version": run.reached, "epoch": run.fence.epoch, "stream": run.stream}
+        values = {":p": to_value(place), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
+        values[":stream"] = to_value(run.stream)
+        try:
+            update = "SET #p = :p" + changes.expression(names, values)
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        request = {
+            "TableName": self.table,
+            "Key": to_item(self.key(run.stream)),
+            "UpdateExpression": update,
+            "ConditionExpression": "attribute_not_exists(#p) OR "
+            "(#p.#version = :after AND #p.#epoch <= :epoch AND #p.#stream = :stream)",
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+        }
+        used = Usage(calls=1)
+        try:
+            standing = await self._checkpoints.table.update(request, used, quoting=True)
+        except StoreRejected as error:
+            raise HandlerFailed(error) if is_at_fault(error) else error from None
+        if standing is None:
+            return
+        found = self._place(standing or await self._read(run.stream))
+        if found is not None and text(found, "stream") != run.stream:
+            raise self._shared()
+        where = (number(found, "version"), number(found, "epoch")) if found is not None else None
+        settle(self.name, run, where, again=used.requests > 1)
+
+    async def _read(self, stream: str) -> Item:
+        """The row's position, where the service has not told it."""
+        found = await self._checkpoints.table.get(self.table, [to_item(self.key(stream))], [self.position_attribute])
+        return found[0] if found else {}
+
+    def _place(self, item: Item) -> Item | None:
+        place: Item | None = item.get(self.position_attribute, {}).get("M")
+        return place
+
+    def _shared(self) -> WiringError:
+        return WiringError(f"{type(self).__qualname__}.key", "gives two streams the same row; each has its own")

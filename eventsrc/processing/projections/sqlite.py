@@ -1,0 +1,144 @@
+"""Read models in SQLite: tables of the user's own beside the positions, changed in one transaction."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..checkpoints.checkpoints import Checkpoints
+from ..checkpoints.sqlite import SQLiteCheckpoints, advance, forget
+from ..slice import Context, HandlerFailed, PositionMoved, Run
+from .projection import Failure, Guarantee, Projection
+
+_ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
+_OF_THE_FILE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}
+"""Codes of errors that are no handler's fault."""
+
+
+class Database:
+    """What handlers write with, inside the transaction that also has the position."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        self._check(statement)
+        return self._connection.execute(statement, values)
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
+        self._check(statement)
+        return self._connection.executemany(statement, rows)
+
+    def _check(self, statement: str) -> None:
+        """Other streams' positions are in the transaction too, so it must not end before their handlers were called."""
+        if _ENDS.match(statement) or not self._connection.in_transaction:
+            raise RuntimeError("a handler ends the transaction; the position belongs to it, so leave it open")
+
+
+class SQLiteContext(Context):
+    """With `db`, to write what the event makes of the tables."""
+
+    __slots__ = ("db",)
+    db: Database
+
+
+class SQLiteProjection(Projection):
+    """A read model in tables of an SQLite file: what handlers execute on `context.db` and the positions are one
+    transaction, so it is handled exactly once, whatever is killed when. A handler that fails undoes its commit only.
+
+    Handlers are plain methods; they run in the thread that writes, so they must not use what belongs to the event loop.
+    `create` makes the tables and `drop` drops them; `table` names one after tag and version: a rebuild has its own.
+    """
+
+    guarantee = Guarantee.TRANSACTION
+
+    def create(self, db: Database) -> None:
+        """Make the tables if they are not there: `CREATE TABLE IF NOT EXISTS ...`."""
+
+    def drop(self, db: Database) -> None:
+        """Drop the tables; without a method of your own, `table`."""
+        db.execute(f"DROP TABLE IF EXISTS {self.table}")
+
+    @property
+    def table(self) -> str:
+        """As `airport_delays_2`, for SQL."""
+        return f"{self.tag}_{self.version}".replace("-", "_").replace(".", "_")
+
+    def bind(self, checkpoints: Checkpoints) -> None:
+        if not isinstance(checkpoints, SQLiteCheckpoints):
+            raise TypeError(f"{type(self).__qualname__} needs SQLiteCheckpoints: its tables are in the same file")
+        super().bind(checkpoints)
+
+    async def prepare(self) -> None:
+        def make(db: sqlite3.Connection) -> None:
+            try:
+                self.create(Database(db))
+            except Exception as error:
+                raise HandlerFailed(error) from error
+
+        try:
+            await self._checkpoints.write(make)
+        except HandlerFailed as failed:
+            raise failed.error from None
+
+    async def discard(self) -> None:
+        """Drop the tables and the positions, in one transaction."""
+
+        def work(db: sqlite3.Connection) -> None:
+            self.drop(Database(db))
+            forget(db, self.name)
+
+        await self._checkpoints.write(work)
+
+    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+        try:
+            await self._checkpoints.write(lambda db: self._handle(db, runs))
+        except (HandlerFailed, PositionMoved) as error:
+            if len(runs) == 1 and len(runs[0].commits) == 1:
+                return [Failure(runs[0], error)]
+        else:
+            return []
+        # One of them is at fault. Each by itself: what comes before it has its effect.
+        return [failure for run in runs for failure in await self._one_by_one(run)]
+
+    async def _one_by_one(self, run: Run) -> Sequence[Failure]:
+        for commit in run.commits:
+            alone = run._replace(after=commit.version - 1, commits=(commit,))
+            try:
+                await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # it is awaited here
+            except (HandlerFailed, PositionMoved) as error:
+                return [Failure(run, error)]
+        return []
+
+    def _handle(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
+        advance(db, self.name, runs)  # first: whoever comes second must not see the handlers fail at their own work
+        try:
+            self._call(Database(db), runs)
+            if not db.in_transaction:
+                raise RuntimeError("a handler has ended the transaction; the position belongs to it, so leave it open")
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_FILE:
+                raise
+            raise HandlerFailed(error) from error
+
+    def _call(self, database: Database, runs: Sequence[Run]) -> None:
+        for run in runs:
+            for handler, given, commit, index in self._handlers.calls(run.commits):
+                if handler.with_context:
+                    context = SQLiteContext(commit, index, run.muted)
+                    context.db = database
+                    handler.call(self, given, context)
+                else:
+                    handler.call(self, given)

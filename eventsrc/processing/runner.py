@@ -1,0 +1,250 @@
+"""Runs processors: one reader of a feed for all of them, checkpoints behind what is handled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
+
+from ..errors import Fenced
+from ..log import log
+from ..stores.feed import Batch
+from .leases import Lapsed, Leases
+from .parking import TRANSIENT
+from .processor import Processor
+
+T = TypeVar("T")
+
+_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, after a failure
+_LONG = 30.0  # seconds; a reader that lasted as long is begun again at once
+_AT_THE_END = 20.0  # seconds, once the runner is stopped, that a store is waited for, and streams that are tried again
+
+
+class Runner:
+    """Runs processors of one store in one task, until it is stopped or one of them fails.
+
+    They share one reader of the feed, so the slowest sets the pace of all. A store that cannot be reached is waited
+    for. Checkpoints are written at most every `save_every` seconds, and only if something was handled since. Without
+    `leases` this process handles all streams, and fences whoever did so before. A runner runs once.
+    """
+
+    def __init__(self, *processors: Processor[Any], leases: Leases | None = None, save_every: float = 1.0) -> None:
+        if not processors:
+            raise ValueError("a runner needs processors")
+        if len({id(processor.feed) for processor in processors}) > 1:
+            raise ValueError("processors of one runner share a feed; give those of another feed a runner of their own")
+        if len({processor.name for processor in processors}) < len(processors):
+            raise ValueError("two processors have the same tag and version")
+        self._processors, self._leases, self._save_every = processors, leases, save_every
+        self._feed = processors[0].feed
+        self._stopping = asyncio.Event()
+        self._again = asyncio.Event()  # read from other checkpoints: other slots are to be held
+        self._saved = 0.0  # when checkpoints were written
+        self._ends = 0.0  # when a stopped one gives up
+        self.waiting = ""  # for what, while a store cannot be reached
+
+    def stop(self) -> None:
+        """Have `run` end soon: what is in flight is finished, checkpoints are written, leases given back."""
+        self._stopping.set()
+
+    async def run(self, *, until_caught_up: bool = False, on_sigterm: bool = False) -> None:
+        """Handle all there is and then what comes; with `until_caught_up`, end at the end of the feed, once all slots
+        are with this worker or with others that live.
+
+        `on_sigterm` has SIGTERM stop it. Raises Fenced when another process has taken over, NotActive if readers use
+        another version, what a handler raised if it stops a processor, and StoreError.
+        """
+        loop, follow = asyncio.get_running_loop(), not until_caught_up
+        if on_sigterm:
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+        for processor in self._processors:
+            processor.running = True
+        try:
+            await self._patiently(self._prepare)
+            if self._leases is None:
+                await self._patiently(self._take_all)
+                await self._read(follow)
+            else:
+                await self._share(self._leases, follow)
+        finally:
+            if on_sigterm:
+                loop.remove_signal_handler(signal.SIGTERM)
+            ended = [processor for processor in self._processors if processor.caught_up.is_set()]
+            for processor in self._processors:
+                processor.running = False
+            await self._drop()
+            for processor in ended:
+                processor.caught_up.set()  # until it runs again
+
+    async def _prepare(self) -> None:
+        for processor in self._processors:
+            await processor.prepare()
+
+    async def _take_all(self) -> None:
+        for processor in self._processors:
+            await processor.take_all()
+
+    async def _drop(self) -> None:
+        for processor in self._processors:
+            await processor.drop()
+
+    async def _begin_anew(self) -> None:
+        """Forget all that others may have handled meanwhile."""
+        await self._drop()
+        for processor in self._processors:
+            processor.parking.failure = None  # a stream that was aside may have found it
+
+    async def _share(self, leases: Leases, follow: bool) -> None:
+        """Read what is held, and share the slots out anew between two batches, as often as the leases ask for it."""
+        async with leases.held_for(self._processors, self._again):
+            await self._patiently(leases.beat)
+            while not self._stopping.is_set():
+                self._again.clear()
+                leases.beaten.clear()
+                try:
+                    async with leases.alive():
+                        await self._patiently(leases.share_out)
+                        await self._read(follow)
+                except Fenced as error:
+                    log.warning("%s", error)  # it was taken for dead: it starts again with what is left for it
+                    await self._begin_anew()
+                except Lapsed:
+                    log.warning("worker %s could not beat in time: it stops, until it can", leases.worker)
+                    await self._begin_anew()
+                    await self._first_of(leases.beaten, self._stopping)
+                else:
+                    if not self._again.is_set() and not self._stopping.is_set():  # the feed has ended
+                        if await self._patiently(leases.in_good_hands):
+                            return
+                        await self._first_of(leases.beaten, self._again, self._stopping)
+
+    async def _read(self, follow: bool) -> None:
+        """Read the feed from the earliest checkpoint, until it ends or is to be read from elsewhere."""
+        while not await self._patiently(partial(self._read_once, follow)):
+            pass
+        await self._patiently(self._drain)
+
+    async def _read_once(self, follow: bool) -> bool:
+        """True at the end. Raises what is transient; then it is read again, from the checkpoints."""
+        began = self._now()
+        try:
+            await self._read_batches(follow)
+        except TRANSIENT as error:
+            if not self._is_transient(error) or self._now() - began < _LONG:
+                raise
+            log.warning("reading again: %s", type(error).__name__)
+            return False  # as if for the first time
+        return True
+
+    async def _read_batches(self, follow: bool) -> None:
+        checkpoints = [slot.checkpoint for processor in self._processors for slot in processor.held.values()]
+        if not checkpoints:  # others hold them all
+            if follow:
+                await self._first_of(self._again, self._stopping)
+            return
+        self._saved = self._now()
+        after = self._feed.earliest(checkpoints)
+        async with aclosing(self._feed.feed(after=after, follow=follow)) as batches:
+            while (batch := await self._next(batches)) is not None:
+                self.waiting = ""
+                for processor in self._processors:
+                    await processor.handle(batch.commits)
+                    processor.reached(batch)
+                    processor.check()
+                if self._now() - self._saved >= self._save_every:
+                    await self._save()
+                await asyncio.sleep(0)  # handlers may never have waited
+
+    async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
+        """The next batch; None at the end, or when this run is to end. While there is none, checkpoints are written."""
+        coming = asyncio.ensure_future(anext(batches, None))
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._again)]
+        try:
+            while not coming.done():
+                pause = min(max(0.01, self._saved + self._save_every - self._now()), 1.0)
+                await asyncio.wait([coming, *ends], timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if any(end.done() for end in ends):
+                    return None
+                for processor in self._processors:
+                    processor.check()
+                if self._now() - self._saved >= self._save_every and not coming.done():
+                    await self._save()
+            return coming.result()
+        finally:
+            for task in (coming, *ends):
+                task.cancel()
+            await asyncio.gather(coming, *ends, return_exceptions=True)
+
+    async def _save(self) -> None:
+        self._saved = self._now()
+        for processor in self._processors:
+            await processor.save()
+
+    async def _drain(self) -> None:
+        """Let what is aside end, unless that takes long, and write the checkpoints."""
+        limit = asyncio.timeout(_AT_THE_END)
+        try:
+            async with limit:
+                for processor in self._processors:
+                    await processor.settled()
+        except TimeoutError:
+            if not limit.expired():
+                raise  # what a handler has raised
+            await self._drop()
+        await self._save()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while a store cannot be reached."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self._is_transient),
+            wait=_WAIT,
+            stop=self._gives_up,
+            sleep=self._pause,
+            before_sleep=self._note_waiting,
+            reraise=True,
+        )
+        result: T = await retrying(work)
+        self.waiting = ""
+        return result
+
+    def _gives_up(self, state: Any) -> bool:
+        if not self._stopping.is_set():
+            return False
+        self._ends = self._ends or self._now() + _AT_THE_END
+        return self._now() >= self._ends
+
+    def _is_transient(self, error: BaseException) -> bool:
+        """Not if it is a handler's, which has stopped a processor."""
+        return isinstance(error, TRANSIENT) and all(each.parking.failure is not error for each in self._processors)
+
+    def _note_waiting(self, state: Any) -> None:
+        self.waiting = type(state.outcome.exception()).__name__
+        before_sleep_log(log, logging.WARNING)(state)
+
+    async def _pause(self, seconds: float) -> None:
+        """For so long, or until there is news."""
+        await self._first_of(*(event for event in (self._stopping, self._again) if not event.is_set()), timeout=seconds)
+
+    @staticmethod
+    async def _first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+        """Wait for one of these, or for so many seconds."""
+        tasks = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            elif timeout is not None:
+                await asyncio.sleep(timeout)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

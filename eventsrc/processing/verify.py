@@ -1,0 +1,92 @@
+"""Compares every stream's head with where a processor is, and has it handle what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from ..errors import Fenced
+from ..store import Commit
+from ..stores.feed import Head
+from .processor import Processor
+
+
+class Verified(NamedTuple):
+    """What was found. All is well if nothing was missing, parked or lost."""
+
+    streams: int  # that were compared
+    missing: int  # commits that were not handled, beside those of parked streams
+    handled: int  # of the missing, now; the rest is parked or, if nothing was to be delivered, still missing
+    parked: int  # streams that are held back
+    lost: Sequence[Head]  # streams that end before the version that was handled: the store was restored, or cut
+
+
+async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified:
+    """Compare all streams, and deliver what is missing, unless `deliver=False`.
+
+    Run it beside the processor, in its process, or while it is stopped; a worker with leases compares what it holds. In
+    another process it is exact all the same, by the positions, but effects outside may be had twice. It reads through
+    the whole store: see `Feed.heads`.
+    """
+    if processor.held:
+        return await _verified(processor, deliver, beside=False)
+    await processor.prepare()
+    await processor.join()
+    try:
+        return await _verified(processor, deliver, beside=True)
+    finally:
+        await processor.drop()
+
+
+async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -> Verified:
+    await processor.parking.look()
+    streams = missing = parked = 0
+    lost: list[Head] = []
+    before = processor.commits
+    async with aclosing(processor.feed.heads()) as pages:
+        async for page in pages:
+            positions = await processor.positions([head.stream for head in page])
+            hints: list[Commit] = []
+            for head in page:
+                if not processor.holds(head.stream):
+                    continue
+                streams += 1
+                position = positions.get(head.stream)
+                if head.stream in processor.parking.parked:
+                    parked += 1
+                    continue
+                if position is None:
+                    position = await processor.begins_behind(head.stream)
+                if position > head.version and not await _commits(processor, head.stream, {position}):
+                    lost.append(head)  # and not: it has gone on since its head was read
+                elif position < head.version:
+                    missing += head.version - position
+                    first = {position + 1} if processor.began(head.stream) else set()  # of a new stream, where to begin
+                    hints += await _commits(processor, head.stream, {*first, head.version})
+            if deliver and hints:
+                await _deliver(processor, hints, beside)
+    return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
+
+
+async def _deliver(processor: Processor[Any], hints: Sequence[Commit], beside: bool) -> None:
+    while True:
+        try:
+            await processor.handle(hints)
+            await processor.settled()
+        except Fenced:
+            if not beside:
+                raise
+            processor.parking.failure = None
+            await processor.join()  # a worker has taken over a slot since: go on with the fences of now
+        else:
+            return
+
+
+async def _commits(processor: Processor[Any], stream: str, versions: Set[int]) -> Sequence[Commit]:
+    """Those of these versions that are there now."""
+    found: list[Commit] = []
+    for version in versions:
+        async with aclosing(processor.store.read(stream, after=version - 1, until=version)) as commits:
+            found += [commit async for commit in commits]
+    return found

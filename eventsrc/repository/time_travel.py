@@ -1,0 +1,45 @@
+"""Time travel: an aggregate as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import TypeVar
+
+from ..aggregates.aggregate import Aggregate
+from ..errors import AggregateNotFound
+from ..store import MAX_VERSION, Commit, Store
+from ..stores.limits import check_version
+from ..stores.reading import contiguous
+
+A = TypeVar("A", bound=Aggregate)
+
+
+async def folded_to(
+    aggregate: A,
+    fold: Callable[[A, Sequence[Commit]], A],
+    store: Store,
+    version: int | None,
+    at: datetime | None,
+) -> A:
+    """A new aggregate, folded up to a version and a time, both included.
+
+    Raises AggregateNotFound if there is no such commit, and TypeError or ValueError for what is no version or time.
+    """
+    if version is not None:
+        check_version(version)
+    if at is not None and not isinstance(at, datetime):
+        raise TypeError(f"a time is a datetime, not {type(at).__name__}")
+    if at is not None and at.tzinfo is None:
+        raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
+    async with aclosing(contiguous(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
+        async for commit in commits:
+            if at is not None and commit.at > at:
+                break
+            fold(aggregate, (commit,))
+    if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
+        wanted = f"version {version}" if at is None else f"{at}"
+        detail = f"nothing at {wanted}; it was read up to version {aggregate.version}"
+        raise AggregateNotFound(aggregate.stream, detail)
+    return aggregate

@@ -1,0 +1,134 @@
+"""Creating the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from .wire.client import Client, ServiceError, TransportError
+from .wire.outcomes import is_throttle, is_worth_repeating, rejected
+from .wire.responses import ask
+
+T = TypeVar("T")
+
+
+class TableDescription(msgspec.Struct):
+    TableStatus: str
+    KeySchema: list[dict[str, str]]
+    AttributeDefinitions: list[dict[str, str]]
+
+
+class Created(msgspec.Struct):
+    TableDescription: dict[str, Any]
+
+
+class Described(msgspec.Struct):
+    Table: TableDescription
+
+
+class BackedUp(msgspec.Struct):
+    ContinuousBackupsDescription: dict[str, Any]
+
+
+_READY_WITHIN = 120.0  # seconds
+_POLL = 0.5  # seconds
+
+
+async def create_table(
+    client: Client,
+    table: str,
+    keys: Mapping[str, str],
+    *,
+    stream: bool = False,
+    point_in_time_recovery: bool = False,
+    deletion_protection: bool = False,
+) -> bool:
+    """Create the table and wait until it is active; False if it was there. `keys` are the types of the partition key
+    and of the sort key, in this order.
+
+    Raises Throttled or StoreUnavailable when calling it again may help, else StoreRejected.
+    """
+    request: dict[str, Any] = {
+        "TableName": table,
+        "AttributeDefinitions": _key_types(keys),
+        "KeySchema": _key_schema(keys),
+        "BillingMode": "PAY_PER_REQUEST",
+    }
+    if stream:
+        request["StreamSpecification"] = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
+    if deletion_protection:
+        request["DeletionProtectionEnabled"] = True
+    try:
+        async with asyncio.timeout(_READY_WITHIN):
+            created = await _create(client, request)
+            await _wait_until_active(client, table, keys)
+            if point_in_time_recovery:
+                recovery = {
+                    "TableName": table,
+                    "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
+                }
+                backups = "ContinuousBackupsUnavailableException"
+                await _once_ready(lambda: ask(client, "UpdateContinuousBackups", recovery, BackedUp), not_yet=backups)
+    except (ServiceError, TransportError, TimeoutError) as error:
+        raise _failure(table, error) from None
+    return created
+
+
+def _failure(table: str, error: Exception) -> StoreError:
+    if isinstance(error, ServiceError) and not is_worth_repeating(error):
+        return rejected(error)
+    reason = error.code or str(error.status) if isinstance(error, ServiceError) else str(error) or type(error).__name__
+    kind = Throttled if is_throttle(error) else StoreUnavailable
+    return kind(f"table {table} is not ready ({reason}); call it again")
+
+
+async def _create(client: Client, request: dict[str, Any]) -> bool:
+    try:
+        await ask(client, "CreateTable", request, Created)
+    except ServiceError as error:
+        if error.code != "ResourceInUseException":
+            raise
+        return False
+    return True
+
+
+async def _wait_until_active(client: Client, table: str, keys: Mapping[str, str]) -> None:
+    missing = "ResourceNotFoundException"
+    request = {"TableName": table}
+    while True:
+        found = (await _once_ready(lambda: ask(client, "DescribeTable", request, Described), not_yet=missing)).Table
+        if not _fits(found, keys):
+            raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
+        if found.TableStatus == "ACTIVE":
+            return
+        await asyncio.sleep(_POLL)
+
+
+async def _once_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:
+    """Call until the answer is not `not_yet`: what is said of a new table is only eventually consistent."""
+    while True:
+        try:
+            return await call()
+        except ServiceError as error:
+            if error.code != not_yet:
+                raise
+        await asyncio.sleep(_POLL)
+
+
+def _fits(table: TableDescription, keys: Mapping[str, str]) -> bool:
+    """Whether keys have the names and types that the store needs; further attributes may be indexed."""
+    names = all(key in table.KeySchema for key in _key_schema(keys))
+    return names and all(key in table.AttributeDefinitions for key in _key_types(keys))
+
+
+def _key_schema(keys: Mapping[str, str]) -> list[dict[str, str]]:
+    partition, sort = keys
+    return [{"AttributeName": partition, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
+
+
+def _key_types(keys: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "AttributeType": kind} for name, kind in keys.items()]

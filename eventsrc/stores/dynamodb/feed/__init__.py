@@ -1,0 +1,1 @@
+"""All commits of a table: its scan and its stream."""

@@ -1,0 +1,194 @@
+"""Commits and snapshots as items. docs/storage.md explains each attribute."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from ...errors import CorruptPayload, InvalidStreamId, StoreRejected
+from ...store import Commit, Snapshot
+from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
+from ..limits import MAX_COMMIT_BYTES, check_commit, check_stored, check_version
+from .layouts.layout import Sort, half_above, is_snapshot
+from .wire.client import Reply
+from .wire.responses import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
+
+T = TypeVar("T")
+
+ID, TIME, EVENTS, TAGS, PAYLOAD = "i", "t", "n", "e", "p"
+CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "a", "k", "d", "m"
+SNAPSHOT_VERSION, SHAPE = "v", "s"
+_OURS = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
+
+
+class Stored(msgspec.Struct, kw_only=True, gc=False):
+    """An item as it comes back: what it has of our attributes."""
+
+    sort: Number
+    id: Binary = msgspec.field(name=ID, default_factory=Binary)
+    time: Number = msgspec.field(name=TIME, default_factory=Number)
+    events: Number = msgspec.field(name=EVENTS, default_factory=Number)
+    tags: Texts = msgspec.field(name=TAGS, default_factory=Texts)
+    payload: Binary = msgspec.field(name=PAYLOAD, default_factory=Binary)
+    correlation: Text | None = msgspec.field(name=CORRELATION, default=None)
+    causation: Texts | None = msgspec.field(name=CAUSATION, default=None)
+    command: Text | None = msgspec.field(name=COMMAND, default=None)
+    digest: Binary | None = msgspec.field(name=DIGEST, default=None)
+    metadata: TextMap | None = msgspec.field(name=METADATA, default=None)
+    snapshot_version: Number = msgspec.field(name=SNAPSHOT_VERSION, default_factory=Number)
+    shape: Text = msgspec.field(name=SHAPE, default_factory=Text)
+
+
+class Keyed(Stored, kw_only=True, gc=False):
+    """An item of any stream."""
+
+    partition: Text
+
+
+class Items:
+    """Translates for one table and one tenant."""
+
+    def __init__(self, partition_key: str, sort_key: str, tenant: str | None) -> None:
+        if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & _OURS:
+            taken = ", ".join(sorted(_OURS))
+            raise ValueError(f"key names {partition_key!r}, {sort_key!r}: two different ones, none of {taken}")
+        if tenant is not None:
+            check_stream(tenant)
+        self.partition_key, self.sort_key = partition_key, sort_key
+        sort: Any = msgspec.field(name=sort_key)
+        stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False)
+        self.stored: type[Stored] = stored
+        partition: Any = msgspec.field(name=partition_key)
+        keyed: Any = msgspec.defstruct(
+            "KeyedHere",
+            [("sort", Number, sort), ("partition", Text, partition)],
+            bases=(Keyed,),
+            kw_only=True,
+            gc=False,
+        )
+        self.keyed: type[Keyed] = keyed
+        self.scanned: type[Found[Keyed]] = Found[keyed]
+        self.got: type[Got[Stored]] = Got[stored]
+        self.found: type[Found[Stored]] = Found[stored]
+        self._refused: type[Refused[Stored]] = Refused[stored]
+        self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
+
+    def partition(self, stream: str) -> dict[str, str]:
+        """The partition key's value. Raises InvalidStreamId."""
+        check_stream(stream)
+        value = self.prefix + stream
+        if self.prefix and len(value.encode()) > MAX_STREAM_BYTES:
+            raise InvalidStreamId(stream, f"with its tenant it has more than {MAX_STREAM_BYTES:,} bytes")
+        return {"S": value}
+
+    def key(self, stream: str, sort: Sort) -> dict[str, Any]:
+        return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
+
+    def from_commit(self, commit: Commit) -> dict[str, Any]:
+        """Raises CommitTooLarge, InvalidStreamId, ValueError."""
+        item = self.key(commit.stream, commit.version)
+        item[ID] = {"B": commit.id}
+        item[TIME] = {"N": str(commit.time)}
+        item[EVENTS] = {"N": str(commit.events)}
+        item[TAGS] = {"L": [{"S": tag} for tag in commit.tags]}
+        item[PAYLOAD] = {"B": commit.payload}
+        if commit.correlation_id is not None:
+            item[CORRELATION] = {"S": commit.correlation_id}
+        if commit.causation_ids:
+            item[CAUSATION] = {"L": [{"S": cause} for cause in commit.causation_ids]}
+        if commit.command_id is not None:
+            item[COMMAND] = {"S": commit.command_id}
+        if commit.command_digest is not None:
+            item[DIGEST] = {"B": commit.command_digest}
+        if commit.metadata:
+            item[METADATA] = {"M": {key: {"S": value} for key, value in commit.metadata.items()}}
+        names = len(self.partition_key.encode()) + len(self.sort_key.encode()) + len(self.prefix.encode())
+        check_commit(commit, MAX_COMMIT_BYTES - names)
+        return item
+
+    def standing(self, reply: Reply | None) -> Stored | None:
+        """What stands where a put was refused, if the answer tells."""
+        try:
+            return reply.read(self._refused).Item if reply is not None else None
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+
+    def sort_of(self, item: Stored, stream: str) -> Sort:
+        """Raises CorruptPayload."""
+        text = item.sort.N or ""
+        try:
+            return int(text) if text[-2:] != ".5" else half_above(int(text[:-2]))
+        except ValueError:
+            pass
+        raise CorruptPayload(stream, 0, "an item has a sort key that is no version")
+
+    def to_commit(self, item: Stored, stream: str) -> Commit:
+        """Raises CorruptPayload if the item is not one of ours."""
+        sort = self.sort_of(item, stream)
+        version = int(sort)
+        try:
+            if version != sort:
+                raise ValueError
+            id, time = _there(item.id.B), int(_there(item.time.N))
+            check_stored(id, time)
+            return Commit(
+                stream=stream,
+                version=version,
+                id=id,
+                time=time,
+                events=int(_there(item.events.N)),
+                tags=tuple([_there(tag.S) for tag in _there(item.tags.L)]),
+                payload=_there(item.payload.B),
+                correlation_id=_there(item.correlation.S) if item.correlation else None,
+                causation_ids=tuple([_there(cause.S) for cause in _there(item.causation.L)]) if item.causation else (),
+                command_id=_there(item.command.S) if item.command else None,
+                command_digest=_there(item.digest.B) if item.digest else None,
+                metadata={k: _there(v.S) for k, v in _there(item.metadata.M).items()} if item.metadata else {},
+            )
+        except ValueError:
+            pass
+        raise CorruptPayload(stream, version, "the item is not a commit of this library")
+
+    def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
+        """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
+        place = self.place_of(item)
+        return self.to_commit(item, place[0]) if place is not None else None
+
+    def place_of(self, item: Keyed) -> tuple[str, int] | None:
+        """Stream and version, by the keys alone. None if no commit of this tenant is there. Raises CorruptPayload."""
+        if (key := item.partition.S) is None:
+            raise CorruptPayload("", 0, "an item has a partition key that is no stream")
+        stream = key.removeprefix(self.prefix)
+        if not key.startswith(self.prefix) or TENANT_DELIMITER in stream:
+            return None
+        sort = self.sort_of(item, stream)
+        return None if is_snapshot(sort) else (stream, int(sort))
+
+    def key_of(self, item: Keyed) -> dict[str, Any]:
+        return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
+
+    def from_snapshot(self, snapshot: Snapshot, sort: Sort) -> dict[str, Any]:
+        """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
+        item = self.key(snapshot.stream, sort)
+        if (size := snapshot.size + len(snapshot.stream.encode()) + len(self.prefix.encode())) > MAX_COMMIT_BYTES:
+            raise StoreRejected("ItemTooLarge", f"a snapshot of {size:,} bytes; an item holds {MAX_COMMIT_BYTES:,}")
+        item[SNAPSHOT_VERSION] = {"N": str(snapshot.version)}
+        item[SHAPE] = {"S": snapshot.shape}
+        item[PAYLOAD] = {"B": snapshot.payload}
+        return item
+
+    def to_snapshot(self, item: Stored, stream: str) -> Snapshot | None:
+        """None if the item is no snapshot of this library: whatever it is, the log is the truth."""
+        try:
+            version, shape, payload = int(_there(item.snapshot_version.N)), _there(item.shape.S), _there(item.payload.B)
+            check_version(version)
+        except ValueError:
+            return None
+        return Snapshot(stream=stream, version=version, shape=shape, payload=payload)
+
+
+def _there(value: T | None) -> T:
+    if value is None:
+        raise ValueError
+    return value

@@ -1,0 +1,334 @@
+"""The store on DynamoDB: one item per commit, one request per save, one per load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, TypeVar
+
+from ...errors import CommitOutcomeUnknown, StoreError
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
+from ...stream_id import check_stream
+from ...usage import Usage
+from ..feed import Batch, Head
+from .creation import create_table
+from .feed.change_records import Change, changes
+from .feed.checkpoint import earliest, parsed
+from .feed.scan import scanned, scanned_heads
+from .feed.table_feed import Whole
+from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
+from .layouts.layout import LAYOUTS, Page, Sort, beyond, is_snapshot
+from .wire.client import Client, SDKClient, ServiceError
+from .wire.connection import Requests
+from .wire.outcomes import CONDITION_FAILED, GaveUp, rejected
+from .wire.responses import Answer, Found
+
+T = TypeVar("T", bound=Answer)
+
+
+class DynamoDBStore(Store):
+    """Streams in a DynamoDB table, a partition each: partition key the stream (S), sort key the version (N).
+
+    The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
+    `endpoint_url`; or it uses `client` (aiobotocore-like, already open) and leaves closing it to the caller. Both
+    belong to one event loop. A feed makes a client of the table's stream likewise, or uses `streams_client`: beside a
+    `client` it must. An endpoint without encryption is refused when it is opened, unless it is on this machine or
+    `plain_http` allows it. `deadline` is the time in seconds that a call may take, retries and all; `max_connections`
+    bounds the requests in flight. Several tenants may share a table: each store object sees one.
+    """
+
+    ordered = False
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        session: Any = None,
+        client: Any = None,
+        streams_client: Any = None,
+        tenant: str | None = None,
+        layout: Literal["snapshot-last", "snapshot-first", "interleaved"] = "snapshot-last",
+        partition_key: str = "PK",
+        sort_key: str = "SK",
+        plain_http: bool = False,
+        deadline: float = 10.0,
+        max_connections: int = 64,
+    ) -> None:
+        super().__init__()
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", table):
+            raise ValueError(f"{table!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
+        self._table = table
+        self._items = Items(partition_key, sort_key, tenant)
+        self._layout = LAYOUTS[layout]()
+        self._requests = Requests(
+            region_name=region_name,
+            endpoint_url=endpoint_url,
+            session=session,
+            client=client,
+            plain_http=plain_http,
+            deadline=deadline,
+            max_connections=max_connections,
+        )
+        self._streams_client = streams_client
+        self._whole = Whole(self, max_connections)
+
+    async def append(self, commit: Commit) -> Receipt:
+        request = {
+            "TableName": self._table,
+            "Item": self._items.from_commit(commit),
+            "ConditionExpression": "attribute_not_exists(#pk)",
+            "ExpressionAttributeNames": {"#pk": self._items.partition_key},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        used = Usage(calls=1)
+        with self._call(used=used):
+            try:
+                await self._requests.send("PutItem", request, Answer, used)
+            except GaveUp as given_up:
+                if given_up.unsure:
+                    reason = given_up.reason
+                    raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason) from None
+                raise given_up.definite() from None
+            except ServiceError as error:
+                if error.code != CONDITION_FAILED:
+                    raise rejected(error, self._table) from None
+                standing = self._items.standing(error.reply)
+            else:
+                return settled(commit, commit, used)
+            return await self._settle(commit, standing, used)
+
+    async def load(self, stream: str) -> Loaded:
+        check_stream(stream)
+        with self._call():
+            return await self._layout.load(self, stream)
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncGenerator[Commit]:
+        check_stream(stream)
+        rest: tuple[Sort, Sort] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
+        while rest and rest[0] <= rest[1]:
+            with self._call():
+                page = await self.query(stream, *rest, backward=backward)
+            for commit in page.commits:
+                yield commit
+            rest = page.rest
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        request = {
+            "TableName": self._table,
+            "Item": self._items.from_snapshot(snapshot, self._layout.key(snapshot.version)),
+            # Whatever the key is, what has a commit's id is never replaced.
+            "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
+            "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
+            "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        with self._call(closing=True):
+            if await self._layout.outdated(self, snapshot):
+                return False
+            try:
+                await self._requests.send("PutItem", request, Answer, self.usage)
+            except GaveUp as given_up:
+                raise given_up.definite() from None
+            except ServiceError as error:
+                if error.code != CONDITION_FAILED:
+                    raise rejected(error, self._table) from None
+                return False
+            return True
+
+    def changes(self, event: object) -> Iterator[Change]:
+        """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
+        DynamoDB, both also as AWS Lambda and EventBridge Pipes deliver them, or a line of an export to S3.
+
+        They come as the event has them: repeated, and between a stream's versions in no order that is promised. The
+        store need not be open. Raises ValueError for anything else, StoreRejected if the stream carries no new images,
+        and CorruptPayload for an item that is not of this library.
+        """
+        return changes(event, self._items)
+
+    async def scan(
+        self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
+    ) -> AsyncGenerator[Batch]:
+        """All commits of the table, each stream's in order, read in parallel segments: what is there when the scan
+        comes by, so later ones only by chance, and with eventual consistency, at half the units.
+
+        A batch's checkpoint is where to go on; the scan that goes on has the segments of the one it continues.
+        `units_per_second` spreads the read units that it takes, so that others have their share; requests of up to
+        1 MB take 128. Raises ValueError for what is no checkpoint, and StoreError and CorruptPayload.
+        """
+        if not 1 <= segments <= 1_000_000 or (units_per_second is not None and not units_per_second > 0):
+            raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
+
+        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
+        batches = scanned(
+            self._scan_page, request, self._items, segments=segments, after=after, units_per_second=units_per_second
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        """As `Feed.feed`, of the table's stream, which repeats and reorders. From the beginning on, the table is
+        scanned first, and the stream is then read from before the scan.
+
+        A checkpoint goes on within the scan too. It holds for 23 hours, as the stream keeps a day, so each batch's is
+        to be kept, also one without commits. `caught_up` says that each shard gave several empty pages in a row: the
+        service tells of no end, and needs a moment for what has just been stored.
+
+        Raises FeedTrimmed where going on could miss something: the checkpoint is too old, the scan has taken too long,
+        or the stream has been turned off meanwhile; StoreRejected for a table without a stream of new images.
+        """
+        async with aclosing(self._whole.batches(after, follow=follow)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def end(self) -> str:
+        """As `Feed.end`. Behind it come also the older commits of the shards that are open, those of some hours: no
+        place in a shard is durable that no record has.
+        """
+        return await self._whole.end()
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        """As `Feed.earliest`."""
+        return earliest(checkpoints)
+
+    async def remaining(self, after: str) -> int | None:
+        """None: only a scan could tell. Raises ValueError for what is no checkpoint."""
+        if after:
+            parsed(after)
+        return None
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""
+        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
+        async with aclosing(scanned_heads(self._scan_page, request, self._items, segments=4)) as pages:
+            async for heads in pages:
+                yield heads
+
+    async def create_table(
+        self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
+    ) -> bool:
+        """Create the table, billed on demand, and wait until it can be used. False if it was there already.
+
+        `stream` turns on DynamoDB Streams with new images. A table that was there keeps its settings, but
+        `point_in_time_recovery` is turned on for it too. Raises StoreRejected, also if its keys are others.
+        """
+        with self._call():
+            return await create_table(
+                SDKClient(self._requests.sdk),
+                self._table,
+                {self._items.partition_key: "S", self._items.sort_key: "N"},
+                stream=stream,
+                point_in_time_recovery=point_in_time_recovery,
+                deletion_protection=deletion_protection,
+            )
+
+    async def query(
+        self,
+        stream: str,
+        low: Sort,
+        high: Sort,
+        *,
+        newest: bool = False,
+        backward: bool = False,
+        limit: int | None = None,
+    ) -> Page:
+        """One consistent query for the sort keys from `low` to `high`; with `newest`, which goes backward, for the
+        newest snapshot there and the commits from its version on, else for all commits.
+        """
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#pk": self._items.partition_key, "#sk": self._items.sort_key},
+            "ExpressionAttributeValues": {
+                ":pk": self._items.partition(stream),
+                ":low": {"N": str(low)},
+                ":high": {"N": str(high)},
+            },
+            "ScanIndexForward": not backward,
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        if limit is not None:
+            request["Limit"] = limit
+        page = await self._read("Query", request, self._items.found)
+        snapshot: Snapshot | None = None
+        commits: list[Commit] = []
+        for item in page.Items:
+            sort = self._items.sort_of(item, stream)
+            if is_snapshot(sort):
+                found = self._items.to_snapshot(item, stream) if newest else None
+                snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
+            elif snapshot is None or sort >= snapshot.version:  # what lies behind a snapshot is not looked at
+                commits.append(self._items.to_commit(item, stream))
+        self.usage.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
+        rest = None
+        if page.LastEvaluatedKey is not None:
+            reached = self._items.sort_of(page.LastEvaluatedKey, stream)
+            reached = beyond(reached, backward=backward)
+            rest = (low, reached) if backward else (reached, high)
+        return Page(snapshot, commits, rest)
+
+    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None:
+        """One consistent read of the snapshot's key."""
+        item = await self._get(stream, sort)
+        snapshot = self._items.to_snapshot(item, stream) if item else None
+        self.usage.bytes_read += snapshot.size if snapshot else 0
+        return snapshot
+
+    async def _settle(self, commit: Commit, standing: Stored | None, used: Usage) -> Receipt:
+        """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
+        if standing is None:  # an endpoint that does not return what stood there
+            try:
+                standing = await self._get(commit.stream, commit.version)
+            except StoreError as error:  # none of them is a definite no: what stands there may be this commit
+                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
+            if standing is None:  # what was there is being deleted, or our own commit is still on its way
+                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+        return settled(commit, self._items.to_commit(standing, commit.stream), used)
+
+    async def _get(self, stream: str, sort: Sort) -> Stored | None:
+        request = {
+            "TableName": self._table,
+            "Key": self._items.key(stream, sort),
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        return (await self._read("GetItem", request, self._items.got)).Item
+
+    async def _scan_page(self, request: dict[str, Any]) -> Found[Keyed]:
+        with self._call():
+            return await self._read("Scan", request, self._items.scanned)
+
+    async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
+        """Its errors are the library's."""
+        try:
+            return await self._requests.send(operation, request, kind, self.usage)
+        except GaveUp as given_up:
+            raise given_up.definite() from None
+        except ServiceError as error:
+            raise rejected(error, self._table) from None
+
+    async def _open(self) -> None:
+        await self._requests.open()
+        self._whole = Whole(self, self._requests.max_connections)
+
+    async def _open_streams(self) -> Client:
+        """A client of the table's stream, open until the store is closed. Raises StoreRejected."""
+        if self._streams_client is not None:
+            return SDKClient(self._streams_client)
+        return await self._requests.open_streams()
+
+    async def aclose(self) -> None:
+        self._whole.close()
+        await super().aclose()
+
+    async def _close(self) -> None:
+        await self._requests.aclose()

@@ -1,0 +1,167 @@
+"""The feed: all commits of a store, as far as they go and then as they come."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from ..errors import FeedTrimmed
+from ..store import Commit, Store
+
+if TYPE_CHECKING:
+    import asyncio
+
+PAGE = 1_000  # commits
+MAX_POSITION = 2**63 - 1
+
+
+class Batch(NamedTuple):
+    """Commits, oldest first. `checkpoint` is where to go on behind them: a text to keep."""
+
+    commits: Sequence[Commit]
+    checkpoint: str
+    caught_up: bool  # nothing was behind them when they were read
+
+
+class Head(NamedTuple):
+    """A stream, and the version of its last commit."""
+
+    stream: str
+    version: int
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """What tells all commits: a transport.
+
+    An ordered one tells each commit once, each stream's in order. Any other repeats and reorders: what it tells is a
+    hint that something happened, to be taken through a `Gate`, as processors do.
+    """
+
+    ordered: bool
+
+    def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        """All commits behind the checkpoint `after`, from the first one on if it is empty.
+
+        Memory stays flat however many there are. At the end there is a batch with `caught_up`, also if there was
+        nothing at all; then it waits for more. Without `follow` it ends there, or once all is told that was there when
+        it began, though writers go on. Raises ValueError for what is no checkpoint, FeedTrimmed for one behind which
+        something would be missed, StoreClosed when the store is closed meanwhile, and StoreError and CorruptPayload as
+        other reads do.
+        """
+        ...
+
+    async def end(self) -> str:
+        """A checkpoint to begin at now: nothing that is stored from here on is missed."""
+        ...
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        """A checkpoint from which nothing is missed that is behind any of these; "" if one of them is, or if there are
+        none. Raises ValueError for what is no checkpoint.
+        """
+        ...
+
+    async def remaining(self, after: str) -> int | None:
+        """How many commits are behind a checkpoint; None where that would take a scan."""
+        ...
+
+    def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        """Each stream of the store once, a page at a time, with a version that its last commit has or had meanwhile.
+
+        This reads through the whole store; on DynamoDB that is billed as a scan.
+        """
+        ...
+
+
+class OrderedStore(Store):
+    """A store that counts its commits in the order in which they become visible.
+
+    Followers are woken by what this object stores. With `_poll`, in seconds, they also look by themselves for what
+    others have stored.
+    """
+
+    ordered = True
+    _poll: float | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._followers: set[asyncio.Event] = set()
+
+    @abstractmethod
+    async def _behind(self, position: int) -> tuple[Sequence[Commit], bool]:
+        """Some commits of all streams behind a position, in order, up to PAGE; and whether they are all there are."""
+
+    @abstractmethod
+    async def _last(self) -> int:
+        """The last position that was given; there are no gaps, unless streams were deleted."""
+
+    @abstractmethod
+    async def _heads(self, after: str) -> Sequence[Head]:
+        """Up to PAGE streams behind that one, in the order of their UTF-8."""
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        """As `Feed.feed`. Checkpoints are positions, so they hold for this store's data only."""
+        import asyncio
+
+        position, caught_up = _position(after), False
+        if position and position > (last := await self._last()):
+            raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
+        end = MAX_POSITION if follow else await self._last()  # writers may go on for ever
+        self._followers.add(grown := asyncio.Event())
+        try:
+            while True:
+                grown.clear()
+                commits, all_there_are = await self._behind(position)
+                position = commits[-1].position or position if commits else position
+                if commits or not caught_up:
+                    caught_up = all_there_are or position >= end
+                    yield Batch(commits, str(position), caught_up)
+                if caught_up and not follow:
+                    return
+                if caught_up:
+                    await _until(grown, self._poll)
+        finally:
+            self._followers.discard(grown)
+
+    async def end(self) -> str:
+        return str(await self._last())
+
+    def earliest(self, checkpoints: Iterable[str]) -> str:
+        return str(min((_position(each) for each in checkpoints), default=0) or "")
+
+    async def remaining(self, after: str) -> int:
+        return max(0, await self._last() - _position(after))
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        after = ""
+        while heads := await self._heads(after):
+            yield heads
+            after = heads[-1].stream
+
+    def _wake(self) -> None:
+        """Have followers look for more."""
+        for grown in self._followers:
+            grown.set()
+
+    async def aclose(self) -> None:
+        self._closing = True
+        self._wake()  # they then find the store closed
+        await super().aclose()
+
+
+async def _until(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for the event, or as long."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _position(checkpoint: str) -> int:
+    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) <= MAX_POSITION):
+        raise ValueError(f"{checkpoint!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
+    return int(checkpoint or 0)

@@ -1,0 +1,99 @@
+"""A store in memory, for tests and experiments. Its promises are those of the real ones, durability aside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from heapq import nsmallest
+from types import coroutine
+
+import msgspec
+
+from ..errors import ConflictError
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
+from ..stream_id import check_stream
+from ..usage import Usage
+from .feed import PAGE, Head, OrderedStore
+from .limits import MAX_COMMIT_BYTES, check_commit
+
+
+class MemoryStore(OrderedStore):
+    """Streams in a dictionary. What it holds stays until the object is gone, also when closed and opened again."""
+
+    def __init__(self, *, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
+        super().__init__()
+        self._max_commit_bytes = max_commit_bytes
+        self._streams: dict[str, list[Commit]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._all: list[Commit] = []
+
+    async def append(self, commit: Commit) -> Receipt:
+        check_stream(commit.stream)
+        check_commit(commit, self._max_commit_bytes)
+        used = Usage(calls=1)
+        with self._call(used=used):
+            await _others()
+            commits = self._streams.setdefault(commit.stream, [])
+            if commit.version <= len(commits):
+                return settled(commit, commits[commit.version - 1], used)
+            if commit.version > len(commits) + 1:
+                used.conflicts += 1
+                raise ConflictError(commit.stream, commit.version - 1, len(commits))
+            stored = msgspec.structs.replace(commit, position=len(self._all) + 1)
+            commits.append(stored)
+            self._all.append(stored)
+            self._wake()
+            await _others()  # who is cancelled here has stored it all the same
+            return settled(commit, stored, used)
+
+    async def load(self, stream: str) -> Loaded:
+        check_stream(stream)
+        with self._call():
+            await _others()
+            snapshot = self._snapshots.get(stream)
+            commits = self._streams.get(stream, [])
+            return Loaded(snapshot, commits[snapshot.version - 1 :] if snapshot else commits[:])
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncGenerator[Commit]:
+        check_stream(stream)
+        with self._call():
+            await _others()
+            commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]
+        for commit in reversed(commits) if backward else commits:
+            yield commit
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        check_stream(snapshot.stream)
+        with self._call(closing=True):
+            await _others()
+            standing = self._snapshots.get(snapshot.stream)
+            if standing and standing.version >= snapshot.version:
+                return False
+            self._snapshots[snapshot.stream] = snapshot
+            return True
+
+    async def _behind(self, position: int) -> tuple[list[Commit], bool]:
+        with self._call():
+            await _others()
+            return self._all[position : position + PAGE], len(self._all) <= position + PAGE
+
+    async def _last(self) -> int:
+        with self._call():
+            await _others()
+            return len(self._all)
+
+    async def _heads(self, after: str) -> list[Head]:
+        with self._call():
+            await _others()
+            heads = [Head(stream, len(commits)) for stream, commits in self._streams.items() if commits]
+            return nsmallest(PAGE, (head for head in heads if head.stream > after))
+
+    async def _open(self) -> None: ...
+    async def _close(self) -> None: ...
+
+
+@coroutine
+def _others() -> Generator[None]:
+    """Let other tasks run, as every call to a real store does: races and cancellations happen here too."""
+    yield

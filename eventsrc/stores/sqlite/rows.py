@@ -1,0 +1,144 @@
+"""Commits and snapshots as rows: all statements, built from constants, with every value bound."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from ...errors import ConflictError, CorruptPayload
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
+from ...usage import Usage
+from ..feed import Head
+from ..limits import check_stored
+
+_PAGE_BYTES = 4 * 1024 * 1024  # of payloads, after which a page of all streams ends
+
+_COLUMNS = (
+    "version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, metadata, payload"
+)
+_INSERT = f"INSERT INTO commits (stream, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_STANDING = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version = ?"
+_HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMIT 1"
+_FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
+PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
+PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
+BEHIND = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
+_HEADS = "SELECT stream, max(version) FROM commits WHERE stream > ? GROUP BY stream ORDER BY stream LIMIT ?"
+_SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
+PUT_SNAPSHOT = """
+INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
+ON CONFLICT (stream) DO UPDATE SET version = excluded.version, shape = excluded.shape, payload = excluded.payload
+WHERE excluded.version > snapshots.version
+"""
+
+
+def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...], used: Usage) -> Receipt:
+    found = connection.execute(_HEAD, (commit.stream,)).fetchone()
+    head = found[0] if found else 0
+    if head != commit.version - 1:
+        standing = commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
+        if standing:
+            return settled(commit, standing[0], used)
+        used.conflicts = 1
+        raise ConflictError(commit.stream, commit.version - 1, head)
+    position = connection.execute(_INSERT, row).lastrowid
+    used.bytes_written = commit.size
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, position, usage=used)
+
+
+def load(connection: sqlite3.Connection, stream: str) -> Loaded:
+    row = connection.execute(_SNAPSHOT, (stream,)).fetchone()
+    snapshot = None
+    if row and 0 < row[0] <= MAX_VERSION:
+        snapshot = Snapshot(stream=stream, version=row[0], shape=row[1].decode(errors="replace"), payload=row[2])
+    return Loaded(snapshot, commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
+
+
+def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
+    """Those of the stream that the arguments begin with. Raises CorruptPayload for a row that somebody has altered."""
+    found = connection.execute(query, arguments).fetchall()  # all at once: an open cursor would hold on to its moment
+    return [_to_commit(arguments[0], *row) for row in found]
+
+
+def behind(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
+    """The commits of all streams behind a position, up to a number and some size, and whether they are all there are.
+    Raises CorruptPayload.
+    """
+    found: list[tuple[Any, ...]] = []
+    size, more = 0, True
+    with closing(connection.execute(BEHIND, (position, limit))) as cursor:  # left open it would hold on to its moment
+        while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
+            found.append(row)
+            size += len(row[-1])
+    return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found], not more and len(found) < limit
+
+
+def last(connection: sqlite3.Connection) -> int:
+    """The last position that was given, also if its commit was deleted: it is not given again."""
+    position: int = connection.execute(_LAST).fetchone()[0]
+    return position
+
+
+def heads(connection: sqlite3.Connection, after: str, limit: int) -> list[Head]:
+    """Streams behind that one, with their last versions. Raises CorruptPayload."""
+    found = connection.execute(_HEADS, (after, limit)).fetchall()
+    return [Head(_to_stream(stream, [0, version]), version) for stream, version in found]
+
+
+def _to_stream(stored: bytes, row: list[Any]) -> str:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        pass
+    raise CorruptPayload(stored.decode(errors="replace"), row[1], "the name of the stream is no UTF-8")
+
+
+def _to_commit(
+    stream: str,
+    position: int,
+    version: int,
+    id: bytes,
+    time: int,
+    events: int,
+    tags: bytes,
+    correlation_id: bytes | None,
+    causation_ids: bytes | None,
+    command_id: bytes | None,
+    command_digest: bytes | None,
+    metadata: bytes | None,
+    payload: bytes,
+) -> Commit:
+    try:
+        check_stored(id, time)
+        return Commit(
+            position=position,
+            stream=stream,
+            version=version,
+            id=id,
+            time=time,
+            events=events,
+            tags=_to_tags(tags),
+            correlation_id=correlation_id.decode() if correlation_id is not None else None,
+            causation_ids=_to_texts(causation_ids) if causation_ids else (),
+            command_id=command_id.decode() if command_id is not None else None,
+            command_digest=command_digest,
+            metadata=_to_mapping(metadata) if metadata else {},
+            payload=payload,
+        )
+    except (msgspec.DecodeError, ValueError):
+        pass
+    raise CorruptPayload(stream, version, "the row is not a commit of this library")
+
+
+def to_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+_to_texts = msgspec.json.Decoder(tuple[str, ...]).decode
+_to_mapping = msgspec.json.Decoder(dict[str, str]).decode
+_to_tags = lru_cache(1024)(_to_texts)  # commits repeat them

@@ -1,0 +1,81 @@
+"""Streams, commits and snapshots to check with. Their content means nothing; stores see bytes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from ...store import MAX_VERSION, Commit, Snapshot, Store
+from ...uuid7 import uuid7
+from .check import expect, expect_equal, shown
+
+ALL_BYTES = bytes(range(256))
+ALL_SORTS = "\0\t\n\x7f\x85 aZ'\"\\%_;\u00e9e\u0301\u202e\ufeff\uffff\U0001f600\U0010ffff"
+"""Text that a store has no reason to change, and often does."""
+
+
+def fresh_stream() -> str:
+    """A stream that nobody has used, so that a store may be full of others."""
+    return f"contract-{os.urandom(8).hex()}"
+
+
+def make_commit(stream: str, version: int = 1, **fields: Any) -> Commit:
+    given: dict[str, Any] = {
+        "id": uuid7(),
+        "time": time.time_ns() // 1000,
+        "events": 1,
+        "tags": ("contract.checked",),
+        "payload": b"payload of %d" % version,
+    }
+    return Commit(stream=stream, version=version, **(given | fields))
+
+
+def make_snapshot(stream: str, version: int, payload: bytes = b"state") -> Snapshot:
+    return Snapshot(stream=stream, version=version, shape="5ha9e", payload=payload)
+
+
+async def fill(store: Store, stream: str, count: int, size: int = 16) -> list[Commit]:
+    """Append so many commits with payloads that no compression makes smaller."""
+    commits = [make_commit(stream, version, payload=os.urandom(size)) for version in range(1, count + 1)]
+    for commit in commits:
+        await store.append(commit)
+    return commits
+
+
+async def stored(
+    store: Store, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+) -> list[Commit]:
+    async with aclosing(store.read(stream, after=after, until=until, backward=backward)) as commits:
+        return [commit async for commit in commits]
+
+
+async def expect_stored(store: Store, stream: str, expected: Sequence[Commit]) -> None:
+    """These commits and no others, by every way to read them."""
+    expect_same(await stored(store, stream), expected, "read forward")
+    expect_same((await stored(store, stream, backward=True))[::-1], expected, "read backward")
+    expect_same((await store.load(stream)).commits, expected, "loaded")
+
+
+def expect_same(found: Sequence[Commit], expected: Sequence[Commit], how: str) -> None:
+    versions = [commit.version for commit in found]
+    expect_equal(versions, [commit.version for commit in expected], f"versions {how}")
+    for commit, original in zip(found, expected, strict=True):
+        expect_same_commit(commit, original, how)
+
+
+def expect_same_commit(found: Commit | None, original: Commit, how: str) -> None:
+    """Equal in every field but `position`, which the store gives."""
+    expect(isinstance(found, Commit), f"instead of commit {original!r} there was {found!r} {how}")
+    for field in msgspec.structs.fields(Commit):
+        value, expected = getattr(found, field.name), getattr(original, field.name)
+        if field.name == "metadata":
+            value = dict(value)
+        if field.name != "position":
+            same = value == expected and type(value) is type(expected)
+            what = f"{field.name} of {original!r}, {how},"
+            expect(same, f"{what} was {shown(value)}, expected {shown(expected)}")

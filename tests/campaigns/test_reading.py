@@ -1,0 +1,61 @@
+"""The campaign of the read side in its short form, that it replays, and that it would notice a broken library."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from campaigns import PYTHONPATH, workers
+from campaigns.reading import campaign, silence, tell
+from campaigns.reading_mutants import READING, hunt
+
+SOON = ("gap_not_read", "position_before_the_effect", "fence_not_checked", "checkpoint_of_another_slot")
+
+
+def test_each_commit_is_handled_once_and_in_order() -> None:
+    layer = campaign(range(60))
+    assert not layer.violations, "\n".join(layer.violations)
+    assert (layer.lost, layer.duplicated) == (0, 0)
+    assert layer.acknowledged > 2_000
+    assert layer.faults > 4_000
+
+
+def test_workers_that_are_killed_frozen_or_stopped_handle_each_commit_once(tmp_path: Path) -> None:
+    layer = workers.campaign(4, 3, tmp_path)
+    assert not layer.violations, "\n".join(layer.violations)
+    assert (layer.lost, layer.duplicated) == (0, 0)
+    assert layer.acknowledged > 500
+
+
+def fingerprint(seed: int, folder: str) -> str:
+    """Of all that happened under a seed."""
+    with silence():
+        return str(tell(seed, Path(folder)))
+
+
+def test_a_seed_replays_exactly_in_another_process(tmp_path: Path) -> None:
+    code = "import sys; from tests.campaigns.test_reading import fingerprint; print(fingerprint(9, sys.argv[1]))"
+    seen = set()
+    for hashing in ("1", "2"):
+        (folder := tmp_path / hashing).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONHASHSEED": hashing},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        seen.add(done.stdout.strip())
+    assert seen == {fingerprint(9, str(tmp_path))} != {fingerprint(10, str(tmp_path))}
+
+
+@pytest.mark.parametrize("mutant", [each for each in READING if each.__name__ in SOON], ids=lambda each: each.__name__)
+def test_mutants_are_noticed(mutant: Callable[[], Any]) -> None:
+    """Those that are noticed soon; `make faults` hunts the others, too."""
+    assert hunt(mutant, range(1000, 1060)).seeds is not None, mutant.__doc__

@@ -1,0 +1,51 @@
+"""Stores on the DynamoDB Local that the tests share."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import aioboto3
+
+from eventsrc import DynamoDBStore
+from eventsrc.processing import DynamoDBCheckpoints
+
+CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+
+
+@cache
+def session() -> Any:
+    """One for all: it keeps the service model, whose reading takes longer than most tests."""
+    return aioboto3.Session(**CREDENTIALS)
+
+
+def store_on(endpoint: str, table: str, **options: Any) -> DynamoDBStore:
+    return DynamoDBStore(table, endpoint_url=endpoint, **{"session": session(), "plain_http": True, **options})
+
+
+def checkpoints_on(endpoint: str, table: str, **options: Any) -> DynamoDBCheckpoints:
+    return DynamoDBCheckpoints(table, endpoint_url=endpoint, **{"session": session(), "plain_http": True, **options})
+
+
+def fresh_name() -> str:
+    """A table or stream that no other test uses."""
+    return f"test-{os.urandom(6).hex()}"
+
+
+async def records(endpoint: str, table: str) -> list[dict[str, Any]]:
+    """All records of the table's stream."""
+    async with session().client("dynamodbstreams", endpoint_url=endpoint) as client:
+        [stream] = (await client.list_streams(TableName=table))["Streams"]
+        description = (await client.describe_stream(StreamArn=stream["StreamArn"]))["StreamDescription"]
+        found: list[dict[str, Any]] = []
+        for shard in description["Shards"]:
+            asked = {"StreamArn": stream["StreamArn"], "ShardId": shard["ShardId"]}
+            iterator = (await client.get_shard_iterator(**asked, ShardIteratorType="TRIM_HORIZON"))["ShardIterator"]
+            while iterator:
+                page = await client.get_records(ShardIterator=iterator)
+                if not page["Records"]:
+                    break
+                found += page["Records"]
+                iterator = page.get("NextShardIterator")
+        return found

@@ -1,0 +1,122 @@
+"""What a process may do beside the one that runs a processor, however long it lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec import structs
+from support.ledger import Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+
+from eventsrc import MemoryStore
+from eventsrc.processing import Context, Leases, MemoryCheckpoints, Processor, Runner, health
+
+
+class Second(Outside, tag="second"): ...
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
+    """Also when the processor was started anew in between, with other slots."""
+    await fill(store, accounts=2)
+    checkpoints = MemoryCheckpoints()
+    first = Processor(Outside(), store, checkpoints, attempts=1)
+    first.projection.poison = {1}
+    await first.run(until_caught_up=True)
+    first.projection.poison = set()
+    other = Processor(first.projection, store, checkpoints)
+    for account in ("account-a-0", "account-a-1"):
+        await other.retry(account)
+        assert other.state == "stopped"
+        await first.lay_out(5, anew=True)
+        await first.take_all()
+    assert await first.projection.told() == await ids_of(store)
+
+
+async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
+    """As environments of Lambda are: an effect that another one has had is not had again."""
+    await fill(store, accounts=1)
+    commits, checkpoints = await commits_of(store), MemoryCheckpoints()
+    one, other = (Processor(Outside(), store, checkpoints) for _ in range(2))
+    for processor in (one, other):
+        await processor.prepare()
+        await processor.join()
+    for processor, commit in zip((one, other, other, one), commits, strict=True):
+        await processor.handle([commit])
+    for processor in (one, other):
+        await processor.settled()
+    told = [await processor.projection.told() for processor in (one, other)]
+    assert [len(each["account-a-0"]) for each in told] == [3, 2]
+
+
+async def test_who_holds_nothing_is_told(store: MemoryStore) -> None:
+    await fill(store, accounts=1)
+    processor = Processor(Outside(), store, MemoryCheckpoints())
+    with pytest.raises(RuntimeError, match="holds no"):
+        await processor.handle(await commits_of(store))
+
+
+async def test_of_two_processors_of_a_worker_one_may_hold_nothing(store: MemoryStore) -> None:
+    await fill(store, accounts=8)
+    one, other = (
+        Processor(Outside(), store, checkpoints := MemoryCheckpoints()),
+        Processor(Second(), store, checkpoints),
+    )
+    await one.check_active()
+    await other.lay_out(2)
+    await checkpoints.beat("elsewhere")
+    for slot in await checkpoints.slots(other.name):
+        await checkpoints.take(other.name, structs.replace(slot, epoch=slot.epoch + 1, owner="elsewhere"))
+    runner = Runner(one, other, leases=Leases(slots=2))
+    running_both = asyncio.create_task(runner.run())
+    await until(lambda: one.commits > 0 or running_both.done())
+    assert other.state == "waiting"
+    with pytest.raises(RuntimeError, match="is running"):
+        await one.go_on_from("")
+    runner.stop()
+    await running_both
+    assert other.commits == 0
+
+
+async def test_a_handler_that_hangs_is_seen(store: MemoryStore) -> None:
+    class Hanging(Outside, tag="hanging"):
+        go_on = asyncio.Event()
+
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            await self.go_on.wait()
+
+    await fill(store, accounts=1)
+    processor = Processor(Hanging(), store, MemoryCheckpoints())
+    processor.projection.go_on.set()
+    async with running(processor):
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
+        assert health(processor, max_lag=0.0) == {}
+        processor.projection.go_on.clear()
+        await deposit(store, "a-0", 1)
+        await until(lambda: processor.in_flight)
+        assert "seconds behind" in health(processor, max_lag=0.0)["hanging@1"]
+        processor.projection.go_on.set()
+        await until(lambda: not processor.in_flight)
+
+
+async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: MemoryStore) -> None:
+    await fill(store, accounts=8)
+    processor = Processor(Outside(), store, MemoryCheckpoints(), attempts=1_000)
+    processor.projection.poison = {100}
+    await processor.prepare()
+    await processor.lay_out(2)
+    await processor.take_all()
+    await processor.handle(await commits_of(store))
+    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0, 1}
+    processor.lose(1)
+    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0}
+    processor.projection.poison = set()
+    await processor.settled()
+    told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}
+    assert told == {stream for stream in await ids_of(store) if processor.slot_of(stream) == 0}

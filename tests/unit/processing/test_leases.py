@@ -1,0 +1,338 @@
+"""Several workers share a processor: who has which slots, when they come, go, hang, or die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ledger import InSQLite, Outside, commits_of, deposit, fill, ids_of, until
+
+from eventsrc import Fenced, MemoryStore, NotActive, StoreUnavailable
+from eventsrc.processing import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, health
+from eventsrc.processing.checkpoints.checkpoints import in_use
+from eventsrc.processing.rebuild import rebuild
+
+TTL = 0.9
+LONG = 600.0  # a ttl for what must not depend on it
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Checkpoints]:
+    made = MemoryCheckpoints() if request.param == "memory" else SQLiteCheckpoints(tmp_path / "model.db")
+    async with made:
+        yield made
+
+
+class Worker:
+    """A runner in a task."""
+
+    def __init__(self, store: MemoryStore, checkpoints: Checkpoints, name: str, *, slots: int = 8, ttl: float = TTL):
+        self.processor: Processor[Any] = Processor(Outside(), store, checkpoints)
+        self.runner = Runner(self.processor, leases=Leases(worker=name, slots=slots, ttl=ttl), save_every=0.05)
+        self.task = asyncio.create_task(self.runner.run())
+
+    @property
+    def slots(self) -> set[int]:
+        return set(self.processor.held)
+
+    async def end(self) -> None:
+        self.runner.stop()
+        async with asyncio.timeout(20):
+            await self.task
+
+
+@contextlib.asynccontextmanager
+async def workers(
+    store: MemoryStore, checkpoints: Checkpoints, *names: str, **options: Any
+) -> AsyncIterator[list[Worker]]:
+    made = [Worker(store, checkpoints, name, **options) for name in names]
+    try:
+        yield made
+    finally:
+        for worker in made:
+            await worker.end()
+
+
+def are_shared(workers: list[Worker], slots: int = 8) -> bool:
+    """Whether they have all slots, each one about as many."""
+    counts = [len(worker.slots) for worker in workers]
+    return sum(counts) == slots == len(set().union(*(each.slots for each in workers))) and max(counts) - min(counts) < 2
+
+
+async def test_slots_are_spread_evenly_whoever_comes_and_goes(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    async with workers(store, checkpoints, "ann", "bob") as pair:
+        await until(lambda: are_shared(pair))
+        async with workers(store, checkpoints, *"abc") as more:
+            await until(lambda: are_shared([*pair, *more]))  # 2, 2, 2, 1 and 1
+        await until(lambda: are_shared(pair))
+
+
+async def test_more_workers_than_slots(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    async with workers(store, checkpoints, *"abc", slots=2) as three:
+        await until(lambda: are_shared(three, 2))
+        idle = next(worker for worker in three if not worker.slots)
+        await fill(store)
+        await until(lambda: sum(worker.processor.commits for worker in three) == 12)
+        assert idle.processor.commits == 0
+
+
+async def test_a_slot_begins_where_nothing_is_handled_however_far_others_are(
+    store: MemoryStore, checkpoints: Checkpoints
+) -> None:
+    await fill(store, accounts=20, deposits=1)
+    first: Processor[Any] = Processor(Outside(), store, checkpoints)
+    await first.lay_out(4)
+    slots = in_use(await checkpoints.slots(first.name))
+    await first.take(slots[0], "ann")
+    async for batch in store.feed(follow=False):
+        await first.handle(batch.commits)
+        first.reached(batch)
+    await first.save()
+    second: Processor[Any] = Processor(Outside(), store, checkpoints)
+    for slot in in_use(await checkpoints.slots(first.name))[1:]:
+        assert slot.checkpoint == ""
+        await second.take(slot, "bob")
+    await second.handle(await commits_of(store))
+    assert 0 < first.commits < 20
+    assert first.commits + second.commits == 20
+
+
+async def test_all_workers_together_handle_each_commit_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    await fill(store, accounts=20)
+    async with workers(store, checkpoints, "ann", "bob") as pair:
+        await until(lambda: are_shared(pair))
+        await deposit(store, "a-3", 7)
+        await until(lambda: sum(worker.processor.commits for worker in pair) == 81)
+    told: dict[str, list[str]] = {}
+    for worker in pair:
+        for stream, ids in (await worker.processor.projection.told()).items():
+            told[stream] = told.get(stream, []) + ids
+    assert told == await ids_of(store)
+
+
+async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    dead: Processor[Any] = Processor(Outside(), store, checkpoints)
+    await checkpoints.beat("dead")
+    await dead.lay_out(8)
+    for slot in in_use(await checkpoints.slots(dead.name)):
+        await dead.take(slot, "dead")
+    async with workers(store, checkpoints, "ann") as [ann]:
+        await until(lambda: are_shared([ann]))
+        commits = await commits_of(store)
+        await fill(store)
+        with pytest.raises(Fenced):
+            await dead.handle(await commits_of(store))
+        assert not commits
+        await until(lambda: ann.processor.commits == 12)
+
+
+async def test_who_stops_lets_others_have_all_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    async with workers(store, checkpoints, "ann", ttl=LONG) as [ann]:
+        await until(lambda: are_shared([ann]))
+    assert not await checkpoints.beats()
+    async with workers(store, checkpoints, "bob", ttl=LONG) as [bob]:
+        await until(lambda: are_shared([bob]))
+
+
+async def test_a_cancelled_worker_too(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    ann = Worker(store, checkpoints, "ann", ttl=LONG)
+    await until(lambda: are_shared([ann]))
+    ann.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ann.task
+    assert not await checkpoints.beats()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_living_are_not_robbed(
+    store: MemoryStore, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those who begin together have not all seen each other yet."""
+    await fill(store, accounts=20)
+    async with workers(store, checkpoints, *"abcd") as four:
+        await until(lambda: are_shared(four))
+        await until(lambda: sum(worker.processor.commits for worker in four) == 80)
+    assert "taken over" not in caplog.text
+
+
+async def test_a_fenced_worker_goes_on_with_what_is_left(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    await checkpoints.beat("thief")
+    async with workers(store, checkpoints, "ann", slots=4) as [ann]:
+        await until(lambda: ann.slots == {0, 1, 2, 3})
+        thief: Processor[Any] = Processor(Outside(), store, checkpoints)
+        for slot in in_use(await checkpoints.slots(thief.name))[:2]:
+            await thief.take(slot, "thief")
+        await fill(store, accounts=20)
+        await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief does not beat again, so it is dead
+        await until(lambda: ann.processor.commits == 80)
+        told = await ann.processor.projection.told()  # some of it twice: effects of which the position was refused
+        assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
+
+
+class Mute(MemoryCheckpoints):
+    """Beats fail, or hang, while they are told to."""
+
+    fails = hangs = False
+
+    async def beat(self, worker: str) -> None:
+        if self.fails:
+            raise StoreUnavailable("beats")
+        if self.hangs:
+            await asyncio.Event().wait()
+        await super().beat(worker)
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+async def test_who_cannot_beat_stops_and_goes_on_when_it_can(store: MemoryStore, how: str) -> None:
+    checkpoints = Mute()
+    async with workers(store, checkpoints, "ann") as [ann]:
+        await until(lambda: are_shared([ann]))
+        beaten = ann.runner._leases._last  # type: ignore[union-attr]
+        setattr(checkpoints, how, True)
+        await until(lambda: not ann.slots)
+        assert asyncio.get_running_loop().time() - beaten < 2 * TTL
+        await fill(store)
+        assert ann.processor.commits == 0
+        setattr(checkpoints, how, False)
+        await until(lambda: ann.processor.commits == 12)
+
+
+async def test_a_handler_that_takes_too_long_for_a_mute_worker_is_cancelled(store: MemoryStore) -> None:
+    checkpoints = Mute()
+    async with workers(store, checkpoints, "ann") as [ann]:
+        await until(lambda: are_shared([ann]))
+        cancelled = asyncio.Event()
+
+        async def hang(*_: object) -> None:
+            checkpoints.fails = True
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        ann.processor.projection.handle_movement = hang
+        ann.processor.projection._call = hang
+        await fill(store, accounts=1, deposits=1)
+        async with asyncio.timeout(20):
+            await cancelled.wait()
+        assert ann.processor.commits == 0
+
+
+async def test_another_number_of_slots_is_had_as_soon_as_no_other_worker_lives(
+    store: MemoryStore, checkpoints: Checkpoints
+) -> None:
+    await fill(store, accounts=20)
+    async with workers(store, checkpoints, "ann") as [ann]:
+        async with workers(store, checkpoints, "bob", slots=3) as [bob]:
+            await until(lambda: are_shared([ann, bob]))
+        await until(lambda: are_shared([ann]))
+    async with workers(store, checkpoints, "bob", slots=3) as [bob]:
+        await until(lambda: bob.slots == {0, 1, 2})
+        await until(bob.processor.caught_up.is_set)
+        assert await bob.processor.positions(list(await ids_of(store))) == dict.fromkeys(await ids_of(store), 4)
+
+
+async def test_a_layout_that_was_cut_short_is_ended_by_the_next(store: MemoryStore) -> None:
+    class Cut(MemoryCheckpoints):
+        left = 5
+
+        async def take(self, processor: str, slot: Any) -> None:
+            self.left -= 1
+            if not self.left:
+                raise StoreUnavailable("killed")
+            await super().take(processor, slot)
+
+    checkpoints = Cut()
+    processor: Processor[Any] = Processor(Outside(), store, checkpoints)
+    with pytest.raises(StoreUnavailable):
+        await processor.lay_out(8)
+    assert not in_use(await checkpoints.slots(processor.name))
+    await processor.lay_out(3)
+    assert [slot.of for slot in in_use(await checkpoints.slots(processor.name))] == [8] * 8
+
+
+async def test_a_job_ends_once_all_is_in_good_hands(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    """Also if the slots were those of a worker that was killed: it waits until they are its own."""
+    await fill(store)
+    dead: Processor[Any] = Processor(Outside(), store, checkpoints)
+    await checkpoints.beat("dead")
+    await dead.lay_out(4)
+    for slot in in_use(await checkpoints.slots(dead.name)):
+        await dead.take(slot, "dead")
+    job: Processor[Any] = Processor(Outside(), store, checkpoints)
+    async with asyncio.timeout(20):
+        await Runner(job, leases=Leases(slots=4, ttl=TTL)).run(until_caught_up=True)
+    assert job.commits == 12
+
+
+async def test_a_job_leaves_what_others_handle(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    await fill(store)
+    async with workers(store, checkpoints, "ann", slots=1) as [ann]:
+        await until(lambda: ann.slots)
+        job: Processor[Any] = Processor(Outside(), store, checkpoints)
+        async with asyncio.timeout(20):
+            await Runner(job, leases=Leases(worker="zoe", slots=1, ttl=TTL)).run(until_caught_up=True)
+        await until(lambda: ann.processor.commits == 12)
+    assert job.commits == 0
+
+
+async def test_what_goes_wrong_with_the_beats_comes_out(store: MemoryStore) -> None:
+    class Broken(MemoryCheckpoints):
+        async def beats(self) -> Any:
+            if self._beats.get("ann", 0) > 1:
+                raise LookupError("a bug")
+            return await super().beats()
+
+    ann = Worker(store, Broken(), "ann", ttl=0.1)
+    with pytest.raises(LookupError, match="a bug"):
+        async with asyncio.timeout(20):
+            await ann.task
+
+
+async def test_workers_of_a_version_that_was_replaced_end(store: MemoryStore, tmp_path: Path) -> None:
+    class Newer(InSQLite):
+        version = 2
+
+    await fill(store)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        old: Processor[Any] = Processor(InSQLite(), store, checkpoints)
+        running = asyncio.create_task(Runner(old, leases=Leases(slots=2, ttl=TTL)).run())
+        await until(old.caught_up.is_set)
+        await rebuild(Processor(Newer(), store, checkpoints))
+        with pytest.raises(NotActive):
+            async with asyncio.timeout(20):
+                await running
+
+
+async def test_wrong_values_are_refused(store: MemoryStore) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        Leases(slots=0)
+    with pytest.raises(ValueError, match="ttl"):
+        Leases(ttl=0)
+    pair = [Processor(kind(), store, MemoryCheckpoints()) for kind in (Outside, type("B", (Outside,), {}, tag="b"))]
+    with pytest.raises(ValueError, match="share their checkpoints"):
+        await Runner(*pair, leases=Leases()).run()
+
+
+async def test_a_worker_that_waits_for_slots_is_well(store: MemoryStore) -> None:
+    checkpoints = MemoryCheckpoints()
+    first, second = (Processor(Outside(), store, checkpoints) for _ in range(2))
+    runners = [Runner(each, leases=Leases(slots=1, ttl=0.5)) for each in (first, second)]
+    tasks = [asyncio.create_task(runner.run()) for runner in runners]
+    await until(lambda: {first.state, second.state} == {"live", "waiting"})
+    assert health(first, second) == {}
+    for runner in runners:
+        runner.stop()
+    await asyncio.gather(*tasks)
+    assert health(first) == {"outside@1": "it has stopped"}

@@ -1,0 +1,184 @@
+"""A mirror: another store that holds the same commits, whatever is stopped, raced or in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from support.ledger import running, until
+from support.tables import fresh_name, store_on
+
+from eventsrc import Commit, ConflictError, MemoryStore, Receipt, SQLiteStore, Store, StreamParked
+from eventsrc.errors import CommitOutcomeUnknown
+from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints
+from eventsrc.processing.projections.mirror import Mirror
+from eventsrc.testing.contract.samples import expect_stored, fill, make_commit, make_snapshot
+
+PAIRS = [("memory", "sqlite"), ("sqlite", "memory"), ("sqlite", "dynamodb"), ("dynamodb", "sqlite")]
+
+
+@pytest.fixture
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    kinds: Sequence[str] = getattr(request, "param", PAIRS[0])
+    async with AsyncExitStack() as stack:
+        made: list[Store] = []
+        for kind in kinds:
+            if kind == "dynamodb":
+                dynamodb = store_on(request.getfixturevalue("dynamodb_endpoint"), fresh_name(), tenant="acme")
+                await stack.enter_async_context(dynamodb)
+                await dynamodb.create_table(stream=True)
+                made.append(dynamodb)
+            else:
+                store = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "mirror.db")
+                made.append(await stack.enter_async_context(store))
+        yield made[0], made[1]
+
+
+def full(stream: str, version: int) -> Commit:
+    """With all that a commit can have."""
+    return make_commit(
+        stream,
+        version,
+        events=3,
+        tags=("b", "a", "c"),
+        payload=os.urandom(2_000),
+        correlation_id="request-9",
+        causation_ids=("account-a-1@7.0", "account-a-2@1.1"),
+        command_id="command-1",
+        command_digest=os.urandom(16),
+        metadata={"z": "1", "a": "\U0001f600"},
+    )
+
+
+async def filled(store: Store, streams: int = 3, size: int = 5) -> dict[str, list[Commit]]:
+    return {f"account-a-{number}": await fill(store, f"account-a-{number}", size) for number in range(streams)}
+
+
+async def expect_copied(target: Store, expected: dict[str, list[Commit]]) -> None:
+    for stream, commits in expected.items():
+        await expect_stored(target, stream, commits)
+
+
+@pytest.mark.parametrize("stores", PAIRS, indirect=True, ids="-".join)
+async def test_a_mirror_has_the_same(stores: tuple[Store, Store]) -> None:
+    store, target = stores
+    expected = await filled(store)
+    await store.append(commit := full("full", 1))
+    await store.put_snapshot(make_snapshot("full", 1))
+    processor = Processor(Mirror(target), store, MemoryCheckpoints())
+    await processor.run(until_caught_up=True)
+    await expect_copied(target, expected | {"full": [commit]})
+    assert (await target.load("full")).snapshot is None
+    assert await processor.positions(["full", "account-a-0", "none"]) == {"full": 1, "account-a-0": 5}
+
+
+async def test_while_others_write(stores: tuple[Store, Store]) -> None:
+    """And a restart in the midst of it, with nothing known."""
+    store, target = stores
+    expected: dict[str, list[Commit]] = {}
+
+    async def write(stream: str) -> None:
+        expected[stream] = await fill(store, stream, 40)
+
+    writing = asyncio.gather(*(write(f"account-b-{number}") for number in range(8)))
+    for _ in range(3):
+        processor = Processor(Mirror(target), store, MemoryCheckpoints())
+        async with running(processor):
+            await until(lambda processor=processor: processor.commits > 20 or writing.done())
+    await writing
+    await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)
+    await expect_copied(target, expected)
+
+
+async def test_several_at_once(stores: tuple[Store, Store]) -> None:
+    store, target = stores
+    expected = await filled(store, 6, 30)
+    mirrors = [Processor(Mirror(target), store, MemoryCheckpoints()) for _ in range(3)]
+    await asyncio.gather(*(each.run(until_caught_up=True) for each in mirrors))
+    await expect_copied(target, expected)
+
+
+async def test_it_goes_on_where_the_target_is(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Also when the target has been put back to what it was, and the checkpoints have not."""
+    store, target = stores
+    expected = await filled(store, 2, 3)
+    async with SQLiteCheckpoints(tmp_path / "checkpoints.db") as checkpoints:
+        await Processor(Mirror(target), store, checkpoints).run(until_caught_up=True)
+        async with SQLiteStore(tmp_path / "restored.db") as restored:
+            for commit in expected["account-a-0"][:1]:
+                await restored.append(commit)
+            for stream in expected:
+                expected[stream].append(commit := make_commit(stream, 4))
+                await store.append(commit)
+            await Processor(Mirror(restored), store, checkpoints).run(until_caught_up=True)
+            await expect_copied(restored, expected)
+
+
+@pytest.mark.parametrize("strangers", [1, 3, 4, 7])
+async def test_a_target_that_somebody_else_has_written_to_parks_the_stream(
+    stores: tuple[Store, Store], strangers: int
+) -> None:
+    """Whether it has fewer commits than the store, as many, or more; the others go on."""
+    store, target = stores
+    expected = await filled(store, 2, 4)
+    foreign = await fill(target, "account-a-0", strangers)
+    processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
+    await processor.run(until_caught_up=True)
+    assert [(each.stream, each.attempts) for each in await processor.parked()] == [("account-a-0", 1)]
+    await expect_copied(target, {"account-a-0": foreign, "account-a-1": expected["account-a-1"]})
+    with pytest.raises(StreamParked) as error:
+        await processor.retry("account-a-0")
+    assert isinstance(error.value.__cause__, ConflictError)
+    with pytest.raises(ValueError, match="passes over nothing"):
+        await processor.skip("account-a-0", "never mind")
+    await expect_copied(target, {"account-a-0": foreign})
+
+
+async def test_a_target_that_is_further_collides_once_the_store_gets_there(stores: tuple[Store, Store]) -> None:
+    """The store was put back to what it was."""
+    store, target = stores
+    commits = await fill(target, "account-a-0", 5)
+    for commit in commits[:3]:
+        await store.append(commit)
+    processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
+    async with running(processor):
+        await asyncio.wait_for(processor.caught_up.wait(), 20)
+        assert not await processor.parked()
+        assert await processor.positions(["account-a-0"]) == {"account-a-0": 3}
+        await store.append(make_commit("account-a-0", 4))
+        await until(lambda: processor.parking.parked)
+    await expect_copied(target, {"account-a-0": commits})
+
+
+async def test_a_commit_that_the_target_cannot_hold_parks_its_stream(tmp_path: Path) -> None:
+    async with MemoryStore() as store, SQLiteStore(tmp_path / "small.db", max_commit_bytes=1_000) as target:
+        expected = await filled(store, 1)
+        await store.append(full("full", 1))
+        processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
+        await processor.run(until_caught_up=True)
+        assert [(each.stream, each.version) for each in await processor.parked()] == [("full", 1)]
+        await expect_copied(target, expected)
+
+
+class Unsure(SQLiteStore):
+    """Every other answer is lost; what was asked is done."""
+
+    lost = 0
+
+    async def append(self, commit: Commit) -> Receipt:
+        receipt = await super().append(commit)
+        self.lost += 1
+        if self.lost % 2:
+            raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+        return receipt
+
+
+async def test_an_unknown_outcome_is_found_out(tmp_path: Path) -> None:
+    async with MemoryStore() as store, Unsure(tmp_path / "unsure.db") as target:
+        expected = await filled(store, 2, 3)
+        await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)
+        await expect_copied(target, expected)

@@ -1,0 +1,179 @@
+"""Streams that are tried again, parked, retried and skipped: nothing is lost on the way, and not too much at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+
+from eventsrc import MemoryStore, StreamParked, Throttled
+from eventsrc.processing import Checkpoints, Context, MemoryCheckpoints, Parked, Processor, SQLiteCheckpoints
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+async def parked(store: MemoryStore, checkpoints: Checkpoints, accounts: int = 1) -> Processor[Outside]:
+    """One that has parked all streams at version 2."""
+    await fill(store, accounts=accounts)
+    processor = Processor(Outside(), store, checkpoints, attempts=1)
+    processor.projection.poison = {1}
+    await processor.run(until_caught_up=True)
+    assert len(await processor.parked()) == accounts
+    processor.projection.poison = set()
+    return processor
+
+
+class Breaking(MemoryCheckpoints):
+    """Something happens right before a stream is released, and right after it they fail, once."""
+
+    before_release: Callable[[], Awaitable[None]] | None = None
+    breaks = True
+    broken = False
+
+    async def park(self, processor: str, parked: Parked) -> None:
+        if parked.released and (before := self.before_release) is not None:
+            self.before_release = None
+            await before()
+            self.broken = self.breaks
+        await super().park(processor, parked)
+
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+        if self.broken:
+            self.broken = False
+            raise Throttled("now")
+        return await super().positions(processor, streams)
+
+
+async def test_a_retry_that_breaks_off_after_the_release_can_be_made_again(store: MemoryStore) -> None:
+    """What the processor was told of before the release, it has passed by."""
+    processor = await parked(store, checkpoints := Breaking())
+    other = Processor(processor.projection, store, checkpoints)
+    async with running(processor):
+        await until(lambda: processor.parking.parked)
+
+        async def told_too_early() -> None:
+            """While the stream is still parked, behind what the retry has read."""
+            receipt = await deposit(store, "a-0", 9)
+            await until(lambda: processor.checkpoint == str(receipt.position))
+
+        checkpoints.before_release = told_too_early
+        with pytest.raises(Throttled):
+            await other.retry("account-a-0")
+        await other.retry("account-a-0")
+    assert await processor.projection.told() == await ids_of(store)
+    assert not await other.parked()
+
+
+async def test_a_stream_that_fails_while_it_is_being_released_stays_parked(store: MemoryStore) -> None:
+    processor = await parked(store, checkpoints := Breaking())
+    checkpoints.breaks = False
+
+    async def goes_on() -> None:
+        await deposit(store, "a-0", 66)
+        processor.projection.poison = {66}
+
+    checkpoints.before_release = goes_on
+    with pytest.raises(StreamParked):
+        await processor.retry("account-a-0")
+    [found] = await processor.parked()
+    assert (found.version, found.released) == (5, False)
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_a_released_stream_is_no_longer_waited_for(store: MemoryStore, mended: bool) -> None:
+    processor = await parked(store, checkpoints := MemoryCheckpoints())
+    [found] = await processor.parked()
+    await checkpoints.park(processor.name, structs.replace(found, released=mended))
+    receipt = await deposit(store, "a-0", 2)
+    expected: type[Exception] = TimeoutError if mended else StreamParked
+    with pytest.raises(expected):
+        await processor.wait_for(receipt, timeout=0.05)
+
+
+async def test_what_many_parked_streams_cost(store: MemoryStore) -> None:
+    """Only those that a batch is about are looked up."""
+    asked: list[int] = []
+
+    class Counting(MemoryCheckpoints):
+        async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+            found = await super().parked(processor, streams)
+            asked.append(len(found))
+            return found
+
+    await parked(store, checkpoints := Counting(), accounts=20)
+    processor = Processor(Outside(), store, checkpoints)
+    async with running(processor):
+        await until(lambda: len(processor.parking.parked) == 20)
+        asked.clear()
+        receipt = await deposit(store, "a-7", 2)
+        with pytest.raises(StreamParked):
+            await processor.wait_for(receipt)
+        await until(lambda: processor.checkpoint == str(receipt.position))
+        await processor.retry("account-a-7")
+    assert max(asked) == 1
+
+
+async def test_an_error_that_no_text_can_hold_is_told(store: MemoryStore, tmp_path: Path) -> None:
+    class Odd(InSQLite, tag="odd"):
+        def taste(self, event: Movement) -> None:
+            raise OSError("no such file: \udcff")
+
+    await fill(store, accounts=1)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        processor = Processor(Odd(), store, checkpoints, attempts=1)
+        await processor.run(until_caught_up=True)
+        [found] = await processor.parked()
+    assert "no such file: ?" in found.error
+
+
+async def test_each_commit_has_its_own_attempts(store: MemoryStore) -> None:
+    class Flaky(Outside, tag="flaky"):
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            calls[context.id] += 1
+            if calls[context.id] == 1:
+                raise ConnectionError
+            self.seen[context.stream].append(context.id)
+
+    calls: Counter[Any] = Counter()
+    await fill(store, accounts=1, deposits=6)
+    processor = Processor(Flaky(), store, MemoryCheckpoints(), attempts=3)
+    await processor.run(until_caught_up=True)
+    assert not await processor.parked()
+    assert set((await processor.projection.told())["account-a-0"]) == set((await ids_of(store))["account-a-0"])
+
+
+async def test_streams_that_are_tried_again_keep_to_the_concurrency(store: MemoryStore) -> None:
+    class Narrow(Outside, tag="narrow"):
+        concurrency = 2
+        inside = most = 0
+        failing = True
+
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            if self.failing:
+                raise ConnectionError
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            await asyncio.sleep(0.001)
+            self.inside -= 1
+            self.seen[context.stream].append(context.id)
+
+    await fill(store, accounts=30)
+    processor = Processor(Narrow(), store, MemoryCheckpoints(), attempts=50)
+    await processor.prepare()
+    await processor.take_all()
+    await processor.handle(await commits_of(store))
+    assert len(processor.parking.aside) == 30
+    processor.projection.failing = False
+    await processor.settled()
+    assert await processor.projection.told() == await ids_of(store)
+    assert processor.projection.most == 2

@@ -1,0 +1,364 @@
+"""The runner: patience with stores, checkpoints that say no more than is true, and clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, until
+
+from eventsrc import Fenced, MemoryStore, StoreClosed, StoreRejected, StoreUnavailable, Throttled
+from eventsrc.processing import Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints
+from eventsrc.stores.feed import Batch
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+class Counting(MemoryCheckpoints):
+    """Knows what was saved, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[str] = []
+        self.beaten = 0
+        self.failures: list[Exception] = []
+
+    async def save(self, processor: str, slot: Any) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        await super().save(processor, slot)
+        self.saved.append(slot.checkpoint)
+
+    async def beat(self, worker: str) -> None:
+        self.beaten += 1
+        await super().beat(worker)
+
+
+class Shaky:
+    """A feed that fails so often."""
+
+    ordered = True
+
+    def __init__(self, store: MemoryStore, *failures: Exception) -> None:
+        self._store, self.failures = store, list(failures)
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        if self.failures:
+            raise self.failures.pop(0)
+        async for batch in self._store.feed(after=after, follow=follow):
+            yield batch
+            if self.failures:
+                raise self.failures.pop(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def tasks_left() -> set[Any]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_a_store_that_cannot_be_reached_is_waited_for(store: MemoryStore) -> None:
+    await fill(store)
+    feed: Any = Shaky(store, StoreUnavailable("away"), Throttled("slow"), StoreUnavailable("away"))
+    processor = Processor(InMemory(), store, feed=feed)
+    runner = Runner(processor)
+    running = asyncio.create_task(runner.run(until_caught_up=True))
+    await until(lambda: runner.waiting == "StoreUnavailable")
+    async with asyncio.timeout(20):
+        await running
+    assert runner.waiting == ""
+    assert await processor.projection.told() == await ids_of(store)
+
+
+async def test_checkpoints_that_cannot_be_written_are_waited_for(store: MemoryStore) -> None:
+    await fill(store)
+    checkpoints = Counting()
+    checkpoints.failures = [StoreUnavailable("away"), Throttled("slow")]
+    processor = Processor(Outside(), store, checkpoints)
+    async with asyncio.timeout(20):
+        await Runner(processor).run(until_caught_up=True)
+    assert checkpoints.saved == ["12"]
+    assert await processor.projection.told() == await ids_of(store)
+
+
+@pytest.mark.parametrize("error", [StoreRejected("no", "ask somebody"), StoreClosed("closed"), LookupError("a bug")])
+async def test_what_no_patience_mends_comes_out(store: MemoryStore, error: Exception) -> None:
+    feed: Any = Shaky(store, error)
+    processor = Processor(InMemory(), store, feed=feed)
+    with pytest.raises(type(error)):
+        async with asyncio.timeout(20):
+            await Runner(processor).run()
+    assert not tasks_left()
+
+
+async def test_a_store_that_is_closed_ends_it(store: MemoryStore) -> None:
+    processor = Processor(InMemory(), store)
+    running = asyncio.create_task(Runner(processor).run())
+    await until(processor.caught_up.is_set)
+    await store.aclose()
+    with pytest.raises(StoreClosed):
+        async with asyncio.timeout(20):
+            await running
+    assert not tasks_left()
+
+
+@pytest.mark.parametrize("with_leases", [False, True])
+async def test_a_handlers_error_that_looks_like_the_stores_is_not_waited_for(
+    store: MemoryStore, *, with_leases: bool
+) -> None:
+    class Failing(Outside):
+        def taste(self, event: object) -> None:
+            raise Throttled("another service")
+
+    await fill(store, accounts=1)
+    checkpoints = Counting()
+    processor = Processor(Failing(), store, checkpoints, on_error="stop", attempts=2)
+    with pytest.raises(Throttled, match="another service"):
+        async with asyncio.timeout(20):
+            await Runner(processor, leases=Leases(slots=2) if with_leases else None).run()
+    assert not any(checkpoints.saved)  # nothing that says it was handled
+    assert not tasks_left()
+
+
+async def test_the_first_of_two_without_leases_is_fenced(store: MemoryStore, tmp_path: Path) -> None:
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        first, second = (Processor(InSQLite(), store, checkpoints) for _ in range(2))
+        running = asyncio.create_task(Runner(first).run())
+        await until(first.caught_up.is_set)
+        going_on = Runner(second)
+        other = asyncio.create_task(going_on.run())
+        await until(second.caught_up.is_set)
+        await fill(store)
+        with pytest.raises(Fenced):
+            async with asyncio.timeout(20):
+                await running
+        await until(lambda: second.commits == 12)
+        going_on.stop()
+        await other
+        assert await second.projection.told() == await ids_of(store)
+
+
+async def test_nothing_is_written_while_there_is_nothing_to_do(store: MemoryStore) -> None:
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints)
+    runner = Runner(processor, leases=Leases(slots=1, ttl=0.3), save_every=0.01)
+    running = asyncio.create_task(runner.run())
+    await until(lambda: checkpoints.saved == ["12"])  # though the feed tells nothing more
+    beaten = checkpoints.beaten
+    await until(lambda: checkpoints.beaten > beaten + 5)
+    assert checkpoints.saved == ["12"]
+    await deposit(store, "a-1", 7)
+    await until(lambda: checkpoints.saved == ["12", "13"])
+    runner.stop()
+    await running
+    assert checkpoints.saved == ["12", "13"]
+
+
+async def test_checkpoints_are_not_written_more_often_than_asked_for(store: MemoryStore) -> None:
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints)
+    runner = Runner(processor, save_every=600.0)
+    running = asyncio.create_task(runner.run())
+    for amount in range(1, 6):
+        await processor.wait_for(await deposit(store, "a-1", amount))
+    assert not checkpoints.saved
+    runner.stop()
+    await running
+    assert checkpoints.saved == ["17"]
+
+
+async def test_no_checkpoint_passes_what_is_aside(store: MemoryStore) -> None:
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints, attempts=1_000)
+    processor.projection.poison = {66}
+    await deposit(store, "a-1", 66)
+    running = asyncio.create_task(Runner(processor, save_every=0.01).run())
+    await until(lambda: processor.commits == 12)
+    await deposit(store, "a-0", 7)
+    await until(lambda: processor.commits == 13)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not checkpoints.saved
+    assert not tasks_left()
+    processor.projection.poison = set()
+    await processor.run(until_caught_up=True)
+    assert await processor.projection.told() == await ids_of(store)
+
+
+@pytest.mark.parametrize("with_leases", [False, True])
+async def test_it_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_leases: bool, tmp_path: Path) -> None:
+    await fill(store, accounts=6)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        for steps in range(120):
+            processor = Processor(InSQLite(), store, checkpoints)
+            processor.projection.poison = {2} if steps % 2 else set()
+            leases = Leases(worker="ann", slots=2, ttl=5.0) if with_leases else None
+            running = asyncio.create_task(Runner(processor, leases=leases, save_every=0.0).run())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert not tasks_left()
+            assert not processor.held
+        processor = Processor(InSQLite(), store, checkpoints)
+        await processor.run(until_caught_up=True)
+        assert not await processor.parked()
+        assert await processor.projection.told() == await ids_of(store)
+
+
+class Slow(Outside):
+    """Effects that end when they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_end = 0, asyncio.Event()
+
+    async def _call(self, commit: Any) -> None:
+        self.begun += 1
+        await self.may_end.wait()
+        self.seen[commit.stream].append(str(commit.event_id(0)))
+
+
+@pytest.mark.parametrize("with_leases", [False, True])
+async def test_stopped_it_ends_what_is_in_flight_and_nothing_else(store: MemoryStore, *, with_leases: bool) -> None:
+    await fill(store, accounts=2, deposits=1)
+    checkpoints = Counting()
+    processor = Processor(Slow(), store, checkpoints)
+    runner = Runner(processor, leases=Leases(slots=1, ttl=600) if with_leases else None)
+    running = asyncio.create_task(runner.run())
+    await until(lambda: processor.projection.begun == 2)
+    assert processor.in_flight == 2
+    runner.stop()
+    await fill(store, accounts=0)
+    await deposit(store, "a-1", 7)  # too late for this one
+    assert not running.done()
+    processor.projection.may_end.set()
+    async with asyncio.timeout(20):
+        await running
+    assert processor.commits == 2
+    assert checkpoints.saved == ["2"]
+    assert not tasks_left()
+
+
+async def test_sigterm_stops_it(store: MemoryStore) -> None:
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints)
+    before = signal.getsignal(signal.SIGTERM)
+    running = asyncio.create_task(Runner(processor).run(on_sigterm=True))
+    await until(processor.caught_up.is_set)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(20):
+        await running
+    assert checkpoints.saved == ["12"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+async def test_it_ends_though_a_store_is_gone_for_good(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints)
+    runner = Runner(processor, save_every=600.0)
+    running = asyncio.create_task(runner.run())
+    await until(processor.caught_up.is_set)
+    checkpoints.failures = [StoreUnavailable("gone")] * 1_000
+    runner.stop()
+    with pytest.raises(StoreUnavailable):
+        async with asyncio.timeout(20):
+            await running
+    assert not tasks_left()
+
+
+async def test_it_ends_though_a_stream_is_tried_for_ever(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+    await fill(store)
+    checkpoints = Counting()
+    processor = Processor(Outside(), store, checkpoints, attempts=1_000_000)
+    processor.projection.poison = {2}
+    runner = Runner(processor)
+    running = asyncio.create_task(runner.run())
+    await until(lambda: processor.parking.aside)
+    runner.stop()
+    async with asyncio.timeout(20):
+        await running
+    assert not any(checkpoints.saved)
+    assert not tasks_left()
+
+
+async def test_a_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) -> None:
+    class Told(Shaky):
+        batches = 0
+
+        async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+            for commit in await commits_of(store):
+                self.batches += 1
+                yield Batch([commit], str(commit.position), caught_up=False)
+            yield Batch([], "12", caught_up=True)
+
+    await fill(store)
+    feed: Any = Told(store)
+    processor = Processor(Slow(), store, MemoryCheckpoints(), feed=feed)
+    running = asyncio.create_task(Runner(processor).run(until_caught_up=True))
+    await until(lambda: processor.projection.begun)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert feed.batches == 1
+    processor.projection.may_end.set()
+    async with asyncio.timeout(20):
+        await running
+    assert processor.commits == 12
+
+
+async def test_one_reader_for_all_processors(store: MemoryStore) -> None:
+    class Other(InMemory, tag="other"):
+        pass
+
+    await fill(store)
+    feed: Any = Shaky(store)
+    pair = [Processor(kind(), store, feed=feed) for kind in (InMemory, Other)]
+    await Runner(*pair).run(until_caught_up=True)
+    for processor in pair:
+        assert await processor.projection.told() == await ids_of(store)
+    with pytest.raises(ValueError, match="share a feed"):
+        Runner(Processor(InMemory(), store), Processor(Other(), store, feed=feed))
+    with pytest.raises(ValueError, match="same tag"):
+        Runner(Processor(InMemory(), store), Processor(InMemory(), store))
+    with pytest.raises(ValueError, match="needs processors"):
+        Runner()
+
+
+class Ending(Shaky):
+    """A feed that ends, also for who follows, as one of an export does."""
+
+    begun = 0
+
+    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+        self.begun += 1
+        async for batch in self._store.feed(after=after, follow=False):
+            yield batch
+
+
+async def test_with_leases_a_feed_that_ends_ends_the_run(store: MemoryStore) -> None:
+    await fill(store)
+    feed: Any = Ending(store)
+    processor = Processor(Outside(), store, MemoryCheckpoints(), feed=feed)
+    async with asyncio.timeout(20):
+        await Runner(processor, leases=Leases(ttl=0.5)).run()
+    assert await processor.projection.told() == await ids_of(store)
+    assert feed.begun <= 2

@@ -1,0 +1,80 @@
+"""Where a processor begins, and that it never has to begin again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec import structs
+from support.ledger import InMemory, Outside, commits_of, deposit, fill, running
+
+from eventsrc import Batch, MemoryStore
+from eventsrc.processing import MemoryCheckpoints, Processor, verify
+
+HOUR = 3_600_000_000  # µs
+
+
+class Hints(MemoryStore):
+    """Its feed promises no order, as that of a table."""
+
+    ordered = False
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Hints]:
+    async with Hints() as store:
+        yield store
+
+
+async def age(store: MemoryStore, hours: int = 4) -> None:
+    """What is stored was stored so long ago."""
+    for commits in (*store._streams.values(), store._all):
+        commits[:] = [structs.replace(commit, time=commit.time - hours * HOUR) for commit in commits]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+async def test_from_now_on_what_is_older_is_not_handled_however_it_is_told(store: Hints, at_once: int) -> None:
+    """The feed of a table tells commits of some hours before, too."""
+    await fill(store, accounts=2)
+    await age(store)
+    processor = Processor(InMemory(), store, start="now")
+    await processor.prepare()
+    await processor.take_all()
+    await deposit(store, "a-1", 7)
+    await deposit(store, "a-1", 8)
+    commits = await commits_of(store)
+    for start in range(0, len(commits), at_once):
+        await processor.handle(commits[start : start + at_once])
+    await processor.settled()
+    assert await processor.projection.told() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_from_now_on_verify_handles_all_that_came_since(
+    store: Hints, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the last commit, which is what it compares."""
+    monkeypatch.setattr(Hints, "ordered", ordered)
+    await fill(store, accounts=2)
+    await age(store)
+    checkpoints = MemoryCheckpoints()
+    async with running(Processor(Outside(), store, checkpoints, start="now")):
+        pass
+    for amount in range(3):
+        await deposit(store, "a-1", amount + 7)
+    found = await verify(processor := Processor(Outside(), store, checkpoints, start="now"))
+    assert (found.missing, found.handled) == (3, 3)
+    assert await processor.projection.told() == {"account-a-1": [f"account-a-1@{v}.0" for v in (5, 6, 7)]}
+
+
+async def test_the_checkpoint_is_kept_also_while_nothing_happens(store: MemoryStore) -> None:
+    """That of a table holds for 23 hours."""
+    checkpoints = MemoryCheckpoints()
+    processor = Processor(Outside(), store, checkpoints)
+    await processor.prepare()
+    await processor.take_all()
+    for hour in range(3):
+        processor.reached(Batch([], str(hour), caught_up=True))
+        await processor.save()
+    [slot] = await checkpoints.slots(processor.name)
+    assert slot.checkpoint == "2"

@@ -1,0 +1,177 @@
+"""Every stream's head against where a processor is; and how a processor does, for people and machines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+from support.ledger import InMemory, InSQLite, commits_of, deposit, fill, ids_of, running, until
+
+from eventsrc import Fenced, Head, MemoryStore
+from eventsrc.processing import MemoryProjection, Processor, SQLiteCheckpoints, health, status, verify
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+@pytest.fixture
+async def checkpoints(tmp_path: Path) -> AsyncIterator[SQLiteCheckpoints]:
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        yield checkpoints
+
+
+async def hinted(store: MemoryStore, checkpoints: SQLiteCheckpoints, streams: int) -> Processor[InSQLite]:
+    """One that was told of some streams only."""
+    processor = Processor(InSQLite(), store, checkpoints, attempts=1)
+    await processor.prepare()
+    await processor.take_all()
+    await processor.handle((await commits_of(store))[: streams * 4])
+    return processor
+
+
+async def test_what_no_feed_has_told_is_found_and_handled(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store, accounts=6)
+    processor = await hinted(store, checkpoints, 2)
+    await deposit(store, "a-1", 9)
+    found = await verify(processor, deliver=False)
+    assert (found.streams, found.missing, found.handled) == (6, 17, 0)
+    found = await verify(processor)
+    assert (found.missing, found.handled, found.parked, list(found.lost)) == (17, 17, 0, [])
+    assert await processor.projection.told() == await ids_of(store)
+    assert (await verify(processor)).missing == 0
+
+
+async def test_from_another_process_while_none_runs(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store)
+    await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+    await deposit(store, "a-1", 9)
+    found = await verify(other := Processor(InSQLite(), store, checkpoints))
+    assert (found.missing, found.handled) == (1, 1)
+    assert await other.projection.told() == await ids_of(store)
+
+
+class Busy(MemoryStore):
+    """Where something happens once its heads have been read."""
+
+    async def heads(self) -> AsyncGenerator[Sequence[Head]]:
+        async for page in super().heads():
+            await self.meanwhile()
+            yield page
+
+    meanwhile: Callable[[], Awaitable[None]]
+
+
+async def test_workers_that_take_over_meanwhile_do_not_end_it(checkpoints: SQLiteCheckpoints) -> None:
+    async with Busy() as store:
+        await fill(store)
+        worker = Processor(InSQLite(), store, checkpoints)
+        await worker.take_all()
+        store.meanwhile = worker.take_all
+        found = await verify(other := Processor(InSQLite(), store, checkpoints))
+        assert (found.missing, found.handled) == (12, 12)
+        assert await other.projection.told() == await ids_of(store)
+        store.meanwhile = Processor(InSQLite(), store, checkpoints).take_all
+        await deposit(store, "a-1", 9)
+        with pytest.raises(Fenced):  # one that holds its slots by itself has lost them
+            await verify(worker)
+
+
+async def test_parked_streams_are_counted_and_left(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store, accounts=2)
+    processor = await hinted(store, checkpoints, 0)
+    processor.projection.poison = {2}
+    await processor.handle(await commits_of(store))
+    await processor.settled()
+    found = await verify(processor)
+    assert (found.parked, found.missing) == (2, 0)
+
+
+async def test_a_stream_that_ends_too_early_is_told(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store, accounts=2)
+    processor = await hinted(store, checkpoints, 2)
+    async with MemoryStore() as restored:
+        for commit in (await commits_of(store))[:6]:
+            await restored.append(commit)
+        found = await verify(Processor(processor.projection, restored, checkpoints))
+    assert list(found.lost) == [Head("account-a-1", 2)]
+    assert found.missing == 0
+
+
+async def test_a_stream_that_goes_on_meanwhile_is_not_lost(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, accounts=2)
+    processor = await hinted(store, checkpoints, 2)
+    heads = await store._heads("")
+
+    async def as_they_were(after: str) -> Sequence[Head]:
+        return [] if after else heads
+
+    monkeypatch.setattr(store, "_heads", as_they_were)
+    await deposit(store, "a-1", 1)
+    await processor.handle(await commits_of(store))
+    found = await verify(processor)
+    assert (list(found.lost), found.missing) == ([], 0)
+
+
+async def test_what_is_older_than_the_start_is_not_missing(store: MemoryStore) -> None:
+    await fill(store, accounts=2)
+    processor = Processor(InMemory(), store, start="now")
+    async with running(processor):
+        await until(lambda: processor.held)
+        await processor.wait_for(await deposit(store, "a-0", 1))
+        found = await verify(processor)
+    assert (found.streams, found.missing) == (2, 0)
+    assert await processor.projection.told() == {"account-a-0": ["account-a-0@5.0"]}
+
+
+async def test_a_processor_tells_how_it_does(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    await fill(store, accounts=2)
+    processor = Processor(InSQLite(), store, checkpoints, attempts=1)
+    stopped = await status(processor)
+    assert (stopped.name, stopped.state, stopped.lag_commits) == ("in-sqlite@1", "stopped", 8)
+    assert "one transaction" in stopped.guarantee
+    assert health(processor) == {"in-sqlite@1": "it has stopped"}
+    processor.projection.poison = {66}
+    async with running(processor):
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
+        assert health(processor) == {}
+        await deposit(store, "a-0", 66)
+        await until(lambda: processor.parking.parked)
+        await processor.wait_for(await deposit(store, "a-1", 1))
+        assert health(processor) == {"in-sqlite@1": "1 streams are parked"}
+        live = await status(processor)
+        assert (live.state, live.handled, live.parked, live.active) == ("live", 9, 1, True)
+        assert live.problems == ["1 streams are parked"]
+    assert (await status(processor)).lag_commits == 0
+
+
+async def test_one_that_is_behind_is_not_well(store: MemoryStore) -> None:
+    blocked, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(InMemory, tag="slow"): ...
+
+    processor: Processor[MemoryProjection] = Processor(Slow(), store)
+    apply = processor.projection.apply
+
+    async def slowly(runs):  # type: ignore[no-untyped-def]
+        failures = await apply(runs)
+        blocked.set()
+        await go_on.wait()
+        return failures
+
+    processor.projection.apply = slowly  # type: ignore[method-assign]
+    await fill(store, accounts=1)
+    processor.handled_up_to = (await commits_of(store))[0].time - 120_000_000
+    async with running(processor):
+        await blocked.wait()
+        assert processor.in_flight == 4
+        assert "seconds behind" in health(processor)["slow@1"]
+        go_on.set()
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
+        assert health(processor) == {}

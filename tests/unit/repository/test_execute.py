@@ -1,0 +1,299 @@
+"""`execute` on a remembered state: one request where it can be, and never a decision on what was no longer so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from support.bank import Account, InsufficientFunds
+
+from eventsrc import (
+    Aggregate,
+    CachePolicy,
+    CacheUse,
+    Commit,
+    CommitOutcomeUnknown,
+    ConflictError,
+    Event,
+    IdempotencyError,
+    Loaded,
+    MemoryStore,
+    Receipt,
+    Repository,
+    SnapshotPolicy,
+)
+from eventsrc.store import MAX_VERSION
+
+
+class CountingStore(MemoryStore):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+        self.fails: Exception | None = None
+
+    async def append(self, commit: Commit) -> Receipt:
+        self.asked["append"] += 1
+        if self.fails:
+            error, self.fails = self.fails, None
+            raise error
+        return await super().append(commit)
+
+    async def load(self, stream: str) -> Loaded:
+        self.asked["load"] += 1
+        return await super().load(stream)
+
+    async def read(
+        self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
+    ) -> AsyncGenerator[Commit]:
+        self.asked["read"] += 1
+        async for commit in super().read(stream, after=after, until=until, backward=backward):
+            yield commit
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[CountingStore]:
+    async with CountingStore() as store:
+        yield store
+
+
+@pytest.fixture
+async def here(store: CountingStore) -> Repository[Account]:
+    """A repository that remembers a-1 with 10 on it."""
+    here = Repository(Account, store)
+    await here.save(Account.open("a-1", owner="ann"))
+    await here.execute("a-1", Account.deposit, 10)
+    store.asked.clear()
+    return here
+
+
+@pytest.fixture
+def there(store: CountingStore) -> Repository[Account]:
+    """The same in another process."""
+    return Repository(Account, store, cache=CachePolicy(enabled=False))
+
+
+async def test_a_remembered_state_takes_one_request(here: Repository[Account], store: CountingStore) -> None:
+    for balance in (15, 20, 25):
+        assert await here.execute("a-1", Account.deposit, 5) == balance
+    assert store.asked == {"append": 3}
+    assert (await here.load("a-1")).balance == 25
+
+
+async def test_a_conflict_takes_no_read(
+    here: Repository[Account], there: Repository[Account], store: CountingStore
+) -> None:
+    await there.execute("a-1", Account.deposit, 100)
+    store.asked.clear()
+    assert await here.execute("a-1", Account.deposit, 5) == 115
+    assert store.asked == {"append": 2}
+
+
+async def test_whoever_is_far_behind_reads_the_rest_at_once(
+    here: Repository[Account], there: Repository[Account], store: CountingStore
+) -> None:
+    for _ in range(30):
+        await there.execute("a-1", Account.deposit, 1)
+    store.asked.clear()
+    assert await here.execute("a-1", Account.deposit, 5) == 45
+    assert store.asked == {"append": 3, "read": 1}
+
+
+async def test_a_command_that_raises_has_seen_the_latest(
+    here: Repository[Account], there: Repository[Account], store: CountingStore
+) -> None:
+    await there.execute("a-1", Account.deposit, 100)
+    store.asked.clear()
+    assert await here.execute("a-1", Account.withdraw, 50) == 60  # it would have raised on what is remembered
+    with pytest.raises(InsufficientFunds, match="holds 60"):
+        await here.execute("a-1", Account.withdraw, 70)
+    assert store.asked["load"] == 0
+    assert (await there.load("a-1")).balance == 60
+
+
+async def test_a_command_that_records_nothing_has_seen_the_latest(
+    here: Repository[Account], there: Repository[Account], store: CountingStore
+) -> None:
+    assert await here.execute("a-1", lambda account: account.balance) == 10
+    assert store.asked == {"read": 1}
+    await there.execute("a-1", Account.deposit, 100)
+    assert await here.execute("a-1", lambda account: account.balance) == 110
+
+
+async def test_a_command_that_records_nothing_changes_nothing(here: Repository[Account]) -> None:
+    def tamper(account: Account) -> None:
+        account.owner, account.balance = "eve", 10**6
+
+    before = await here.load("a-1")
+    await here.execute("a-1", tamper)
+    assert await here.execute("a-1", lambda account: (account.owner, account.balance)) == (before.owner, before.balance)
+
+
+async def test_what_a_command_does_beside_its_events_stays_nowhere(
+    here: Repository[Account], store: CountingStore
+) -> None:
+    def tamper(account: Account) -> int:
+        account.owner = "eve"
+        return account.deposit(1)
+
+    policy = SnapshotPolicy(floor=0, ratio=0.01, inline=True)
+    accounts = Repository(Account, store, snapshots=policy)
+    before = await here.load("a-1")
+    await accounts.execute("a-1", tamper)
+    assert (await store.load("account-a-1")).snapshot is not None
+    loaded = await Repository(Account, store).load("a-1")
+    remembered = await accounts.execute("a-1", lambda account: (account.owner, account.balance))
+    assert (loaded.owner, loaded.balance) == remembered == (before.owner, before.balance + 1)
+
+
+async def test_a_failed_command_leaves_nothing_behind(here: Repository[Account]) -> None:
+    def half(account: Account) -> None:
+        account.deposit(1000)
+        raise InsufficientFunds
+
+    for _ in range(2):
+        with pytest.raises(InsufficientFunds):
+            await here.execute("a-1", half)
+        assert await here.execute("a-1", lambda account: account.balance) == 10
+
+
+@pytest.mark.parametrize(
+    "error", [CommitOutcomeUnknown("account-a-1", 3, "?"), RuntimeError(), ConflictError("account-a-1", 2, 3)]
+)
+async def test_a_save_that_failed_is_not_remembered(
+    here: Repository[Account], store: CountingStore, error: Exception
+) -> None:
+    once = Repository(Account, store, attempts=1)
+    await once.execute("a-1", Account.deposit, 1)
+    store.fails = error
+    with pytest.raises(type(error)):
+        await once.execute("a-1", Account.deposit, 1000)
+    assert once.cache_use.entries == 0
+    assert await once.execute("a-1", Account.deposit, 1) == 12
+
+
+async def test_a_cancelled_command_is_not_remembered(here: Repository[Account], store: CountingStore) -> None:
+    for turns in range(12):
+        executing = asyncio.create_task(here.execute("a-1", Account.deposit, 1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        executing.cancel()
+        await asyncio.wait([executing])
+        known = (await Repository(Account, store).load("a-1")).balance
+        assert await here.execute("a-1", lambda account: account.balance) == known
+
+
+async def test_a_redelivery_is_known_from_memory(
+    here: Repository[Account], there: Repository[Account], store: CountingStore
+) -> None:
+    assert await here.execute("a-1", Account.deposit, 5, command_id="c-1") == 15
+    store.asked.clear()
+    assert await here.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    with pytest.raises(IdempotencyError):
+        await here.execute("a-1", Account.deposit, 6, command_id="c-1")
+    assert not store.asked
+    await there.execute("a-1", Account.deposit, 7, command_id="c-2")
+    assert await here.execute("a-1", Account.deposit, 7, command_id="c-2") is None
+    assert (await there.load("a-1")).balance == 22
+
+
+async def test_commands_on_one_id_take_turns_and_others_do_not_wait(store: CountingStore) -> None:
+    here = Repository(Account, store)
+    for id in ("a-1", "b-2"):
+        await here.save(Account.open(id, owner="ann"))
+    balances = await asyncio.gather(*(here.execute(id, Account.deposit, 1) for _ in range(50) for id in ("a-1", "b-2")))
+    assert sorted(balances) == [each for each in range(1, 51) for _ in range(2)]
+    assert store.asked == {"append": 102, "load": 2}  # no conflict, so none was sent in vain
+    assert not here._cache._turns
+
+
+class Noted(Event, tag="list.noted"):
+    notes: list[str]
+
+
+class Notes(Aggregate, tag="list"):
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    def note(self, *notes: str) -> list[str]:
+        self.record(Noted(notes=list(notes)))
+        return self.notes
+
+    def apply_noted(self, event: Noted) -> None:
+        self.notes += event.notes
+
+
+async def test_nobody_can_change_what_is_remembered(store: CountingStore) -> None:
+    lists = Repository(Notes, store)
+    first = Notes(id="1")
+    first.note("a")
+    await lists.save(first)
+    given = await lists.execute("1", Notes.note, "b")
+    given.append("forged")
+    assert await lists.execute("1", Notes.note, "c") == ["a", "b", "c"]
+
+
+async def test_no_more_is_remembered_than_allowed(store: CountingStore) -> None:
+    lists = Repository(Notes, store, cache=CachePolicy(max_bytes=3_000))
+    for each in range(9):
+        made = Notes(id=str(each))
+        made.note("x" * 800)
+        await lists.save(made)
+        await lists.execute(str(each), Notes.note, "y")
+    use = lists.cache_use
+    assert (use.hits, use.misses, use.entries) == (0, 9, 3)
+    assert 2_400 < use.bytes <= 3_000
+    store.asked.clear()
+    await lists.execute("8", Notes.note, "z")
+    assert store.asked == {"append": 1}  # the latest stayed
+    await lists.execute("0", Notes.note, "x" * 3_000)  # larger than all there is room for
+    assert lists.cache_use.entries == 3
+    store.asked.clear()
+    await lists.execute("0", Notes.note, "z")
+    assert store.asked == {"load": 1, "append": 1}
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(enabled=False), CachePolicy(max_age=0.0), CachePolicy(max_bytes=0)])
+async def test_what_must_not_be_remembered_is_loaded(store: CountingStore, policy: CachePolicy) -> None:
+    here = Repository(Account, store, cache=policy)
+    await here.save(Account.open("a-1", owner="ann"))
+    for _ in range(3):
+        await here.execute("a-1", Account.deposit, 1)
+    assert (store.asked["load"], here.cache_use.hits) == (3, 0)
+
+
+async def test_how_often_it_was_remembered_can_be_seen(here: Repository[Account]) -> None:
+    await here.execute("a-1", Account.deposit, 1)
+    use = here.cache_use
+    assert use == CacheUse(hits=1, misses=1, entries=1, bytes=use.bytes)
+    assert 0 < use.bytes < 200
+
+
+@pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"max_age": -1.0}, {"max_age": float("nan")}])
+def test_a_policy_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        CachePolicy(**wrong)
+
+
+class Unsnapshotable(Account, tag="unsnapshotable"):
+    def to_snapshot(self) -> int:
+        raise RuntimeError
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> Unsnapshotable:
+        return cls(id=id)
+
+
+async def test_what_makes_no_snapshot_is_loaded_each_time(
+    store: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = (Repository(Unsnapshotable, store) for _ in range(2))
+    await here.save(Unsnapshotable.open("a-1", owner="ann"))
+    for balance in (1, 3, 5):
+        assert await here.execute("a-1", Unsnapshotable.deposit, 1) == balance
+        assert await there.execute("a-1", Unsnapshotable.deposit, 1) == balance + 1
+    assert "is not remembered: RuntimeError" in caplog.text

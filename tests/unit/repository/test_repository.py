@@ -1,0 +1,1085 @@
+"""Load, save, execute and history, on a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from support.bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
+from support.flaky import ScriptedStore
+
+from eventsrc import (
+    AggregateNotFound,
+    Commit,
+    CommitOutcomeUnknown,
+    CommitTooLarge,
+    ConflictError,
+    CorruptPayload,
+    Event,
+    EventId,
+    EventsrcError,
+    IdempotencyError,
+    InvalidEvent,
+    InvalidStreamId,
+    MemoryStore,
+    Receipt,
+    Repository,
+    Snapshot,
+    SnapshotPolicy,
+    StoreClosed,
+    StoreUnavailable,
+    StreamCorrupt,
+    Throttled,
+    UnknownEventType,
+    current_trace,
+    trace,
+)
+from eventsrc.aggregates.aggregate import Aggregate
+from eventsrc.aggregates.codec import pack
+from eventsrc.aggregates.commands import digest_of
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[ScriptedStore]:
+    async with ScriptedStore() as store:
+        yield store
+
+
+@pytest.fixture
+async def accounts(store: ScriptedStore) -> Repository[Account]:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(enabled=False))
+    await accounts.save(Account.open("a-1", owner="ann"))
+    return accounts
+
+
+async def versions(store: ScriptedStore) -> list[int]:
+    return [commit.version async for commit in store.read("account-a-1")]
+
+
+async def test_what_was_saved_is_loaded(accounts: Repository[Account]) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(80)
+    account.withdraw(30)
+    receipt = await accounts.save(account)
+    assert receipt[:2] == ("account-a-1", 2)
+    assert receipt.events == 2
+    loaded = await accounts.load("a-1")
+    assert loaded == account
+    assert (loaded.owner, loaded.balance, loaded.version, loaded.uncommitted) == ("ann", 50, 2, ())
+
+
+async def test_an_unknown_id_is_not_found(accounts: Repository[Account]) -> None:
+    with pytest.raises(AggregateNotFound, match="account-b-2"):
+        await accounts.load("b-2")
+    with pytest.raises(AggregateNotFound):
+        await accounts.execute("b-2", Account.deposit, 1)
+    with pytest.raises(InvalidStreamId):
+        await accounts.load("b|2")
+
+
+async def test_saving_nothing_writes_nothing(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    assert await accounts.save(account) == Receipt("account-a-1", 1, None)
+    assert await versions(store) == [1]
+
+
+async def test_a_conflict_leaves_the_object_as_it_was(accounts: Repository[Account], store: ScriptedStore) -> None:
+    mine, theirs = await accounts.load("a-1"), await accounts.load("a-1")
+    theirs.deposit(5)
+    await accounts.save(theirs)
+    mine.deposit(7)
+    for _ in range(2):
+        with pytest.raises(ConflictError) as raised:
+            await accounts.save(mine)
+        conflict = raised.value
+        assert (conflict.stream, conflict.expected, conflict.actual) == ("account-a-1", 1, 2)
+        assert conflict.winner is not None
+        assert conflict.winner.version == 2
+    assert (mine.uncommitted, mine.version, mine.balance) == ((Deposited(amount=7),), 1, 7)
+    assert await versions(store) == [1, 2]
+
+
+async def test_an_aggregate_of_another_class_is_refused(accounts: Repository[Account]) -> None:
+    with pytest.raises(TypeError, match="Account"):
+        await accounts.save(Other(id="1"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Other(Aggregate, tag="other"):
+    def apply_opened(self, event: Opened) -> None: ...
+
+
+async def test_what_cannot_be_stored_is_refused_and_changes_nothing(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    with pytest.raises(InvalidEvent, match="64 bits"):
+        account.deposit(2**70)
+    assert (account.balance, account.uncommitted) == (5, (Deposited(amount=5),))
+    assert len(store.appended) == 1
+
+
+# --- time travel
+
+
+async def test_past_versions_and_times(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for amount in (10, 20, 30):
+        await accounts.execute("a-1", Account.deposit, amount)
+    assert [(await accounts.load("a-1", version=v)).balance for v in (1, 2, 3, 4)] == [0, 10, 30, 60]
+    commits = [commit async for commit in store.read("account-a-1")]
+    for commit, balance in zip(commits, (0, 10, 30, 60), strict=True):
+        assert (await accounts.load("a-1", at=commit.at)).balance >= balance
+    assert (await accounts.load("a-1", at=datetime.now(UTC))).version == 4
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("a-1", at=commits[0].at - timedelta(seconds=1))
+    with pytest.raises(AggregateNotFound, match="version 9"):
+        await accounts.load("a-1", version=9)
+
+
+@pytest.mark.parametrize(
+    ("version", "error"), [(True, TypeError), (1.0, TypeError), (0, ValueError), (-1, ValueError), (2**60, ValueError)]
+)
+async def test_what_is_no_version(accounts: Repository[Account], version: int, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await accounts.load("a-1", version=version)
+
+
+async def test_a_time_without_a_zone_is_refused(accounts: Repository[Account]) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        await accounts.load("a-1", at=datetime(2026, 1, 1))  # noqa: DTZ001  # that is the point
+
+
+async def test_commit_times_never_go_back(
+    accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3_600_000_000_000)
+    await accounts.execute("a-1", Account.deposit, 1)
+    times = [commit.time async for commit in store.read("account-a-1")]
+    assert times[0] <= times[1]
+
+
+# --- execute
+
+
+async def test_execute_returns_what_the_command_returns(accounts: Repository[Account]) -> None:
+    assert await accounts.execute("a-1", Account.deposit, 80) == 80
+    assert await accounts.execute("a-1", Account.withdraw, amount=30) == 50
+
+
+async def test_racing_commands_are_all_counted(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, attempts=100)
+    await accounts.save(Account.open("a-1", owner="ann"))
+    await asyncio.gather(*(accounts.execute("a-1", Account.deposit, 1) for _ in range(50)))
+    assert (await accounts.load("a-1")).balance == 50
+
+
+async def test_attempts_are_bounded(accounts: Repository[Account], store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, attempts=3)
+    store.appends = [("before", ConflictError("account-a-1", 1, 2))] * 9
+    with pytest.raises(ConflictError):
+        await accounts.execute("a-1", Account.deposit, 1)
+    assert len(store.appends) == 6
+
+
+async def test_a_command_that_raises_saves_nothing(accounts: Repository[Account], store: ScriptedStore) -> None:
+    with pytest.raises(InsufficientFunds):
+        await accounts.execute("a-1", Account.withdraw, 1)
+    assert await accounts.execute("a-1", lambda account: account.balance) == 0
+    assert await versions(store) == [1]
+
+
+async def test_a_command_that_has_not_run_is_refused(accounts: Repository[Account], store: ScriptedStore) -> None:
+    async def deposit(account: Account) -> None:
+        account.deposit(1)
+
+    command: Any = deposit
+
+    def deposit_lazily(account: Account) -> Iterator[None]:
+        account.deposit(1)
+        yield
+
+    for each in (command, lambda account: command(account), deposit_lazily):
+        with pytest.raises(TypeError, match=r"returned (coroutine|generator); a command is a plain function"):
+            await accounts.execute("a-1", each)
+    assert await versions(store) == [1]
+
+
+# --- the exact append
+
+
+async def test_a_cancelled_save_can_be_saved_again(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("hang", None)]
+    saving = asyncio.create_task(accounts.save(account))
+    await store.hanging.wait()
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert account.uncommitted
+    assert (await accounts.save(account)).version == 2
+    assert (account.uncommitted, account.version) == ((), 2)
+    assert await versions(store) == [1, 2]
+    assert store.appended[-1].id == store.appended[-2].id
+
+
+@pytest.mark.parametrize("landed", ["before", "after"])
+async def test_events_recorded_after_an_unknown_outcome_make_a_second_commit(
+    accounts: Repository[Account], store: ScriptedStore, landed: str
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [(landed, CommitOutcomeUnknown("account-a-1", 2, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(account)
+    account.withdraw(2)
+    await accounts.save(account)
+    history = [events async for _, events in accounts.history("a-1", after=1)]
+    assert history == [[Deposited(amount=5)], [Withdrawn(amount=2)]]
+    assert await accounts.load("a-1") == account
+
+
+async def test_unknown_is_sticky(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("after", CommitOutcomeUnknown("account-a-1", 2, "?")), ("before", Throttled("slow down"))]
+    for _ in range(2):
+        with pytest.raises(CommitOutcomeUnknown):
+            await accounts.save(account)
+    assert (await accounts.save(account)).version == 2
+    assert await versions(store) == [1, 2]
+
+
+async def test_what_stands_in_its_place_settles_an_unknown_outcome(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    """A damaged commit of another writer in this one's place says for certain that this one is not there."""
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    foreign = CorruptPayload("account-a-1", 2, "not ours")
+    store.appends = [("before", CommitOutcomeUnknown("account-a-1", 2, "?")), ("before", foreign)]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(account)
+    with pytest.raises(CorruptPayload):
+        await accounts.save(account)
+    await accounts.save(account)
+    assert store.appended[-1].id != store.appended[-2].id
+
+
+async def test_a_definite_no_is_told_and_the_next_save_is_a_new_commit(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("before", Throttled("slow down"))]
+    with pytest.raises(Throttled):
+        await accounts.save(account)
+    account.deposit(6)
+    await accounts.save(account)
+    assert [commit.events for commit in store.appended[1:]] == [1, 2]
+    assert store.appended[-1].id != store.appended[-2].id
+
+
+async def test_a_conflict_after_an_unknown_outcome_is_definite(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("before", CommitOutcomeUnknown("account-a-1", 2, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(account)
+    await accounts.execute("a-1", Account.deposit, 1)
+    with pytest.raises(ConflictError):
+        await accounts.save(account)
+    assert account.uncommitted == (Deposited(amount=5),)
+
+
+async def test_one_object_is_saved_by_one_task(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("hang", None)]
+    saving = asyncio.create_task(accounts.save(account))
+    await store.hanging.wait()
+    with pytest.raises(RuntimeError, match="another task"):
+        await accounts.save(account)
+    account.deposit(6)  # while the save is under way
+    saving.cancel()
+    await asyncio.wait([saving])
+    assert (await accounts.save(account)).version == 3
+    assert (await accounts.load("a-1")).balance == 11
+
+
+# --- history and gaps
+
+
+async def test_history_gives_commits_with_their_events(accounts: Repository[Account]) -> None:
+    with trace(correlation_id="r-9", metadata={"user": "ann"}):
+        await accounts.execute("a-1", Account.deposit, 5)
+    await accounts.execute("a-1", Account.withdraw, 3)
+    entries = [entry async for entry in accounts.history("a-1")]
+    assert [str(commit.event_id(0)) for commit, _ in entries] == [f"account-a-1@{v}.0" for v in (1, 2, 3)]
+    assert [events for _, events in entries][1:] == [[Deposited(amount=5)], [Withdrawn(amount=3)]]
+    stamped = entries[1].commit
+    assert (stamped.correlation_id, stamped.metadata) == ("r-9", {"user": "ann"})
+    assert entries[2].commit.correlation_id is None
+    assert stamped.tags == ("account.deposited",)
+    newest_first = [commit.version async for commit, _ in accounts.history("a-1", after=1, backward=True)]
+    assert newest_first == [3, 2]
+    async with aclosing(accounts.history("a-1")) as history:
+        async for commit, _ in history:
+            assert commit.version == 1
+            break
+
+
+async def test_a_gap_that_was_a_race_is_read_again(
+    accounts: Repository[Account], store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(4):
+        await accounts.execute("a-1", Account.deposit, 1)
+    store.hidden, store.shown_after = {3}, 1
+    assert (await accounts.load("a-1")).version == 5
+    assert "account-a-1: a version is missing" in caplog.text
+    store.shown_after = 1
+    assert (await accounts.load("a-1", version=5)).version == 5
+    store.shown_after = 1
+    assert [commit.version async for commit, _ in accounts.history("a-1")] == [1, 2, 3, 4, 5]
+
+
+async def test_a_gap_that_stays_is_an_error(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for _ in range(4):
+        await accounts.execute("a-1", Account.deposit, 1)
+    store.hidden = {3}
+    with pytest.raises(StreamCorrupt) as raised:
+        await accounts.load("a-1")
+    assert (raised.value.stream, raised.value.version) == ("account-a-1", 3)
+    with pytest.raises(StreamCorrupt):
+        await accounts.load("a-1", version=5)
+    for backward in (False, True):
+        with pytest.raises(StreamCorrupt):
+            _ = [entry async for entry in accounts.history("a-1", backward=backward)]
+
+
+async def test_what_a_snapshot_stands_for_is_not_read_and_not_missed(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    account = Account.open("a-1", owner="ann")
+    await accounts.save(account)
+    for _ in range(20):
+        account.deposit(1)
+        await accounts.save(account)
+    store.hidden = {2}
+    assert store.snapshots[-1].version > 2
+    assert (await accounts.load("a-1")).balance == 20
+    with pytest.raises(StreamCorrupt) as raised:
+        _ = [entry async for entry in accounts.history("a-1")]
+    assert raised.value.version == 2
+    store.hidden = {21}  # the newest; nobody can know of it
+    assert (await accounts.load("a-1")).version == 20
+
+
+async def test_a_missing_first_version_is_seen_from_both_ends(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 1)
+    store.hidden = {1}
+    for backward in (False, True):
+        with pytest.raises(StreamCorrupt) as raised:
+            _ = [entry async for entry in accounts.history("a-1", backward=backward)]
+        assert raised.value.version == 1
+    assert [commit.version async for commit, _ in accounts.history("a-1", after=1, backward=True)] == [2]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_the_history_of_an_unknown_id_is_empty(accounts: Repository[Account], backward: bool) -> None:
+    assert [entry async for entry in accounts.history("b-2", backward=backward)] == []
+
+
+# --- many
+
+
+async def test_many_are_loaded_at_once_in_their_order(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    for each in range(20):
+        await accounts.save(Account.open(f"a-{each}", owner=str(each)))
+    loading = most = 0
+    load = store.load
+
+    async def counted(stream: str) -> Any:
+        nonlocal loading, most
+        loading += 1
+        most = max(most, loading)
+        try:
+            return await load(stream)
+        finally:
+            loading -= 1
+
+    store.load = counted  # type: ignore[method-assign]
+    ids = [f"a-{each}" for each in (*range(19, -1, -1), 5, 5, 77)]
+    found = await accounts.load_many(iter(ids), concurrency=4)
+    assert [(id, account.owner) for id, account in found.items()] == [(f"a-{n}", str(n)) for n in range(19, -1, -1)]
+    assert most == 4
+    assert await accounts.load_many([]) == {}
+    with pytest.raises(TypeError, match="'a-1'"):
+        await accounts.load_many("a-1")
+    with pytest.raises(ValueError, match="concurrency"):
+        await accounts.load_many(ids, concurrency=0)
+
+
+async def test_of_many_one_that_fails_ends_all(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    for each in range(3):
+        await accounts.save(Account.open(f"a-{each}", owner=str(each)))
+    [commit] = store._streams["account-a-1"]
+    store._streams["account-a-1"] = [msgspec.structs.replace(commit, payload=b"")]
+    with pytest.raises(CorruptPayload):
+        await accounts.load_many([f"a-{each}" for each in range(3)])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# --- the past
+
+
+async def test_a_past_object_cannot_overwrite_what_came_since(accounts: Repository[Account]) -> None:
+    for amount in (10, 20):
+        await accounts.execute("a-1", Account.deposit, amount)
+    past = await accounts.load("a-1", version=2)
+    past.withdraw(10)
+    with pytest.raises(ConflictError) as raised:
+        await accounts.save(past)
+    assert (raised.value.expected, raised.value.actual) == (2, 3)
+    assert (await accounts.load("a-1")).balance == 30
+
+
+async def test_what_is_no_time(accounts: Repository[Account]) -> None:
+    wrong: Any
+    for wrong in ("2026-01-01", datetime.now(UTC).date(), 0):
+        with pytest.raises(TypeError, match="a time is a datetime"):
+            await accounts.load("a-1", at=wrong)
+
+
+async def test_a_version_and_a_time_bound_each_other(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for amount in (10, 20):
+        await accounts.execute("a-1", Account.deposit, amount)
+    first, *_ = [commit async for commit in store.read("account-a-1")]
+    for version, reached in ((2, 2), (9, 3)):
+        assert (await accounts.load("a-1", version=version, at=datetime.now(UTC))).version == reached
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("a-1", version=2, at=first.at - timedelta(microseconds=1))
+
+
+async def test_a_time_counts_to_the_microsecond(
+    accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2100, 1, 1, 12, tzinfo=UTC)
+    for seconds in range(3):
+        now = int(noon.timestamp() + seconds) * 10**9
+        monkeypatch.setattr(time, "time_ns", lambda now=now: now)
+        await accounts.execute("a-1", Account.deposit, 1)
+    monkeypatch.undo()
+    assert [commit.at async for commit in store.read("account-a-1", after=1)] == [
+        noon + timedelta(seconds=seconds) for seconds in range(3)
+    ]
+    one = timedelta(seconds=1)
+    assert (await accounts.load("a-1", at=noon + one)).balance == 2
+    assert (await accounts.load("a-1", at=noon + one - timedelta(microseconds=1))).balance == 1
+    eastern = (noon + one).astimezone(timezone(timedelta(hours=-5)))
+    assert (await accounts.load("a-1", at=eastern)).balance == 2
+
+
+async def test_what_is_not_there_says_how_far_it_was_read(accounts: Repository[Account]) -> None:
+    await accounts.execute("a-1", Account.deposit, 1)
+    with pytest.raises(AggregateNotFound, match="nothing at version 9; it was read up to version 2"):
+        await accounts.load("a-1", version=9)
+    for past in ({"version": 1}, {"at": datetime.now(UTC)}):
+        with pytest.raises(AggregateNotFound, match="account-b-2"):
+            await accounts.load("b-2", **past)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("a-1", version=2**53 - 2)
+    with pytest.raises(ValueError, match="run from 1 to"):
+        await accounts.load("a-1", version=2**53 - 1)
+
+
+# --- what a commit says
+
+
+async def test_a_commit_carries_what_it_is(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    for _ in range(2):
+        account.deposit(2)
+        account.withdraw(1)
+    before = datetime.now(UTC)
+    receipt = await accounts.save(account, command_id="c-1", metadata={"user": "ann"})
+    [commit] = [commit async for commit in store.read("account-a-1", after=1)]
+    assert (commit.stream, commit.version, commit.events) == ("account-a-1", 2, 4)
+    assert commit.tags == ("account.deposited", "account.withdrawn")
+    assert (commit.command_id, commit.metadata, commit.causation_ids) == ("c-1", {"user": "ann"}, ())
+    assert before - timedelta(milliseconds=1) <= commit.at <= datetime.now(UTC)
+    assert commit.uuid.version == 7
+    assert receipt[:5] == ("account-a-1", 2, commit.id, 4, commit.position)
+    assert commit.position == 2
+
+
+async def test_commit_ids_are_drawn_anew_and_tell_their_time(
+    accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 4_102_444_800_123_456_789)
+    for _ in range(20):
+        await accounts.execute("a-1", Account.deposit, 1)
+    ids = [commit.id async for commit in store.read("account-a-1", after=1)]
+    assert len(set(ids)) == 20
+    for id in ids:
+        assert int.from_bytes(id[:6]) == 4_102_444_800_123
+        assert (UUID(bytes=id).version, UUID(bytes=id).variant) == (7, "specified in RFC 4122")
+
+
+async def test_commits_are_stamped_with_the_trace_around_the_save(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    with trace("r-1", EventId("order-o-1", 7, 0), {"user": "ann", "ip": "::1"}):
+        await accounts.execute("a-1", Account.deposit, 1)
+        with trace("r-2", metadata={"user": "bob"}):
+            account = await accounts.load("a-1")
+            account.deposit(2)
+            await accounts.save(account, metadata={"ip": "::2"})
+        with trace(causation_id=["order-o-1@7.1", EventId("order-o-2", 1, 0)]):
+            await asyncio.gather(asyncio.create_task(accounts.execute("a-1", Account.deposit, 3)))
+    account = await accounts.load("a-1")
+    account.deposit(4)
+    await accounts.save(account)
+    stamps = [
+        (commit.correlation_id, commit.causation_ids, commit.metadata)
+        async for commit in store.read("account-a-1", after=1)
+    ]
+    assert stamps == [
+        ("r-1", ("order-o-1@7.0",), {"user": "ann", "ip": "::1"}),
+        ("r-2", ("order-o-1@7.0",), {"user": "bob", "ip": "::2"}),
+        ("r-1", ("order-o-1@7.1", "order-o-2@1.0"), {"user": "ann", "ip": "::1"}),
+        (None, (), {}),
+    ]
+    assert current_trace().metadata == {}
+
+
+@pytest.mark.parametrize("metadata", [{"n": 7}, {7: "n"}, {"n": None}, {"n": "\ud800"}])
+async def test_metadata_that_is_no_text_is_refused_and_the_events_are_kept(
+    accounts: Repository[Account], store: ScriptedStore, metadata: Any
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    with pytest.raises((TypeError, ValueError), match="metadata"):
+        await accounts.save(account, metadata=metadata)
+    assert await versions(store) == [1]
+    await accounts.save(account, metadata={"n": "7"})
+    assert (await accounts.load("a-1")).balance == 5
+
+
+# --- decisions
+
+
+async def test_a_decision_is_made_anew_on_what_the_winner_left(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 50)
+    seen: list[int] = []
+
+    def withdraw(account: Account) -> int:
+        seen.append(account.balance)
+        return account.withdraw(40)
+
+    loads = store.load
+
+    async def load_and_let_another_withdraw(stream: str) -> Any:
+        loaded = await loads(stream)
+        store.load = loads  # type: ignore[method-assign]
+        await accounts.execute("a-1", Account.withdraw, 20)
+        return loaded
+
+    store.load = load_and_let_another_withdraw  # type: ignore[method-assign]
+    with pytest.raises(InsufficientFunds):
+        await Repository(Account, store).execute("a-1", withdraw)
+    assert seen == [50, 30]
+    assert (await accounts.load("a-1")).balance == 30
+
+
+async def test_racing_withdrawals_never_overdraw(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store, attempts=100)
+    account = Account.open("a-1", owner="ann")
+    account.deposit(50)
+    await accounts.save(account)
+    results = await asyncio.gather(
+        *(accounts.execute("a-1", Account.withdraw, 10) for _ in range(12)), return_exceptions=True
+    )
+    assert sorted(result for result in results if isinstance(result, int)) == [0, 10, 20, 30, 40]
+    assert sum(isinstance(result, InsufficientFunds) for result in results) == 7
+    assert (await accounts.load("a-1")).balance == 0
+
+
+async def test_one_attempt_is_no_second_one(accounts: Repository[Account], store: ScriptedStore) -> None:
+    once = Repository(Account, store, attempts=1)
+    store.appends = [("before", ConflictError("account-a-1", 1, 2))]
+    with pytest.raises(ConflictError):
+        await once.execute("a-1", Account.deposit, 1)
+    assert len(store.appended) == 2
+    assert await once.execute("a-1", Account.deposit, 1) == 1
+
+
+async def test_two_attempts_are_two(accounts: Repository[Account], store: ScriptedStore) -> None:
+    twice = Repository(Account, store, attempts=2)
+    store.appends = [("before", ConflictError("account-a-1", 1, 2))]
+    assert await twice.execute("a-1", Account.deposit, 1) == 1
+    store.appends = [("before", ConflictError("account-a-1", 2, 3))] * 3
+    with pytest.raises(ConflictError):
+        await twice.execute("a-1", Account.deposit, 1)
+    assert len(store.appends) == 1
+
+
+async def test_only_conflicts_are_tried_again(accounts: Repository[Account], store: ScriptedStore) -> None:
+    for error in (Throttled("slow down"), StoreUnavailable("gone"), CommitOutcomeUnknown("account-a-1", 2, "?")):
+        store.appends = [("before", error)]
+        with pytest.raises(type(error)):
+            await accounts.execute("a-1", Account.deposit, 1)
+        assert not store.appends
+    assert await versions(store) == [1]
+
+
+async def test_a_subclass_is_another_aggregate(accounts: Repository[Account], store: ScriptedStore) -> None:
+    class Special(Account, tag="account"):
+        pass
+
+    with pytest.raises(TypeError, match=r"saves Account, not .*Special"):
+        await accounts.save(Special.open("a-1", owner="ann"))
+    assert await versions(store) == [1]
+
+
+async def test_an_unknown_event_stops_an_aggregate_and_is_still_there_raw(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 5)
+    narrow = Repository(OnlyOpened, store)
+    for call in (narrow.load("a-1"), narrow.load("a-1", version=2), narrow.execute("a-1", lambda account: None)):
+        with pytest.raises(UnknownEventType) as raised:
+            await call
+        assert (raised.value.version, raised.value.tag) == (2, "account.deposited")
+    with pytest.raises(UnknownEventType):
+        _ = [entry async for entry in narrow.history("a-1")]
+    assert (await narrow.load("a-1", version=1)).version == 1
+    assert await versions(store) == [1, 2]
+
+
+class OnlyOpened(Aggregate, tag="account"):
+    def apply_opened(self, event: Opened) -> None: ...
+
+
+async def test_a_commit_that_is_too_large_is_refused_and_kept(accounts: Repository[Account]) -> None:
+    account = await accounts.load("a-1")
+    account.record(Opened(owner=secrets.token_hex(250_000)))
+    for _ in range(2):
+        with pytest.raises(CommitTooLarge) as raised:
+            await accounts.save(account)
+        assert raised.value.size > raised.value.limit == 409_600
+    assert (len(account.uncommitted), account.version) == (1, 1)
+    assert (await accounts.load("a-1")).owner == "ann"
+
+
+async def test_a_closed_store_takes_nothing(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    account = Account.open("a-1", owner="ann")
+    await store.aclose()
+    for call in (accounts.save(account), accounts.load("a-1"), accounts.execute("a-1", Account.deposit, 1)):
+        with pytest.raises(StoreClosed):
+            await call
+    assert len(account.uncommitted) == 1
+    await store.open()
+    assert (await accounts.save(account)).version == 1
+
+
+# --- whatever happens, each event is stored once and in order
+
+
+def cancel_after(turns: int, task: asyncio.Task[Any]) -> None:
+    """Cancel the task after as many turns of the loop."""
+    if turns:
+        asyncio.get_running_loop().call_soon(cancel_after, turns - 1, task)
+    else:
+        task.cancel()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int) -> None:
+    async with ScriptedStore() as store:
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+        account = Account.open("a-1", owner="ann")
+        task = asyncio.create_task(accounts.save(account))
+        cancel_after(turns, task)
+        await asyncio.wait([task])
+        account.deposit(5)
+        await accounts.save(account)
+        stored = [event async for _, events in accounts.history("a-1") for event in events]
+        assert stored == [Opened(owner="ann"), Deposited(amount=5)]
+        assert (account.uncommitted, account.version) == ((), len(await versions(store)))
+        assert (await accounts.load("a-1")) == account
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_an_execute_cancelled_at_any_turn_and_issued_again_is_applied_once(turns: int) -> None:
+    async with ScriptedStore() as store:
+        accounts = Repository(Account, store)
+        await accounts.save(Account.open("a-1", owner="ann"))
+        task = asyncio.create_task(accounts.execute("a-1", Account.deposit, 5, command_id="c-1"))
+        cancel_after(turns, task)
+        await asyncio.wait([task])
+        await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
+        assert (await accounts.load("a-1")).balance == 5
+        assert await versions(store) == [1, 2]
+
+
+UNSURE = CommitOutcomeUnknown("account-a-1", 2, "?")
+FATES: list[tuple[str, EventsrcError | None]] = [
+    ("", None),
+    ("before", UNSURE),
+    ("after", UNSURE),
+    ("before", Throttled("slow down")),
+    ("before", StoreUnavailable("gone")),
+]
+
+
+@pytest.mark.parametrize("fates", list(product(FATES, repeat=3)), ids=lambda fates: "")
+async def test_whatever_becomes_of_the_saves_each_event_is_stored_once_and_in_order(fates: Any) -> None:
+    async with ScriptedStore() as store:
+        accounts = Repository(Account, store)
+        account = Account.open("a-1", owner="ann")
+        await accounts.save(account)
+        recorded = []
+        for amount, fate in enumerate(fates, 1):
+            account.deposit(amount)
+            recorded.append(Deposited(amount=amount))
+            store.appends = [fate]
+            try:
+                await accounts.save(account)
+            except EventsrcError as error:
+                told = error
+            else:
+                assert account.uncommitted == ()
+                continue
+            lost = len(recorded) - len(account.uncommitted)
+            assert account.uncommitted == tuple(recorded[lost:])
+            assert isinstance(told, (CommitOutcomeUnknown, Throttled, StoreUnavailable))
+        store.appends = []
+        await accounts.save(account)
+        assert [event async for _, events in accounts.history("a-1", after=1) for event in events] == recorded
+        assert await accounts.load("a-1") == account
+        assert account.version == len(await versions(store))
+
+
+# --- command ids
+
+
+async def test_a_redelivered_creation_is_recognised_for_ever(store: ScriptedStore) -> None:
+    """The commit that stands in its place carries the id, whatever has been forgotten since."""
+    accounts = Repository(Account, store)
+    await accounts.save(Account.open("a-1", owner="ann"), command_id="c-0")
+    for each in range(Account.remembered_commands + 5):
+        await accounts.execute("a-1", Account.deposit, 1, command_id=f"d-{each}")
+    again = Account.open("a-1", owner="ann")
+    assert (await accounts.save(again, command_id="c-0")).duplicate
+    assert again.balance == Account.remembered_commands + 5
+
+
+async def test_a_delivery_with_other_content_keeps_its_events(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    other = Account.open("b-2", owner="eve")
+    for _ in range(2):
+        with pytest.raises(IdempotencyError) as raised:
+            await accounts.save(other, command_id="c-1")
+        assert (raised.value.stream, raised.value.version) == ("account-b-2", 1)
+    assert (other.owner, other.uncommitted, other.version) == ("eve", (Opened(owner="eve"),), 0)
+
+
+async def test_events_recorded_after_a_command_are_not_taken_for_it(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    account = await accounts.load("a-1")
+    account.deposit(5)
+    store.appends = [("after", CommitOutcomeUnknown("account-a-1", 2, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(account, command_id="c-1")
+    account.deposit(5)
+    with pytest.raises(IdempotencyError):  # the first was c-1
+        await accounts.save(account, command_id="c-1")
+    assert account.uncommitted == (Deposited(amount=5),)
+    assert (await accounts.save(account)).version == 3
+
+
+async def test_events_recorded_while_a_redelivery_is_told_are_not_lost(store: ScriptedStore) -> None:
+    accounts = Repository(Account, store)
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    again = Account.open("b-2", owner="bob")
+
+    class Meanwhile(Repository[Account]):
+        async def load(self, id: str, **options: Any) -> Account:
+            again.deposit(5)
+            return await super().load(id, **options)
+
+    with pytest.raises(ConflictError):
+        await Meanwhile(Account, store).save(again, command_id="c-1")
+    assert again.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
+
+
+async def test_the_arguments_of_a_partial_command_are_content(accounts: Repository[Account]) -> None:
+    assert await accounts.execute("a-1", partial(Account.deposit, amount=5), command_id="c-1") == 5
+    with pytest.raises(IdempotencyError):
+        await accounts.execute("a-1", partial(Account.deposit, amount=6), command_id="c-1")
+
+
+@pytest.mark.parametrize("attempts", [0, -1, True, 1.0, "x"])
+def test_what_is_no_number_of_attempts(attempts: Any) -> None:
+    with pytest.raises(ValueError, match="attempts"):
+        Repository(Account, MemoryStore(), attempts=attempts)
+
+
+class Tagged(Event, tag="crate.tagged"):
+    tags: set[str]
+
+
+class Crate(Aggregate, tag="crate"):
+    """Empty as far as Python is concerned."""
+
+    tags: set[str] = msgspec.field(default_factory=set)
+
+    def __len__(self) -> int:
+        return 0
+
+    def apply_tagged(self, event: Tagged) -> None:
+        self.tags |= event.tags
+
+
+def test_a_set_is_the_same_content_in_every_order() -> None:
+    """Its order is another one in each process."""
+    one, other = ({f"t{each}" for each in order} for order in (range(50), reversed(range(50))))
+    assert [*one] != [*other]
+    assert digest_of([Tagged(tags=one)]) == digest_of([Tagged(tags=other)])
+
+
+async def test_an_aggregate_that_counts_as_false_has_its_snapshots(store: ScriptedStore) -> None:
+    crates = Repository(Crate, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
+    crate = Crate(id="c-1")
+    for each in range(5):
+        crate.record(Tagged(tags={str(each)}))
+        await crates.save(crate)
+    store.hidden = {1, 2}
+    assert (await crates.load("c-1")).version == 5
+
+
+async def test_a_history_after_less_than_nothing_is_all_of_it(accounts: Repository[Account]) -> None:
+    for backward in (False, True):
+        assert [commit.version async for commit, _ in accounts.history("a-1", after=-7, backward=backward)] == [1]
+
+
+async def test_another_command_that_was_first_is_a_conflict(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    for command_id in ("c-2", None):
+        with pytest.raises(ConflictError):
+            await accounts.save(Account.open("b-2", owner="bob"), command_id=command_id)
+
+
+@pytest.mark.parametrize("amount", [2**70, "\ud800", {1: 2}, {1, "a"}])
+async def test_a_command_whose_content_cannot_be_told_is_refused(
+    accounts: Repository[Account], store: ScriptedStore, amount: Any
+) -> None:
+    with pytest.raises(ValueError, match="arguments of a command with an id cannot be encoded"):
+        await accounts.execute("a-1", Account.deposit, amount, command_id="c-1")
+    assert await versions(store) == [1]
+
+
+def test_what_tells_a_redelivery_is_the_same_in_every_process_and_release() -> None:
+    """It is stored: were it computed otherwise tomorrow, redelivered commands would be refused."""
+    assert digest_of(["deposit", (5,), {}]).hex() == "6276d9295d69e124"
+    assert digest_of(["f", ({"b", "a", "c"}, {"y": 1, "x": 2}), {"k": b"z"}]).hex() == "8a803912355dd8f4"
+
+
+async def test_events_recorded_since_are_not_lost_to_another_delivery(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    mine = Account.open("b-2", owner="bob")
+    store.appends = [("before", CommitOutcomeUnknown("account-b-2", 1, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(mine, command_id="c-1")
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    mine.deposit(5)
+    with pytest.raises(ConflictError):
+        await accounts.save(mine)
+    assert mine.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
+
+
+async def test_an_unknown_outcome_that_another_delivery_settled_is_a_duplicate(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    mine = Account.open("b-2", owner="bob")
+    store.appends = [("before", CommitOutcomeUnknown("account-b-2", 1, "?"))]
+    with pytest.raises(CommitOutcomeUnknown):
+        await accounts.save(mine, command_id="c-1")
+    await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
+    await accounts.execute("b-2", Account.deposit, 5)
+    receipt = await accounts.save(mine, command_id="c-1")
+    assert (receipt.duplicate, receipt.version) == (True, 1)
+    assert (mine.balance, mine.version, mine.uncommitted) == (5, 2, ())
+    assert await accounts.save(mine) == Receipt("account-b-2", 2, None)
+    assert [commit.version async for commit in store.read("account-b-2")] == [1, 2]
+
+
+async def test_nothing_recorded_needs_no_id_and_takes_none(accounts: Repository[Account], store: ScriptedStore) -> None:
+    receipt = await accounts.save(await accounts.load("a-1"), command_id="c-1")
+    assert (receipt.commit_id, receipt.duplicate) == (None, False)
+    assert await accounts.execute("a-1", lambda account: account.balance, command_id="c-1") == 0
+    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") == 5
+
+
+async def test_an_id_belongs_to_one_stream(accounts: Repository[Account]) -> None:
+    await accounts.save(Account.open("b-2", owner="bob"))
+    for id in ("a-1", "b-2"):
+        assert await accounts.execute(id, Account.deposit, 5, command_id="c-1") == 5
+
+
+# --- snapshots and the save
+
+
+class Slow(ScriptedStore):
+    """Appends and snapshots wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appending, self.snapshotting = asyncio.Event(), asyncio.Event()
+        self.let_append, self.let_snapshot = asyncio.Event(), asyncio.Event()
+
+    async def append(self, commit: Commit) -> Receipt:
+        self.appending.set()
+        await self.let_append.wait()
+        return await super().append(commit)
+
+    async def put_snapshot(self, snapshot: Snapshot) -> bool:
+        self.snapshotting.set()
+        await self.let_snapshot.wait()
+        return await super().put_snapshot(snapshot)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_a_save_waits_for_its_snapshot_only_if_told_to(inline: bool) -> None:
+    async with Slow() as store:
+        store.let_append.set()
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=inline))
+        account = Account.open("a-1", owner="ann")
+        account.record(Opened(owner="ann" * 100))
+        saving = asyncio.create_task(accounts.save(account))
+        await store.snapshotting.wait()
+        assert saving.done() != inline
+        store.let_snapshot.set()
+        assert (await saving).version == 1
+    assert store.snapshots
+
+
+async def test_a_snapshot_holds_only_what_was_stored() -> None:
+    """Events recorded while a save is under way are in the state already, and not yet in the stream."""
+    async with Slow() as store:
+        store.let_snapshot.set()
+        accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+        account = Account.open("a-1", owner="ann")
+        saving = asyncio.create_task(accounts.save(account))
+        await store.appending.wait()
+        account.deposit(1000)
+        store.let_append.set()
+        await saving
+        assert account.uncommitted == (Deposited(amount=1000),)
+        assert (await accounts.load("a-1")).balance == 0
+        await accounts.save(account)
+        assert (await accounts.load("a-1")).balance == 1000
+        assert [snapshot.version for snapshot in store.snapshots] == [2]
+
+
+async def test_a_snapshot_without_any_commit_is_ignored(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    account = Account.open("a-1", owner="ann")
+    for _ in range(5):
+        account.deposit(1)
+        await accounts.save(account)
+    await store.put_snapshot(msgspec.structs.replace(store.snapshots[-1], stream="account-b-2"))
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("b-2")
+    assert "account-b-2@" in caplog.text
+    assert "ahead of the log" in caplog.text
+
+
+# --- what logs and errors tell
+
+
+SECRET = "ann owes 4711"
+
+
+class Diary(Aggregate, tag="diary"):
+    text: str = ""
+    pages: Any = None
+
+    def write(self, text: str) -> None:
+        self.record(Opened(owner=text))
+
+    def apply_opened(self, event: Opened) -> None:
+        self.text += event.owner
+        if event.owner.endswith("!"):
+            self.pages = {1: object(), SECRET: {2**70}}
+
+
+def spoilt(snapshot: Snapshot) -> Snapshot:
+    """One whose state is sound MessagePack of another kind."""
+    body = msgspec.msgpack.encode(({SECRET: SECRET}, {"text": {SECRET: SECRET}}))
+    return msgspec.structs.replace(snapshot, payload=pack(body, snapshot.stream, snapshot.version))
+
+
+async def test_no_log_line_and_no_error_holds_content(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "eventsrc")
+    diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    diary = Diary(id="d-1")
+    for _ in range(10):
+        diary.write(SECRET)
+        await diaries.save(diary)
+    assert store.snapshots
+    store.change = spoilt
+    assert (await diaries.load("d-1")).text == SECRET * 10
+    store.change = lambda snapshot: msgspec.structs.replace(snapshot, payload=SECRET.encode())
+    assert (await diaries.load("d-1")).text == SECRET * 10
+    store.snapshot_error = StoreUnavailable("gone")
+    for _ in range(30):
+        diary.write(SECRET)
+        await diaries.save(diary)
+    for _ in range(2):
+        diary.write(f"{SECRET}!")  # no snapshot can be made from here on
+        await diaries.save(diary)
+    diary.write(SECRET * 200)
+    await diaries.save(diary)
+    assert "is ignored" in caplog.text
+    assert "no snapshot" in caplog.text
+    for record in caplog.records:
+        assert SECRET not in f"{record.getMessage()} {record.args!r} {record.exc_info!r}"
+        assert record.levelno == logging.WARNING
+
+
+async def test_representations_hold_no_content(accounts: Repository[Account], store: ScriptedStore) -> None:
+    diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    diary = Diary(id="d-1")
+    for _ in range(5):
+        diary.write(SECRET)
+        await diaries.save(diary, metadata={"note": SECRET})
+    snapshot, commits = await store.load("diary-d-1")
+    assert snapshot
+    assert commits
+    for thing in (snapshot, commits[0]):
+        assert SECRET not in repr(thing)
+        assert f"diary-d-1@{thing.version}" in repr(thing)

@@ -1,0 +1,364 @@
+"""Answers are taken as they were sent, wherever they are cut; each belongs to its request; nothing is left open."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventsrc.stores.dynamodb.wire.http import BadResponse, Connection, Pool, Unreachable
+
+BODY = b'{"Item":{}}'
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx-amz-crc32:7\r\n\r\n4\r\n" + BODY[:4] + b"\r\n"
+CHUNKED += b"7;name=value\r\n" + BODY[4:] + b"\r\n0\r\n"
+WHOLE = {
+    "length": LENGTH,
+    "chunks": CHUNKED + b"\r\n",
+    "trailers": CHUNKED + b"one: 1\r\ntwo: 2\r\n\r\n",
+    "preliminary": b"HTTP/1.1 100 Continue\r\n\r\n" + LENGTH,
+}
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
+
+
+class Wire:
+    """What a connection writes to; it is closed at once."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+
+async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, Connection]:
+    """The body of an answer that comes in these pieces."""
+    connection = Connection(set())
+    connection.connection_made(Wire())
+    waiting = asyncio.ensure_future(connection.exchange(b"request"))
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+    if ends:
+        connection.connection_lost(None)
+    status, headers, body = await waiting
+    assert (status, headers["x-amz-crc32"]) == (200, "7")
+    return body, connection
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(WHOLE)), st.lists(st.integers(0, 200), max_size=6))
+def test_an_answer_may_be_cut_anywhere(kind: str, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(WHOLE[kind])]
+    pieces = [WHOLE[kind][start:end] for start, end in itertools.pairwise(places)]
+    body, connection = asyncio.run(answered(pieces))
+    assert body == BODY
+    assert connection.is_good
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+async def test_an_answer_may_come_byte_by_byte(kind: str) -> None:
+    body, _ = await answered([bytes([byte]) for byte in WHOLE[kind]])
+    assert body == BODY
+
+
+async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
+    body, connection = await answered([UNTIL_CLOSE[:60], UNTIL_CLOSE[60:]], ends=True)
+    assert body == BODY
+    assert not connection.is_good
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LENGTH.replace(b"1.1", b"1.0"),
+        LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: Close\r\n\r\n"),
+        LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\nConnection: TE\r\n\r\n"),
+        LENGTH + b"HTTP/1.1 200 OK",
+    ],
+    ids=["1.0", "close", "close and more", "more than was asked for"],
+)
+async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> None:
+    body, connection = await answered([answer])
+    assert body == BODY
+    assert not connection.is_good
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-4\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nname: " + b"a" * 70_000,
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1  200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1_1\r\n\r\n" + BODY,
+        b"HTTP/1.1 200 OK\r\nname: a\r\n b\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
+    ],
+    ids=lambda answer: repr(answer[:60]),
+)
+async def test_what_is_no_answer_is_told_and_closes(answer: bytes) -> None:
+    with pytest.raises(BadResponse):
+        await answered([answer])
+
+
+@pytest.mark.parametrize("kind", [*WHOLE, "until close"])
+async def test_an_answer_that_ends_early_is_told(kind: str) -> None:
+    if kind == "until close":
+        cut = UNTIL_CLOSE[:30]
+    else:
+        cut = WHOLE[kind][:-1]
+    with pytest.raises(BadResponse):
+        await answered([cut], ends=True)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", CHUNKED[:60]]))
+def test_whatever_comes_is_an_answer_or_told(noise: bytes, before: bytes) -> None:
+    async def take() -> None:
+        connection = Connection(set())
+        connection.connection_made(Wire())
+        waiting = asyncio.ensure_future(connection.exchange(b"request"))
+        await asyncio.sleep(0)
+        connection.data_received(before + noise)
+        connection.connection_lost(None)
+        try:
+            await waiting
+        except BadResponse:
+            assert not connection.is_good
+
+    asyncio.run(take())
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[tuple[Pool, list[asyncio.StreamWriter]]]:
+    """A pool of connections to a server that handles each with this, and the server's ends of them."""
+    connections: list[asyncio.StreamWriter] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    try:
+        yield pool, connections
+    finally:
+        await pool.aclose()
+        assert not pool._open
+        server.close()
+        await server.wait_closed()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110  # nothing tells when a socket's other end has noticed
+        await asyncio.sleep(0.001)
+
+
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(answer(line))
+
+
+async def test_a_connection_is_used_again_and_there_are_as_many_as_needed() -> None:
+    async with served(echo) as (pool, connections):
+        for number in range(5):
+            assert (await pool.exchange(b"%d\n" % number)).body == b"%d\n" % number
+        assert len(connections) == 1
+        answers = await asyncio.gather(*(pool.exchange(b"%d\n" % number) for number in range(8)))
+        assert [each.body for each in answers] == [b"%d\n" % number for number in range(8)]
+        assert len(connections) == 8
+        await pool.exchange(b"again\n")
+        assert len(connections) == 8
+
+
+async def test_after_a_cancellation_the_next_request_gets_its_own_answer() -> None:
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if line == b"slow\n":
+            await asyncio.wait_for(going_on.wait(), 5)
+        writer.write(answer(line))
+        await writer.drain()
+
+    going_on = asyncio.Event()
+    async with served(late) as (pool, connections):
+        slow = asyncio.ensure_future(pool.exchange(b"slow\n"))
+        await until(lambda: bool(connections))
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert not pool._open
+        going_on.set()
+        assert (await pool.exchange(b"next\n")).body == b"next\n"
+
+
+async def test_a_connection_that_was_closed_while_it_rested_is_not_used() -> None:
+    async with served(echo) as (pool, connections):
+        await pool.exchange(b"one\n")
+        connections[0].close()
+        await until(lambda: not pool._open)
+        assert (await pool.exchange(b"two\n")).body == b"two\n"
+
+
+async def test_a_connection_that_rested_for_long_is_not_used() -> None:
+    async with served(echo) as (pool, connections):
+        await pool.exchange(b"one\n")
+        pool._resting[0].rests_since -= 60
+        await pool.exchange(b"two\n")
+        assert len(connections) == 2
+
+
+async def test_an_answer_that_nobody_asked_for_closes() -> None:
+    async with served(echo) as (pool, connections):
+        await pool.exchange(b"one\n")
+        connections[0].write(answer(b"timed out"))
+        await until(lambda: not pool._open)
+        assert (await pool.exchange(b"two\n")).body == b"two\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a" * 80])
+async def test_where_no_connection_comes_about_nothing_was_sent(host: str) -> None:
+    async with served(echo) as (pool, _):
+        port = pool._port
+    with pytest.raises(Unreachable):
+        await Pool(host, port, None).exchange(b"one\n")
+
+
+async def test_an_address_that_does_not_answer_is_passed_over_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address takes no connections any more, as one of several that a name leads to."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as deaf:
+        port, address = deaf.getsockname()[1], deaf.getsockname()
+        waiting = [socket.socket() for _ in range(4)]  # they fill its queue
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        server = await asyncio.start_server(answering_once, "127.0.0.1", port)
+        loop, asked = asyncio.get_running_loop(), []
+
+        async def two_addresses(*_: Any, **__: Any) -> list[Any]:
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            return [(*kind, ("127.0.0.2", port)), (*kind, ("127.0.0.1", port))]
+
+        async def connect(each: socket.socket, to: Any) -> None:
+            asked.append(to[0])
+            await connects(each, to)
+
+        connects = loop.sock_connect
+        monkeypatch.setattr(loop, "getaddrinfo", two_addresses)
+        monkeypatch.setattr(loop, "sock_connect", connect)
+        monkeypatch.setattr("eventsrc.stores.dynamodb.wire.http._PER_ADDRESS", 0.05)
+        pool = Pool("two.example", port, None)
+        async with server:
+            assert (await pool.exchange(b"one\n")).body == b"one\n"
+            await until(lambda: not pool._open)
+            assert (await pool.exchange(b"two\n")).body == b"two\n"
+        await pool.aclose()
+        for each in waiting:
+            each.close()
+    assert asked == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+
+
+async def answering_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(answer(await reader.readline()))
+    writer.close()
+
+
+async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() -> None:
+    async with served(echo) as (pool, connections):
+        await asyncio.gather(*(pool.exchange(b"%d\n" % number) for number in range(5)))
+        for connection in pool._resting[:4]:
+            connection.rests_since -= 60
+        await pool.exchange(b"again\n")
+        await until(lambda: len(pool._open) == 1)
+        assert len(connections) == 5
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_comes() -> None:
+    opened: set[Connection] = set()
+    connection, wire = Connection(opened), Wire()
+    connection.abort()
+    connection.connection_made(wire)
+    assert wire.closed
+    assert not opened
+
+
+async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
+    connection = Connection(set())
+    connection.connection_made(wire := Wire())
+    waiting = asyncio.ensure_future(connection.exchange(b"request"))
+    await asyncio.sleep(0)
+    wire.unsent = 7
+    connection.data_received(LENGTH)
+    assert (await waiting).body == BODY
+    assert not connection.is_good
+
+
+async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
+    connection = Connection(set())
+    connection.connection_made(wire := Wire())
+    wire.unsent = 7
+    connection.eof_received()
+    assert wire.closed
+
+
+async def test_many_small_chunks_are_taken_as_they_come() -> None:
+    body = b"0123456789" * 5_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-amz-crc32: 7\r\n\r\n"
+    whole = head + chunks + b"0\r\n\r\n"
+    found, connection = await answered([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
+    assert found == body
+    assert not connection._body
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_has_no_body_needs_no_length(status: int) -> None:
+    connection = Connection(set())
+    connection.connection_made(Wire())
+    waiting = asyncio.ensure_future(connection.exchange(b"request"))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 %d \r\n\r\n" % status)
+    assert await waiting == (status, {}, b"")

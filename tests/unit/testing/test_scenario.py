@@ -1,0 +1,306 @@
+"""The kit that users test their aggregates with: it passes what is true and fails, in words, what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from support.bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
+
+from eventsrc import Aggregate, Event, InvalidEvent, InvalidStreamId, UnhandledEvent
+from eventsrc.testing import given, when
+
+PAST = (Opened(owner="ann"), Deposited(amount=80))
+
+
+class Renamed(Event, tag="account.renamed"):
+    name: str
+
+
+def as_opened(old: Renamed) -> Opened:
+    return Opened(owner=old.name)
+
+
+class Evolved(Account, tag="evolved"):
+    upcasters = (as_opened,)
+
+
+class Sloppy(Aggregate, tag="sloppy"):
+    """Its handler puts into the state what the field does not admit."""
+
+    owner: str = ""
+
+    def rename(self, owner: str) -> None:
+        self.record(Opened(owner=owner))
+
+    def apply_opened(self, event: Opened) -> None:
+        lost: Any = [event.owner]
+        self.owner = lost
+
+
+class Counted(Event, tag="counter.counted"):
+    by: int
+
+
+class CountedOnce(Event, tag="counter.once"):
+    """How it was counted before."""
+
+
+class Noted(Event, tag="counter.noted"):
+    what: Any
+
+
+def counted_once(old: CountedOnce) -> Counted:
+    return Counted(by=1)
+
+
+class Counter(Aggregate, tag="counter"):
+    upcasters = (counted_once,)
+
+    total: int = 0
+    calls: int = 0
+    note: Any = None
+
+    def count(self, by: int) -> int:
+        self.record(Counted(by=by))
+        return self.total
+
+    def count_unrecorded(self, by: int) -> None:
+        self.total += by
+
+    def note_down(self, what: Any) -> None:
+        self.record(Noted(what=what))
+
+    def keep(self, what: Any) -> None:
+        self.note = what
+
+    @property
+    def doubled(self) -> int:
+        return 2 * self.total
+
+    async def count_later(self) -> None:
+        self.record(Counted(by=1))
+
+    def count_lazily(self) -> Iterator[int]:
+        yield self.count(1)
+
+    async def count_later_and_lazily(self) -> AsyncIterator[int]:
+        yield self.count(1)
+
+    def apply_counted(self, event: Counted) -> None:
+        self.total += event.by
+
+    def apply_noted(self, event: Noted) -> None:
+        self.note = event.what
+
+
+class Forgetful(Counter, tag="forgetful"):
+    """Its snapshot leaves out how often it was called."""
+
+    def to_snapshot(self) -> int:
+        return self.total
+
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> Forgetful:
+        restored = cls(id=id)
+        restored.total = state
+        return restored
+
+    def apply_counted(self, event: Counted) -> None:
+        super().apply_counted(event)
+        self.calls += 1
+
+
+def test_what_is_true_passes() -> None:
+    outcome = given(Account, *PAST, id="a-9").when(Account.withdraw, 30)
+    outcome.then(Withdrawn(amount=30)).then_returns(50).then_state(owner="ann", balance=50, id="a-9")
+    given(Account, *PAST).when(Account.withdraw, amount=90).then_raises(InsufficientFunds, "holds 80")
+    given(Account, *PAST).then_state(balance=80)
+    given(Account).when(lambda account: account.balance).then().then_returns(0)
+    when(Account.open, "a-1", owner="ann").then(Opened(owner="ann")).then_state(owner="ann")
+
+
+def test_other_events_are_told_side_by_side() -> None:
+    outcome = given(Account, *PAST).when(Account.withdraw, 30)
+    for expected in (
+        (),
+        (Withdrawn(amount=31),),
+        (Withdrawn(amount=30), Withdrawn(amount=30)),
+        (Deposited(amount=30),),
+    ):
+        with pytest.raises(AssertionError, match=r"recorded:\n  Withdrawn\(amount=30\)\nexpected:"):
+            outcome.then(*expected)
+
+
+def test_another_result_or_state_is_told() -> None:
+    outcome = given(Account, *PAST).when(Account.withdraw, 30)
+    with pytest.raises(AssertionError, match="returned 50, expected 51"):
+        outcome.then_returns(51)
+    with pytest.raises(AssertionError, match="state is balance=50; expected balance=51"):
+        outcome.then_state(owner="ann", balance=51)
+    with pytest.raises(AssertionError, match="balance=80"):
+        given(Account, *PAST).then_state(balance=1)
+
+
+def test_an_error_that_does_not_come_or_is_another_one() -> None:
+    with pytest.raises(AssertionError, match="nothing was raised; expected InsufficientFunds"):
+        given(Account, *PAST).when(Account.withdraw, 30).then_raises(InsufficientFunds)
+    failed = given(Account, *PAST).when(Account.withdraw, 90)
+    with pytest.raises(AssertionError, match="not in"):
+        failed.then_raises(InsufficientFunds, "holds 81")
+    with pytest.raises(InsufficientFunds):
+        failed.then()
+    with pytest.raises(InsufficientFunds):
+        failed.then_returns(5)
+    with pytest.raises(InsufficientFunds):
+        failed.then_state()
+    with pytest.raises(InsufficientFunds):
+        failed.then_raises(KeyError)
+
+
+def test_a_command_that_raises_must_not_have_recorded() -> None:
+    def command(account: Account) -> None:
+        account.deposit(1)
+        raise KeyError
+
+    with pytest.raises(AssertionError, match="recorded before"):
+        given(Account, *PAST).when(command).then_raises(KeyError)
+
+
+def test_old_events_are_upcast() -> None:
+    given(Evolved, Renamed(name="bob")).then_state(owner="bob")
+    given(Evolved).when(lambda account: account.record(Renamed(name="bob"))).then_raises(UnhandledEvent)
+
+
+def test_what_could_not_be_stored_fails() -> None:
+    with pytest.raises(InvalidEvent, match="64 bits"):
+        given(Account).when(Account.deposit, 2**70).then(Deposited(amount=2**70))
+    wrong: Any = 5
+    with pytest.raises(InvalidEvent, match="owner"):
+        given(Account, Opened(owner=wrong))
+
+
+def test_a_state_that_a_snapshot_would_lose_fails() -> None:
+    with pytest.raises(Exception, match="Expected `str`"):
+        given(Sloppy).when(Sloppy.rename, "ann").then(Opened(owner="ann"))
+
+
+def test_when_makes_aggregates() -> None:
+    wrong: Any = lambda: 5  # noqa: E731
+    with pytest.raises(AssertionError, match="no aggregate"):
+        when(wrong).then_raises(KeyError)
+
+
+def test_a_creation_that_raises_passes_where_it_should() -> None:
+    when(Account.open, "", owner="ann").then_raises(InvalidStreamId)
+
+
+def test_the_past_is_folded_and_is_not_uncommitted() -> None:
+    past = given(Counter, CountedOnce(), Counted(by=4), id="c-7")
+    past.then_state(total=5, doubled=10, uncommitted=(), version=0, stream="counter-c-7")
+    past.when(Counter.count, 2).then(Counted(by=2)).then_state(total=7)
+
+
+def test_one_past_serves_many_commands() -> None:
+    past = given(Account, Opened(owner="ann"))
+    for amount in (5, 7):
+        past.when(Account.deposit, amount).then(Deposited(amount=amount)).then_state(balance=amount)
+    past.then_state(balance=0)
+
+
+def test_an_event_that_no_handler_takes_is_no_past() -> None:
+    with pytest.raises(UnhandledEvent, match=r"Counter has no .* annotated with Deposited"):
+        given(Counter, Deposited(amount=1))
+    anything: Any = "opened"
+    with pytest.raises(UnhandledEvent):
+        given(Counter, anything)
+
+
+def test_nothing_is_told_in_a_word() -> None:
+    with pytest.raises(AssertionError, match=r"\nexpected: nothing$"):
+        given(Account, *PAST).when(Account.deposit, 5).then()
+    with pytest.raises(AssertionError, match=r"^recorded: nothing\n"):
+        given(Account, *PAST).when(lambda account: None).then(Deposited(amount=5))
+
+
+def test_a_state_is_told_only_where_it_differs() -> None:
+    with pytest.raises(AssertionError, match=r"^state is balance=75; expected balance=5$"):
+        given(Account, *PAST).when(Account.withdraw, 5).then_state(owner="ann", balance=5)
+    with pytest.raises(AttributeError, match="balence"):
+        given(Account, *PAST).then_state(balence=80)
+
+
+def test_an_event_that_comes_back_as_another_fails() -> None:
+    with pytest.raises(InvalidEvent, match=r"another value, at `\$.what`"):
+        given(Counter).when(Counter.note_down, (1, 2)).then(Noted(what=(1, 2)))
+
+
+class Listed(Event, tag="list.listed"):
+    items: list[str]
+
+
+class Lister(Aggregate, tag="list"):
+    """Keeps the list of its first event, and adds to it."""
+
+    items: list[str] = msgspec.field(default_factory=list)
+
+    def add(self, item: str) -> int:
+        self.record(Listed(items=[item]))
+        return len(self.items)
+
+    def apply_listed(self, event: Listed) -> None:
+        if self.items:
+            self.items += event.items
+        else:
+            self.items = event.items
+
+
+def test_no_two_folds_share_what_an_event_holds() -> None:
+    past = given(Lister, Listed(items=["a"]))
+    for _ in range(2):
+        past.when(Lister.add, "b").then(Listed(items=["b"])).then_returns(2).then(Listed(items=["b"]))
+    past.then_state(items=["a"])
+
+
+def test_a_state_that_no_event_explains_fails() -> None:
+    with pytest.raises(AssertionError, match=r"lead to Counter\(total=0, .* not Counter\(total=3, .*; only handlers"):
+        given(Counter).when(Counter.count_unrecorded, 3).then()
+
+
+def test_a_state_that_a_snapshot_leaves_out_fails() -> None:
+    with pytest.raises(AssertionError, match=r"a snapshot gives back Forgetful\(.*calls=0.*, not Forgetful\(.*calls=1"):
+        given(Forgetful).when(Forgetful.count, 3).then(Counted(by=3))
+
+
+class Restless(Forgetful, tag="restless"):
+    @classmethod
+    def from_snapshot(cls, id: str, state: int) -> Restless:
+        restored = cls(id=id)
+        restored.count(state)
+        return restored
+
+
+def test_a_snapshot_that_records_fails() -> None:
+    with pytest.raises(AssertionError, match=r"from_snapshot recorded:\n  Counted\(by=3\); only commands record"):
+        given(Restless).when(Restless.count, 3).then(Counted(by=3))
+
+
+@pytest.mark.parametrize("what", [object(), 2**70, {1: {2}}, "\ud800", float])
+def test_a_state_that_a_snapshot_cannot_hold_fails(what: Any) -> None:
+    with pytest.raises(AssertionError, match=r"pass through a snapshot|a snapshot gives back"):
+        given(Counter).when(Counter.keep, what).then()
+
+
+@pytest.mark.parametrize("name", ["count_later", "count_lazily", "count_later_and_lazily"])
+def test_a_command_whose_body_has_not_run_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} returned .*; a command is a plain function"):
+        given(Counter).when(getattr(Counter, name))
+
+
+async def test_a_command_that_returns_a_future_is_refused() -> None:
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(TypeError, match="Future"):
+        given(Counter).when(lambda counter: future)
