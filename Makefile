@@ -26,6 +26,10 @@ tests: $(READY)
 faults: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m campaigns
 
+.PHONY: pictures
+pictures:
+	$(PYTHON) docs/pictures/draw_concepts.py
+
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
