@@ -168,7 +168,7 @@ async def _scan_into(store: DynamoDBStore, total: int) -> float:
     async with aclosing(store.scan(segments=1)) as batches:
         async for batch in batches:
             await processor.handle(batch.commits)
-    await processor.settled()
+    await processor.wait_until_idle()
     rate = total / (perf_counter() - start)
     assert sum(processor.projection.balances.values()) == total - SCANNED[0]
     return rate

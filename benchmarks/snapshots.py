@@ -15,7 +15,7 @@ import msgspec
 from support.bank import Account, Opened
 
 from eventsrc import Aggregate, Commit, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import SnapshotCodec, SnapshotPolicy
 
 from .measure import Figure
@@ -128,7 +128,7 @@ class Life:
 
 async def live(name: str, kind: type[Any], command: Callable[[Any], None], *, held: bool = False) -> Life:
     """Save by `execute`, which loads each time, or from one object `held` in memory; load after each save."""
-    life, state = Life(name), wiring_of(kind).snapshot_type
+    life, state = Life(name), declaration_of(kind).snapshot_type
     weigh, counting = SnapshotCodec(state, 0), CountingCodec(state, 0)
     async with Ledger() as store:
         repository = Repository(kind, store, snapshots=POLICY)

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from eventsrc.processing import Processor
-from eventsrc.processing.checkpoints.checkpoints import in_use
+from eventsrc.processing.checkpoints.checkpoints import current_slots
 
 from . import PYTHONPATH
 
@@ -54,7 +54,7 @@ class Fleet:
 
     async def _owners(self) -> set[str]:
         checkpoints = self.processor.checkpoints
-        return {slot.owner for slot in in_use(await checkpoints.slots(self.processor.name))}
+        return {slot.owner for slot in current_slots(await checkpoints.slots(self.processor.name))}
 
     async def is_shared(self) -> bool:
         return await self._owners() == set(self.workers)

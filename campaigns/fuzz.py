@@ -18,11 +18,11 @@ import msgspec
 
 from eventsrc import Aggregate, Commit, DynamoDBStore, Event, EventsrcError, MemoryStore, Snapshot, SnapshotPolicy
 from eventsrc.aggregates.codec import LZ4, RAW, join, pack
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
 from eventsrc.stores.dynamodb.wire.client import SDKReply, ServiceError, TransportError
-from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, GaveUp
+from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.sqlite import rows
 from eventsrc.usage import Usage
@@ -136,7 +136,7 @@ class Fuzzer:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._mutate = Mutator(random)
-        self._codec = wiring_of(Till).codec
+        self._codec = declaration_of(Till).codec
         self._snapshots = Snapshots(Till, MemoryStore(), SnapshotPolicy())
         self._items = Items("PK", "SK", None)
         self._store = DynamoDBStore("fuzzed")
@@ -153,7 +153,7 @@ class Fuzzer:
         for event in events:
             till.record(event)
         till._journal.uncommitted.clear()
-        till._journal.reached(self._commits[0])
+        till._journal.advance_to(self._commits[0])
         self._snapshot: Snapshot = self._snapshots._codec.encode(till)
         found = [self._items.from_commit(commit) for commit in self._commits]
         kept = self._items.from_snapshot(self._snapshot, 9_007_199_254_740_991)
@@ -236,7 +236,7 @@ class Fuzzer:
         if call == 2:
             return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
         client.refuses = True
-        with patch.object(self._store, "_call", lambda **_: nullcontext()):  # it is not open, and need not be
+        with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open, and need not be
             return await self._store.append(self._commits[1])
 
     def _bad_payload(self) -> bytes:
@@ -305,7 +305,7 @@ async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
     try:
         return await call()
     except TransportError as error:
-        raise GaveUp(unsure=True, last=error) from None
+        raise DeadlinePassed(ambiguous=True, last=error) from None
 
 
 def campaign(inputs: int, seed: int) -> Layer:

@@ -29,7 +29,7 @@ from eventsrc import (
     Store,
 )
 from eventsrc.aggregates.codec import Codec
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import SnapshotCodec
 
 from .chain import ROOT, Chain, Linked, Refused, chained
@@ -365,9 +365,9 @@ class _Check:
                 self._wrong(f"the snapshot of {version} is not the fold of the log up to there")
 
 
-_wiring = wiring_of(Chain)
-_codec = Codec(_wiring.handlers, _wiring.upcasters)
-_snapshots = SnapshotCodec(_wiring.snapshot_type, Chain.snapshot_version)
+_declaration = declaration_of(Chain)
+_codec = Codec(_declaration.handlers, _declaration.upcasters)
+_snapshots = SnapshotCodec(_declaration.snapshot_type, Chain.snapshot_version)
 
 
 def ticking() -> Callable[[], int]:

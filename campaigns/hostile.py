@@ -184,10 +184,10 @@ class FailingCheckpoints(SQLiteCheckpoints):
     def close(self) -> None:
         self._db.close()
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         if self.is_mute:
             raise StoreUnavailable("this worker's beats")
-        await super().beat(worker)
+        await super().heartbeat(worker)
 
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         chaos, dice = self._chaos, self._chaos.random

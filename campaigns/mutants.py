@@ -12,12 +12,12 @@ import msgspec
 from eventsrc import CommitOutcomeUnknown, ConflictError, DynamoDBStore, Repository
 from eventsrc.aggregates.aggregate import Journal
 from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
-from eventsrc.store import settled
+from eventsrc.store import settle
 from eventsrc.stores.dynamodb import store as dynamodb
 from eventsrc.stores.dynamodb.wire import outcomes as outcome
 from eventsrc.stores.dynamodb.wire.client import SDKClient, SDKReply, TransportError
-from eventsrc.stores.dynamodb.wire.responses import Found
-from eventsrc.stores.dynamodb.wire.signed_client import LeanClient
+from eventsrc.stores.dynamodb.wire.responses import QueryResponse
+from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.usage import Usage
 
 from .simulation import simulate
@@ -44,7 +44,7 @@ def _requests(change: Callable[[str, dict[str, Any]], None]) -> list[Patch]:
 
         return changing
 
-    return [(client, "call", mutant(client.call)) for client in (SDKClient, LeanClient)]
+    return [(client, "call", mutant(client.call)) for client in (SDKClient, SignedClient)]
 
 
 def no_condition() -> list[Patch]:
@@ -63,10 +63,10 @@ def own_commit_taken_for_a_conflict() -> list[Patch]:
 
     def mutant(commit: Any, standing: Any, used: Any) -> Any:
         if standing is commit:
-            return settled(commit, standing, used)
+            return settle(commit, standing, used)
         raise ConflictError(commit.stream, commit.version - 1, standing.version, standing)
 
-    return [(dynamodb, "settled", mutant)]
+    return [(dynamodb, "settle", mutant)]
 
 
 def new_id_on_a_retry() -> list[Patch]:
@@ -112,7 +112,7 @@ def one_page_only() -> list[Patch]:
 
     def mutant(self: SDKReply, kind: Any) -> Any:
         answer = read(self, kind)
-        if isinstance(answer, Found):
+        if isinstance(answer, QueryResponse):
             answer.LastEvaluatedKey = None
         return answer
 
@@ -176,13 +176,13 @@ def uncommitted_cleared_before_the_write() -> list[Patch]:
 
 def unknown_forgotten_after_a_throttle() -> list[Patch]:
     """Unknown is not sticky: the last answer counts."""
-    given_up = outcome.GaveUp
+    given_up = outcome.DeadlinePassed
 
     class Mutant(given_up):  # type: ignore[misc, valid-type]
         def __init__(self, unsure: bool, last: Exception | None) -> None:
             super().__init__(unsure and not (last is not None and outcome.is_throttle(last)), last)
 
-    return [(outcome, "GaveUp", Mutant), (dynamodb, "GaveUp", Mutant)]
+    return [(outcome, "DeadlinePassed", Mutant), (dynamodb, "DeadlinePassed", Mutant)]
 
 
 def unknown_forgotten_by_the_repository() -> list[Patch]:
@@ -218,7 +218,7 @@ def duplicates_are_answered_without_looking() -> list[Patch]:
         try:
             return await append(self, commit)
         except CommitOutcomeUnknown:
-            return settled(commit, commit, Usage())
+            return settle(commit, commit, Usage())
 
     append = DynamoDBStore.append
     return [(DynamoDBStore, "append", mutant)]

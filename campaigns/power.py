@@ -28,7 +28,7 @@ import apsw
 
 from eventsrc import Commit, ConflictError, SQLiteStore, StoreError
 from eventsrc.aggregates.codec import join, pack
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.stores.sqlite.connection import connect
 from eventsrc.stores.sqlite.rows import _COLUMNS, commits
 from eventsrc.uuid7 import uuid7
@@ -326,7 +326,7 @@ class Machine:
     def _commit(self, stream: str) -> Commit:
         version, id = self._heads.get(stream, 0) + 1, uuid7()
         padding = self._random.randbytes(self._random.choice(PADDINGS))
-        event = wiring_of(Chain).codec.encode(Linked(key=f"key-{id.hex()}", padding=padding))[0]
+        event = declaration_of(Chain).codec.encode(Linked(key=f"key-{id.hex()}", padding=padding))[0]
         return Commit(
             stream=stream,
             version=version,

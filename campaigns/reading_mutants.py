@@ -12,7 +12,7 @@ from msgspec import structs
 from eventsrc import Commit
 from eventsrc.processing import Effects, Processor, leases
 from eventsrc.processing.checkpoints import sqlite as sqlite_checkpoints
-from eventsrc.processing.slice import Run
+from eventsrc.processing.slice import Slice
 from eventsrc.stores.gate import Gate
 
 from .mutants import Patch, Verdict, broken
@@ -31,7 +31,7 @@ def gap_not_read() -> list[Patch]:
 def position_before_the_effect() -> list[Patch]:
     """A worker that is killed in between has passed over a commit."""
 
-    async def mutant(self: Effects, run: Run) -> None:
+    async def mutant(self: Effects, run: Slice) -> None:
         for commit in run.commits:
             await self._checkpoints.advance(self.name, run._replace(after=commit.version - 1, commits=(commit,)))
             await self._call(commit)
@@ -61,12 +61,12 @@ def position_not_compared() -> list[Patch]:
 
 def checkpoint_of_another_slot() -> list[Patch]:
     """Who takes over begins where it was itself."""
-    take = Processor.take
+    claim = Processor.claim
 
     async def mutant(self: Processor[Any], seen: Any, owner: str = "") -> None:
-        await take(self, structs.replace(seen, checkpoint=max(seen.checkpoint, self.checkpoint, key=len)), owner)
+        await claim(self, structs.replace(seen, checkpoint=max(seen.checkpoint, self.checkpoint, key=len)), owner)
 
-    return [(Processor, "take", mutant), (Processor, "changed", lambda self: self._positions.clear())]
+    return [(Processor, "claim", mutant), (Processor, "changed", lambda self: self._positions.clear())]
 
 
 def worker_that_cannot_beat_goes_on() -> list[Patch]:

@@ -10,6 +10,7 @@ from .errors import (
     CommitTooLarge,
     ConflictError,
     CorruptPayload,
+    DeclarationError,
     EventsrcError,
     FeedTrimmed,
     Fenced,
@@ -29,7 +30,6 @@ from .errors import (
     Throttled,
     UnhandledEvent,
     UnknownEventType,
-    WiringError,
 )
 from .repository.cache import CachePolicy, CacheUse
 from .repository.repository import Recorded, Repository
@@ -59,6 +59,7 @@ __all__ = [
     "CommitTooLarge",
     "ConflictError",
     "CorruptPayload",
+    "DeclarationError",
     "DynamoDBStore",
     "Event",
     "EventId",
@@ -94,7 +95,6 @@ __all__ = [
     "UnhandledEvent",
     "UnknownEventType",
     "Usage",
-    "WiringError",
     "current_trace",
     "open_store",
     "tag_of",

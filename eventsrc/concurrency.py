@@ -11,7 +11,7 @@ from .errors import AggregateNotFound
 T = TypeVar("T")
 
 
-async def loaded(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
+async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
     """What there is of these ids, in their order. Once one load fails the others are cancelled, and it is raised."""
     if isinstance(ids, str):
         raise TypeError(f"ids is the text {ids!r}; give several, as in [{ids!r}]")

@@ -1,7 +1,7 @@
 """Every error the library raises. Each carries its facts as attributes and says what to do.
 
 EventsrcError
-├── WiringError                 an aggregate, event or upcaster is declared wrongly; mend the code
+├── DeclarationError            an aggregate, event or upcaster is declared wrongly; mend the code
 ├── InvalidStreamId             the id cannot name a stream; choose another
 ├── InvalidEvent                the event could not be read back; nothing was written
 ├── UnhandledEvent              the aggregate has no handler for this event
@@ -41,7 +41,7 @@ class EventsrcError(Exception):
     """The root: catch this for everything the library raises on purpose."""
 
 
-class WiringError(EventsrcError, TypeError):
+class DeclarationError(EventsrcError, TypeError):
     """`culprit` (a class, method or function) is declared in a way that cannot work; `reason` says why."""
 
     def __init__(self, culprit: str, reason: str) -> None:
@@ -286,7 +286,7 @@ class FeedTrimmed(StoreError):
     """A feed cannot go on where it was without missing something, for a `reason`; it has told nothing beyond that.
 
     A table's stream keeps changes for a day; or the store was restored, or is another one. Begin anew with an empty
-    checkpoint (`Processor.go_on_from`), which reads all there is, or from an export. What processors have handled they
+    checkpoint (`Processor.resume_from`), which reads all there is, or from an export. What processors have handled they
     drop; `verify` tells which streams they have handled further than the store goes. For other data, drop the read
     model and begin with nothing (`Processor.forget`).
     """

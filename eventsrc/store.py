@@ -148,10 +148,10 @@ class Store(ABC):
         """Store a snapshot; False if one for this version or a later one is there already."""
 
     @abstractmethod
-    async def _open(self) -> None: ...
+    async def on_open(self) -> None: ...
 
     @abstractmethod
-    async def _close(self) -> None:
+    async def on_close(self) -> None:
         """Release everything, also when cancelled: it is not called again."""
 
     async def open(self) -> None:
@@ -164,7 +164,7 @@ class Store(ABC):
         self._idle, self._life, self._closing, self._calls = asyncio.Event(), asyncio.Lock(), False, 0
         try:
             async with self._life:
-                await self._open()
+                await self.on_open()
                 self._loop = asyncio.get_running_loop()
         except BaseException:
             self._life = None
@@ -188,7 +188,7 @@ class Store(ABC):
                     await self._idle.wait()
             self._loop = None
             try:
-                await self._close()
+                await self.on_close()
             finally:
                 self._life = None
 
@@ -210,7 +210,7 @@ class Store(ABC):
         if not task.cancelled() and (error := task.exception()):
             log.warning("work behind a save failed: %s", error)
 
-    def _call(self, *, closing: bool = False, used: Usage | None = None) -> Call:
+    def in_flight(self, *, closing: bool = False, used: Usage | None = None) -> Call:
         """Guards one call: raises StoreClosed, or keeps the store open until it ends, and adds up what it `used`."""
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
@@ -219,7 +219,7 @@ class Store(ABC):
         return Call(self, used)
 
 
-def settled(commit: Commit, standing: Commit, used: Usage) -> Receipt:
+def settle(commit: Commit, standing: Commit, used: Usage) -> Receipt:
     """The outcome when `standing` was found in the commit's place: success if it is the same, else ConflictError."""
     if standing.id != commit.id:
         used.conflicts = 1

@@ -6,7 +6,7 @@ import unicodedata
 
 import msgspec
 
-from .errors import InvalidStreamId, WiringError
+from .errors import DeclarationError, InvalidStreamId
 
 MAX_STREAM_BYTES = 2048
 """A partition key of DynamoDB has at most this many bytes in UTF-8; the same holds in every store."""
@@ -57,13 +57,13 @@ def check_stream(stream: str) -> None:
 
 
 def check_category(category: str, culprit: str) -> None:
-    """Raise WiringError unless `category` can start a stream id: it has no '-', which ends it."""
+    """Raise DeclarationError unless `category` can start a stream id: it has no '-', which ends it."""
     if "-" in category:
-        raise WiringError(culprit, f"the tag {category!r} holds '-', which separates category and id")
+        raise DeclarationError(culprit, f"the tag {category!r} holds '-', which separates category and id")
     try:
         check_stream(category)
     except InvalidStreamId as error:
-        raise WiringError(culprit, f"the tag {category!r} cannot start a stream id: {error.reason}") from None
+        raise DeclarationError(culprit, f"the tag {category!r} cannot start a stream id: {error.reason}") from None
 
 
 def category_of(stream: str) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import UnhandledEvent
 from ..stream_id import stream_id
 from .commands import AppliedCommand
-from .declaration import wiring_of
+from .declaration import declaration_of
 from .event import Event, untagged
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Journal(msgspec.Struct):
     def __exit__(self, *error: object) -> None:
         self.applying = False
 
-    def reached(self, commit: Commit) -> None:
+    def advance_to(self, commit: Commit) -> None:
         """The state is now that of this commit."""
         self.version, self.commit_id, self.time = commit.version, commit.id, commit.time
 
@@ -110,7 +110,7 @@ class Aggregate(_Struct):
     as many as there were when they were written."""
 
     def __post_init__(self) -> None:
-        self._journal = Journal(stream_id(wiring_of(type(self)).category, self.id))
+        self._journal = Journal(stream_id(declaration_of(type(self)).category, self.id))
 
     @property
     def stream(self) -> str:
@@ -125,7 +125,7 @@ class Aggregate(_Struct):
     @property
     def uncommitted(self) -> tuple[Event, ...]:
         """Events recorded and not known to be saved, oldest first."""
-        return tuple(map(wiring_of(type(self)).codec.event, self._journal.uncommitted))
+        return tuple(map(declaration_of(type(self)).codec.event, self._journal.uncommitted))
 
     def record(self, event: Event) -> None:
         """Apply an event and keep it for the next save. Raises UnhandledEvent, and InvalidEvent if no reader would
@@ -134,11 +134,11 @@ class Aggregate(_Struct):
         It is encoded here and now, and the handler gets what is read back, as it will on every load: whatever is done
         to a list inside an event later does not change what is stored.
         """
-        wiring = wiring_of(type(self))
-        handler = wiring.handlers.get(type(event))
+        declaration = declaration_of(type(self))
+        handler = declaration.handlers.get(type(event))
         if handler is None:
             raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
-        (body, decoded), journal = wiring.codec.encode(event), self._journal
+        (body, decoded), journal = declaration.codec.encode(event), self._journal
         with journal.apply():
             handler(self, decoded)
         journal.uncommitted.append(body)

@@ -19,8 +19,8 @@ import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
-from .misfit import difference, misfit, reason_of, tags_in
-from .poison import find_poison, may_poison
+from .misfit import difference, explain_mismatch, reason_of, tags_in
+from .poison import find_unstorable, may_be_unstorable
 
 if TYPE_CHECKING:
     from ..store import Commit
@@ -95,12 +95,12 @@ class Codec:
         self.event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
         self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[union]).decode
         self._encode = msgspec.msgpack.Encoder().encode
-        self._suspicious = {event for event in types if may_poison(event)}
+        self._suspicious = {event for event in types if may_be_unstorable(event)}
 
     def encode(self, event: Event) -> tuple[bytes, Event]:
         """The event as it will be stored, and as it is read back. Raises InvalidEvent unless that is an equal one."""
         try:
-            reason = find_poison(event) if type(event) in self._suspicious else None
+            reason = find_unstorable(event) if type(event) in self._suspicious else None
             body = self._encode(event)
             decoded = self.event(body)
             if not (reason := reason or difference(event, decoded)):
@@ -118,7 +118,7 @@ class Codec:
         try:
             events = self._decode(body)
         except Exception as error:  # noqa: BLE001  # as above
-            failure = misfit(body, self._tags, stream, version, error)
+            failure = explain_mismatch(body, self._tags, stream, version, error)
         else:
             return [self._upcast(event) for event in events] if self._upcasters else events
         raise failure  # out here, as in encode
@@ -154,7 +154,7 @@ class Codec:
                     culprit = _LIST_OF_ONE + event
                     known.append((index, self.event(event)))
         except Exception as error:  # noqa: BLE001  # as above
-            failure = misfit(culprit, self._tags, stream, version, error)
+            failure = explain_mismatch(culprit, self._tags, stream, version, error)
         else:
             return [(index, self._upcast(event)) for index, event in known] if self._upcasters else known
         raise failure  # out here, as in encode

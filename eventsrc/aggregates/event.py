@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import msgspec
 
-from ..errors import WiringError
+from ..errors import DeclarationError
 
 UNTAGGED = "!"
 """Starts the tag of a class that was given none; no such event can be recorded or stored."""
@@ -45,11 +45,11 @@ class Event(_Struct):
 
 
 def tag_of(event_type: Any) -> str:
-    """The name on disk of an event class. Raises WiringError if it was given none."""
+    """The name on disk of an event class. Raises DeclarationError if it was given none."""
     if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-        raise WiringError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
+        raise DeclarationError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
     tag: object = event_type.__struct_config__.tag
     if not isinstance(tag, str) or not tag or tag.startswith(UNTAGGED):
         name = event_type.__qualname__
-        raise WiringError(name, f'has no tag, its name on disk; write `class {name}(Event, tag="...")`')
+        raise DeclarationError(name, f'has no tag, its name on disk; write `class {name}(Event, tag="...")`')
     return tag

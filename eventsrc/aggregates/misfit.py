@@ -19,7 +19,9 @@ def difference(event: Event, back: Event) -> str | None:
     return f"it would be read back as another value, at `$.{changed[0]}`" if changed else "it is not equal to itself"
 
 
-def misfit(body: bytes, known: Collection[str], stream: str, version: int, error: Exception) -> StoredDataError:
+def explain_mismatch(
+    body: bytes, known: Collection[str], stream: str, version: int, error: Exception
+) -> StoredDataError:
     """Tell an unknown tag from a wrong field, and both from bytes that are no list of events."""
     damaged = (msgspec.DecodeError, UnicodeError, RecursionError)
     if isinstance(error, damaged) and not isinstance(error, msgspec.ValidationError):

@@ -33,12 +33,12 @@ _PLAIN = (
 )
 
 
-def may_poison(event_type: type[Any]) -> bool:
+def may_be_unstorable(event_type: type[Any]) -> bool:
     """Whether an instance could hold a non-finite float, a key that is no string, or endless nesting."""
     return not _is_plain(inspect.type_info(event_type), ())
 
 
-def find_poison(value: Any) -> str | None:
+def find_unstorable(value: Any) -> str | None:
     """The reason why this event must not be stored, with the path to it; None if there is none."""
     try:
         return _walk(msgspec.to_builtins(value, builtin_types=(bytes,)), "$", 1)

@@ -10,12 +10,12 @@ from msgspec import structs
 
 from ..errors import Fenced, NotActive
 from ..stores.feed import Feed
-from .checkpoints.checkpoints import Checkpoints, Slot, in_use, now
+from .checkpoints.checkpoints import Checkpoints, Slot, current_slots, now
 from .projections.projection import Projection
 from .slice import Fence
 
 
-class Share:
+class Assignment:
     """What a processor holds of its streams, as hash slots; all of it unless there are several workers."""
 
     def __init__(self, projection: Projection, checkpoints: Checkpoints, feed: Feed, *, from_now: bool) -> None:
@@ -51,14 +51,14 @@ class Share:
         if active not in (None, version):
             raise NotActive(tag, version, active)
 
-    async def lay_out(self, of: int = 1, *, anew: bool = False) -> None:
+    async def create_slots(self, of: int = 1, *, anew: bool = False) -> None:
         """Have slots: as many as there are already, or `of` if there are none or others are wanted, `anew`.
 
         No slot may be handled before all are there: until then, how far a stream is may be kept with another one.
         Raises Fenced if somebody else does the same just now, and NotActive.
         """
         known = await self._slots()
-        used = in_use(known)
+        used = current_slots(known)
         if used and (not anew or len(used) == of):
             return
         epoch = max((slot.epoch for slot in known), default=0) + 1
@@ -75,20 +75,20 @@ class Share:
             numbers, key=lambda number: (number > 0, number < of)
         ):  # fence those that go, then the rest
             slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, began=began)
-            await self.checkpoints.take(self.name, slot)
+            await self.checkpoints.claim(self.name, slot)
 
     async def take_all(self) -> None:
         """Hold all slots from now on, as many as there are. Raises Fenced if somebody else was quicker."""
-        await self.lay_out()
-        for slot in in_use(await self._slots()):
-            await self.take(slot)
+        await self.create_slots()
+        for slot in current_slots(await self._slots()):
+            await self.claim(slot)
 
-    async def take(self, seen: Slot, owner: str = "") -> None:
+    async def claim(self, seen: Slot, owner: str = "") -> None:
         """Hold a slot from now on: whoever held it, as we have seen it, is fenced. Raises Fenced if somebody else was
         quicker.
         """
         slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
-        await self.checkpoints.take(self.name, slot)
+        await self.checkpoints.claim(self.name, slot)
         self.held[slot.number], self._of, self._joined = slot, slot.of, False
         self.changed()
 
@@ -99,7 +99,7 @@ class Share:
             raise NotActive(self._projection.tag, self._projection.version, await self._active() or 0)
         return known
 
-    def lose(self, number: int) -> None:
+    def dropped(self, number: int) -> None:
         """Somebody else holds that slot now."""
         del self.held[number]
         self.changed()
@@ -107,7 +107,7 @@ class Share:
     async def release(self, number: int) -> None:
         """Let somebody else have a slot. Raises Fenced if that is so already."""
         await self.checkpoints.save(self.name, structs.replace(self.held[number], owner=""))
-        self.lose(number)
+        self.dropped(number)
 
     async def join(self) -> None:
         """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
@@ -116,9 +116,9 @@ class Share:
         self.changed()
 
     async def _laid_out(self) -> Sequence[Slot]:
-        while not (slots := in_use(await self._slots())):
+        while not (slots := current_slots(await self._slots())):
             with suppress(Fenced):  # somebody else does it
-                await self.lay_out()
+                await self.create_slots()
         return slots
 
     async def fence_of(self, stream: str) -> Fence:
@@ -129,7 +129,7 @@ class Share:
             slot = slots[_hash(stream) % len(slots)]
         return Fence(slot.number, slot.epoch)
 
-    async def go_on_from(self, checkpoint: str = "") -> None:
+    async def resume_from(self, checkpoint: str = "") -> None:
         """Have the next run read the feed from there: from the beginning, as after FeedTrimmed, or behind an export.
         Positions stay, so what has been handled is dropped. Who runs it now is fenced. Raises ValueError for what is no
         checkpoint of the feed, and RuntimeError if this very object runs.

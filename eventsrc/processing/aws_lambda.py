@@ -32,7 +32,7 @@ class Invocation(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-class Told(NamedTuple):
+class Record(NamedTuple):
     """What a record of an event is about: a commit, or where one is that cannot be read."""
 
     number: int  # of the record
@@ -128,7 +128,7 @@ class LambdaHandler:
                 for each in told:
                     if each.commit is None:
                         await _look_at(processor, each)
-                await processor.settled()
+                await processor.wait_until_idle()
         except _PASSING as error:
             with suppress(*_PASSING):  # a handler that fails is not to fail with the whole batch again and again
                 async with asyncio.timeout(self._margin / 4):
@@ -137,7 +137,7 @@ class LambdaHandler:
             failures |= dict.fromkeys(await self._unhandled(processor, told), error)
         return failures
 
-    async def _unhandled(self, processor: Processor[Any], told: Sequence[Told]) -> Sequence[int]:
+    async def _unhandled(self, processor: Processor[Any], told: Sequence[Record]) -> Sequence[int]:
         """The numbers of what is neither handled nor parked. Positions tell; what they do not tell comes again."""
         try:
             async with asyncio.timeout(self._margin / 4):
@@ -181,29 +181,29 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
     return LambdaHandler(app, margin, partial)
 
 
-async def _look_at(processor: Processor[Any], told: Told) -> None:
+async def _look_at(processor: Processor[Any], told: Record) -> None:
     """Have a stream catch up with a commit that came damaged. If it is so in the table, too, that parks the stream."""
     parking = processor.parking
-    if told.stream in await parking.passed({told.stream}):
-        parking.told(told.stream, told.version)
+    if told.stream in await parking.out_of_feed({told.stream}):
+        parking.note_newer(told.stream, told.version)
         return
     base = told.version - 1 if processor.held[processor.slot_of(told.stream)].began else 0
     position = (await processor.positions([told.stream])).get(told.stream, base)
     if position < told.version:
-        parking.set_aside(told.stream, position, told.version)
+        parking.retry_later(told.stream, position, told.version)
 
 
-def _told(records: Sequence[Any], store: DynamoDBStore) -> tuple[list[Told], dict[int, Exception]]:
+def _told(records: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
     """What records tell, and those that are no change of the store's table."""
-    told: list[Told] = []
+    told: list[Record] = []
     failures: dict[int, Exception] = {}
     for number, record in enumerate(records):
         try:
             commits = [change.commit for change in store.changes([record])]
-            told += [Told(number, commit.stream, commit.version, commit) for commit in commits if commit is not None]
+            told += [Record(number, commit.stream, commit.version, commit) for commit in commits if commit is not None]
         except CorruptPayload as error:
             if error.version:
-                told.append(Told(number, error.stream, error.version, None))
+                told.append(Record(number, error.stream, error.version, None))
             else:
                 failures[number] = error
         except (ValueError, StoreRejected) as error:

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 from ..errors import Fenced, StoreError
 from ..log import log
-from .checkpoints.checkpoints import Slot, in_use
+from .checkpoints.checkpoints import Slot, current_slots
 from .processor import Processor
 
 _MARGIN = 0.9  # of the ttl: by then who could not beat has stopped
 
 
-class Lapsed(Exception):
+class LeaseExpired(Exception):
     """This worker could not beat for so long that others take its slots."""
 
 
@@ -34,15 +34,15 @@ class _View(NamedTuple):
     """The slots of a processor, as they are stored, from where one worker stands."""
 
     mine: set[int]  # held, and ours
-    strays: list[Slot]  # ours, but not held: an answer was lost, or they are of an earlier worker of that name
+    orphans: list[Slot]  # ours, but not held: an answer was lost, or they are of an earlier worker of that name
     free: list[Slot]
     quota: int  # how many are to be ours
-    well_laid: bool  # none is missing, and they are as many as is wanted
+    complete: bool  # none is missing, and they are as many as is wanted
 
     def is_settled(self, held: set[int]) -> bool:
         """Whether nothing is to be taken, given back or dropped."""
         too_few = len(self.mine) < self.quota and bool(self.free)
-        return self.well_laid and held == self.mine and not self.strays and len(self.mine) <= self.quota and not too_few
+        return self.complete and held == self.mine and not self.orphans and len(self.mine) <= self.quota and not too_few
 
 
 class Leases:
@@ -82,7 +82,7 @@ class Leases:
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
-        """What is done while the others count on this worker. Cancels it and raises Lapsed as soon as they may not."""
+        """What is done while the others count on this worker. Cancels it and raises LeaseExpired once they may not."""
         self._limit = limit = asyncio.timeout_at(self._ends)
         try:
             async with limit:
@@ -90,7 +90,7 @@ class Leases:
         except TimeoutError:
             if not limit.expired():
                 raise  # another one's
-            raise (self._failure or Lapsed()) from None
+            raise (self._failure or LeaseExpired()) from None
         finally:
             self._limit = None
 
@@ -98,7 +98,7 @@ class Leases:
     def _ends(self) -> float:
         return self._last + _MARGIN * self._ttl if self._failure is None else -math.inf
 
-    async def share_out(self) -> None:
+    async def rebalance(self) -> None:
         """Take what is free, and give back what is too much. Nothing may be in flight. Raises Fenced, StoreError."""
         await self._watch()
         for processor in self._processors:
@@ -109,8 +109,8 @@ class Leases:
     async def _share_out(self, processor: Processor[Any], view: _View) -> None:
         before = set(processor.held)
         for number in before - view.mine:
-            processor.lose(number)
-        for slot in view.strays:
+            processor.dropped(number)
+        for slot in view.orphans:
             await self._take(processor, slot)
         for number in sorted(processor.held)[view.quota :]:
             await processor.release(number)
@@ -118,24 +118,24 @@ class Leases:
         for slot in random.sample(view.free, min(len(view.free), wanted)):  # not all the same one first
             await self._take(processor, slot)
         if set(processor.held) != before:
-            await processor.parking.look()  # others may have parked streams of these slots
+            await processor.parking.refresh()  # others may have parked streams of these slots
             log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
 
     async def _lay_out(self, processor: Processor[Any]) -> None:
         anew = self._is_alone
         while True:
             try:
-                return await processor.lay_out(self._of, anew=anew)
+                return await processor.create_slots(self._of, anew=anew)
             except Fenced:
                 anew = False  # another worker does the same: as many as that one wants
 
     async def _take(self, processor: Processor[Any], slot: Slot) -> None:
         with suppress(Fenced):  # another worker was quicker
-            await processor.take(slot, self.worker)
+            await processor.claim(slot, self.worker)
 
     async def _look(self) -> list[tuple[Processor[Any], _View]]:
         """How things stand with each processor."""
-        slots = [in_use(await each.checkpoints.slots(each.name)) for each in self._processors]
+        slots = [current_slots(await each.checkpoints.slots(each.name)) for each in self._processors]
         await self._watch()  # later: who holds a slot has beaten before it took it, so it is seen to live
         alive = sorted(self._alive() | {self.worker})
         return [
@@ -149,17 +149,17 @@ class Leases:
             for number, slot in processor.held.items()
             if number in ours and (ours[number].epoch, ours[number].laid) == (slot.epoch, slot.laid)
         }
-        strays = [slot for number, slot in ours.items() if number not in mine]
+        orphans = [slot for number, slot in ours.items() if number not in mine]
         free = [slot for slot in slots if slot.owner not in alive]
         each, rest = divmod(len(slots), len(alive))
         quota = each + (alive.index(self.worker) < rest)
-        return _View(mine, strays, free, quota, bool(slots) and (len(slots) == self._of or not self._is_alone))
+        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._of or not self._is_alone))
 
-    async def in_good_hands(self) -> bool:
+    async def all_owned(self) -> bool:
         """Whether all slots are ours or of workers that were seen to live."""
         hands = {self.worker} | {name for name in self._alive() if self._seen[name].moved}
         for processor in self._processors:
-            slots = in_use(await processor.checkpoints.slots(processor.name))
+            slots = current_slots(await processor.checkpoints.slots(processor.name))
             if not slots or any(slot.owner not in hands for slot in slots):
                 return False
         return True
@@ -172,10 +172,10 @@ class Leases:
         now = asyncio.get_running_loop().time()
         return {worker for worker, beats in self._seen.items() if now - beats.since < self._ttl}
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Show that this worker lives. Raises StoreError."""
         began = asyncio.get_running_loop().time()
-        await self._processors[0].checkpoints.beat(self.worker)
+        await self._processors[0].checkpoints.heartbeat(self.worker)
         self._last = began  # the others see it later, and wait from then on
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(self._ends)
@@ -198,7 +198,7 @@ class Leases:
             pause = self._ttl / 3
             try:
                 async with asyncio.timeout(self._ttl / 2):  # one that hangs is tried again
-                    await self.beat()
+                    await self.heartbeat()
                     if not all(view.is_settled(set(processor.held)) for processor, view in await self._look()):
                         again.set()
                     await self._tidy_up()
@@ -216,13 +216,13 @@ class Leases:
         now = asyncio.get_running_loop().time()
         for worker, beats in list(self._seen.items()):
             if now - beats.since > 10 * self._ttl:
-                await self._processors[0].checkpoints.leave(worker)
+                await self._processors[0].checkpoints.sign_off(worker)
 
     async def _leave(self) -> None:
         """Let the others have all at once; where that fails they find out by themselves."""
         for processor in self._processors:
             await processor.parking.drop()
         try:
-            await self._processors[0].checkpoints.leave(self.worker)
+            await self._processors[0].checkpoints.sign_off(self.worker)
         except StoreError as error:
             log.warning("worker %s could not take its leave: %s", self.worker, type(error).__name__)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random, wait_random_exponential
 
-from ..concurrency import loaded
+from ..concurrency import load_all
 from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
 from ..log import log
 from ..store import Commit
-from ..stores.reading import contiguous
+from ..stores.reading import read_without_gaps
 from .checkpoints.checkpoints import Parked, Skipped, now
-from .slice import HandlerFailed, PositionMoved, Run
+from .slice import HandlerFailed, PositionMoved, Slice
 
 if TYPE_CHECKING:
     from .processor import Processor
@@ -31,7 +31,7 @@ _FIRST, _LONGEST = 0.1, 30.0  # seconds to wait after a handler has failed; each
 _WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
 
 
-class Aside:
+class CatchingUp:
     """A stream that goes on by itself from behind `base`, unless its position says otherwise."""
 
     def __init__(self, base: int) -> None:
@@ -47,7 +47,7 @@ class Parking:
 
     def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
         self._processor, self._attempts, self.stops = processor, attempts, stops
-        self.aside: dict[str, Aside] = {}
+        self.aside: dict[str, CatchingUp] = {}
         self.parked: dict[str, Parked] = {}
         self._changes = 0  # that this one has made of what is parked
         self.begin()
@@ -57,7 +57,7 @@ class Parking:
         self.failure: Exception | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
 
-    async def look(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
+    async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
         """Learn what is parked, of these streams or of all: any process may have retried or skipped it."""
         processor = self._processor
         found: Sequence[Parked] = ()
@@ -70,26 +70,26 @@ class Parking:
         self.parked |= {each.stream: each for each in found if not each.released}
         return found
 
-    async def passed(self, streams: Collection[str]) -> set[str]:
+    async def out_of_feed(self, streams: Collection[str]) -> set[str]:
         """Which of these the feed passes by."""
         if parked := self.parked.keys() & streams:
-            await self.look(parked)
+            await self.refresh(parked)
         return {stream for stream in streams if stream in self.parked or stream in self.aside}
 
-    def told(self, stream: str, version: int) -> None:
+    def note_newer(self, stream: str, version: int) -> None:
         if (aside := self.aside.get(stream)) is not None:
             aside.latest = max(aside.latest, version)
 
-    def set_aside(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
+    def retry_later(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
         """Have a task of its own go on with a stream, at least up to a version; the others need not wait."""
         if stream in self.aside:  # it is being retried
-            self.told(stream, version)
+            self.note_newer(stream, version)
             return
-        aside = self.aside[stream] = Aside(base)
+        aside = self.aside[stream] = CatchingUp(base)
         aside.latest = version
         aside.task = asyncio.create_task(self._go_on(stream, aside, failed))
 
-    async def settled(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until nothing is aside."""
         while tasks := [aside.task for aside in self.aside.values() if aside.task is not None]:
             await asyncio.wait(tasks)
@@ -105,7 +105,7 @@ class Parking:
             for stream in tasks:  # a task that had not begun has not done it
                 self.aside.pop(stream, None)
 
-    def leave(self, slot: int) -> None:
+    def drop_slot(self, slot: int) -> None:
         """Somebody else goes on with the streams of that slot."""
         for stream, aside in list(self.aside.items()):
             if aside.task is not None and self._processor.slot_of(stream) == slot:
@@ -126,37 +126,37 @@ class Parking:
                 del self.aside[stream]
 
     async def retry(self, stream: str) -> None:
-        await self._take_out(await self._find(stream))
+        await self._release(await self._find(stream))
 
     async def retry_all(self) -> None:
         async def one(stream: str) -> None:
             with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
                 await self.retry(stream)
 
-        found = await self.look()
-        await loaded(one, [parked.stream for parked in found if parked.stream not in self.aside], _AT_ONCE)
+        found = await self.refresh()
+        await load_all(one, [parked.stream for parked in found if parked.stream not in self.aside], _AT_ONCE)
 
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
         if not processor.projection.skips:
             raise ValueError(f"{processor.name} passes over nothing; mend what parked {stream}, and retry")
-        await self._take_out(parked, reason)
+        await self._release(parked, reason)
 
     async def _find(self, stream: str) -> Parked:
-        found = await self.look([stream])
+        found = await self.refresh([stream])
         if not found:
             raise ValueError(f"{self._processor.name} has not parked {stream}")
         if stream in self.aside:
             raise RuntimeError(f"{stream} is being retried already")
         return found[0]
 
-    async def _take_out(self, parked: Parked, reason: str = "") -> None:
+    async def _release(self, parked: Parked, reason: str = "") -> None:
         """Handle a parked stream to its end, but for its first commit if there is a reason, and release it."""
         processor, stream = self._processor, parked.stream
-        self.aside[stream] = Aside(parked.version - 1)
+        self.aside[stream] = CatchingUp(parked.version - 1)
         try:
             if reason:
-                await self._pass_over(parked, reason)
+                await self._skip_first(parked, reason)
             await self._catch_up(stream)
             released = structs.replace(parked, released=True)
             await processor.checkpoints.park(processor.name, released)
@@ -170,7 +170,7 @@ class Parking:
         finally:
             self.aside.pop(stream, None)
 
-    async def _pass_over(self, parked: Parked, reason: str) -> None:
+    async def _skip_first(self, parked: Parked, reason: str) -> None:
         processor, stream = self._processor, parked.stream
         position = await self._position(stream)
         if position + 1 == parked.version:
@@ -178,10 +178,10 @@ class Parking:
             await processor.checkpoints.note_skipped(processor.name, skipped)
             fence = await processor.fence_of(stream)
             with suppress(PositionMoved):  # somebody else has handled it
-                await processor.projection.advance(Run(stream, position, [_stand_in(stream, parked.version)], fence))
-            processor.unsure_of(stream)
+                await processor.projection.advance(Slice(stream, position, [_stand_in(stream, parked.version)], fence))
+            processor.forget_position(stream)
 
-    async def _go_on(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
+    async def _go_on(self, stream: str, aside: CatchingUp, failed: HandlerFailed | None) -> None:
         try:
             await self._try_again(stream, aside, failed)
         except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
@@ -190,7 +190,7 @@ class Parking:
             if self.aside.get(stream) is aside:
                 del self.aside[stream]
 
-    async def _try_again(self, stream: str, aside: Aside, failed: HandlerFailed | None) -> None:
+    async def _try_again(self, stream: str, aside: CatchingUp, failed: HandlerFailed | None) -> None:
         """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
         aside.failed, aside.failures = failed, 1 if failed else 0  # with the commit behind `at`
         at: int | None = None
@@ -256,8 +256,8 @@ class Parking:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # though the feed has told more
             if not page and aside.latest <= position:
                 return
-            run = Run(stream, position, page, await processor.fence_of(stream))
-            processor.unsure_of(stream)
+            run = Slice(stream, position, page, await processor.fence_of(stream))
+            processor.forget_position(stream)
             parts = await processor.split([run]) if page else []
             for part in parts:
                 for failure in await processor.projection.apply([part]):
@@ -265,8 +265,8 @@ class Parking:
                         raise failure.error
                     break
                 else:
-                    processor.moved(part)
-            if page and (not parts or parts[0].reached < run.reached):
+                    processor.applied(part)
+            if page and (not parts or parts[0].last_version < run.last_version):
                 return  # the version beside which this one is rebuilt is no further
 
     async def _position(self, stream: str) -> int:
@@ -282,7 +282,7 @@ class Parking:
         damaged: StoredDataError | None = None
         for count in (_PAGE, 1):
             try:
-                page = [c async for c in contiguous(self._processor.store, stream, position, position + count)]
+                page = [c async for c in read_without_gaps(self._processor.store, stream, position, position + count)]
             except StoredDataError as error:
                 damaged = error
             else:

@@ -12,11 +12,11 @@ from ..errors import Fenced, StoredDataError, StreamParked
 from ..store import Commit, Receipt, Store
 from ..stores.feed import Batch, Feed
 from ..stores.gate import FarBehind, Gate
-from .assignment import Share
+from .assignment import Assignment
 from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, now
 from .parking import Parking
 from .projections.projection import Guarantee, Projection
-from .slice import Fence, HandlerFailed, PositionMoved, Run
+from .slice import Fence, HandlerFailed, PositionMoved, Slice
 
 P = TypeVar("P", bound=Projection)
 
@@ -25,7 +25,7 @@ _FEW = 100  # commits of a stream that are missing and are waited for; with more
 _SKEW = 60_000_000  # µs that the clocks of writers may be behind, for who begins now
 
 
-class Processor(Share, Generic[P]):
+class Processor(Assignment, Generic[P]):
     """Has a projection handle each commit of a store once and in order, from the first one on.
 
     `checkpoints` is where positions are kept; a MemoryProjection needs none. `feed` is the transport, the store's own
@@ -82,7 +82,7 @@ class Processor(Share, Generic[P]):
         self.parking = Parking(self, attempts, stops=on_error == "stop")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._passing: str | None = None  # the version that this one is rebuilt beside
-        self.held_back: set[str] = set()  # streams in which that one is not as far
+        self.beyond_limit: set[str] = set()  # streams in which that one is not as far
         self._turn = asyncio.Lock()
 
     async def prepare(self) -> None:
@@ -91,16 +91,16 @@ class Processor(Share, Generic[P]):
             await self.check_active()
         await self.projection.prepare()
         self.projection._free = asyncio.Semaphore(self.projection.concurrency)
-        await self.parking.look()
+        await self.parking.refresh()
         self.parking.begin()
         self.caught_up.clear()
 
-    def beside(self, other: str | None) -> None:
+    def follow(self, other: str | None) -> None:
         """From now on, go as far as this other version is and no further, muted; None: go on alone."""
         self._passing = other
-        self.held_back.clear()
+        self.beyond_limit.clear()
 
-    def reached(self, batch: Batch) -> None:
+    def batch_done(self, batch: Batch) -> None:
         """All of a batch was given to `handle`."""
         self.note(batch.checkpoint)
         self._at_end = batch.caught_up
@@ -109,7 +109,7 @@ class Processor(Share, Generic[P]):
     async def save(self) -> None:
         """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
         self._note_end()
-        if not (self.parking.aside or self.held_back or self.parking.failure):
+        if not (self.parking.aside or self.beyond_limit or self.parking.failure):
             await self.write()
 
     @property
@@ -160,14 +160,16 @@ class Processor(Share, Generic[P]):
         async with self._turn:
             if self._joined:
                 self._positions.clear()  # others may have handled more
-            for stream in await self.parking.passed(by_stream.keys()):  # so that their positions are not remembered
-                self.parking.told(stream, max(commit.version for commit in by_stream.pop(stream)))
+            for stream in await self.parking.out_of_feed(
+                by_stream.keys()
+            ):  # so that their positions are not remembered
+                self.parking.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
             await self._know(by_stream)
             await self._apply(await self.split(await self._due(by_stream)))
 
-    async def settled(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until nothing is aside: all that was told is handled or parked. Raises what makes the processor stop."""
-        await self.parking.settled()
+        await self.parking.wait_until_idle()
         self.check()
 
     def check(self) -> None:
@@ -185,9 +187,9 @@ class Processor(Share, Generic[P]):
         await self.projection.discard()
         await self.drop()
 
-    def lose(self, number: int) -> None:
-        super().lose(number)
-        self.parking.leave(number)
+    def dropped(self, number: int) -> None:
+        super().dropped(number)
+        self.parking.drop_slot(number)
 
     async def drop(self) -> None:
         """Forget what is not stored; what was aside comes again with the next run."""
@@ -198,7 +200,7 @@ class Processor(Share, Generic[P]):
     def changed(self) -> None:
         super().changed()
         self._positions.clear()
-        self.held_back.clear()
+        self.beyond_limit.clear()
         self._at_end = False
         self.caught_up.clear()
 
@@ -295,37 +297,37 @@ class Processor(Share, Generic[P]):
                     return commit.version
         return 0
 
-    async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Run]:
+    async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
         """What these lead to. Streams of which much is missing are put aside, to catch up by themselves."""
-        runs: list[Run] = []
+        runs: list[Slice] = []
         for stream, told in by_stream.items():
             try:
                 due = await self._gate.due(*told)
             except (FarBehind, StoredDataError):  # by itself it finds out what is wrong
-                self.parking.set_aside(stream, self._positions[stream], max(commit.version for commit in told))
+                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in told))
                 continue
             if due:
                 if (slot := self.held.get(number := self.slot_of(stream))) is None:
                     raise Fenced(self.name, number)
                 fence = Fence(number, slot.epoch)
-                runs.append(Run(stream, self._positions[stream], due, fence))
+                runs.append(Slice(stream, self._positions[stream], due, fence))
         return runs
 
-    async def split(self, runs: Sequence[Run]) -> Sequence[Run]:
+    async def split(self, runs: Sequence[Slice]) -> Sequence[Slice]:
         """Beside another version: these up to where that one is, muted. What is beyond is held back."""
         if self._passing is None:
             return runs
         theirs = await self.projection.positions_of(self._passing, [run.stream for run in runs])
-        found: list[Run] = []
+        found: list[Slice] = []
         for run in runs:
             commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]
             if len(commits) < len(run.commits):
-                self.held_back.add(run.stream)
+                self.beyond_limit.add(run.stream)
             if commits:
                 found.append(run._replace(commits=commits, muted=True))
         return found
 
-    async def _apply(self, runs: Sequence[Run]) -> None:
+    async def _apply(self, runs: Sequence[Slice]) -> None:
         if not runs:
             return
         self.in_flight = sum(len(run.commits) for run in runs)
@@ -344,22 +346,22 @@ class Processor(Share, Generic[P]):
                 self._positions.pop(run.stream, None)
             else:
                 self.commits += len(run.commits)
-                self.moved(run)
+                self.applied(run)
         for failure in failures:
             if not isinstance(failure.error, (HandlerFailed, PositionMoved)):
                 raise failure.error
         for run, error in failures:
             failed_by = error if isinstance(error, HandlerFailed) else None
-            self.parking.set_aside(run.stream, run.after, run.reached, failed_by)
+            self.parking.retry_later(run.stream, run.after, run.last_version, failed_by)
 
-    def moved(self, run: Run) -> None:
+    def applied(self, run: Slice) -> None:
         """Note that a run was handled."""
-        self._positions[run.stream] = run.reached
+        self._positions[run.stream] = run.last_version
         self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
         if self._waiting:
             self.wake(run.stream)
 
-    def unsure_of(self, stream: str) -> None:
+    def forget_position(self, stream: str) -> None:
         """A run has ended amid its commits: look up where the stream is."""
         self._positions.pop(stream, None)
 

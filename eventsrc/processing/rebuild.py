@@ -43,7 +43,7 @@ async def rebuild(
         await _rebuild(processor, progress)
     finally:
         processor.parking.stops = stops
-        processor.beside(None)
+        processor.follow(None)
 
 
 async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None:
@@ -55,13 +55,13 @@ async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None
     old = f"{projection.tag}@{active}"
     if processor.from_now or any(slot.began for slot in await checkpoints.slots(old)):
         raise ValueError(f'{processor.name} or {old} has start="now", and cannot be rebuilt; give it a tag of its own')
-    processor.beside(old)
+    processor.follow(old)
     await _run(processor, progress, old)
     await _retire(checkpoints, old)
     await _run(processor, progress, old)  # what it has handled meanwhile; now that is all
     if not await checkpoints.activate(projection.tag, projection.version, instead_of=active):
         raise NotActive(projection.tag, projection.version, await checkpoints.active(projection.tag) or 0)
-    processor.beside(None)
+    processor.follow(None)
     await _run(processor, None, None)
 
 
@@ -124,4 +124,4 @@ async def _retire(checkpoints: Checkpoints, processor: str) -> None:
     """Fence a processor for ever."""
     for slot in await checkpoints.slots(processor):
         if not slot.retired:
-            await checkpoints.take(processor, structs.replace(slot, epoch=slot.epoch + 1, owner="", retired=True))
+            await checkpoints.claim(processor, structs.replace(slot, epoch=slot.epoch + 1, owner="", retired=True))

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_r
 from ..errors import Fenced
 from ..log import log
 from ..stores.feed import Batch
-from .leases import Lapsed, Leases
+from .leases import LeaseExpired, Leases
 from .parking import TRANSIENT
 from .processor import Processor
 
@@ -103,24 +103,24 @@ class Runner:
     async def _share(self, leases: Leases, follow: bool) -> None:
         """Read what is held, and share the slots out anew between two batches, as often as the leases ask for it."""
         async with leases.held_for(self._processors, self._again):
-            await self._patiently(leases.beat)
+            await self._patiently(leases.heartbeat)
             while not self._stopping.is_set():
                 self._again.clear()
                 leases.beaten.clear()
                 try:
                     async with leases.alive():
-                        await self._patiently(leases.share_out)
+                        await self._patiently(leases.rebalance)
                         await self._read(follow)
                 except Fenced as error:
                     log.warning("%s", error)  # it was taken for dead: it starts again with what is left for it
                     await self._begin_anew()
-                except Lapsed:
+                except LeaseExpired:
                     log.warning("worker %s could not beat in time: it stops, until it can", leases.worker)
                     await self._begin_anew()
                     await self._first_of(leases.beaten, self._stopping)
                 else:
                     if not self._again.is_set() and not self._stopping.is_set():  # the feed has ended
-                        if await self._patiently(leases.in_good_hands):
+                        if await self._patiently(leases.all_owned):
                             return
                         await self._first_of(leases.beaten, self._again, self._stopping)
 
@@ -155,7 +155,7 @@ class Runner:
                 self.waiting = ""
                 for processor in self._processors:
                     await processor.handle(batch.commits)
-                    processor.reached(batch)
+                    processor.batch_done(batch)
                     processor.check()
                 if self._now() - self._saved >= self._save_every:
                     await self._save()
@@ -192,7 +192,7 @@ class Runner:
         try:
             async with limit:
                 for processor in self._processors:
-                    await processor.settled()
+                    await processor.wait_until_idle()
         except TimeoutError:
             if not limit.expired():
                 raise  # what a handler has raised

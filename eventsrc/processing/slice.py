@@ -17,7 +17,7 @@ class Fence(NamedTuple):
     epoch: int
 
 
-class Run(NamedTuple):
+class Slice(NamedTuple):
     """Commits of one stream that follow `after`, without a gap. They take effect together with the new position, or not
     at all.
     """
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     muted: bool = False  # an earlier version of the processor has handled these: no outside effects now
 
     @property
-    def reached(self) -> int:
+    def last_version(self) -> int:
         """The version that is handled once this run is."""
         return self.commits[-1].version
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .checkpoints.checkpoints import in_use
+from .checkpoints.checkpoints import current_slots
 from .processor import Processor
 
 
@@ -39,7 +39,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 async def status(processor: Processor[Any]) -> Status:
     """Ask its checkpoints and its feed. Raises StoreError."""
     checkpoints, name = processor.checkpoints, processor.name
-    slots = in_use(await checkpoints.slots(name))
+    slots = current_slots(await checkpoints.slots(name))
     after = processor.checkpoint or processor.feed.earliest(slot.checkpoint for slot in slots)
     return Status(
         name=name,

@@ -40,7 +40,7 @@ async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified
 
 
 async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -> Verified:
-    await processor.parking.look()
+    await processor.parking.refresh()
     streams = missing = parked = 0
     lost: list[Head] = []
     before = processor.commits
@@ -73,7 +73,7 @@ async def _deliver(processor: Processor[Any], hints: Sequence[Commit], beside: b
     while True:
         try:
             await processor.handle(hints)
-            await processor.settled()
+            await processor.wait_until_idle()
         except Fenced:
             if not beside:
                 raise

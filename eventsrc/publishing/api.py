@@ -11,11 +11,11 @@ from ..aggregates.declaration import Upcaster
 from ..errors import StoreClosed, StoreError
 from ..log import log
 from ..stores.feed import OrderedStore
-from .asgi import Problem, Receive, Scope, Send, answer, begin, chosen, header
-from .catalogue import Catalogue, Published
+from .asgi import HttpProblem, Receive, Scope, Send, answer, begin, chosen, header
+from .catalogue import Catalogue, PublishedEvent
 from .pages import Page, read_page
 from .sse import HEADERS, Streaming
-from .token import Place
+from .token import FeedToken
 
 JSON, BATCH, SSE = "application/json", "application/cloudevents-batch+json", "text/event-stream"
 LATEST = "latest"
@@ -24,7 +24,7 @@ FOR_EVER = "max-age=31536000, immutable"
 
 def events_api(
     store: OrderedStore,
-    published: Iterable[Published[Any]],
+    published: Iterable[PublishedEvent[Any]],
     *,
     source: str,
     upcasters: Sequence[Upcaster] = (),
@@ -41,8 +41,8 @@ def events_api(
     `private` for each client's own; one covers `page` positions of the store. A stream sends a comment after
     `heartbeat` seconds of silence, and asks clients that lost it to come again after `retry` seconds.
 
-    Raises WiringError for what cannot be published, ValueError for a number that makes no sense, and TypeError for a
-    store without an order of its own.
+    Raises DeclarationError for what cannot be published, ValueError for a number that makes no sense, and TypeError for
+    a store without an order of its own.
     """
     given: object = store
     if not isinstance(given, OrderedStore):
@@ -71,7 +71,7 @@ class EventsApi:
             case "http":
                 try:
                     await self._serve(scope, receive, send)
-                except Problem as problem:
+                except HttpProblem as problem:
                     await problem.answer(send)
             case "lifespan":
                 await self._live(receive, send)
@@ -82,12 +82,12 @@ class EventsApi:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _path(scope) not in ("", "/"):
-            raise Problem(HTTPStatus.NOT_FOUND, "all events are at the root of this API")
+            raise HttpProblem(HTTPStatus.NOT_FOUND, "all events are at the root of this API")
         if scope["method"] not in ("GET", "HEAD"):  # of the latter, servers leave out the body
-            raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, "events can be read, and nothing else", allow="GET, HEAD")
+            raise HttpProblem(HTTPStatus.METHOD_NOT_ALLOWED, "events can be read, and nothing else", allow="GET, HEAD")
         media_type = chosen(header(scope, b"accept"), (JSON, BATCH, SSE))
         if media_type is None:
-            raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"there is {JSON}, {BATCH} and {SSE}", vary="accept")
+            raise HttpProblem(HTTPStatus.NOT_ACCEPTABLE, f"there is {JSON}, {BATCH} and {SSE}", vary="accept")
         after = _after(scope)
         if media_type == SSE:
             start = await self._place(header(scope, b"last-event-id") or after)
@@ -110,7 +110,7 @@ class EventsApi:
             raise _unavailable(error) from None
         except Exception:  # noqa: BLE001  # a mapping may raise anything
             log.exception("a page of published events cannot be told")
-            raise Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be told") from None
+            raise HttpProblem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be told") from None
         etag = page.etag(media_type)
         headers = {
             "content-type": media_type,
@@ -126,20 +126,20 @@ class EventsApi:
         else:
             await answer(send, HTTPStatus.OK, headers, page.body)
 
-    async def _place(self, after: str) -> Place:
+    async def _place(self, after: str) -> FeedToken:
         """Where a client wants to go on. Raises Problem for what no client has got from this store."""
         try:
-            end = Place(int(await self._store.end()))
+            end = FeedToken(int(await self._store.end()))
         except StoreError as error:
             raise _unavailable(error) from None
         if after == LATEST:
             return end
         try:
-            start = Place.parse(after) if after else Place(0)
+            start = FeedToken.parse(after) if after else FeedToken(0)
         except ValueError as error:
-            raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
+            raise HttpProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
         if start > end:
-            raise Problem(
+            raise HttpProblem(
                 HTTPStatus.BAD_REQUEST, "this id is ahead of all events; it is of another API, or of other data"
             )
         return start
@@ -174,10 +174,10 @@ def _after(scope: Scope) -> str:
     try:
         [after] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100).get("after", [""])
     except ValueError:
-        raise Problem(HTTPStatus.BAD_REQUEST, "say after=... once, or not at all") from None
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, "say after=... once, or not at all") from None
     return after
 
 
-def _unavailable(error: StoreError) -> Problem:
+def _unavailable(error: StoreError) -> HttpProblem:
     log.warning("published events are not to be had: %s", error)
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the events are not to be had now; try again", retry_after="5")
+    return HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "the events are not to be had now; try again", retry_after="5")

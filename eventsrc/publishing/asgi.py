@@ -15,7 +15,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Problem(Exception):
+class HttpProblem(Exception):
     """A request that gets no other answer than this, as RFC 9457 has it."""
 
     def __init__(self, status: HTTPStatus, detail: str, **headers: str) -> None:

@@ -10,13 +10,13 @@ import msgspec
 from ..aggregates.codec import Codec
 from ..aggregates.declaration import check_event, check_tags, upcasters_by_type
 from ..aggregates.event import Event, tag_of
-from ..errors import WiringError
+from ..errors import DeclarationError
 from ..store import Commit
 
 E = TypeVar("E", bound=Event)
 
 
-class Published(Generic[E]):
+class PublishedEvent(Generic[E]):
     """An event class that leaves, and its name outside: `type`, the consumers' for ever, as a tag is one's own.
 
     `data` makes what is told of an event, any JSON; without it that is all its fields. With `hide_stream` there is no
@@ -29,33 +29,39 @@ class Published(Generic[E]):
         tag_of(event)
         check_event(event)
         if not type or not type.isprintable():
-            raise WiringError(f"Published({event.__qualname__})", f"its type is {type!r}, not a printable text")
+            raise DeclarationError(
+                f"PublishedEvent({event.__qualname__})", f"its type is {type!r}, not a printable text"
+            )
         self.event, self.type, self.hide_stream = event, type, hide_stream
         self.data: Callable[[E], object] = data or _all_fields(event)
 
 
 class Catalogue:
-    """All that is published. Raises WiringError for what cannot work, and names the culprit."""
+    """All that is published. Raises DeclarationError for what cannot work, and names the culprit."""
 
-    def __init__(self, published: Iterable[Published[Any]], upcasters: object, source: str, *, tracing: bool) -> None:
-        self._by_event: dict[type[Event], Published[Any]] = {}
+    def __init__(
+        self, published: Iterable[PublishedEvent[Any]], upcasters: object, source: str, *, tracing: bool
+    ) -> None:
+        self._by_event: dict[type[Event], PublishedEvent[Any]] = {}
         types: set[str] = set()
         for each in published:
             given: object = each
-            if not isinstance(given, Published):
-                raise WiringError("events_api", f"{given!r} is not published; write Published({given!r}, type=...)")
+            if not isinstance(given, PublishedEvent):
+                raise DeclarationError(
+                    "events_api", f"{given!r} is no PublishedEvent; write PublishedEvent({given!r}, type=...)"
+                )
             if each.type in types:
-                raise WiringError("events_api", f"two events are published as {each.type!r}")
+                raise DeclarationError("events_api", f"two events are published as {each.type!r}")
             types.add(each.type)
             if self._by_event.setdefault(each.event, each) is not each:
-                raise WiringError("events_api", f"{each.event.__qualname__} is published twice")
+                raise DeclarationError("events_api", f"{each.event.__qualname__} is published twice")
         if not self._by_event:
-            raise WiringError("events_api", "nothing is published")
+            raise DeclarationError("events_api", "nothing is published")
         if not source or " " in source or not (source.isascii() and source.isprintable()):
-            raise WiringError("events_api", f"source is {source!r}, not a URI; it may be relative, as /ledger")
+            raise DeclarationError("events_api", f"source is {source!r}, not a URI; it may be relative, as /ledger")
         upcast = upcasters_by_type(upcasters, "events_api")
         if both := self._by_event.keys() & upcast.keys():
-            raise WiringError("events_api", f"publishes {both.pop().__qualname__}, which an upcaster takes")
+            raise DeclarationError("events_api", f"publishes {both.pop().__qualname__}, which an upcaster takes")
         check_tags([*self._by_event, *upcast], "events_api")
         self._codec = Codec(self._by_event, upcast)
         self._source, self._tracing = source, tracing
@@ -73,7 +79,7 @@ class Catalogue:
                     raise
                 yield index, each.type, b" ".join(body.splitlines())  # msgspec.Raw may have brought some
 
-    def _cloud_event(self, each: Published[Any], event: Event, commit: Commit, index: int) -> dict[str, object]:
+    def _cloud_event(self, each: PublishedEvent[Any], event: Event, commit: Commit, index: int) -> dict[str, object]:
         id = f"{commit.uuid}.{index}" if each.hide_stream else str(commit.event_id(index))
         told: dict[str, object] = {"specversion": "1.0", "id": id, "source": self._source, "type": each.type}
         if not each.hide_stream:

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from ..stores.feed import OrderedStore
 from .catalogue import Catalogue
-from .token import Place
+from .token import FeedToken
 
 
 class Page(NamedTuple):
     """Published events, oldest first, as a JSON array. `next` is where to go on now; None at the end of the store."""
 
     body: bytes
-    next: Place | None
+    next: FeedToken | None
     full: bool  # nothing will ever be added
 
     def etag(self, media_type: str) -> str:
@@ -30,7 +30,7 @@ class Page(NamedTuple):
         return f'"{digest.hexdigest()}"'
 
 
-async def read_page(store: OrderedStore, catalogue: Catalogue, start: Place, size: int) -> Page:
+async def read_page(store: OrderedStore, catalogue: Catalogue, start: FeedToken, size: int) -> Page:
     """What is published behind `start`, up to the next multiple of `size`, or to an event that cannot be told.
 
     Raises what the feed does, and what `tell` does if that event is the first.
@@ -43,19 +43,19 @@ async def read_page(store: OrderedStore, catalogue: Catalogue, start: Place, siz
             for commit in batch.commits:
                 assert commit.position is not None
                 if commit.position > end:  # deleted streams leave gaps
-                    return _page(told, Place(end), full=True)
+                    return _page(told, FeedToken(end), full=True)
                 before = commit.position - 1
                 try:
-                    told += [body for index, _, body in catalogue.tell(commit) if Place(before, index) >= start]
+                    told += [body for index, _, body in catalogue.tell(commit) if FeedToken(before, index) >= start]
                 except Exception:
                     if told:
                         return _page(told, at, full=False)
                     raise
-                at = Place(commit.position)
+                at = FeedToken(commit.position)
                 if at.position == end:
                     return _page(told, at, full=True)
     return _page(told, at if told else None, full=False)
 
 
-def _page(told: list[bytes], following: Place | None, full: bool) -> Page:
+def _page(told: list[bytes], following: FeedToken | None, full: bool) -> Page:
     return Page(b"[" + b",\n".join(told) + b"]\n", following, full)

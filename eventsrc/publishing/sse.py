@@ -10,7 +10,7 @@ from ..errors import StoreClosed
 from ..stores.feed import Batch, OrderedStore
 from .asgi import Receive, Send
 from .catalogue import Catalogue
-from .token import Place
+from .token import FeedToken
 
 CHUNK = 64 * 1024  # bytes, and the event that exceeds them: sent at once
 
@@ -29,7 +29,9 @@ class Streaming:
     does not take CHUNK bytes, or one event if that is larger, within four of these is let go, and may resume.
     """
 
-    def __init__(self, store: OrderedStore, catalogue: Catalogue, start: Place, heartbeat: float, retry: float) -> None:
+    def __init__(
+        self, store: OrderedStore, catalogue: Catalogue, start: FeedToken, heartbeat: float, retry: float
+    ) -> None:
         self._store, self._catalogue, self._start = store, catalogue, start
         self._heartbeat, self._retry = heartbeat, retry
         self._passed = self._told = start  # how far it has looked, and how far the client knows
@@ -76,8 +78,8 @@ class Streaming:
             assert commit.position is not None
             try:
                 for index, type, body in self._catalogue.tell(commit):
-                    if Place(commit.position - 1, index) >= self._start:  # else the client has it
-                        self._told = Place(commit.position - 1, index + 1)
+                    if FeedToken(commit.position - 1, index) >= self._start:  # else the client has it
+                        self._told = FeedToken(commit.position - 1, index + 1)
                         chunk += f"id: {self._told.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
             except Exception:
                 await self._say(send, bytes(chunk))  # what comes before the event that cannot be told
@@ -87,7 +89,7 @@ class Streaming:
                 chunk.clear()
                 if gone.done():
                     return
-        self._passed = Place(int(batch.checkpoint))
+        self._passed = FeedToken(int(batch.checkpoint))
         if not batch.caught_up:
             chunk += self._mark()
         if chunk:

@@ -10,7 +10,7 @@ _VERSION = b"\x01"
 _TOKEN = re.compile(r"[\w-]{16}", re.ASCII)  # 12 bytes: version, position in 7, taken in 4
 
 
-class Place(NamedTuple):
+class FeedToken(NamedTuple):
     """Behind the commit at `position` of the store, and behind the first `taken` events of the one after it."""
 
     position: int
@@ -23,7 +23,7 @@ class Place(NamedTuple):
         return urlsafe_b64encode(raw).decode()
 
     @classmethod
-    def parse(cls, token: str) -> Place:
+    def parse(cls, token: str) -> FeedToken:
         """The inverse. Raises ValueError, which does not quote it, for all that `token` does not make."""
         if _TOKEN.fullmatch(token):
             raw = urlsafe_b64decode(token)

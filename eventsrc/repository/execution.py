@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Aggregate)
 
 
-class Decision(Generic[A]):
+class Execution(Generic[A]):
     """One call of `execute`, through all its attempts.
 
     It is linearizable, that is, as if it happened at one moment between its beginning and its end, though it may begin
@@ -42,7 +42,7 @@ class Decision(Generic[A]):
         self._is_behind = False  # whether it is known not to be the latest
         self._has_followed = False
 
-    async def made(self, attempts: int) -> Any:
+    async def run(self, attempts: int) -> Any:
         """What the command returned. Raises what it raises, and the last of so many ConflictErrors."""
         try:
             return await self._attempt()

@@ -11,9 +11,9 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, Ty
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import AppliedCommand, check_command_id, content_of, digest_of, has_run
-from ..aggregates.declaration import wiring_of
+from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event, tag_of
-from ..concurrency import loaded
+from ..concurrency import load_all
 from ..errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
@@ -25,14 +25,14 @@ from ..errors import (
 )
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
-from ..stores.reading import check_contiguous, contiguous, contiguous_backward
+from ..stores.reading import check_contiguous, read_backward_without_gaps, read_without_gaps
 from ..stream_id import stream_id
 from ..tracing import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
-from .execution import Decision
+from .execution import Execution
 from .snapshots import SnapshotPolicy, Snapshots
-from .time_travel import folded_to
+from .time_travel import load_as_of
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Repository(Generic[A]):
         cache: CachePolicy = CachePolicy(),  # noqa: B008  # frozen
         attempts: int = 10,
     ) -> None:
-        self._wiring = wiring_of(aggregate)
+        self._declaration = declaration_of(aggregate)
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
         self._class = aggregate
@@ -83,9 +83,9 @@ class Repository(Generic[A]):
 
         Raises AggregateNotFound if there is no such commit, and StoredDataError or StoreError.
         """
-        stream = stream_id(self._wiring.category, id)
+        stream = stream_id(self._declaration.category, id)
         if version is not None or at is not None:
-            return await folded_to(self._class(id=id), self._fold, self._store, version, at)
+            return await load_as_of(self._class(id=id), self._fold, self._store, version, at)
         snapshot, commits = await self._store.load(stream)
         try:
             if snapshot is None:
@@ -94,7 +94,7 @@ class Repository(Generic[A]):
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
-        commits = [commit async for commit in contiguous(self._store, stream)]
+        commits = [commit async for commit in read_without_gaps(self._store, stream)]
         return self._snapshots.pass_over(snapshot, commits, self._fold(self._class(id=id), commits))
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
@@ -102,7 +102,7 @@ class Repository(Generic[A]):
 
         Raises what `load` raises beside AggregateNotFound; the loads under way are then cancelled.
         """
-        return await loaded(self.load, ids, concurrency)
+        return await load_all(self.load, ids, concurrency)
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
@@ -147,35 +147,35 @@ class Repository(Generic[A]):
         def decide(aggregate: A) -> Any:
             return has_run(command, command(aggregate, *args, **kwargs))
 
-        async with self._cache.turn(stream_id(self._wiring.category, id)):
-            decision = Decision(self, self._snapshots, self._cache, id, decide, command_id, digest)
-            return await decision.made(self._attempts)
+        async with self._cache.turn(stream_id(self._declaration.category, id)):
+            decision = Execution(self, self._snapshots, self._cache, id, decide, command_id, digest)
+            return await decision.run(self._attempts)
 
     async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
 
         `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
         """
-        stream = stream_id(self._wiring.category, id)
-        commits = (contiguous_backward if backward else contiguous)(self._store, stream, max(after, 0))
+        stream = stream_id(self._declaration.category, id)
+        commits = (read_backward_without_gaps if backward else read_without_gaps)(self._store, stream, max(after, 0))
         async with aclosing(commits):
             async for commit in commits:
-                yield Recorded(commit, self._wiring.codec.decode(commit.payload, stream, commit.version))
+                yield Recorded(commit, self._declaration.codec.decode(commit.payload, stream, commit.version))
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the commits that follow. Raises StreamCorrupt where one is missing, and StoredDataError."""
-        journal, handlers = aggregate._journal, self._wiring.handlers
+        journal, handlers = aggregate._journal, self._declaration.handlers
         check_contiguous(journal.stream, journal.version, commits)
         for start in range(0, len(commits), _RUN):
             run = commits[start : start + _RUN]
-            decoded, size = self._wiring.codec.decode_run(run)
+            decoded, size = self._declaration.codec.decode_run(run)
             with journal.apply():
                 for commit, events in zip(run, decoded, strict=True):
                     for event in events:
                         handlers[type(event)](aggregate, event)
                     if commit.command_id is not None:
                         journal.remember(commit, self._class.remembered_commands)
-            journal.reached(run[-1])
+            journal.advance_to(run[-1])
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:
             raise AggregateNotFound(journal.stream)
@@ -257,7 +257,7 @@ class Repository(Generic[A]):
             raise
         journal.draft = None
         del journal.uncommitted[: draft.events]
-        journal.reached(draft)
+        journal.advance_to(draft)
         journal.tail += draft.size
         journal.remember(draft, self._class.remembered_commands)
         await self._snapshots.after_save(aggregate)
@@ -278,4 +278,6 @@ class Repository(Generic[A]):
     async def _catch_up(self, aggregate: A) -> None:
         """Fold what is newer than the aggregate."""
         journal = aggregate._journal
-        self._fold(aggregate, [commit async for commit in contiguous(self._store, journal.stream, journal.version)])
+        self._fold(
+            aggregate, [commit async for commit in read_without_gaps(self._store, journal.stream, journal.version)]
+        )

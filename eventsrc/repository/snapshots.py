@@ -14,7 +14,7 @@ import msgspec
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import pack, unpack
 from ..aggregates.commands import AppliedCommand
-from ..aggregates.declaration import wiring_of
+from ..aggregates.declaration import declaration_of
 from ..aggregates.shape import shape_of
 from ..errors import CorruptPayload, EventsrcError
 from ..log import log
@@ -100,7 +100,7 @@ class Snapshots(Generic[A]):
         self._class = aggregate
         self._store = store
         self._policy = policy
-        self._codec = SnapshotCodec(wiring_of(aggregate).snapshot_type, aggregate.snapshot_version)
+        self._codec = SnapshotCodec(declaration_of(aggregate).snapshot_type, aggregate.snapshot_version)
         # Thresholds by stream and the version of its snapshot then: `execute` has a new object each time.
         self._refused: dict[tuple[str, int], int] = {}
 
@@ -125,7 +125,7 @@ class Snapshots(Generic[A]):
             log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _reason(error))
             return None
         journal = aggregate._journal
-        journal.reached(commits[0])
+        journal.advance_to(commits[0])
         journal.commands = commands
         journal.snapshot, journal.threshold = snapshot.version, int(self._policy.ratio * snapshot.size)
         return aggregate

@@ -11,12 +11,12 @@ from ..aggregates.aggregate import Aggregate
 from ..errors import AggregateNotFound
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
-from ..stores.reading import contiguous
+from ..stores.reading import read_without_gaps
 
 A = TypeVar("A", bound=Aggregate)
 
 
-async def folded_to(
+async def load_as_of(
     aggregate: A,
     fold: Callable[[A, Sequence[Commit]], A],
     store: Store,
@@ -33,7 +33,7 @@ async def folded_to(
         raise TypeError(f"a time is a datetime, not {type(at).__name__}")
     if at is not None and at.tzinfo is None:
         raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
-    async with aclosing(contiguous(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
+    async with aclosing(read_without_gaps(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
         async for commit in commits:
             if at is not None and commit.at > at:
                 break

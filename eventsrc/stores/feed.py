@@ -89,15 +89,15 @@ class OrderedStore(Store):
         self._followers: set[asyncio.Event] = set()
 
     @abstractmethod
-    async def _behind(self, position: int) -> tuple[Sequence[Commit], bool]:
+    async def commits_after(self, position: int) -> tuple[Sequence[Commit], bool]:
         """Some commits of all streams behind a position, in order, up to PAGE; and whether they are all there are."""
 
     @abstractmethod
-    async def _last(self) -> int:
+    async def last_position(self) -> int:
         """The last position that was given; there are no gaps, unless streams were deleted."""
 
     @abstractmethod
-    async def _heads(self, after: str) -> Sequence[Head]:
+    async def heads_after(self, after: str) -> Sequence[Head]:
         """Up to PAGE streams behind that one, in the order of their UTF-8."""
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
@@ -105,14 +105,14 @@ class OrderedStore(Store):
         import asyncio
 
         position, caught_up = _position(after), False
-        if position and position > (last := await self._last()):
+        if position and position > (last := await self.last_position()):
             raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
-        end = MAX_POSITION if follow else await self._last()  # writers may go on for ever
+        end = MAX_POSITION if follow else await self.last_position()  # writers may go on for ever
         self._followers.add(grown := asyncio.Event())
         try:
             while True:
                 grown.clear()
-                commits, all_there_are = await self._behind(position)
+                commits, all_there_are = await self.commits_after(position)
                 position = commits[-1].position or position if commits else position
                 if commits or not caught_up:
                     caught_up = all_there_are or position >= end
@@ -125,28 +125,28 @@ class OrderedStore(Store):
             self._followers.discard(grown)
 
     async def end(self) -> str:
-        return str(await self._last())
+        return str(await self.last_position())
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         return str(min((_position(each) for each in checkpoints), default=0) or "")
 
     async def remaining(self, after: str) -> int:
-        return max(0, await self._last() - _position(after))
+        return max(0, await self.last_position() - _position(after))
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         after = ""
-        while heads := await self._heads(after):
+        while heads := await self.heads_after(after):
             yield heads
             after = heads[-1].stream
 
-    def _wake(self) -> None:
+    def notify(self) -> None:
         """Have followers look for more."""
         for grown in self._followers:
             grown.set()
 
     async def aclose(self) -> None:
         self._closing = True
-        self._wake()  # they then find the store closed
+        self.notify()  # they then find the store closed
         await super().aclose()
 
 

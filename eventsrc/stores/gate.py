@@ -11,7 +11,7 @@ from collections.abc import MutableMapping, Sequence
 
 from ..errors import StreamCorrupt
 from ..store import MAX_VERSION, Commit, Store
-from .reading import contiguous
+from .reading import read_without_gaps
 
 
 class FarBehind(Exception):
@@ -49,7 +49,7 @@ class Gate:
         """What is before the hint; it was there before the hint was written."""
         if (count := hint.version - seen - 1) > self._most:
             raise FarBehind(hint.stream)
-        missing = [commit async for commit in contiguous(self._store, hint.stream, seen, hint.version - 1)]
+        missing = [commit async for commit in read_without_gaps(self._store, hint.stream, seen, hint.version - 1)]
         if len(missing) != count:
             raise StreamCorrupt(hint.stream, seen + len(missing) + 1)
         return missing

@@ -9,7 +9,7 @@ from types import coroutine
 import msgspec
 
 from ..errors import ConflictError
-from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settle
 from ..stream_id import check_stream
 from ..usage import Usage
 from .feed import PAGE, Head, OrderedStore
@@ -30,24 +30,24 @@ class MemoryStore(OrderedStore):
         check_stream(commit.stream)
         check_commit(commit, self._max_commit_bytes)
         used = Usage(calls=1)
-        with self._call(used=used):
+        with self.in_flight(used=used):
             await _others()
             commits = self._streams.setdefault(commit.stream, [])
             if commit.version <= len(commits):
-                return settled(commit, commits[commit.version - 1], used)
+                return settle(commit, commits[commit.version - 1], used)
             if commit.version > len(commits) + 1:
                 used.conflicts += 1
                 raise ConflictError(commit.stream, commit.version - 1, len(commits))
             stored = msgspec.structs.replace(commit, position=len(self._all) + 1)
             commits.append(stored)
             self._all.append(stored)
-            self._wake()
+            self.notify()
             await _others()  # who is cancelled here has stored it all the same
-            return settled(commit, stored, used)
+            return settle(commit, stored, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
-        with self._call():
+        with self.in_flight():
             await _others()
             snapshot = self._snapshots.get(stream)
             commits = self._streams.get(stream, [])
@@ -57,7 +57,7 @@ class MemoryStore(OrderedStore):
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
-        with self._call():
+        with self.in_flight():
             await _others()
             commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]
         for commit in reversed(commits) if backward else commits:
@@ -65,7 +65,7 @@ class MemoryStore(OrderedStore):
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)
-        with self._call(closing=True):
+        with self.in_flight(closing=True):
             await _others()
             standing = self._snapshots.get(snapshot.stream)
             if standing and standing.version >= snapshot.version:
@@ -73,24 +73,24 @@ class MemoryStore(OrderedStore):
             self._snapshots[snapshot.stream] = snapshot
             return True
 
-    async def _behind(self, position: int) -> tuple[list[Commit], bool]:
-        with self._call():
+    async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
+        with self.in_flight():
             await _others()
             return self._all[position : position + PAGE], len(self._all) <= position + PAGE
 
-    async def _last(self) -> int:
-        with self._call():
+    async def last_position(self) -> int:
+        with self.in_flight():
             await _others()
             return len(self._all)
 
-    async def _heads(self, after: str) -> list[Head]:
-        with self._call():
+    async def heads_after(self, after: str) -> list[Head]:
+        with self.in_flight():
             await _others()
             heads = [Head(stream, len(commits)) for stream, commits in self._streams.items() if commits]
             return nsmallest(PAGE, (head for head in heads if head.stream > after))
 
-    async def _open(self) -> None: ...
-    async def _close(self) -> None: ...
+    async def on_open(self) -> None: ...
+    async def on_close(self) -> None: ...
 
 
 @coroutine

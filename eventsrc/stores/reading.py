@@ -17,7 +17,9 @@ def check_contiguous(stream: str, version: int, commits: Sequence[Commit]) -> No
         raise StreamCorrupt(stream, missing)
 
 
-async def contiguous(store: Store, stream: str, after: int = 0, until: int = MAX_VERSION) -> AsyncGenerator[Commit]:
+async def read_without_gaps(
+    store: Store, stream: str, after: int = 0, until: int = MAX_VERSION
+) -> AsyncGenerator[Commit]:
     """The commits behind `after`, oldest first. Raises StreamCorrupt.
 
     A version may be missing in a page because its writer was quicker than the page, so it is read again once.
@@ -37,7 +39,7 @@ async def contiguous(store: Store, stream: str, after: int = 0, until: int = MAX
         looked_again_at = after
 
 
-async def contiguous_backward(store: Store, stream: str, after: int = 0) -> AsyncGenerator[Commit]:
+async def read_backward_without_gaps(store: Store, stream: str, after: int = 0) -> AsyncGenerator[Commit]:
     """The commits behind `after`, newest first. Raises StreamCorrupt.
 
     Who reads downwards and sees n+1 sees n too, because n was written before: a gap is no race here.

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import has_run
-from ..aggregates.declaration import wiring_of
+from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import UnhandledEvent
 from ..repository.snapshots import SnapshotCodec
@@ -43,9 +43,9 @@ class Given(Generic[A]):
     """An aggregate with a past, waiting for a command."""
 
     def __init__(self, aggregate: type[A], events: Sequence[Event], id: str) -> None:
-        wiring = wiring_of(aggregate)
+        declaration = declaration_of(aggregate)
         for event in events:
-            if type(event) not in wiring.handlers and type(event) not in wiring.upcasters:
+            if type(event) not in declaration.handlers and type(event) not in declaration.upcasters:
                 raise UnhandledEvent(aggregate.__qualname__, type(event).__qualname__)
         self._past = events
         self._aggregate = _folded(aggregate, id, self._past)
@@ -135,17 +135,17 @@ def _outcome(
 
 def _folded(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
     """What a load of these would give. Each fold decodes its own: two never share a list of an event."""
-    wiring = wiring_of(aggregate)
-    payload = pack(join([wiring.codec.encode(event)[0] for event in events]), wiring.category, 1)
+    declaration = declaration_of(aggregate)
+    payload = pack(join([declaration.codec.encode(event)[0] for event in events]), declaration.category, 1)
     fold = aggregate(id=id)
     with fold._journal.apply():
-        for event in wiring.codec.decode(payload, wiring.category, 1):
-            wiring.handlers[type(event)](fold, event)
+        for event in declaration.codec.decode(payload, declaration.category, 1):
+            declaration.handlers[type(event)](fold, event)
     return fold
 
 
 def _check_snapshot(aggregate: Aggregate) -> None:
-    snapshots = SnapshotCodec(wiring_of(type(aggregate)).snapshot_type, aggregate.snapshot_version)
+    snapshots = SnapshotCodec(declaration_of(type(aggregate)).snapshot_type, aggregate.snapshot_version)
     try:
         *_, state = snapshots.decode(snapshots.encode(aggregate))
         restored = type(aggregate).from_snapshot(aggregate.id, state)

@@ -32,7 +32,7 @@ from eventsrc import (
     UnknownEventType,
 )
 from eventsrc.aggregates.codec import LZ4, join, pack, unpack
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.stores.dynamodb.items import Items
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ def test_a_bomb_is_refused() -> None:
 
 @given(FILLED, st.data())
 def test_a_damaged_payload_is_never_decoded(event: Filled, data: st.DataObject) -> None:
-    codec = wiring_of(Box).codec
+    codec = declaration_of(Box).codec
     payload = pack(join([codec.encode(event)[0]]), "box-1", 7)
     at = data.draw(st.integers(0, len(payload) - 1))
     bad = data.draw(
@@ -251,7 +251,7 @@ def test_an_unknown_type_is_told_by_its_tag(tag: str) -> None:
     assume(tag not in ("box.any", "box.filled"))
     payload = pack(msgspec.msgpack.encode([{"$": tag, "x": 1}]), "box-1", 1)
     with pytest.raises(UnknownEventType) as raised:
-        wiring_of(Box).codec.decode(payload, "box-1", 1)
+        declaration_of(Box).codec.decode(payload, "box-1", 1)
     assert raised.value.tag == tag
 
 

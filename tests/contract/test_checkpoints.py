@@ -21,7 +21,7 @@ from eventsrc.processing import (
     Slot,
     SQLiteCheckpoints,
 )
-from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.processing.slice import Fence, PositionMoved, Slice
 from eventsrc.testing.contract.samples import make_commit
 
 P = "balances@1"
@@ -64,8 +64,8 @@ def one(both: tuple[Checkpoints, Checkpoints]) -> Checkpoints:
     return both[0]
 
 
-def run(stream: str, after: int, reached: int, fence: Fence = FENCE) -> Run:
-    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+def run(stream: str, after: int, reached: int, fence: Fence = FENCE) -> Slice:
+    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
 
 
 async def all_positions(checkpoints: Checkpoints, processor: str = P) -> dict[str, int]:
@@ -116,9 +116,9 @@ async def test_of_many_who_advance_at_once_one_does(both: tuple[Checkpoints, Che
 
 async def test_who_lost_a_slot_is_fenced_where_its_successor_has_been(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
-    await one.take(P, Slot(number=0, of=1, epoch=1))
+    await one.claim(P, Slot(number=0, of=1, epoch=1))
     await one.advance(P, run("s-1", 0, 1, Fence(0, 1)))
-    await other.take(P, Slot(number=0, of=1, epoch=2))
+    await other.claim(P, Slot(number=0, of=1, epoch=2))
     await other.advance(P, run("s-1", 1, 2, Fence(0, 2)))
     with pytest.raises(Fenced) as raised:
         await one.advance(P, run("s-1", 2, 3, Fence(0, 1)))
@@ -130,14 +130,14 @@ async def test_who_lost_a_slot_is_fenced_where_its_successor_has_been(both: tupl
 async def test_a_slot_is_taken_with_a_higher_epoch_only(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     slot = Slot(number=3, of=16, epoch=2, owner="w-1", checkpoint="c", began=5)
-    await one.take(P, slot)
+    await one.claim(P, slot)
     for epoch in (1, 2):
         with pytest.raises(Fenced):
-            await other.take(P, Slot(number=3, of=16, epoch=epoch, owner="w-2"))
+            await other.claim(P, Slot(number=3, of=16, epoch=epoch, owner="w-2"))
     assert await other.slots(P) == [slot]
-    await other.take(P, Slot(number=3, of=16, epoch=3, owner="w-2"))
-    await other.take(P, Slot(number=10, of=16, epoch=1))
-    await other.take(P, Slot(number=2, of=16, epoch=1))
+    await other.claim(P, Slot(number=3, of=16, epoch=3, owner="w-2"))
+    await other.claim(P, Slot(number=10, of=16, epoch=1))
+    await other.claim(P, Slot(number=2, of=16, epoch=1))
     assert [(each.number, each.epoch, each.owner) for each in await one.slots(P)] == [
         (2, 1, ""),
         (3, 3, "w-2"),
@@ -148,7 +148,7 @@ async def test_a_slot_is_taken_with_a_higher_epoch_only(both: tuple[Checkpoints,
 
 async def test_of_two_who_take_a_slot_at_once_one_has_it(both: tuple[Checkpoints, Checkpoints]) -> None:
     for epoch in range(1, 6):
-        taking = [each.take(P, Slot(number=0, of=1, epoch=epoch, owner=f"w-{i}")) for i, each in enumerate(both)]
+        taking = [each.claim(P, Slot(number=0, of=1, epoch=epoch, owner=f"w-{i}")) for i, each in enumerate(both)]
         outcomes = await asyncio.gather(*taking, return_exceptions=True)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "NoneType"]
         [slot] = await both[0].slots(P)
@@ -157,11 +157,11 @@ async def test_of_two_who_take_a_slot_at_once_one_has_it(both: tuple[Checkpoints
 
 async def test_a_slot_is_saved_by_who_holds_it(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
-    await one.take(P, Slot(number=0, of=1, epoch=1, owner="w-1"))
+    await one.claim(P, Slot(number=0, of=1, epoch=1, owner="w-1"))
     for checkpoint in ("a", "b"):
         await one.save(P, saved := Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint=checkpoint))
         assert await other.slots(P) == [saved]
-    await other.take(P, taken := Slot(number=0, of=1, epoch=2, owner="w-2", checkpoint="b"))
+    await other.claim(P, taken := Slot(number=0, of=1, epoch=2, owner="w-2", checkpoint="b"))
     with pytest.raises(Fenced):
         await one.save(P, Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="z"))
     assert await one.slots(P) == [taken]
@@ -173,11 +173,11 @@ async def test_beats_are_counted(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     assert await one.beats() == {}
     for each in (one, other, one):
-        await each.beat("w-1")
-    await other.beat("w-2")
+        await each.heartbeat("w-1")
+    await other.heartbeat("w-2")
     assert await one.beats() == {"w-1": 3, "w-2": 1}
-    await one.leave("w-1")
-    await one.leave("w-3")
+    await one.sign_off("w-1")
+    await one.sign_off("w-3")
     assert await other.beats() == {"w-2": 1}
 
 
@@ -244,13 +244,13 @@ async def test_one_version_is_active(both: tuple[Checkpoints, Checkpoints]) -> N
 
 async def test_forgetting_leaves_the_others(kind: str, one: Checkpoints) -> None:
     for processor in (P, "balances@10", "balances@2"):
-        await one.take(processor, Slot(number=0, of=1, epoch=1))
+        await one.claim(processor, Slot(number=0, of=1, epoch=1))
         await one.advance(processor, run("s-1", 0, 1))
         await one.park(processor, Parked(stream="s-1", version=4, error="", attempts=5, since=17))
         await one.note_skipped(processor, Skipped(stream="s-1", version=2, reason="test", time=1))
     await asyncio.gather(*(one.advance(P, run(f"many-{i}", 0, 1)) for i in range(MANY[kind] // 2)))
     await one.activate("balances", 1, instead_of=None)
-    await one.beat("w-1")
+    await one.heartbeat("w-1")
     await one.forget(P)
     await one.forget(P)
     assert [await all_positions(one), await one.slots(P), await one.parked(P), await one.skipped(P)] == [{}, [], [], []]
@@ -258,7 +258,7 @@ async def test_forgetting_leaves_the_others(kind: str, one: Checkpoints) -> None
         assert await all_positions(one, processor) == {"s-1": 1}
         assert len([*await one.slots(processor), *await one.parked(processor), *await one.skipped(processor)]) == 3
     assert (await one.active("balances"), await one.beats()) == (1, {"w-1": 1})
-    await one.take(P, Slot(number=0, of=1, epoch=1))
+    await one.claim(P, Slot(number=0, of=1, epoch=1))
     await one.advance(P, run("s-1", 0, 1))
     assert await one.positions(P, ["s-1"]) == {"s-1": 1}
 
@@ -295,7 +295,7 @@ async def test_closed_is_told(kind: str, one: Checkpoints) -> None:
         await one.open()
     await one.aclose()
     await one.aclose()
-    for call in (one.positions(P, ["s-1"]), one.advance(P, run("s-1", 0, 1)), one.slots(P), one.beat("w")):
+    for call in (one.positions(P, ["s-1"]), one.advance(P, run("s-1", 0, 1)), one.slots(P), one.heartbeat("w")):
         with pytest.raises(StoreClosed):
             await call
     await one.open()

@@ -10,7 +10,7 @@ import pytest
 from support.tables import fresh_name, store_on
 
 from eventsrc import DynamoDBStore, MemoryStore, SQLiteStore
-from eventsrc.testing.contract import CONTRACT, Ability, Check
+from eventsrc.testing.contract import CONTRACT, Capability, Check
 
 TABLES: dict[str, dict[str, Any]] = {
     "last": {},
@@ -25,7 +25,7 @@ every_check = pytest.mark.parametrize("check", CONTRACT, ids=str)
 
 @every_check
 async def test_memory(check: Check) -> None:
-    await check(MemoryStore, lacks={Ability.SHARES_DATA})
+    await check(MemoryStore, without={Capability.SHARES_DATA})
 
 
 @every_check
@@ -39,7 +39,7 @@ async def test_dynamodb(check: Check, kind: str, dynamodb_endpoint: str, table_n
     def make_store() -> DynamoDBStore:
         return store_on(dynamodb_endpoint, table_names[kind], **TABLES[kind])
 
-    await check(make_store, lacks={Ability.KNOWS_THE_END, Ability.FEEDS})
+    await check(make_store, without={Capability.KNOWS_THE_END, Capability.FEEDS})
 
 
 @pytest.fixture(scope="session")

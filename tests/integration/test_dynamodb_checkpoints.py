@@ -13,7 +13,7 @@ from support.tables import checkpoints_on, fresh_name, store_on
 
 from eventsrc import Fenced, StoreRejected, Throttled
 from eventsrc.processing import DynamoDBCheckpoints, Parked, Slot
-from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.processing.slice import Fence, PositionMoved, Slice
 from eventsrc.testing.contract.samples import make_commit
 
 FENCE = Fence(0, 1)
@@ -45,8 +45,8 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
         yield Bench(dynamodb_endpoint, proxy, direct, faulty)
 
 
-def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Run:
-    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Slice:
+    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
 
 
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
@@ -74,13 +74,13 @@ async def test_a_position_whose_answer_is_lost_counts_as_written(bench: Bench, f
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
 async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, fault: Any) -> None:
     bench.proxy.faults = [fault, fault]
-    await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+    await bench.faulty.claim("p@1", Slot(number=0, of=1, epoch=1))
     bench.proxy.faults = [fault]
     await bench.faulty.save("p@1", saved := Slot(number=0, of=1, epoch=1, checkpoint="c"))
     assert await bench.direct.slots("p@1") == [saved]
     bench.proxy.faults = [LOST]
     with pytest.raises(Fenced):
-        await bench.faulty.take("p@1", Slot(number=0, of=1, epoch=1))
+        await bench.faulty.claim("p@1", Slot(number=0, of=1, epoch=1))
     bench.proxy.faults = [fault, fault]
     assert await bench.faulty.activate("p", 1, instead_of=None)
     bench.proxy.faults = [fault]
@@ -91,7 +91,7 @@ async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, faul
 async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(bench: Bench) -> None:
     held = Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="c")
     bench.proxy.faults = [LATE]
-    await bench.faulty.take("p@1", held)
+    await bench.faulty.claim("p@1", held)
     bench.proxy.faults = [LATE]
     await bench.faulty.save("p@1", held)
     await bench.faulty.save("p@1", given_back := Slot(number=0, of=1, epoch=1, owner="", checkpoint="c"))
@@ -143,8 +143,8 @@ async def test_names_of_keys_may_be_any(bench: Bench) -> None:
     async with checkpoints_on(bench.endpoint, fresh_name(), **names) as checkpoints:
         await checkpoints.create_table()
         await checkpoints.advance("p@1", run(0, 1))
-        await checkpoints.take("p@1", Slot(number=0, of=1, epoch=1))
-        await checkpoints.beat("w-1")
+        await checkpoints.claim("p@1", Slot(number=0, of=1, epoch=1))
+        await checkpoints.heartbeat("w-1")
         assert await checkpoints.beats() == {"w-1": 1}
         assert await checkpoints.positions("p@1", ["s-1"]) == {"s-1": 1}
         await checkpoints.forget("p@1")

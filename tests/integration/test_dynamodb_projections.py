@@ -16,7 +16,7 @@ from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of,
 from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
 from support.tables import checkpoints_on, fresh_name, session, store_on
 
-from eventsrc import Commit, Fenced, MemoryStore, Repository, StoreRejected, StreamParked, Throttled, WiringError
+from eventsrc import Commit, DeclarationError, Fenced, MemoryStore, Repository, StoreRejected, StreamParked, Throttled
 from eventsrc.processing import (
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -27,7 +27,7 @@ from eventsrc.processing import (
     RowContext,
     rebuild,
 )
-from eventsrc.processing.slice import Fence, PositionMoved, Run
+from eventsrc.processing.slice import Fence, PositionMoved, Slice
 from eventsrc.stores.dynamodb.wire.responses import Item
 from eventsrc.testing.contract.samples import make_commit
 
@@ -143,8 +143,8 @@ every_kind = pytest.mark.parametrize("kind", [Counted, Rows])
 Kind = type[Counted] | type[Rows]
 
 
-def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Run:
-    return Run(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Slice:
+    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
 
 
 @every_kind
@@ -172,7 +172,7 @@ async def test_all_is_handled_once_whatever_is_lost(bench: Bench, kind: Kind, se
     bench.proxy.choose = at_times(dice, FAULTS, 0.4)
     for start in range(0, len(commits), 7):
         await processor.handle(commits[start : start + 7])
-    await processor.settled()
+    await processor.wait_until_idle()
     bench.proxy.choose = None
     await bench.check(processor.projection)
     assert not await processor.parked()
@@ -249,7 +249,7 @@ async def test_processors_at_the_same_streams_do_not_get_into_each_others_way(be
         await processor.join()
         for start in range(0, len(told), 5):
             await processor.handle(told[start : start + 5])
-        await processor.settled()
+        await processor.wait_until_idle()
 
     await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in processors))
     await bench.check(processors[0].projection)
@@ -269,7 +269,7 @@ async def test_a_processor_that_is_cancelled_goes_on_where_it_was(bench: Bench, 
         handling.cancel()
         await asyncio.gather(handling, return_exceptions=True)
     await processor.handle(commits)
-    await processor.settled()
+    await processor.wait_until_idle()
     await bench.check(processor.projection)
 
 
@@ -390,7 +390,7 @@ async def test_over_a_client_of_the_sdk(bench: Bench) -> None:
             await processor.take_all()
             bench.proxy.faults = [PASS, PASS, cancelled("None", "TransactionConflict")]
             await processor.handle(commits)
-            await processor.settled()
+            await processor.wait_until_idle()
             assert [parked.version for parked in await processor.parked()] == [4, 4]
             projection.poison = set()
             await processor.retry("account-a-0")
@@ -593,7 +593,7 @@ async def test_each_version_has_rows_of_its_own(bench: Bench) -> None:
         def key(self, stream: str) -> Mapping[str, str]:
             return {"PK": stream, "SK": "row"}
 
-    with pytest.raises(WiringError, match=r"Unversioned\.key is the same for all versions|Unversioned.key"):
+    with pytest.raises(DeclarationError, match=r"Unversioned\.key is the same for all versions|Unversioned.key"):
         Processor(Unversioned(bench.table), bench.store, bench.direct)
 
 
@@ -606,11 +606,11 @@ async def test_each_stream_has_a_row_of_its_own(bench: Bench) -> None:
     commits = await commits_of(bench.store)
     together, apart = (Processor(Shared(bench.table), bench.store, bench.direct) for _ in range(2))
     await together.take_all()
-    with pytest.raises(WiringError, match="two streams the same row"):
+    with pytest.raises(DeclarationError, match="two streams the same row"):
         await together.handle(commits)
     await apart.take_all()
     await apart.handle([commit for commit in commits if commit.stream == "account-a-0"])
-    with pytest.raises(WiringError, match="two streams the same row"):
+    with pytest.raises(DeclarationError, match="two streams the same row"):
         await apart.handle([commit for commit in commits if commit.stream == "account-a-1"])
 
 
@@ -646,7 +646,7 @@ async def test_kinds_of_checkpoints_are_not_mixed_up(bench: Bench) -> None:
     for projection in (Counted(bench.table), Rows(bench.table)):
         with pytest.raises(TypeError, match="needs DynamoDBCheckpoints"):
             Processor(projection, bench.store, MemoryCheckpoints())
-    with pytest.raises(WiringError, match=r"Rows\.table is not set|Rows.table"):
+    with pytest.raises(DeclarationError, match=r"Rows\.table is not set|Rows.table"):
         Processor(Rows(""), bench.store, bench.direct)
 
 

@@ -21,15 +21,15 @@ from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Aggregate, Commit, Event, MemoryStore, Repository, SQLiteStore
 from eventsrc.aggregates.codec import unpack
-from eventsrc.publishing import Published, events_api
+from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.publishing.asgi import Message, Receive, Scope, Send
-from eventsrc.publishing.token import Place
+from eventsrc.publishing.token import FeedToken
 from eventsrc.stores.feed import OrderedStore
 from eventsrc.testing.contract.samples import make_commit
 
-PUBLISHED: list[Published[Any]] = [
-    Published(Deposited, type="deposited.v1"),
-    Published(Opened, type="opened.v1", data=lambda event: {"initial": event.owner[:1]}),
+PUBLISHED: list[PublishedEvent[Any]] = [
+    PublishedEvent(Deposited, type="deposited.v1"),
+    PublishedEvent(Opened, type="opened.v1", data=lambda event: {"initial": event.owner[:1]}),
 ]  # and not Withdrawn
 EVENT_STREAM = {"accept": "text/event-stream"}
 
@@ -210,7 +210,7 @@ async def test_a_client_is_told_how_far_it_is_where_nothing_is_published(store: 
     async with api(store) as client:
         follower = Follower(client)
         await follower.until(lambda follower: follower.blocks >= 3)
-        assert Place.parse(follower.last_id) >= Place(2_000)
+        assert FeedToken.parse(follower.last_id) >= FeedToken(2_000)
         await fill(store, 1)
         assert await follower.take(1) == (await published_ids(store))[:1]
 
@@ -220,7 +220,7 @@ async def test_in_silence_comments_keep_the_stream_open_and_tell_the_place(store
     async with api(store, heartbeat=0.02, retry=1.5) as client:
         follower = Follower(client)
         await follower.until(lambda follower: follower.comments >= 3)
-        assert follower.last_id == Place(1).token
+        assert follower.last_id == FeedToken(1).token
         assert follower.retry == "1500"
 
 
@@ -234,7 +234,9 @@ async def test_comments_come_also_while_internal_events_do(store: OrderedStore) 
     try:
         async with api(store, heartbeat=0.1) as client:
             follower = Follower(client)
-            await follower.until(lambda follower: Place.parse(follower.last_id or Place(0).token) > Place(9))
+            await follower.until(
+                lambda follower: FeedToken.parse(follower.last_id or FeedToken(0).token) > FeedToken(9)
+            )
     finally:
         writing.cancel()
         await asyncio.wait((writing,))
@@ -271,7 +273,7 @@ class Commits(list[Commit]):
 
 async def test_a_client_that_waits_holds_no_commits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[weakref.ref[Commits]] = []
-    behind = SQLiteStore._behind
+    behind = SQLiteStore.commits_after
 
     async def watched(store: SQLiteStore, position: int) -> tuple[list[Commit], bool]:
         found, all_there_are = await behind(store, position)
@@ -279,7 +281,7 @@ async def test_a_client_that_waits_holds_no_commits_in_memory(tmp_path: Path, mo
         read.extend([weakref.ref(commits)] if commits else [])
         return commits, all_there_are
 
-    monkeypatch.setattr(SQLiteStore, "_behind", watched)
+    monkeypatch.setattr(SQLiteStore, "commits_after", watched)
     async with SQLiteStore(tmp_path / "ledger.db") as store, api(store) as client:
         await fill(store, 5)
         reading = asyncio.create_task(Follower(client).take(10**9))
@@ -315,7 +317,7 @@ async def test_a_client_that_takes_nothing_is_let_go_and_may_resume(store: Order
         note = Note(id=f"n-{number}")
         note.record(Noted(text="".join(random.choices("abcdefghij", k=250_000))))  # 10 MB: no socket takes that many
         await Repository(Note, store).save(note)
-    app = events_api(store, [Published(Noted, type="noted")], source="/", heartbeat=0.05)
+    app = events_api(store, [PublishedEvent(Noted, type="noted")], source="/", heartbeat=0.05)
     async with serving(app) as client:
         address = (client.base_url.host, client.base_url.port or 0)
         reader, writer = await asyncio.open_connection(*address, limit=1024)
@@ -354,14 +356,14 @@ async def test_a_mapping_that_fails_is_answered_and_logged_with_the_event(
     accounts = Repository(Account, store)
     for id in ("a-1", "a-2"):
         await accounts.save(Account.open(id, owner=id))
-    opened = Published(Opened, type="opened.v1", data=lambda event: {"a-1": 1}[event.owner])
+    opened = PublishedEvent(Opened, type="opened.v1", data=lambda event: {"a-1": 1}[event.owner])
     async with serving(events_api(store, [opened], source="/")) as client:
         first = await client.get("/")
         assert ids_of([first]) == ["account-a-1@1.0"]
         problem(await client.get(first.links["next"]["url"]), 500)
         assert "account-a-2@1.0" in caplog.text
         caplog.clear()
-        follower = Follower(client, Place(1).token)
+        follower = Follower(client, FeedToken(1).token)
         with pytest.raises(httpx.RemoteProtocolError):
             await follower.take(1)
         assert "account-a-2@1.0" in caplog.text
@@ -392,7 +394,7 @@ async def test_readers_who_begin_anywhere_meet_at_the_same_addresses(store: Orde
     await fill(store, 60)
     async with api(store, page=10) as client:
         canonical = [str(page.request.url) for page in await pages(client)]
-        for token in (Place(3).token, Place(14, 1).token, Place(15).token):
+        for token in (FeedToken(3).token, FeedToken(14, 1).token, FeedToken(15).token):
             addresses = [str(page.request.url) for page in await pages(client, f"/?after={token}")]
             assert addresses[1:] == canonical[-len(addresses[1:]) :]
             assert len(addresses) > 4
@@ -421,7 +423,7 @@ async def test_a_page_that_got_full_without_a_published_event_is_another(store: 
         await store.append(make_commit("internal-1", 2))
         full = await client.get("/", headers={"if-none-match": empty.headers["etag"]})
         assert (full.status_code, full.json()) == (200, [])
-        assert full.links["next"]["url"] == f"?after={Place(2).token}"
+        assert full.links["next"]["url"] == f"?after={FeedToken(2).token}"
 
 
 async def test_pages_end_where_they_do_though_a_stream_was_deleted(tmp_path: Path) -> None:
@@ -435,7 +437,7 @@ async def test_pages_end_where_they_do_though_a_stream_was_deleted(tmp_path: Pat
         found = await pages(client)
         assert ids_of(found) == await published_ids(store)
         addresses = [str(page.request.url).rpartition("=")[2] for page in found[1:3]]
-        assert addresses == [Place(10).token, Place(20).token]
+        assert addresses == [FeedToken(10).token, FeedToken(20).token]
         assert found[0].headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
@@ -501,10 +503,10 @@ def problem(response: httpx.Response, status: int) -> None:
         "after=AQAAAAAAAAAAAAA",
         "after=AgAAAAAAAAAAAAAA",
         "after=%00%ff",
-        f"after={Place(1).token}",
-        f"after={Place(0, 1).token}",
-        f"after={Place(2**56 - 1, 2**32 - 1).token}",
-        f"after={Place(0).token}&after=latest",
+        f"after={FeedToken(1).token}",
+        f"after={FeedToken(0, 1).token}",
+        f"after={FeedToken(2**56 - 1, 2**32 - 1).token}",
+        f"after={FeedToken(0).token}&after=latest",
         "&".join(f"n{number}=1" for number in range(200)),
     ],
 )

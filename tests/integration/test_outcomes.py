@@ -42,7 +42,7 @@ from eventsrc import (
     Throttled,
 )
 from eventsrc.stores.dynamodb.wire.client import NotSent, ServiceError, TransportError
-from eventsrc.stores.dynamodb.wire.outcomes import GaveUp, send
+from eventsrc.stores.dynamodb.wire.outcomes import DeadlinePassed, send
 from eventsrc.testing.contract.samples import (
     expect_same_commit,
     expect_stored,
@@ -343,7 +343,7 @@ async def test_no_try_begins_so_late_that_its_answer_would_be_missed() -> None:
 
     sends = [send(throttled, asyncio.Semaphore(1), deadline=2.0) for _ in range(300)]
     outcomes = await asyncio.gather(*sends, return_exceptions=True)
-    assert [outcome for outcome in outcomes if not isinstance(outcome, GaveUp) or outcome.unsure] == []
+    assert [outcome for outcome in outcomes if not isinstance(outcome, DeadlinePassed) or outcome.ambiguous] == []
 
 
 async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
@@ -409,9 +409,9 @@ async def test_only_what_was_never_sent_is_a_definite_no(first: list[Exception])
     async def call() -> None:
         raise next(tries, NotSent("refused"))
 
-    with pytest.raises(GaveUp) as raised:
+    with pytest.raises(DeadlinePassed) as raised:
         await send(call, asyncio.Semaphore(1), deadline=0.3)
-    assert raised.value.unsure == bool(first)
+    assert raised.value.ambiguous == bool(first)
 
 
 @pytest.mark.parametrize("given", ["/path", "?a=b", ":0", ":99999", ":port"])

@@ -21,6 +21,7 @@ from eventsrc import (
     CommitTooLarge,
     ConflictError,
     CorruptPayload,
+    DeclarationError,
     DynamoDBStore,
     Event,
     EventId,
@@ -51,7 +52,6 @@ from eventsrc import (
     UnhandledEvent,
     UnknownEventType,
     Usage,
-    WiringError,
     current_trace,
     open_store,
     tag_of,
@@ -163,7 +163,7 @@ def facts(error: EventsrcError) -> str | int | Commit | None:
             return error.reason
         case UnhandledEvent():
             return error.aggregate
-        case WiringError():
+        case DeclarationError():
             return error.culprit
         case InvalidStreamId():
             return error.reason

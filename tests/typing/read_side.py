@@ -34,7 +34,7 @@ from eventsrc.processing import (
     status,
     verify,
 )
-from eventsrc.publishing import Published, events_api
+from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.stores.dynamodb import Export
 
 
@@ -101,5 +101,7 @@ async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt)
         Processor(Balances(), store, on_error="ignore")  # type: ignore[arg-type]
         Processor(Balances, store)  # type: ignore[type-var]
         await rebuild(InSQLite())  # type: ignore[arg-type]
-    events_api(store, [Published(Deposited, type="deposited", data=lambda event: {"cents": event.amount})], source="/l")
+    events_api(
+        store, [PublishedEvent(Deposited, type="deposited", data=lambda event: {"cents": event.amount})], source="/l"
+    )
     lambda_handler(lambda: store)  # type: ignore[arg-type,return-value]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventsrc import EventId, InvalidStreamId, WiringError
+from eventsrc import DeclarationError, EventId, InvalidStreamId
 from eventsrc.stream_id import MAX_STREAM_BYTES, category_of, check_category, check_stream, stream_id
 
 NUMBERS = st.integers(0, 2**53)
@@ -103,7 +103,7 @@ def test_a_store_refuses_the_same(stream: str) -> None:
 
 @pytest.mark.parametrize("category", ["a-b", "", "a|b", " a", "a\n", "x" * 2049])
 def test_a_category_that_cannot_start_a_stream_names_its_class(category: str) -> None:
-    with pytest.raises(WiringError, match=r"^Account: the tag") as raised:
+    with pytest.raises(DeclarationError, match=r"^Account: the tag") as raised:
         check_category(category, "Account")
     assert raised.value.culprit == "Account"
 

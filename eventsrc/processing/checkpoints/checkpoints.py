@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import Fenced
 from ...stores.feed import Head
-from ..slice import Fence, PositionMoved, Run
+from ..slice import Fence, PositionMoved, Slice
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     retired: bool = False  # another version has taken the place of this one
 
 
-def in_use(slots: Sequence[Slot]) -> Sequence[Slot]:
+def current_slots(slots: Sequence[Slot]) -> Sequence[Slot]:
     """Those that divide all streams, by number; none where some of them are yet to be written."""
     found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
@@ -89,7 +89,7 @@ class Checkpoints(ABC):
         """Of each stream, a page at a time, in no order."""
 
     @abstractmethod
-    async def advance(self, processor: str, run: Run) -> None:
+    async def advance(self, processor: str, run: Slice) -> None:
         """Set the stream's position behind the run. Raises PositionMoved if it is not where the run begins, Fenced."""
 
     # Slots: who handles which streams, and from where on.
@@ -99,7 +99,7 @@ class Checkpoints(ABC):
         """All that there are, by number."""
 
     @abstractmethod
-    async def take(self, processor: str, slot: Slot) -> None:
+    async def claim(self, processor: str, slot: Slot) -> None:
         """Write a slot whose epoch is above the one that is there. Raises Fenced if somebody was quicker."""
 
     @abstractmethod
@@ -109,14 +109,14 @@ class Checkpoints(ABC):
     # Workers: each counts as long as it lives, so that the others see it.
 
     @abstractmethod
-    async def beat(self, worker: str) -> None: ...
+    async def heartbeat(self, worker: str) -> None: ...
 
     @abstractmethod
     async def beats(self) -> Mapping[str, int]:
         """How often each worker has beaten."""
 
     @abstractmethod
-    async def leave(self, worker: str) -> None: ...
+    async def sign_off(self, worker: str) -> None: ...
 
     # Parked streams.
 
@@ -180,7 +180,7 @@ class MemoryCheckpoints(Checkpoints):
         known = self._positions.get(processor, {})
         yield [Head(stream, version) for stream, (version, _) in known.items()]
 
-    async def advance(self, processor: str, run: Run) -> None:
+    async def advance(self, processor: str, run: Slice) -> None:
         self.check_fence(processor, run.fence)
         known = self._positions.setdefault(processor, {})
         version, epoch = known.get(run.stream, (run.after, 0))
@@ -188,7 +188,7 @@ class MemoryCheckpoints(Checkpoints):
             raise Fenced(processor, run.fence.slot)
         if version != run.after:
             raise PositionMoved(run.stream)
-        known[run.stream] = run.reached, run.fence.epoch
+        known[run.stream] = run.last_version, run.fence.epoch
 
     def check_fence(self, processor: str, fence: Fence) -> None:
         """Raise Fenced if somebody else has the slot now."""
@@ -199,7 +199,7 @@ class MemoryCheckpoints(Checkpoints):
     async def slots(self, processor: str) -> Sequence[Slot]:
         return [slot for _, slot in sorted(self._slots.get(processor, {}).items())]
 
-    async def take(self, processor: str, slot: Slot) -> None:
+    async def claim(self, processor: str, slot: Slot) -> None:
         slots = self._slots.setdefault(processor, {})
         if (there := slots.get(slot.number)) is not None and there.epoch >= slot.epoch:
             raise Fenced(processor, slot.number)
@@ -209,13 +209,13 @@ class MemoryCheckpoints(Checkpoints):
         self.check_fence(processor, Fence(slot.number, slot.epoch))
         self._slots[processor][slot.number] = slot
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         self._beats[worker] = self._beats.get(worker, 0) + 1
 
     async def beats(self) -> Mapping[str, int]:
         return dict(self._beats)
 
-    async def leave(self, worker: str) -> None:
+    async def sign_off(self, worker: str) -> None:
         self._beats.pop(worker, None)
 
     async def park(self, processor: str, parked: Parked) -> None:

@@ -27,7 +27,7 @@ from ...stores.dynamodb.wire.connection import Requests
 from ...stores.dynamodb.wire.responses import Item
 from ...stores.feed import Head
 from ...usage import Usage
-from ..slice import PositionMoved, Run
+from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 from .dynamodb_table import Table, number, text
 
@@ -110,14 +110,17 @@ class DynamoDBCheckpoints(Checkpoints):
     def _stream_of(self, item: Item) -> str:
         return text(item, "stream") if "stream" in item else self.table.sort_of(item)
 
-    async def advance(self, processor: str, run: Run) -> None:
+    async def advance(self, processor: str, run: Slice) -> None:
         used = Usage(calls=1)
         if (standing := await self.table.update(self.moving(processor, run), used)) is not None:
             await self.settle(processor, run, standing, again=used.requests > 1)
 
-    def moving(self, processor: str, run: Run) -> dict[str, Any]:
+    def moving(self, processor: str, run: Slice) -> dict[str, Any]:
         """The update that sets a position: also an action of a transaction."""
-        names, values = ["version", "epoch"], {":reached": run.reached, ":after": run.after, ":epoch": run.fence.epoch}
+        names, values = (
+            ["version", "epoch"],
+            {":reached": run.last_version, ":after": run.after, ":epoch": run.fence.epoch},
+        )
         update, texts = "SET #version = :reached, #epoch = :epoch", dict[str, Any]()
         if _sort(run.stream) != run.stream:
             names.append("stream")
@@ -133,7 +136,7 @@ class DynamoDBCheckpoints(Checkpoints):
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
-    async def settle(self, processor: str, run: Run, standing: Item, *, again: bool) -> None:
+    async def settle(self, processor: str, run: Slice, standing: Item, *, again: bool) -> None:
         """As the function: for a condition on a position that has failed. `standing` is {} where that was not told."""
         item = standing or await self.table.read(*_place(processor, run.stream)) or {}
         place = (number(item, "version"), number(item, "epoch")) if item else None
@@ -143,7 +146,7 @@ class DynamoDBCheckpoints(Checkpoints):
         found = [_slot(text(item, "slot")) for item in await self.table.all(f"@{processor}", "slot#")]
         return sorted(found, key=lambda slot: slot.number)
 
-    async def take(self, processor: str, slot: Slot) -> None:
+    async def claim(self, processor: str, slot: Slot) -> None:
         # The token is of this call: a try of it that has landed without an answer is not taken for somebody quicker.
         update = self._slot_update(
             processor,
@@ -180,7 +183,7 @@ class DynamoDBCheckpoints(Checkpoints):
             },
         }
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         await self.table.update(
             {
                 "Key": self.table.key(_WORKERS, worker),
@@ -193,7 +196,7 @@ class DynamoDBCheckpoints(Checkpoints):
     async def beats(self) -> Mapping[str, int]:
         return {self.table.sort_of(item): number(item, "beats") for item in await self.table.all(_WORKERS)}
 
-    async def leave(self, worker: str) -> None:
+    async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
 
     async def park(self, processor: str, parked: Parked) -> None:
@@ -243,7 +246,7 @@ class DynamoDBCheckpoints(Checkpoints):
             await self.table.clear(partition)
 
 
-def settle(processor: str, run: Run, standing: tuple[int, int] | None, *, again: bool) -> None:
+def settle(processor: str, run: Slice, standing: tuple[int, int] | None, *, again: bool) -> None:
     """A position is not where the run begins, but at this version and epoch: raise Fenced or PositionMoved, unless that
     is where the run ends and this was tried `again`.
 
@@ -253,7 +256,7 @@ def settle(processor: str, run: Run, standing: tuple[int, int] | None, *, again:
     version, epoch = standing or (0, 0)
     if epoch > run.fence.epoch:
         raise Fenced(processor, run.fence.slot)
-    if not (again and version == run.reached):
+    if not (again and version == run.last_version):
         raise PositionMoved(run.stream)
 
 

@@ -14,8 +14,16 @@ from ...errors import StoreClosed, StoreRejected
 from ...stores.dynamodb.creation import create_table
 from ...stores.dynamodb.wire.client import Reply, SDKClient, ServiceError
 from ...stores.dynamodb.wire.connection import Requests
-from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, GaveUp, rejected
-from ...stores.dynamodb.wire.responses import Answer, Batch, Found, Got, Item, Refused, Transacted
+from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
+from ...stores.dynamodb.wire.responses import (
+    Answer,
+    Batch,
+    ConditionFailed,
+    GetResponse,
+    Item,
+    QueryResponse,
+    Transacted,
+)
 from ...usage import Usage
 
 T = TypeVar("T", bound=Answer | Transacted)
@@ -68,7 +76,7 @@ class Table:
         with self._call(used):
             try:
                 return await self._requests.send(operation, request, kind, used)
-            except GaveUp as given_up:
+            except DeadlinePassed as given_up:
                 # Something may have been done. Whoever reads the position again learns whether it was, and what comes
                 # later still does nothing where the position has moved on.
                 raise given_up.definite() from None
@@ -116,7 +124,7 @@ class Table:
         with self._call(used):
             try:
                 return await self._requests.batch(operation, request, used)
-            except GaveUp as given_up:
+            except DeadlinePassed as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
                 raise rejected(error, *items) from None
@@ -136,7 +144,7 @@ class Table:
             request["ExpressionAttributeNames"]["#sk"] = self._sk
             request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
         while True:
-            page = await self.ask("Query", request, Found[Item])
+            page = await self.ask("Query", request, QueryResponse[Item])
             if page.Items:
                 yield page.Items
             if page.LastEvaluatedKey is None:
@@ -164,7 +172,7 @@ class Table:
 
     async def read(self, partition: str, sort: str) -> Item | None:
         request = {"TableName": self.name, "Key": self.key(partition, sort), "ConsistentRead": True}
-        return (await self.ask("GetItem", {**request, "ReturnConsumedCapacity": "TOTAL"}, Got[Item])).Item
+        return (await self.ask("GetItem", {**request, "ReturnConsumedCapacity": "TOTAL"}, GetResponse[Item])).Item
 
     async def put(self, item: Item) -> None:
         await self.ask("PutItem", {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}, Answer)
@@ -195,7 +203,7 @@ class Table:
 def item_of(reply: Reply | None) -> Item | None:
     """What stood there when a condition failed, if the endpoint tells."""
     try:
-        return reply.read(Refused[Item]).Item if reply is not None else None
+        return reply.read(ConditionFailed[Item]).Item if reply is not None else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 

@@ -15,7 +15,7 @@ import msgspec
 from ...errors import Fenced, StoreClosed
 from ...stores.feed import Head
 from ...stores.sqlite.connection import ERRORS, typed
-from ..slice import Fence, PositionMoved, Run
+from ..slice import Fence, PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 
 T = TypeVar("T")
@@ -155,14 +155,14 @@ class SQLiteCheckpoints(Checkpoints):
             yield [Head(*row) for row in page]
             after = page[-1][0]
 
-    async def advance(self, processor: str, run: Run) -> None:
+    async def advance(self, processor: str, run: Slice) -> None:
         await self.write(lambda db: advance(db, processor, [run]))
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
         return [_slot(row[0]) for row in await self._ask(lambda db: db.execute(query, (processor,)).fetchall())]
 
-    async def take(self, processor: str, slot: Slot) -> None:
+    async def claim(self, processor: str, slot: Slot) -> None:
         await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
 
     async def save(self, processor: str, slot: Slot) -> None:
@@ -177,14 +177,14 @@ class SQLiteCheckpoints(Checkpoints):
         if not await self.write(lambda db: db.execute(put, values).rowcount):
             raise Fenced(processor, slot.number)
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         beat = "INSERT INTO eventsrc_workers VALUES (?, 1) ON CONFLICT DO UPDATE SET beats = beats + 1"
         await self._execute(beat, (worker,))
 
     async def beats(self) -> Mapping[str, int]:
         return dict(await self._ask(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
 
-    async def leave(self, worker: str) -> None:
+    async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
 
     async def park(self, processor: str, parked: Parked) -> None:
@@ -238,18 +238,18 @@ def forget(db: sqlite3.Connection, processor: str) -> None:
         db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
 
 
-def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Run]) -> None:
+def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> None:
     """Within a transaction: set the positions behind these runs. Raises Fenced, and PositionMoved."""
     for fence in {run.fence for run in runs}:
         _check_fence(db, processor, fence)
-    rows = [(processor, run.stream, run.reached, run.fence.epoch, run.after) for run in runs]
+    rows = [(processor, run.stream, run.last_version, run.fence.epoch, run.after) for run in runs]
     if db.executemany(_ADVANCE, rows).rowcount == len(rows):
         return
     for run, row in zip(runs, rows, strict=True):  # all of it is undone by who asked; this is to name the culprit
         found = db.execute(
             "SELECT version FROM eventsrc_positions WHERE processor = ? AND stream = ?", row[:2]
         ).fetchone()
-        if found[0] != run.reached:
+        if found[0] != run.last_version:
             raise PositionMoved(run.stream)
     raise PositionMoved(runs[0].stream)
 

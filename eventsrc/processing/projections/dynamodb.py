@@ -19,7 +19,7 @@ from ...stores.dynamodb.wire.responses import Cancelled, Reason, Transacted
 from ...usage import Usage
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints
-from ..slice import Context, HandlerFailed, Run
+from ..slice import Context, HandlerFailed, Slice
 from .projection import Failure, Guarantee, Projection, side_by_side
 
 _MOST = 99  # actions of a transaction beside the position
@@ -120,13 +120,13 @@ class DynamoDBProjection(Projection):
         check_kind(self, checkpoints)
         super().bind(checkpoints)
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         return await side_by_side(runs, self._by_halves, self._free)
 
-    async def _by_halves(self, run: Run) -> None:
+    async def _by_halves(self, run: Slice) -> None:
         await by_halves(run, self._handle)
 
-    async def _handle(self, run: Run) -> None:
+    async def _handle(self, run: Slice) -> None:
         try:
             writes = Writes()
             for handler, given, commit, index in self._handlers.calls(run.commits):
@@ -142,7 +142,7 @@ class DynamoDBProjection(Projection):
         else:
             await self.advance(run)
 
-    async def _transact(self, run: Run, actions: Sequence[Mapping[str, Any]]) -> None:
+    async def _transact(self, run: Slice, actions: Sequence[Mapping[str, Any]]) -> None:
         checkpoints = self._checkpoints
         request: dict[str, Any] = {
             "TransactItems": [{"Update": checkpoints.moving(self.name, run)}, *actions],
@@ -183,7 +183,7 @@ def check_kind(projection: Projection, checkpoints: Checkpoints) -> None:
         raise TypeError(f"{type(projection).__qualname__} needs DynamoDBCheckpoints: both are written together")
 
 
-async def by_halves(run: Run, handle: Callable[[Run], Awaitable[None]]) -> None:
+async def by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> None:
     """Handle a run at once; where that fails for what is in it, by halves: what comes before the culprit has its
     effect, and what is too much at once may do in two.
     """
@@ -197,7 +197,7 @@ async def by_halves(run: Run, handle: Callable[[Run], Awaitable[None]]) -> None:
     middle = len(run.commits) // 2
     first = run._replace(commits=run.commits[:middle])
     await by_halves(first, handle)
-    await by_halves(run._replace(after=first.reached, commits=run.commits[middle:]), handle)
+    await by_halves(run._replace(after=first.last_version, commits=run.commits[middle:]), handle)
 
 
 def _reasons(reply: Reply | None) -> Sequence[Reason]:

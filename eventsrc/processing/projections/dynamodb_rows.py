@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import StoreRejected, WiringError
+from ...errors import DeclarationError, StoreRejected
 from ...store import Commit
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
@@ -19,7 +19,7 @@ from ...usage import Usage
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, settle
 from ..checkpoints.dynamodb_table import number, text
-from ..slice import Context, HandlerFailed, Run
+from ..slice import Context, HandlerFailed, Slice
 from .dynamodb import by_halves, check_kind, is_at_fault
 from .projection import Failure, Guarantee, Projection, side_by_side
 
@@ -119,10 +119,14 @@ class DynamoDBRows(Projection):
     def bind(self, checkpoints: Checkpoints) -> None:
         check_kind(self, checkpoints)
         if not self.table:
-            raise WiringError(f"{type(self).__qualname__}.table", "is not set; it is the name of the table of the rows")
+            raise DeclarationError(
+                f"{type(self).__qualname__}.table", "is not set; it is the name of the table of the rows"
+            )
         other = self._at(self.version + 1)
         if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
-            raise WiringError(f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it")
+            raise DeclarationError(
+                f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it"
+            )
         super().bind(checkpoints)
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
@@ -147,16 +151,16 @@ class DynamoDBRows(Projection):
         vars(other)["version"] = version
         return other
 
-    async def advance(self, run: Run) -> None:
+    async def advance(self, run: Slice) -> None:
         await self._write(run, Changes())
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         return await side_by_side(runs, self._by_halves, self._free)
 
-    async def _by_halves(self, run: Run) -> None:
+    async def _by_halves(self, run: Slice) -> None:
         await by_halves(run, self._handle)
 
-    async def _handle(self, run: Run) -> None:
+    async def _handle(self, run: Slice) -> None:
         changes = Changes()
         try:
             for handler, given, commit, index in self._handlers.calls(run.commits):
@@ -168,9 +172,9 @@ class DynamoDBRows(Projection):
             raise HandlerFailed(error) from error
         await self._write(run, changes)
 
-    async def _write(self, run: Run, changes: Changes) -> None:
+    async def _write(self, run: Slice, changes: Changes) -> None:
         names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
-        place = {"version": run.reached, "epoch": run.fence.epoch, "stream": run.stream}
+        place = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
         values = {":p": to_value(place), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
         values[":stream"] = to_value(run.stream)
         try:
@@ -208,5 +212,5 @@ class DynamoDBRows(Projection):
         place: Item | None = item.get(self.position_attribute, {}).get("M")
         return place
 
-    def _shared(self) -> WiringError:
-        return WiringError(f"{type(self).__qualname__}.key", "gives two streams the same row; each has its own")
+    def _shared(self) -> DeclarationError:
+        return DeclarationError(f"{type(self).__qualname__}.key", "gives two streams the same row; each has its own")

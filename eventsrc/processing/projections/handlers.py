@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, event_types, hints_of, name_of, upcasters_by_type
 from ...aggregates.event import Event
-from ...errors import WiringError
+from ...errors import DeclarationError
 
 if TYPE_CHECKING:
     from ...store import Commit
@@ -70,7 +70,7 @@ class Handlers:
 
 
 def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
-    """What a projection class declares. Raises WiringError, which names the culprit."""
+    """What a projection class declares. Raises DeclarationError, which names the culprit."""
     name = projection.__qualname__
     found: dict[type[Event], Handler] = {}
     for attribute in dir(projection):
@@ -81,13 +81,15 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
         events, handler = _read(function, culprit)
         for event in events:
             if event in found:
-                raise WiringError(culprit, f"handles {event.__qualname__}, and so does {name_of(found[event].call)}")
+                raise DeclarationError(
+                    culprit, f"handles {event.__qualname__}, and so does {name_of(found[event].call)}"
+                )
             found[event] = handler
     if not found:
-        raise WiringError(name, "has no handle_* method; without events there is nothing to project")
+        raise DeclarationError(name, "has no handle_* method; without events there is nothing to project")
     upcast = upcasters_by_type(upcasters, name)
     if both := found.keys() & upcast.keys():
-        raise WiringError(name, f"handles {both.pop().__qualname__}, which an upcaster takes")
+        raise DeclarationError(name, f"handles {both.pop().__qualname__}, which an upcaster takes")
     check_tags([*found, *upcast], name)
     for event in (*found, *upcast):
         check_event(event)
@@ -96,12 +98,12 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
     if not isinstance(function, FunctionType):
-        raise WiringError(culprit, "a handler is a plain or an async method")
+        raise DeclarationError(culprit, "a handler is a plain or an async method")
     parameters = list(inspect.signature(function).parameters.values())
     positional = all(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
     generates = function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
     if generates or not positional or len(parameters) not in (2, 3):
-        raise WiringError(
+        raise DeclarationError(
             culprit, "a handler is a method: def handle_x(self, event: X), with a context: Context or not"
         )
     annotation = hints_of(function).get(parameters[1].name)

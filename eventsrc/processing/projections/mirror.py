@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import aclosing
 
-from ...concurrency import loaded
+from ...concurrency import load_all
 from ...errors import CommitOutcomeUnknown, ConflictError, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import HandlerFailed, Run
+from ..slice import HandlerFailed, Slice
 from .projection import Failure, Guarantee, Projection, side_by_side
 
 
@@ -47,7 +47,7 @@ class Mirror(Projection, tag="mirror"):
         """Up to where the target has the same. Of DynamoDB that reads up to a megabyte of each stream, once in a
         process.
         """
-        found = await loaded(self._copied, streams, self.concurrency)
+        found = await load_all(self._copied, streams, self.concurrency)
         return {stream: version for stream, version in found.items() if version is not None}
 
     async def _copied(self, stream: str) -> int | None:
@@ -65,10 +65,10 @@ class Mirror(Projection, tag="mirror"):
         """Of any version: they have the same target."""
         return await self.positions(streams)
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         return await side_by_side(runs, self._copy, self._free)
 
-    async def _copy(self, run: Run) -> None:
+    async def _copy(self, run: Slice) -> None:
         for commit in run.commits:
             try:
                 await self.target.append(commit)

@@ -10,10 +10,10 @@ from enum import Enum
 from inspect import isawaitable
 from typing import Any, ClassVar, NamedTuple
 
-from ...errors import WiringError
+from ...errors import DeclarationError
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import Context, HandlerFailed, PositionMoved, Run
+from ..slice import Context, HandlerFailed, PositionMoved, Slice
 from .handlers import Handlers, handlers_of
 
 
@@ -31,7 +31,7 @@ class Failure(NamedTuple):
     PositionMoved, Fenced, or an error of the checkpoints.
     """
 
-    run: Run
+    run: Slice
     error: Exception
 
 
@@ -68,7 +68,9 @@ class Projection(ABC):
         super().__init_subclass__(**options)
         if tag:
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", tag):
-                raise WiringError(cls.__qualname__, f"the tag {tag!r} is 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'")
+                raise DeclarationError(
+                    cls.__qualname__, f"the tag {tag!r} is 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'"
+                )
             cls.tag = tag
 
     @property
@@ -77,15 +79,15 @@ class Projection(ABC):
         return f"{self.tag}@{self.version}"
 
     def bind(self, checkpoints: Checkpoints) -> None:
-        """Get ready to work with these. Processors call it. Raises WiringError, and TypeError for a wrong kind."""
+        """Get ready to work with these. Processors call it. Raises DeclarationError, and TypeError for a wrong kind."""
         kind = type(self)
         if not kind.tag:
-            raise WiringError(kind.__qualname__, f'has no tag; write `class {kind.__qualname__}(..., tag="...")`')
+            raise DeclarationError(kind.__qualname__, f'has no tag; write `class {kind.__qualname__}(..., tag="...")`')
         if type(self.version) is not int or self.version < 1:
-            raise WiringError(f"{kind.__qualname__}.version", f"is {self.version!r}; it is a number from 1 on")
+            raise DeclarationError(f"{kind.__qualname__}.version", f"is {self.version!r}; it is a number from 1 on")
         self._handlers = handlers_of(kind, self.upcasters)
         if not self.awaits and (handler := self._handlers.awaiting) is not None:
-            raise WiringError(handler.call.__qualname__, "is async, which handlers of this kind cannot be")
+            raise DeclarationError(handler.call.__qualname__, "is async, which handlers of this kind cannot be")
         self._checkpoints = checkpoints
 
     async def prepare(self) -> None:  # noqa: B027  # most need nothing
@@ -107,12 +109,12 @@ class Projection(ABC):
         found: dict[str, int] = await self._checkpoints.positions(name, streams)
         return found
 
-    async def advance(self, run: Run) -> None:
+    async def advance(self, run: Slice) -> None:
         """Set the stream's position behind the run, without any effect. Raises PositionMoved, Fenced."""
         await self._checkpoints.advance(self.name, run)
 
     @abstractmethod
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         """Handle runs, one a stream, each commit together with its position; returns those that stopped on the way."""
 
 
@@ -137,13 +139,13 @@ class MemoryProjection(Projection):
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
         return {stream: self._positions[stream] for stream in streams if stream in self._positions}
 
-    async def advance(self, run: Run) -> None:
+    async def advance(self, run: Slice) -> None:
         if self._positions.get(run.stream, run.after) != run.after:
             raise PositionMoved(run.stream)
-        self._positions[run.stream] = run.reached
+        self._positions[run.stream] = run.last_version
         self._done.pop(run.stream, None)
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: list[Failure] = []
         for run in runs:
             try:
@@ -180,10 +182,10 @@ class Effects(Projection):
     guarantee = Guarantee.KEY
     awaits = True
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         return await side_by_side(runs, self._handle, self._free)
 
-    async def _handle(self, run: Run) -> None:
+    async def _handle(self, run: Slice) -> None:
         for commit in run.commits:
             if not run.muted:
                 await self._call(commit)
@@ -201,12 +203,12 @@ class Effects(Projection):
 
 
 async def side_by_side(
-    runs: Sequence[Run], handle: Callable[[Run], Awaitable[None]], free: asyncio.Semaphore
+    runs: Sequence[Slice], handle: Callable[[Slice], Awaitable[None]], free: asyncio.Semaphore
 ) -> Sequence[Failure]:
     """Handle as many at a time as are free; returns those that failed."""
     failures: list[Failure] = []
 
-    async def one(run: Run) -> None:
+    async def one(run: Slice) -> None:
         async with free:
             try:
                 await handle(run)

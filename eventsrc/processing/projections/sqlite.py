@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite import SQLiteCheckpoints, advance, forget
-from ..slice import Context, HandlerFailed, PositionMoved, Run
+from ..slice import Context, HandlerFailed, PositionMoved, Slice
 from .projection import Failure, Guarantee, Projection
 
 _ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
@@ -102,7 +102,7 @@ class SQLiteProjection(Projection):
 
         await self._checkpoints.write(work)
 
-    async def apply(self, runs: Sequence[Run]) -> Sequence[Failure]:
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         try:
             await self._checkpoints.write(lambda db: self._handle(db, runs))
         except (HandlerFailed, PositionMoved) as error:
@@ -113,7 +113,7 @@ class SQLiteProjection(Projection):
         # One of them is at fault. Each by itself: what comes before it has its effect.
         return [failure for run in runs for failure in await self._one_by_one(run)]
 
-    async def _one_by_one(self, run: Run) -> Sequence[Failure]:
+    async def _one_by_one(self, run: Slice) -> Sequence[Failure]:
         for commit in run.commits:
             alone = run._replace(after=commit.version - 1, commits=(commit,))
             try:
@@ -122,7 +122,7 @@ class SQLiteProjection(Projection):
                 return [Failure(run, error)]
         return []
 
-    def _handle(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
+    def _handle(self, db: sqlite3.Connection, runs: Sequence[Slice]) -> None:
         advance(db, self.name, runs)  # first: whoever comes second must not see the handlers fail at their own work
         try:
             self._call(Database(db), runs)
@@ -133,7 +133,7 @@ class SQLiteProjection(Projection):
                 raise
             raise HandlerFailed(error) from error
 
-    def _call(self, database: Database, runs: Sequence[Run]) -> None:
+    def _call(self, database: Database, runs: Sequence[Slice]) -> None:
         for run in runs:
             for handler, given, commit, index in self._handlers.calls(run.commits):
                 if handler.with_context:

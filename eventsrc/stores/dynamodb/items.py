@@ -12,7 +12,7 @@ from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_stored, check_version
 from .layouts.layout import Sort, half_above, is_snapshot
 from .wire.client import Reply
-from .wire.responses import Binary, Found, Got, Number, Refused, Text, TextMap, Texts
+from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryResponse, Text, TextMap, Texts
 
 T = TypeVar("T")
 
@@ -68,10 +68,10 @@ class Items:
             gc=False,
         )
         self.keyed: type[Keyed] = keyed
-        self.scanned: type[Found[Keyed]] = Found[keyed]
-        self.got: type[Got[Stored]] = Got[stored]
-        self.found: type[Found[Stored]] = Found[stored]
-        self._refused: type[Refused[Stored]] = Refused[stored]
+        self.scanned: type[QueryResponse[Keyed]] = QueryResponse[keyed]
+        self.got: type[GetResponse[Stored]] = GetResponse[stored]
+        self.found: type[QueryResponse[Stored]] = QueryResponse[stored]
+        self._refused: type[ConditionFailed[Stored]] = ConditionFailed[stored]
         self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:

@@ -8,21 +8,21 @@ from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
 from ...errors import CommitOutcomeUnknown, StoreError
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settled
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settle
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head
 from .creation import create_table
-from .feed.change_records import Change, changes
+from .feed.change_records import ChangeRecord, changes
 from .feed.checkpoint import earliest, parsed
 from .feed.scan import scanned, scanned_heads
-from .feed.table_feed import Whole
+from .feed.table_feed import TableFeed
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
 from .layouts.layout import LAYOUTS, Page, Sort, beyond, is_snapshot
 from .wire.client import Client, SDKClient, ServiceError
 from .wire.connection import Requests
-from .wire.outcomes import CONDITION_FAILED, GaveUp, rejected
-from .wire.responses import Answer, Found
+from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
+from .wire.responses import Answer, QueryResponse
 
 T = TypeVar("T", bound=Answer)
 
@@ -75,7 +75,7 @@ class DynamoDBStore(Store):
             max_connections=max_connections,
         )
         self._streams_client = streams_client
-        self._whole = Whole(self, max_connections)
+        self._table_feed = TableFeed(self, max_connections)
 
     async def append(self, commit: Commit) -> Receipt:
         request = {
@@ -87,11 +87,11 @@ class DynamoDBStore(Store):
             "ReturnConsumedCapacity": "TOTAL",
         }
         used = Usage(calls=1)
-        with self._call(used=used):
+        with self.in_flight(used=used):
             try:
                 await self._requests.send("PutItem", request, Answer, used)
-            except GaveUp as given_up:
-                if given_up.unsure:
+            except DeadlinePassed as given_up:
+                if given_up.ambiguous:
                     reason = given_up.reason
                     raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason) from None
                 raise given_up.definite() from None
@@ -100,12 +100,12 @@ class DynamoDBStore(Store):
                     raise rejected(error, self._table) from None
                 standing = self._items.standing(error.reply)
             else:
-                return settled(commit, commit, used)
+                return settle(commit, commit, used)
             return await self._settle(commit, standing, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
-        with self._call():
+        with self.in_flight():
             return await self._layout.load(self, stream)
 
     async def read(
@@ -114,7 +114,7 @@ class DynamoDBStore(Store):
         check_stream(stream)
         rest: tuple[Sort, Sort] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
         while rest and rest[0] <= rest[1]:
-            with self._call():
+            with self.in_flight():
                 page = await self.query(stream, *rest, backward=backward)
             for commit in page.commits:
                 yield commit
@@ -130,12 +130,12 @@ class DynamoDBStore(Store):
             "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
             "ReturnConsumedCapacity": "TOTAL",
         }
-        with self._call(closing=True):
+        with self.in_flight(closing=True):
             if await self._layout.outdated(self, snapshot):
                 return False
             try:
                 await self._requests.send("PutItem", request, Answer, self.usage)
-            except GaveUp as given_up:
+            except DeadlinePassed as given_up:
                 raise given_up.definite() from None
             except ServiceError as error:
                 if error.code != CONDITION_FAILED:
@@ -143,7 +143,7 @@ class DynamoDBStore(Store):
                 return False
             return True
 
-    def changes(self, event: object) -> Iterator[Change]:
+    def changes(self, event: object) -> Iterator[ChangeRecord]:
         """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
         DynamoDB, both also as AWS Lambda and EventBridge Pipes deliver them, or a line of an export to S3.
 
@@ -185,7 +185,7 @@ class DynamoDBStore(Store):
         Raises FeedTrimmed where going on could miss something: the checkpoint is too old, the scan has taken too long,
         or the stream has been turned off meanwhile; StoreRejected for a table without a stream of new images.
         """
-        async with aclosing(self._whole.batches(after, follow=follow)) as batches:
+        async with aclosing(self._table_feed.batches(after, follow=follow)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -193,7 +193,7 @@ class DynamoDBStore(Store):
         """As `Feed.end`. Behind it come also the older commits of the shards that are open, those of some hours: no
         place in a shard is durable that no record has.
         """
-        return await self._whole.end()
+        return await self._table_feed.end()
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         """As `Feed.earliest`."""
@@ -220,7 +220,7 @@ class DynamoDBStore(Store):
         `stream` turns on DynamoDB Streams with new images. A table that was there keeps its settings, but
         `point_in_time_recovery` is turned on for it too. Raises StoreRejected, also if its keys are others.
         """
-        with self._call():
+        with self.in_flight():
             return await create_table(
                 SDKClient(self._requests.sdk),
                 self._table,
@@ -292,7 +292,7 @@ class DynamoDBStore(Store):
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
             if standing is None:  # what was there is being deleted, or our own commit is still on its way
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settled(commit, self._items.to_commit(standing, commit.stream), used)
+        return settle(commit, self._items.to_commit(standing, commit.stream), used)
 
     async def _get(self, stream: str, sort: Sort) -> Stored | None:
         request = {
@@ -303,22 +303,22 @@ class DynamoDBStore(Store):
         }
         return (await self._read("GetItem", request, self._items.got)).Item
 
-    async def _scan_page(self, request: dict[str, Any]) -> Found[Keyed]:
-        with self._call():
+    async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
+        with self.in_flight():
             return await self._read("Scan", request, self._items.scanned)
 
     async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Its errors are the library's."""
         try:
             return await self._requests.send(operation, request, kind, self.usage)
-        except GaveUp as given_up:
+        except DeadlinePassed as given_up:
             raise given_up.definite() from None
         except ServiceError as error:
             raise rejected(error, self._table) from None
 
-    async def _open(self) -> None:
+    async def on_open(self) -> None:
         await self._requests.open()
-        self._whole = Whole(self, self._requests.max_connections)
+        self._table_feed = TableFeed(self, self._requests.max_connections)
 
     async def _open_streams(self) -> Client:
         """A client of the table's stream, open until the store is closed. Raises StoreRejected."""
@@ -327,8 +327,8 @@ class DynamoDBStore(Store):
         return await self._requests.open_streams()
 
     async def aclose(self) -> None:
-        self._whole.close()
+        self._table_feed.close()
         await super().aclose()
 
-    async def _close(self) -> None:
+    async def on_close(self) -> None:
         await self._requests.aclose()

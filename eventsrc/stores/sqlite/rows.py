@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...errors import ConflictError, CorruptPayload
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settled
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settle
 from ...usage import Usage
 from ..feed import Head
 from ..limits import check_stored
@@ -43,7 +43,7 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...],
     if head != commit.version - 1:
         standing = commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
         if standing:
-            return settled(commit, standing[0], used)
+            return settle(commit, standing[0], used)
         used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, head)
     position = connection.execute(_INSERT, row).lastrowid

@@ -65,18 +65,18 @@ class SQLiteStore(OrderedStore):
             commit.payload,
         )
         used = Usage(calls=1)
-        with self._call(used=used):
+        with self.in_flight(used=used):
             assert self._writer is not None
             try:
                 receipt = await self._writer.submit(lambda connection: append(connection, commit, row, used))
-                self._wake()
+                self.notify()
                 return receipt
             except Undecided:
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
-        with self._call():
+        with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: load(connection, stream))
 
@@ -88,7 +88,7 @@ class SQLiteStore(OrderedStore):
         query = PAGE_BACKWARD if backward else PAGE
         while low <= high:
             arguments = (stream, low, high, PAGE_COMMITS)
-            with self._call():
+            with self.in_flight():
                 assert self._readers is not None
                 page = await self._readers.run(partial(commits, query=query, arguments=arguments))
             for commit in page:
@@ -100,37 +100,37 @@ class SQLiteStore(OrderedStore):
             else:
                 low = page[-1].version + 1
 
-    async def _behind(self, position: int) -> tuple[list[Commit], bool]:
-        with self._call():
+    async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
+        with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: behind(connection, position, FEED_PAGE))
 
-    async def _last(self) -> int:
-        with self._call():
+    async def last_position(self) -> int:
+        with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(last)
 
-    async def _heads(self, after: str) -> list[Head]:
-        with self._call():
+    async def heads_after(self, after: str) -> list[Head]:
+        with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: heads(connection, after, FEED_PAGE))
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)
         row = (snapshot.stream, snapshot.version, snapshot.shape, snapshot.payload)
-        with self._call(closing=True):
+        with self.in_flight(closing=True):
             assert self._writer is not None
             try:
                 return await self._writer.submit(lambda connection: connection.execute(PUT_SNAPSHOT, row).rowcount > 0)
             except Undecided:
                 raise StoreUnavailable("the snapshot may not have been written") from None
 
-    async def _open(self) -> None:
+    async def on_open(self) -> None:
         connection = await asyncio.to_thread(connect, self._path, self._deadline)
         self._readers = Readers(self._path, self._deadline)
         self._writer = Writer(connection, self._readers)
 
-    async def _close(self) -> None:
+    async def on_close(self) -> None:
         writer, self._writer, self._readers = self._writer, None, None
         if writer is not None:
             writer.end()  # its thread releases everything, also if this is cancelled while it waits for that

@@ -14,7 +14,7 @@ async def test_contract(check: Check) -> None:
 
 The factory makes stores that are not open yet; the checks open and close them. Whether all share one set of data or
 each starts empty is up to the factory: every check works on streams of its own. A broken promise is an
-AssertionError that says which promise it was. What a store cannot do it must declare (`lacks=`), see `Ability`.
+AssertionError that says which promise it was. What a store cannot do it must declare (`without=`), see `Capability`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from . import appends, feeds, life, races, reads, refusals, snapshots
-from .check import Ability, Check, MakeStore
+from .check import Capability, Check, MakeStore
 
-__all__ = ["CONTRACT", "Ability", "Check", "MakeStore", "check_store"]
+__all__ = ["CONTRACT", "Capability", "Check", "MakeStore", "check_store"]
 
 CONTRACT: tuple[Check, ...] = (
     *appends.CHECKS,
@@ -37,7 +37,7 @@ CONTRACT: tuple[Check, ...] = (
 )
 
 
-async def check_store(make_store: MakeStore, *, lacks: Collection[Ability] = ()) -> None:
+async def check_store(make_store: MakeStore, *, without: Collection[Capability] = ()) -> None:
     """Run the whole contract. Raises AssertionError at the first promise that is broken."""
     for check in CONTRACT:
-        await check(make_store, lacks=lacks)
+        await check(make_store, without=without)

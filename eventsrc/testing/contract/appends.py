@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import ConflictError
 from ...store import Receipt
-from .check import Ability, MakeStore, checks, expect, expect_equal, refused
+from .check import Capability, MakeStore, checks, expect, expect_equal, refused
 from .samples import ALL_BYTES, ALL_SORTS, expect_same_commit, expect_stored, fill, fresh_stream, make_commit, stored
 
 FULL: dict[str, Any] = {
@@ -150,5 +150,5 @@ CHECKS = (
         a_landed_commit_can_be_sent_again,
         a_commit_sent_twice_at_once_is_stored_once,
     ),
-    *checks(an_append_beyond_the_end_is_a_conflict, needs=Ability.KNOWS_THE_END),
+    *checks(an_append_beyond_the_end_is_a_conflict, needs=Capability.KNOWS_THE_END),
 )

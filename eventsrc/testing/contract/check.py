@@ -18,7 +18,7 @@ MakeStore = Callable[[], Store]
 PATIENCE = 60.0  # seconds; a store that hangs must not hang its tests
 
 
-class Ability(Enum):
+class Capability(Enum):
     """What a store may lack if that is declared. All the rest of the contract holds for every store."""
 
     KNOWS_THE_END = "refuses an append beyond the stream's end"
@@ -33,9 +33,9 @@ class Check:
     name: str
     promise: str
     run: Callable[[MakeStore], Awaitable[None]]
-    needs: Ability | None = None
+    needs: Capability | None = None
 
-    async def __call__(self, make_store: MakeStore, *, lacks: Collection[Ability] = ()) -> None:
+    async def __call__(self, make_store: MakeStore, *, without: Collection[Capability] = ()) -> None:
         """Raise AssertionError, with the promise in it, unless the stores of this factory keep the promise.
 
         If the ability it needs is among those the store `lacks`, the promise must be broken: a declaration that is
@@ -45,19 +45,19 @@ class Check:
             async with asyncio.timeout(PATIENCE):
                 await self.run(make_store)
         except AssertionError as error:
-            if self.needs not in lacks:
+            if self.needs not in without:
                 raise AssertionError(f"{self.promise}\nbut {error}") from error
         except Exception as error:
             raise AssertionError(f"{self.promise}\nbut it raised {type(error).__name__}: {error}") from error
         else:
-            if self.needs in lacks:
+            if self.needs in without:
                 raise AssertionError(f"the store was declared to lack {self.needs}, and has it; drop the declaration")
 
     def __str__(self) -> str:
         return self.name
 
 
-def checks(*runs: Callable[[MakeStore], Awaitable[None]], needs: Ability | None = None) -> tuple[Check, ...]:
+def checks(*runs: Callable[[MakeStore], Awaitable[None]], needs: Capability | None = None) -> tuple[Check, ...]:
     """Checks named like their functions; the docstrings are the promises."""
     return tuple(Check(run.__name__, " ".join((run.__doc__ or "").split()), run, needs) for run in runs)
 

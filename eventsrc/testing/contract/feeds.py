@@ -8,7 +8,7 @@ from contextlib import aclosing
 from ...errors import FeedTrimmed, StoreClosed
 from ...store import Commit, Store
 from ...stores.feed import PAGE, Batch, Feed
-from .check import Ability, MakeStore, checks, expect, expect_equal, refused
+from .check import Capability, MakeStore, checks, expect, expect_equal, refused
 from .samples import expect_same, fill, fresh_stream, make_commit
 
 
@@ -195,5 +195,5 @@ CHECKS = checks(
     the_end_of_a_feed,
     the_earliest_of_checkpoints_misses_nothing,
     heads_are_each_streams_last_version,
-    needs=Ability.FEEDS,
+    needs=Capability.FEEDS,
 )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ...errors import ConflictError
 from ...store import Commit, Receipt, Store
-from .check import Ability, MakeStore, checks, expect, expect_equal, refused
+from .check import Capability, MakeStore, checks, expect, expect_equal, refused
 from .samples import expect_same, expect_same_commit, expect_stored, fresh_stream, make_commit, stored
 
 ROUNDS = (2, 2, 2, 2, 2, 2, 2, 2, 20, 20)  # writers in each round
@@ -214,6 +214,6 @@ CHECKS = (
     *checks(
         one_writer_wins_across_stores,
         every_acknowledged_append_is_seen_by_other_stores,
-        needs=Ability.SHARES_DATA,
+        needs=Capability.SHARES_DATA,
     ),
 )

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from support.bank import Account, Deposited, InsufficientFunds, Opened, Withdrawn
 
-from eventsrc import Aggregate, Event, InvalidEvent, InvalidStreamId, UnhandledEvent, WiringError, tag_of
+from eventsrc import Aggregate, DeclarationError, Event, InvalidEvent, InvalidStreamId, UnhandledEvent, tag_of
 
 
 class Moved(Event, tag="parcel.moved"):
@@ -192,7 +192,7 @@ def test_events_are_values() -> None:
 def test_the_tag_of_an_event_is_its_name_on_disk() -> None:
     assert tag_of(Moved) == "parcel.moved"
     for thing in (Untagged, Numbered, Empty, Event, Parcel, int, 7, "parcel.moved", None):
-        with pytest.raises(WiringError) as raised:
+        with pytest.raises(DeclarationError) as raised:
             tag_of(thing)
         assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
 
@@ -218,5 +218,5 @@ def test_an_aggregate_needs_its_id() -> None:
 
 
 def test_the_base_class_is_no_aggregate() -> None:
-    with pytest.raises(WiringError, match="Aggregate"):
+    with pytest.raises(DeclarationError, match="Aggregate"):
         Aggregate(id="a-1")

@@ -32,7 +32,7 @@ from eventsrc import (
     tag_of,
 )
 from eventsrc.aggregates.codec import MAX_EXPANDED, Codec, join, pack, unpack
-from eventsrc.aggregates.poison import may_poison
+from eventsrc.aggregates.poison import may_be_unstorable
 
 SECRET = "secret-4711"
 
@@ -512,7 +512,7 @@ def test_each_type_that_can_hold_poison_is_looked_into(kind: Any, value: Any) ->
 )
 def test_events_that_cannot_hold_any_are_not_walked(kind: Any) -> None:
     """Most are so, and walking one costs more than encoding it."""
-    assert not may_poison(event_of(kind))
+    assert not may_be_unstorable(event_of(kind))
 
 
 def test_poison_is_found_wherever_it_stands() -> None:

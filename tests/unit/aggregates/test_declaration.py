@@ -11,8 +11,8 @@ import pytest
 from support import bank
 from support.bank import Account
 
-from eventsrc import Aggregate, Event, MemoryStore, Repository, WiringError
-from eventsrc.aggregates.declaration import wiring_of
+from eventsrc import Aggregate, DeclarationError, Event, MemoryStore, Repository
+from eventsrc.aggregates.declaration import declaration_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -163,8 +163,8 @@ def test_an_overridden_handler_takes_only_what_it_is_annotated_with_now() -> Non
 
 
 def test_a_class_is_read_once() -> None:
-    assert wiring_of(Account) is wiring_of(Account)
-    assert wiring_of(Account).category == "account"
+    assert declaration_of(Account) is declaration_of(Account)
+    assert declaration_of(Account).category == "account"
 
 
 T = TypeVar("T", bound=Aggregate)
@@ -681,17 +681,17 @@ class OldWithoutTag(OnlyC, tag="x"):
 
 @pytest.mark.parametrize(("aggregate", "culprit", "reason"), WRONG)
 def test_every_mistake_names_its_culprit(aggregate: type[Aggregate], culprit: str, reason: str) -> None:
-    with pytest.raises(WiringError, match=reason) as raised:
+    with pytest.raises(DeclarationError, match=reason) as raised:
         Repository(aggregate, MemoryStore())
     assert raised.value.culprit in culprit.split("|")
     assert str(raised.value) == f"{raised.value.culprit}: {raised.value.reason}"
-    with pytest.raises(WiringError):  # a class that was found wrong stays wrong
+    with pytest.raises(DeclarationError):  # a class that was found wrong stays wrong
         Repository(aggregate, MemoryStore())
 
 
 @pytest.mark.parametrize("thing", [5, "account", int, A, Event, None])
 def test_a_repository_is_of_an_aggregate(thing: Any) -> None:
-    with pytest.raises(WiringError, match="is not a subclass of Aggregate") as raised:
+    with pytest.raises(DeclarationError, match="is not a subclass of Aggregate") as raised:
         Repository(thing, MemoryStore())
     assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
 

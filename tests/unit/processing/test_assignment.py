@@ -34,7 +34,7 @@ async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
     for account in ("account-a-0", "account-a-1"):
         await other.retry(account)
         assert other.state == "stopped"
-        await first.lay_out(5, anew=True)
+        await first.create_slots(5, anew=True)
         await first.take_all()
     assert await first.projection.told() == await ids_of(store)
 
@@ -50,7 +50,7 @@ async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
     for processor, commit in zip((one, other, other, one), commits, strict=True):
         await processor.handle([commit])
     for processor in (one, other):
-        await processor.settled()
+        await processor.wait_until_idle()
     told = [await processor.projection.told() for processor in (one, other)]
     assert [len(each["account-a-0"]) for each in told] == [3, 2]
 
@@ -69,16 +69,16 @@ async def test_of_two_processors_of_a_worker_one_may_hold_nothing(store: MemoryS
         Processor(Second(), store, checkpoints),
     )
     await one.check_active()
-    await other.lay_out(2)
-    await checkpoints.beat("elsewhere")
+    await other.create_slots(2)
+    await checkpoints.heartbeat("elsewhere")
     for slot in await checkpoints.slots(other.name):
-        await checkpoints.take(other.name, structs.replace(slot, epoch=slot.epoch + 1, owner="elsewhere"))
+        await checkpoints.claim(other.name, structs.replace(slot, epoch=slot.epoch + 1, owner="elsewhere"))
     runner = Runner(one, other, leases=Leases(slots=2))
     running_both = asyncio.create_task(runner.run())
     await until(lambda: one.commits > 0 or running_both.done())
     assert other.state == "waiting"
     with pytest.raises(RuntimeError, match="is running"):
-        await one.go_on_from("")
+        await one.resume_from("")
     runner.stop()
     await running_both
     assert other.commits == 0
@@ -110,13 +110,13 @@ async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: M
     processor = Processor(Outside(), store, MemoryCheckpoints(), attempts=1_000)
     processor.projection.poison = {100}
     await processor.prepare()
-    await processor.lay_out(2)
+    await processor.create_slots(2)
     await processor.take_all()
     await processor.handle(await commits_of(store))
     assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0, 1}
-    processor.lose(1)
+    processor.dropped(1)
     assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0}
     processor.projection.poison = set()
-    await processor.settled()
+    await processor.wait_until_idle()
     told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}
     assert told == {stream for stream in await ids_of(store) if processor.slot_of(stream) == 0}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from support.bank import Account, Deposited, Opened, Withdrawn
 
-from eventsrc import Commit, Event, MemoryStore, Repository, WiringError
+from eventsrc import Commit, DeclarationError, Event, MemoryStore, Repository
 from eventsrc.processing import Context, Effects, MemoryProjection, Processor
 from eventsrc.processing.projections.handlers import handlers_of
 
@@ -145,11 +145,11 @@ class NoVersion(MemoryProjection, tag="no-version"):
     ],
 )
 def test_what_is_declared_wrongly_is_told_with_the_culprit(kind: type[MemoryProjection], culprit: str) -> None:
-    with pytest.raises(WiringError, match=culprit):
+    with pytest.raises(DeclarationError, match=culprit):
         Processor(kind(), MemoryStore())
 
 
 def test_a_tag_can_be_part_of_a_name() -> None:
-    with pytest.raises(WiringError, match="no@name"):
+    with pytest.raises(DeclarationError, match="no@name"):
 
         class Bad(Effects, tag="no@name"): ...

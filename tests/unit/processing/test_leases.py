@@ -13,7 +13,7 @@ from support.ledger import InSQLite, Outside, commits_of, deposit, fill, ids_of,
 
 from eventsrc import Fenced, MemoryStore, NotActive, StoreUnavailable
 from eventsrc.processing import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, health
-from eventsrc.processing.checkpoints.checkpoints import in_use
+from eventsrc.processing.checkpoints.checkpoints import current_slots
 from eventsrc.processing.rebuild import rebuild
 
 TTL = 0.9
@@ -91,17 +91,17 @@ async def test_a_slot_begins_where_nothing_is_handled_however_far_others_are(
 ) -> None:
     await fill(store, accounts=20, deposits=1)
     first: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await first.lay_out(4)
-    slots = in_use(await checkpoints.slots(first.name))
-    await first.take(slots[0], "ann")
+    await first.create_slots(4)
+    slots = current_slots(await checkpoints.slots(first.name))
+    await first.claim(slots[0], "ann")
     async for batch in store.feed(follow=False):
         await first.handle(batch.commits)
-        first.reached(batch)
+        first.batch_done(batch)
     await first.save()
     second: Processor[Any] = Processor(Outside(), store, checkpoints)
-    for slot in in_use(await checkpoints.slots(first.name))[1:]:
+    for slot in current_slots(await checkpoints.slots(first.name))[1:]:
         assert slot.checkpoint == ""
-        await second.take(slot, "bob")
+        await second.claim(slot, "bob")
     await second.handle(await commits_of(store))
     assert 0 < first.commits < 20
     assert first.commits + second.commits == 20
@@ -122,10 +122,10 @@ async def test_all_workers_together_handle_each_commit_once(store: MemoryStore, 
 
 async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, checkpoints: Checkpoints) -> None:
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.beat("dead")
-    await dead.lay_out(8)
-    for slot in in_use(await checkpoints.slots(dead.name)):
-        await dead.take(slot, "dead")
+    await checkpoints.heartbeat("dead")
+    await dead.create_slots(8)
+    for slot in current_slots(await checkpoints.slots(dead.name)):
+        await dead.claim(slot, "dead")
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
         commits = await commits_of(store)
@@ -166,12 +166,12 @@ async def test_the_living_are_not_robbed(
 
 
 async def test_a_fenced_worker_goes_on_with_what_is_left(store: MemoryStore, checkpoints: Checkpoints) -> None:
-    await checkpoints.beat("thief")
+    await checkpoints.heartbeat("thief")
     async with workers(store, checkpoints, "ann", slots=4) as [ann]:
         await until(lambda: ann.slots == {0, 1, 2, 3})
         thief: Processor[Any] = Processor(Outside(), store, checkpoints)
-        for slot in in_use(await checkpoints.slots(thief.name))[:2]:
-            await thief.take(slot, "thief")
+        for slot in current_slots(await checkpoints.slots(thief.name))[:2]:
+            await thief.claim(slot, "thief")
         await fill(store, accounts=20)
         await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief does not beat again, so it is dead
         await until(lambda: ann.processor.commits == 80)
@@ -184,12 +184,12 @@ class Mute(MemoryCheckpoints):
 
     fails = hangs = False
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         if self.fails:
             raise StoreUnavailable("beats")
         if self.hangs:
             await asyncio.Event().wait()
-        await super().beat(worker)
+        await super().heartbeat(worker)
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
@@ -247,29 +247,29 @@ async def test_a_layout_that_was_cut_short_is_ended_by_the_next(store: MemorySto
     class Cut(MemoryCheckpoints):
         left = 5
 
-        async def take(self, processor: str, slot: Any) -> None:
+        async def claim(self, processor: str, slot: Any) -> None:
             self.left -= 1
             if not self.left:
                 raise StoreUnavailable("killed")
-            await super().take(processor, slot)
+            await super().claim(processor, slot)
 
     checkpoints = Cut()
     processor: Processor[Any] = Processor(Outside(), store, checkpoints)
     with pytest.raises(StoreUnavailable):
-        await processor.lay_out(8)
-    assert not in_use(await checkpoints.slots(processor.name))
-    await processor.lay_out(3)
-    assert [slot.of for slot in in_use(await checkpoints.slots(processor.name))] == [8] * 8
+        await processor.create_slots(8)
+    assert not current_slots(await checkpoints.slots(processor.name))
+    await processor.create_slots(3)
+    assert [slot.of for slot in current_slots(await checkpoints.slots(processor.name))] == [8] * 8
 
 
 async def test_a_job_ends_once_all_is_in_good_hands(store: MemoryStore, checkpoints: Checkpoints) -> None:
     """Also if the slots were those of a worker that was killed: it waits until they are its own."""
     await fill(store)
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.beat("dead")
-    await dead.lay_out(4)
-    for slot in in_use(await checkpoints.slots(dead.name)):
-        await dead.take(slot, "dead")
+    await checkpoints.heartbeat("dead")
+    await dead.create_slots(4)
+    for slot in current_slots(await checkpoints.slots(dead.name)):
+        await dead.claim(slot, "dead")
     job: Processor[Any] = Processor(Outside(), store, checkpoints)
     async with asyncio.timeout(20):
         await Runner(job, leases=Leases(slots=4, ttl=TTL)).run(until_caught_up=True)

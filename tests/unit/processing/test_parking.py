@@ -174,6 +174,6 @@ async def test_streams_that_are_tried_again_keep_to_the_concurrency(store: Memor
     await processor.handle(await commits_of(store))
     assert len(processor.parking.aside) == 30
     processor.projection.failing = False
-    await processor.settled()
+    await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)
     assert processor.projection.most == 2

@@ -109,7 +109,7 @@ async def test_hints_in_any_order_and_number(store: MemoryStore, make: Make, see
     for start in range(0, len(hints), 20):
         await processor.handle(hints[start : start + 20])
     await processor.handle(last.values())
-    await processor.settled()
+    await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)
 
 
@@ -123,7 +123,7 @@ async def test_a_stream_of_which_much_is_missing_catches_up_by_itself(store: Mem
     await processor.handle([commits[349], commits[350]])
     assert processor.parking.aside.keys() == {"account-a-0"}
     await processor.handle([commits[348], commits[699]])  # dropped while it is aside, and the other one
-    await processor.settled()
+    await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)
 
 
@@ -291,7 +291,7 @@ async def test_two_at_once_without_leases(store: MemoryStore, make: Make) -> Non
     for start in range(0, len(commits), 10):
         await asyncio.gather(*(each.handle(commits[start : start + 10]) for each in processors))
     for processor in processors:
-        await processor.settled()
+        await processor.wait_until_idle()
     both = [await processor.projection.told() for processor in processors]
     expected = await ids_of(store)
     for stream, ids in expected.items():
@@ -371,8 +371,8 @@ async def test_from_another_checkpoint_what_was_handled_is_dropped(store: Memory
     running_on = asyncio.create_task(other.run())
     await until(lambda: other.held)
     with pytest.raises(ValueError, match="no checkpoint"):
-        await processor.go_on_from("nowhere")
-    await processor.go_on_from("")
+        await processor.resume_from("nowhere")
+    await processor.resume_from("")
     await deposit(store, "a-0", 7)
     with pytest.raises(Fenced):
         await asyncio.wait_for(running_on, 10)

@@ -175,7 +175,7 @@ async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_
     for _ in range(250):
         await deposit(store, "a-0", 1)
     new = Processor(Second(), store, checkpoints)
-    take = checkpoints.take
+    claim = checkpoints.claim
 
     async def fencing(processor: str, slot: Slot) -> None:
         if slot.retired:
@@ -183,9 +183,9 @@ async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_
             slot = structs.replace(slot, epoch=slot.epoch + 1)
             new.projection.poison = {1}
             asyncio.get_running_loop().call_later(0.1, setattr, new.projection, "poison", set())
-        await take(processor, slot)
+        await claim(processor, slot)
 
-    monkeypatch.setattr(checkpoints, "take", fencing)
+    monkeypatch.setattr(checkpoints, "claim", fencing)
     await rebuild(new)
     assert await new.projection.told() == await ids_of(store)
     assert len(OUTSIDE) == len(set(OUTSIDE))

@@ -38,9 +38,9 @@ class Counting(MemoryCheckpoints):
         await super().save(processor, slot)
         self.saved.append(slot.checkpoint)
 
-    async def beat(self, worker: str) -> None:
+    async def heartbeat(self, worker: str) -> None:
         self.beaten += 1
-        await super().beat(worker)
+        await super().heartbeat(worker)
 
 
 class Shaky:

@@ -45,7 +45,7 @@ async def test_from_now_on_what_is_older_is_not_handled_however_it_is_told(store
     commits = await commits_of(store)
     for start in range(0, len(commits), at_once):
         await processor.handle(commits[start : start + at_once])
-    await processor.settled()
+    await processor.wait_until_idle()
     assert await processor.projection.told() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
 
 
@@ -74,7 +74,7 @@ async def test_the_checkpoint_is_kept_also_while_nothing_happens(store: MemorySt
     await processor.prepare()
     await processor.take_all()
     for hour in range(3):
-        processor.reached(Batch([], str(hour), caught_up=True))
+        processor.batch_done(Batch([], str(hour), caught_up=True))
         await processor.save()
     [slot] = await checkpoints.slots(processor.name)
     assert slot.checkpoint == "2"

@@ -86,7 +86,7 @@ async def test_parked_streams_are_counted_and_left(store: MemoryStore, checkpoin
     processor = await hinted(store, checkpoints, 0)
     processor.projection.poison = {2}
     await processor.handle(await commits_of(store))
-    await processor.settled()
+    await processor.wait_until_idle()
     found = await verify(processor)
     assert (found.parked, found.missing) == (2, 0)
 
@@ -107,12 +107,12 @@ async def test_a_stream_that_goes_on_meanwhile_is_not_lost(
 ) -> None:
     await fill(store, accounts=2)
     processor = await hinted(store, checkpoints, 2)
-    heads = await store._heads("")
+    heads = await store.heads_after("")
 
     async def as_they_were(after: str) -> Sequence[Head]:
         return [] if after else heads
 
-    monkeypatch.setattr(store, "_heads", as_they_were)
+    monkeypatch.setattr(store, "heads_after", as_they_were)
     await deposit(store, "a-1", 1)
     await processor.handle(await commits_of(store))
     found = await verify(processor)

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bank import Deposited, Opened, Withdrawn
 
-from eventsrc import Commit, DynamoDBStore, Event, MemoryStore, WiringError
+from eventsrc import Commit, DeclarationError, DynamoDBStore, Event, MemoryStore
 from eventsrc.aggregates.codec import Codec, join, pack
-from eventsrc.publishing import Published, events_api
+from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.publishing.asgi import chosen
 from eventsrc.publishing.catalogue import Catalogue
-from eventsrc.publishing.token import Place
+from eventsrc.publishing.token import FeedToken
 
-DEPOSITED = Published(Deposited, type="com.example.deposited.v1")
+DEPOSITED = PublishedEvent(Deposited, type="com.example.deposited.v1")
 
 
 class Renamed(Event, tag="internal.name", rename="camel"):
@@ -54,7 +54,11 @@ def commit_of(*events: Event, **fields: Any) -> Commit:
 
 
 def told(
-    commit: Commit, *published: Published[Any], source: str = "/ledger", upcasters: object = (), tracing: bool = False
+    commit: Commit,
+    *published: PublishedEvent[Any],
+    source: str = "/ledger",
+    upcasters: object = (),
+    tracing: bool = False,
 ) -> list[dict[str, Any]]:
     catalogue = Catalogue(published, upcasters, source, tracing=tracing)
     return [msgspec.json.decode(body) for _, _, body in catalogue.tell(commit)]
@@ -87,21 +91,21 @@ def test_only_what_is_published_leaves_and_keeps_its_place() -> None:
 
 
 def test_a_mapping_of_ones_own_chooses_what_leaves() -> None:
-    [event] = told(commit_of(Opened(owner="ann")), Published(Opened, type="opened", data=lambda e: [len(e.owner)]))
+    [event] = told(commit_of(Opened(owner="ann")), PublishedEvent(Opened, type="opened", data=lambda e: [len(e.owner)]))
     assert event["data"] == [3]
     assert "ann" not in str(event)
 
 
 def test_fields_leave_under_their_encoded_names_and_without_the_tag() -> None:
     event = Renamed(at_once=datetime(2026, 1, 2, tzinfo=UTC), exact=Decimal("1.50"), raw=b"\0", day=date(2026, 1, 2))
-    [cloud] = told(commit_of(event), Published(Renamed, type="renamed"))
+    [cloud] = told(commit_of(event), PublishedEvent(Renamed, type="renamed"))
     assert cloud["data"] == {"atOnce": "2026-01-02T00:00:00Z", "exact": "1.50", "raw": "AA==", "day": "2026-01-02"}
     assert "internal.name" not in str(cloud)
 
 
 def test_a_hidden_stream_is_told_nowhere_and_ids_stay_distinct() -> None:
     commit = commit_of(Deposited(amount=5), Deposited(amount=6))
-    events = told(commit, Published(Deposited, type="deposited", hide_stream=True))
+    events = told(commit, PublishedEvent(Deposited, type="deposited", hide_stream=True))
     assert [event["id"] for event in events] == [f"{commit.uuid}.0", f"{commit.uuid}.1"]
     assert "account-a-1" not in str(events)
 
@@ -116,20 +120,20 @@ def test_who_caused_it_is_told_only_if_asked_for() -> None:
 
 def test_old_events_leave_as_new_ones_or_not_at_all() -> None:
     commit = commit_of(Deposited(amount=5), Deposited(amount=0))
-    [event] = told(commit, Published(Paid, type="paid"), upcasters=[in_cents])
+    [event] = told(commit, PublishedEvent(Paid, type="paid"), upcasters=[in_cents])
     assert (event["id"], event["data"]) == ("account-a-1@7.0", {"cents": 500})
 
 
 def test_a_cloud_event_is_one_line() -> None:
     """The stream's format ends a line at each of these."""
-    catalogue = Catalogue([Published(Opened, type="opened")], (), "/", tracing=False)
+    catalogue = Catalogue([PublishedEvent(Opened, type="opened")], (), "/", tracing=False)
     [(_, _, body)] = catalogue.tell(commit_of(Opened(owner="a\nb\r\nc\rd")))
     assert len(body.splitlines()) == 1
 
 
 def test_json_that_a_mapping_made_by_itself_is_one_line_too() -> None:
     made = msgspec.Raw(b'{\n"a": "\xe2\x80\xa8",\r\n\r\n"b": 2}\n')
-    catalogue = Catalogue([Published(Opened, type="opened", data=lambda event: made)], (), "/", tracing=False)
+    catalogue = Catalogue([PublishedEvent(Opened, type="opened", data=lambda event: made)], (), "/", tracing=False)
     [(_, _, body)] = catalogue.tell(commit_of(Opened(owner="ann")))
     assert len(body.splitlines()) == 1
     assert msgspec.json.decode(body)["data"] == {"a": "\u2028", "b": 2}
@@ -147,8 +151,8 @@ class Twin(Event, tag="account.deposited"):
     ("published", "options", "culprit"),
     [
         ([], {}, "nothing"),
-        ([DEPOSITED, Published(Deposited, type="other")], {}, "Deposited"),
-        ([DEPOSITED, Published(Twin, type="twin")], {}, "Twin"),
+        ([DEPOSITED, PublishedEvent(Deposited, type="other")], {}, "Deposited"),
+        ([DEPOSITED, PublishedEvent(Twin, type="twin")], {}, "Twin"),
         ([DEPOSITED], {"upcasters": [in_cents]}, "Deposited"),
         ([DEPOSITED], {"source": ""}, "source"),
         ([DEPOSITED], {"source": "/a b"}, "source"),
@@ -156,19 +160,19 @@ class Twin(Event, tag="account.deposited"):
     ],
 )
 def test_what_cannot_be_published_is_refused_at_once(
-    published: list[Published[Any]], options: dict[str, Any], culprit: str
+    published: list[PublishedEvent[Any]], options: dict[str, Any], culprit: str
 ) -> None:
     options = {"source": "/"} | options
-    with pytest.raises(WiringError, match=culprit):
+    with pytest.raises(DeclarationError, match=culprit):
         events_api(MemoryStore(), published, **options)
 
 
 def test_a_published_event_has_a_tag_and_a_type() -> None:
-    with pytest.raises(WiringError, match="Untagged"):
-        Published(Untagged, type="untagged")
+    with pytest.raises(DeclarationError, match="Untagged"):
+        PublishedEvent(Untagged, type="untagged")
     for type in ("", "a\nb", "a\rid: 5"):
-        with pytest.raises(WiringError, match="Deposited"):
-            Published(Deposited, type=type)
+        with pytest.raises(DeclarationError, match="Deposited"):
+            PublishedEvent(Deposited, type=type)
 
 
 def test_a_store_without_an_order_is_refused_with_advice() -> None:
@@ -184,25 +188,25 @@ def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 # --- tokens
 
-places = st.builds(Place, st.integers(0, 2**56 - 1), st.integers(0, 2**32 - 1))
+places = st.builds(FeedToken, st.integers(0, 2**56 - 1), st.integers(0, 2**32 - 1))
 
 
 @given(places)
-def test_a_token_says_its_place(place: Place) -> None:
-    assert Place.parse(place.token) == place
+def test_a_token_says_its_place(place: FeedToken) -> None:
+    assert FeedToken.parse(place.token) == place
     assert place.token.isascii()
     assert place.token.replace("-", "").replace("_", "").isalnum(), "it goes into URLs as it is"
 
 
 @given(places, places)
-def test_tokens_differ_as_places_do(one: Place, other: Place) -> None:
+def test_tokens_differ_as_places_do(one: FeedToken, other: FeedToken) -> None:
     assert (one.token == other.token) == (one == other)
 
 
 @given(st.text(max_size=20) | st.text("AQ-_+/=", min_size=16, max_size=16) | st.binary(max_size=20).map(repr))
 def test_any_text_is_a_token_or_refused_without_quoting_it(text: str) -> None:
     try:
-        place = Place.parse(text)
+        place = FeedToken.parse(text)
     except ValueError as error:
         assert str(error) == "that is no id of this API's; keep the ids as they come"  # noqa: PT017
     else:
@@ -212,7 +216,7 @@ def test_any_text_is_a_token_or_refused_without_quoting_it(text: str) -> None:
 def test_a_token_of_another_version_is_refused() -> None:
     raw = b"\x02" + bytes(11)
     with pytest.raises(ValueError, match="no id"):
-        Place.parse(urlsafe_b64encode(raw).decode())
+        FeedToken.parse(urlsafe_b64encode(raw).decode())
 
 
 # --- what a client likes best
@@ -244,10 +248,14 @@ def test_the_media_type_a_client_likes_best(accept: str, best: str | None) -> No
 
 
 def test_two_events_of_one_type_are_refused() -> None:
-    with pytest.raises(WiringError, match="two events are published as 'moved'"):
-        events_api(MemoryStore(), [Published(Deposited, type="moved"), Published(Withdrawn, type="moved")], source="/l")
+    with pytest.raises(DeclarationError, match="two events are published as 'moved'"):
+        events_api(
+            MemoryStore(),
+            [PublishedEvent(Deposited, type="moved"), PublishedEvent(Withdrawn, type="moved")],
+            source="/l",
+        )
 
 
 def test_what_is_not_published_is_refused() -> None:
-    with pytest.raises(WiringError, match="write Published"):
+    with pytest.raises(DeclarationError, match="write Published"):
         events_api(MemoryStore(), [Deposited], source="/l")  # type: ignore[list-item]

@@ -25,25 +25,25 @@ from ....store import Commit
 from ..items import Items
 
 
-class Change(NamedTuple):
+class ChangeRecord(NamedTuple):
     """`sequence` is the transport's number of it, which the answer to a partial failure names; an export has none."""
 
     commit: Commit | None  # None if it is no new commit of this tenant: a snapshot, a removal
     sequence: str = ""
 
 
-def changes(event: object, items: Items) -> Iterator[Change]:
+def changes(event: object, items: Items) -> Iterator[ChangeRecord]:
     """The changes in an event, in its order.
 
     Raises ValueError for what has none of the shapes, StoreRejected if the stream carries no new images, and
     CorruptPayload for an item that is not of this library.
     """
     for record in _records(event):
-        name, told, sequence = _told(record)
-        image = told.get("NewImage", told.get("Item"))
-        if image is None and name in ("INSERT", "MODIFY"):
+        name, payload, sequence = _payload(record)
+        item = payload.get("NewImage", payload.get("Item"))
+        if item is None and name in ("INSERT", "MODIFY"):
             raise StoreRejected("StreamViewType", "the stream carries no new images; set its view type to NEW_IMAGE")
-        yield Change(_commit(image, items) if image is not None else None, sequence)
+        yield ChangeRecord(_commit(item, items) if item is not None else None, sequence)
 
 
 def _records(event: object) -> list[Any]:
@@ -56,25 +56,25 @@ def _records(event: object) -> list[Any]:
     return event
 
 
-def _told(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any], str]:
+def _payload(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any], str]:
     """Which kind of change, what is told of the item, and the transport's number of it."""
     carrier = record.get("kinesis", record)
     carrier = carrier if isinstance(carrier, Mapping) else {}
     sequence = carrier.get("sequenceNumber", carrier.get("SequenceNumber"))
     if (data := carrier.get("data", carrier.get("Data"))) is not None:
         record = _json(data if isinstance(data, bytes) else _binary(data))
-    told = record.get("dynamodb", record)
-    if not isinstance(told, Mapping) or not told.keys() & {"NewImage", "Item", "Keys"}:
+    payload = record.get("dynamodb", record)
+    if not isinstance(payload, Mapping) or not payload.keys() & {"NewImage", "Item", "Keys"}:
         raise ValueError("a record that is no change of a DynamoDB table")
-    return record.get("eventName"), told, str(sequence or told.get("SequenceNumber", ""))
+    return record.get("eventName"), payload, str(sequence or payload.get("SequenceNumber", ""))
 
 
-def _commit(image: object, items: Items) -> Commit | None:
+def _commit(item: object, items: Items) -> Commit | None:
     try:
-        item = msgspec.convert(image, items.keyed)
+        stored = msgspec.convert(item, items.keyed)
     except msgspec.ValidationError:
         raise CorruptPayload("", 0, "an item that is not of this library") from None
-    return items.to_commit_of_tenant(item)
+    return items.to_commit_of_tenant(stored)
 
 
 def _json(data: bytes | str) -> dict[str, Any]:

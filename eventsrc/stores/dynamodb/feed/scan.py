@@ -12,9 +12,9 @@ import msgspec
 from ....store import MAX_VERSION
 from ...feed import Batch, Head
 from ..items import Items, Keyed
-from ..wire.responses import Found
+from ..wire.responses import QueryResponse
 
-Ask = Callable[[dict[str, Any]], Awaitable[Found[Keyed]]]
+Ask = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
 
 
 class Place(msgspec.Struct, omit_defaults=True):
@@ -65,9 +65,9 @@ async def scanned_heads(
 
 async def _scanned(
     ask: Ask, request: dict[str, Any], items: Items, places: list[Place], pace: Pace
-) -> AsyncGenerator[tuple[int, Found[Keyed]]]:
+) -> AsyncGenerator[tuple[int, QueryResponse[Keyed]]]:
     """Pages with their segment, whose place is the one behind the page by then."""
-    pages: asyncio.Queue[tuple[int, Found[Keyed], Place] | Exception] = asyncio.Queue(maxsize=len(places))
+    pages: asyncio.Queue[tuple[int, QueryResponse[Keyed], Place] | Exception] = asyncio.Queue(maxsize=len(places))
 
     async def read(segment: int, place: Place) -> None:
         try:

@@ -18,7 +18,7 @@ from ....store import Commit
 from ....usage import Usage
 from ...feed import Batch
 from ..wire.client import Client, ServiceError
-from ..wire.outcomes import GaveUp, is_worth_repeating, rejected, send
+from ..wire.outcomes import DeadlinePassed, is_worth_repeating, rejected, send
 from ..wire.responses import ask
 from .checkpoint import Checkpoint, check_age, parsed
 from .lineage import from_before, from_now
@@ -45,7 +45,7 @@ class _Described(msgspec.Struct):
     Table: _Table
 
 
-class Whole:
+class TableFeed:
     """The feed of a store's table, for one time that the store is open."""
 
     def __init__(self, store: DynamoDBStore, max_connections: int) -> None:
@@ -108,14 +108,14 @@ class Whole:
         """Of the stream. Raises ServiceError for a refusal, and StoreError."""
         async with self._opening:
             if self._client is None:
-                with self._store._call():
+                with self._store.in_flight():
                     self._client = await self._store._open_streams()
         return await self._send(self._client, operation, request, kind)
 
     async def _send(self, client: Client | None, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         assert client is not None
         store, used = self._store, Usage(calls=1)
-        with store._call(used=used):
+        with store.in_flight(used=used):
             return await sent(client, operation, request, kind, self._connections, store._requests.deadline, used)
 
     def _commits(self, records: list[dict[str, Any]]) -> list[Commit]:
@@ -140,7 +140,7 @@ async def sent(
 
     try:
         return await send(once, connections, deadline)
-    except GaveUp as given_up:
+    except DeadlinePassed as given_up:
         last = given_up.last
         # What became of an earlier try does not matter here.
         refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None

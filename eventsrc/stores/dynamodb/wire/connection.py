@@ -58,7 +58,7 @@ class Requests:
         await self._stack.aclose()
 
     async def send(self, operation: str, request: dict[str, Any], kind: type[T], used: Usage) -> T:
-        """Raises ServiceError for a definite refusal, as `outcome.send`, and GaveUp."""
+        """Raises ServiceError for a definite refusal, as `outcome.send`, and DeadlinePassed."""
         return await send(self._tries(operation, request, kind, used), self._connections, self.deadline)
 
     async def batch(self, operation: str, request: dict[str, Any], used: Usage) -> list[Batch]:
@@ -104,13 +104,13 @@ class Requests:
         """The SDK's client and the one that is used, open until `stack` closes."""
         if self._given is not None:
             return self._given, SDKClient(self._given)
-        from .signed_client import LeanClient, is_proxied  # here: it imports the SDK
+        from .signed_client import SignedClient, is_proxied  # here: it imports the SDK
 
         sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self.endpoint_url)
         endpoint = sdk.meta.endpoint_url
         if is_proxied(endpoint):
             return sdk, SDKClient(sdk)
-        client = LeanClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=self.deadline / 2)
+        client = SignedClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=self.deadline / 2)
         stack.push_async_callback(client.aclose)
         return sdk, client
 

@@ -79,12 +79,12 @@ _LAST_TRY = 0.9
 """After this share of the deadline no try begins: it would be cut short, and a definite outcome made unknown."""
 
 
-class GaveUp(Exception):
+class DeadlinePassed(Exception):
     """The deadline passed without a definite answer. `unsure`: something may have been done."""
 
-    def __init__(self, unsure: bool, last: Exception | None) -> None:
-        super().__init__(unsure)
-        self.unsure, self.last = unsure, last
+    def __init__(self, ambiguous: bool, last: Exception | None) -> None:
+        super().__init__(ambiguous)
+        self.ambiguous, self.last = ambiguous, last
 
     @property
     def reason(self) -> str:
@@ -99,7 +99,7 @@ class GaveUp(Exception):
             if is_throttle(self.last):
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
             return StoreUnavailable(f"{self.reason} until the deadline; try again later")
-        if self.last is None and not self.unsure:
+        if self.last is None and not self.ambiguous:
             return Throttled("no connection became free before the deadline; raise max_connections, or do less at once")
         return StoreUnavailable(f"{self.reason or 'no answer'} until the deadline; is the endpoint reachable?")
 
@@ -154,26 +154,26 @@ def refusal(error: ServiceError) -> ServiceError:
 async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
     """Call until the answer is definite; a resent request must therefore be the same to the last byte.
 
-    Raises ServiceError when the service definitely refused, and GaveUp when `deadline` seconds have passed, or when a
-    permanent refusal came after a try whose outcome is unknown: unknown is sticky.
+    Raises ServiceError when the service definitely refused, and DeadlinePassed when `deadline` seconds have passed, or
+    when a permanent refusal came after a try whose outcome is unknown: unknown is sticky.
     """
-    unsure = False
+    ambiguous = False
     last: Exception | None = None
     now = asyncio.get_running_loop().time
     latest = now() + deadline * _LAST_TRY
 
     async def once() -> T:
-        nonlocal unsure, last
+        nonlocal ambiguous, last
         async with connections:
             if now() > latest:
                 raise TimeoutError
-            before, unsure = unsure, True
+            before, ambiguous = ambiguous, True
             try:
                 return await call()
             except (ServiceError, TransportError) as error:
                 last = error
                 if _is_definite(error):
-                    unsure = before
+                    ambiguous = before
                 raise
 
     try:
@@ -192,11 +192,11 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
             await asyncio.sleep(0.025)
             return await retrying(once)
     except ServiceError as error:
-        if is_worth_repeating(error) or (unsure and error.code != CONDITION_FAILED):
-            raise GaveUp(unsure, error) from None
+        if is_worth_repeating(error) or (ambiguous and error.code != CONDITION_FAILED):
+            raise DeadlinePassed(ambiguous, error) from None
         raise
     except (TimeoutError, TransportError):
-        raise GaveUp(unsure, last) from None
+        raise DeadlinePassed(ambiguous, last) from None
 
 
 def _is_definite(error: Exception) -> bool:

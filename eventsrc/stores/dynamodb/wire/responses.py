@@ -73,20 +73,20 @@ class Batch(Transacted, kw_only=True):
     UnprocessedItems: dict[str, Any] = {}
 
 
-class Got(Answer, Generic[T], kw_only=True):
+class GetResponse(Answer, Generic[T], kw_only=True):
     """To GetItem."""
 
     Item: T | None = None
 
 
-class Found(Answer, Generic[T], kw_only=True):
+class QueryResponse(Answer, Generic[T], kw_only=True):
     """To Query: a page. It may end anywhere, and be empty: only the key to go on from tells whether there is more."""
 
     Items: list[T]
     LastEvaluatedKey: T | None = None
 
 
-class Refused(msgspec.Struct, Generic[T]):
+class ConditionFailed(msgspec.Struct, Generic[T]):
     """To a put whose condition failed: what stands there, if the endpoint tells."""
 
     Item: T | None = None

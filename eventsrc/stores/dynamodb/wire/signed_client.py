@@ -60,7 +60,7 @@ def is_proxied(endpoint: str) -> bool:
     return not proxy_bypass(parts.hostname or "") and parts.scheme in getproxies()
 
 
-class LeanClient:
+class SignedClient:
     """Sends each request once, over a pool of connections. Belongs to one event loop; `aclose` it there.
 
     `credentials` are those of the SDK, which renews them. Certificates are the ones the SDK would trust. A clock that

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsrc import CorruptPayload, DynamoDBStore, StoreRejected
-from eventsrc.stores.dynamodb.feed.change_records import Change
+from eventsrc.stores.dynamodb.feed.change_records import ChangeRecord
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 STORE = DynamoDBStore("ledger", tenant="acme")
@@ -25,11 +25,11 @@ def parsed(name: str) -> Any:
     return json.loads((SAMPLES / f"{name}.json").read_text())
 
 
-def lines(name: str) -> list[Change]:
+def lines(name: str) -> list[ChangeRecord]:
     return [change for line in (SAMPLES / f"{name}.jsonl").read_text().splitlines() for change in STORE.changes(line)]
 
 
-def by_the_sdk() -> list[Change]:
+def by_the_sdk() -> list[ChangeRecord]:
     """Of DynamoDB Streams: the same records, with bytes and datetimes."""
     events = parsed("pipes-dynamodb")
     for event in events:
@@ -39,14 +39,14 @@ def by_the_sdk() -> list[Change]:
     return list(STORE.changes({"Records": events, "NextShardIterator": "next"}))
 
 
-def of_kinesis() -> list[Change]:
+def of_kinesis() -> list[ChangeRecord]:
     """As GetRecords of Kinesis has them: the SDK has taken off the base64."""
     records = parsed("pipes-kinesis")
     raw = [{"Data": b64decode(each["data"]), "SequenceNumber": each["sequenceNumber"]} for each in records]
     return list(STORE.changes({"Records": raw, "MillisBehindLatest": 0}))
 
 
-SHAPES: dict[str, Callable[[], list[Change]]] = {
+SHAPES: dict[str, Callable[[], list[ChangeRecord]]] = {
     "streams, by the SDK": by_the_sdk,
     "lambda": lambda: list(STORE.changes(parsed("lambda-dynamodb"))),
     "pipes": lambda: list(STORE.changes(parsed("pipes-dynamodb"))),
