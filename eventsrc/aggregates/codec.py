@@ -19,8 +19,7 @@ import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from .event import Event, tag_of
-from .misfit import difference, explain_mismatch, reason_of, tags_in
-from .poison import find_unstorable, may_be_unstorable
+from .event_values import difference, explain_mismatch, find_unstorable, may_be_unstorable, reason_of, tags_in
 
 if TYPE_CHECKING:
     from ..store import Commit

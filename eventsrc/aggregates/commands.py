@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from ..tracing import check_text
-from .misfit import reason_of
+from .event_values import reason_of
 
 if TYPE_CHECKING:
     from ..store import Commit
