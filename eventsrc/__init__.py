@@ -34,11 +34,10 @@ from .errors import (
 from .repository.cache import CachePolicy, CacheUse
 from .repository.repository import Recorded, Repository
 from .repository.snapshots import SnapshotPolicy
-from .store import Commit, Loaded, Receipt, Snapshot, Store
+from .store import Commit, EventId, Loaded, Receipt, Snapshot, Store
 from .stores.feed import Batch, Feed, Head
 from .stores.memory import MemoryStore
 from .stores.url import open_store
-from .stream_id import EventId
 from .tracing import Trace, current_trace, trace
 from .usage import Usage
 

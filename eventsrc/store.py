@@ -13,7 +13,6 @@ import msgspec
 from .calls import Call
 from .errors import ConflictError, StoreClosed
 from .log import log
-from .stream_id import EventId
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -24,6 +23,26 @@ MAX_VERSION = 2**53 - 2
 
 OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EventId(msgspec.Struct, frozen=True, order=True):
+    """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
+
+    stream: str
+    version: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stream}@{self.version}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> EventId:
+        """The inverse of `str`. Raises ValueError."""
+        stream, at, place = text.rpartition("@")
+        version, dot, index = place.partition(".")
+        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and place.isascii()):
+            raise ValueError(f"{text!r} is no event id; they look like account-a-1@7.0")
+        return cls(stream, int(version), int(index))
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # refers to nothing that refers to it

@@ -18,12 +18,11 @@ import lz4.block
 import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
-from .event import Event, tag_of
+from .event import Event, Upcaster, tag_of
 from .event_values import difference, explain_mismatch, find_unstorable, may_be_unstorable, reason_of, tags_in
 
 if TYPE_CHECKING:
     from ..store import Commit
-    from .declaration import Upcaster
 
 MAX_EXPANDED = 16 * 1024 * 1024
 """Bytes a body may have when expanded; more is refused when writing and, before expanding, when reading."""

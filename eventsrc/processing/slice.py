@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..store import Commit
-from ..stream_id import EventId
+from ..store import Commit, EventId
 
 
 class Fence(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .feed import Batch, Feed, Head, OrderedStore
+from .feed import Batch, Feed, Head
 from .gate import Gate
 from .memory import MemoryStore
+from .ordered import OrderedStore
 from .url import open_store
 
 if TYPE_CHECKING:

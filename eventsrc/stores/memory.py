@@ -12,8 +12,9 @@ from ..errors import ConflictError
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settle
 from ..stream_id import check_stream
 from ..usage import Usage
-from .feed import PAGE, Head, OrderedStore
+from .feed import Head
 from .limits import MAX_COMMIT_BYTES, check_commit
+from .ordered import PAGE, OrderedStore
 
 
 class MemoryStore(OrderedStore):

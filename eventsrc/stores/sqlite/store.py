@@ -17,9 +17,10 @@ from ...errors import CommitOutcomeUnknown, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
-from ..feed import PAGE as FEED_PAGE
-from ..feed import Head, OrderedStore
+from ..feed import Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
+from ..ordered import PAGE as FEED_PAGE
+from ..ordered import OrderedStore
 from .connection import connect
 from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, heads, last, load, to_json
 from .threads import Readers, Undecided, Writer
