@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_in_flight(self) -> None:
         for name, store in getattr(self, "_stores", {}).items():
-            assert not store._calls, f"{name} has calls in flight"
+            assert not store._calls.count, f"{name} has calls in flight"
             assert not store._tasks, f"{name} has tasks in flight"
 
     def teardown(self) -> None:

@@ -12,12 +12,12 @@ import msgspec
 from eventsrc import CommitOutcomeUnknown, ConflictError, DynamoDBStore, Repository
 from eventsrc.aggregates.aggregate import Journal
 from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
-from eventsrc.store import settle
 from eventsrc.stores.dynamodb import store as dynamodb
 from eventsrc.stores.dynamodb.wire import outcomes as outcome
 from eventsrc.stores.dynamodb.wire.client import SDKClient, SDKReply, TransportError
 from eventsrc.stores.dynamodb.wire.responses import QueryResponse
 from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
+from eventsrc.stores.settle import settle
 from eventsrc.usage import Usage
 
 from .simulation import simulate

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from eventsrc import AggregateNotFound, Commit, ConflictError, EventsrcError, Repository, SnapshotPolicy, Store
+from eventsrc.stores import ManagedStore
 
 from .chain import Chain, Refused
 from .history import Caller, History
@@ -29,7 +30,7 @@ class Workload:
         self,
         history: History,
         random: Random,
-        make_store: Callable[[], Store],
+        make_store: Callable[[], ManagedStore],
         ids: Sequence[str],
         policy: SnapshotPolicy,
         *,
@@ -74,7 +75,7 @@ class Workload:
                 await store.aclose()
             await asyncio.gather(*tasks)
             await store.aclose()
-            if store._calls or store._tasks:
+            if store._calls.count or store._tasks:
                 self.violations.append("a closed store has calls or tasks in flight")
 
     def _time(self, store: Store) -> None:

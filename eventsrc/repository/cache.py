@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-
-if TYPE_CHECKING:
-    import asyncio  # at run time only where it is used, as in store.py
 
 
 class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +63,6 @@ class Cache:
     @asynccontextmanager
     async def turn(self, id: str) -> AsyncIterator[None]:
         """Wait until nobody else in this process decides on this id."""
-        import asyncio
-
         lock, waiting = self._turns.get(id) or (asyncio.Lock(), 0)
         self._turns[id] = lock, waiting + 1
         try:

@@ -49,16 +49,9 @@ class Execution(Generic[A]):
         except ConflictError:
             if attempts < 2:
                 raise
-        # Imported here, where a conflict makes it needed: it costs a third of the library's import time.
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        from ..retrying import on_conflict  # here, as few calls need it: tenacity is slow to import
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ConflictError),
-            stop=stop_after_attempt(attempts - 1),
-            wait=wait_random_exponential(multiplier=0.01, max=0.5),
-            reraise=True,
-        )
-        return await retrying(self._attempt)
+        return await on_conflict(attempts - 1)(self._attempt)
 
     async def _attempt(self) -> Any:
         """Decide and save. Raises ConflictError, ready for the next attempt; and what the command raises."""

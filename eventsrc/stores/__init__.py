@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from .feed import Batch, Feed, Head
 from .gate import Gate
+from .limits import check_commit
 from .memory import MemoryStore
+from .opening import ManagedStore
 from .ordered import OrderedStore
+from .settle import settle
 from .url import open_store
 
 if TYPE_CHECKING:
@@ -21,10 +24,13 @@ __all__ = [
     "Feed",
     "Gate",
     "Head",
+    "ManagedStore",
     "MemoryStore",
     "OrderedStore",
     "SQLiteStore",
+    "check_commit",
     "open_store",
+    "settle",
 ]
 
 

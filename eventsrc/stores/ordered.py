@@ -7,14 +7,15 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from ..errors import FeedTrimmed
-from ..store import Commit, Store
+from ..store import Commit
 from .feed import Batch, Head
+from .opening import ManagedStore
 
 PAGE = 1_000  # commits
 MAX_POSITION = 2**63 - 1
 
 
-class OrderedStore(Store):
+class OrderedStore(ManagedStore):
     """A store that counts its commits in the order in which they become visible.
 
     Followers are woken by what this object stores. With `_poll`, in seconds, they also look by themselves for what
@@ -42,8 +43,6 @@ class OrderedStore(Store):
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
         """As `Feed.feed`. Checkpoints are positions, so they hold for this store's data only."""
-        import asyncio
-
         position, caught_up = _position(after), False
         if position and position > (last := await self.last_position()):
             raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
@@ -92,8 +91,6 @@ class OrderedStore(Store):
 
 async def _until(event: asyncio.Event, seconds: float | None) -> None:
     """Wait for the event, or as long."""
-    import asyncio
-
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

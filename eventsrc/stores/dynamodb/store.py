@@ -8,10 +8,12 @@ from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
 from ...errors import CommitOutcomeUnknown, StoreError
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settle
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head
+from ..opening import ManagedStore
+from ..settle import settle
 from .creation import create_table
 from .feed.change_records import ChangeRecord, changes
 from .feed.checkpoint import earliest, parsed
@@ -27,7 +29,7 @@ from .wire.responses import Answer, QueryResponse
 T = TypeVar("T", bound=Answer)
 
 
-class DynamoDBStore(Store):
+class DynamoDBStore(ManagedStore):
     """Streams in a DynamoDB table, a partition each: partition key the stream (S), sort key the version (N).
 
     The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
