@@ -71,13 +71,13 @@ def own_commit_taken_for_a_conflict() -> list[Patch]:
 
 def new_id_on_a_retry() -> list[Patch]:
     """The next save draws a new commit id, though the outcome of the last is open."""
-    settle = Repository._settle
+    save = Repository._commit
 
     async def mutant(self: Any, aggregate: Any, *rest: Any) -> Any:
         aggregate._journal.draft = None
-        return await settle(self, aggregate, *rest)
+        return await save(self, aggregate, *rest)
 
-    return [(Repository, "_settle", mutant)]
+    return [(Repository, "_commit", mutant)]
 
 
 def transient_error_reported_as_failed() -> list[Patch]:

@@ -128,10 +128,9 @@ class Store(ABC):
     - Reads are consistent: they see all that was acknowledged before they began.
     - `usage` adds up what the store has consumed since it was made.
 
-    A store of your own subclasses `eventsrc.stores.ManagedStore`, which has the life cycle.
+    - Each call raises StoreClosed, Throttled, StoreUnavailable or StoreRejected, in addition to the errors it names.
 
-    Raises, from each call, except for the errors it names:
-        StoreClosed, Throttled, StoreUnavailable, StoreRejected
+    A store of your own subclasses `eventsrc.stores.ManagedStore`, which has the life cycle.
     """
 
     usage: Usage

@@ -99,7 +99,7 @@ def instrument(
         meter.create_observable_counter(f"eventsrc.{name}", [reader], unit)
     for name in ("hits", "misses"):
         each = [
-            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one._class.__name__})
+            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one.aggregate.__name__})
             for one in repositories
         ]
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")

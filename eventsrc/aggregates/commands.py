@@ -6,15 +6,13 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ..store import Commit
 from ..tracing import check_text
 from .event_values import reason_of
-
-if TYPE_CHECKING:
-    from ..store import Commit
 
 T = TypeVar("T")
 
