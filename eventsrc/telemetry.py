@@ -21,6 +21,8 @@ from .stream_id import category_of
 if TYPE_CHECKING:
     from .processing import Processor
 
+__all__ = ["instrument", "instrument_processors"]
+
 _COUNTERS = {
     "calls": "{call}",
     "requests": "{request}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..stream_id import check_stream
 from .feed import Batch, Feed, Head
 from .gate import Gate
 from .limits import check_commit
@@ -29,6 +30,7 @@ __all__ = [
     "OrderedStore",
     "SQLiteStore",
     "check_commit",
+    "check_stream",
     "open_store",
     "settle",
 ]

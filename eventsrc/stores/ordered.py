@@ -18,12 +18,12 @@ MAX_POSITION = 2**63 - 1
 class OrderedStore(ManagedStore):
     """A store that counts its commits in the order in which they become visible.
 
-    Followers are woken by what this object stores. With `_poll`, in seconds, they also look by themselves for what
+    Followers are woken by what this object stores. With `poll`, in seconds, they also look by themselves for what
     others have stored.
     """
 
     ordered = True
-    _poll: float | None = None
+    poll: float | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class OrderedStore(ManagedStore):
                 if caught_up and not follow:
                     return
                 if caught_up:
-                    await _until(grown, self._poll)
+                    await _until(grown, self.poll)
         finally:
             self._followers.discard(grown)
 

@@ -23,8 +23,8 @@ SHOWN = [
     *(ROOT / "tests" / "typing").rglob("*.py"),
 ]
 
-NOT_YET = {"Processor", "Runner", "Parking", "SQLiteCheckpoints", "DynamoDBStore"}
-"""2026-11-29: the inside of the read side is rebuilt next."""
+NOT_YET = PACKAGE / "processing"
+"""2026-11-29: the inside of the read side is only moved so far; it is rebuilt next."""
 
 PATH = ["repository/repository.py", "aggregates/aggregate.py", "aggregates/codec.py", "store.py", "stores/memory.py"]
 """Load, fold, save: what a newcomer reads."""
@@ -55,6 +55,6 @@ def test_no_class_has_more_than_20_methods() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 methods = [each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
-                if len(methods) > 20 and node.name not in NOT_YET:
+                if len(methods) > 20 and NOT_YET not in path.parents and node.name != "DynamoDBStore":
                     large[f"{path.relative_to(ROOT)}:{node.name}"] = len(methods)
     assert not large

@@ -35,7 +35,7 @@ class SQLiteStore(OrderedStore):
     process's transaction. `position` counts the commits of the whole file in the order they were made visible.
     """
 
-    _poll = 0.05  # for what other processes have stored
+    poll = 0.05  # for what other processes have stored
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
         super().__init__()
