@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from .errors import DeclarationError, InvalidStreamId
 
 MAX_STREAM_BYTES = 2048
@@ -41,6 +39,8 @@ def check_stream(stream: str) -> None:
     if not stream:
         raise InvalidStreamId(stream, "it is empty")
     if not (stream.isascii() and stream.isprintable()):
+        import unicodedata  # here, as few need it
+
         for character in stream:
             if character in _BIDI_CONTROLS:
                 raise InvalidStreamId(stream, "it holds bidirectional controls")

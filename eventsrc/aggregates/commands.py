@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from ..store import Commit
 from ..tracing import check_text
 from .event_values import reason_of
+from .shape import fingerprint
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def digest_of(content: Any) -> bytes:
     except TypeError:
         reason = "a map has other keys than strings, or the members of a set have no order"
     else:
-        return blake2b(encoded, digest_size=8).digest()
+        return fingerprint(encoded)
     raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason}")
 
 

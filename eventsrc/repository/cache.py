@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +26,7 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"max_bytes {self.max_bytes} and max_age {self.max_age} must not be negative")
 
 
-class CacheUse(NamedTuple):
+class CacheUse(msgspec.Struct, frozen=True):
     """How the cache did since its repository was made."""
 
     hits: int
@@ -36,7 +35,7 @@ class CacheUse(NamedTuple):
     bytes: int
 
 
-class Frozen(NamedTuple):
+class Frozen(msgspec.Struct, frozen=True, gc=False):
     """An aggregate without uncommitted events, as bytes: nobody who holds a part of its state can change it."""
 
     body: bytes  # commit id, command ids and state, as in a snapshot

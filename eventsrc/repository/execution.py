@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..errors import ConflictError, IdempotencyError
@@ -14,7 +16,7 @@ from .snapshots import Snapshots
 A = TypeVar("A", bound=Aggregate)
 
 
-class Steps(NamedTuple, Generic[A]):
+class Steps(msgspec.Struct, Generic[A], frozen=True):
     """What an execution calls, and where it keeps states between executions."""
 
     load: Callable[[str], Awaitable[A]]  # by id, as it is now

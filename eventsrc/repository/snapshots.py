@@ -161,7 +161,8 @@ class Snapshots(Generic[A]):
             return None
         journal = journal_of(aggregate)
         journal.commit_id, journal.commands = commit_id, commands
-        _, journal.version, journal.time, journal.snapshot, journal.tail, journal.threshold = frozen
+        journal.version, journal.time = frozen.version, frozen.time
+        journal.snapshot, journal.tail, journal.threshold = frozen.snapshot, frozen.tail, frozen.threshold
         return aggregate
 
     async def after_save(self, aggregate: A) -> None:
