@@ -21,7 +21,7 @@ class Assignment:
     def __init__(self, projection: Projection, checkpoints: Checkpoints, feed: Feed, *, from_now: bool) -> None:
         self._projection, self.checkpoints, self.feed, self.from_now = projection, checkpoints, feed, from_now
         self.held: dict[int, Slot] = {}  # by number
-        self._of = 1
+        self._slot_count = 1
         self._joined = False  # others hold the same
         self.running = False  # a runner has it
         self.checkpoint = ""  # where the feed was when it was last read here; what is aside may be behind that
@@ -37,7 +37,7 @@ class Assignment:
         return self.slot_of(stream) in self.held
 
     def slot_of(self, stream: str) -> int:
-        return _hash(stream) % self._of
+        return _hash(stream) % self._slot_count
 
     async def _active(self) -> int | None:
         return await self.checkpoints.active(self._projection.tag)
@@ -51,19 +51,19 @@ class Assignment:
         if active not in (None, version):
             raise NotActive(tag, version, active)
 
-    async def create_slots(self, of: int = 1, *, anew: bool = False) -> None:
-        """Have slots: as many as there are already, or `of` if there are none or others are wanted, `anew`.
+    async def create_slots(self, of: int = 1, *, replace: bool = False) -> None:
+        """Have slots: as many as there are already, or `of` if there are none or if `replace` asks for another number.
 
         No slot may be handled before all are there: until then, how far a stream is may be kept with another one.
         Raises Fenced if somebody else does the same just now, and NotActive.
         """
         known = await self._slots()
         used = current_slots(known)
-        if used and (not anew or len(used) == of):
+        if used and (not replace or len(used) == of):
             return
         epoch = max((slot.epoch for slot in known), default=0) + 1
         laid = epoch
-        if known and not used and not anew:  # who began with it was killed
+        if known and not used and not replace:  # who began with it was killed
             of, laid = known[0].of, known[0].laid
         if known:
             began = min(slot.began for slot in used or known)
@@ -71,9 +71,7 @@ class Assignment:
         else:
             began, checkpoint = (now(), await self.feed.end()) if self.from_now else (0, "")
         numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
-        for number in sorted(
-            numbers, key=lambda number: (number > 0, number < of)
-        ):  # fence those that go, then the rest
+        for number in sorted(numbers, key=lambda number: (number > 0, number < of)):  # fence what goes, then the rest
             slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, began=began)
             await self.checkpoints.claim(self.name, slot)
 
@@ -89,7 +87,7 @@ class Assignment:
         """
         slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
         await self.checkpoints.claim(self.name, slot)
-        self.held[slot.number], self._of, self._joined = slot, slot.of, False
+        self.held[slot.number], self._slot_count, self._joined = slot, slot.of, False
         self.changed()
 
     async def _slots(self) -> Sequence[Slot]:
@@ -111,11 +109,11 @@ class Assignment:
 
     async def join(self) -> None:
         """Hold all slots beside others who do so, without fencing them: positions alone keep it exact."""
-        slots = await self._laid_out()
-        self.held, self._of, self._joined = {slot.number: slot for slot in slots}, len(slots), True
+        slots = await self._ensure_slots()
+        self.held, self._slot_count, self._joined = {slot.number: slot for slot in slots}, len(slots), True
         self.changed()
 
-    async def _laid_out(self) -> Sequence[Slot]:
+    async def _ensure_slots(self) -> Sequence[Slot]:
         while not (slots := current_slots(await self._slots())):
             with suppress(Fenced):  # somebody else does it
                 await self.create_slots()
@@ -125,7 +123,7 @@ class Assignment:
         """What to show with this stream's position. In a process that does not handle it alone: what is valid now."""
         slot = self.held.get(self.slot_of(stream))
         if slot is None or self._joined:
-            slots = await self._laid_out()
+            slots = await self._ensure_slots()
             slot = slots[_hash(stream) % len(slots)]
         return Fence(slot.number, slot.epoch)
 
@@ -138,12 +136,12 @@ class Assignment:
             raise RuntimeError(f"{self.name} is running; stop it first, or ask another object of it")
         self.feed.earliest([checkpoint])
         await self.take_all()
-        self.note(checkpoint)
+        self.note_checkpoint(checkpoint)
         await self.write()
         self.held.clear()
         self.changed()
 
-    def note(self, checkpoint: str) -> None:
+    def note_checkpoint(self, checkpoint: str) -> None:
         """The feed was read up to there, with commits or without: a checkpoint wears out."""
         self.checkpoint, self._unsaved = checkpoint, True
 
@@ -158,7 +156,7 @@ class Assignment:
         self._unsaved = False
 
     def changed(self) -> None:
-        """Other slots are held: forget how far the feed was, as it is read anew."""
+        """Other slots are held: forget how far the feed was, as it is read again."""
         self.checkpoint, self._unsaved = "", False
 
 

@@ -23,7 +23,7 @@ from .processor import Processor
 App = Callable[[], AbstractAsyncContextManager[Processor[Any] | Sequence[Processor[Any]]]]
 Answer = dict[str, list[dict[str, str]]]
 
-_PASSING = (StoreError, TimeoutError, Fenced)  # another try may do
+_RETRYABLE = (StoreError, TimeoutError, Fenced)  # another try may do
 
 
 class Invocation(Protocol):
@@ -54,8 +54,8 @@ class LambdaHandler:
     def __call__(self, event: object, context: Invocation | None) -> Answer:
         """Without a context, as in a test, there is all the time."""
         seconds = inf if context is None else context.get_remaining_time_in_millis() / 1000 - self._margin
-        around = copy_context()
-        return self._thread.submit(lambda: self._runner.run(self._handle(event, seconds), context=around)).result()
+        outer = copy_context()
+        return self._thread.submit(lambda: self._runner.run(self._handle(event, seconds), context=outer)).result()
 
     def close(self) -> None:
         """Release everything, for tests: Lambda never tells when it throws an environment away."""
@@ -73,7 +73,7 @@ class LambdaHandler:
             async with asyncio.timeout_at(until):
                 await self._start()
             results = await asyncio.gather(
-                *(self._take(processor, records, until) for processor in self._processors), return_exceptions=True
+                *(self._deliver(processor, records, until) for processor in self._processors), return_exceptions=True
             )
             failures: dict[int, Exception] = {}
             for result in results:
@@ -86,8 +86,8 @@ class LambdaHandler:
         if not failures:
             return _answer([])
         first = min(failures)
-        told = f"{type(failures[first]).__name__} {failures[first]}"
-        log.error("from record %d of %d on not all was handled: %s", first + 1, len(records), told)
+        reason = f"{type(failures[first]).__name__} {failures[first]}"
+        log.error("from record %d of %d on not all was handled: %s", first + 1, len(records), reason)
         if not self._partial:
             raise failures[first]
         if isinstance(event, Mapping):  # Lambda goes on with this one
@@ -117,37 +117,39 @@ class LambdaHandler:
             for processor in processors:
                 await processor.drop()
 
-    async def _take(self, processor: Processor[Any], records: Sequence[Any], until: float) -> dict[int, Exception]:
+    async def _deliver(self, processor: Processor[Any], raw: Sequence[Any], until: float) -> dict[int, Exception]:
         """The records that this processor has not handled, by number, and why."""
         assert isinstance(processor.store, DynamoDBStore)
-        told, failures = _told(records, processor.store)
+        records, failures = _read_records(raw, processor.store)
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.sleep(0)  # without any time left nothing is begun
-                await processor.handle([each.commit for each in told if each.commit is not None])
-                for each in told:
+                await processor.handle([each.commit for each in records if each.commit is not None])
+                for each in records:
                     if each.commit is None:
-                        await _look_at(processor, each)
+                        await _catch_up_damaged(processor, each)
                 await processor.wait_until_idle()
-        except _PASSING as error:
-            with suppress(*_PASSING):  # a handler that fails is not to fail with the whole batch again and again
+        except _RETRYABLE as error:
+            with suppress(*_RETRYABLE):  # a handler that fails is not to fail with the whole batch again and again
                 async with asyncio.timeout(self._margin / 4):
                     await processor.parking.park_failing()
             await processor.drop()
-            failures |= dict.fromkeys(await self._unhandled(processor, told), error)
+            failures |= dict.fromkeys(await self._unhandled(processor, records), error)
         return failures
 
-    async def _unhandled(self, processor: Processor[Any], told: Sequence[Record]) -> Sequence[int]:
+    async def _unhandled(self, processor: Processor[Any], records: Sequence[Record]) -> Sequence[int]:
         """The numbers of what is neither handled nor parked. Positions tell; what they do not tell comes again."""
         try:
             async with asyncio.timeout(self._margin / 4):
-                positions = await processor.positions(list({each.stream for each in told}))
-                found = await processor.checkpoints.parked(processor.name, {each.stream for each in told})
+                positions = await processor.positions(list({each.stream for each in records}))
+                found = await processor.checkpoints.parked(processor.name, {each.stream for each in records})
                 parked = {each.stream for each in found if not each.released}
-        except _PASSING:
+        except _RETRYABLE:
             positions, parked = {}, set()
         return [
-            each.number for each in told if each.stream not in parked and positions.get(each.stream, 0) < each.version
+            each.number
+            for each in records
+            if each.stream not in parked and positions.get(each.stream, 0) < each.version
         ]
 
 
@@ -181,34 +183,34 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
     return LambdaHandler(app, margin, partial)
 
 
-async def _look_at(processor: Processor[Any], told: Record) -> None:
+async def _catch_up_damaged(processor: Processor[Any], record: Record) -> None:
     """Have a stream catch up with a commit that came damaged. If it is so in the table, too, that parks the stream."""
     parking = processor.parking
-    if told.stream in await parking.out_of_feed({told.stream}):
-        parking.note_newer(told.stream, told.version)
+    if record.stream in await parking.out_of_feed({record.stream}):
+        parking.note_newer(record.stream, record.version)
         return
-    base = told.version - 1 if processor.held[processor.slot_of(told.stream)].began else 0
-    position = (await processor.positions([told.stream])).get(told.stream, base)
-    if position < told.version:
-        parking.retry_later(told.stream, position, told.version)
+    base = record.version - 1 if processor.held[processor.slot_of(record.stream)].began else 0
+    position = (await processor.positions([record.stream])).get(record.stream, base)
+    if position < record.version:
+        parking.retry_later(record.stream, position, record.version)
 
 
-def _told(records: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
+def _read_records(raw: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
     """What records tell, and those that are no change of the store's table."""
-    told: list[Record] = []
+    records: list[Record] = []
     failures: dict[int, Exception] = {}
-    for number, record in enumerate(records):
+    for number, record in enumerate(raw):
         try:
             commits = [change.commit for change in store.changes([record])]
-            told += [Record(number, commit.stream, commit.version, commit) for commit in commits if commit is not None]
+            records += [Record(number, each.stream, each.version, each) for each in commits if each is not None]
         except CorruptPayload as error:
             if error.version:
-                told.append(Record(number, error.stream, error.version, None))
+                records.append(Record(number, error.stream, error.version, None))
             else:
                 failures[number] = error
         except (ValueError, StoreRejected) as error:
             failures[number] = error
-    return told, failures
+    return records, failures
 
 
 def _answer(identifiers: Sequence[str]) -> Answer:

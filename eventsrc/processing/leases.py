@@ -27,7 +27,7 @@ class _Beats(NamedTuple):
 
     number: int
     since: float  # when we first saw this number, by our clock
-    moved: bool  # we have seen another one before
+    has_changed: bool  # we have seen another one before
 
 
 class _View(NamedTuple):
@@ -46,7 +46,7 @@ class _View(NamedTuple):
 
 
 class Leases:
-    """For one worker, which is one `Runner` in one process. Make it anew for each.
+    """For one worker, which is one `Runner` in one process. Make one for each.
 
     A worker beats three times in `ttl` seconds; one that has not been seen to beat for `ttl` counts as dead, and the
     others take its slots, each raising the slot's epoch: whatever the dead one still writes is refused. No clocks are
@@ -59,7 +59,7 @@ class Leases:
             raise ValueError("slots is a number from 1 on, ttl are seconds above 0")
         self.worker = worker or str(uuid4())
         self.beaten = asyncio.Event()  # set at each beat
-        self._of, self._ttl = slots, ttl
+        self._slot_count, self._ttl = slots, ttl
         self._processors: Sequence[Processor[Any]] = ()
         self._seen: dict[str, _Beats] = {}
         self._last = -math.inf  # when we last did
@@ -67,18 +67,23 @@ class Leases:
         self._failure: Exception | None = None
 
     @asynccontextmanager
-    async def held_for(self, processors: Sequence[Processor[Any]], again: asyncio.Event) -> AsyncGenerator[None]:
-        """Beat while this lasts, and set `again` when slots should be shared out anew; give all back at the end."""
+    async def held_for(
+        self, processors: Sequence[Processor[Any]], rebalance_due: asyncio.Event
+    ) -> AsyncGenerator[None]:
+        """Send heartbeats inside the block, and sign off at its end.
+
+        Sets `rebalance_due` when slots have to be claimed or released.
+        """
         if len({id(processor.checkpoints) for processor in processors}) > 1:
             raise ValueError("processors that share leases share their checkpoints")
         self._processors = processors
-        beating = asyncio.create_task(self._go_on_beating(again))
+        beating = asyncio.create_task(self._keep_beating(rebalance_due))
         try:
             yield
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await self._leave()
+            await self._sign_off()
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
@@ -100,43 +105,43 @@ class Leases:
 
     async def rebalance(self) -> None:
         """Take what is free, and give back what is too much. Nothing may be in flight. Raises Fenced, StoreError."""
-        await self._watch()
+        await self._refresh_beats()
         for processor in self._processors:
-            await self._lay_out(processor)
-        for processor, view in await self._look():
-            await self._share_out(processor, view)
+            await self._create_slots(processor)
+        for processor, view in await self._views():
+            await self._rebalance_one(processor, view)
 
-    async def _share_out(self, processor: Processor[Any], view: _View) -> None:
+    async def _rebalance_one(self, processor: Processor[Any], view: _View) -> None:
         before = set(processor.held)
         for number in before - view.mine:
             processor.dropped(number)
         for slot in view.orphans:
-            await self._take(processor, slot)
+            await self._claim(processor, slot)
         for number in sorted(processor.held)[view.quota :]:
             await processor.release(number)
         wanted = max(0, view.quota - len(processor.held))
         for slot in random.sample(view.free, min(len(view.free), wanted)):  # not all the same one first
-            await self._take(processor, slot)
+            await self._claim(processor, slot)
         if set(processor.held) != before:
             await processor.parking.refresh()  # others may have parked streams of these slots
             log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
 
-    async def _lay_out(self, processor: Processor[Any]) -> None:
-        anew = self._is_alone
+    async def _create_slots(self, processor: Processor[Any]) -> None:
+        replace = self._is_alone
         while True:
             try:
-                return await processor.create_slots(self._of, anew=anew)
+                return await processor.create_slots(self._slot_count, replace=replace)
             except Fenced:
-                anew = False  # another worker does the same: as many as that one wants
+                replace = False  # another worker does the same: as many as that one wants
 
-    async def _take(self, processor: Processor[Any], slot: Slot) -> None:
+    async def _claim(self, processor: Processor[Any], slot: Slot) -> None:
         with suppress(Fenced):  # another worker was quicker
             await processor.claim(slot, self.worker)
 
-    async def _look(self) -> list[tuple[Processor[Any], _View]]:
+    async def _views(self) -> list[tuple[Processor[Any], _View]]:
         """How things stand with each processor."""
         slots = [current_slots(await each.checkpoints.slots(each.name)) for each in self._processors]
-        await self._watch()  # later: who holds a slot has beaten before it took it, so it is seen to live
+        await self._refresh_beats()  # later: who holds a slot has beaten before it took it, so it is seen to live
         alive = sorted(self._alive() | {self.worker})
         return [
             (each, self._view(each, its_slots, alive)) for each, its_slots in zip(self._processors, slots, strict=True)
@@ -153,14 +158,14 @@ class Leases:
         free = [slot for slot in slots if slot.owner not in alive]
         each, rest = divmod(len(slots), len(alive))
         quota = each + (alive.index(self.worker) < rest)
-        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._of or not self._is_alone))
+        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._slot_count or not self._is_alone))
 
     async def all_owned(self) -> bool:
         """Whether all slots are ours or of workers that were seen to live."""
-        hands = {self.worker} | {name for name in self._alive() if self._seen[name].moved}
+        owners = {self.worker} | {name for name in self._alive() if self._seen[name].has_changed}
         for processor in self._processors:
             slots = current_slots(await processor.checkpoints.slots(processor.name))
-            if not slots or any(slot.owner not in hands for slot in slots):
+            if not slots or any(slot.owner not in owners for slot in slots):
                 return False
         return True
 
@@ -181,27 +186,27 @@ class Leases:
             self._limit.reschedule(self._ends)
         self.beaten.set()
 
-    async def _watch(self) -> None:
+    async def _refresh_beats(self) -> None:
         beats = await self._processors[0].checkpoints.beats()
         now, seen = asyncio.get_running_loop().time(), self._seen
         self._seen = {
             worker: seen[worker]
             if worker in seen and seen[worker].number == number
-            else _Beats(number, now, moved=worker in seen)
+            else _Beats(number, now, has_changed=worker in seen)
             for worker, number in beats.items()
         }
 
-    async def _go_on_beating(self, again: asyncio.Event) -> None:
+    async def _keep_beating(self, rebalance_due: asyncio.Event) -> None:
         pause = self._ttl / 3
         while True:
             await asyncio.sleep(pause)
             pause = self._ttl / 3
             try:
-                async with asyncio.timeout(self._ttl / 2):  # one that hangs is tried again
+                async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
-                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._look()):
-                        again.set()
-                    await self._tidy_up()
+                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._views()):
+                        rebalance_due.set()
+                    await self._sign_off_dead_workers()
             except (StoreError, TimeoutError) as error:
                 log.warning("worker %s could not beat: %s", self.worker, type(error).__name__)
                 pause = self._ttl / 10
@@ -211,14 +216,14 @@ class Leases:
                     self._limit.reschedule(self._ends)
                 return
 
-    async def _tidy_up(self) -> None:
+    async def _sign_off_dead_workers(self) -> None:
         """Behind workers that are long dead."""
         now = asyncio.get_running_loop().time()
         for worker, beats in list(self._seen.items()):
             if now - beats.since > 10 * self._ttl:
                 await self._processors[0].checkpoints.sign_off(worker)
 
-    async def _leave(self) -> None:
+    async def _sign_off(self) -> None:
         """Let the others have all at once; where that fails they find out by themselves."""
         for processor in self._processors:
             await processor.parking.drop()

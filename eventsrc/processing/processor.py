@@ -20,9 +20,9 @@ from .slice import Fence, HandlerFailed, PositionMoved, Slice
 
 P = TypeVar("P", bound=Projection)
 
-_REMEMBERED = 200_000  # positions held in memory
-_FEW = 100  # commits of a stream that are missing and are waited for; with more it catches up by itself
-_SKEW = 60_000_000  # µs that the clocks of writers may be behind, for who begins now
+_MAX_POSITIONS = 200_000  # positions held in memory
+_MAX_MISSING = 100  # commits of a stream that are missing and are waited for; with more it catches up by itself
+_CLOCK_SKEW = 60_000_000  # µs that the clocks of writers may be behind, for who begins now
 
 
 class Processor(Assignment, Generic[P]):
@@ -70,7 +70,7 @@ class Processor(Assignment, Generic[P]):
         super().__init__(projection, checkpoints, used, from_now=start == "now")
         self.projection, self.store = projection, store
         projection.bind(checkpoints)
-        projection._store, projection._free = store, asyncio.Semaphore(projection.concurrency)
+        projection._store, projection._semaphore = store, asyncio.Semaphore(projection.concurrency)
         self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
         self.in_flight = 0  # commits that handlers have now
         self._oldest = 0  # time of the oldest of them, in µs since the epoch
@@ -78,38 +78,38 @@ class Processor(Assignment, Generic[P]):
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
         self._at_end = False
         self._positions: dict[str, int] = {}
-        self._gate = Gate(store, self._positions, most=_FEW)
+        self._gate = Gate(store, self._positions, most=_MAX_MISSING)
         self.parking = Parking(self, attempts, stops=on_error == "stop")
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._passing: str | None = None  # the version that this one is rebuilt beside
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._followed: str | None = None  # the version that this one is rebuilt beside
         self.beyond_limit: set[str] = set()  # streams in which that one is not as far
-        self._turn = asyncio.Lock()
+        self._handle_lock = asyncio.Lock()
 
     async def prepare(self) -> None:
         """Get ready to handle: look up what is parked, and have the read model made. Raises NotActive."""
-        if self._passing is None:
+        if self._followed is None:
             await self.check_active()
         await self.projection.prepare()
-        self.projection._free = asyncio.Semaphore(self.projection.concurrency)
+        self.projection._semaphore = asyncio.Semaphore(self.projection.concurrency)
         await self.parking.refresh()
-        self.parking.begin()
+        self.parking.reset()
         self.caught_up.clear()
 
     def follow(self, other: str | None) -> None:
         """From now on, go as far as this other version is and no further, muted; None: go on alone."""
-        self._passing = other
+        self._followed = other
         self.beyond_limit.clear()
 
     def batch_done(self, batch: Batch) -> None:
         """All of a batch was given to `handle`."""
-        self.note(batch.checkpoint)
+        self.note_checkpoint(batch.checkpoint)
         self._at_end = batch.caught_up
-        self._note_end()
+        self._update_caught_up()
 
     async def save(self) -> None:
         """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
-        self._note_end()
-        if not (self.parking.aside or self.beyond_limit or self.parking.failure):
+        self._update_caught_up()
+        if not (self.parking.catching_up or self.beyond_limit or self.parking.failure):
             await self.write()
 
     @property
@@ -129,8 +129,8 @@ class Processor(Assignment, Generic[P]):
         since = self._oldest if self.caught_up.is_set() else self.handled_up_to or self._oldest
         return max(0.0, (now() - since) / 1e6) if since and self.held else 0.0
 
-    def _note_end(self) -> None:
-        if self._at_end and not self.parking.aside:
+    def _update_caught_up(self) -> None:
+        if self._at_end and not self.parking.catching_up:
             self.caught_up.set()
         else:
             self.caught_up.clear()
@@ -142,7 +142,7 @@ class Processor(Assignment, Generic[P]):
         await Runner(self).run(until_caught_up=until_caught_up)
 
     async def handle(self, commits: Iterable[Commit]) -> None:
-        """Handle what a feed has told, in any order and however often, and what it has left out.
+        """Handle what a feed has delivered, in any order and however often, and what it has left out.
 
         Comes back when all is handled, dropped as handled before, parked, or put aside to be tried again: see
         `settled`. Raises Fenced, and StoreError where positions cannot be read or written; then call it again.
@@ -155,20 +155,23 @@ class Processor(Assignment, Generic[P]):
                 by_stream[commit.stream].append(commit)
             else:
                 by_stream[commit.stream] = [commit]
-        if len(self.held) < self._of:
-            by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
-        async with self._turn:
+        if len(self.held) < self._slot_count:
+            by_stream = {stream: hints for stream, hints in by_stream.items() if self.holds(stream)}
+        async with self._handle_lock:
             if self._joined:
                 self._positions.clear()  # others may have handled more
-            for stream in await self.parking.out_of_feed(
-                by_stream.keys()
-            ):  # so that their positions are not remembered
+            # These are taken out first, so that their positions are not remembered.
+            for stream in await self.parking.out_of_feed(by_stream.keys()):
                 self.parking.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
-            await self._know(by_stream)
+            await self._load_positions(by_stream)
             await self._apply(await self.split(await self._due(by_stream)))
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing is aside: all that was told is handled or parked. Raises what makes the processor stop."""
+        """Wait until all commits given to `handle` are handled or parked.
+
+        Raises:
+            Exception: what makes the processor stop, such as a handler's error with `on_error="stop"`.
+        """
         await self.parking.wait_until_idle()
         self.check()
 
@@ -215,7 +218,7 @@ class Processor(Assignment, Generic[P]):
         """
         stream, version = receipt.stream, receipt.version
         progress = asyncio.Event()
-        self._waiting.setdefault(stream, set()).add(progress)
+        self._waiters.setdefault(stream, set()).add(progress)
         pause = 0.02
         try:
             async with asyncio.timeout(timeout):
@@ -232,9 +235,9 @@ class Processor(Assignment, Generic[P]):
         except TimeoutError:
             raise TimeoutError(f"{self.name} has not handled {stream}@{version} in {timeout} s; does it run?") from None
         finally:
-            self._waiting[stream].discard(progress)
-            if not self._waiting[stream]:
-                del self._waiting[stream]
+            self._waiters[stream].discard(progress)
+            if not self._waiters[stream]:
+                del self._waiters[stream]
 
     async def parked(self) -> Sequence[Parked]:
         """The streams that are held back, and those whose retry broke off as it ended: retry them too."""
@@ -261,7 +264,7 @@ class Processor(Assignment, Generic[P]):
             raise ValueError("say why it is skipped; whoever looks at the read model later needs it")
         await self.parking.skip(stream, reason)
 
-    async def _know(self, streams: Mapping[str, Sequence[Commit]]) -> None:
+    async def _load_positions(self, streams: Mapping[str, Sequence[Commit]]) -> None:
         """Have the positions of these in memory."""
         unknown = [stream for stream in streams if stream not in self._positions]
         if not unknown:
@@ -269,28 +272,30 @@ class Processor(Assignment, Generic[P]):
         found = await self.projection.positions(unknown)
         for stream in unknown:
             position = found.get(stream)
-            self._positions[stream] = await self._base(stream, streams[stream]) if position is None else position
-        if len(self._positions) > _REMEMBERED + len(streams):
-            for stream in list(islice(self._positions, _REMEMBERED // 4)):
+            if position is None:
+                position = await self._first_position(stream, streams[stream])
+            self._positions[stream] = position
+        if len(self._positions) > _MAX_POSITIONS + len(streams):
+            for stream in list(islice(self._positions, _MAX_POSITIONS // 4)):
                 if stream not in streams:
                     del self._positions[stream]
 
-    async def _base(self, stream: str, told: Sequence[Commit]) -> int:
+    async def _first_position(self, stream: str, hints: Sequence[Commit]) -> int:
         """The version that a stream of which nothing was handled begins behind: 0, or where it was at the start."""
-        if self.feed.ordered and self.began(stream):
-            return min(commit.version for commit in told) - 1
-        return await self.begins_behind(stream)
+        if self.feed.ordered and self.start_time(stream):
+            return min(commit.version for commit in hints) - 1
+        return await self.start_position(stream)
 
-    def began(self, stream: str) -> int:
+    def start_time(self, stream: str) -> int:
         """What was stored before that is not to be handled, in µs since the epoch; 0 if all is."""
         held = self.held.get(self.slot_of(stream))
         return held.began if held is not None else 0
 
-    async def begins_behind(self, stream: str) -> int:
+    async def start_position(self, stream: str) -> int:
         """The version that a stream begins behind, by the times of its commits."""
-        if not (began := self.began(stream)):
+        if not (began := self.start_time(stream)):
             return 0
-        earliest = began if self.feed.ordered else began - _SKEW
+        earliest = began if self.feed.ordered else began - _CLOCK_SKEW
         async with aclosing(self.store.read(stream, backward=True)) as commits:
             async for commit in commits:
                 if commit.time < earliest:
@@ -300,11 +305,11 @@ class Processor(Assignment, Generic[P]):
     async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
         """What these lead to. Streams of which much is missing are put aside, to catch up by themselves."""
         runs: list[Slice] = []
-        for stream, told in by_stream.items():
+        for stream, hints in by_stream.items():
             try:
-                due = await self._gate.due(*told)
+                due = await self._gate.due(*hints)
             except (FarBehind, StoredDataError):  # by itself it finds out what is wrong
-                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in told))
+                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in hints))
                 continue
             if due:
                 if (slot := self.held.get(number := self.slot_of(stream))) is None:
@@ -315,9 +320,9 @@ class Processor(Assignment, Generic[P]):
 
     async def split(self, runs: Sequence[Slice]) -> Sequence[Slice]:
         """Beside another version: these up to where that one is, muted. What is beyond is held back."""
-        if self._passing is None:
+        if self._followed is None:
             return runs
-        theirs = await self.projection.positions_of(self._passing, [run.stream for run in runs])
+        theirs = await self.projection.positions_of(self._followed, [run.stream for run in runs])
         found: list[Slice] = []
         for run in runs:
             commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]
@@ -358,7 +363,7 @@ class Processor(Assignment, Generic[P]):
         """Note that a run was handled."""
         self._positions[run.stream] = run.last_version
         self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
-        if self._waiting:
+        if self._waiters:
             self.wake(run.stream)
 
     def forget_position(self, stream: str) -> None:
@@ -367,5 +372,5 @@ class Processor(Assignment, Generic[P]):
 
     def wake(self, stream: str) -> None:
         """Have those look again who wait for this stream."""
-        for waiting in self._waiting.get(stream, ()):
+        for waiting in self._waiters.get(stream, ()):
             waiting.set()

@@ -18,7 +18,7 @@ from .runner import Runner
 Progress = Callable[[int, int], object]
 """Told how many commits of how many are handled."""
 
-_EVERY = 0.2  # seconds
+_PROGRESS_INTERVAL = 0.2  # seconds
 
 
 async def rebuild(
@@ -73,26 +73,26 @@ async def _run(processor: Processor[Any], progress: Progress | None, old: str | 
     before = await _count(processor, processor.name) - processor.commits
     total = await _total(processor, old)
 
-    def tell() -> None:
+    def report() -> None:
         done = before + processor.commits
         progress(done, max(done, total))  # more, if the active one has gone on, or writers have
 
-    async def go_on_telling() -> None:
+    async def keep_reporting() -> None:
         while True:
-            tell()
-            await asyncio.sleep(_EVERY)
+            report()
+            await asyncio.sleep(_PROGRESS_INTERVAL)
 
-    telling = asyncio.create_task(go_on_telling())
+    reporting = asyncio.create_task(keep_reporting())
     try:
         await Runner(processor).run(until_caught_up=True)
     finally:
-        telling.cancel()
-        await asyncio.wait([telling])
-        failure = None if telling.cancelled() else telling.exception()
+        reporting.cancel()
+        await asyncio.wait([reporting])
+        failure = None if reporting.cancelled() else reporting.exception()
     if failure is not None:
         raise failure
     before = await _count(processor, processor.name) - processor.commits  # also what it stopped amid
-    tell()
+    report()
 
 
 async def _total(processor: Processor[Any], old: str | None) -> int:

@@ -21,9 +21,9 @@ from .processor import Processor
 
 T = TypeVar("T")
 
-_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, after a failure
-_LONG = 30.0  # seconds; a reader that lasted as long is begun again at once
-_AT_THE_END = 20.0  # seconds, once the runner is stopped, that a store is waited for, and streams that are tried again
+_STORE_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, after a failure
+_STABLE_TIME = 30.0  # seconds; a reader that lasted as long is begun again at once
+_STOP_TIMEOUT = 20.0  # seconds that a stopped runner waits for a store, and for streams that are retried
 
 
 class Runner:
@@ -44,9 +44,9 @@ class Runner:
         self._processors, self._leases, self._save_every = processors, leases, save_every
         self._feed = processors[0].feed
         self._stopping = asyncio.Event()
-        self._again = asyncio.Event()  # read from other checkpoints: other slots are to be held
+        self._rebalance_due = asyncio.Event()  # read from other checkpoints: other slots are to be held
         self._saved = 0.0  # when checkpoints were written
-        self._ends = 0.0  # when a stopped one gives up
+        self._stop_deadline = 0.0  # when a stopped one gives up
         self.waiting = ""  # for what, while a store cannot be reached
 
     def stop(self) -> None:
@@ -66,12 +66,12 @@ class Runner:
         for processor in self._processors:
             processor.running = True
         try:
-            await self._patiently(self._prepare)
+            await self._with_retries(self._prepare)
             if self._leases is None:
-                await self._patiently(self._take_all)
-                await self._read(follow)
+                await self._with_retries(self._take_all)
+                await self._read_feed(follow)
             else:
-                await self._share(self._leases, follow)
+                await self._run_with_leases(self._leases, follow)
         finally:
             if on_sigterm:
                 loop.remove_signal_handler(signal.SIGTERM)
@@ -94,41 +94,41 @@ class Runner:
         for processor in self._processors:
             await processor.drop()
 
-    async def _begin_anew(self) -> None:
+    async def _reset(self) -> None:
         """Forget all that others may have handled meanwhile."""
         await self._drop()
         for processor in self._processors:
             processor.parking.failure = None  # a stream that was aside may have found it
 
-    async def _share(self, leases: Leases, follow: bool) -> None:
+    async def _run_with_leases(self, leases: Leases, follow: bool) -> None:
         """Read what is held, and share the slots out anew between two batches, as often as the leases ask for it."""
-        async with leases.held_for(self._processors, self._again):
-            await self._patiently(leases.heartbeat)
+        async with leases.held_for(self._processors, self._rebalance_due):
+            await self._with_retries(leases.heartbeat)
             while not self._stopping.is_set():
-                self._again.clear()
+                self._rebalance_due.clear()
                 leases.beaten.clear()
                 try:
                     async with leases.alive():
-                        await self._patiently(leases.rebalance)
-                        await self._read(follow)
+                        await self._with_retries(leases.rebalance)
+                        await self._read_feed(follow)
                 except Fenced as error:
                     log.warning("%s", error)  # it was taken for dead: it starts again with what is left for it
-                    await self._begin_anew()
+                    await self._reset()
                 except LeaseExpired:
                     log.warning("worker %s could not beat in time: it stops, until it can", leases.worker)
-                    await self._begin_anew()
+                    await self._reset()
                     await self._first_of(leases.beaten, self._stopping)
                 else:
-                    if not self._again.is_set() and not self._stopping.is_set():  # the feed has ended
-                        if await self._patiently(leases.all_owned):
+                    if not self._rebalance_due.is_set() and not self._stopping.is_set():  # the feed has ended
+                        if await self._with_retries(leases.all_owned):
                             return
-                        await self._first_of(leases.beaten, self._again, self._stopping)
+                        await self._first_of(leases.beaten, self._rebalance_due, self._stopping)
 
-    async def _read(self, follow: bool) -> None:
+    async def _read_feed(self, follow: bool) -> None:
         """Read the feed from the earliest checkpoint, until it ends or is to be read from elsewhere."""
-        while not await self._patiently(partial(self._read_once, follow)):
+        while not await self._with_retries(partial(self._read_once, follow)):
             pass
-        await self._patiently(self._drain)
+        await self._with_retries(self._drain)
 
     async def _read_once(self, follow: bool) -> bool:
         """True at the end. Raises what is transient; then it is read again, from the checkpoints."""
@@ -136,7 +136,7 @@ class Runner:
         try:
             await self._read_batches(follow)
         except TRANSIENT as error:
-            if not self._is_transient(error) or self._now() - began < _LONG:
+            if not self._is_transient(error) or self._now() - began < _STABLE_TIME:
                 raise
             log.warning("reading again: %s", type(error).__name__)
             return False  # as if for the first time
@@ -146,7 +146,7 @@ class Runner:
         checkpoints = [slot.checkpoint for processor in self._processors for slot in processor.held.values()]
         if not checkpoints:  # others hold them all
             if follow:
-                await self._first_of(self._again, self._stopping)
+                await self._first_of(self._rebalance_due, self._stopping)
             return
         self._saved = self._now()
         after = self._feed.earliest(checkpoints)
@@ -164,7 +164,7 @@ class Runner:
     async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
         """The next batch; None at the end, or when this run is to end. While there is none, checkpoints are written."""
         coming = asyncio.ensure_future(anext(batches, None))
-        ends = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._again)]
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._rebalance_due)]
         try:
             while not coming.done():
                 pause = min(max(0.01, self._saved + self._save_every - self._now()), 1.0)
@@ -188,7 +188,7 @@ class Runner:
 
     async def _drain(self) -> None:
         """Let what is aside end, unless that takes long, and write the checkpoints."""
-        limit = asyncio.timeout(_AT_THE_END)
+        limit = asyncio.timeout(_STOP_TIMEOUT)
         try:
             async with limit:
                 for processor in self._processors:
@@ -199,11 +199,11 @@ class Runner:
             await self._drop()
         await self._save()
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while a store cannot be reached."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._is_transient),
-            wait=_WAIT,
+            wait=_STORE_WAIT,
             stop=self._gives_up,
             sleep=self._pause,
             before_sleep=self._note_waiting,
@@ -216,8 +216,8 @@ class Runner:
     def _gives_up(self, state: Any) -> bool:
         if not self._stopping.is_set():
             return False
-        self._ends = self._ends or self._now() + _AT_THE_END
-        return self._now() >= self._ends
+        self._stop_deadline = self._stop_deadline or self._now() + _STOP_TIMEOUT
+        return self._now() >= self._stop_deadline
 
     def _is_transient(self, error: BaseException) -> bool:
         """Not if it is a handler's, which has stopped a processor."""
@@ -229,7 +229,8 @@ class Runner:
 
     async def _pause(self, seconds: float) -> None:
         """For so long, or until there is news."""
-        await self._first_of(*(event for event in (self._stopping, self._again) if not event.is_set()), timeout=seconds)
+        news = (event for event in (self._stopping, self._rebalance_due) if not event.is_set())
+        await self._first_of(*news, timeout=seconds)
 
     @staticmethod
     async def _first_of(*events: asyncio.Event, timeout: float | None = None) -> None:

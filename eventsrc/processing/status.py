@@ -50,7 +50,7 @@ async def status(processor: Processor[Any]) -> Status:
         lag_seconds=processor.lag,
         lag_commits=await processor.feed.remaining(after),
         in_flight=processor.in_flight,
-        aside=len(processor.parking.aside),
+        aside=len(processor.parking.catching_up),
         parked=len(await checkpoints.parked(name)),
         skipped=len(await checkpoints.skipped(name)),
         slots={slot.number: slot.owner for slot in slots},

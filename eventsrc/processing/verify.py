@@ -30,16 +30,16 @@ async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified
     the whole store: see `Feed.heads`.
     """
     if processor.held:
-        return await _verified(processor, deliver, beside=False)
+        return await _verified(processor, deliver, joined=False)
     await processor.prepare()
     await processor.join()
     try:
-        return await _verified(processor, deliver, beside=True)
+        return await _verified(processor, deliver, joined=True)
     finally:
         await processor.drop()
 
 
-async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -> Verified:
+async def _verified(processor: Processor[Any], deliver: bool, *, joined: bool) -> Verified:
     await processor.parking.refresh()
     streams = missing = parked = 0
     lost: list[Head] = []
@@ -57,25 +57,26 @@ async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -
                     parked += 1
                     continue
                 if position is None:
-                    position = await processor.begins_behind(head.stream)
+                    position = await processor.start_position(head.stream)
                 if position > head.version and not await _commits(processor, head.stream, {position}):
                     lost.append(head)  # and not: it has gone on since its head was read
                 elif position < head.version:
                     missing += head.version - position
-                    first = {position + 1} if processor.began(head.stream) else set()  # of a new stream, where to begin
+                    # A processor with start="now" learns from the first missing commit where a new stream begins.
+                    first = {position + 1} if processor.start_time(head.stream) else set()
                     hints += await _commits(processor, head.stream, {*first, head.version})
             if deliver and hints:
-                await _deliver(processor, hints, beside)
+                await _deliver(processor, hints, joined)
     return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
 
 
-async def _deliver(processor: Processor[Any], hints: Sequence[Commit], beside: bool) -> None:
+async def _deliver(processor: Processor[Any], hints: Sequence[Commit], joined: bool) -> None:
     while True:
         try:
             await processor.handle(hints)
             await processor.wait_until_idle()
         except Fenced:
-            if not beside:
+            if not joined:
                 raise
             processor.parking.failure = None
             await processor.join()  # a worker has taken over a slot since: go on with the fences of now

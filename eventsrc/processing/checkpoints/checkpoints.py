@@ -201,7 +201,7 @@ class MemoryCheckpoints(Checkpoints):
 
     async def claim(self, processor: str, slot: Slot) -> None:
         slots = self._slots.setdefault(processor, {})
-        if (there := slots.get(slot.number)) is not None and there.epoch >= slot.epoch:
+        if (stored := slots.get(slot.number)) is not None and stored.epoch >= slot.epoch:
             raise Fenced(processor, slot.number)
         slots[slot.number] = slot
 

@@ -40,7 +40,7 @@ ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHE
 """
 _POSITION = "SELECT version FROM eventsrc_positions WHERE processor = ?"
 _PAGE = 1_000
-_FEW = 200  # bound values in one statement
+_MAX_VALUES = 200  # bound values in one statement
 
 
 class SQLiteCheckpoints(Checkpoints):
@@ -62,7 +62,7 @@ class SQLiteCheckpoints(Checkpoints):
         if self._threads:
             raise StoreClosed("SQLiteCheckpoints is open already; open it once, and share it")
         try:
-            for name in ("writer", "asker", "reader"):
+            for name in ("writer", "queries", "reader"):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
                 self._threads[name] = thread, connection
@@ -115,9 +115,9 @@ class SQLiteCheckpoints(Checkpoints):
         """Run `work`, which only reads, on a connection of its own: read models are asked so too."""
         return await self._run("reader", work)
 
-    async def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _query(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Read what belongs here. Users may hold up their own connection, or at its moment by a cursor left open."""
-        return await self._run("asker", work)
+        return await self._run("queries", work)
 
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if name not in self._threads:
@@ -138,20 +138,20 @@ class SQLiteCheckpoints(Checkpoints):
 
         def work(db: sqlite3.Connection) -> list[Any]:
             found: list[Any] = []
-            for start in range(0, len(asked), _FEW):
-                some = asked[start : start + _FEW]
+            for start in range(0, len(asked), _MAX_VALUES):
+                some = asked[start : start + _MAX_VALUES]
                 marks = ", ".join("?" * len(some))
                 found += db.execute(f"{query} AND stream IN ({marks})", (processor, *some))
             return found
 
-        return await self._ask(work)
+        return await self._query(work)
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         query = (
             "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
         )
         after = ""
-        while page := await self._ask(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
+        while page := await self._query(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
             yield [Head(*row) for row in page]
             after = page[-1][0]
 
@@ -160,7 +160,7 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
-        return [_slot(row[0]) for row in await self._ask(lambda db: db.execute(query, (processor,)).fetchall())]
+        return [_slot(row[0]) for row in await self._query(lambda db: db.execute(query, (processor,)).fetchall())]
 
     async def claim(self, processor: str, slot: Slot) -> None:
         await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
@@ -182,7 +182,7 @@ class SQLiteCheckpoints(Checkpoints):
         await self._execute(beat, (worker,))
 
     async def beats(self) -> Mapping[str, int]:
-        return dict(await self._ask(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
+        return dict(await self._query(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
 
     async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
@@ -199,7 +199,7 @@ class SQLiteCheckpoints(Checkpoints):
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         query = "SELECT parked FROM eventsrc_parked WHERE processor = ?"
         if streams is None:
-            rows = await self._ask(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
+            rows = await self._query(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
         else:
             rows = await self._of_streams(query, processor, streams)
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
@@ -209,12 +209,12 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ? ORDER BY rowid"
-        rows = await self._ask(lambda db: db.execute(query, (processor,)).fetchall())
+        rows = await self._query(lambda db: db.execute(query, (processor,)).fetchall())
         return [msgspec.json.decode(row[0], type=Skipped) for row in rows]
 
     async def active(self, tag: str) -> int | None:
         query = "SELECT version FROM eventsrc_active WHERE tag = ?"
-        row = await self._ask(lambda db: db.execute(query, (tag,)).fetchone())
+        row = await self._query(lambda db: db.execute(query, (tag,)).fetchone())
         return row[0] if row else None
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:

@@ -22,8 +22,8 @@ from ..checkpoints.dynamodb import DynamoDBCheckpoints
 from ..slice import Context, HandlerFailed, Slice
 from .projection import Failure, Guarantee, Projection, side_by_side
 
-_MOST = 99  # actions of a transaction beside the position
-_AT_FAULT = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
+_MAX_ACTIONS = 99  # actions of a transaction beside the position
+_HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
 
 
 class Writes:
@@ -45,8 +45,8 @@ class Writes:
     def actions(self) -> list[dict[str, Any]]:
         """Of a transaction. Raises ValueError if it would be none."""
         actions = [*self._actions, *(_addition(table, *each) for (table, _), each in self._sums.items())]
-        if len(actions) > _MOST:
-            raise ValueError(f"{len(actions)} writes; a transaction has {_MOST} beside the position")
+        if len(actions) > _MAX_ACTIONS:
+            raise ValueError(f"{len(actions)} writes; a transaction has {_MAX_ACTIONS} beside the position")
         named = [
             (inner["TableName"], _identity(inner["Key"]))
             for each in actions
@@ -121,7 +121,7 @@ class DynamoDBProjection(Projection):
         super().bind(checkpoints)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self._free)
+        return await side_by_side(runs, self._by_halves, self._semaphore)
 
     async def _by_halves(self, run: Slice) -> None:
         await by_halves(run, self._handle)
@@ -159,7 +159,7 @@ class DynamoDBProjection(Projection):
                 named = (action for each in request["TransactItems"] for action in each.values())
                 tables = [action["TableName"] for action in named if "TableName" in action]
                 failure = rejected(error, *tables, quoting=True)
-                raise HandlerFailed(failure) if is_at_fault(failure) else failure from None
+                raise HandlerFailed(failure) if is_handler_error(failure) else failure from None
         else:
             return
         if reasons[0].Code == "ConditionalCheckFailed":
@@ -172,9 +172,9 @@ class DynamoDBProjection(Projection):
         )
 
 
-def is_at_fault(refused: StoreRejected) -> bool:
+def is_handler_error(refused: StoreRejected) -> bool:
     """Whether what is written is wrong or too large: its handler's failure."""
-    return refused.code in _AT_FAULT
+    return refused.code in _HANDLER_ERRORS
 
 
 def check_kind(projection: Projection, checkpoints: Checkpoints) -> None:

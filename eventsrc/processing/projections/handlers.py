@@ -20,7 +20,7 @@ class Handler(NamedTuple):
     """A `handle_*` method."""
 
     call: Callable[..., Any]
-    of_run: bool  # takes a sequence of events, not one
+    takes_sequence: bool  # takes a sequence of events, not one
     with_context: bool
     awaits: bool
 
@@ -31,7 +31,7 @@ class Call(NamedTuple):
     handler: Handler
     given: Event | list[Event]
     commit: Commit  # of the event; of the last one, if there are several
-    place: int  # in the commit
+    event_index: int  # in the commit
 
 
 class Handlers:
@@ -60,7 +60,7 @@ class Handlers:
                 if last is not None and last.handler is not handler:
                     yield last
                     run, last = [], None
-                if handler.of_run:
+                if handler.takes_sequence:
                     run.append(event)
                     last = Call(handler, run, commit, index)
                 else:
@@ -107,7 +107,7 @@ def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
             culprit, "a handler is a method: def handle_x(self, event: X), with a context: Context or not"
         )
     annotation = hints_of(function).get(parameters[1].name)
-    of_run = get_origin(annotation) in (list, Sequence)
-    events = event_types(get_args(annotation)[0] if of_run else annotation, function, parameters[1].name)
+    takes_sequence = get_origin(annotation) in (list, Sequence)
+    events = event_types(get_args(annotation)[0] if takes_sequence else annotation, function, parameters[1].name)
     awaits = inspect.iscoroutinefunction(function)
-    return events, Handler(function, of_run, len(parameters) == 3, awaits)
+    return events, Handler(function, takes_sequence, len(parameters) == 3, awaits)

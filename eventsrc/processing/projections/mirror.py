@@ -47,10 +47,10 @@ class Mirror(Projection, tag="mirror"):
         """Up to where the target has the same. Of DynamoDB that reads up to a megabyte of each stream, once in a
         process.
         """
-        found = await load_all(self._copied, streams, self.concurrency)
+        found = await load_all(self._copied_version, streams, self.concurrency)
         return {stream: version for stream, version in found.items() if version is not None}
 
-    async def _copied(self, stream: str) -> int | None:
+    async def _copied_version(self, stream: str) -> int | None:
         """If somebody else has written to the target, such that what is copied next collides with that."""
         if (theirs := await _newest(self.target, stream)) is None:
             return None
@@ -66,7 +66,7 @@ class Mirror(Projection, tag="mirror"):
         return await self.positions(streams)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._copy, self._free)
+        return await side_by_side(runs, self._copy, self._semaphore)
 
     async def _copy(self, run: Slice) -> None:
         for commit in run.commits:

@@ -62,7 +62,7 @@ class Projection(ABC):
     _handlers: Handlers
     _checkpoints: Any  # Checkpoints, of the kind that it needs
     _store: Store  # that it is told of; processors set it, as well as
-    _free: asyncio.Semaphore  # which is for `concurrency`
+    _semaphore: asyncio.Semaphore  # which is for `concurrency`
 
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -183,7 +183,7 @@ class Effects(Projection):
     awaits = True
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._handle, self._free)
+        return await side_by_side(runs, self._handle, self._semaphore)
 
     async def _handle(self, run: Slice) -> None:
         for commit in run.commits:
@@ -203,13 +203,13 @@ class Effects(Projection):
 
 
 async def side_by_side(
-    runs: Sequence[Slice], handle: Callable[[Slice], Awaitable[None]], free: asyncio.Semaphore
+    runs: Sequence[Slice], handle: Callable[[Slice], Awaitable[None]], semaphore: asyncio.Semaphore
 ) -> Sequence[Failure]:
-    """Handle as many at a time as are free; returns those that failed."""
+    """Call `handle` with each slice, as many at a time as the semaphore lets in. Return the failures."""
     failures: list[Failure] = []
 
     async def one(run: Slice) -> None:
-        async with free:
+        async with semaphore:
             try:
                 await handle(run)
             except asyncio.CancelledError:

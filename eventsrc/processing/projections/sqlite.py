@@ -12,8 +12,8 @@ from ..checkpoints.sqlite import SQLiteCheckpoints, advance, forget
 from ..slice import Context, HandlerFailed, PositionMoved, Slice
 from .projection import Failure, Guarantee, Projection
 
-_ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
-_OF_THE_FILE = {
+_ENDS_TRANSACTION = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
+_FILE_ERRORS = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_FULL,
@@ -43,7 +43,7 @@ class Database:
 
     def _check(self, statement: str) -> None:
         """Other streams' positions are in the transaction too, so it must not end before their handlers were called."""
-        if _ENDS.match(statement) or not self._connection.in_transaction:
+        if _ENDS_TRANSACTION.match(statement) or not self._connection.in_transaction:
             raise RuntimeError("a handler ends the transaction; the position belongs to it, so leave it open")
 
 
@@ -129,7 +129,7 @@ class SQLiteProjection(Projection):
             if not db.in_transaction:
                 raise RuntimeError("a handler has ended the transaction; the position belongs to it, so leave it open")
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_FILE:
+            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
                 raise
             raise HandlerFailed(error) from error
 

@@ -34,7 +34,7 @@ async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
     for account in ("account-a-0", "account-a-1"):
         await other.retry(account)
         assert other.state == "stopped"
-        await first.create_slots(5, anew=True)
+        await first.create_slots(5, replace=True)
         await first.take_all()
     assert await first.projection.told() == await ids_of(store)
 
@@ -113,9 +113,9 @@ async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: M
     await processor.create_slots(2)
     await processor.take_all()
     await processor.handle(await commits_of(store))
-    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0, 1}
+    assert {processor.slot_of(stream) for stream in processor.parking.catching_up} == {0, 1}
     processor.dropped(1)
-    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0}
+    assert {processor.slot_of(stream) for stream in processor.parking.catching_up} == {0}
     processor.projection.poison = set()
     await processor.wait_until_idle()
     told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}

@@ -32,7 +32,7 @@ async def test_events_come_in_order_with_their_places() -> None:
 
     handlers = handlers_of(Seen, ())
     calls = list(handlers.calls(await stored(2, 1)))
-    assert [(type(call.given), call.commit.version, call.place) for call in calls] == [
+    assert [(type(call.given), call.commit.version, call.event_index) for call in calls] == [
         (Opened, 1, 0),
         (Deposited, 1, 1),
         (Deposited, 1, 2),

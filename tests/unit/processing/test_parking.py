@@ -172,7 +172,7 @@ async def test_streams_that_are_tried_again_keep_to_the_concurrency(store: Memor
     await processor.prepare()
     await processor.take_all()
     await processor.handle(await commits_of(store))
-    assert len(processor.parking.aside) == 30
+    assert len(processor.parking.catching_up) == 30
     processor.projection.failing = False
     await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)

@@ -121,7 +121,7 @@ async def test_a_stream_of_which_much_is_missing_catches_up_by_itself(store: Mem
     await processor.take_all()
     commits = await commits_of(store)
     await processor.handle([commits[349], commits[350]])
-    assert processor.parking.aside.keys() == {"account-a-0"}
+    assert processor.parking.catching_up.keys() == {"account-a-0"}
     await processor.handle([commits[348], commits[699]])  # dropped while it is aside, and the other one
     await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)
@@ -144,7 +144,7 @@ async def test_a_handler_that_fails_for_a_while_is_called_again(store: MemorySto
     processor = make()
     processor.projection.poison = {2}
     async with running(processor):
-        await until(lambda: processor.parking.aside)
+        await until(lambda: processor.parking.catching_up)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert not await processor.parked()
@@ -274,7 +274,7 @@ async def test_of_a_commit_that_fails_in_memory_nothing_is_done_twice(store: Mem
     processor = Processor(InMemory(), store)
     processor.projection.poison = {100}
     async with running(processor):
-        await until(lambda: processor.parking.aside)
+        await until(lambda: processor.parking.catching_up)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert await processor.projection.told() == await ids_of(store)
@@ -324,7 +324,7 @@ async def test_waiting_for_ones_own_write_ends(store: MemoryStore, make: Make) -
     await processor.prepare()
     with pytest.raises(TimeoutError):
         await processor.wait_for(await deposit(store, "a-0", 1), timeout=0.05)
-    assert not processor._waiting
+    assert not processor._waiters
 
 
 async def test_what_does_not_fit_together_is_refused(store: MemoryStore, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ async def test_sigterm_stops_it(store: MemoryStore) -> None:
 
 
 async def test_it_ends_though_a_store_is_gone_for_good(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+    monkeypatch.setattr("eventsrc.processing.runner._STOP_TIMEOUT", 0.2)
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints)
@@ -286,14 +286,14 @@ async def test_it_ends_though_a_store_is_gone_for_good(store: MemoryStore, monke
 
 
 async def test_it_ends_though_a_stream_is_tried_for_ever(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+    monkeypatch.setattr("eventsrc.processing.runner._STOP_TIMEOUT", 0.2)
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints, attempts=1_000_000)
     processor.projection.poison = {2}
     runner = Runner(processor)
     running = asyncio.create_task(runner.run())
-    await until(lambda: processor.parking.aside)
+    await until(lambda: processor.parking.catching_up)
     runner.stop()
     async with asyncio.timeout(20):
         await running
