@@ -1,4 +1,4 @@
-"""Streams that do not keep up: those that catch up by themselves, are tried again, or are parked."""
+"""Streams that need more than the feed: they catch up in tasks of their own, are retried, or are parked."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 _LIBRARY = str(Path(__file__).parents[1])
-TRANSIENT = (Throttled, StoreUnavailable)  # what is waited for
-_MAX_CATCHING_UP = 32  # streams that catch up; each has a page in memory
-_PAGE = 100  # commits that are read and handled at once
+TRANSIENT = (Throttled, StoreUnavailable)  # errors after which a store is tried again
+_MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
+_PAGE = 100  # commits that are read and handled at a time
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds between attempts; each pause is four times the last one
 _STORE_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
 
 
 class CatchingUp:
-    """A stream that goes on by itself from behind `base`, unless its position says otherwise."""
+    """A stream that is caught up in a task of its own. `base` is its position, unless a position is stored."""
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.latest = 0  # what the feed has told of it
-        self.failed: HandlerFailed | None = None  # the last of `failures` attempts at one commit
+        self.latest = 0  # the newest version that the feed has delivered
+        self.failed: HandlerFailed | None = None  # in the last of `failures` attempts at one commit
         self.failures = 0
         self.task: asyncio.Task[None] | None = None
 
 
 class Parking:
-    """The streams of a processor that its feed passes by. While a stream is here nobody else handles it."""
+    """The streams of a processor that are not handled from its feed: those that are catching up, and parked ones."""
 
     def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
         self._processor, self._attempts, self.stops = processor, attempts, stops
         self.catching_up: dict[str, CatchingUp] = {}
         self.parked: dict[str, Parked] = {}
-        self._changes = 0  # that this one has made of what is parked
+        self._changes = 0  # counts the parked streams written by this object
         self.reset()
 
     def reset(self) -> None:
-        """Forget what went wrong in an earlier run."""
+        """Forget the failure of an earlier run."""
         self.failure: Exception | None = None
         self._limit = asyncio.Semaphore(_MAX_CATCHING_UP)
 
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        """Learn what is parked, of these streams or of all: any process may have retried or skipped it."""
+        """Read which of these streams, or of all, are parked: any process may have retried or skipped some."""
         processor = self._processor
         found: Sequence[Parked] = ()
         changes = -1
-        while changes != self._changes:  # what was read may be older than what was written meanwhile
+        while changes != self._changes:  # what was read may be older than a change made since
             changes = self._changes
             found = await processor.checkpoints.parked(processor.name, streams)
         for stream in streams if streams is not None else list(self.parked):
@@ -71,17 +71,18 @@ class Parking:
         return found
 
     async def out_of_feed(self, streams: Collection[str]) -> set[str]:
-        """Which of these the feed passes by."""
+        """Return those of these streams that are not handled from the feed."""
         if parked := self.parked.keys() & streams:
             await self.refresh(parked)
         return {stream for stream in streams if stream in self.parked or stream in self.catching_up}
 
     def note_newer(self, stream: str, version: int) -> None:
+        """Note that the feed has delivered a newer version of a stream that is catching up."""
         if (entry := self.catching_up.get(stream)) is not None:
             entry.latest = max(entry.latest, version)
 
     def retry_later(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
-        """Have a task of its own go on with a stream, at least up to a version; the others need not wait."""
+        """Catch up a stream in a task of its own, at least up to `version`. Other streams do not wait for it."""
         if stream in self.catching_up:  # it is being retried
             self.note_newer(stream, version)
             return
@@ -102,11 +103,11 @@ class Parking:
         try:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         finally:
-            for stream in tasks:  # a task that had not begun has not done it
+            for stream in tasks:  # a task that never started has not removed it
                 self.catching_up.pop(stream, None)
 
     def drop_slot(self, slot: int) -> None:
-        """Somebody else goes on with the streams of that slot."""
+        """Cancel the streams of a slot that another worker continues with."""
         for stream, entry in list(self.catching_up.items()):
             if entry.task is not None and self._processor.slot_of(stream) == slot:
                 entry.task.cancel()
@@ -130,7 +131,7 @@ class Parking:
 
     async def retry_all(self) -> None:
         async def one(stream: str) -> None:
-            with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
+            with suppress(StreamParked, ValueError):  # it failed again, or another process has released it
                 await self.retry(stream)
 
         found = await self.refresh()
@@ -141,19 +142,19 @@ class Parking:
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
         if not processor.projection.skips:
-            raise ValueError(f"{processor.name} passes over nothing; mend what parked {stream}, and retry")
+            raise ValueError(f"{processor.name} cannot skip commits; fix what parked {stream}, and retry")
         await self._release(parked, reason)
 
     async def _find(self, stream: str) -> Parked:
         found = await self.refresh([stream])
         if not found:
-            raise ValueError(f"{self._processor.name} has not parked {stream}")
+            raise ValueError(f"{self._processor.name} has not parked {stream}; `parked` returns the streams to retry")
         if stream in self.catching_up:
-            raise RuntimeError(f"{stream} is being retried already")
+            raise RuntimeError(f"{stream} is being retried already; wait for that")
         return found[0]
 
     async def _release(self, parked: Parked, reason: str = "") -> None:
-        """Handle a parked stream to its end, but for its first commit if there is a reason, and release it."""
+        """Handle a parked stream to its end and release it. With a reason, skip its first commit."""
         processor, stream = self._processor, parked.stream
         self.catching_up[stream] = CatchingUp(parked.version - 1)
         try:
@@ -164,7 +165,8 @@ class Parking:
             await processor.checkpoints.park(processor.name, released)
             self._changes += 1
             self.parked.pop(stream, None)
-            await self._catch_up(stream)  # what was told while it was still parked; who fails in this retries again
+            # What the feed delivered while the stream was still parked. If this is interrupted, `retry` does it again.
+            await self._catch_up(stream)
             await processor.checkpoints.unpark(processor.name, released)
         except HandlerFailed as failed:
             await self._park(stream, failed, parked.attempts + 1, parked.since)
@@ -179,23 +181,24 @@ class Parking:
             skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
             await processor.checkpoints.note_skipped(processor.name, skipped)
             fence = await processor.fence_of(stream)
-            with suppress(PositionMoved):  # somebody else has handled it
+            with suppress(PositionMoved):  # another process has handled it
                 skip = Slice(stream, position, [_placeholder(stream, parked.version)], fence)
                 await processor.projection.advance(skip)
             processor.forget_position(stream)
 
     async def _run_task(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
+        """The task of a stream: catch it up, and keep what stops the processor as `failure`."""
         try:
             await self._catch_up_with_retries(stream, entry, failed)
-        except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
+        except Exception as error:  # noqa: BLE001  # `Processor.check` raises it in the runner
             self.failure = self.failure or error
         finally:
             if self.catching_up.get(stream) is entry:
                 del self.catching_up[stream]
 
     async def _catch_up_with_retries(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
-        """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
-        entry.failed, entry.failures = failed, 1 if failed else 0  # with the commit behind `at`
+        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached."""
+        entry.failed, entry.failures = failed, 1 if failed else 0  # at the commit after `at`
         at: int | None = None
 
         async def once() -> None:
@@ -250,14 +253,14 @@ class Parking:
         processor.wake(stream)
 
     async def _catch_up(self, stream: str) -> None:
-        """Handle a stream from where it stands to its end. Raises HandlerFailed, Fenced, StoreError."""
+        """Handle a stream from its position to its end. Raises HandlerFailed, Fenced, StoreError."""
         processor, entry = self._processor, self.catching_up[stream]
         while True:
             latest = entry.latest
             position = await self._position(stream)
             page = await self._page(stream, position)
             if not page and position < latest:
-                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # though the feed has told more
+                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
             if not page and entry.latest <= position:
                 return
             run = Slice(stream, position, page, await processor.fence_of(stream))
@@ -271,10 +274,10 @@ class Parking:
                 else:
                     processor.applied(part)
             if page and (not parts or parts[0].last_version < run.last_version):
-                return  # the version beside which this one is rebuilt is no further
+                return  # in a rebuild: the active version has not handled more
 
     async def _position(self, stream: str) -> int:
-        """How far a stream is; what has been handled since it was last asked for is counted."""
+        """Read the position of a stream, and count the commits handled since the last call."""
         entry = self.catching_up[stream]
         position = (await self._processor.positions([stream])).get(stream, entry.base)
         self._processor.commits += position - entry.base
@@ -282,7 +285,7 @@ class Parking:
         return position
 
     async def _page(self, stream: str, position: int) -> Sequence[Commit]:
-        """What is next; where some of that cannot be read, the next commit alone, to handle what comes before."""
+        """Read the next commits; if one of them is damaged, only the next one, to handle all before the damaged one."""
         damaged: StoredDataError | None = None
         for count in (_PAGE, 1):
             try:
@@ -297,14 +300,14 @@ class Parking:
 
 
 def _placeholder(stream: str, version: int) -> Commit:
-    """For a commit that is passed over, which may be damaged or missing."""
+    """Return a commit in place of a skipped one, which may be damaged or missing."""
     return Commit(stream=stream, version=version, id=b"", time=0, events=0, tags=(), payload=b"")
 
 
 def _describe(error: Exception) -> str:
-    """For who looks at what is parked: type, text, and the last place in the code that is not this library's."""
+    """Return the error's type and text, and the last line of code in its traceback outside this library."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARY)] or frames
     place = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
-    text = str(error).encode(errors="replace").decode()  # it may have surrogates
+    text = str(error).encode(errors="replace").decode()  # the text may hold surrogates
     return f"{type(error).__name__}: {text}{place}"

@@ -133,7 +133,7 @@ async def test_a_target_that_somebody_else_has_written_to_parks_the_stream(
     with pytest.raises(StreamParked) as error:
         await processor.retry("account-a-0")
     assert isinstance(error.value.__cause__, ConflictError)
-    with pytest.raises(ValueError, match="passes over nothing"):
+    with pytest.raises(ValueError, match="cannot skip commits"):
         await processor.skip("account-a-0", "never mind")
     await expect_copied(target, {"account-a-0": foreign})
 

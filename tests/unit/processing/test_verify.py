@@ -171,7 +171,7 @@ async def test_one_that_is_behind_is_not_well(store: MemoryStore) -> None:
     async with running(processor):
         await blocked.wait()
         assert processor.in_flight == 4
-        assert "seconds behind" in health(processor)["slow@1"]
+        assert "it lags by" in health(processor)["slow@1"]
         go_on.set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         assert health(processor) == {}
