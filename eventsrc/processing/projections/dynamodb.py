@@ -46,7 +46,7 @@ class Writes:
         """Return the actions of the transaction. Raises ValueError if a transaction cannot hold them."""
         actions = [*self._actions, *(_addition(table, *each) for (table, _), each in self._sums.items())]
         if len(actions) > _MAX_ACTIONS:
-            raise ValueError(f"{len(actions)} writes; a transaction holds {_MAX_ACTIONS} and the position")
+            raise ValueError(f"{len(actions)} writes; a transaction has {_MAX_ACTIONS}, and one for the position")
         named = [
             (inner["TableName"], _identity(inner["Key"]))
             for each in actions
