@@ -149,7 +149,7 @@ class DynamoDBProjection(Projection):
         checkpoints = self._checkpoints
         request: dict[str, Any] = {
             "TransactItems": [{"Update": checkpoints.moving(self.name, run)}, *actions],
-            # Random, not derived from the content: after `forget` the same transaction is due again.
+            # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
             "ClientRequestToken": str(uuid4()),
             "ReturnConsumedCapacity": "TOTAL",
         }
@@ -162,7 +162,7 @@ class DynamoDBProjection(Projection):
                 named = (action for each in request["TransactItems"] for action in each.values())
                 tables = [action["TableName"] for action in named if "TableName" in action]
                 failure = rejected(error, *tables, quoting=True)
-                raise HandlerFailed(failure) if is_handler_error(failure) else failure from None
+                raise HandlerFailed(failure) if is_at_fault(failure) else failure from None
         else:
             return
         if reasons[0].Code == "ConditionalCheckFailed":
@@ -175,7 +175,7 @@ class DynamoDBProjection(Projection):
         )
 
 
-def is_handler_error(refused: StoreRejected) -> bool:
+def is_at_fault(refused: StoreRejected) -> bool:
     """Whether a write was refused because it is wrong or too large: its handler has failed."""
     return refused.code in _HANDLER_ERRORS
 

@@ -20,7 +20,7 @@ from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, settle
 from ..checkpoints.dynamodb_table import number, text
 from ..slice import Context, HandlerFailed, Slice
-from .dynamodb import by_halves, check_kind, is_handler_error
+from .dynamodb import by_halves, check_kind, is_at_fault
 from .projection import Failure, Guarantee, Projection, side_by_side
 
 
@@ -125,7 +125,7 @@ class DynamoDBRows(Projection):
             raise DeclarationError(
                 f"{type(self).__qualname__}.table", "is not set; set it to the name of the table that holds the rows"
             )
-        other = self._of_version(self.version + 1)
+        other = self._at(self.version + 1)
         if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
             raise DeclarationError(
                 f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it"
@@ -138,17 +138,17 @@ class DynamoDBRows(Projection):
         for stream in dict.fromkeys(streams):
             keys.append(key := to_item(self.key(stream)))
             if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
-                raise self._shared_row_error()
+                raise self._shared()
         found: dict[str, int] = {}
         for item in await self._checkpoints.table.get(self.table, keys, [self.position_attribute]):
-            if (position := self._stored_position(item)) is not None:
-                found[text(position, "stream")] = number(position, "version")
+            if (place := self._place(item)) is not None:
+                found[text(place, "stream")] = number(place, "version")
         return found
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
-        return await self._of_version(int(name.rpartition("@")[2])).positions(streams)
+        return await self._at(int(name.rpartition("@")[2])).positions(streams)
 
-    def _of_version(self, version: int) -> DynamoDBRows:
+    def _at(self, version: int) -> DynamoDBRows:
         """Return a copy with the keys of another version."""
         other = copy(self)
         vars(other)["version"] = version
@@ -177,8 +177,8 @@ class DynamoDBRows(Projection):
 
     async def _write(self, run: Slice, changes: Changes) -> None:
         names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
-        position = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
-        values = {":p": to_value(position), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
+        place = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
+        values = {":p": to_value(place), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
         values[":stream"] = to_value(run.stream)
         try:
             update = "SET #p = :p" + changes.expression(names, values)
@@ -197,12 +197,12 @@ class DynamoDBRows(Projection):
         try:
             standing = await self._checkpoints.table.update(request, used, quoting=True)
         except StoreRejected as error:
-            raise HandlerFailed(error) if is_handler_error(error) else error from None
+            raise HandlerFailed(error) if is_at_fault(error) else error from None
         if standing is None:
             return
-        found = self._stored_position(standing or await self._read(run.stream))
+        found = self._place(standing or await self._read(run.stream))
         if found is not None and text(found, "stream") != run.stream:
-            raise self._shared_row_error()
+            raise self._shared()
         where = (number(found, "version"), number(found, "epoch")) if found is not None else None
         settle(self.name, run, where, again=used.requests > 1)
 
@@ -211,11 +211,11 @@ class DynamoDBRows(Projection):
         found = await self._checkpoints.table.get(self.table, [to_item(self.key(stream))], [self.position_attribute])
         return found[0] if found else {}
 
-    def _stored_position(self, item: Item) -> Item | None:
-        position: Item | None = item.get(self.position_attribute, {}).get("M")
-        return position
+    def _place(self, item: Item) -> Item | None:
+        place: Item | None = item.get(self.position_attribute, {}).get("M")
+        return place
 
-    def _shared_row_error(self) -> DeclarationError:
+    def _shared(self) -> DeclarationError:
         return DeclarationError(
             f"{type(self).__qualname__}.key", "gives two streams the same row; return another key for each stream"
         )
