@@ -127,7 +127,7 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
     )
     gauge("lag", "s", lambda processor: processor.lag)
     gauge("in_flight", "{commit}", lambda processor: processor.in_flight)
-    gauge("aside", "{stream}", lambda processor: len(processor.parking.aside))
+    gauge("aside", "{stream}", lambda processor: len(processor.parking.catching_up))
     gauge("parked", "{stream}", lambda processor: len(processor.parking.parked))
     gauge("live", "1", lambda processor: float(processor.state == "live"))
 
