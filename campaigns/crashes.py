@@ -33,6 +33,7 @@ from .chain import Chain
 from .history import Caller, Findings, History, Operation, Outcome
 from .report import Layer
 
+MANY_RECORDS = 200  # lines that a writer has written before it is killed with the others, about three an operation
 WRITERS = 3  # processes at once
 TASKS = 4  # in each process
 KILLS_PER_FILE = 12  # the last WRITERS of them at once
@@ -146,7 +147,8 @@ class _File:
                 await asyncio.sleep(self._random.uniform(0, 0.5))
                 await self._deliver_again(self._kill(self._random.choice(list(self._writers))))
                 self._start()
-            await asyncio.sleep(self._random.uniform(0.5, 1))
+            await self._until_busy()
+            await asyncio.sleep(self._random.uniform(0, 0.5))
             for writer in self._writers.values():  # together, so that the next connection has to recover the file
                 writer.kill()
             await self._deliver_again([open for name in list(self._writers) for open in self._kill(name)])
@@ -157,6 +159,16 @@ class _File:
         findings = self._history.check(await self._logs())
         violations = [f"{self._path.name}: {violation}" for violation in findings.violations + self._violations]
         return findings._replace(violations=violations)
+
+    async def _until_busy(self) -> None:
+        """Wait until each writer has recorded many operations: on a busy machine they start late."""
+        async with asyncio.timeout(60):
+            while any(self._recorded(name) < MANY_RECORDS for name in self._writers):  # noqa: ASYNC110  # of processes
+                await asyncio.sleep(0.02)
+
+    def _recorded(self, name: str) -> int:
+        records = self._records(name)
+        return records.read_bytes().count(b"\n") if records.exists() else 0
 
     def _start(self) -> None:
         name = next(self._names)
