@@ -1,20 +1,109 @@
 """When something is tried again, and after how long: policies over tenacity, named after what went wrong.
 
-A policy is called with what is to be tried: `await on_conflict(attempts)(save)`.
+A policy is called with what is to be tried: `await on_conflict(attempts)(save)`. Waits are in seconds, and random up to
+a limit that doubles, so that many callers do not come back at once.
 """
 
 from __future__ import annotations
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from .errors import ConflictError
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random,
+    wait_random_exponential,
+)
+
+from .errors import ConflictError, StoreUnavailable, Throttled
+
+TRANSIENT = (Throttled, StoreUnavailable)
+"""Errors after which a store is asked again: it has done nothing, and may do it later."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # after a failed handler; each pause is four times the last one
 
 
 def on_conflict(attempts: int) -> AsyncRetrying:
-    """Decide again when another writer came first: up to `attempts` times, 10 ms apart at first and 0.5 s at most."""
+    """Decide again when another writer came first, in `attempts` attempts at most."""
     return AsyncRetrying(
         retry=retry_if_exception_type(ConflictError),
         stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         reraise=True,
     )
+
+
+def on_indefinite(is_worth_repeating: Callable[[BaseException], bool], deadline: float) -> AsyncRetrying:
+    """Send a request again until its outcome is definite, or `deadline` seconds have passed."""
+    return AsyncRetrying(
+        retry=retry_if_exception(is_worth_repeating),
+        stop=stop_before_delay(deadline),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        reraise=True,
+    )
+
+
+def on_broken_download(error: type[Exception], attempts: int) -> AsyncRetrying:
+    """Read a part of a file again after this error, in `attempts` attempts at most."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(error),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=0.1, max=3.0),
+        reraise=True,
+    )
+
+
+def on_outage(
+    is_transient: Callable[[BaseException], bool] = lambda error: isinstance(error, TRANSIENT),
+    *,
+    longest: float = 5.0,
+    gives_up: Callable[[], bool] = lambda: False,
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+    note: Callable[[BaseException, float], None] = lambda error, seconds: None,
+) -> AsyncRetrying:
+    """Wait for a store that cannot be reached, at most `longest` seconds between attempts, until the caller `gives_up`.
+
+    `note` is called before each wait with what was raised and the seconds.
+    """
+
+    def before_sleep(state: RetryCallState) -> None:
+        if state.outcome is not None and (error := state.outcome.exception()) is not None:
+            note(error, state.upcoming_sleep)
+
+    return AsyncRetrying(
+        retry=retry_if_exception(is_transient),
+        stop=lambda _: gives_up(),
+        wait=_outage_wait(longest),
+        sleep=sleep,
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
+def on_failed_handler(
+    error: type[Exception], failures: Callable[[], int], gives_up: Callable[[], bool]
+) -> AsyncRetrying:
+    """Call a handler again after its `failures` at one commit, and wait for a store that cannot be reached."""
+
+    outage = _outage_wait(5.0)
+
+    def pause(state: RetryCallState) -> float:
+        if state.outcome is None or not isinstance(state.outcome.exception(), error):
+            return outage(state)
+        jitter: float = wait_random(0, _FIRST_PAUSE)(state)
+        seconds: float = min(_FIRST_PAUSE * 4 ** (failures() - 1), _LONGEST_PAUSE)
+        return seconds + jitter
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type((error, *TRANSIENT)), stop=lambda _: gives_up(), wait=pause, reraise=True
+    )
+
+
+def _outage_wait(longest: float) -> wait_random_exponential:
+    return wait_random_exponential(multiplier=longest / 50, max=longest)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random, wait_random_exponential
 
 from ..concurrency import load_all
-from ..errors import StoredDataError, StoreUnavailable, StreamCorrupt, StreamParked, Throttled
+from ..errors import StoredDataError, StreamCorrupt, StreamParked
 from ..log import log
+from ..retrying import on_failed_handler, on_outage
 from ..store import Commit
 from ..stores.reading import read_without_gaps
 from .checkpoints.checkpoints import Parked, Skipped, now
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 _LIBRARY = str(Path(__file__).parents[1])
-TRANSIENT = (Throttled, StoreUnavailable)  # errors after which a store is tried again
 _MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
 _PAGE = 100  # commits that are read and handled at a time
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds between attempts; each pause is four times the last one
-_STORE_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
 
 
 class CatchingUp:
@@ -214,18 +211,8 @@ class Parking:
                     entry.failed, entry.failures = error, entry.failures + 1 if at == before else 1
                     raise
 
-        def pause(state: RetryCallState) -> float:
-            if state.outcome is None or not isinstance(state.outcome.exception(), HandlerFailed):
-                return _STORE_WAIT(state)
-            jitter: float = wait_random(0, _FIRST_PAUSE)(state)
-            seconds: float = min(_FIRST_PAUSE * 4 ** (entry.failures - 1), _LONGEST_PAUSE)
-            return seconds + jitter
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
-            wait=pause,
-            stop=lambda _: entry.failures >= self._attempts,
-            reraise=True,
+        retrying = on_failed_handler(
+            HandlerFailed, lambda: entry.failures, gives_up=lambda: entry.failures >= self._attempts
         )
         try:
             if failed is not None:
@@ -236,8 +223,7 @@ class Parking:
                 raise error.error from None
         else:
             return
-        reachable = AsyncRetrying(retry=retry_if_exception_type(TRANSIENT), wait=_STORE_WAIT)
-        await reachable(self._park, stream, entry.failed, entry.failures, now())
+        await on_outage()(self._park, stream, entry.failed, entry.failures, now())
 
     async def _park(self, stream: str, failed: HandlerFailed | None, attempts: int, since: int) -> None:
         assert failed is not None

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
-
+from ..concurrency import cancel_all, first_of
 from ..errors import Fenced
 from ..log import log
+from ..retrying import TRANSIENT, on_outage
 from ..stores.feed import Batch
 from .leases import LeaseExpired, Leases
-from .parking import TRANSIENT
 from .processor import Processor
 
 T = TypeVar("T")
 
-_STORE_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, while a store cannot be reached
 _STABLE_TIME = 30.0  # seconds; a reader that worked this long is restarted at once, without a pause
 _STOP_TIMEOUT = 20.0  # seconds that a stopped runner waits for a store, and for streams that are retried
 
@@ -129,12 +126,12 @@ class Runner:
                 except LeaseExpired:
                     log.warning("worker %s sent no heartbeat in time: it pauses until it can", leases.worker)
                     await self._reset()
-                    await self._first_of(leases.beaten, self._stopping)
+                    await first_of(leases.beaten, self._stopping)
                 else:
                     if not self._rebalance_due.is_set() and not self._stopping.is_set():  # the feed has ended
                         if await self._with_retries(leases.all_owned):
                             return
-                        await self._first_of(leases.beaten, self._rebalance_due, self._stopping)
+                        await first_of(leases.beaten, self._rebalance_due, self._stopping)
 
     async def _read_feed(self, follow: bool) -> None:
         """Read the feed from the earliest checkpoint, until it ends, the runner is stopped, or slots change."""
@@ -161,7 +158,7 @@ class Runner:
         checkpoints = [slot.checkpoint for processor in self._processors for slot in processor.held.values()]
         if not checkpoints:  # other workers hold all slots
             if follow:
-                await self._first_of(self._rebalance_due, self._stopping)
+                await first_of(self._rebalance_due, self._stopping)
             return
         self._saved = self._now()
         after = self._feed.earliest(checkpoints)
@@ -192,9 +189,7 @@ class Runner:
                     await self._save()
             return coming.result()
         finally:
-            for task in (coming, *ends):
-                task.cancel()
-            await asyncio.gather(coming, *ends, return_exceptions=True)
+            await cancel_all((coming, *ends))
 
     async def _save(self) -> None:
         self._saved = self._now()
@@ -216,19 +211,18 @@ class Runner:
 
     async def _with_retries(self, work: Callable[[], Awaitable[T]]) -> T:
         """Call `work`, again while a store cannot be reached, and return its result."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._is_transient),
-            wait=_STORE_WAIT,
-            stop=self._gives_up,
+        retrying = on_outage(
+            self._is_transient,
+            longest=10.0,
+            gives_up=self._gives_up,
             sleep=self._pause,
-            before_sleep=self._note_waiting,
-            reraise=True,
+            note=self._note_waiting,
         )
         result: T = await retrying(work)
         self.waiting = ""
         return result
 
-    def _gives_up(self, state: Any) -> bool:
+    def _gives_up(self) -> bool:
         if not self._stopping.is_set():
             return False
         self._stop_deadline = self._stop_deadline or self._now() + _STOP_TIMEOUT
@@ -238,28 +232,14 @@ class Runner:
         """Whether it is a store's transient error, and not a handler's error that has stopped a processor."""
         return isinstance(error, TRANSIENT) and all(each.parking.failure is not error for each in self._processors)
 
-    def _note_waiting(self, state: Any) -> None:
-        self.waiting = type(state.outcome.exception()).__name__
-        before_sleep_log(log, logging.WARNING)(state)
+    def _note_waiting(self, error: BaseException, seconds: float) -> None:
+        self.waiting = type(error).__name__
+        log.warning("the store cannot be reached; trying again in %.1f s: %s", seconds, error)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep this long, or until the runner is stopped or slots change."""
         news = (event for event in (self._stopping, self._rebalance_due) if not event.is_set())
-        await self._first_of(*news, timeout=seconds)
-
-    @staticmethod
-    async def _first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-        """Wait until one of these is set, or for `timeout` seconds."""
-        tasks = [asyncio.create_task(event.wait()) for event in events]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            elif timeout is not None:
-                await asyncio.sleep(timeout)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await first_of(*news, timeout=seconds)
 
     @staticmethod
     def _now() -> float:
