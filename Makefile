@@ -4,10 +4,11 @@ PYTHON ?= python3
 STORE ?= sqlite
 BIN := .venv/bin
 READY := .venv/ready
+DEMO := $(if $(filter dynamodb,$(STORE)),$(READY),.venv/demo)
 
-.PHONY: demo test lint types tests faults bench clean
+.PHONY: demo test lint types tests docs faults bench build lock latest lowest clean
 
-demo: $(READY)
+demo: $(DEMO)
 	@$(BIN)/python -m examples.flights --store $(STORE)
 
 test: lint types tests
@@ -15,13 +16,21 @@ test: lint types tests
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(READY)
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 tests: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# The examples of README.md and docs/, and the tables there against the code; part of `make tests`.
+docs: $(READY)
+	$(BIN)/pytest tests/unit/test_docs.py
+
+build: $(READY)
+	$(BIN)/hatchling build
 
 faults: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m campaigns
@@ -33,12 +42,39 @@ pictures:
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "Setting up .venv (once) ..."
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $(READY)
+# What requirements/*.txt pin, for every platform and Python: the newest versions that pyproject.toml admits.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--annotation-style line --custom-compile-command 'make lock' pyproject.toml
+lock: $(READY)
+	$(COMPILE) --group dev --extra local --extra telemetry --output-file requirements/dev.txt
+	$(COMPILE) --group examples --constraints requirements/dev.txt --output-file requirements/demo.txt
+
+# The suite without the lock, on the newest and on the lowest versions that pyproject.toml admits, in an environment of its own.
+latest: RESOLUTION = highest
+latest: CHECKS = test
+lowest: RESOLUTION = lowest-direct
+lowest: CHECKS = tests
+latest lowest: $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$@
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --group dev --editable '.[local,telemetry]'
+	$(MAKE) $(CHECKS) BIN=.venv-$@/bin
+
+# Installs what a lock file pins, with pip alone. The demo runs from the folder, so it needs nothing else.
+define INSTALL
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+@echo "Setting up .venv (once) ..."
+@$(PYTHON) -m venv .venv
+@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+endef
+
+.venv/demo: requirements/demo.txt
+	$(INSTALL)
+	@touch $@
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(INSTALL)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/demo
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-latest .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

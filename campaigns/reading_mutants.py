@@ -56,7 +56,7 @@ def fence_not_checked() -> list[Patch]:
 def position_not_compared() -> list[Patch]:
     """A position is written without comparing the old one."""
     advance = sqlite_checkpoints._ADVANCE
-    return [(sqlite_checkpoints, "_ADVANCE", advance.replace("WHERE version = ?5", "WHERE ?5 >= 0"))]
+    return [(sqlite_checkpoints, "_ADVANCE", advance.replace("WHERE version = ?", "WHERE ? >= 0"))]
 
 
 def checkpoint_of_another_slot() -> list[Patch]:

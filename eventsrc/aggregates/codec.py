@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
+from types import GenericAlias
 from typing import Any
 from zlib import crc32
 
@@ -89,7 +90,7 @@ class Codec:
         self._upcasters = upcasters
         union: Any = reduce(or_, types)
         self.event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
-        self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[union]).decode
+        self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(GenericAlias(list, (union,))).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._suspicious = {event for event in types if may_be_unstorable(event)}
 

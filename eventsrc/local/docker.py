@@ -17,7 +17,7 @@ from .guard import JVM, PING_SECONDS, START_SECONDS, DynamoDBLocalUnavailable, g
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
-IMAGE = "amazon/dynamodb-local:latest"
+IMAGE = "amazon/dynamodb-local:3.3.1"
 
 _GUARD_CONTAINER = """
 import os, sys, time

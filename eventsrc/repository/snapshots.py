@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
+from types import GenericAlias
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -69,7 +70,7 @@ class SnapshotCodec:
 
     def __init__(self, state: Any, version: int) -> None:
         self.shape = shape_of(state, version)
-        decoder = msgspec.msgpack.Decoder(tuple[bytes, dict[str, AppliedCommand], state])
+        decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, (bytes, dict[str, AppliedCommand], state)))
         self.state: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
 
     def body(self, aggregate: Aggregate) -> bytes:

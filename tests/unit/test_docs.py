@@ -30,7 +30,7 @@ from eventsrc.stores.sqlite.connection import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALL_PAGES = [*PAGES, *ROOT.glob("C*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
+ALL_PAGES = [*PAGES, *ROOT.glob("[CS]*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*(\S*)", re.MULTILINE)
 BLOCK = re.compile(r"(?P<dynamodb><!-- needs dynamodb -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {"console", "javascript", "json"}  # commands for a shell, code for a browser, and policies for AWS

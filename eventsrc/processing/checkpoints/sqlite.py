@@ -35,8 +35,8 @@ CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTE
 CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 _ADVANCE = """
-INSERT INTO eventsrc_positions (processor, stream, version, epoch) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHERE version = ?5
+INSERT INTO eventsrc_positions (processor, stream, version, epoch) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHERE version = ?
 """
 _POSITION = "SELECT version FROM eventsrc_positions WHERE processor = ?"
 _PAGE = 1_000
@@ -226,11 +226,12 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
         put = (
-            "INSERT INTO eventsrc_active SELECT ?1, ?2 "
-            "WHERE ?3 IS NULL OR EXISTS (SELECT 1 FROM eventsrc_active WHERE tag = ?1) "
-            "ON CONFLICT DO UPDATE SET version = ?2 WHERE version = ?3 OR version = ?2"
+            "INSERT INTO eventsrc_active SELECT :tag, :version "
+            "WHERE :instead_of IS NULL OR EXISTS (SELECT 1 FROM eventsrc_active WHERE tag = :tag) "
+            "ON CONFLICT DO UPDATE SET version = :version WHERE version = :instead_of OR version = :version"
         )
-        return bool(await self.write(lambda db: db.execute(put, (tag, version, instead_of)).rowcount))
+        values = {"tag": tag, "version": version, "instead_of": instead_of}
+        return bool(await self.write(lambda db: db.execute(put, values).rowcount))
 
     async def forget(self, processor: str) -> None:
         await self.write(lambda db: forget(db, processor))
