@@ -418,6 +418,11 @@ async def test_an_answer_of_unknown_length_is_refused_once_it_is_too_large(head:
         await asyncio.wait_for(answered([b"HTTP/1.1 200 OK\r\n" + head + b"\r\n"] + [piece] * 65), 5)
 
 
+async def test_a_coding_that_llhttp_does_not_take_for_chunked_is_refused_at_the_end_at_the_latest() -> None:
+    with pytest.raises(BadResponse):
+        await answered([CHUNKED.replace(b"chunked", b"chunked\t") + b"\r\n"], ends=True)
+
+
 @pytest.mark.parametrize("end", [b"\r\n", b"X-Amz-Crc32: 8\r\n\r\n"], ids=["none", "the same"])
 async def test_trailers_are_not_headers(end: bytes) -> None:
     body, _ = await answered([CHUNKED + end])
