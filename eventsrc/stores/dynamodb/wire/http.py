@@ -1,7 +1,8 @@
 """HTTP/1.1 for one kind of exchange: a whole request, a whole answer, over connections that are kept.
 
-Source: RFC 9112. Half of a request's CPU would else be that of a general HTTP library; the figures are in
-docs/performance.md. A connection that breaks proves nothing about its request: callers settle that.
+Source: RFC 9112. Connections belong to this module, because a general HTTP library would double the CPU of a request
+(figures: docs/performance.md); answers are parsed by llhttp, under `httptools`. A connection that breaks proves nothing
+about its request: callers settle that.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from contextlib import suppress
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
 _PER_ADDRESS = 1.0  # seconds to wait for a host's address while there are others to try
 _KEPT = 20.0  # seconds a connection may rest; the service keeps it longer
-_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: .*)?")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
-_MAX_HEAD = 65_536
-_MAX_BODY = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
+_BEGINNING = re.compile(rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL)  # interim answers, the answer
+_MAX_HEAD = 65_536  # bytes, those of interim answers included
+_MAX_ANSWER = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
 
 
 class Response(NamedTuple):
@@ -130,9 +131,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, open: set[Connection]) -> None:
         self._open = open
-        self._buffer = bytearray()
-        self._head: tuple[int, dict[str, str]] | None = None  # status and headers, once they are there
-        self._body = bytearray()  # of an answer in chunks, as far as it has come
+        self._answers = Answers()
         self._waiter: asyncio.Future[Response] | None = None
         self._transport: Any = None
         self.is_good = True
@@ -162,11 +161,15 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
         try:
-            self._advance(ended=False)
-        except (BadResponse, ValueError) as error:
-            self._fail(BadResponse(type(error).__name__))
+            if self._waiter is None or self._waiter.done():
+                raise BadResponse("an answer to no request")
+            response = self._answers.feed(data)
+        except BadResponse as error:
+            self._fail(error)
+        else:
+            if response is not None:
+                self._finish(response)
 
     def eof_received(self) -> None:
         self.is_good = False  # it is closed once this returns, and lost in a later turn of the loop
@@ -176,110 +179,104 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
         self.lost.set_result(None)
-        with suppress(BadResponse, ValueError):
-            self._advance(ended=exc is None)
+        if exc is None and (response := self._answers.end()) is not None:
+            self._finish(response)
         self._fail(exc if isinstance(exc, OSError) else BadResponse("the connection was closed"))
+
+    def _finish(self, response: Response) -> None:
+        if self._answers.is_last or self._transport.get_write_buffer_size():
+            self.close()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(response)
 
     def _fail(self, error: Exception) -> None:
         self.abort()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
 
-    def _advance(self, *, ended: bool) -> None:
-        """Look at what is there: is it an answer?"""
-        if self._waiter is None or self._waiter.done():
-            if self._buffer:
-                raise BadResponse("an answer to no request")
-            return
-        if self._head is None and not self._read_head():
-            return
-        assert self._head is not None
-        status, headers = self._head
-        if (body := b"" if status in (204, 304) else self._read_body(headers, ended=ended)) is None:
-            return
-        self._head = None
-        unsent = self._transport.get_write_buffer_size()
-        if unsent or self._buffer or "close" in headers.get("connection", "").lower():
-            self.close()
-        self._waiter.set_result(Response(status, headers, body))
 
-    def _read_head(self) -> bool:
-        """Whether status and headers are there, and are taken. Preliminary answers are passed over."""
-        while (end := self._buffer.find(b"\r\n\r\n", 0, _MAX_HEAD)) >= 0:
-            first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-            del self._buffer[: end + 4]
-            if (match := _STATUS.fullmatch(first)) is None:
-                raise BadResponse("no status line")
-            if (status := int(match[2])) >= 200:
-                self._head = status, _fields(lines)
-                if match[1] == "0":
-                    self._head[1].setdefault("connection", "close")
-                return True
-        if len(self._buffer) >= _MAX_HEAD:
-            raise BadResponse("headers without end")
-        return False
+class Answers:
+    """Parser of the answers of one connection, one after the other: llhttp, made stricter.
 
-    def _read_body(self, headers: dict[str, str], *, ended: bool) -> bytes | None:
-        """The body, if all of it is there; it is taken from the buffer."""
-        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-        if coding is not None:
-            if coding.lower() != "chunked" or length is not None:
-                raise BadResponse("a body of unknown length")
-            return self._read_chunks()
-        if length is None:
-            if not ended:
-                self._bound(len(self._buffer))
-                return None
-            expected = len(self._buffer)
-        else:
-            if not (length.isascii() and length.isdigit()):
-                raise BadResponse("a length that is no number")
-            expected = self._bound(int(length))
-            if len(self._buffer) < expected:
-                return None
-        body = bytes(memoryview(self._buffer)[:expected])
-        del self._buffer[:expected]
-        return body
+    It refuses, in addition:
+    - versions other than 1.0 and 1.1, other protocols, and blank lines before a status line;
+    - transfer codings other than `chunked`;
+    - heads of more than 64 KiB, and answers of more than 64 MiB.
+    """
 
-    def _read_chunks(self) -> bytes | None:
-        """Chunks are taken from the buffer as they come."""
-        while (end := self._buffer.find(b"\r\n")) >= 0:
-            if (match := _CHUNK.fullmatch(bytes(self._buffer[:end]))) is None:
-                raise BadResponse("a chunk without a size")
-            if (size := self._bound(int(match[1], 16))) == 0:
-                if (last := self._buffer.find(b"\r\n\r\n", end)) < 0:  # behind trailers, if there are any
-                    break
-                del self._buffer[: last + 4]
-                body, self._body = bytes(self._body), bytearray()
-                return body
-            stop = end + 2 + size
-            if len(self._buffer) < stop + 2:
-                break
-            if self._buffer[stop : stop + 2] != b"\r\n":
-                raise BadResponse("a chunk that does not end")
-            self._body += self._buffer[end + 2 : stop]
-            self._bound(len(self._body))
-            del self._buffer[: stop + 2]
-        self._bound(len(self._buffer))
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self.is_last = False  # whether the answer returned most recently ends the use of its connection
+        self._start()
+
+    def _start(self) -> None:
+        self._head = b""  # as received; the body may have begun in it
+        self._size = 0  # bytes received
+        self._status = 0  # until the head is complete
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._is_complete = False
+
+    def feed(self, data: bytes) -> Response | None:
+        """Return the answer if these bytes complete it. Raises BadResponse."""
+        self._size += len(data)
+        if self._size > _MAX_ANSWER:
+            raise BadResponse("an answer that is too large")
+        if not self._status:
+            self._head += data
+        view, has_more = memoryview(data), True
+        try:
+            self._parser.feed_data(view[:-1])
+            has_more = self._is_complete  # already before the last byte; llhttp would skip a blank line silently
+            self._parser.feed_data(view[-1:])
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self._is_complete:
+                raise BadResponse(str(error.__context__ or error)) from None
+        if self._is_complete:
+            self.is_last |= has_more
+            return self._take()
+        if not self._status and self._size > _MAX_HEAD:
+            raise BadResponse("a head that does not end")
         return None
 
-    def _bound(self, size: int) -> int:
-        if not 0 <= size <= _MAX_BODY:
-            raise BadResponse("too large")
-        return size
+    def end(self) -> Response | None:
+        """Return the answer if it ends where its connection ends."""
+        if self._status and not self._headers.keys() & {"content-length", "transfer-encoding"}:
+            return self._take()
+        return None
 
+    def _take(self) -> Response:
+        response = Response(self._status, self._headers, bytes(self._body))
+        self._start()
+        return response
 
-def _fields(lines: list[str]) -> dict[str, str]:
-    """Headers by their names in lower case. Raises BadResponse for what could be read in two ways."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
-        if not colon or not name or name != name.strip():
-            raise BadResponse("a line that is no header")
-        if name in fields:
-            if name in ("content-length", "transfer-encoding"):
-                raise BadResponse("a body with two lengths")
-            value = f"{fields[name]}, {value}"
-        fields[name] = value
-    return fields
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            raise BadResponse("a second answer")
+        self._headers.clear()  # those of an interim answer
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status:
+            return  # a trailer
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        if 100 <= (status := self._parser.get_status_code()) < 200:
+            return
+        if not (begins := _BEGINNING.match(self._head)):
+            raise BadResponse("a status line that is not HTTP/1")
+        if self._head.find(b"\r\n\r\n", begins.end(), _MAX_HEAD) < 0:
+            raise BadResponse("a head that is too large")
+        if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise BadResponse("a body of unknown length")
+        if int(self._headers.get("content-length", 0)) > _MAX_ANSWER:
+            raise BadResponse("an answer that is too large")
+        self._status = status
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self._is_complete = bool(self._status)
+        self.is_last = not self._parser.should_keep_alive() or "close" in self._headers.get("connection", "").lower()

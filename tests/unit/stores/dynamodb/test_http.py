@@ -17,13 +17,13 @@ from eventsrc.stores.dynamodb.wire.http import BadResponse, Connection, Pool, Un
 
 BODY = b'{"Item":{}}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx-amz-crc32:7\r\n\r\n4\r\n" + BODY[:4] + b"\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx-amz-crc32:7 \t\r\n\r\n4\r\n" + BODY[:4] + b"\r\n"
 CHUNKED += b"7;name=value\r\n" + BODY[4:] + b"\r\n0\r\n"
 WHOLE = {
     "length": LENGTH,
     "chunks": CHUNKED + b"\r\n",
     "trailers": CHUNKED + b"one: 1\r\ntwo: 2\r\n\r\n",
-    "preliminary": b"HTTP/1.1 100 Continue\r\n\r\n" + LENGTH,
+    "interim": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-Amz-Crc32: 8\r\n\r\n" + LENGTH,
 }
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
 
@@ -68,7 +68,7 @@ async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, C
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(WHOLE)), st.lists(st.integers(0, 200), max_size=6))
 def test_an_answer_may_be_cut_anywhere(kind: str, cuts: list[int]) -> None:
-    places = [0, *sorted(cuts), len(WHOLE[kind])]
+    places = [0, *sorted({cut for cut in cuts if 0 < cut < len(WHOLE[kind])}), len(WHOLE[kind])]
     pieces = [WHOLE[kind][start:end] for start, end in itertools.pairwise(places)]
     body, connection = asyncio.run(answered(pieces))
     assert body == BODY
@@ -93,9 +93,22 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
         LENGTH.replace(b"1.1", b"1.0"),
         LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: Close\r\n\r\n"),
         LENGTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\nConnection: TE\r\n\r\n"),
+        LENGTH.replace(b"1.1", b"1.0").replace(b"\r\n\r\n", b"\r\nConnection: keep-alive, close\r\n\r\n"),
         LENGTH + b"HTTP/1.1 200 OK",
+        LENGTH + LENGTH,
+        LENGTH + b"\r\n",
+        CHUNKED + b"\r\n\n",
     ],
-    ids=["1.0", "close", "close and more", "more than was asked for"],
+    ids=[
+        "1.0",
+        "close",
+        "close and more",
+        "keep and close",
+        "more",
+        "two answers",
+        "a blank line",
+        "half a blank line",
+    ],
 )
 async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> None:
     body, connection = await answered([answer])
@@ -115,8 +128,12 @@ async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> No
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-4\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
         b"HTTP/1.1 200 OK\r\nname: " + b"a" * 70_000,
+        LENGTH.replace(b"\r\n", b"\r\nname: " + b"a" * 70_000 + b"\r\n", 1),
+        LENGTH.replace(b"\r\n", b"\r\n" + b"a:\r\n" * 20_000, 1),
+        LENGTH.replace(b"OK", b"O" * 70_000),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 3_000 + LENGTH,
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1  200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
@@ -126,12 +143,48 @@ async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> No
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
+        # llhttp admits these:
+        b"\r\n" + LENGTH,
+        b"HTTP/1.1 100 Continue\r\n\r\n\r\n" + LENGTH,
+        LENGTH.replace(b"HTTP/1.1", b"HTTP/0.9"),
+        LENGTH.replace(b"HTTP/1.1", b"HTTP/2.0"),
+        LENGTH.replace(b"HTTP/1.1", b"RTSP/1.0"),
+        LENGTH.replace(b"HTTP/1.1", b"ICE/1.1"),
+        b"HTTP/1.1 100 Continue\r\n\r\n" + LENGTH.replace(b"HTTP/1.1", b"ICE/1.1"),
+        LENGTH.replace(b"200", b"099"),
+        LENGTH.replace(b"200", b"600"),
+        *(CHUNKED.replace(b"chunked", coding) for coding in (b"gzip, chunked", b"chunked, gzip", b"xchunked")),
+        *(CHUNKED.replace(b"chunked", coding) for coding in (b"chunked, chunked", b"chunked;q=1")),
+        CHUNKED.replace(b"\r\n", b"\r\nTransfer-Encoding: chunked\r\n", 1),
+        # The parser that was here before llhttp admitted these:
+        LENGTH.replace(b"X-Amz", b"a: b\nX-Amz"),
+        LENGTH.replace(b"X-Amz", b"a: b\rX-Amz"),
+        LENGTH.replace(b"X-Amz", b"a: \0\r\nX-Amz"),
+        LENGTH.replace(b"X-Amz", b"a b: c\r\nX-Amz"),
+        LENGTH.replace(b"200", b"101"),
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n" + LENGTH,
+        CHUNKED.replace(b"7;", b"7 ;"),
+        CHUNKED + b"Content-Length: 11\r\n\r\n",
+        CHUNKED + b"no trailer\r\n\r\n",
+        # Others that could be read in two ways:
+        LENGTH.replace(b"\r\n", b"\n"),
+        LENGTH.replace(b": 11", b": +11"),
+        LENGTH.replace(b": 11", b": 11, 11"),
+        LENGTH.replace(b": 11", b": 11\r\n 1"),
+        LENGTH.replace(b" 11", b""),
+        LENGTH.replace(b": 11", b": 11\r\nContent-Length: 11"),
+        LENGTH.replace(b": 11", b": 18446744073709551627"),
+        LENGTH.replace(b": 11", b": " + b"0" * 5_000 + b"11"),
+        CHUNKED.replace(b"chunked", b"chunked\r\nContent-Length: 11"),
+        CHUNKED.replace(b"7;name=value\r\n", b"7;name=value\n"),
+        CHUNKED.replace(b"7;name=value\r\n", b'7;name="\r\n'),
     ],
     ids=lambda answer: repr(answer[:60]),
 )
-async def test_what_is_no_answer_is_told_and_closes(answer: bytes) -> None:
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+async def test_a_malformed_answer_is_refused_at_once(answer: bytes, cut: bool) -> None:
     with pytest.raises(BadResponse):
-        await answered([answer])
+        await asyncio.wait_for(answered([answer[:7], answer[7:]] if cut else [answer]), 5)
 
 
 @pytest.mark.parametrize("kind", [*WHOLE, "until close"])
@@ -351,14 +404,39 @@ async def test_many_small_chunks_are_taken_as_they_come() -> None:
     whole = head + chunks + b"0\r\n\r\n"
     found, connection = await answered([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
     assert found == body
-    assert not connection._body
+    assert connection.is_good
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"Transfer-Encoding: chunked\r\n\r\nfffffffff", b"Transfer-Encoding: chunked\r\n\r\n0\r\nlong: "],
+    ids=["until close", "chunk", "trailer"],
+)
+async def test_an_answer_of_unknown_length_is_refused_once_it_is_too_large(head: bytes) -> None:
+    piece = b"a" * 1024 * 1024
+    with pytest.raises(BadResponse):
+        await asyncio.wait_for(answered([b"HTTP/1.1 200 OK\r\n" + head + b"\r\n"] + [piece] * 65), 5)
+
+
+async def test_a_coding_that_llhttp_does_not_take_for_chunked_is_refused_at_the_end_at_the_latest() -> None:
+    with pytest.raises(BadResponse):
+        await answered([CHUNKED.replace(b"chunked", b"chunked\t") + b"\r\n"], ends=True)
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"X-Amz-Crc32: 8\r\n\r\n"], ids=["none", "the same"])
+async def test_trailers_are_not_headers(end: bytes) -> None:
+    body, _ = await answered([CHUNKED + end])
+    assert body == BODY
+
+
+@pytest.mark.parametrize("head", [b"", b"Content-Length: 11\r\n", b"Transfer-Encoding: chunked\r\n"])
 @pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_that_has_no_body_needs_no_length(status: int) -> None:
+async def test_an_answer_that_has_no_body_needs_no_length(status: int, head: bytes) -> None:
     connection = Connection(set())
     connection.connection_made(Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
     await asyncio.sleep(0)
-    connection.data_received(b"HTTP/1.1 %d \r\n\r\n" % status)
-    assert await waiting == (status, {}, b"")
+    connection.data_received(b"HTTP/1.1 %d \r\n%b\r\n" % (status, head))
+    found = await waiting
+    assert (found.status, found.body) == (status, b"")
+    assert connection.is_good
