@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import Fenced, StoreClosed
 from ...stores.feed import Head
-from ...stores.sqlite.connection import ERRORS, typed
+from ...stores.sqlite.errors import ERRORS, typed
 from ..slice import Fence, PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 

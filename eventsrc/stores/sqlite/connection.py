@@ -1,4 +1,4 @@
-"""A connection to a file that has our tables, and the library's errors for SQLite's."""
+"""A connection to a file that has our tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sqlite3
 from time import monotonic
 from urllib.parse import quote
 
-from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from ...errors import StoreRejected
+from .errors import ERRORS, typed
 
 SCHEMA_VERSION = 1
 
@@ -67,10 +68,6 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
     raise failure
 
 
-ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What sqlite3 raises: the second for a damaged schema, whose name it fails to put into a message."""
-
-
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
     """Of several that switch a new file at once SQLite fails all but one, without waiting as for other locks."""
     until = monotonic() + deadline
@@ -98,27 +95,3 @@ def _create(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
-
-
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space",
-    sqlite3.SQLITE_READONLY: "the file is read-only; let the process write it, its -wal and -shm, and their folder",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
-    sqlite3.SQLITE_PERM: "the file may not be used; check its permissions",
-    sqlite3.SQLITE_AUTH: "the file may not be used; check its permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
-    sqlite3.SQLITE_TOOBIG: "the commit is larger than SQLite takes; save fewer events",
-}
-
-
-def typed(error: Exception, path: str = "") -> StoreError:
-    """The library's error for an SQLite one, by its primary result code, never by its text, which may quote a row."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else None)
-    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if code else type(error).__name__)
-    primary = code & 0xFF if code is not None else None
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Throttled(f"{name}: another process held the file's write lock until the deadline")
-    if primary in _ADVICE:
-        return StoreRejected(name, f"{path}: {_ADVICE[primary]}" if path else _ADVICE[primary])
-    return StoreUnavailable(f"{name}: {error}" if code is not None else name)

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import StoreRejected, StoreUnavailable, Throttled
-from .connection import ERRORS, connect, typed
+from .connection import connect
+from .errors import ERRORS, typed
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ import msgspec
 from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ...feed import PAGE, Head
-from ...sqlite.connection import ERRORS, typed
+from ...sqlite.errors import ERRORS, typed
 from .data_file import Row
 
 T = TypeVar("T")
