@@ -21,7 +21,7 @@ import msgspec
 from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ...feed import PAGE, Head
-from ...sqlite.errors import ERRORS, typed
+from ...sqlite.errors import ERRORS, to_store_error
 from .data_file import Row
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Sorted:
         try:
             return function(*arguments)
         except ERRORS as error:
-            failure = _closed() if self._closing else typed(error, where)
+            failure = _closed() if self._closing else to_store_error(error, where)
         except msgspec.MsgspecError as error:
             failure = StoreRejected(type(error).__name__, f"{where} is damaged; delete it")
         except OSError as error:
