@@ -67,23 +67,19 @@ def read_commits(connection: sqlite3.Connection, query: str, arguments: tuple[An
     Raises:
         CorruptPayload: a row was altered and is not a commit any more.
     """
-    found = connection.execute(
-        query, arguments
-    ).fetchall()  # all at once: an open cursor would keep its read transaction open
+    found = connection.execute(query, arguments).fetchall()  # at once: an open cursor keeps its transaction open
     return [_to_commit(arguments[0], *row) for row in found]
 
 
 def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
-    """Return commits of all streams after a position, and whether there are no more. At most `limit`, and some size.
+    """Return commits of all streams after a position, up to `limit` or _PAGE_BYTES, and whether they are all there are.
 
     Raises:
         CorruptPayload: a row was altered and is not a commit any more.
     """
     found: list[tuple[Any, ...]] = []
     size, more = 0, True
-    with closing(
-        connection.execute(_AFTER, (position, limit))
-    ) as cursor:  # an open cursor keeps its read transaction open
+    with closing(connection.execute(_AFTER, (position, limit))) as cursor:  # as above
         while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
             found.append(row)
             size += len(row[-1])
