@@ -70,7 +70,7 @@ class InMemory(Poisoned, MemoryProjection, tag="in-memory"):
         self.taste(event)
         self.seen[context.stream].append(context.id)
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
 
 
@@ -84,7 +84,7 @@ class InSQLite(Poisoned, SQLiteProjection, tag="in-sqlite"):
         context.db.execute(insert, (context.stream, context.id, context.muted))
         self.taste(event)  # after its effect, so that tests see it undone
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         query = f"SELECT stream, event FROM {self.table} ORDER BY number"
         for stream, event in await self._checkpoints.read(lambda db: db.execute(query).fetchall()):
@@ -101,7 +101,7 @@ class Outside(Poisoned, Effects, tag="outside"):
         await asyncio.sleep(0)
         self.seen[context.stream].append(context.id)
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
 
 

@@ -36,7 +36,7 @@ async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
         assert other.state == "stopped"
         await first.create_slots(5, anew=True)
         await first.take_all()
-    assert await first.projection.told() == await ids_of(store)
+    assert await first.projection.read_handled() == await ids_of(store)
 
 
 async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
@@ -51,7 +51,7 @@ async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
         await processor.handle([commit])
     for processor in (one, other):
         await processor.wait_until_idle()
-    told = [await processor.projection.told() for processor in (one, other)]
+    told = [await processor.projection.read_handled() for processor in (one, other)]
     assert [len(each["account-a-0"]) for each in told] == [3, 2]
 
 
@@ -118,5 +118,5 @@ async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: M
     assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0}
     processor.projection.poison = set()
     await processor.wait_until_idle()
-    told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}
+    told = {stream for stream, ids in (await processor.projection.read_handled()).items() if len(ids) > 1}
     assert told == {stream for stream in await ids_of(store) if processor.slot_of(stream) == 0}

@@ -115,7 +115,7 @@ async def test_all_workers_together_handle_each_commit_once(store: MemoryStore, 
         await until(lambda: sum(worker.processor.commits for worker in pair) == 81)
     told: dict[str, list[str]] = {}
     for worker in pair:
-        for stream, ids in (await worker.processor.projection.told()).items():
+        for stream, ids in (await worker.processor.projection.read_handled()).items():
             told[stream] = told.get(stream, []) + ids
     assert told == await ids_of(store)
 
@@ -175,7 +175,9 @@ async def test_a_fenced_worker_goes_on_with_what_is_left(store: MemoryStore, che
         await fill(store, accounts=20)
         await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief does not beat again, so it is dead
         await until(lambda: ann.processor.commits == 80)
-        told = await ann.processor.projection.told()  # some of it twice: effects of which the position was refused
+        told = (
+            await ann.processor.projection.read_handled()
+        )  # some of it twice: effects of which the position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 

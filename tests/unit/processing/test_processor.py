@@ -49,7 +49,7 @@ async def test_all_is_handled_once_and_in_order(store: MemoryStore, make: Make) 
     await fill(store)
     processor = make()
     await processor.run(until_caught_up=True)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.commits == 12
 
 
@@ -60,7 +60,7 @@ async def test_what_comes_is_handled_as_it_comes(store: MemoryStore, make: Make)
         await fill(store)
         await processor.wait_for(await deposit(store, "a-1", 7))
         await asyncio.wait_for(processor.caught_up.wait(), 10)
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -110,7 +110,7 @@ async def test_hints_in_any_order_and_number(store: MemoryStore, make: Make, see
         await processor.handle(hints[start : start + 20])
     await processor.handle(last.values())
     await processor.wait_until_idle()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -124,7 +124,7 @@ async def test_a_stream_of_which_much_is_missing_catches_up_by_itself(store: Mem
     assert processor.parking.aside.keys() == {"account-a-0"}
     await processor.handle([commits[348], commits[699]])  # dropped while it is aside, and the other one
     await processor.wait_until_idle()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -135,7 +135,7 @@ async def test_from_now_on(store: MemoryStore, make: Make) -> None:
         await until(lambda: processor.held)
         receipt = await deposit(store, "a-1", 7)
         await processor.wait_for(receipt)
-    assert await processor.projection.told() == {"account-a-1": ["account-a-1@5.0"]}
+    assert await processor.projection.read_handled() == {"account-a-1": ["account-a-1@5.0"]}
 
 
 @every_kind
@@ -148,7 +148,7 @@ async def test_a_handler_that_fails_for_a_while_is_called_again(store: MemorySto
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert not await processor.parked()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -167,7 +167,7 @@ async def test_a_stream_whose_handler_fails_is_parked_and_the_others_go_on(store
     expected = await ids_of(store)
     assert expected["account-a-1"][-2:] == ["account-a-1@5.0", "account-a-1@6.0"]
     expected["account-a-1"] = expected["account-a-1"][:-2]
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_kind
@@ -186,7 +186,7 @@ async def test_behind_a_parked_commit_later_ones_wait(store: MemoryStore, make: 
         await processor.retry("account-a-1")
         await processor.wait_for(receipt)
         await processor.wait_for(await deposit(store, "a-1", 2))  # and so does this one now
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert not await processor.parked()
 
 
@@ -219,7 +219,7 @@ async def test_a_commit_can_be_skipped_with_a_reason(store: MemoryStore, make: M
     assert (skipped.stream, skipped.version, skipped.reason) == ("account-a-0", 3, "was refunded by hand")
     expected = await ids_of(store)
     expected["account-a-0"].remove("account-a-0@3.0")
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_kind
@@ -234,7 +234,7 @@ async def test_a_damaged_commit_can_be_skipped(store: MemoryStore, make: Make) -
     await processor.skip("account-a-0", "the disk was bad")
     expected = await ids_of(store)
     expected["account-a-0"].remove("account-a-0@3.0")
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_durable_kind
@@ -251,7 +251,7 @@ async def test_another_process_may_retry_while_one_runs(store: MemoryStore, make
         await other.retry("account-a-0")
         await processor.wait_for(await deposit(store, "a-0", 7))
         await other.retry("account-a-1")
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -265,7 +265,7 @@ async def test_a_processor_may_stop_instead(store: MemoryStore, make: Make) -> N
     assert not await processor.parked()
     processor.projection.poison = set()
     await processor.run(until_caught_up=True)  # mended, it goes on
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 async def test_of_a_commit_that_fails_in_memory_nothing_is_done_twice(store: MemoryStore) -> None:
@@ -277,7 +277,7 @@ async def test_of_a_commit_that_fails_in_memory_nothing_is_done_twice(store: Mem
         await until(lambda: processor.parking.aside)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_durable_kind
@@ -292,7 +292,7 @@ async def test_two_at_once_without_leases(store: MemoryStore, make: Make) -> Non
         await asyncio.gather(*(each.handle(commits[start : start + 10]) for each in processors))
     for processor in processors:
         await processor.wait_until_idle()
-    both = [await processor.projection.told() for processor in processors]
+    both = [await processor.projection.read_handled() for processor in processors]
     expected = await ids_of(store)
     for stream, ids in expected.items():
         assert {id for told in both for id in told.get(stream, ())} == set(ids)
@@ -313,7 +313,7 @@ async def test_who_runs_later_fences_who_ran_before(store: MemoryStore, make: Ma
         with pytest.raises(Fenced):
             await asyncio.wait_for(running_first, 10)
         await second.wait_for(await deposit(store, "a-0", 1))
-    told = await second.projection.told()
+    told = await second.projection.read_handled()
     assert {stream: sorted(set(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 
@@ -354,7 +354,7 @@ async def test_many_streams_of_sqlite(tmp_path: Path) -> None:
         await fill(store, accounts=300, deposits=5)  # more than a page of commits, and of positions
         processor = Processor(InSQLite(), store, checkpoints)
         await processor.run(until_caught_up=True)
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
         again = Processor(InSQLite(), store, checkpoints)
         await again.prepare()
         await again.take_all()
@@ -397,7 +397,7 @@ async def test_forgetting_drops_the_read_model_with_its_positions(store: MemoryS
         await processor.forget()
         assert await checkpoints.slots(processor.name) == []
         await processor.run(until_caught_up=True)  # builds it anew, with nothing twice
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
     with pytest.raises(TypeError, match="in memory"):
         await Processor(InMemory(), store).forget()
 
@@ -414,7 +414,7 @@ async def test_all_that_is_parked_can_be_retried_at_once(store: MemoryStore, mak
     assert [parked.stream for parked in await processor.retry_all()] == ["account-a-3"]
     processor.projection.poison = set()
     assert not await processor.retry_all()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind

@@ -73,7 +73,7 @@ async def test_beside_a_running_one_each_effect_outside_is_had_once(
     async with running(new):
         await new.wait_for(await deposit(store, "a-0", 1))
         await asyncio.wait_for(new.caught_up.wait(), 10)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)
     assert steps[-1][0] == steps[-1][1]
     assert all(done <= total for done, total in steps)
@@ -102,7 +102,7 @@ async def test_what_the_old_one_has_parked_is_handled_by_the_new_one_and_not_mut
     assert len(had) == 8
     OUTSIDE.clear()
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == sorted(set(await outside(store)) - had)
 
 
@@ -120,7 +120,7 @@ async def test_it_goes_on_after_having_been_cancelled(
     await asyncio.gather(rebuilding, return_exceptions=True)
     again = Processor(Second(), store, checkpoints)
     await rebuild(again)
-    assert await again.projection.told() == await ids_of(store)
+    assert await again.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)
     assert await checkpoints.active("model") == 2
 
@@ -139,7 +139,7 @@ async def test_an_error_stops_it_and_the_old_one_stays_in_use(
     await old.run(until_caught_up=True)
     new.projection.poison = set()
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
 
 
 async def test_afterwards_it_runs_as_it_was_made_to(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
@@ -187,7 +187,7 @@ async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_
 
     monkeypatch.setattr(checkpoints, "claim", fencing)
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert len(OUTSIDE) == len(set(OUTSIDE))
 
 
@@ -213,7 +213,7 @@ async def test_without_one_in_use_it_becomes_the_one(store: MemoryStore, checkpo
     steps: list[Any] = []
     only = Processor(Second(), store, checkpoints)
     await rebuild(only, progress=lambda *step: steps.append(step))
-    assert await only.projection.told() == await ids_of(store)
+    assert await only.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)  # nobody has had them before
     assert steps[-1] == (12, 12)
     await rebuild(only)  # done already

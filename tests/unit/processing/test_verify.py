@@ -42,7 +42,7 @@ async def test_what_no_feed_has_told_is_found_and_handled(store: MemoryStore, ch
     assert (found.streams, found.missing, found.handled) == (6, 17, 0)
     found = await verify(processor)
     assert (found.missing, found.handled, found.parked, list(found.lost)) == (17, 17, 0, [])
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert (await verify(processor)).missing == 0
 
 
@@ -52,7 +52,7 @@ async def test_from_another_process_while_none_runs(store: MemoryStore, checkpoi
     await deposit(store, "a-1", 9)
     found = await verify(other := Processor(InSQLite(), store, checkpoints))
     assert (found.missing, found.handled) == (1, 1)
-    assert await other.projection.told() == await ids_of(store)
+    assert await other.projection.read_handled() == await ids_of(store)
 
 
 class Busy(MemoryStore):
@@ -74,7 +74,7 @@ async def test_workers_that_take_over_meanwhile_do_not_end_it(checkpoints: SQLit
         store.meanwhile = worker.take_all
         found = await verify(other := Processor(InSQLite(), store, checkpoints))
         assert (found.missing, found.handled) == (12, 12)
-        assert await other.projection.told() == await ids_of(store)
+        assert await other.projection.read_handled() == await ids_of(store)
         store.meanwhile = Processor(InSQLite(), store, checkpoints).take_all
         await deposit(store, "a-1", 9)
         with pytest.raises(Fenced):  # one that holds its slots by itself has lost them
@@ -127,7 +127,7 @@ async def test_what_is_older_than_the_start_is_not_missing(store: MemoryStore) -
         await processor.wait_for(await deposit(store, "a-0", 1))
         found = await verify(processor)
     assert (found.streams, found.missing) == (2, 0)
-    assert await processor.projection.told() == {"account-a-0": ["account-a-0@5.0"]}
+    assert await processor.projection.read_handled() == {"account-a-0": ["account-a-0@5.0"]}
 
 
 async def test_a_processor_tells_how_it_does(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
