@@ -67,15 +67,15 @@ class DynamoDBLocal:
         """Return a store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
         from ..stores.dynamodb import DynamoDBStore
 
-        return DynamoDBStore(table, **self._options(options))
+        return DynamoDBStore(table, **self._add_defaults(options))
 
     def checkpoints(self, table: str, **options: Any) -> DynamoDBCheckpoints:
         """Return checkpoints for processors on this server, in the same way as `store`."""
         from ..processing import DynamoDBCheckpoints
 
-        return DynamoDBCheckpoints(table, **self._options(options))
+        return DynamoDBCheckpoints(table, **self._add_defaults(options))
 
-    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _add_defaults(self, given: dict[str, Any]) -> dict[str, Any]:
         import aioboto3
 
         kwargs = self.client_kwargs

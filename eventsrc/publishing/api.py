@@ -120,7 +120,7 @@ class EventsApi:
         except Exception:  # noqa: BLE001  # upcasters and `data` may raise anything
             log.exception("an event cannot be published")
             raise HttpProblem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be published") from None
-        etag = page.etag(media_type)
+        etag = page.make_etag(media_type)
         headers = {
             "content-type": media_type,
             "cache-control": f"{self._audience}, {FOR_EVER if page.full else 'no-cache'}",

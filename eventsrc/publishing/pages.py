@@ -23,7 +23,7 @@ class Page(NamedTuple):
     next: FeedToken | None
     full: bool  # nothing will ever be added to it
 
-    def etag(self, media_type: str) -> str:
+    def make_etag(self, media_type: str) -> str:
         digest = blake2b(self.body, digest_size=12)
         digest.update(media_type.encode())
         digest.update(self.next.token.encode() if self.next else b"")

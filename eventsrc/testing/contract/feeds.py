@@ -18,7 +18,7 @@ async def a_feed_delivers_all_commits_in_order(make_store: MakeStore) -> None:
         start = await find_end(store)
         streams = [fresh_stream() for _ in range(8)]
         filled = await asyncio.gather(*(fill(store, stream, PAGE // 4) for stream in streams))
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
         delivered = [commit for batch in batches for commit in batch.commits]
         for stream, commits in zip(streams, filled, strict=True):
             expect_same([commit for commit in delivered if commit.stream == stream], commits, f"the feed of {stream}")
@@ -32,7 +32,7 @@ async def a_feed_of_large_commits_is_complete(make_store: MakeStore) -> None:
     async with make_store() as store:
         start = await find_end(store)
         filled = await fill(store, fresh_stream(), 40, size=300_000)
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
         expect_same([commit for batch in batches for commit in batch.commits], filled, "delivered")
         expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
 
@@ -43,7 +43,7 @@ async def a_feed_resumes_after_any_checkpoint(make_store: MakeStore) -> None:
     async with store:
         start = await find_end(store)
         await fill(store, fresh_stream(), PAGE + 10)
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
     async with store:
         for number, batch in enumerate(batches, 1):
             expected = [commit for each in batches[number:] for commit in each.commits]
@@ -54,7 +54,7 @@ async def an_empty_feed_is_caught_up(make_store: MakeStore) -> None:
     """Without further commits, a feed delivers one empty batch that is caught up, with the same checkpoint."""
     async with make_store() as store:
         end = await find_end(store)
-        batches = [batch async for batch in feed_of(store).feed(after=end, follow=False)]
+        batches = [batch async for batch in get_feed(store).feed(after=end, follow=False)]
         expect_equal(batches, [Batch([], end, True)], "a feed from the end")
 
 
@@ -80,7 +80,7 @@ async def a_feed_that_does_not_follow_ends(make_store: MakeStore) -> None:
         start = await find_end(store)
         before = await fill(store, fresh_stream(), 3)
         seen: list[Commit] = []
-        async for batch in feed_of(store).feed(after=start, follow=False):
+        async for batch in get_feed(store).feed(after=start, follow=False):
             seen += batch.commits
             await fill(store, fresh_stream(), PAGE // 10)  # there are always more
         expect_same([commit for commit in seen if commit.stream == before[0].stream], before, "delivered")
@@ -106,14 +106,14 @@ async def a_checkpoint_ahead_of_the_store_is_refused(make_store: MakeStore) -> N
     """A checkpoint of other data, or from before a restore, raises FeedTrimmed: waiting would miss commits."""
     async with make_store() as store:
         await fill(store, fresh_stream(), 2)
-        ahead = str(int(await feed_of(store).end()) + 1_000_000)
+        ahead = str(int(await get_feed(store).end()) + 1_000_000)
         await expect_error(FeedTrimmed, read_feed(store, ahead), "a feed after a checkpoint ahead of the end")
 
 
 async def a_feed_from_the_end_delivers_later_commits(make_store: MakeStore) -> None:
     """A feed from `end()` delivers exactly the commits stored after it, and `remaining` counts them."""
     async with make_store() as store:
-        feed, before = feed_of(store), await find_end(store)
+        feed, before = get_feed(store), await find_end(store)
         await fill(store, fresh_stream(), 3)
         end = await feed.end()
         expect_equal(await feed.remaining(before), 3, "commits after an earlier end")
@@ -125,7 +125,7 @@ async def a_feed_from_the_end_delivers_later_commits(make_store: MakeStore) -> N
 async def the_earliest_checkpoint_misses_nothing(make_store: MakeStore) -> None:
     """The earliest of several checkpoints is the one with the most commits after it; "" is earlier than any other."""
     async with make_store() as store:
-        feed, checkpoints = feed_of(store), list[str]()
+        feed, checkpoints = get_feed(store), list[str]()
         for _ in range(12):
             checkpoints.append(await feed.end())
             await fill(store, fresh_stream(), 1)
@@ -140,7 +140,7 @@ async def heads_are_each_streams_last_version(make_store: MakeStore) -> None:
     async with make_store() as store:
         lengths = {fresh_stream(): number % 3 + 1 for number in range(PAGE + 100)}
         await asyncio.gather(*(fill(store, stream, length) for stream, length in lengths.items()))
-        pages = [page async for page in feed_of(store).heads()]
+        pages = [page async for page in get_feed(store).heads()]
         found = [head for page in pages for head in page if head.stream in lengths]
         expect_equal(len(found), len(lengths), "streams that were listed")
         expect_equal(dict(found), lengths, "their last versions")
@@ -156,7 +156,7 @@ async def write(store: Store, stream: str, count: int) -> list[Commit]:
 async def follow(store: Store, after: str, count: int) -> list[Commit]:
     """Return the next `count` commits or more."""
     seen: list[Commit] = []
-    async with aclosing(feed_of(store).feed(after=after)) as batches:
+    async with aclosing(get_feed(store).feed(after=after)) as batches:
         async for batch in batches:
             seen += batch.commits
             if len(seen) >= count:
@@ -165,18 +165,18 @@ async def follow(store: Store, after: str, count: int) -> list[Commit]:
 
 
 async def read_feed(store: Store, after: str) -> list[Commit]:
-    return [commit async for batch in feed_of(store).feed(after=after, follow=False) for commit in batch.commits]
+    return [commit async for batch in get_feed(store).feed(after=after, follow=False) for commit in batch.commits]
 
 
 async def find_end(store: Store) -> str:
     """Return the checkpoint after all commits of the store, which other checks may have stored."""
     checkpoint = ""
-    async for batch in feed_of(store).feed(follow=False):
+    async for batch in get_feed(store).feed(follow=False):
         checkpoint = batch.checkpoint
     return checkpoint
 
 
-def feed_of(store: Store) -> Feed:
+def get_feed(store: Store) -> Feed:
     expect(isinstance(store, Feed) and store.ordered, "the store has no ordered feed")
     assert isinstance(store, Feed)  # for type checkers
     return store

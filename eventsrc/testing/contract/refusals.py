@@ -87,24 +87,24 @@ async def a_commit_fits_or_is_refused(make_store: MakeStore) -> None:
     """
     stream = fresh_stream()
     unopened = make_store()  # it cannot do any I/O
-    huge = full_commit(stream, bytes(TOO_MUCH))
+    huge = make_full_commit(stream, bytes(TOO_MUCH))
     error = await expect_error(CommitTooLarge, unopened.append(huge), f"a commit of {TOO_MUCH:,} bytes")
     expect(error.size > TOO_MUCH and error.size > error.limit, f"the sizes are wrong: {error}")
     expect_equal(error.stream, stream, "the stream of CommitTooLarge")
 
     fitting = os.urandom(TOO_MUCH - (error.size - error.limit))
-    one_more = full_commit(stream, fitting + b"!")
+    one_more = make_full_commit(stream, fitting + b"!")
     error = await expect_error(CommitTooLarge, unopened.append(one_more), "a commit one byte above the limit")
     expect_equal(error.size, error.limit + 1, "the size one byte above the limit")
 
-    largest = full_commit(stream, fitting)
+    largest = make_full_commit(stream, fitting)
     async with make_store() as store:
         await expect_error(CommitTooLarge, store.append(one_more), "a commit one byte above the limit")
         await store.append(largest)
         await expect_stored(store, stream, [largest])
 
 
-def full_commit(stream: str, payload: bytes) -> Commit:
+def make_full_commit(stream: str, payload: bytes) -> Commit:
     fields = {**FULL, "payload": payload}
     return make_commit(stream, **fields)
 
