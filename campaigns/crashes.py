@@ -25,8 +25,8 @@ from typing import Any
 import msgspec
 
 from eventsrc import Commit, EventsrcError, Receipt, Repository, SnapshotPolicy, SQLiteStore, Store
-from eventsrc.local.guard import START_SECONDS, until_it_answers
-from eventsrc.local.jar import _command, _reserved
+from eventsrc.local.guard import START_SECONDS, wait_until_answering
+from eventsrc.local.jar import make_command, reserve_port
 
 from . import PYTHONPATH
 from .chain import Chain
@@ -308,7 +308,7 @@ class _Server:
 
     async def start(self) -> None:
         process = self._process = self._run()
-        await until_it_answers(self.url, START_SECONDS, lambda: (process.poll() is None, ""))
+        await wait_until_answering(self.url, START_SECONDS, lambda: (process.poll() is None, ""))
 
     def _run(self) -> subprocess.Popen[bytes]:
         quiet = subprocess.DEVNULL
@@ -323,8 +323,8 @@ class _Server:
 @asynccontextmanager
 async def _server(directory: Path) -> AsyncIterator[_Server]:
     """Run a DynamoDB Local. It keeps its port and its folder over all restarts."""
-    program, folder = await asyncio.to_thread(_command, directory)
-    with _reserved(0) as port:
+    program, folder = await asyncio.to_thread(make_command, directory)
+    with reserve_port(0) as port:
         server = _Server([*program, "-port", str(port)], folder, f"http://127.0.0.1:{port}")
         try:
             await server.start()

@@ -34,7 +34,7 @@ from eventsrc import Commit, ConflictError, SQLiteStore, StoreError
 from eventsrc.aggregates.codec import join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.stores.sqlite.connection import connect
-from eventsrc.stores.sqlite.rows import _COLUMNS, commits
+from eventsrc.stores.sqlite.rows import _COLUMNS, read_commits
 from eventsrc.uuid7 import uuid7
 
 from .chain import Chain, Linked
@@ -303,7 +303,7 @@ class Machine:
         connection = store._writer._connection
         logs: dict[str, list[Commit]] = {}
         for [stream] in connection.execute("SELECT DISTINCT stream FROM commits").fetchall():
-            logs[stream.decode()] = commits(connection, _ALL, (stream.decode(),))
+            logs[stream.decode()] = read_commits(connection, _ALL, (stream.decode(),))
         self._heads = {stream: len(log) for stream, log in logs.items()}
         findings = self._history.check(logs)
         synchronous = 2 if self._synchronous == "FULL" else 1

@@ -1,4 +1,4 @@
-"""The library's logger. It never shows payloads."""
+"""The library's logger. Messages never contain payloads."""
 
 import logging
 

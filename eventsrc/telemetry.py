@@ -1,6 +1,6 @@
-"""OpenTelemetry, for those who ask for it: `pip install "eventsrc[telemetry]"`, then `instrument(store, accounts)`.
+"""OpenTelemetry, optional: `pip install "eventsrc[telemetry]"`, then `instrument(store, accounts)`.
 
-Nothing of it is imported or run otherwise.
+OpenTelemetry is imported only by this module, and runs only for instrumented objects.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Have a store make a span for each append, load and snapshot, and count what it and these repositories use.
+    """Record spans and metrics of a store, and metrics of the caches of repositories.
 
-    Call it once for each store, before it is used. Spans are called `eventsrc.append`, `eventsrc.load` and
-    `eventsrc.put_snapshot`, and tell category, version and outcome; stream ids and payloads are in none, for they may
-    tell of people. Metrics are `eventsrc.requests`, `eventsrc.write_units` and so on, as in Usage, and
-    `eventsrc.cache.hits` and `eventsrc.cache.misses`.
+    Call it once for each store, before the store is used.
+
+    - Spans: `eventsrc.append`, `eventsrc.load` and `eventsrc.put_snapshot`, with category, version and outcome. Stream
+      ids and payloads are left out, because they may identify people.
+    - Metrics: `eventsrc.requests`, `eventsrc.write_units` and so on, one for each field of Usage, and
+      `eventsrc.cache.hits` and `eventsrc.cache.misses`.
     """
     tracer = (tracer_provider or get_tracer_provider()).get_tracer("eventsrc")
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
@@ -65,7 +67,7 @@ def instrument(
             try:
                 yield current
             except BaseException as error:
-                current.set_attribute("eventsrc.outcome", _outcome(error))
+                current.set_attribute("eventsrc.outcome", _name_outcome(error))
                 if not isinstance(error, ConflictError):
                     current.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
@@ -94,36 +96,38 @@ def instrument(
             current.set_attribute("eventsrc.version", snapshot.version)
             return await put_snapshot(snapshot)
 
-    # On this object only: a store that nobody instruments pays nothing.
+    # On this object only: a store that is not instrumented pays nothing.
     store.append, store.load, store.put_snapshot = traced_append, traced_load, traced_put  # type: ignore[method-assign]
     for name, unit in _COUNTERS.items():
-        reader = partial(_observe, [(partial(_used, store, name), kind)])
+        reader = partial(_observe, [(partial(_read_usage, store, name), kind)])
         meter.create_observable_counter(f"eventsrc.{name}", [reader], unit)
     for name in ("hits", "misses"):
         each = [
-            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one.aggregate.__name__})
+            (partial(_read_cache_use, one, name), {**kind, "eventsrc.aggregate": one.aggregate.__name__})
             for one in repositories
         ]
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")
 
 
 def instrument_processors(*processors: Processor[Any], meter_provider: MeterProvider | None = None) -> None:
-    """Have processors tell how they do, each under its name. Call it once for each.
+    """Record metrics of processors, each under its name. Call it once for each processor.
 
     Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up),
-    `.aside` and `.parked` (streams), and `.live` (1 or 0). They are what this process knows: asking costs no request.
+    `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from memory in this process, without requests.
     """
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
 
-    def observed(read: Callable[[Processor[Any]], float]) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+    def make_callbacks(
+        read: Callable[[Processor[Any]], float],
+    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
         each = [(partial(read, processor), {"eventsrc.processor": processor.name}) for processor in processors]
         return [partial(_observe, each)]
 
     def gauge(name: str, unit: str, read: Callable[[Processor[Any]], float]) -> None:
-        meter.create_observable_gauge(f"eventsrc.processor.{name}", observed(read), unit)
+        meter.create_observable_gauge(f"eventsrc.processor.{name}", make_callbacks(read), unit)
 
     meter.create_observable_counter(
-        "eventsrc.processor.handled", observed(lambda processor: processor.commits), "{commit}"
+        "eventsrc.processor.handled", make_callbacks(lambda processor: processor.commits), "{commit}"
     )
     gauge("lag", "s", lambda processor: processor.lag)
     gauge("in_flight", "{commit}", lambda processor: processor.in_flight)
@@ -132,12 +136,12 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
     gauge("live", "1", lambda processor: float(processor.state == "live"))
 
 
-def _used(store: Store, name: str) -> float:
+def _read_usage(store: Store, name: str) -> float:
     value: float = getattr(store.usage, name)
     return value
 
 
-def _remembered(repository: Repository[Any], name: str) -> int:
+def _read_cache_use(repository: Repository[Any], name: str) -> int:
     value: int = getattr(repository.cache_use, name)
     return value
 
@@ -148,7 +152,7 @@ def _observe(
     return [Observation(read(), attributes) for read, attributes in readers]
 
 
-def _outcome(error: BaseException) -> str:
+def _name_outcome(error: BaseException) -> str:
     match error:
         case ConflictError():
             return "conflict"

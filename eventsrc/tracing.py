@@ -1,4 +1,4 @@
-"""Who caused it: correlation and causation, carried by a context variable and stamped on each commit."""
+"""Correlation and causation ids: a context variable carries them, and each commit is stamped with them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from .store import EventId
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """What the commits made in this context are stamped with."""
+    """The ids and the metadata that commits made in this context are stamped with."""
 
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
 
     def merged(self, metadata: Mapping[str, str] | None) -> Trace:
-        """This trace with more metadata. Raises TypeError or ValueError for what is no text."""
+        """Return this trace with more metadata.
+
+        Raises:
+            TypeError: a key or a value is not a string.
+            ValueError: a key is empty, or a string has a lone surrogate.
+        """
         if not metadata:
             return self
         for key, value in metadata.items():
             check_text("a metadata key", key)
             if not key:
-                raise ValueError("a metadata key is empty; DynamoDB takes none that is")
+                raise ValueError("a metadata key is empty; DynamoDB does not accept empty keys")
             check_text("metadata", value)
         return msgspec.structs.replace(self, metadata={**self.metadata, **metadata})
 
@@ -34,7 +39,7 @@ _current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # n
 
 
 def current_trace() -> Trace:
-    """The trace of this task or thread; empty outside `trace(...)`."""
+    """Return the trace of this task or thread; it is empty outside `trace(...)`."""
     return _current.get()
 
 
@@ -44,18 +49,23 @@ def trace(
     causation_id: EventId | str | Sequence[EventId | str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Trace]:
-    """Stamp every commit made inside with these; what is left out is inherited from the trace around it.
+    """Stamp every commit made in this block. Anything left out is inherited from the trace around it.
 
-    `causation_id` is the identity of the event (or events) that led here, as `account-a-1@7.0`, so the cause can
-    be read without any index. `metadata` is merged over the outer one; keys and values are strings.
+    - `causation_id`: the id of the event or events that caused this, such as `account-a-1@7.0`; the cause can be read
+      by it without an index.
+    - `metadata`: merged over the metadata of the trace around it; keys and values are strings.
+
+    Raises:
+        TypeError: an id, a key or a value is not a string.
+        ValueError: a key is empty, or a string has a lone surrogate.
     """
     outer = _current.get()
     if causation_id is None:
         causes = outer.causation_ids
     elif isinstance(causation_id, Sequence) and not isinstance(causation_id, str):
-        causes = tuple(_place(cause) for cause in causation_id)
+        causes = tuple(_to_text(cause) for cause in causation_id)
     else:
-        causes = (_place(causation_id),)
+        causes = (_to_text(causation_id),)
     correlation_id = outer.correlation_id if correlation_id is None else correlation_id
     for name, text in (("correlation_id", correlation_id), *(("causation_id", cause) for cause in causes)):
         if text is not None:
@@ -68,12 +78,17 @@ def trace(
         _current.reset(token)
 
 
-def _place(cause: EventId | str) -> str:
+def _to_text(cause: EventId | str) -> str:
     return str(cause) if isinstance(cause, EventId) else cause
 
 
 def check_text(what: str, value: object) -> None:
-    """Raise TypeError or ValueError unless `value` is a string that every store keeps as it is."""
+    """Check that `value` is a string that every store keeps unchanged; `what` names it in messages.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it has a lone surrogate.
+    """
     if not isinstance(value, str):
         raise TypeError(f"{what} is {type(value).__name__}, not a string")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):

@@ -1,4 +1,4 @@
-"""What a store has consumed, as numbers that add up."""
+"""The resources that a store has used, as numbers that can be added."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import msgspec
 
 
 class Usage(msgspec.Struct, kw_only=True):
-    """Of one append on its receipt, or of all that a store has done since it was made.
+    """The usage of one append, on its receipt, or of a store since it was made.
 
-    Requests and units are DynamoDB's: a request is one HTTP exchange, tries that failed included; units are those the
-    service reported, so those of a refused write, which it bills and does not report, are missing. Bytes are about
-    those of commits, as the snapshot policy weighs them; what was read, on DynamoDB only, is with snapshots.
+    - Requests and units are those of DynamoDB. A request is one HTTP exchange; failed attempts count too.
+    - Units are those that the service reported. A refused write is billed but not reported, so its units are missing.
+    - Bytes are approximate sizes of commits, as the snapshot policy weighs them. `bytes_read` is counted only on
+      DynamoDB, and includes snapshots.
     """
 
-    calls: int = 0  # of the store's methods; pages of a read count one each
+    calls: int = 0  # of the store's methods; each page of a read counts as one
     requests: int = 0
-    retries: int = 0  # requests beyond the first of a call or page
-    conflicts: int = 0  # appends that came second
+    retries: int = 0  # requests after the first one of a call or page
+    conflicts: int = 0  # appends that raised ConflictError
     read_units: float = 0.0
     write_units: float = 0.0
     bytes_written: int = 0
     bytes_read: int = 0
 
     def add(self, other: Usage) -> None:
-        """Add up. Spelt out, as each append does it."""
+        """Add another usage to this one. Each append calls it, so it is spelt out for speed."""
         self.calls += other.calls
         self.requests += other.requests
         self.retries += other.retries

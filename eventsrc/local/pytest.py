@@ -1,4 +1,4 @@
-"""A pytest plugin: `pytest_plugins = ["eventsrc.local.pytest"]` gives the fixture `dynamodb_endpoint`."""
+"""A pytest plugin: `pytest_plugins = ["eventsrc.local.pytest"]` adds the fixture `dynamodb_endpoint`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from . import dynamodb_local
 
 @pytest.fixture(scope="session")
 def dynamodb_endpoint() -> Iterator[str]:
-    """The URL of a DynamoDB Local that is there for the whole session (under xdist: one for each worker).
+    """The URL of a DynamoDB Local that runs for the whole session (under xdist, one for each worker).
 
-    It works with any async plugin and with none: the server's own event loop is private, in a thread of its own.
-    It fails, and never skips, when no server can be had; `eventsrc.local` says where it comes from.
+    It works with every async plugin, and without one: the server has its own event loop, in its own thread. If no
+    server is available, it fails; it never skips. `eventsrc.local.dynamodb_local` describes how a server is found.
     """
     with ThreadPoolExecutor(1, "dynamodb-local") as thread:
-        server = _served()
+        server = _serve()
         yield thread.submit(next, server).result()
         thread.submit(next, server, None).result()
 
 
-def _served() -> Iterator[str]:
+def _serve() -> Iterator[str]:
     with asyncio.Runner() as runner:
         server = dynamodb_local()
         yield runner.run(server.__aenter__()).endpoint_url

@@ -1,4 +1,4 @@
-"""The ASGI app."""
+"""The ASGI app that serves published events."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..aggregates.event import Upcaster
 from ..errors import StoreClosed, StoreError
 from ..log import log
 from ..stores.ordered import OrderedStore
-from .asgi import HttpProblem, Receive, Scope, Send, answer, begin, chosen, header
+from .asgi import HttpProblem, Receive, Scope, Send, choose_media_type, get_header, respond, start_response
 from .catalogue import Catalogue, PublishedEvent
 from .pages import Page, read_page
-from .sse import HEADERS, Streaming
+from .sse import HEADERS, EventStream
 from .token import FeedToken
 
 JSON, BATCH, SSE = "application/json", "application/cloudevents-batch+json", "text/event-stream"
@@ -34,30 +34,37 @@ def events_api(
     heartbeat: float = 15.0,
     retry: float = 3.0,
 ) -> EventsApi:
-    """An ASGI 3 app that serves the published events of a store; mount it in another app, or serve it by itself.
+    """Return an ASGI 3 app that serves the published events of a store. Serve it, or mount it in another app.
 
-    `source` is the CloudEvents attribute: a URI of this service, which may be relative. With `tracing`, events tell
-    their correlation and causation ids, which may tell of people. Pages are for caches that many share, or if they are
-    `private` for each client's own; one covers `page` positions of the store. A stream sends a comment after
-    `heartbeat` seconds of silence, and asks clients that lost it to come again after `retry` seconds.
+    - `source`: the CloudEvents attribute, a URI of this service; it may be relative.
+    - `upcasters`: as in an aggregate; publish only the newest class of an event.
+    - `tracing`: include correlation and causation ids, which may identify people.
+    - `private`: only each client's own cache may keep pages; by default shared caches may, too.
+    - `page`: how many positions of the store one page covers.
+    - `heartbeat`: seconds of silence after which a stream sends a comment.
+    - `retry`: seconds after which a client that lost its stream should connect again.
 
-    Raises DeclarationError for what cannot be published, ValueError for a number that makes no sense, and TypeError for
-    a store without an order of its own.
+    Raises:
+        DeclarationError: the events cannot be published as declared.
+        TypeError: the store has no order of its own.
+        ValueError: `page` or `heartbeat` is not positive, or `retry` is negative.
     """
     given: object = store
     if not isinstance(given, OrderedStore):
         raise TypeError(
-            f"{type(given).__name__} tells its commits in no fixed order, so ids to resume from mean nothing there; "
+            f"{type(given).__name__} keeps no order of all its commits, from which clients could resume; "
             "mirror its commits into an SQLiteStore, and publish that"
         )
     if page < 1 or heartbeat <= 0 or retry < 0:
-        raise ValueError(f"page {page}, heartbeat {heartbeat}, retry {retry}: all are positive numbers")
+        raise ValueError(
+            f"page is {page}, heartbeat {heartbeat}, retry {retry}; give positive numbers (retry may be 0)"
+        )
     catalogue = Catalogue(published, upcasters, source, tracing=tracing)
     return EventsApi(store, catalogue, private, page, heartbeat, retry)
 
 
 class EventsApi:
-    """What `events_api` makes: `GET /` is all there is."""
+    """The app that `events_api` returns. It serves `GET /` and `HEAD /`."""
 
     def __init__(
         self, store: OrderedStore, catalogue: Catalogue, private: bool, page: int, heartbeat: float, retry: float
@@ -72,46 +79,48 @@ class EventsApi:
                 try:
                     await self._serve(scope, receive, send)
                 except HttpProblem as problem:
-                    await problem.answer(send)
+                    await problem.respond(send)
             case "lifespan":
-                await self._live(receive, send)
+                await self._run_lifespan(receive, send)
             case "websocket":
                 await send({"type": "websocket.close"})
             case other:
-                raise ValueError(f"events are served over http, not {other}")
+                raise ValueError(f"events are served over http, not over {other}")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _path(scope) not in ("", "/"):
-            raise HttpProblem(HTTPStatus.NOT_FOUND, "all events are at the root of this API")
-        if scope["method"] not in ("GET", "HEAD"):  # of the latter, servers leave out the body
-            raise HttpProblem(HTTPStatus.METHOD_NOT_ALLOWED, "events can be read, and nothing else", allow="GET, HEAD")
-        media_type = chosen(header(scope, b"accept"), (JSON, BATCH, SSE))
+        if _get_path(scope) not in ("", "/"):
+            raise HttpProblem(HTTPStatus.NOT_FOUND, "all events are served at the root of this API")
+        if scope["method"] not in ("GET", "HEAD"):  # servers leave out the body of the response to HEAD
+            raise HttpProblem(HTTPStatus.METHOD_NOT_ALLOWED, "events can only be read", allow="GET, HEAD")
+        media_type = choose_media_type(get_header(scope, b"accept"), (JSON, BATCH, SSE))
         if media_type is None:
-            raise HttpProblem(HTTPStatus.NOT_ACCEPTABLE, f"there is {JSON}, {BATCH} and {SSE}", vary="accept")
-        after = _after(scope)
+            raise HttpProblem(
+                HTTPStatus.NOT_ACCEPTABLE, f"the media types are {JSON}, {BATCH} and {SSE}", vary="accept"
+            )
+        after = _parse_after(scope)
         if media_type == SSE:
-            start = await self._place(header(scope, b"last-event-id") or after)
-            await begin(send, HTTPStatus.OK, {**HEADERS, "vary": "accept"})
+            start = await self._find_start(get_header(scope, b"last-event-id") or after)
+            await start_response(send, HTTPStatus.OK, {**HEADERS, "vary": "accept"})
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.body", "body": b""})
                 return
-            await Streaming(self._store, self._catalogue, start, self._heartbeat, self._retry).run(receive, send)
+            await EventStream(self._store, self._catalogue, start, self._heartbeat, self._retry).run(receive, send)
         else:
             await self._serve_page(scope, send, media_type, after)
 
     async def _serve_page(self, scope: Scope, send: Send, media_type: str, after: str) -> None:
-        start = await self._place(after)
+        start = await self._find_start(after)
         try:
             if after == LATEST:
                 page = Page(b"[]\n", start, full=False)
             else:
                 page = await read_page(self._store, self._catalogue, start, self._page)
         except StoreError as error:
-            raise _unavailable(error) from None
-        except Exception:  # noqa: BLE001  # a mapping may raise anything
-            log.exception("a page of published events cannot be told")
-            raise HttpProblem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be told") from None
-        etag = page.etag(media_type)
+            raise _to_problem(error) from None
+        except Exception:  # noqa: BLE001  # upcasters and `data` may raise anything
+            log.exception("an event cannot be published")
+            raise HttpProblem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be published") from None
+        etag = page.make_etag(media_type)
         headers = {
             "content-type": media_type,
             "cache-control": f"{self._audience}, {FOR_EVER if page.full else 'no-cache'}",
@@ -120,18 +129,22 @@ class EventsApi:
         }
         if page.next:
             headers["link"] = f'<?after={page.next.token}>; rel="next"'
-        known = {tag.strip().removeprefix("W/") for tag in header(scope, b"if-none-match").split(",")}
+        known = {tag.strip().removeprefix("W/") for tag in get_header(scope, b"if-none-match").split(",")}
         if known & {etag, "*"}:
-            await answer(send, HTTPStatus.NOT_MODIFIED, headers, b"")
+            await respond(send, HTTPStatus.NOT_MODIFIED, headers, b"")
         else:
-            await answer(send, HTTPStatus.OK, headers, page.body)
+            await respond(send, HTTPStatus.OK, headers, page.body)
 
-    async def _place(self, after: str) -> FeedToken:
-        """Where a client wants to go on. Raises Problem for what no client has got from this store."""
+    async def _find_start(self, after: str) -> FeedToken:
+        """Return the position from which a client wants to continue.
+
+        Raises:
+            HttpProblem: `after` is not an id that a client got from this store, or the store is not available.
+        """
         try:
             end = FeedToken(int(await self._store.end()))
         except StoreError as error:
-            raise _unavailable(error) from None
+            raise _to_problem(error) from None
         if after == LATEST:
             return end
         try:
@@ -140,19 +153,19 @@ class EventsApi:
             raise HttpProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
         if start > end:
             raise HttpProblem(
-                HTTPStatus.BAD_REQUEST, "this id is ahead of all events; it is of another API, or of other data"
+                HTTPStatus.BAD_REQUEST, "this id is ahead of all events: it comes from another API, or from other data"
             )
         return start
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Served by itself: it opens the store and closes it, unless it is open already."""
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        """Open the store when a server starts this app, and close it at the end, unless it is open already."""
         await receive()
         try:
             await self._store.open()
             opened = True
         except StoreClosed:
-            opened = False  # it is open already; who opened it closes it
-        except Exception as error:  # noqa: BLE001  # servers take one that is raised for an app without lifespan
+            opened = False  # it is open already, and is closed where it was opened
+        except Exception as error:  # noqa: BLE001  # an error raised here would mean that the app does not support lifespan
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         try:
@@ -164,20 +177,21 @@ class EventsApi:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _path(scope: Scope) -> str:
-    """The path below where the app is mounted. Servers put the mount before it, older frameworks cut it off."""
+def _get_path(scope: Scope) -> str:
+    """Return the path below the mount. Servers put the mount in front of it; older frameworks cut it off."""
     return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
-def _after(scope: Scope) -> str:
+def _parse_after(scope: Scope) -> str:
+    """Return the query parameter `after`; "" if it is not there."""
     query: bytes = scope["query_string"]
     try:
         [after] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100).get("after", [""])
     except ValueError:
-        raise HttpProblem(HTTPStatus.BAD_REQUEST, "say after=... once, or not at all") from None
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, "give after=... at most once") from None
     return after
 
 
-def _unavailable(error: StoreError) -> HttpProblem:
-    log.warning("published events are not to be had: %s", error)
-    return HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "the events are not to be had now; try again", retry_after="5")
+def _to_problem(error: StoreError) -> HttpProblem:
+    log.warning("published events are not available: %s", error)
+    return HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "the events are not available now; try again", retry_after="5")

@@ -1,4 +1,4 @@
-"""What leaves: which events are published, under which names, and what of each."""
+"""Which events are published, under which types, and with which data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ E = TypeVar("E", bound=Event)
 
 
 class PublishedEvent(Generic[E]):
-    """An event class that leaves, and its name outside: `type`, the consumers' for ever, as a tag is one's own.
+    """An event class that is published under a public `type`. Clients depend on the type, so it must never change.
 
-    `data` makes what is told of an event, any JSON; without it that is all its fields. With `hide_stream` there is no
-    `subject`, and the `id` is made of the commit's id instead of the stream's: for streams whose ids tell of people.
+    - `data` returns the data of the CloudEvent: anything that msgspec encodes as JSON. The default is all fields of
+      the event.
+    - `hide_stream` is for streams whose ids identify people. It leaves out `subject`, and makes `id` from the commit's
+      id instead of the stream's.
+
+    Raises:
+        DeclarationError: `event` is not a valid event class with a tag, or `type` is empty or not printable.
     """
 
     def __init__(
@@ -33,11 +38,15 @@ class PublishedEvent(Generic[E]):
                 f"PublishedEvent({event.__qualname__})", f"its type is {type!r}, not a printable text"
             )
         self.event, self.type, self.hide_stream = event, type, hide_stream
-        self.data: Callable[[E], object] = data or _all_fields(event)
+        self.data: Callable[[E], object] = data or _make_reader(event)
 
 
 class Catalogue:
-    """All that is published. Raises DeclarationError for what cannot work, and names the culprit."""
+    """All published events of an API.
+
+    Raises:
+        DeclarationError: the list cannot be published. The message names the part that is wrong.
+    """
 
     def __init__(
         self, published: Iterable[PublishedEvent[Any]], upcasters: object, source: str, *, tracing: bool
@@ -48,7 +57,7 @@ class Catalogue:
             given: object = each
             if not isinstance(given, PublishedEvent):
                 raise DeclarationError(
-                    "events_api", f"{given!r} is no PublishedEvent; write PublishedEvent({given!r}, type=...)"
+                    "events_api", f"{given!r} is not a PublishedEvent; write PublishedEvent({given!r}, type=...)"
                 )
             if each.type in types:
                 raise DeclarationError("events_api", f"two events are published as {each.type!r}")
@@ -58,7 +67,7 @@ class Catalogue:
         if not self._by_event:
             raise DeclarationError("events_api", "nothing is published")
         if not source or " " in source or not (source.isascii() and source.isprintable()):
-            raise DeclarationError("events_api", f"source is {source!r}, not a URI; it may be relative, as /ledger")
+            raise DeclarationError("events_api", f"source is {source!r}, not a URI; it may be relative, as in /ledger")
         upcast = upcasters_by_type(upcasters, "events_api")
         if both := self._by_event.keys() & upcast.keys():
             raise DeclarationError("events_api", f"publishes {both.pop().__qualname__}, which an upcaster takes")
@@ -66,39 +75,45 @@ class Catalogue:
         self._codec = Codec(self._by_event, upcast)
         self._source, self._tracing = source, tracing
 
-    def tell(self, commit: Commit) -> Iterator[tuple[int, str, bytes]]:
-        """Of each published event of a commit, in order: its index, its type outside, and the CloudEvent, JSON on one
-        line. Raises StoredDataError, and what an upcaster or a `data` raises.
+    def encode(self, commit: Commit) -> Iterator[tuple[int, str, bytes]]:
+        """Yield each published event of a commit, in order: its index in the commit, its public type, and the
+        CloudEvent as JSON on one line.
+
+        Raises:
+            StoredDataError: the commit cannot be decoded.
+            Exception: anything that an upcaster or `PublishedEvent.data` raises.
         """
         for index, event in self._codec.decode_known(commit):
-            if each := self._by_event.get(type(event)):  # an upcaster may make others
+            if each := self._by_event.get(type(event)):  # an upcaster may return a class that is not published
                 try:
-                    body = _encode(self._cloud_event(each, event, commit, index))
+                    body = _to_json(self._make_cloud_event(each, event, commit, index))
                 except Exception as error:
-                    error.add_note(f"{commit.event_id(index)} cannot be told as {each.type}")
+                    error.add_note(f"{commit.event_id(index)} cannot be published as {each.type}")
                     raise
-                yield index, each.type, b" ".join(body.splitlines())  # msgspec.Raw may have brought some
+                yield index, each.type, b" ".join(body.splitlines())  # a msgspec.Raw may contain line ends
 
-    def _cloud_event(self, each: PublishedEvent[Any], event: Event, commit: Commit, index: int) -> dict[str, object]:
+    def _make_cloud_event(
+        self, each: PublishedEvent[Any], event: Event, commit: Commit, index: int
+    ) -> dict[str, object]:
         id = f"{commit.uuid}.{index}" if each.hide_stream else str(commit.event_id(index))
-        told: dict[str, object] = {"specversion": "1.0", "id": id, "source": self._source, "type": each.type}
+        made: dict[str, object] = {"specversion": "1.0", "id": id, "source": self._source, "type": each.type}
         if not each.hide_stream:
-            told["subject"] = commit.stream
-        told["time"] = commit.at
+            made["subject"] = commit.stream
+        made["time"] = commit.at
         if self._tracing and commit.correlation_id:
-            told["correlationid"] = commit.correlation_id
+            made["correlationid"] = commit.correlation_id
         if self._tracing and commit.causation_ids:
-            told["causationid"] = " ".join(id.replace("%", "%25").replace(" ", "%20") for id in commit.causation_ids)
-        told["datacontenttype"] = "application/json"
-        told["data"] = each.data(event)
-        return told
+            made["causationid"] = " ".join(id.replace("%", "%25").replace(" ", "%20") for id in commit.causation_ids)
+        made["datacontenttype"] = "application/json"
+        made["data"] = each.data(event)
+        return made
 
 
-def _all_fields(event: type[Event]) -> Callable[[Event], dict[str, object]]:
-    """Without the tag, which is internal."""
+def _make_reader(event: type[Event]) -> Callable[[Event], dict[str, object]]:
+    """Return a function that reads all fields of an event, under their encoded names and without the internal tag."""
     struct: Any = event
     fields = [(field.encode_name, field.name) for field in msgspec.structs.fields(struct)]
-    return lambda event: {outside: getattr(event, name) for outside, name in fields}
+    return lambda event: {encode_name: getattr(event, name) for encode_name, name in fields}
 
 
-_encode = msgspec.json.Encoder().encode
+_to_json = msgspec.json.Encoder().encode

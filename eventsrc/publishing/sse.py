@@ -1,4 +1,4 @@
-"""The present, as Server-Sent Events: what is published, as it comes, until the client or the store is gone."""
+"""Events as a live stream of Server-Sent Events, until the client leaves or the store is closed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from .asgi import Receive, Send
 from .catalogue import Catalogue
 from .token import FeedToken
 
-CHUNK = 64 * 1024  # bytes, and the event that exceeds them: sent at once
+CHUNK = 64 * 1024  # bytes; a chunk is sent as soon as it has as many
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
-    "x-accel-buffering": "no",  # nginx would hold events back
+    "x-accel-buffering": "no",  # otherwise nginx buffers events
 }
 
 
-class Streaming:
-    """One client's stream of events.
+class EventStream:
+    """The stream of events of one client.
 
-    Each event's id is where to resume behind it. Where nothing is published for long, ids go out without events: they
-    move a client's last id and show it nothing. In silence a comment goes out every `heartbeat` seconds. A client that
-    does not take CHUNK bytes, or one event if that is larger, within four of these is let go, and may resume.
+    - The id of an event is the token from which a client resumes after that event.
+    - Where nothing is published for long, ids are sent without events: they only advance the client's last id.
+    - A comment is sent after every `heartbeat` seconds of silence.
+    - A client that does not take CHUNK bytes, or one event if that is larger, within four heartbeats is dropped. It may
+      resume.
     """
 
     def __init__(
@@ -35,105 +37,111 @@ class Streaming:
     ) -> None:
         self._store, self._catalogue, self._start = store, catalogue, start
         self._heartbeat, self._retry = heartbeat, retry
-        self._passed = self._told = start  # how far it has looked, and how far the client knows
+        self._read = self._sent = start  # how far the feed was read; the last id that was sent
         self._clock = asyncio.get_running_loop().time
-        self._said = self._clock()  # when something was sent last
+        self._last_sent = self._clock()
 
     async def run(self, receive: Receive, send: Send) -> None:
-        """Stream. Returns when the client is gone, and ends the response when the store is closed.
+        """Stream until the client leaves. Closing the store ends the response.
 
-        Raises StoreError and StoredDataError, and what a `data` raises. The client then sees a broken stream; when it
-        comes again it is where it was: no event is passed over.
+        If an error is raised, the client sees a broken stream. When it connects again it resumes where it was: no event
+        is left out.
+
+        Raises:
+            StoreError: the store cannot be read.
+            StoredDataError: a commit cannot be decoded.
+            Exception: anything that an upcaster or `PublishedEvent.data` raises.
         """
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             async with aclosing(self._store.feed(after=str(self._start.position))) as batches:
                 await self._run(batches, gone, send)
-        except _Gone:
+        except _ClientGone:
             pass
         finally:
-            await _ended(gone)
+            await _cancel(gone)
 
     async def _run(self, batches: AsyncGenerator[Batch], gone: asyncio.Task[None], send: Send) -> None:
-        await self._say(send, f"retry: {self._retry * 1000:.0f}\nid: {self._start.token}\n\n".encode())
-        coming = asyncio.create_task(_next(batches))
+        await self._send(send, f"retry: {self._retry * 1000:.0f}\nid: {self._start.token}\n\n".encode())
+        coming = asyncio.create_task(_read_next(batches))
         try:
             while not gone.done():
-                timeout = self._heartbeat - self._silence()
+                timeout = self._heartbeat - self._silence
                 await asyncio.wait((gone, coming), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if coming.done():
                     if (batch := coming.result()) is None:
                         await send({"type": "http.response.body", "body": b"", "more_body": False})
                         return
-                    await self._tell(batch, gone, send)
-                    coming = asyncio.create_task(_next(batches))
-                    del batch  # many clients wait, and none with a thousand commits in its hands
-                if self._silence() >= self._heartbeat:  # also where batches come of which nothing is published
-                    await self._say(send, self._mark() or b":\n\n")
+                    await self._send_batch(batch, gone, send)
+                    coming = asyncio.create_task(_read_next(batches))
+                    del batch  # many clients wait at once, and none of them keeps its commits in memory
+                if self._silence >= self._heartbeat:  # also while batches arrive of which nothing is published
+                    await self._send(send, self._advance_id() or b":\n\n")
         finally:
-            await _ended(coming)
+            await _cancel(coming)
 
-    async def _tell(self, batch: Batch, gone: asyncio.Task[None], send: Send) -> None:
+    async def _send_batch(self, batch: Batch, gone: asyncio.Task[None], send: Send) -> None:
         chunk = bytearray()
         for commit in batch.commits:
             assert commit.position is not None
             try:
-                for index, type, body in self._catalogue.tell(commit):
-                    if FeedToken(commit.position - 1, index) >= self._start:  # else the client has it
-                        self._told = FeedToken(commit.position - 1, index + 1)
-                        chunk += f"id: {self._told.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
+                for index, type, body in self._catalogue.encode(commit):
+                    if FeedToken(commit.position - 1, index) >= self._start:  # otherwise the client has it already
+                        self._sent = FeedToken(commit.position - 1, index + 1)
+                        chunk += f"id: {self._sent.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
             except Exception:
-                await self._say(send, bytes(chunk))  # what comes before the event that cannot be told
+                await self._send(send, bytes(chunk))  # the events before the one that cannot be published
                 raise
             if len(chunk) >= CHUNK:
-                await self._say(send, bytes(chunk))
+                await self._send(send, bytes(chunk))
                 chunk.clear()
                 if gone.done():
                     return
-        self._passed = FeedToken(int(batch.checkpoint))
+        self._read = FeedToken(int(batch.checkpoint))
         if not batch.caught_up:
-            chunk += self._mark()
+            chunk += self._advance_id()
         if chunk:
-            await self._say(send, bytes(chunk))
+            await self._send(send, bytes(chunk))
 
-    def _mark(self) -> bytes:
-        """An id without an event, if the client does not know yet how far it is."""
-        if self._passed <= self._told:
+    def _advance_id(self) -> bytes:
+        """Return an id without an event, if the feed was read further than the last id sent; otherwise b''."""
+        if self._read <= self._sent:
             return b""
-        self._told = self._passed
-        return f"id: {self._told.token}\n\n".encode()
+        self._sent = self._read
+        return f"id: {self._sent.token}\n\n".encode()
 
+    @property
     def _silence(self) -> float:
-        """Seconds for which the client has been sent nothing."""
-        return self._clock() - self._said
+        """Seconds since something was sent to the client."""
+        return self._clock() - self._last_sent
 
-    async def _say(self, send: Send, text: bytes) -> None:
+    async def _send(self, send: Send, text: bytes) -> None:
         try:
             async with asyncio.timeout(4 * self._heartbeat):
                 await send({"type": "http.response.body", "body": text, "more_body": True})
-            self._said = self._clock()
-        except OSError:  # what servers raise when nobody is there, and the timeout
-            raise _Gone from None
+            self._last_sent = self._clock()
+        except OSError:  # servers raise it when the client is gone; TimeoutError is one too
+            raise _ClientGone from None
 
 
-class _Gone(Exception):
-    """The client is gone, or has taken nothing for too long."""
+class _ClientGone(Exception):
+    """The client has disconnected, or has taken nothing for too long."""
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _next(batches: AsyncGenerator[Batch]) -> Batch | None:
-    """None when the store is closed."""
+async def _read_next(batches: AsyncGenerator[Batch]) -> Batch | None:
+    """Return the next batch; None when the store is closed."""
     try:
         return await anext(batches)
     except StoreClosed:
         return None
 
 
-async def _ended(task: asyncio.Task[object]) -> None:
-    """Have it end. Its outcome is not asked for."""
+async def _cancel(task: asyncio.Task[object]) -> None:
+    """Cancel a task and wait until it has ended; ignore its outcome."""
     task.cancel()
     await asyncio.wait((task,))

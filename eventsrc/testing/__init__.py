@@ -1,4 +1,4 @@
-"""What users test with: given/when/then for aggregates; the contract of stores is `eventsrc.testing.contract`."""
+"""Tools for tests: given/when/then for aggregates. `eventsrc.testing.contract` has the contract of stores."""
 
 from .scenario import Given, Outcome, given, when
 

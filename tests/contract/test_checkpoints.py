@@ -1,4 +1,4 @@
-"""Whatever keeps checkpoints keeps the same promises."""
+"""The promises that every kind of Checkpoints keeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eventsrc.testing.contract.samples import make_commit
 
 P = "balances@1"
 FENCE = Fence(0, 1)
-LONG = "account-" + "\u00e4" * 1_000 + "x"  # more bytes than a sort key of DynamoDB has
+LONG = "account-" + "\u00e4" * 1_000 + "x"  # more bytes than a sort key of DynamoDB may have
 MANY = {"memory": 2_500, "sqlite": 2_500, "dynamodb": 350, "sdk": 150}  # streams: several pages of any kind
 
 
@@ -39,7 +39,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def both(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[Checkpoints, Checkpoints]]:
-    """The same checkpoints twice, as two processes have them; in memory there is but one."""
+    """Two objects for the same checkpoints, as in two processes; in memory, the same object twice."""
     async with AsyncExitStack() as stack:
         if kind == "memory":
             only = await stack.enter_async_context(MemoryCheckpoints())
@@ -64,8 +64,8 @@ def one(both: tuple[Checkpoints, Checkpoints]) -> Checkpoints:
     return both[0]
 
 
-def run(stream: str, after: int, reached: int, fence: Fence = FENCE) -> Slice:
-    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+def slice_of(stream: str, after: int, last_version: int, fence: Fence = FENCE) -> Slice:
+    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, last_version + 1)], fence)
 
 
 async def all_positions(checkpoints: Checkpoints, processor: str = P) -> dict[str, int]:
@@ -74,60 +74,62 @@ async def all_positions(checkpoints: Checkpoints, processor: str = P) -> dict[st
     return {head.stream: head.version for head in heads}
 
 
-async def test_positions_are_there_for_everybody(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_positions_are_seen_by_every_process(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     assert await one.positions(P, []) == {}
     assert await one.positions(P, ["s-1", LONG]) == {}
-    await one.advance(P, run("s-1", 0, 2))
-    await other.advance(P, run("s-1", 2, 3))
-    await other.advance(P, run(LONG, 0, 1))
-    await one.advance("others@1", run("s-2", 0, 9))
+    await one.advance(P, slice_of("s-1", 0, 2))
+    await other.advance(P, slice_of("s-1", 2, 3))
+    await other.advance(P, slice_of(LONG, 0, 1))
+    await one.advance("others@1", slice_of("s-2", 0, 9))
     assert await other.positions(P, ["s-1", "s-2", LONG, "s-1"]) == {"s-1": 3, LONG: 1}
     assert await all_positions(one) == {"s-1": 3, LONG: 1}
     assert await all_positions(other, "others@1") == {"s-2": 9}
 
 
-async def test_a_stream_that_is_new_may_begin_anywhere(one: Checkpoints) -> None:
-    await one.advance(P, run("s-1", 7, 8))
+async def test_a_new_stream_may_start_at_any_version(one: Checkpoints) -> None:
+    await one.advance(P, slice_of("s-1", 7, 8))
     assert await one.positions(P, ["s-1"]) == {"s-1": 8}
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
-async def test_a_position_that_moved_stays(one: Checkpoints, after: int) -> None:
-    await one.advance(P, run("s-1", 0, 2))
+async def test_an_advance_from_another_position_is_refused(one: Checkpoints, after: int) -> None:
+    await one.advance(P, slice_of("s-1", 0, 2))
     with pytest.raises(PositionMoved) as raised:
-        await one.advance(P, run("s-1", after, 12))
+        await one.advance(P, slice_of("s-1", after, 12))
     assert raised.value.stream == "s-1"
     assert await one.positions(P, ["s-1"]) == {"s-1": 2}
 
 
-async def test_the_same_run_twice_moves_once(one: Checkpoints) -> None:
-    await one.advance(P, run("s-1", 0, 2))
+async def test_the_same_slice_advances_once(one: Checkpoints) -> None:
+    await one.advance(P, slice_of("s-1", 0, 2))
     with pytest.raises(PositionMoved):
-        await one.advance(P, run("s-1", 0, 2))
+        await one.advance(P, slice_of("s-1", 0, 2))
 
 
-async def test_of_many_who_advance_at_once_one_does(both: tuple[Checkpoints, Checkpoints]) -> None:
-    racing = [each.advance(P, run("s-1", 0, reached)) for reached in range(1, 6) for each in both]
+async def test_of_many_advances_at_once_one_succeeds(both: tuple[Checkpoints, Checkpoints]) -> None:
+    racing = [each.advance(P, slice_of("s-1", 0, version)) for version in range(1, 6) for each in both]
     outcomes = await asyncio.gather(*racing, return_exceptions=True)
     assert sum(outcome is None for outcome in outcomes) == 1
     assert sum(isinstance(outcome, PositionMoved) for outcome in outcomes) == 9
 
 
-async def test_who_lost_a_slot_is_fenced_where_its_successor_has_been(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_the_old_owner_of_a_slot_is_fenced_after_the_new_owner_advanced(
+    both: tuple[Checkpoints, Checkpoints],
+) -> None:
     one, other = both
     await one.claim(P, Slot(number=0, of=1, epoch=1))
-    await one.advance(P, run("s-1", 0, 1, Fence(0, 1)))
+    await one.advance(P, slice_of("s-1", 0, 1, Fence(0, 1)))
     await other.claim(P, Slot(number=0, of=1, epoch=2))
-    await other.advance(P, run("s-1", 1, 2, Fence(0, 2)))
+    await other.advance(P, slice_of("s-1", 1, 2, Fence(0, 2)))
     with pytest.raises(Fenced) as raised:
-        await one.advance(P, run("s-1", 2, 3, Fence(0, 1)))
+        await one.advance(P, slice_of("s-1", 2, 3, Fence(0, 1)))
     assert (raised.value.processor, raised.value.slot) == (P, 0)
     assert await one.positions(P, ["s-1"]) == {"s-1": 2}
-    await other.advance(P, run("s-1", 2, 3, Fence(0, 2)))
+    await other.advance(P, slice_of("s-1", 2, 3, Fence(0, 2)))
 
 
-async def test_a_slot_is_taken_with_a_higher_epoch_only(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_a_slot_is_claimed_only_with_a_higher_epoch(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     slot = Slot(number=3, of=16, epoch=2, owner="w-1", checkpoint="c", began=5)
     await one.claim(P, slot)
@@ -146,16 +148,16 @@ async def test_a_slot_is_taken_with_a_higher_epoch_only(both: tuple[Checkpoints,
     assert await one.slots("others@1") == []
 
 
-async def test_of_two_who_take_a_slot_at_once_one_has_it(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_of_two_claims_at_once_one_succeeds(both: tuple[Checkpoints, Checkpoints]) -> None:
     for epoch in range(1, 6):
-        taking = [each.claim(P, Slot(number=0, of=1, epoch=epoch, owner=f"w-{i}")) for i, each in enumerate(both)]
-        outcomes = await asyncio.gather(*taking, return_exceptions=True)
+        claims = [each.claim(P, Slot(number=0, of=1, epoch=epoch, owner=f"w-{i}")) for i, each in enumerate(both)]
+        outcomes = await asyncio.gather(*claims, return_exceptions=True)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "NoneType"]
         [slot] = await both[0].slots(P)
         assert outcomes[int(slot.owner.removeprefix("w-"))] is None
 
 
-async def test_a_slot_is_saved_by_who_holds_it(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_only_the_owner_of_a_slot_can_save_it(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     await one.claim(P, Slot(number=0, of=1, epoch=1, owner="w-1"))
     for checkpoint in ("a", "b"):
@@ -169,7 +171,7 @@ async def test_a_slot_is_saved_by_who_holds_it(both: tuple[Checkpoints, Checkpoi
     assert await one.slots(P) == [given_back]
 
 
-async def test_beats_are_counted(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_heartbeats_are_counted(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     assert await one.beats() == {}
     for each in (one, other, one):
@@ -181,7 +183,7 @@ async def test_beats_are_counted(both: tuple[Checkpoints, Checkpoints]) -> None:
     assert await other.beats() == {"w-2": 1}
 
 
-async def test_parked_streams(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_parked_streams_can_be_noted_read_and_removed(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
     parked = [
         Parked(stream=stream, version=4, error="ValueError: \u00e4", attempts=5, since=17) for stream in ("s-1", LONG)
@@ -196,18 +198,18 @@ async def test_parked_streams(both: tuple[Checkpoints, Checkpoints]) -> None:
     assert await other.parked(P, []) == []
     await other.unpark(P, parked[1])
     await other.unpark(P, structs.replace(again, stream="s-9"))
-    await other.unpark(P, structs.replace(again, released=True))  # not what is noted
+    await other.unpark(P, structs.replace(again, released=True))  # differs from the stored note, so it is not removed
     assert await one.parked(P) == [again]
     assert parked[0].at.year == 1970
 
 
-async def test_an_error_of_any_length_is_kept_or_cut(one: Checkpoints) -> None:
+async def test_an_error_of_any_length_is_stored_perhaps_shortened(one: Checkpoints) -> None:
     await one.park(P, Parked(stream="s-1", version=1, error="x" * 1_000_000, attempts=1, since=1))
     [parked] = await one.parked(P)
     assert parked.error.startswith("x" * 1_000)
 
 
-async def test_all_parked_streams_are_told_however_long_their_errors(one: Checkpoints) -> None:
+async def test_all_parked_streams_are_returned_however_long_their_errors_are(one: Checkpoints) -> None:
     streams = {f"s-{number}" for number in range(130)}  # more than a page of DynamoDB, which has 1 MB
     parking = (Parked(stream=each, version=1, error="x" * 9_000, attempts=1, since=1) for each in streams)
     await asyncio.gather(*(one.park(P, each) for each in parking))
@@ -217,7 +219,7 @@ async def test_all_parked_streams_are_told_however_long_their_errors(one: Checkp
     assert await one.parked(P) == []
 
 
-async def test_what_was_skipped_is_noted_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_skipped_commits_are_returned_in_order(both: tuple[Checkpoints, Checkpoints]) -> None:
     skipped = [
         Skipped(stream=stream, version=version, reason="test data", time=(10 - version) * 10**version)
         for version, stream in enumerate(("s-3", LONG, "s-1", "s-1"), 1)
@@ -233,7 +235,7 @@ async def test_one_version_is_active(both: tuple[Checkpoints, Checkpoints]) -> N
     assert await one.active("balances") is None
     assert not await one.activate("balances", 2, instead_of=1)
     assert await one.activate("balances", 1, instead_of=None)
-    assert await one.activate("balances", 1, instead_of=None)  # it is already
+    assert await one.activate("balances", 1, instead_of=None)  # it is active already
     assert not await other.activate("balances", 2, instead_of=None)
     assert not await other.activate("balances", 3, instead_of=2)
     assert await other.active("balances") == 1
@@ -242,13 +244,13 @@ async def test_one_version_is_active(both: tuple[Checkpoints, Checkpoints]) -> N
     assert await one.active("other") is None
 
 
-async def test_forgetting_leaves_the_others(kind: str, one: Checkpoints) -> None:
+async def test_forget_removes_one_processor_and_no_other(kind: str, one: Checkpoints) -> None:
     for processor in (P, "balances@10", "balances@2"):
         await one.claim(processor, Slot(number=0, of=1, epoch=1))
-        await one.advance(processor, run("s-1", 0, 1))
+        await one.advance(processor, slice_of("s-1", 0, 1))
         await one.park(processor, Parked(stream="s-1", version=4, error="", attempts=5, since=17))
         await one.note_skipped(processor, Skipped(stream="s-1", version=2, reason="test", time=1))
-    await asyncio.gather(*(one.advance(P, run(f"many-{i}", 0, 1)) for i in range(MANY[kind] // 2)))
+    await asyncio.gather(*(one.advance(P, slice_of(f"many-{i}", 0, 1)) for i in range(MANY[kind] // 2)))
     await one.activate("balances", 1, instead_of=None)
     await one.heartbeat("w-1")
     await one.forget(P)
@@ -259,13 +261,13 @@ async def test_forgetting_leaves_the_others(kind: str, one: Checkpoints) -> None
         assert len([*await one.slots(processor), *await one.parked(processor), *await one.skipped(processor)]) == 3
     assert (await one.active("balances"), await one.beats()) == (1, {"w-1": 1})
     await one.claim(P, Slot(number=0, of=1, epoch=1))
-    await one.advance(P, run("s-1", 0, 1))
+    await one.advance(P, slice_of("s-1", 0, 1))
     assert await one.positions(P, ["s-1"]) == {"s-1": 1}
 
 
-async def test_many_streams(kind: str, one: Checkpoints) -> None:
+async def test_positions_of_many_streams(kind: str, one: Checkpoints) -> None:
     wanted = {f"many-{i}": i % 7 + 1 for i in range(MANY[kind])}
-    await asyncio.gather(*(one.advance(P, run(stream, 0, version)) for stream, version in wanted.items()))
+    await asyncio.gather(*(one.advance(P, slice_of(stream, 0, version)) for stream, version in wanted.items()))
     assert await all_positions(one) == wanted
     assert await one.positions(P, [*wanted, "no-1"]) == wanted
 
@@ -274,7 +276,7 @@ async def test_a_cancelled_advance_has_happened_or_not(both: tuple[Checkpoints, 
     one, other = both
     position = 0
     for steps in range(12):
-        advancing = asyncio.create_task(one.advance(P, run("s-1", position, position + 3)))
+        advancing = asyncio.create_task(one.advance(P, slice_of("s-1", position, position + 3)))
         for _ in range(steps):
             await asyncio.sleep(0)
         advancing.cancel()
@@ -282,29 +284,29 @@ async def test_a_cancelled_advance_has_happened_or_not(both: tuple[Checkpoints, 
         while (found := (await other.positions(P, ["s-1"])).get("s-1", 0)) != position + 3:
             assert found == position
             try:
-                await other.advance(P, run("s-1", position, position + 3))
+                await other.advance(P, slice_of("s-1", position, position + 3))
             except PositionMoved:
-                continue  # it has landed meanwhile
+                continue  # the cancelled call has taken effect
         position += 3
 
 
-async def test_closed_is_told(kind: str, one: Checkpoints) -> None:
+async def test_closed_checkpoints_refuse_calls(kind: str, one: Checkpoints) -> None:
     if kind == "memory":
-        return  # it has nothing to close
+        return  # in memory there is nothing to close
     with pytest.raises(StoreClosed):
         await one.open()
     await one.aclose()
     await one.aclose()
-    for call in (one.positions(P, ["s-1"]), one.advance(P, run("s-1", 0, 1)), one.slots(P), one.heartbeat("w")):
+    for call in (one.positions(P, ["s-1"]), one.advance(P, slice_of("s-1", 0, 1)), one.slots(P), one.heartbeat("w")):
         with pytest.raises(StoreClosed):
             await call
     await one.open()
     assert await one.positions(P, ["s-1"]) == {}
 
 
-async def test_calls_in_flight_end_when_it_is_closed(both: tuple[Checkpoints, Checkpoints]) -> None:
+async def test_calls_in_flight_end_before_close_returns(both: tuple[Checkpoints, Checkpoints]) -> None:
     one, other = both
-    advancing = [asyncio.create_task(one.advance(P, run(f"s-{i}", 0, 1))) for i in range(20)]
+    advancing = [asyncio.create_task(one.advance(P, slice_of(f"s-{i}", 0, 1))) for i in range(20)]
     await asyncio.sleep(0)
     await one.aclose()
     outcomes = await asyncio.gather(*advancing, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Every store keeps the contract that is shipped for store authors."""
+"""Every store keeps the contract that is shipped for authors of stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "last": {},
     "first-tenant": {"layout": "snapshot-first", "tenant": "\u00e4cme & co"},
     "interleaved-tenant": {"layout": "interleaved", "tenant": "acme"},
-    # A reserved word of DynamoDB, and a name that no expression can hold: both work only because names are aliased.
+    # A name that expressions do not allow, and a reserved word: both work only because names are aliased.
     "last-tenant-keys": {"tenant": "acme", "partition_key": "stream #1", "sort_key": "total"},
 }
 
@@ -44,7 +44,7 @@ async def test_dynamodb(check: Check, kind: str, dynamodb_endpoint: str, table_n
 
 @pytest.fixture(scope="session")
 def table_names(dynamodb_endpoint: str) -> dict[str, str]:
-    """A table for each kind, for the whole session."""
+    """Create a table for each kind, for the whole session."""
     names = {kind: fresh_name() for kind in TABLES}
 
     async def create() -> None:

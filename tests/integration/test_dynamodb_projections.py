@@ -656,7 +656,7 @@ async def test_effects_outside_with_positions_in_dynamodb(bench: Bench) -> None:
     dice = Random(2)
     bench.proxy.choose = at_times(dice, FAULTS, 0.3)
     await processor.run(until_caught_up=True)
-    assert await processor.projection.told() == await ids_of(bench.store)
+    assert await processor.projection.read_handled() == await ids_of(bench.store)
 
 
 async def test_a_processor_follows_the_stream_of_a_table(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""The events API over a real server, with real clients that come and go."""
+"""The events API on a real server, with real clients that connect, leave and resume."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @asynccontextmanager
 async def serving(app: App, lifespan: bool = False) -> AsyncIterator[httpx.AsyncClient]:
-    """A server of this app on a free port, and a client of it. Leaving waits until all requests have ended."""
+    """Serve this app on a free port, and yield a client. On exit, wait until all requests have ended."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # asyncio sets TCP_NODELAY where TCP is named
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -66,7 +66,7 @@ async def api(store: OrderedStore, **options: Any) -> AsyncIterator[httpx.AsyncC
 
 
 class Follower:
-    """Reads a stream as the standard says browsers do, and keeps what an EventSource would."""
+    """A client that reads a stream as the standard prescribes for browsers, and keeps what an EventSource keeps."""
 
     def __init__(self, client: httpx.AsyncClient, last_id: str = "", url: str = "/") -> None:
         self._client, self._url = client, url
@@ -76,7 +76,7 @@ class Follower:
         self.retry = ""
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
-        """Events until the server ends the stream. Also what comes without one is seen: wait on the attributes."""
+        """Yield events until the server ends the stream. Ids and comments without an event change the attributes."""
         headers = EVENT_STREAM | ({"last-event-id": self.last_id} if self.last_id else {})
         async with self._client.stream("GET", self._url, headers=headers, timeout=30) as response:
             assert response.status_code == 200
@@ -103,7 +103,7 @@ class Follower:
         return event
 
     async def take(self, count: int) -> list[str]:
-        """The ids of the next events; then the client is gone."""
+        """Return the ids of the next events, and disconnect."""
         taken: list[str] = []
         if count:
             async with aclosing(self.events()) as events:
@@ -114,7 +114,7 @@ class Follower:
         return taken
 
     async def until(self, condition: Callable[[Follower], bool]) -> None:
-        """Read in the background until that is so; then the client is gone."""
+        """Read in the background until the condition holds, and disconnect."""
         reading = asyncio.create_task(self.take(10**9))
         await eventually(lambda: condition(self) or reading.done())
         reading.cancel()
@@ -123,12 +123,12 @@ class Follower:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # conditions of the library's insides, which tell nobody
+        while not condition():  # noqa: ASYNC110  # these conditions have no event to wait for
             await asyncio.sleep(0.001)
 
 
 async def fill(store: OrderedStore, commits: int, seed: int = 1) -> None:
-    """Commits of several accounts, of one to six events each, published and not."""
+    """Append commits of several accounts, each with one to six events, some of them not published."""
     chance = random.Random(seed)
     accounts = Repository(Account, store)
     for number in range(commits):
@@ -141,21 +141,21 @@ async def fill(store: OrderedStore, commits: int, seed: int = 1) -> None:
 
 
 async def published_ids(store: OrderedStore) -> list[str]:
-    """What the API has to tell, worked out by other means."""
+    """Return the ids of all published events, without using the API."""
     ids: list[str] = []
     async for batch in store.feed(follow=False):
         for commit in batch.commits:
             if commit.stream.startswith("account-"):
                 events = msgspec.msgpack.decode(unpack(commit.payload, commit.stream, commit.version))
-                places = (
+                event_ids = (
                     commit.event_id(index) for index, event in enumerate(events) if event["$"] != "account.withdrawn"
                 )
-                ids += map(str, places)
+                ids += map(str, event_ids)
     return ids
 
 
 async def pages(client: httpx.AsyncClient, url: str = "/") -> list[httpx.Response]:
-    """All pages from there on to the end."""
+    """Get all pages from `url` to the end."""
     found = [await client.get(url)]
     while following := found[-1].links.get("next"):
         found.append(await client.get(following["url"]))
@@ -170,7 +170,7 @@ def ids_of(responses: Sequence[httpx.Response]) -> list[str]:
 # --- streams
 
 
-async def test_clients_that_come_and_go_get_each_event_once_in_order_while_writers_go_on(store: OrderedStore) -> None:
+async def test_clients_that_reconnect_get_each_event_once_in_order_while_others_write(store: OrderedStore) -> None:
     async def follow(client: httpx.AsyncClient, seed: int) -> list[str]:
         chance, follower, got = random.Random(seed), Follower(client), list[str]()
         while len(got) < 300:
@@ -204,7 +204,7 @@ async def test_each_id_resumes_at_the_very_next_event(store: OrderedStore) -> No
         assert ids_of(await pages(client, f"/?after={tokens[-1]}")) == []
 
 
-async def test_a_client_is_told_how_far_it_is_where_nothing_is_published(store: OrderedStore) -> None:
+async def test_ids_advance_where_nothing_is_published(store: OrderedStore) -> None:
     for version in range(1, 2_501):
         await store.append(make_commit("internal-1", version))
     async with api(store) as client:
@@ -215,7 +215,7 @@ async def test_a_client_is_told_how_far_it_is_where_nothing_is_published(store: 
         assert await follower.take(1) == (await published_ids(store))[:1]
 
 
-async def test_in_silence_comments_keep_the_stream_open_and_tell_the_place(store: OrderedStore) -> None:
+async def test_in_silence_comments_are_sent_and_the_id_advances(store: OrderedStore) -> None:
     await store.append(make_commit("internal-1"))
     async with api(store, heartbeat=0.02, retry=1.5) as client:
         follower = Follower(client)
@@ -224,13 +224,13 @@ async def test_in_silence_comments_keep_the_stream_open_and_tell_the_place(store
         assert follower.retry == "1500"
 
 
-async def test_comments_come_also_while_internal_events_do(store: OrderedStore) -> None:
-    async def go_on() -> None:
+async def test_the_id_advances_while_only_internal_events_arrive(store: OrderedStore) -> None:
+    async def write() -> None:
         for version in range(1, 10**9):
             await store.append(make_commit("internal-1", version))
             await asyncio.sleep(0.005)
 
-    writing = asyncio.create_task(go_on())
+    writing = asyncio.create_task(write())
     try:
         async with api(store, heartbeat=0.1) as client:
             follower = Follower(client)
@@ -242,7 +242,7 @@ async def test_comments_come_also_while_internal_events_do(store: OrderedStore) 
         await asyncio.wait((writing,))
 
 
-async def test_a_client_may_begin_with_what_comes_next_and_its_first_id_keeps_that_place(store: OrderedStore) -> None:
+async def test_a_client_may_start_at_the_latest_event_and_resume_from_its_first_id(store: OrderedStore) -> None:
     await fill(store, 5)
     known = len(await published_ids(store))
     async with api(store) as client:
@@ -250,11 +250,11 @@ async def test_a_client_may_begin_with_what_comes_next_and_its_first_id_keeps_th
         await follower.until(lambda follower: follower.blocks > 0)
         await fill(store, 5, seed=2)
         expected = (await published_ids(store))[known:]
-        assert await follower.take(2) == expected[:2], "the id it has counts, not the address"
+        assert await follower.take(2) == expected[:2], "the header counts, not the address"
         assert await follower.take(1) == expected[2:3]
 
 
-async def test_a_client_that_goes_leaves_nothing_behind(store: OrderedStore) -> None:
+async def test_a_client_that_disconnects_leaves_no_follower_and_no_task(store: OrderedStore) -> None:
     await fill(store, 5)
     async with api(store) as client:
         await client.get("/")
@@ -268,15 +268,15 @@ async def test_a_client_that_goes_leaves_nothing_behind(store: OrderedStore) -> 
 
 
 class Commits(list[Commit]):
-    """A list that can be watched."""
+    """A list that weak references can refer to."""
 
 
-async def test_a_client_that_waits_holds_no_commits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_waiting_client_keeps_no_commits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[weakref.ref[Commits]] = []
-    behind = SQLiteStore.commits_after
+    commits_after = SQLiteStore.commits_after
 
     async def watched(store: SQLiteStore, position: int) -> tuple[list[Commit], bool]:
-        found, all_there_are = await behind(store, position)
+        found, all_there_are = await commits_after(store, position)
         commits = Commits(found)
         read.extend([weakref.ref(commits)] if commits else [])
         return commits, all_there_are
@@ -312,10 +312,10 @@ class Note(Aggregate, tag="note"):
     def apply_noted(self, event: Noted) -> None: ...
 
 
-async def test_a_client_that_takes_nothing_is_let_go_and_may_resume(store: OrderedStore) -> None:
+async def test_a_client_that_reads_nothing_is_dropped_and_may_resume(store: OrderedStore) -> None:
     for number in range(40):
         note = Note(id=f"n-{number}")
-        note.record(Noted(text="".join(random.choices("abcdefghij", k=250_000))))  # 10 MB: no socket takes that many
+        note.record(Noted(text="".join(random.choices("abcdefghij", k=250_000))))  # 10 MB: more than sockets buffer
         await Repository(Note, store).save(note)
     app = events_api(store, [PublishedEvent(Noted, type="noted")], source="/", heartbeat=0.05)
     async with serving(app) as client:
@@ -329,7 +329,7 @@ async def test_a_client_that_takes_nothing_is_let_go_and_may_resume(store: Order
         assert await Follower(client).take(40) == [f"note-n-{number}@1.0" for number in range(40)]
 
 
-async def test_an_event_that_cannot_be_told_breaks_the_stream_and_is_not_passed_over(store: OrderedStore) -> None:
+async def test_an_event_that_cannot_be_published_breaks_the_stream_and_is_not_skipped(store: OrderedStore) -> None:
     await fill(store, 3)
     count = len(await published_ids(store))
     await store.append(make_commit("account-damaged", tags=("account.deposited",)))
@@ -350,7 +350,7 @@ async def test_an_event_that_cannot_be_told_breaks_the_stream_and_is_not_passed_
         assert "damaged" not in response.text
 
 
-async def test_a_mapping_that_fails_is_answered_and_logged_with_the_event(
+async def test_an_error_of_data_is_answered_with_500_and_logged_with_the_event_id(
     store: OrderedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     accounts = Repository(Account, store)
@@ -372,7 +372,7 @@ async def test_a_mapping_that_fails_is_answered_and_logged_with_the_event(
 # --- pages
 
 
-async def test_pages_tell_all_events_once_in_order_and_full_ones_are_for_ever(store: OrderedStore) -> None:
+async def test_pages_have_all_events_once_in_order_and_full_pages_never_change(store: OrderedStore) -> None:
     await fill(store, 95)
     async with api(store, page=10) as client:
         found = await pages(client)
@@ -390,7 +390,7 @@ async def test_pages_tell_all_events_once_in_order_and_full_ones_are_for_ever(st
         assert ids_of([*found, *(await pages(client, str(last[-1].request.url)))]) == await published_ids(store)
 
 
-async def test_readers_who_begin_anywhere_meet_at_the_same_addresses(store: OrderedStore) -> None:
+async def test_readers_that_start_anywhere_arrive_at_the_same_addresses(store: OrderedStore) -> None:
     await fill(store, 60)
     async with api(store, page=10) as client:
         canonical = [str(page.request.url) for page in await pages(client)]
@@ -400,7 +400,7 @@ async def test_readers_who_begin_anywhere_meet_at_the_same_addresses(store: Orde
             assert len(addresses) > 4
 
 
-async def test_the_last_page_is_asked_for_again_by_its_etag(store: OrderedStore) -> None:
+async def test_the_last_page_is_revalidated_by_its_etag(store: OrderedStore) -> None:
     await fill(store, 5)
     async with api(store) as client:
         [_, last] = await pages(client)
@@ -415,7 +415,7 @@ async def test_the_last_page_is_asked_for_again_by_its_etag(store: OrderedStore)
         assert (changed.status_code, "next" in changed.links) == (200, True)
 
 
-async def test_a_page_that_got_full_without_a_published_event_is_another(store: OrderedStore) -> None:
+async def test_a_page_that_becomes_full_without_a_published_event_has_another_etag(store: OrderedStore) -> None:
     async with api(store, page=2) as client:
         empty = await client.get("/")
         await store.append(make_commit("internal-1"))
@@ -426,7 +426,7 @@ async def test_a_page_that_got_full_without_a_published_event_is_another(store: 
         assert full.links["next"]["url"] == f"?after={FeedToken(2).token}"
 
 
-async def test_pages_end_where_they_do_though_a_stream_was_deleted(tmp_path: Path) -> None:
+async def test_pages_end_at_the_same_positions_after_a_stream_was_deleted(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "ledger.db") as store:
         await fill(store, 9)
         await store.append(make_commit("gone-1"))
@@ -441,7 +441,7 @@ async def test_pages_end_where_they_do_though_a_stream_was_deleted(tmp_path: Pat
         assert found[0].headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
-async def test_pages_may_begin_at_the_end(store: OrderedStore) -> None:
+async def test_pages_may_start_at_the_latest_event(store: OrderedStore) -> None:
     await fill(store, 5)
     known = len(await published_ids(store))
     async with api(store) as client:
@@ -451,7 +451,7 @@ async def test_pages_may_begin_at_the_end(store: OrderedStore) -> None:
         assert ids_of(await pages(client, latest.links["next"]["url"])) == (await published_ids(store))[known:]
 
 
-async def test_private_pages_are_for_no_shared_cache(store: OrderedStore) -> None:
+async def test_private_pages_are_not_for_shared_caches(store: OrderedStore) -> None:
     await fill(store, 5)
     async with api(store, page=3, private=True) as client:
         controls = [page.headers["cache-control"] for page in await pages(client)]
@@ -459,7 +459,7 @@ async def test_private_pages_are_for_no_shared_cache(store: OrderedStore) -> Non
     assert controls[-1] == "private, no-cache"
 
 
-async def test_streams_and_pages_tell_the_same_cloud_events(store: OrderedStore) -> None:
+async def test_streams_and_pages_have_the_same_cloud_events(store: OrderedStore) -> None:
     await Repository(Account, store).save(Account.open("a-1", owner="ann\u2028\r\n\n"))
     async with api(store) as client:
         async with aclosing(Follower(client).events()) as events:
@@ -471,7 +471,7 @@ async def test_streams_and_pages_tell_the_same_cloud_events(store: OrderedStore)
             assert response.headers["content-type"] == accept
             assert response.headers["vary"] == "accept"
             assert response.json() == [streamed]
-        assert len(tags) == 2, "by one tag a cache would take one type for the other"
+        assert len(tags) == 2, "with one tag for both, a cache would mix up the media types"
     assert streamed.pop("time").endswith("Z")
     assert streamed == {
         "specversion": "1.0",
@@ -491,9 +491,9 @@ def problem(response: httpx.Response, status: int) -> None:
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["cache-control"] == "no-store"
-    told = response.json()
-    assert told.keys() == {"type", "title", "status", "detail"}
-    assert told["status"] == status
+    body = response.json()
+    assert body.keys() == {"type", "title", "status", "detail"}
+    assert body["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def problem(response: httpx.Response, status: int) -> None:
         "&".join(f"n{number}=1" for number in range(200)),
     ],
 )
-async def test_what_is_no_id_of_this_store_is_refused_without_quoting_it(query: str) -> None:
+async def test_an_id_that_is_not_of_this_store_is_refused_without_quoting_it(query: str) -> None:
     async with MemoryStore() as store, api(store) as client:
         for accept in ("text/event-stream", "application/json"):
             response = await client.get(f"/?{query}", headers={"accept": accept})
@@ -523,7 +523,7 @@ async def test_a_bad_last_event_id_is_refused() -> None:
         problem(await client.get("/?after=latest", headers=EVENT_STREAM | {"last-event-id": "secret-4711"}), 400)
 
 
-async def test_other_methods_paths_and_types_are_refused_but_head_is_answered() -> None:
+async def test_other_methods_paths_and_media_types_are_refused_and_head_is_answered() -> None:
     async with MemoryStore() as store, api(store) as client:
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             response = await client.request(method, "/")
@@ -539,40 +539,40 @@ async def test_other_methods_paths_and_types_are_refused_but_head_is_answered() 
         problem(await client.get("/", headers={"accept": "text/html"}), 406)
 
 
-# --- where it lives
+# --- mounting and life cycle
 
 
-async def test_it_is_mounted_below_a_path() -> None:
+async def test_the_app_can_be_mounted_below_a_path() -> None:
     async with MemoryStore() as store:
         events = events_api(store, PUBLISHED, source="/ledger")
 
-        async def cuts(scope: Scope, receive: Receive, send: Send) -> None:
+        async def mounted_without_prefix(scope: Scope, receive: Receive, send: Send) -> None:
             await events({**scope, "path": scope["path"].removeprefix("/events") or "/"}, receive, send)
 
-        async def keeps(scope: Scope, receive: Receive, send: Send) -> None:
+        async def mounted_with_root_path(scope: Scope, receive: Receive, send: Send) -> None:
             await events({**scope, "root_path": "/events"}, receive, send)
 
         await fill(store, 3)
-        for host in (cuts, keeps):
+        for host in (mounted_without_prefix, mounted_with_root_path):
             async with serving(host) as client:
                 assert ids_of(await pages(client, "/events")) == await published_ids(store)
                 assert ids_of(await pages(client, "/events/")) == await published_ids(store)
                 problem(await client.get("/events/other"), 404)
 
 
-async def test_served_by_itself_it_opens_the_store_and_closes_it(tmp_path: Path) -> None:
+async def test_an_app_that_is_not_mounted_opens_the_store_and_closes_it(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "ledger.db")
     async with serving(events_api(store, PUBLISHED, source="/"), lifespan=True) as client:
         assert (await client.get("/")).json() == []
         await fill(store, 3)
         assert ids_of(await pages(client)) == await published_ids(store)
-    async with store:  # it is closed, so it can be opened
+    async with store:  # this opens it, so it was closed
         async with serving(events_api(store, PUBLISHED, source="/"), lifespan=True) as client:
             assert ids_of(await pages(client)) == await published_ids(store)
-        await published_ids(store)  # it is open still, as it was before
+        await published_ids(store)  # still open
 
 
-async def test_a_server_that_is_cancelled_leaves_the_store_closed() -> None:
+async def test_a_cancelled_server_leaves_the_store_closed() -> None:
     store = MemoryStore()
     started = asyncio.Event()
     messages = [{"type": "lifespan.startup"}]
@@ -588,4 +588,4 @@ async def test_a_server_that_is_cancelled_leaves_the_store_closed() -> None:
     living.cancel()
     await asyncio.wait((living,))
     async with store:
-        pass  # it can be opened, so it was closed
+        pass  # this opened it, so it was closed

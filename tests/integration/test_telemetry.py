@@ -1,4 +1,4 @@
-"""OpenTelemetry: what spans and metrics tell, and that they tell nothing of people."""
+"""OpenTelemetry: the contents of spans and metrics, and that they do not identify people."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from eventsrc.processing import Processor
 from eventsrc.telemetry import instrument, instrument_processors
 
 
-class Watched:
-    """An instrumented store and what it has told."""
+class Instrumented:
+    """An instrumented store, with the spans and metrics that it has recorded."""
 
     def __init__(self, store: ScriptedStore) -> None:
         self.store = store
@@ -45,15 +45,15 @@ class Watched:
 
 
 @pytest.fixture
-async def watched() -> AsyncIterator[Watched]:
+async def instrumented() -> AsyncIterator[Instrumented]:
     async with ScriptedStore() as store:
-        yield Watched(store)
+        yield Instrumented(store)
 
 
-async def test_calls_are_spans(watched: Watched) -> None:
-    await watched.accounts.save(Account.open("ann-1970", owner="ann"))
-    await watched.accounts.load("ann-1970")
-    append, put, load = watched.spans()
+async def test_each_call_is_a_span_without_the_stream_id(instrumented: Instrumented) -> None:
+    await instrumented.accounts.save(Account.open("ann-1970", owner="ann"))
+    await instrumented.accounts.load("ann-1970")
+    append, put, load = instrumented.spans()
     assert [append.name, put.name, load.name] == ["eventsrc.append", "eventsrc.put_snapshot", "eventsrc.load"]
     assert dict(append.attributes or {}) == {
         "eventsrc.store": "ScriptedStore",
@@ -64,7 +64,7 @@ async def test_calls_are_spans(watched: Watched) -> None:
         "eventsrc.outcome": "ok",
     }
     assert (load.attributes or {})["eventsrc.snapshot"] is True
-    assert "ann" not in "".join(span.to_json() for span in watched.spans())
+    assert "ann" not in "".join(span.to_json() for span in instrumented.spans())
 
 
 @pytest.mark.parametrize(
@@ -75,40 +75,42 @@ async def test_calls_are_spans(watched: Watched) -> None:
         (Throttled("slow down"), "failed", False),
     ],
 )
-async def test_how_a_call_ended_is_told(watched: Watched, error: Exception, outcome: str, is_ok: bool) -> None:
-    watched.store.appends = [("before", error)]
+async def test_a_span_has_the_outcome_of_its_call(
+    instrumented: Instrumented, error: Exception, outcome: str, is_ok: bool
+) -> None:
+    instrumented.store.appends = [("before", error)]
     with pytest.raises(type(error)):
-        await watched.accounts.save(Account.open("a-1", owner="ann"))
-    [append] = watched.spans()
+        await instrumented.accounts.save(Account.open("a-1", owner="ann"))
+    [append] = instrumented.spans()
     assert (append.attributes or {})["eventsrc.outcome"] == outcome
     assert (append.status.description is None) == is_ok
     assert not append.events  # no traceback
 
 
-async def test_a_cancelled_call_is_told(watched: Watched) -> None:
-    watched.store.appends = [("hang", None)]
-    saving = asyncio.create_task(watched.accounts.save(Account.open("a-1", owner="ann")))
-    await watched.store.hanging.wait()
+async def test_a_span_of_a_cancelled_call_says_so(instrumented: Instrumented) -> None:
+    instrumented.store.appends = [("hang", None)]
+    saving = asyncio.create_task(instrumented.accounts.save(Account.open("a-1", owner="ann")))
+    await instrumented.store.hanging.wait()
     saving.cancel()
     await asyncio.wait([saving])
-    assert (watched.spans()[0].attributes or {})["eventsrc.outcome"] == "cancelled"
+    assert (instrumented.spans()[0].attributes or {})["eventsrc.outcome"] == "cancelled"
 
 
-async def test_what_is_used_is_counted(watched: Watched) -> None:
-    await watched.accounts.save(Account.open("a-1", owner="ann"))
+async def test_usage_and_cache_use_are_metrics(instrumented: Instrumented) -> None:
+    await instrumented.accounts.save(Account.open("a-1", owner="ann"))
     with pytest.raises(ConflictError):
-        await watched.accounts.save(Account.open("a-1", owner="bob"))
+        await instrumented.accounts.save(Account.open("a-1", owner="bob"))
     for _ in range(3):
-        await watched.accounts.execute("a-1", Account.deposit, 1)
-    told = watched.metrics()
-    usage = watched.store.usage
-    assert told["eventsrc.conflicts"] == usage.conflicts == 1
-    assert told["eventsrc.bytes_written"] == usage.bytes_written > 0
-    assert (told["eventsrc.cache.hits"], told["eventsrc.cache.misses"]) == (2, 1)
-    assert {f"eventsrc.{name}" for name in usage.__struct_fields__} < told.keys()
+        await instrumented.accounts.execute("a-1", Account.deposit, 1)
+    metrics = instrumented.metrics()
+    usage = instrumented.store.usage
+    assert metrics["eventsrc.conflicts"] == usage.conflicts == 1
+    assert metrics["eventsrc.bytes_written"] == usage.bytes_written > 0
+    assert (metrics["eventsrc.cache.hits"], metrics["eventsrc.cache.misses"]) == (2, 1)
+    assert {f"eventsrc.{name}" for name in usage.__struct_fields__} < metrics.keys()
 
 
-async def test_processors_tell_how_they_do() -> None:
+async def test_the_state_of_processors_is_metrics() -> None:
     reader = InMemoryMetricReader()
     async with MemoryStore() as store:
         await fill(store, accounts=2)
@@ -132,6 +134,6 @@ async def test_processors_tell_how_they_do() -> None:
     assert {point.attributes["eventsrc.processor"] for point in points.values()} == {"in-memory@1"}
 
 
-def test_nothing_of_it_is_imported_otherwise() -> None:
+def test_opentelemetry_is_not_imported_without_being_used() -> None:
     code = "import eventsrc, sys; eventsrc.DynamoDBStore, eventsrc.SQLiteStore; print('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,4 +1,4 @@
-"""The example domain of tests, README and benchmarks: a bank account."""
+"""The example domain of tests, README and benchmarks: bank accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports to S3 as DynamoDB writes them, of items in the service's own JSON."""
+"""Exports to S3, in the format in which DynamoDB writes them. Items are in the service's own JSON."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def after(minutes: int) -> datetime:
 
 
 def there(items: Iterable[Item]) -> list[Line]:
-    """Lines of a full export."""
+    """Return the lines of a full export of these items."""
     return [{"Item": item} for item in items]
 
 
 def put(items: Iterable[Item]) -> list[Line]:
-    """Lines of an incremental export."""
-    return [_changed(item) | {"NewImage": item} for item in items]
+    """Return the lines of an incremental export in which these items were written."""
+    return [_make_change(item) | {"NewImage": item} for item in items]
 
 
 def removed(items: Iterable[Item], *, with_old: bool = True) -> list[Line]:
-    return [_changed(item) | ({"OldImage": item} if with_old else {}) for item in items]
+    """Return the lines of an incremental export in which these items were deleted."""
+    return [_make_change(item) | ({"OldImage": item} if with_old else {}) for item in items]
 
 
-def _changed(item: Item) -> Line:
+def _make_change(item: Item) -> Line:
     keys = {name: item[name] for name in ("PK", "SK")}
     return {"Metadata": {"WriteTimestampMicros": {"N": "1768386000000000"}}, "Keys": keys}
 
@@ -54,9 +55,10 @@ def write_export(
     random: Random | None = None,
     **summary: object,
 ) -> Path:
-    """An export into `root`, the bucket: the lines in any order and spread over so many files. Its own folder.
+    """Write an export into `root`, which stands for the bucket; return the export's folder.
 
-    With `begin` it is an incremental one. `summary` replaces what the manifest says.
+    The lines are shuffled and spread over `files` data files. With `begin`, the export is incremental. `summary`
+    replaces fields of the manifest.
     """
     random = random or Random(0)
     lines = random.sample(lines, len(lines))
@@ -73,16 +75,16 @@ def write_export(
         _write(root / key, packed)
         sums = {"md5Checksum": b64encode(md5(packed).digest()).decode(), "etag": f"{md5(packed).hexdigest()}-1"}
         entries.append({"itemCount": len(part), **sums, "dataFileS3Key": key})
-    times = {"exportTime": _text(end)}
+    times = {"exportTime": _format_time(end)}
     kind: dict[str, object] = {}
     if begin is not None:
-        times = {"exportFromTime": _text(begin), "exportToTime": _text(end)}
+        times = {"exportFromTime": _format_time(begin), "exportToTime": _format_time(end)}
         kind = {"outputView": "NEW_AND_OLD_IMAGES", "exportType": "INCREMENTAL_EXPORT"}
-    told = {
+    fields = {
         "version": "2020-06-30" if begin is None else "2023-08-01",
         "exportArn": f"{TABLE}/export/{id}",
-        "startTime": _text(end),
-        "endTime": _text(end + timedelta(minutes=6)),
+        "startTime": _format_time(end),
+        "endTime": _format_time(end + timedelta(minutes=6)),
         "tableArn": TABLE,
         "tableId": "cf263806-6bf1-4e51-a242-7067dcdecc72",
         **times,
@@ -99,19 +101,19 @@ def write_export(
     }
     folder = root / base / id
     write_manifest(folder, "manifest-files", "".join(json.dumps(entry) + "\n" for entry in entries).encode())
-    write_manifest(folder, "manifest-summary", json.dumps(told).encode())
+    write_manifest(folder, "manifest-summary", json.dumps(fields).encode())
     _write(folder / "_started", b"")
     return folder
 
 
 def write_manifest(folder: Path, stem: str, content: bytes) -> None:
-    """With the checksum that belongs to it."""
+    """Write a manifest and its checksum."""
     _write(folder / f"{stem}.json", content)
     _write(folder / f"{stem}.md5", b64encode(md5(content).digest()))
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Those with items, of a full export."""
+    """Return the data files of a full export that have items."""
     return [path for path in sorted((folder / "data").iterdir()) if gzip.decompress(path.read_bytes())]
 
 
@@ -120,7 +122,7 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _text(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

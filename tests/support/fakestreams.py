@@ -1,5 +1,5 @@
-"""DynamoDB Streams in memory, as the SDK's client shows it: shards that are split, closed, trimmed and dropped, empty
-pages, iterators that expire, lists that lag behind, and refusals.
+"""DynamoDB Streams in memory, with the interface of the SDK's client: shards that are split, closed, trimmed and
+dropped, empty pages, iterators that expire, lists of shards that lag, and errors.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def refused(code: str, status: int = 400) -> ClientError:
 
 @dataclass
 class FakeShard:
-    """It takes the streams whose hash is within `low` and `high`."""
+    """A shard with the streams whose hash is from `low` (inclusive) to `high` (exclusive)."""
 
     parent: str | None
     low: int
     high: int
     records: list[dict[str, Any]] = field(default_factory=list)
-    trimmed: int = 0  # so many of them are gone
+    trimmed: int = 0  # how many of the oldest records are trimmed
     closed: bool = False
-    hidden: int = 0  # from so many more looks at the list
+    hidden: int = 0  # how many more times it is missing when the shards are listed
 
     def items(self) -> list[dict[str, Any]]:
-        """The keys of those it has records of."""
+        """Return the keys of the items that the shard has records of."""
         return [record["dynamodb"]["Keys"] for record in self.records]
 
 
 class FakeStreams:
-    """`faults` of each call are raised one by one, instead of answers. An iterator is a place in a shard."""
+    """The client. `faults` has the errors that the next calls of an operation raise, one each."""
 
     def __init__(self, *, random: Random | None = None, shards: int = 1, page: int = 3, empty: float = 0.0) -> None:
         self.meta = SimpleNamespace(events=SimpleNamespace(register=lambda *_, **__: None))
@@ -53,35 +53,35 @@ class FakeStreams:
         self.status = "ENABLED"
         self._random, self._page, self._empty = random or Random(0), page, empty
         self._items = Items("PK", "SK", None)
-        self._iterators: dict[str, tuple[str, int, int]] = {}  # shard, place, empty pages in a row
-        self.listed: list[str] = []  # when somebody looked last
+        self._iterators: dict[str, tuple[str, int, int]] = {}  # shard, place, consecutive empty pages
+        self.listed: list[str] = []  # the shards that the last list had
         self._sequence = self._made = 0
         for each in range(shards):
             self._add(None, each * HASHES // shards, (each + 1) * HASHES // shards)
 
     def write(self, commits: Iterable[Commit], at: datetime | None = None) -> None:
-        """Records of these, in any order."""
+        """Add records of these commits, in random order."""
         for commit in self._random.sample(commits := list(commits), len(commits)):
             self._sequence += self._random.randrange(1, 90)
             item = self._items.from_commit(commit)
-            told: dict[str, Any] = {"Keys": {name: item[name] for name in ("PK", "SK")}, "NewImage": item}
-            told |= {"SequenceNumber": str(self._sequence), "ApproximateCreationDateTime": at or datetime.now(UTC)}
-            self.shard_of(commit).records.append({"eventName": "INSERT", "dynamodb": told})
+            record: dict[str, Any] = {"Keys": {name: item[name] for name in ("PK", "SK")}, "NewImage": item}
+            record |= {"SequenceNumber": str(self._sequence), "ApproximateCreationDateTime": at or datetime.now(UTC)}
+            self.shard_of(commit).records.append({"eventName": "INSERT", "dynamodb": record})
 
     def shard_of(self, commit: Commit) -> FakeShard:
-        """The open shard that takes it."""
+        """Return the open shard that the commit's record goes to."""
         number = crc32(commit.stream.encode())
         [found] = [each for each in self.shards.values() if not each.closed and each.low <= number < each.high]
         return found
 
     def holding(self, commit: Commit) -> FakeShard:
-        """The shard that has it."""
+        """Return the shard that has the commit's record."""
         keys = {"PK": {"S": commit.stream}, "SK": {"N": str(commit.version)}}
         [found] = [s for s in self.shards.values() if keys in s.items()]
         return found
 
     def before(self, shard: FakeShard) -> list[FakeShard]:
-        """Its ancestors, as far as they are there."""
+        """Return the ancestors of a shard that still exist."""
         parent = self.shards.get(shard.parent or "")
         return [parent, *self.before(parent)] if parent else []
 
@@ -89,7 +89,7 @@ class FakeStreams:
         return [id for id, shard in self.shards.items() if not shard.closed]
 
     def roll(self, id: str, *, parts: int = 1, lag: int = 0) -> None:
-        """Close a shard; so many children go on, which the list shows later."""
+        """Close a shard and open `parts` children, which lists show after up to `lag` more calls."""
         shard = self.shards[id]
         shard.closed = True
         width = shard.high - shard.low
@@ -102,7 +102,7 @@ class FakeStreams:
         self.shards[f"shardId-{self._made:08}"] = FakeShard(parent, low, high, hidden=hidden)
 
     def expire(self) -> None:
-        """All iterators."""
+        """Expire all iterators."""
         self._iterators.clear()
 
     async def describe_stream(self, *, StreamArn: str, ExclusiveStartShardId: str = "") -> dict[str, Any]:  # noqa: N803
@@ -114,12 +114,12 @@ class FakeStreams:
             for each in self.shards.values():
                 each.hidden = max(each.hidden - 1, 0)
         found = [id for id in self.listed if id > ExclusiveStartShardId and id in self.shards]
-        description: dict[str, Any] = {"StreamStatus": self.status, "Shards": [self._told(id) for id in found[:2]]}
+        description: dict[str, Any] = {"StreamStatus": self.status, "Shards": [self._describe(id) for id in found[:2]]}
         if len(found) > 2:
             description["LastEvaluatedShardId"] = found[1]
         return {"StreamDescription": description}
 
-    def _told(self, id: str) -> dict[str, Any]:
+    def _describe(self, id: str) -> dict[str, Any]:
         shard, numbers = self.shards[id], {"StartingSequenceNumber": "1"}
         if shard.closed:
             numbers["EndingSequenceNumber"] = str(self._sequence)

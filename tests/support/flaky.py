@@ -1,4 +1,4 @@
-"""A store that does as it is told: in-memory, with the next appends and reads scripted to fail."""
+"""A store in memory whose next appends and reads fail as a script says."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from eventsrc.store import MAX_VERSION
 
 
 class ScriptedStore(MemoryStore):
-    """Each append takes the next step of `appends`: an error to raise `before` or `after` storing, or "hang"."""
+    """Each append takes the next step of `appends`: an error to raise "before" or "after" storing, or "hang"."""
 
     def __init__(self) -> None:
         super().__init__()
         self.appends: list[tuple[str, Exception | None]] = []
         self.hidden: set[int] = set()  # versions that reads do not show
-        self.shown_after: int | None = None  # how many reads until they are shown after all
+        self.shown_after: int | None = None  # the number of reads after which they are shown
         self.snapshot_error: Exception | None = None
         self.hanging = asyncio.Event()
         self.appended: list[Commit] = []
@@ -38,13 +38,13 @@ class ScriptedStore(MemoryStore):
 
     async def load(self, stream: str) -> Loaded:
         snapshot, commits = await super().load(stream)
-        return Loaded(snapshot and self.change(snapshot), self._shown(list(commits)))
+        return Loaded(snapshot and self.change(snapshot), self._without_hidden(list(commits)))
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         commits = [commit async for commit in super().read(stream, after=after, until=until, backward=backward)]
-        for commit in self._shown(commits):
+        for commit in self._without_hidden(commits):
             yield commit
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
@@ -53,7 +53,7 @@ class ScriptedStore(MemoryStore):
         self.snapshots.append(snapshot)
         return await super().put_snapshot(snapshot)
 
-    def _shown(self, commits: list[Commit]) -> list[Commit]:
+    def _without_hidden(self, commits: list[Commit]) -> list[Commit]:
         if self.shown_after is not None:
             self.shown_after -= 1
             if self.shown_after < 0:

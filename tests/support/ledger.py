@@ -1,4 +1,4 @@
-"""Accounts in a store, and projections of each kind that keep what they were given, for tests of the read side."""
+"""Accounts in a store, and projections of each kind that record the events they handle, for tests of the read side."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Movement = Opened | Deposited | Withdrawn
 
 
 class Refused(Exception):
-    """What a handler raises for an amount that is in `poison`."""
+    """A handler raises it for amounts that are in `poison`."""
 
 
 async def fill(store: Store, accounts: int = 3, deposits: int = 4) -> None:
-    """Accounts a-0, a-1 and so on, each a commit of two events, and then one deposit a commit."""
+    """Save accounts a-0, a-1 and so on: each has a commit of two events, and then commits of one deposit."""
     repository = Repository(Account, store)
     for number in range(accounts):
         account = Account.open(f"a-{number}", owner="ann")
@@ -45,7 +45,7 @@ async def commits_of(store: Store) -> list[Commit]:
 
 
 async def ids_of(store: Store) -> dict[str, list[str]]:
-    """The events of each stream, by where they stand."""
+    """Return the ids of all events of each stream."""
     found: dict[str, list[str]] = defaultdict(list)
     for commit in await commits_of(store):
         found[commit.stream] += [str(commit.event_id(index)) for index in range(commit.events)]
@@ -53,7 +53,7 @@ async def ids_of(store: Store) -> dict[str, list[str]]:
 
 
 class Poisoned:
-    """Amounts that a handler refuses, now."""
+    """A handler that refuses the amounts that are in `poison` now."""
 
     poison: frozenset[int] | set[int] = frozenset()
 
@@ -70,7 +70,7 @@ class InMemory(Poisoned, MemoryProjection, tag="in-memory"):
         self.taste(event)
         self.seen[context.stream].append(context.id)
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
 
 
@@ -82,9 +82,9 @@ class InSQLite(Poisoned, SQLiteProjection, tag="in-sqlite"):
     def handle_movement(self, event: Movement, context: SQLiteContext) -> None:
         insert = f"INSERT INTO {self.table} (stream, event, muted) VALUES (?, ?, ?)"
         context.db.execute(insert, (context.stream, context.id, context.muted))
-        self.taste(event)  # after its effect, which is undone
+        self.taste(event)  # after its effect, so that tests see it undone
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         query = f"SELECT stream, event FROM {self.table} ORDER BY number"
         for stream, event in await self._checkpoints.read(lambda db: db.execute(query).fetchall()):
@@ -101,13 +101,13 @@ class Outside(Poisoned, Effects, tag="outside"):
         await asyncio.sleep(0)
         self.seen[context.stream].append(context.id)
 
-    async def told(self) -> dict[str, list[str]]:
+    async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
 
 
 @contextlib.asynccontextmanager
 async def running(*processors: Processor[Any]) -> AsyncIterator[Runner]:
-    """Runs them while this lasts; what they raise comes out."""
+    """Run processors during the block; their errors are raised at its end."""
     runner = Runner(*processors, save_every=0.05)
     task = asyncio.create_task(runner.run())
     try:
@@ -120,5 +120,5 @@ async def running(*processors: Processor[Any]) -> AsyncIterator[Runner]:
 
 async def until(condition: Any, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # it has no event
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.005)

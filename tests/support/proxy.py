@@ -1,4 +1,4 @@
-"""A proxy in front of a service, DynamoDB Local mostly, that counts requests and does to each what a script says."""
+"""A proxy in front of a service, mostly DynamoDB Local, that counts requests and injects a scripted fault into each."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
-FLIP = "flip"  # a bit of the answer's body
-RESET = "reset"  # the service has done it; the client sees the connection reset, not closed
-TWICE = "twice"  # the service gets it twice, and the first answer counts
-LATE = "late"  # the connection breaks, and the service gets it afterwards
+FLIP = "flip"  # flips a bit of the answer's body
+RESET = "reset"  # the service carries out the request; the client's connection is reset, not closed
+TWICE = "twice"  # the service gets the request twice; the client gets the first answer
+LATE = "late"  # the connection breaks, and the service gets the request later
 SLOW = "slow"
-CRAWL = "crawl"  # so slowly that whoever has a short deadline has given up, and it is done all the same
-HOLD = "hold"  # until `go_on`; then the service gets it, also when nobody waits for the answer any more
+CRAWL = "crawl"  # so slow that clients with a short deadline give up; the service still carries out the request
+HOLD = "hold"  # until `go_on` is set; then the service gets the request, even if the client has given up
 
 _SLOWNESS, _CRAWLING = 0.3, 1.5  # seconds
 
-_NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST instead of FIN
+_NO_LINGER = struct.pack("ii", 1, 0)  # makes a close send RST instead of FIN
 
 
 class Answer(NamedTuple):
-    """What the proxy answers instead of the service; `forwarded` first or not."""
+    """An answer of the proxy in place of the service's; with `forwarded`, the service gets the request first."""
 
     status: int
     body: bytes
     forwarded: bool = False
-    date: str = ""  # what the service's clock says
+    date: str = ""  # the header Date, which shows the service's clock
 
 
 def error(code: str, status: int = 400, *, forwarded: bool = False) -> Answer:
-    """An error as the service words it."""
+    """Return an error in the service's format."""
     body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "scripted"}
     return Answer(status, json.dumps(body).encode(), forwarded)
 
 
 def condition_failed(*, forwarded: bool = False) -> Answer:
-    """A failed condition without the item that stood there, as older emulators answer."""
+    """Return a failed condition without the existing item, as older emulators answer."""
     return error("ConditionalCheckFailedException", forwarded=forwarded)
 
 
@@ -50,7 +50,7 @@ Fault = str | Answer
 
 
 class Proxy:
-    """`faults` is taken from the front, a fault a request; when it is empty, `then` holds."""
+    """Each request takes the first of `faults`; when there are none, it takes `then`."""
 
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)
@@ -60,7 +60,7 @@ class Proxy:
         self.faults: list[Fault] = []
         self.then: Fault = PASS
         self.forwarded = 0
-        self.choose: Callable[[], Fault] | None = None  # instead of the script
+        self.choose: Callable[[], Fault] | None = None  # replaces `faults` and `then`
         self.late: set[asyncio.Task[bytes]] = set()  # requests that are still to be carried out
         self.go_on = asyncio.Event()
         self.arrived = asyncio.Event()
@@ -68,13 +68,13 @@ class Proxy:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many requests there were of each operation."""
+        """The number of requests of each operation."""
         return dict(Counter(self.operations))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
-                while request := await _message(reader):
+                while request := await _read_message(reader):
                     lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
                     self.heads.append({name.lower(): value for name, value in (line.split(": ", 1) for line in lines)})
                     self.operations.append(self.heads[-1].get("x-amz-target", "").rpartition(".")[2])
@@ -133,14 +133,14 @@ class Proxy:
         reader, writer = await asyncio.open_connection(*self._upstream)
         try:
             writer.write(request)
-            return await _message(reader)
+            return await _read_message(reader)
         finally:
             self.forwarded += 1
             writer.close()
 
 
-async def _message(reader: asyncio.StreamReader) -> bytes:
-    """One HTTP message, its body in chunks or of a length; empty when the connection ends."""
+async def _read_message(reader: asyncio.StreamReader) -> bytes:
+    """Read one HTTP message, chunked or with a content length; return b"" when the connection ends."""
     try:
         message = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:

@@ -16,7 +16,7 @@ CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "
 
 @cache
 def session() -> Any:
-    """One for all: it keeps the service model, whose reading takes longer than most tests."""
+    """Return a session that all tests share, because reading the service model takes longer than most tests."""
     return aioboto3.Session(**CREDENTIALS)
 
 
@@ -29,19 +29,19 @@ def checkpoints_on(endpoint: str, table: str, **options: Any) -> DynamoDBCheckpo
 
 
 def fresh_name() -> str:
-    """A table or stream that no other test uses."""
+    """Return a name for a table or stream that no other test uses."""
     return f"test-{os.urandom(6).hex()}"
 
 
 async def records(endpoint: str, table: str) -> list[dict[str, Any]]:
-    """All records of the table's stream."""
+    """Return all records of the table's stream."""
     async with session().client("dynamodbstreams", endpoint_url=endpoint) as client:
         [stream] = (await client.list_streams(TableName=table))["Streams"]
         description = (await client.describe_stream(StreamArn=stream["StreamArn"]))["StreamDescription"]
         found: list[dict[str, Any]] = []
         for shard in description["Shards"]:
-            asked = {"StreamArn": stream["StreamArn"], "ShardId": shard["ShardId"]}
-            iterator = (await client.get_shard_iterator(**asked, ShardIteratorType="TRIM_HORIZON"))["ShardIterator"]
+            place = {"StreamArn": stream["StreamArn"], "ShardId": shard["ShardId"]}
+            iterator = (await client.get_shard_iterator(**place, ShardIteratorType="TRIM_HORIZON"))["ShardIterator"]
             while iterator:
                 page = await client.get_records(ShardIterator=iterator)
                 if not page["Records"]:

@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import Fenced, StoreClosed
 from ...stores.feed import Head
-from ...stores.sqlite.connection import ERRORS, typed
+from ...stores.sqlite.errors import ERRORS, to_store_error
 from ..slice import Fence, PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 
@@ -97,7 +97,7 @@ class SQLiteCheckpoints(Checkpoints):
                 raise
             return connection
         except ERRORS as error:
-            failure = typed(error, self._path)
+            failure = to_store_error(error, self._path)
         raise failure
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -133,7 +133,7 @@ class SQLiteCheckpoints(Checkpoints):
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, work, connection)
         except ERRORS as error:
-            failure = typed(error)
+            failure = to_store_error(error)
         raise failure
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The embedded store, on SQLite."""
+"""The embedded store, in an SQLite file."""
 
 from .store import SQLiteStore
 

@@ -1,4 +1,4 @@
-"""A connection to a file that has our tables, and the library's errors for SQLite's."""
+"""Connections to a file with the store's tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sqlite3
 from time import monotonic
 from urllib.parse import quote
 
-from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from ...errors import StoreRejected
+from .errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 1
 
@@ -39,18 +40,21 @@ CREATE TABLE snapshots (
 
 
 def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Connection:
-    """A connection to a file that has our tables. If it has none they are made, or with `create=False` it is refused.
+    """Connect to a file that has the store's tables. If it is new or empty, create them; refuse it with `create=False`.
 
-    Raises StoreError.
+    Raises:
+        StoreError: the file cannot be opened, or is not a file of this store.
     """
     try:
         url = f"file:{quote(os.fsencode(path))}?mode={'rwc' if create else 'rw'}"
         connection = sqlite3.connect(url, timeout=deadline, isolation_level=None, check_same_thread=False, uri=True)
         try:
-            connection.text_factory = bytes  # text that is no UTF-8 sqlite3 itself would quote in an error
+            connection.text_factory = bytes  # sqlite3 itself would quote text that is not UTF-8 in an error
             found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, SCHEMA_VERSION):  # said before the journal mode, which stays in a file, is changed
-                raise StoreRejected("SCHEMA", f"{path} has schema version {found}, this library knows {SCHEMA_VERSION}")
+            if found not in (0, SCHEMA_VERSION):  # before _use_wal, which changes the file
+                raise StoreRejected(
+                    "SCHEMA", f"{path} has schema version {found}; this library reads version {SCHEMA_VERSION}"
+                )
             if found == 0 and not create:
                 raise StoreRejected("SCHEMA", f"{path} was replaced by another file while it was open")
             _use_wal(connection, deadline)
@@ -61,31 +65,30 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
             connection.close()
             raise
     except ERRORS as error:
-        failure = typed(error, path)
+        failure = to_store_error(error, path)
     else:
         return connection
     raise failure
 
 
-ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What sqlite3 raises: the second for a damaged schema, whose name it fails to put into a message."""
-
-
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Of several that switch a new file at once SQLite fails all but one, without waiting as for other locks."""
+    """Switch the file to WAL mode. If several connections do so at once, SQLite lets one of them succeed and fails the
+    others without waiting; those try again until the deadline.
+    """
     until = monotonic() + deadline
     while True:
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != b"wal":
                 raise StoreRejected(
-                    "JOURNAL", f"the file has journal mode {mode.decode()}, and takes no write-ahead log"
+                    "JOURNAL",
+                    f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
                 )
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
                 raise
-            connection.execute("BEGIN IMMEDIATE")  # this waits for the other one
+            connection.execute("BEGIN IMMEDIATE")  # waits for the other connection
             connection.execute("COMMIT")
 
 
@@ -93,32 +96,8 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was first
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise StoreRejected("SCHEMA", "the file holds another program's tables; give events a file of their own")
+            raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
-
-
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space",
-    sqlite3.SQLITE_READONLY: "the file is read-only; let the process write it, its -wal and -shm, and their folder",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
-    sqlite3.SQLITE_PERM: "the file may not be used; check its permissions",
-    sqlite3.SQLITE_AUTH: "the file may not be used; check its permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
-    sqlite3.SQLITE_TOOBIG: "the commit is larger than SQLite takes; save fewer events",
-}
-
-
-def typed(error: Exception, path: str = "") -> StoreError:
-    """The library's error for an SQLite one, by its primary result code, never by its text, which may quote a row."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else None)
-    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if code else type(error).__name__)
-    primary = code & 0xFF if code is not None else None
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Throttled(f"{name}: another process held the file's write lock until the deadline")
-    if primary in _ADVICE:
-        return StoreRejected(name, f"{path}: {_ADVICE[primary]}" if path else _ADVICE[primary])
-    return StoreUnavailable(f"{name}: {error}" if code is not None else name)

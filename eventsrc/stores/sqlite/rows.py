@@ -1,4 +1,4 @@
-"""Commits and snapshots as rows: all statements, built from constants, with every value bound."""
+"""Commits and snapshots as rows. Statements are built from constants, and every value is bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..feed import Head
 from ..limits import check_stored
 from ..settle import settle
 
-_PAGE_BYTES = 4 * 1024 * 1024  # of payloads, after which a page of all streams ends
+_PAGE_BYTES = 4 * 1024 * 1024  # of payloads; a page of all streams ends after it
 
 _COLUMNS = (
     "version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, metadata, payload"
@@ -27,7 +27,7 @@ _HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMI
 _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
-BEHIND = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_AFTER = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
 _LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
 _HEADS = "SELECT stream, max(version) FROM commits WHERE stream > ? GROUP BY stream ORDER BY stream LIMIT ?"
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
@@ -42,7 +42,9 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...],
     found = connection.execute(_HEAD, (commit.stream,)).fetchone()
     head = found[0] if found else 0
     if head != commit.version - 1:
-        standing = commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
+        standing = (
+            read_commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
+        )
         if standing:
             return settle(commit, standing[0], used)
         used.conflicts = 1
@@ -57,36 +59,46 @@ def load(connection: sqlite3.Connection, stream: str) -> Loaded:
     snapshot = None
     if row and 0 < row[0] <= MAX_VERSION:
         snapshot = Snapshot(stream=stream, version=row[0], shape=row[1].decode(errors="replace"), payload=row[2])
-    return Loaded(snapshot, commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
+    return Loaded(snapshot, read_commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
 
 
-def commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
-    """Those of the stream that the arguments begin with. Raises CorruptPayload for a row that somebody has altered."""
-    found = connection.execute(query, arguments).fetchall()  # all at once: an open cursor would hold on to its moment
+def read_commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
+    """Return the commits that a query finds in the stream that is its first argument.
+
+    Raises:
+        CorruptPayload: a row was altered and is not a commit any more.
+    """
+    found = connection.execute(query, arguments).fetchall()  # at once: an open cursor keeps its transaction open
     return [_to_commit(arguments[0], *row) for row in found]
 
 
-def behind(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
-    """The commits of all streams behind a position, up to a number and some size, and whether they are all there are.
-    Raises CorruptPayload.
+def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
+    """Return commits of all streams after a position, up to `limit` or _PAGE_BYTES, and whether they are all there are.
+
+    Raises:
+        CorruptPayload: a row was altered and is not a commit any more.
     """
     found: list[tuple[Any, ...]] = []
     size, more = 0, True
-    with closing(connection.execute(BEHIND, (position, limit))) as cursor:  # left open it would hold on to its moment
+    with closing(connection.execute(_AFTER, (position, limit))) as cursor:  # as above
         while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
             found.append(row)
             size += len(row[-1])
     return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found], not more and len(found) < limit
 
 
-def last(connection: sqlite3.Connection) -> int:
-    """The last position that was given, also if its commit was deleted: it is not given again."""
+def read_last_position(connection: sqlite3.Connection) -> int:
+    """Return the last position that was given to a commit. Positions of deleted commits are not used again."""
     position: int = connection.execute(_LAST).fetchone()[0]
     return position
 
 
-def heads(connection: sqlite3.Connection, after: str, limit: int) -> list[Head]:
-    """Streams behind that one, with their last versions. Raises CorruptPayload."""
+def read_heads(connection: sqlite3.Connection, after: str, limit: int) -> list[Head]:
+    """Return streams after the stream `after`, by name, with their last versions.
+
+    Raises:
+        CorruptPayload: the name of a stream is not UTF-8.
+    """
     found = connection.execute(_HEADS, (after, limit)).fetchall()
     return [Head(_to_stream(stream, [0, version]), version) for stream, version in found]
 
@@ -96,7 +108,7 @@ def _to_stream(stored: bytes, row: list[Any]) -> str:
         return stored.decode()
     except UnicodeDecodeError:
         pass
-    raise CorruptPayload(stored.decode(errors="replace"), row[1], "the name of the stream is no UTF-8")
+    raise CorruptPayload(stored.decode(errors="replace"), row[1], "the name of the stream is not UTF-8")
 
 
 def _to_commit(
@@ -142,4 +154,4 @@ def to_json(value: Any) -> str:
 
 _to_texts = msgspec.json.Decoder(tuple[str, ...]).decode
 _to_mapping = msgspec.json.Decoder(dict[str, str]).decode
-_to_tags = lru_cache(1024)(_to_texts)  # commits repeat them
+_to_tags = lru_cache(1024)(_to_texts)  # many commits have the same tags

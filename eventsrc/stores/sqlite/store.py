@@ -1,8 +1,8 @@
-"""The embedded store: one file, durable on every acknowledged commit.
+"""The embedded store: one file, in which every acknowledged commit is durable.
 
-One thread writes. All appends waiting when it comes round share one transaction and one fsync (group commit). The
-file is in WAL mode with `synchronous=FULL`: NORMAL loses acknowledged commits when the power fails. Reads run on
-connections of their own and are never blocked by the writer.
+One thread writes. All appends that wait for it share one transaction and one fsync (group commit). The file is in WAL
+mode with `synchronous=FULL`: NORMAL loses acknowledged commits when the power fails. Reads have their own connections,
+and the writer never blocks them.
 """
 
 from __future__ import annotations
@@ -22,27 +22,39 @@ from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
 from .connection import connect
-from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, heads, last, load, to_json
+from .rows import (
+    PAGE,
+    PAGE_BACKWARD,
+    PUT_SNAPSHOT,
+    append,
+    load,
+    read_after,
+    read_commits,
+    read_heads,
+    read_last_position,
+    to_json,
+)
 from .threads import Readers, Undecided, Writer
 
 PAGE_COMMITS = 256
 
 
 class SQLiteStore(OrderedStore):
-    """Streams in an SQLite file, which is created with its folder's consent: the folder must exist.
+    """A store in an SQLite file. The file is created if it is missing; its folder must exist.
 
-    Several stores and processes may use one file at once. `deadline` is how many seconds a call waits for another
-    process's transaction. `position` counts the commits of the whole file in the order they were made visible.
+    Several stores and processes may use one file at once. `deadline` is the number of seconds that a call waits for
+    another process's transaction. `position` numbers the commits of the whole file in the order in which they became
+    visible.
     """
 
-    poll = 0.05  # for what other processes have stored
+    poll = 0.05  # seconds between looks for commits of other processes
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
         super().__init__()
         if str(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         check_deadline(deadline)
-        self._path = os.path.abspath(path)  # now: the folder that a process works in may change
+        self._path = os.path.abspath(path)  # resolved now: the working directory may change later
         self._deadline = deadline
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
@@ -91,7 +103,7 @@ class SQLiteStore(OrderedStore):
             arguments = (stream, low, high, PAGE_COMMITS)
             with self.in_flight():
                 assert self._readers is not None
-                page = await self._readers.run(partial(commits, query=query, arguments=arguments))
+                page = await self._readers.run(partial(read_commits, query=query, arguments=arguments))
             for commit in page:
                 yield commit
             if len(page) < PAGE_COMMITS:
@@ -104,17 +116,17 @@ class SQLiteStore(OrderedStore):
     async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
         with self.in_flight():
             assert self._readers is not None
-            return await self._readers.run(lambda connection: behind(connection, position, FEED_PAGE))
+            return await self._readers.run(lambda connection: read_after(connection, position, FEED_PAGE))
 
     async def last_position(self) -> int:
         with self.in_flight():
             assert self._readers is not None
-            return await self._readers.run(last)
+            return await self._readers.run(read_last_position)
 
     async def heads_after(self, after: str) -> list[Head]:
         with self.in_flight():
             assert self._readers is not None
-            return await self._readers.run(lambda connection: heads(connection, after, FEED_PAGE))
+            return await self._readers.run(lambda connection: read_heads(connection, after, FEED_PAGE))
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)
@@ -134,5 +146,5 @@ class SQLiteStore(OrderedStore):
     async def on_close(self) -> None:
         writer, self._writer, self._readers = self._writer, None, None
         if writer is not None:
-            writer.end()  # its thread releases everything, also if this is cancelled while it waits for that
+            writer.end()  # its thread releases everything, also if the wait below is cancelled
             await asyncio.to_thread(writer.join)

@@ -1,4 +1,4 @@
-"""The thread that writes, and the few that read."""
+"""The writer thread and the reader threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import StoreRejected, StoreUnavailable, Throttled
-from .connection import ERRORS, connect, typed
+from .connection import connect
+from .errors import ERRORS, to_store_error
 
 T = TypeVar("T")
 
-_BATCH = 1024
-_READERS = 4
+_MAX_JOBS = 1024  # in one transaction
+_READERS = 4  # threads
 
 
 class Undecided(Exception):
-    """COMMIT itself failed in a way that does not tell whether it happened."""
+    """COMMIT failed, and it is not known whether the transaction was committed."""
 
 
 class _Job(NamedTuple):
@@ -31,7 +32,7 @@ class _Job(NamedTuple):
 
 
 class Writer:
-    """The thread that writes: it takes all jobs waiting, runs them in one transaction, and answers them after it."""
+    """The writer thread: it runs all waiting jobs in one transaction, and then reports their outcomes."""
 
     def __init__(self, connection: sqlite3.Connection, readers: Readers) -> None:
         self._connection = connection
@@ -47,7 +48,7 @@ class Writer:
         return await future
 
     def end(self) -> None:
-        """Have the thread close all connections and end, after the jobs already submitted."""
+        """Close all connections and end the thread, after the jobs that were submitted before. Does not wait."""
         self._jobs.put(None)
 
     def join(self) -> None:
@@ -58,31 +59,35 @@ class Writer:
         while open:
             waiting = [self._jobs.get()]
             try:
-                while len(waiting) < _BATCH:
+                while len(waiting) < _MAX_JOBS:
                     waiting.append(self._jobs.get_nowait())
             except Empty:
                 pass
             jobs = [job for job in waiting if job is not None]
             open = len(jobs) == len(waiting)
             if jobs:
-                _answer(jobs, self._transaction(jobs))
+                _report(jobs, self._run_jobs(jobs))
         self._readers.close()
-        self._connection.close()  # last, so that this folds the log back into the file
+        self._connection.close()  # last: the last connection to close merges the log into the file
 
-    def _transaction(self, jobs: list[_Job]) -> list[Any]:
-        """The result or the exception of each job. They took effect together, durably, or not at all; if one of them
-        failed all, each is run by itself.
+    def _run_jobs(self, jobs: list[_Job]) -> list[Any]:
+        """Run jobs in one transaction; return the result or the exception of each.
+
+        The transaction takes effect durably, or not at all. If it fails before its COMMIT, and not because of a lock,
+        each job is run again in its own transaction.
         """
         connection = self._connection
         committing = False
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [_outcome(job, connection) for job in jobs]
+            outcomes = [_run_job(job, connection) for job in jobs]
             committing = True
             connection.execute("COMMIT")
             return outcomes
         except BaseException as error:  # noqa: BLE001  # this thread must not end while callers wait for it
-            failure: Exception = typed(error) if isinstance(error, ERRORS) else StoreUnavailable(type(error).__name__)
+            failure: Exception = (
+                to_store_error(error) if isinstance(error, ERRORS) else StoreUnavailable(type(error).__name__)
+            )
             if committing and not isinstance(failure, (Throttled, StoreRejected)):
                 failure = Undecided()
             try:
@@ -90,32 +95,32 @@ class Writer:
             except BaseException:  # noqa: BLE001  # as above
                 failure = Undecided() if committing else failure
         if len(jobs) > 1 and not committing and not isinstance(failure, Throttled):
-            return [outcome for job in jobs for outcome in self._transaction([job])]
+            return [outcome for job in jobs for outcome in self._run_jobs([job])]
         return [failure] * len(jobs)
 
 
-def _outcome(job: _Job, connection: sqlite3.Connection) -> Any:
-    """What a job returned or raised. An error of the database as a whole is not the job's: it ends the transaction."""
+def _run_job(job: _Job, connection: sqlite3.Connection) -> Any:
+    """Return the result of a job, or the exception it raised. Errors of the whole database are raised instead."""
     try:
         return job.work(connection)
     except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
-        return typed(error)
+        return to_store_error(error)
     except ERRORS:
         raise
-    except Exception as error:  # noqa: BLE001  # it belongs to the caller; the writer goes on
+    except Exception as error:  # noqa: BLE001  # it is reported to the caller; the writer continues
         return error
 
 
-def _answer(jobs: list[_Job], outcomes: list[Any]) -> None:
+def _report(jobs: list[_Job], outcomes: list[Any]) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         by_loop.setdefault(job.loop, []).append((job.future, outcome))
     for loop, answers in by_loop.items():
-        with suppress(RuntimeError):  # that loop is closed: nobody is left to hear
-            loop.call_soon_threadsafe(_deliver, answers)
+        with suppress(RuntimeError):  # that loop is closed, and with it the callers
+            loop.call_soon_threadsafe(_set_outcomes, answers)
 
 
-def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+def _set_outcomes(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, outcome in answers:
         if future.cancelled():
             continue
@@ -126,7 +131,7 @@ def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
 
 
 class Readers:
-    """A few threads, each with a connection of its own."""
+    """Reader threads, each with its own connection."""
 
     def __init__(self, path: str, deadline: float) -> None:
         self._path, self._deadline = path, deadline
@@ -135,9 +140,9 @@ class Readers:
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="eventsrc-sqlite-reader")
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._on_own_connection, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_on_own_connection, work)
 
-    def _on_own_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run_on_own_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
             if connection is None:
@@ -145,8 +150,8 @@ class Readers:
                 self._connections.append(connection)
             return work(connection)
         except ERRORS as error:
-            failure = typed(error)
-        raise failure  # out here, as the error that led to it may quote a row
+            failure = to_store_error(error)
+        raise failure  # outside the except block: the error of sqlite3 may quote a row
 
     def close(self) -> None:
         self._pool.shutdown()

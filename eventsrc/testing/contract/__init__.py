@@ -1,7 +1,7 @@
-"""The contract that every store keeps, as checks for the authors of stores. No test framework is needed.
+"""The contract that every store keeps, as checks for authors of stores. No test framework is needed.
 
 ```python
-await check_store(lambda: MyStore(url))                       # all of it
+await check_store(lambda: MyStore(url))  # the whole contract
 ```
 
 or, with pytest, a test for each promise:
@@ -12,9 +12,9 @@ async def test_contract(check: Check) -> None:
     await check(lambda: MyStore(url))
 ```
 
-The factory makes stores that are not open yet; the checks open and close them. Whether all share one set of data or
-each starts empty is up to the factory: every check works on streams of its own. A broken promise is an
-AssertionError that says which promise it was. What a store cannot do it must declare (`without=`), see `Capability`.
+The factory makes stores that are not open yet; the checks open and close them. The stores may share data or start
+empty: every check uses its own streams. A broken promise is an AssertionError that names the promise. If a store lacks
+a capability, this must be declared with `without=`; see `Capability`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ CONTRACT: tuple[Check, ...] = (
 
 
 async def check_store(make_store: MakeStore, *, without: Collection[Capability] = ()) -> None:
-    """Run the whole contract. Raises AssertionError at the first promise that is broken."""
+    """Run the whole contract.
+
+    Raises:
+        AssertionError: a promise is broken. The other promises are not checked then.
+    """
     for check in CONTRACT:
         await check(make_store, without=without)

@@ -1,4 +1,4 @@
-"""What a check is: a promise, and how to find it broken."""
+"""The parts of a check: a promise, and a function that finds out whether it is kept."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ...store import Store
 E = TypeVar("E", bound=Exception)
 
 MakeStore = Callable[[], Store]
-"""Makes a store, not opened yet."""
+"""Makes a store that is not open yet."""
 
 PATIENCE = 60.0  # seconds; a store that hangs must not hang its tests
 
 
 class Capability(Enum):
-    """What a store may lack if that is declared. All the rest of the contract holds for every store."""
+    """The capabilities that a store may lack if this is declared. The rest of the contract holds for every store."""
 
     KNOWS_THE_END = "refuses an append beyond the stream's end"
     SHARES_DATA = "shows the same data through every object that the factory makes"
-    FEEDS = "tells all its commits in order"
+    FEEDS = "has a feed of all its commits in order"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise of the contract. `needs` is the ability without which a store cannot keep it."""
+    """One promise of the contract. `needs` is the capability without which a store cannot keep it."""
 
     name: str
     promise: str
@@ -36,10 +36,13 @@ class Check:
     needs: Capability | None = None
 
     async def __call__(self, make_store: MakeStore, *, without: Collection[Capability] = ()) -> None:
-        """Raise AssertionError, with the promise in it, unless the stores of this factory keep the promise.
+        """Check that the stores of this factory keep the promise.
 
-        If the ability it needs is among those the store `lacks`, the promise must be broken: a declaration that is
-        no longer true is an error too.
+        If the store is declared to be `without` the capability that the check needs, the promise must be broken: a
+        declaration that is not true any more is an error too.
+
+        Raises:
+            AssertionError: the promise is broken, or the declaration is not true. The text has the promise.
         """
         try:
             async with asyncio.timeout(PATIENCE):
@@ -51,36 +54,38 @@ class Check:
             raise AssertionError(f"{self.promise}\nbut it raised {type(error).__name__}: {error}") from error
         else:
             if self.needs in without:
-                raise AssertionError(f"the store was declared to lack {self.needs}, and has it; drop the declaration")
+                raise AssertionError(
+                    f"the store was declared to be without {self.needs}, but has it; remove the declaration"
+                )
 
     def __str__(self) -> str:
         return self.name
 
 
-def checks(*runs: Callable[[MakeStore], Awaitable[None]], needs: Capability | None = None) -> tuple[Check, ...]:
-    """Checks named like their functions; the docstrings are the promises."""
+def make_checks(*runs: Callable[[MakeStore], Awaitable[None]], needs: Capability | None = None) -> tuple[Check, ...]:
+    """Make a check of each function: its name is the name of the check, and its docstring is the promise."""
     return tuple(Check(run.__name__, " ".join((run.__doc__ or "").split()), run, needs) for run in runs)
 
 
 def expect(kept: bool, otherwise: str) -> None:
-    """Not an assert statement: `python -O` must not turn a contract into one that nobody breaks."""
+    """Raise AssertionError if `kept` is false. An assert statement would be removed by `python -O`."""
     if not kept:
         raise AssertionError(otherwise)
 
 
 def expect_equal(found: object, expected: object, what: str) -> None:
-    expect(found == expected, f"{what}: found {shown(found)}, expected {shown(expected)}")
+    expect(found == expected, f"{what}: found {shorten(found)}, expected {shorten(expected)}")
 
 
-async def refused(error: type[E], call: Awaitable[object], what: str) -> E:
-    """The error with which the call was refused."""
+async def expect_error(error: type[E], call: Awaitable[object], what: str) -> E:
+    """Return the error of this class that a call raises."""
     try:
         result = await call
-    except error as refusal:
-        return refusal
-    raise AssertionError(f"{what} gave {shown(result)}; expected {error.__name__}")
+    except error as raised:
+        return raised
+    raise AssertionError(f"{what} gave {shorten(result)}; expected {error.__name__}")
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= 400 else f"{text[:400]}... ({len(text):,} characters)"

@@ -1,4 +1,4 @@
-"""What a store promises that tells all its commits in order."""
+"""The promises of a store that has a feed of all its commits in order."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from ...errors import FeedTrimmed, StoreClosed
 from ...store import Commit, Store
 from ...stores.feed import Batch, Feed
 from ...stores.ordered import PAGE
-from .check import Capability, MakeStore, checks, expect, expect_equal, refused
+from .check import Capability, MakeStore, expect, expect_equal, expect_error, make_checks
 from .samples import expect_same, fill, fresh_stream, make_commit
 
 
-async def a_feed_tells_all_commits_in_order(make_store: MakeStore) -> None:
-    """A feed tells every commit once, each stream's in order, more than a page of them, and ends caught up."""
+async def a_feed_delivers_all_commits_in_order(make_store: MakeStore) -> None:
+    """A feed delivers every commit once, those of each stream in order, over several pages, and ends caught up."""
     async with make_store() as store:
-        start = await end_of(store)
+        start = await find_end(store)
         streams = [fresh_stream() for _ in range(8)]
         filled = await asyncio.gather(*(fill(store, stream, PAGE // 4) for stream in streams))
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
-        told = [commit for batch in batches for commit in batch.commits]
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
+        delivered = [commit for batch in batches for commit in batch.commits]
         for stream, commits in zip(streams, filled, strict=True):
-            expect_same([commit for commit in told if commit.stream == stream], commits, f"the feed of {stream}")
-        expect_equal(len(told), sum(map(len, filled)), "commits told")
+            expect_same([commit for commit in delivered if commit.stream == stream], commits, f"the feed of {stream}")
+        expect_equal(len(delivered), sum(map(len, filled)), "commits delivered")
         expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
-        expect(len(batches) > 1, f"{len(told)} commits came in one batch")
+        expect(len(batches) > 1, f"{len(delivered)} commits were delivered in one batch")
 
 
 async def a_feed_of_large_commits_is_complete(make_store: MakeStore) -> None:
-    """However large commits are, each is told, and the end only behind the last of them."""
+    """Large commits are all delivered, and only the batch with the last of them is caught up."""
     async with make_store() as store:
-        start = await end_of(store)
+        start = await find_end(store)
         filled = await fill(store, fresh_stream(), 40, size=300_000)
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
-        expect_same([commit for batch in batches for commit in batch.commits], filled, "told")
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
+        expect_same([commit for batch in batches for commit in batch.commits], filled, "delivered")
         expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
 
 
-async def a_feed_goes_on_behind_a_checkpoint(make_store: MakeStore) -> None:
-    """Behind the checkpoint of any batch a feed tells just what the same feed told after it, also after a restart."""
+async def a_feed_resumes_after_any_checkpoint(make_store: MakeStore) -> None:
+    """From the checkpoint of any batch, a feed delivers exactly the commits that followed it, also after a restart."""
     store = make_store()
     async with store:
-        start = await end_of(store)
+        start = await find_end(store)
         await fill(store, fresh_stream(), PAGE + 10)
-        batches = [batch async for batch in feed_of(store).feed(after=start, follow=False)]
+        batches = [batch async for batch in get_feed(store).feed(after=start, follow=False)]
     async with store:
         for number, batch in enumerate(batches, 1):
             expected = [commit for each in batches[number:] for commit in each.commits]
-            expect_equal(await told(store, batch.checkpoint), expected, f"behind {batch.checkpoint}")
+            expect_equal(await read_feed(store, batch.checkpoint), expected, f"after {batch.checkpoint}")
 
 
 async def an_empty_feed_is_caught_up(make_store: MakeStore) -> None:
-    """Where there is nothing more a feed says once that it is caught up, and its checkpoint stays."""
+    """Without further commits, a feed delivers one empty batch that is caught up, with the same checkpoint."""
     async with make_store() as store:
-        end = await end_of(store)
-        batches = [batch async for batch in feed_of(store).feed(after=end, follow=False)]
+        end = await find_end(store)
+        batches = [batch async for batch in get_feed(store).feed(after=end, follow=False)]
         expect_equal(batches, [Batch([], end, True)], "a feed from the end")
 
 
-async def a_follower_sees_what_comes(make_store: MakeStore) -> None:
-    """Who follows gets each commit once and in order while many write, whenever it began."""
+async def a_follower_gets_new_commits(make_store: MakeStore) -> None:
+    """A follower gets each commit once and in order while others write, whenever it started."""
     async with make_store() as store:
-        start, streams = await end_of(store), [fresh_stream() for _ in range(6)]
+        start, streams = await find_end(store), [fresh_stream() for _ in range(6)]
         total = len(streams) * 40
         followers = [asyncio.create_task(follow(store, start, total))]
         writing = [asyncio.create_task(write(store, stream, 40)) for stream in streams]
@@ -75,75 +75,75 @@ async def a_follower_sees_what_comes(make_store: MakeStore) -> None:
                 expect_same([commit for commit in seen if commit.stream == stream], commits, f"followed {stream}")
 
 
-async def who_does_not_follow_comes_to_an_end(make_store: MakeStore) -> None:
-    """A feed that is not followed ends, however fast others write meanwhile, behind all that was there before."""
+async def a_feed_that_does_not_follow_ends(make_store: MakeStore) -> None:
+    """A feed without `follow` delivers all commits that were there before, and ends, however fast others write."""
     async with make_store() as store:
-        start = await end_of(store)
+        start = await find_end(store)
         before = await fill(store, fresh_stream(), 3)
         seen: list[Commit] = []
-        async for batch in feed_of(store).feed(after=start, follow=False):
+        async for batch in get_feed(store).feed(after=start, follow=False):
             seen += batch.commits
-            await fill(store, fresh_stream(), PAGE // 10)  # there is always more
-        expect_same([commit for commit in seen if commit.stream == before[0].stream], before, "told")
+            await fill(store, fresh_stream(), PAGE // 10)  # there are always more
+        expect_same([commit for commit in seen if commit.stream == before[0].stream], before, "delivered")
 
 
 async def closing_ends_a_follower(make_store: MakeStore) -> None:
-    """Closing the store does not wait for those who follow: they are told that it is closed."""
+    """Closing the store does not wait for followers: they get StoreClosed."""
     store = make_store()
     async with store:
-        waiting = asyncio.create_task(follow(store, await end_of(store), 1))
+        waiting = asyncio.create_task(follow(store, await find_end(store), 1))
         await asyncio.sleep(0.02)
-    await refused(StoreClosed, waiting, "a follower of a closed store")
+    await expect_error(StoreClosed, waiting, "a follower of a closed store")
 
 
-async def what_is_no_checkpoint_is_refused(make_store: MakeStore) -> None:
-    """A text that no batch has given is a ValueError."""
+async def a_bad_checkpoint_is_refused(make_store: MakeStore) -> None:
+    """A text that is not a checkpoint raises ValueError."""
     async with make_store() as store:
         for text in ("x", "-1", "1.5", "\uff11", " 1", "9" * 30):
-            await refused(ValueError, told(store, text), f"a feed behind {text!r}")
+            await expect_error(ValueError, read_feed(store, text), f"a feed after {text!r}")
 
 
 async def a_checkpoint_ahead_of_the_store_is_refused(make_store: MakeStore) -> None:
-    """A checkpoint of other data, or of those before a restore, is FeedTrimmed: to wait would be to miss commits."""
+    """A checkpoint of other data, or from before a restore, raises FeedTrimmed: waiting would miss commits."""
     async with make_store() as store:
         await fill(store, fresh_stream(), 2)
-        ahead = str(int(await feed_of(store).end()) + 1_000_000)
-        await refused(FeedTrimmed, told(store, ahead), "a feed from ahead of the end")
+        ahead = str(int(await get_feed(store).end()) + 1_000_000)
+        await expect_error(FeedTrimmed, read_feed(store, ahead), "a feed after a checkpoint ahead of the end")
 
 
-async def the_end_of_a_feed(make_store: MakeStore) -> None:
-    """Behind the end there is just what is stored after it, and its length is known."""
+async def a_feed_from_the_end_delivers_later_commits(make_store: MakeStore) -> None:
+    """A feed from `end()` delivers exactly the commits stored after it, and `remaining` counts them."""
     async with make_store() as store:
-        feed, before = feed_of(store), await end_of(store)
+        feed, before = get_feed(store), await find_end(store)
         await fill(store, fresh_stream(), 3)
         end = await feed.end()
-        expect_equal(await feed.remaining(before), 3, "commits behind an earlier end")
-        expect_equal(await feed.remaining(end), 0, "commits behind the end")
+        expect_equal(await feed.remaining(before), 3, "commits after an earlier end")
+        expect_equal(await feed.remaining(end), 0, "commits after the end")
         later = await fill(store, fresh_stream(), 2)
-        expect_same(await told(store, end), later, "behind the end")
+        expect_same(await read_feed(store, end), later, "after the end")
 
 
-async def the_earliest_of_checkpoints_misses_nothing(make_store: MakeStore) -> None:
-    """Of several checkpoints the earliest is the one with the most behind it; the beginning is earlier than all."""
+async def the_earliest_checkpoint_misses_nothing(make_store: MakeStore) -> None:
+    """The earliest of several checkpoints is the one with the most commits after it; "" is earlier than any other."""
     async with make_store() as store:
-        feed, checkpoints = feed_of(store), list[str]()
+        feed, checkpoints = get_feed(store), list[str]()
         for _ in range(12):
             checkpoints.append(await feed.end())
             await fill(store, fresh_stream(), 1)
         last = await feed.end()
-        expect_equal(len(await told(store, feed.earliest([last, *checkpoints[2:], last]))), 10, "commits behind it")
+        expect_equal(len(await read_feed(store, feed.earliest([last, *checkpoints[2:], last]))), 10, "commits after it")
         expect_equal(feed.earliest([last, ""]), "", "the earliest of the beginning and the end")
         expect_equal(feed.earliest([]), "", "the earliest of none")
 
 
 async def heads_are_each_streams_last_version(make_store: MakeStore) -> None:
-    """Each stream comes once, with the version of its last commit, more than a page of them."""
+    """Each stream is listed once, with the version of its last commit, over several pages."""
     async with make_store() as store:
         lengths = {fresh_stream(): number % 3 + 1 for number in range(PAGE + 100)}
         await asyncio.gather(*(fill(store, stream, length) for stream, length in lengths.items()))
-        pages = [page async for page in feed_of(store).heads()]
+        pages = [page async for page in get_feed(store).heads()]
         found = [head for page in pages for head in page if head.stream in lengths]
-        expect_equal(len(found), len(lengths), "streams that were told")
+        expect_equal(len(found), len(lengths), "streams that were listed")
         expect_equal(dict(found), lengths, "their last versions")
 
 
@@ -155,9 +155,9 @@ async def write(store: Store, stream: str, count: int) -> list[Commit]:
 
 
 async def follow(store: Store, after: str, count: int) -> list[Commit]:
-    """The next so many commits."""
+    """Return the next `count` commits or more."""
     seen: list[Commit] = []
-    async with aclosing(feed_of(store).feed(after=after)) as batches:
+    async with aclosing(get_feed(store).feed(after=after)) as batches:
         async for batch in batches:
             seen += batch.commits
             if len(seen) >= count:
@@ -165,36 +165,36 @@ async def follow(store: Store, after: str, count: int) -> list[Commit]:
     return seen
 
 
-async def told(store: Store, after: str) -> list[Commit]:
-    return [commit async for batch in feed_of(store).feed(after=after, follow=False) for commit in batch.commits]
+async def read_feed(store: Store, after: str) -> list[Commit]:
+    return [commit async for batch in get_feed(store).feed(after=after, follow=False) for commit in batch.commits]
 
 
-async def end_of(store: Store) -> str:
-    """The checkpoint behind all there is: other checks may have filled the store."""
+async def find_end(store: Store) -> str:
+    """Return the checkpoint after all commits of the store, which other checks may have stored."""
     checkpoint = ""
-    async for batch in feed_of(store).feed(follow=False):
+    async for batch in get_feed(store).feed(follow=False):
         checkpoint = batch.checkpoint
     return checkpoint
 
 
-def feed_of(store: Store) -> Feed:
+def get_feed(store: Store) -> Feed:
     expect(isinstance(store, Feed) and store.ordered, "the store has no ordered feed")
     assert isinstance(store, Feed)  # for type checkers
     return store
 
 
-CHECKS = checks(
-    a_feed_tells_all_commits_in_order,
+CHECKS = make_checks(
+    a_feed_delivers_all_commits_in_order,
     a_feed_of_large_commits_is_complete,
-    a_feed_goes_on_behind_a_checkpoint,
+    a_feed_resumes_after_any_checkpoint,
     an_empty_feed_is_caught_up,
-    a_follower_sees_what_comes,
-    who_does_not_follow_comes_to_an_end,
+    a_follower_gets_new_commits,
+    a_feed_that_does_not_follow_ends,
     closing_ends_a_follower,
-    what_is_no_checkpoint_is_refused,
+    a_bad_checkpoint_is_refused,
     a_checkpoint_ahead_of_the_store_is_refused,
-    the_end_of_a_feed,
-    the_earliest_of_checkpoints_misses_nothing,
+    a_feed_from_the_end_delivers_later_commits,
+    the_earliest_checkpoint_misses_nothing,
     heads_are_each_streams_last_version,
     needs=Capability.FEEDS,
 )

@@ -1,4 +1,4 @@
-"""What an append promises when others write at the same time, and when it is cancelled."""
+"""The promises of an append while others write, and when it is cancelled."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import AsyncIterator, Sequence
 
 from ...errors import ConflictError
 from ...store import Commit, Receipt, Store
-from .check import Capability, MakeStore, checks, expect, expect_equal, refused
-from .samples import expect_same, expect_same_commit, expect_stored, fresh_stream, make_commit, stored
+from .check import Capability, MakeStore, expect, expect_equal, expect_error, make_checks
+from .samples import expect_same, expect_same_commit, expect_stored, fresh_stream, make_commit, read_all
 
 ROUNDS = (2, 2, 2, 2, 2, 2, 2, 2, 20, 20)  # writers in each round
-TOO_LATE = 3  # appends that end before they are cancelled, then they have been cancelled at every moment
+TOO_LATE = 3  # appends that end before they are cancelled; by then, appends were cancelled at every moment
 
 
 async def one_writer_wins(make_store: MakeStore) -> None:
-    """Of several commits sent to one version at once exactly one is stored, and each other writer gets ConflictError
-    with that one.
+    """Of several commits appended to one version at once, exactly one is stored; each other writer gets ConflictError
+    with the stored commit.
     """
     async with make_store() as store:
         await race([store])
 
 
 async def one_writer_wins_across_stores(make_store: MakeStore) -> None:
-    """Of several commits sent to one version at once, through two store objects, exactly one is stored, and each other
-    writer gets ConflictError with that one.
+    """Of several commits appended to one version at once through two store objects, exactly one is stored; each other
+    writer gets ConflictError with the stored commit.
     """
     async with make_store() as one, make_store() as other:
         await race([one, other])
@@ -44,7 +44,7 @@ async def race(stores: Sequence[Store]) -> None:
         winners += won
         for outcome in outcomes:
             if isinstance(outcome, ConflictError):
-                expect_same_commit(outcome.winner, won[0], "as the winner told to those who lost")
+                expect_same_commit(outcome.winner, won[0], "as the winner in a ConflictError")
             elif not isinstance(outcome, Receipt):
                 raise AssertionError(f"one of {writers} writers got {outcome!r}") from outcome
     for store in stores:
@@ -52,7 +52,7 @@ async def race(stores: Sequence[Store]) -> None:
 
 
 async def streams_do_not_disturb_one_another(make_store: MakeStore) -> None:
-    """Appends to many streams at once all succeed, and each stream holds its own commits in order."""
+    """Appends to many streams at once all succeed, and each stream has its own commits in order."""
     async with make_store() as store:
         streams = [fresh_stream() for _ in range(40)]
 
@@ -63,14 +63,14 @@ async def streams_do_not_disturb_one_another(make_store: MakeStore) -> None:
             return commits
 
         written = await asyncio.gather(*map(write, streams))
-        read = await asyncio.gather(*(stored(store, stream) for stream in streams))
+        read = await asyncio.gather(*(read_all(store, stream) for stream in streams))
         for commits, found in zip(written, read, strict=True):
             expect_equal([c.payload for c in found], [c.payload for c in commits], "payloads of one of many streams")
 
 
-async def who_reads_sees_no_gap(make_store: MakeStore) -> None:
-    """Whoever reads while a writer appends sees all that was acknowledged before, and no version without those
-    before it.
+async def a_reader_sees_no_gap(make_store: MakeStore) -> None:
+    """A reader that reads while a writer appends sees all commits that were acknowledged before, and no version without
+    the versions before it.
     """
     async with make_store() as store:
         stream = fresh_stream()
@@ -85,7 +85,7 @@ async def who_reads_sees_no_gap(make_store: MakeStore) -> None:
         writing = asyncio.create_task(write())
         while not writing.done():
             await asyncio.sleep(0)  # a store that answers at once must not starve the writer
-            for read in (loaded, stored):
+            for read in (load_commits, read_all):
                 least = acknowledged
                 versions = [commit.version for commit in await read(store, stream)]
                 expect_equal(versions, list(range(1, len(versions) + 1)), "versions read during appends")
@@ -93,18 +93,18 @@ async def who_reads_sees_no_gap(make_store: MakeStore) -> None:
         await writing
 
 
-async def loaded(store: Store, stream: str) -> Sequence[Commit]:
+async def load_commits(store: Store, stream: str) -> Sequence[Commit]:
     return (await store.load(stream)).commits
 
 
 async def a_cancelled_append_can_be_made_again(make_store: MakeStore) -> None:
-    """An append cancelled at any moment, and made again with the same commit, succeeds, and the commit is stored
-    once.
+    """An append that was cancelled at any moment can be made again with the same commit: it succeeds, and the commit is
+    stored once.
     """
     async with make_store() as store:
         stream = fresh_stream()
         commits: list[Commit] = []
-        async for commit in cancelled(store, stream):
+        async for commit in cancel_appends(store, stream):
             receipt = await store.append(commit)
             expect_equal(receipt.commit_id, commit.id, "commit id of the receipt")
             commits.append(commit)
@@ -112,26 +112,26 @@ async def a_cancelled_append_can_be_made_again(make_store: MakeStore) -> None:
 
 
 async def a_cancelled_append_can_be_given_up(make_store: MakeStore) -> None:
-    """After an append cancelled at any moment, another commit is stored there or gets ConflictError with the cancelled
-    one, which landed; never both are stored, and never neither.
+    """After an append was cancelled at any moment, an append of another commit to the same version either stores it, or
+    raises ConflictError with the cancelled commit. Exactly one of the two is stored.
     """
     async with make_store() as store:
         stream = fresh_stream()
         commits: list[Commit] = []
-        async for commit in cancelled(store, stream):
+        async for commit in cancel_appends(store, stream):
             other = make_commit(stream, commit.version)
             try:
                 await store.append(other)
             except ConflictError as conflict:
-                expect_same_commit(conflict.winner, commit, "as the winner, though cancelled")
+                expect_same_commit(conflict.winner, commit, "as the winner, although it was cancelled")
                 other = commit
             commits.append(other)
         await expect_stored(store, stream, commits)
 
 
-async def cancelled(store: Store, stream: str) -> AsyncIterator[Commit]:
-    """The commits 1, 2, 3 ... of the stream, each with an append that was cancelled, every time a bit later, until
-    several had ended before that. Steps of the event loop tell when, not time: no two stores take equally long.
+async def cancel_appends(store: Store, stream: str) -> AsyncIterator[Commit]:
+    """Yield the commits 1, 2, 3 ... of a stream, each after an append of it was cancelled, each time a bit later, until
+    several appends ended before they were cancelled. Delays are steps of the event loop: times differ between stores.
     """
     version = steps = too_late = 0
     while too_late < TOO_LATE:
@@ -151,8 +151,8 @@ async def cancelled(store: Store, stream: str) -> AsyncIterator[Commit]:
         steps += max(1, steps // 8)
 
 
-async def cancelled_calls_disturb_no_others(make_store: MakeStore) -> None:
-    """Of many calls at once some are cancelled: all others end with their own result, and the store goes on working."""
+async def cancelled_calls_do_not_disturb_others(make_store: MakeStore) -> None:
+    """If some of many calls are cancelled, the others end with their own result, and the store continues to work."""
     async with make_store() as store:
         for steps in range(4):
             commits = [make_commit(fresh_stream()) for _ in range(12)]
@@ -168,26 +168,28 @@ async def cancelled_calls_disturb_no_others(make_store: MakeStore) -> None:
             await asyncio.wait([*appends, *loads])
             await asyncio.gather(*map(store.append, commits))
             for commit in commits:
-                expect_same(await stored(store, commit.stream), [commit], "read after others were cancelled")
+                expect_same(await read_all(store, commit.stream), [commit], "read after others were cancelled")
 
 
 async def every_acknowledged_append_is_seen(make_store: MakeStore) -> None:
-    """What was acknowledged is in the very next read, forward, backward or by load."""
+    """An acknowledged commit is in the very next read: forward, backward and by load."""
     async with make_store() as store:
         await expect_seen(store, store)
 
 
 async def every_acknowledged_append_is_seen_by_other_stores(make_store: MakeStore) -> None:
-    """What one store object acknowledged is in the very next read through another, and an append to that version
-    conflicts there.
+    """A commit that one store object acknowledged is in the very next read through another store object, and an append
+    to its version conflicts there.
     """
     async with make_store() as store, make_store() as other:
         await expect_seen(store, other)
         stream = fresh_stream()
         first = make_commit(stream)
         await store.append(first)
-        conflict = await refused(ConflictError, other.append(make_commit(stream)), "an append through the other store")
-        expect_same_commit(conflict.winner, first, "as the winner told by the other store")
+        conflict = await expect_error(
+            ConflictError, other.append(make_commit(stream)), "an append through the other store"
+        )
+        expect_same_commit(conflict.winner, first, "as the winner, through the other store")
         await other.append(first)
         await expect_stored(store, stream, [first])
 
@@ -202,16 +204,16 @@ async def expect_seen(store: Store, reader: Store) -> None:
 
 
 CHECKS = (
-    *checks(
+    *make_checks(
         one_writer_wins,
         streams_do_not_disturb_one_another,
-        who_reads_sees_no_gap,
+        a_reader_sees_no_gap,
         every_acknowledged_append_is_seen,
         a_cancelled_append_can_be_made_again,
         a_cancelled_append_can_be_given_up,
-        cancelled_calls_disturb_no_others,
+        cancelled_calls_do_not_disturb_others,
     ),
-    *checks(
+    *make_checks(
         one_writer_wins_across_stores,
         every_acknowledged_append_is_seen_by_other_stores,
         needs=Capability.SHARES_DATA,

@@ -1,4 +1,4 @@
-"""Streams, commits and snapshots to check with. Their content means nothing; stores see bytes."""
+"""Streams, commits and snapshots for the checks. Their content means nothing, because stores see only bytes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 
 from ...store import MAX_VERSION, Commit, Snapshot, Store
 from ...uuid7 import uuid7
-from .check import expect, expect_equal, shown
+from .check import expect, expect_equal, shorten
 
 ALL_BYTES = bytes(range(256))
 ALL_SORTS = "\0\t\n\x7f\x85 aZ'\"\\%_;\u00e9e\u0301\u202e\ufeff\uffff\U0001f600\U0010ffff"
-"""Text that a store has no reason to change, and often does."""
+"""Text that stores must not change, and often do."""
 
 
 def fresh_stream() -> str:
-    """A stream that nobody has used, so that a store may be full of others."""
+    """Return the id of a stream that does not exist yet, in any store."""
     return f"contract-{os.urandom(8).hex()}"
 
 
@@ -40,14 +40,14 @@ def make_snapshot(stream: str, version: int, payload: bytes = b"state") -> Snaps
 
 
 async def fill(store: Store, stream: str, count: int, size: int = 16) -> list[Commit]:
-    """Append so many commits with payloads that no compression makes smaller."""
+    """Append `count` commits with payloads of `size` random bytes, which cannot be compressed."""
     commits = [make_commit(stream, version, payload=os.urandom(size)) for version in range(1, count + 1)]
     for commit in commits:
         await store.append(commit)
     return commits
 
 
-async def stored(
+async def read_all(
     store: Store, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
 ) -> list[Commit]:
     async with aclosing(store.read(stream, after=after, until=until, backward=backward)) as commits:
@@ -55,9 +55,9 @@ async def stored(
 
 
 async def expect_stored(store: Store, stream: str, expected: Sequence[Commit]) -> None:
-    """These commits and no others, by every way to read them."""
-    expect_same(await stored(store, stream), expected, "read forward")
-    expect_same((await stored(store, stream, backward=True))[::-1], expected, "read backward")
+    """Check that every way of reading a stream returns exactly these commits."""
+    expect_same(await read_all(store, stream), expected, "read forward")
+    expect_same((await read_all(store, stream, backward=True))[::-1], expected, "read backward")
     expect_same((await store.load(stream)).commits, expected, "loaded")
 
 
@@ -69,8 +69,8 @@ def expect_same(found: Sequence[Commit], expected: Sequence[Commit], how: str) -
 
 
 def expect_same_commit(found: Commit | None, original: Commit, how: str) -> None:
-    """Equal in every field but `position`, which the store gives."""
-    expect(isinstance(found, Commit), f"instead of commit {original!r} there was {found!r} {how}")
+    """Check that two commits are equal in every field except `position`, which the store assigns."""
+    expect(isinstance(found, Commit), f"found {found!r} instead of commit {original!r}, {how}")
     for field in msgspec.structs.fields(Commit):
         value, expected = getattr(found, field.name), getattr(original, field.name)
         if field.name == "metadata":
@@ -78,4 +78,4 @@ def expect_same_commit(found: Commit | None, original: Commit, how: str) -> None
         if field.name != "position":
             same = value == expected and type(value) is type(expected)
             what = f"{field.name} of {original!r}, {how},"
-            expect(same, f"{what} was {shown(value)}, expected {shown(expected)}")
+            expect(same, f"{what} was {shorten(value)}, expected {shorten(expected)}")

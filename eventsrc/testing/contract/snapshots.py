@@ -1,4 +1,4 @@
-"""What a store promises about snapshots, and about a load that finds one."""
+"""The promises about snapshots, and about loads of streams that have one."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 import random
 
 from ...store import Commit, Snapshot, Store
-from .check import MakeStore, checks, expect, expect_equal
-from .samples import ALL_BYTES, ALL_SORTS, expect_same, fill, fresh_stream, make_commit, make_snapshot, stored
+from .check import MakeStore, expect, expect_equal, make_checks
+from .samples import ALL_BYTES, ALL_SORTS, expect_same, fill, fresh_stream, make_commit, make_snapshot, read_all
 
 
 async def a_snapshot_is_kept(make_store: MakeStore) -> None:
-    """A snapshot is loaded as it was put, byte for byte, also after a restart and for a stream without commits."""
+    """A snapshot is loaded as it was put, byte for byte; also after a restart, and for a stream without commits."""
     store = make_store()
     full = Snapshot(stream=fresh_stream(), version=2**40, shape=ALL_SORTS, payload=ALL_BYTES * 3)
     empty = Snapshot(stream=fresh_stream(), version=1, shape="", payload=b"")
     async with store:
         for snapshot in (full, empty):
-            expect(await store.put_snapshot(snapshot) is True, "the first snapshot of a stream was not taken")
+            expect(await store.put_snapshot(snapshot) is True, "the first snapshot of a stream was not stored")
             await expect_loaded(store, snapshot, [])
     async with store:
         for snapshot in (full, empty):
             await expect_loaded(store, snapshot, [])
 
 
-async def a_load_begins_at_the_snapshot(make_store: MakeStore) -> None:
-    """A load gives the newest snapshot and the commits from its version on, its own included; of a snapshot ahead of
-    the stream, no commit that it could stand for.
+async def a_load_starts_at_the_snapshot(make_store: MakeStore) -> None:
+    """A load returns the newest snapshot and the commits from its version on, that one included. If the snapshot is
+    ahead of the stream, it returns no commits.
     """
     async with make_store() as store:
         stream = fresh_stream()
@@ -36,12 +36,12 @@ async def a_load_begins_at_the_snapshot(make_store: MakeStore) -> None:
             snapshot = make_snapshot(stream, version, payload=b"state at %d" % version)
             await store.put_snapshot(snapshot)
             await expect_loaded(store, snapshot, commits[version - 1 :])
-        expect_same(await stored(store, stream), commits, "read forward over snapshots")
-        expect_same(await stored(store, stream, backward=True), commits[::-1], "read backward over snapshots")
+        expect_same(await read_all(store, stream), commits, "read forward over snapshots")
+        expect_same(await read_all(store, stream, backward=True), commits[::-1], "read backward over snapshots")
 
 
 async def a_load_spans_pages(make_store: MakeStore) -> None:
-    """Snapshot and tail are loaded whole where they are larger than a megabyte, and where the tail is long."""
+    """Snapshot and later commits are loaded completely, also beyond a megabyte, and if there are many commits."""
     async with make_store() as store:
         stream = fresh_stream()
         commits = await fill(store, stream, 8, size=300_000)
@@ -56,8 +56,8 @@ async def a_load_spans_pages(make_store: MakeStore) -> None:
             await expect_loaded(store, snapshot, commits[9:])
 
 
-async def a_snapshot_never_goes_back(make_store: MakeStore) -> None:
-    """A snapshot is taken (True) only if it is newer than the one that is there; else nothing changes (False)."""
+async def a_snapshot_is_never_replaced_by_an_older_one(make_store: MakeStore) -> None:
+    """A snapshot is stored (True) only if it is newer than the stored one; otherwise nothing changes (False)."""
     async with make_store() as store:
         stream = fresh_stream()
         for version, newest in ((5, 5), (4, 5), (5, 5), (1, 5), (6, 6), (5, 6), (100, 100), (20, 100), (100, 100)):
@@ -72,20 +72,20 @@ async def a_snapshot_never_goes_back(make_store: MakeStore) -> None:
 
 
 async def racing_snapshots_end_with_the_newest(make_store: MakeStore) -> None:
-    """Of snapshots put at the same time the newest one stays, whatever the order."""
+    """Of several snapshots put at the same time, the newest one stays, in whatever order they arrive."""
     async with make_store() as store:
         for seed in range(4):
             stream = fresh_stream()
             snapshots = [make_snapshot(stream, version, payload=b"%d" % version) for version in range(1, 17)]
-            order = random.Random(seed).sample(snapshots, len(snapshots))  # noqa: S311  # no secret
+            order = random.Random(seed).sample(snapshots, len(snapshots))  # noqa: S311  # not for secrets
             taken = await asyncio.gather(*map(store.put_snapshot, order))
             newest = max(order, key=lambda snapshot: snapshot.version)
-            expect(taken[order.index(newest)] is True, "the newest of racing snapshots was not taken")
+            expect(taken[order.index(newest)] is True, "the newest of racing snapshots was not stored")
             expect_equal((await store.load(stream)).snapshot, newest, "the snapshot after the race")
 
 
-async def snapshots_and_appends_go_together(make_store: MakeStore) -> None:
-    """A snapshot put while others append disturbs neither them nor a load."""
+async def snapshots_and_appends_do_not_disturb_each_other(make_store: MakeStore) -> None:
+    """A snapshot that is put during appends disturbs neither the appends nor a load."""
     async with make_store() as store:
         stream = fresh_stream()
         commits = await fill(store, stream, 1)
@@ -108,11 +108,11 @@ async def expect_loaded(store: Store, snapshot: Snapshot, commits: list[Commit])
     expect_same(loaded.commits, commits, f"loaded with a snapshot at {snapshot.version}")
 
 
-CHECKS = checks(
+CHECKS = make_checks(
     a_snapshot_is_kept,
-    a_load_begins_at_the_snapshot,
+    a_load_starts_at_the_snapshot,
     a_load_spans_pages,
-    a_snapshot_never_goes_back,
+    a_snapshot_is_never_replaced_by_an_older_one,
     racing_snapshots_end_with_the_newest,
-    snapshots_and_appends_go_together,
+    snapshots_and_appends_do_not_disturb_each_other,
 )

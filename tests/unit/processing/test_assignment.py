@@ -36,7 +36,7 @@ async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
         assert other.state == "stopped"
         await first.create_slots(5, replace=True)
         await first.take_all()
-    assert await first.projection.told() == await ids_of(store)
+    assert await first.projection.read_handled() == await ids_of(store)
 
 
 async def test_positions_are_read_again_when_other_processes_hold_the_same_slots(store: MemoryStore) -> None:
@@ -51,7 +51,7 @@ async def test_positions_are_read_again_when_other_processes_hold_the_same_slots
         await processor.handle([commit])
     for processor in (one, other):
         await processor.wait_until_idle()
-    told = [await processor.projection.told() for processor in (one, other)]
+    told = [await processor.projection.read_handled() for processor in (one, other)]
     assert [len(each["account-a-0"]) for each in told] == [3, 2]
 
 
@@ -118,5 +118,5 @@ async def test_streams_of_a_dropped_slot_are_no_longer_retried(store: MemoryStor
     assert {processor.slot_of(stream) for stream in processor.parking.catching_up} == {0}
     processor.projection.poison = set()
     await processor.wait_until_idle()
-    told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}
+    told = {stream for stream, ids in (await processor.projection.read_handled()).items() if len(ids) > 1}
     assert told == {stream for stream in await ids_of(store) if processor.slot_of(stream) == 0}

@@ -46,7 +46,7 @@ async def test_a_cancelled_task_inside_a_handler_counts_as_a_failure(store: Memo
     await fill(store)
     processor = Processor(Dropped(), store, MemoryCheckpoints())
     await processor.run(until_caught_up=True)
-    told = await processor.projection.told()
+    told = await processor.projection.read_handled()
     assert told["account-a-1"].pop(0) == "nothing yet"
     assert told == await ids_of(store)
 
@@ -101,7 +101,7 @@ async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     assert "transaction" in parked.error
     expected = await ids_of(store)
     del expected["account-a-1"]
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 async def test_handlers_can_use_savepoints(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
@@ -116,7 +116,7 @@ async def test_handlers_can_use_savepoints(store: MemoryStore, checkpoints: SQLi
     await fill(store)
     processor = Processor(Careful(), store, checkpoints, attempts=1)
     await processor.run(until_caught_up=True)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 class Misspelt(InSQLite, tag="misspelt"):
@@ -152,7 +152,7 @@ async def test_a_locked_file_is_waited_for_once_per_batch(
     assert len(tries) == 1
     other.close()
     await processor.handle(await commits_of(store))
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 class Full(InSQLite, tag="full"):

@@ -113,7 +113,7 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
         await until(lambda: sum(worker.processor.commits for worker in pair) == 81)
     told: dict[str, list[str]] = {}
     for worker in pair:
-        for stream, ids in (await worker.processor.projection.told()).items():
+        for stream, ids in (await worker.processor.projection.read_handled()).items():
             told[stream] = told.get(stream, []) + ids
     assert told == await ids_of(store)
 
@@ -173,7 +173,7 @@ async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore
         await fill(store, accounts=20)
         await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief sends no second heartbeat, so it is dead
         await until(lambda: ann.processor.commits == 80)
-        told = await ann.processor.projection.told()  # some twice: effects whose position was refused
+        told = await ann.processor.projection.read_handled()  # some twice: effects whose position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 

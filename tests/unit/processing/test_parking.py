@@ -70,7 +70,7 @@ async def test_a_retry_interrupted_after_the_release_can_be_repeated(store: Memo
         with pytest.raises(Throttled):
             await other.retry("account-a-0")
         await other.retry("account-a-0")
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert not await other.parked()
 
 
@@ -149,7 +149,7 @@ async def test_each_commit_has_its_own_attempts(store: MemoryStore) -> None:
     processor = Processor(Flaky(), store, MemoryCheckpoints(), attempts=3)
     await processor.run(until_caught_up=True)
     assert not await processor.parked()
-    assert set((await processor.projection.told())["account-a-0"]) == set((await ids_of(store))["account-a-0"])
+    assert set((await processor.projection.read_handled())["account-a-0"]) == set((await ids_of(store))["account-a-0"])
 
 
 async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> None:
@@ -175,5 +175,5 @@ async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> No
     assert len(processor.parking.catching_up) == 30
     processor.projection.failing = False
     await processor.wait_until_idle()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.projection.most == 2

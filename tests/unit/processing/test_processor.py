@@ -49,7 +49,7 @@ async def test_every_commit_is_handled_once_and_in_order(store: MemoryStore, mak
     await fill(store)
     processor = make()
     await processor.run(until_caught_up=True)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.commits == 12
 
 
@@ -60,7 +60,7 @@ async def test_new_commits_are_handled_while_it_runs(store: MemoryStore, make: M
         await fill(store)
         await processor.wait_for(await deposit(store, "a-1", 7))
         await asyncio.wait_for(processor.caught_up.wait(), 10)
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -110,7 +110,7 @@ async def test_hints_may_repeat_and_come_in_any_order(store: MemoryStore, make: 
         await processor.handle(hints[start : start + 20])
     await processor.handle(last.values())
     await processor.wait_until_idle()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -124,7 +124,7 @@ async def test_a_stream_that_misses_many_commits_catches_up_in_its_own_task(stor
     assert processor.parking.catching_up.keys() == {"account-a-0"}
     await processor.handle([commits[348], commits[699]])  # the first is dropped while its stream catches up
     await processor.wait_until_idle()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -135,7 +135,7 @@ async def test_start_now_handles_only_newer_commits(store: MemoryStore, make: Ma
         await until(lambda: processor.held)
         receipt = await deposit(store, "a-1", 7)
         await processor.wait_for(receipt)
-    assert await processor.projection.told() == {"account-a-1": ["account-a-1@5.0"]}
+    assert await processor.projection.read_handled() == {"account-a-1": ["account-a-1@5.0"]}
 
 
 @every_kind
@@ -148,7 +148,7 @@ async def test_a_handler_that_fails_for_a_while_is_called_again(store: MemorySto
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert not await processor.parked()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -167,7 +167,7 @@ async def test_a_stream_whose_handler_fails_is_parked_and_others_continue(store:
     expected = await ids_of(store)
     assert expected["account-a-1"][-2:] == ["account-a-1@5.0", "account-a-1@6.0"]
     expected["account-a-1"] = expected["account-a-1"][:-2]
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_kind
@@ -186,7 +186,7 @@ async def test_commits_after_a_parked_one_wait(store: MemoryStore, make: Make) -
         await processor.retry("account-a-1")
         await processor.wait_for(receipt)
         await processor.wait_for(await deposit(store, "a-1", 2))  # and now this one, too
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert not await processor.parked()
 
 
@@ -219,7 +219,7 @@ async def test_a_commit_can_be_skipped_with_a_reason(store: MemoryStore, make: M
     assert (skipped.stream, skipped.version, skipped.reason) == ("account-a-0", 3, "was refunded by hand")
     expected = await ids_of(store)
     expected["account-a-0"].remove("account-a-0@3.0")
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_kind
@@ -234,7 +234,7 @@ async def test_a_damaged_commit_can_be_skipped(store: MemoryStore, make: Make) -
     await processor.skip("account-a-0", "the disk was bad")
     expected = await ids_of(store)
     expected["account-a-0"].remove("account-a-0@3.0")
-    assert await processor.projection.told() == expected
+    assert await processor.projection.read_handled() == expected
 
 
 @every_durable_kind
@@ -251,7 +251,7 @@ async def test_another_process_can_retry_while_one_runs(store: MemoryStore, make
         await other.retry("account-a-0")
         await processor.wait_for(await deposit(store, "a-0", 7))
         await other.retry("account-a-1")
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind
@@ -265,7 +265,7 @@ async def test_on_error_stop_raises_the_handlers_error(store: MemoryStore, make:
     assert not await processor.parked()
     processor.projection.poison = set()
     await processor.run(until_caught_up=True)  # it continues once the handler works
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 async def test_in_memory_no_event_of_a_failed_commit_is_handled_twice(store: MemoryStore) -> None:
@@ -277,7 +277,7 @@ async def test_in_memory_no_event_of_a_failed_commit_is_handled_twice(store: Mem
         await until(lambda: processor.parking.catching_up)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_durable_kind
@@ -292,7 +292,7 @@ async def test_two_processes_without_leases_stay_exact(store: MemoryStore, make:
         await asyncio.gather(*(each.handle(commits[start : start + 10]) for each in processors))
     for processor in processors:
         await processor.wait_until_idle()
-    both = [await processor.projection.told() for processor in processors]
+    both = [await processor.projection.read_handled() for processor in processors]
     expected = await ids_of(store)
     for stream, ids in expected.items():
         assert {id for told in both for id in told.get(stream, ())} == set(ids)
@@ -313,7 +313,7 @@ async def test_a_later_run_fences_the_earlier_one(store: MemoryStore, make: Make
         with pytest.raises(Fenced):
             await asyncio.wait_for(running_first, 10)
         await second.wait_for(await deposit(store, "a-0", 1))
-    told = await second.projection.told()
+    told = await second.projection.read_handled()
     assert {stream: sorted(set(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 
@@ -354,7 +354,7 @@ async def test_many_streams_in_sqlite(tmp_path: Path) -> None:
         await fill(store, accounts=300, deposits=5)  # more than a page of commits, and of positions
         processor = Processor(InSQLite(), store, checkpoints)
         await processor.run(until_caught_up=True)
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
         again = Processor(InSQLite(), store, checkpoints)
         await again.prepare()
         await again.take_all()
@@ -397,7 +397,7 @@ async def test_forget_drops_the_read_model_with_its_positions(store: MemoryStore
         await processor.forget()
         assert await checkpoints.slots(processor.name) == []
         await processor.run(until_caught_up=True)  # builds it again, with nothing twice
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
     with pytest.raises(TypeError, match="in memory"):
         await Processor(InMemory(), store).forget()
 
@@ -414,7 +414,7 @@ async def test_retry_all_retries_every_parked_stream(store: MemoryStore, make: M
     assert [parked.stream for parked in await processor.retry_all()] == ["account-a-3"]
     processor.projection.poison = set()
     assert not await processor.retry_all()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @every_kind

@@ -73,7 +73,7 @@ async def test_while_the_old_version_runs_each_outside_effect_happens_once(
     async with running(new):
         await new.wait_for(await deposit(store, "a-0", 1))
         await asyncio.wait_for(new.caught_up.wait(), 10)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)
     assert steps[-1][0] == steps[-1][1]
     assert all(done <= total for done, total in steps)
@@ -102,7 +102,7 @@ async def test_commits_parked_by_the_old_version_are_handled_by_the_new_one_not_
     assert len(had) == 8
     OUTSIDE.clear()
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == sorted(set(await outside(store)) - had)
 
 
@@ -120,7 +120,7 @@ async def test_a_cancelled_rebuild_continues_when_called_again(
     await asyncio.gather(rebuilding, return_exceptions=True)
     again = Processor(Second(), store, checkpoints)
     await rebuild(again)
-    assert await again.projection.told() == await ids_of(store)
+    assert await again.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)
     assert await checkpoints.active("model") == 2
 
@@ -139,7 +139,7 @@ async def test_an_error_stops_the_rebuild_and_the_old_version_stays_active(
     await old.run(until_caught_up=True)
     new.projection.poison = set()
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
 
 
 async def test_after_the_rebuild_on_error_applies_again(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
@@ -187,7 +187,7 @@ async def test_a_held_back_stream_that_then_fails_is_muted_up_to_the_old_positio
 
     monkeypatch.setattr(checkpoints, "claim", fencing)
     await rebuild(new)
-    assert await new.projection.told() == await ids_of(store)
+    assert await new.projection.read_handled() == await ids_of(store)
     assert len(OUTSIDE) == len(set(OUTSIDE))
 
 
@@ -213,7 +213,7 @@ async def test_without_an_active_version_it_becomes_active(store: MemoryStore, c
     steps: list[Any] = []
     only = Processor(Second(), store, checkpoints)
     await rebuild(only, progress=lambda *step: steps.append(step))
-    assert await only.projection.told() == await ids_of(store)
+    assert await only.projection.read_handled() == await ids_of(store)
     assert sorted(OUTSIDE) == await outside(store)  # no other version has acted
     assert steps[-1] == (12, 12)
     await rebuild(only)  # does nothing

@@ -77,7 +77,7 @@ async def test_a_store_that_cannot_be_reached_is_waited_for(store: MemoryStore) 
     async with asyncio.timeout(20):
         await running
     assert runner.waiting == ""
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 async def test_checkpoints_that_cannot_be_written_are_waited_for(store: MemoryStore) -> None:
@@ -88,7 +88,7 @@ async def test_checkpoints_that_cannot_be_written_are_waited_for(store: MemorySt
     async with asyncio.timeout(20):
         await Runner(processor).run(until_caught_up=True)
     assert checkpoints.saved == ["12"]
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @pytest.mark.parametrize("error", [StoreRejected("no", "ask somebody"), StoreClosed("closed"), LookupError("a bug")])
@@ -145,7 +145,7 @@ async def test_the_first_of_two_without_leases_is_fenced(store: MemoryStore, tmp
         await until(lambda: second.commits == 12)
         second_runner.stop()
         await other
-        assert await second.projection.told() == await ids_of(store)
+        assert await second.projection.read_handled() == await ids_of(store)
 
 
 async def test_no_checkpoint_is_written_while_there_are_no_commits(store: MemoryStore) -> None:
@@ -196,7 +196,7 @@ async def test_no_checkpoint_is_written_while_a_stream_catches_up(store: MemoryS
     assert not tasks_left()
     processor.projection.poison = set()
     await processor.run(until_caught_up=True)
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 @pytest.mark.parametrize("with_leases", [False, True])
@@ -218,7 +218,7 @@ async def test_a_run_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_
         processor = Processor(InSQLite(), store, checkpoints)
         await processor.run(until_caught_up=True)
         assert not await processor.parked()
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
 
 
 class Slow(Outside):
@@ -338,7 +338,7 @@ async def test_one_reader_for_all_processors(store: MemoryStore) -> None:
     pair = [Processor(kind(), store, feed=feed) for kind in (InMemory, Other)]
     await Runner(*pair).run(until_caught_up=True)
     for processor in pair:
-        assert await processor.projection.told() == await ids_of(store)
+        assert await processor.projection.read_handled() == await ids_of(store)
     with pytest.raises(ValueError, match="share a feed"):
         Runner(Processor(InMemory(), store), Processor(Other(), store, feed=feed))
     with pytest.raises(ValueError, match="same tag"):
@@ -364,5 +364,5 @@ async def test_with_leases_the_run_ends_with_its_feed(store: MemoryStore) -> Non
     processor = Processor(Outside(), store, MemoryCheckpoints(), feed=feed)
     async with asyncio.timeout(20):
         await Runner(processor, leases=Leases(ttl=0.5)).run()
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert feed.begun <= 2

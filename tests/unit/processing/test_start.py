@@ -46,7 +46,7 @@ async def test_start_now_does_not_handle_older_commits_in_any_batches(store: Hin
     for start in range(0, len(commits), at_once):
         await processor.handle(commits[start : start + at_once])
     await processor.wait_until_idle()
-    assert await processor.projection.told() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
+    assert await processor.projection.read_handled() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -64,7 +64,7 @@ async def test_with_start_now_verify_handles_every_commit_since_the_start(
         await deposit(store, "a-1", amount + 7)
     found = await verify(processor := Processor(Outside(), store, checkpoints, start="now"))
     assert (found.missing, found.handled) == (3, 3)
-    assert await processor.projection.told() == {"account-a-1": [f"account-a-1@{v}.0" for v in (5, 6, 7)]}
+    assert await processor.projection.read_handled() == {"account-a-1": [f"account-a-1@{v}.0" for v in (5, 6, 7)]}
 
 
 async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: MemoryStore) -> None:

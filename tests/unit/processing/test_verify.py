@@ -44,7 +44,7 @@ async def test_commits_that_the_feed_has_not_delivered_are_found_and_handled(
     assert (found.streams, found.missing, found.handled) == (6, 17, 0)
     found = await verify(processor)
     assert (found.missing, found.handled, found.parked, list(found.lost)) == (17, 17, 0, [])
-    assert await processor.projection.told() == await ids_of(store)
+    assert await processor.projection.read_handled() == await ids_of(store)
     assert (await verify(processor)).missing == 0
 
 
@@ -56,7 +56,7 @@ async def test_verify_runs_in_another_process_while_none_runs(
     await deposit(store, "a-1", 9)
     found = await verify(other := Processor(InSQLite(), store, checkpoints))
     assert (found.missing, found.handled) == (1, 1)
-    assert await other.projection.told() == await ids_of(store)
+    assert await other.projection.read_handled() == await ids_of(store)
 
 
 class Busy(MemoryStore):
@@ -78,7 +78,7 @@ async def test_verify_continues_after_a_worker_has_taken_over(checkpoints: SQLit
         store.after_heads = worker.take_all
         found = await verify(other := Processor(InSQLite(), store, checkpoints))
         assert (found.missing, found.handled) == (12, 12)
-        assert await other.projection.told() == await ids_of(store)
+        assert await other.projection.read_handled() == await ids_of(store)
         store.after_heads = Processor(InSQLite(), store, checkpoints).take_all
         await deposit(store, "a-1", 9)
         with pytest.raises(Fenced):  # a worker with slots of its own has lost them
@@ -133,7 +133,7 @@ async def test_commits_older_than_the_start_are_not_missing(store: MemoryStore) 
         await processor.wait_for(await deposit(store, "a-0", 1))
         found = await verify(processor)
     assert (found.streams, found.missing) == (2, 0)
-    assert await processor.projection.told() == {"account-a-0": ["account-a-0@5.0"]}
+    assert await processor.projection.read_handled() == {"account-a-0": ["account-a-0@5.0"]}
 
 
 async def test_status_and_health_of_a_processor(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:

@@ -1,4 +1,4 @@
-"""What of an event leaves, under which name, and the tokens that say how far a client is."""
+"""How events become CloudEvents, which declarations are refused, and the tokens that mark a client's position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.bank import Deposited, Opened, Withdrawn
 from eventsrc import Commit, DeclarationError, DynamoDBStore, Event, MemoryStore
 from eventsrc.aggregates.codec import Codec, join, pack
 from eventsrc.publishing import PublishedEvent, events_api
-from eventsrc.publishing.asgi import chosen
+from eventsrc.publishing.asgi import choose_media_type
 from eventsrc.publishing.catalogue import Catalogue
 from eventsrc.publishing.token import FeedToken
 
@@ -53,7 +53,7 @@ def commit_of(*events: Event, **fields: Any) -> Commit:
     return Commit(**(given | fields))
 
 
-def told(
+def cloud_events(
     commit: Commit,
     *published: PublishedEvent[Any],
     source: str = "/ledger",
@@ -61,12 +61,12 @@ def told(
     tracing: bool = False,
 ) -> list[dict[str, Any]]:
     catalogue = Catalogue(published, upcasters, source, tracing=tracing)
-    return [msgspec.json.decode(body) for _, _, body in catalogue.tell(commit)]
+    return [msgspec.json.decode(body) for _, _, body in catalogue.encode(commit)]
 
 
-def test_an_event_leaves_as_a_cloud_event() -> None:
+def test_an_event_is_published_as_a_cloud_event() -> None:
     commit = commit_of(Deposited(amount=5), correlation_id="req-9", causation_ids=("order-1@2.0",))
-    assert told(commit, DEPOSITED) == [
+    assert cloud_events(commit, DEPOSITED) == [
         {
             "specversion": "1.0",
             "id": "account-a-1@7.0",
@@ -80,61 +80,63 @@ def test_an_event_leaves_as_a_cloud_event() -> None:
     ]
 
 
-def test_only_what_is_published_leaves_and_keeps_its_place() -> None:
+def test_only_published_events_are_encoded_with_their_index_in_the_commit() -> None:
     commit = commit_of(Withdrawn(amount=1), Deposited(amount=2), Opened(owner="ann"), Deposited(amount=3))
-    events = told(commit, DEPOSITED)
+    events = cloud_events(commit, DEPOSITED)
     assert [(event["id"], event["data"]) for event in events] == [
         ("account-a-1@7.1", {"amount": 2}),
         ("account-a-1@7.3", {"amount": 3}),
     ]
-    assert told(commit_of(Opened(owner="ann")), DEPOSITED) == []
+    assert cloud_events(commit_of(Opened(owner="ann")), DEPOSITED) == []
 
 
-def test_a_mapping_of_ones_own_chooses_what_leaves() -> None:
-    [event] = told(commit_of(Opened(owner="ann")), PublishedEvent(Opened, type="opened", data=lambda e: [len(e.owner)]))
+def test_data_can_be_replaced_by_a_function() -> None:
+    [event] = cloud_events(
+        commit_of(Opened(owner="ann")), PublishedEvent(Opened, type="opened", data=lambda e: [len(e.owner)])
+    )
     assert event["data"] == [3]
     assert "ann" not in str(event)
 
 
-def test_fields_leave_under_their_encoded_names_and_without_the_tag() -> None:
+def test_fields_have_their_encoded_names_and_the_tag_is_left_out() -> None:
     event = Renamed(at_once=datetime(2026, 1, 2, tzinfo=UTC), exact=Decimal("1.50"), raw=b"\0", day=date(2026, 1, 2))
-    [cloud] = told(commit_of(event), PublishedEvent(Renamed, type="renamed"))
+    [cloud] = cloud_events(commit_of(event), PublishedEvent(Renamed, type="renamed"))
     assert cloud["data"] == {"atOnce": "2026-01-02T00:00:00Z", "exact": "1.50", "raw": "AA==", "day": "2026-01-02"}
     assert "internal.name" not in str(cloud)
 
 
-def test_a_hidden_stream_is_told_nowhere_and_ids_stay_distinct() -> None:
+def test_a_hidden_stream_appears_nowhere_and_ids_stay_distinct() -> None:
     commit = commit_of(Deposited(amount=5), Deposited(amount=6))
-    events = told(commit, PublishedEvent(Deposited, type="deposited", hide_stream=True))
+    events = cloud_events(commit, PublishedEvent(Deposited, type="deposited", hide_stream=True))
     assert [event["id"] for event in events] == [f"{commit.uuid}.0", f"{commit.uuid}.1"]
     assert "account-a-1" not in str(events)
 
 
-def test_who_caused_it_is_told_only_if_asked_for() -> None:
+def test_correlation_and_causation_are_included_only_with_tracing() -> None:
     commit = commit_of(Deposited(amount=5), correlation_id="req-9", causation_ids=("order-1@2.0", "order-a b%@3.1"))
-    [event] = told(commit, DEPOSITED, tracing=True)
+    [event] = cloud_events(commit, DEPOSITED, tracing=True)
     assert (event["correlationid"], event["causationid"]) == ("req-9", "order-1@2.0 order-a%20b%25@3.1")
-    [event] = told(commit_of(Deposited(amount=5)), DEPOSITED, tracing=True)
+    [event] = cloud_events(commit_of(Deposited(amount=5)), DEPOSITED, tracing=True)
     assert not event.keys() & {"correlationid", "causationid"}
 
 
-def test_old_events_leave_as_new_ones_or_not_at_all() -> None:
+def test_old_events_are_upcast_or_left_out() -> None:
     commit = commit_of(Deposited(amount=5), Deposited(amount=0))
-    [event] = told(commit, PublishedEvent(Paid, type="paid"), upcasters=[in_cents])
+    [event] = cloud_events(commit, PublishedEvent(Paid, type="paid"), upcasters=[in_cents])
     assert (event["id"], event["data"]) == ("account-a-1@7.0", {"cents": 500})
 
 
 def test_a_cloud_event_is_one_line() -> None:
-    """The stream's format ends a line at each of these."""
+    """A line end would end the field `data` of a server-sent event."""
     catalogue = Catalogue([PublishedEvent(Opened, type="opened")], (), "/", tracing=False)
-    [(_, _, body)] = catalogue.tell(commit_of(Opened(owner="a\nb\r\nc\rd")))
+    [(_, _, body)] = catalogue.encode(commit_of(Opened(owner="a\nb\r\nc\rd")))
     assert len(body.splitlines()) == 1
 
 
-def test_json_that_a_mapping_made_by_itself_is_one_line_too() -> None:
+def test_raw_json_from_data_becomes_one_line_too() -> None:
     made = msgspec.Raw(b'{\n"a": "\xe2\x80\xa8",\r\n\r\n"b": 2}\n')
     catalogue = Catalogue([PublishedEvent(Opened, type="opened", data=lambda event: made)], (), "/", tracing=False)
-    [(_, _, body)] = catalogue.tell(commit_of(Opened(owner="ann")))
+    [(_, _, body)] = catalogue.encode(commit_of(Opened(owner="ann")))
     assert len(body.splitlines()) == 1
     assert msgspec.json.decode(body)["data"] == {"a": "\u2028", "b": 2}
 
@@ -159,7 +161,7 @@ class Twin(Event, tag="account.deposited"):
         ([DEPOSITED], {"source": "/a\n"}, "source"),
     ],
 )
-def test_what_cannot_be_published_is_refused_at_once(
+def test_a_list_that_cannot_be_published_is_refused_when_the_app_is_made(
     published: list[PublishedEvent[Any]], options: dict[str, Any], culprit: str
 ) -> None:
     options = {"source": "/"} | options
@@ -175,51 +177,51 @@ def test_a_published_event_has_a_tag_and_a_type() -> None:
             PublishedEvent(Deposited, type=type)
 
 
-def test_a_store_without_an_order_is_refused_with_advice() -> None:
+def test_a_store_without_an_order_is_refused_and_the_error_says_what_to_do() -> None:
     with pytest.raises(TypeError, match="SQLiteStore"):
         events_api(DynamoDBStore("ledger"), [DEPOSITED], source="/")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("wrong", [{"page": 0}, {"heartbeat": 0}, {"retry": -1}])
-def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_numbers_that_are_not_positive_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="positive"):
         events_api(MemoryStore(), [DEPOSITED], source="/", **wrong)
 
 
 # --- tokens
 
-places = st.builds(FeedToken, st.integers(0, 2**56 - 1), st.integers(0, 2**32 - 1))
+tokens = st.builds(FeedToken, st.integers(0, 2**56 - 1), st.integers(0, 2**32 - 1))
 
 
-@given(places)
-def test_a_token_says_its_place(place: FeedToken) -> None:
-    assert FeedToken.parse(place.token) == place
-    assert place.token.isascii()
-    assert place.token.replace("-", "").replace("_", "").isalnum(), "it goes into URLs as it is"
+@given(tokens)
+def test_parsing_returns_the_token_that_made_the_text(token: FeedToken) -> None:
+    assert FeedToken.parse(token.token) == token
+    assert token.token.isascii()
+    assert token.token.replace("-", "").replace("_", "").isalnum(), "URLs need no quoting for it"
 
 
-@given(places, places)
-def test_tokens_differ_as_places_do(one: FeedToken, other: FeedToken) -> None:
+@given(tokens, tokens)
+def test_different_positions_have_different_texts(one: FeedToken, other: FeedToken) -> None:
     assert (one.token == other.token) == (one == other)
 
 
 @given(st.text(max_size=20) | st.text("AQ-_+/=", min_size=16, max_size=16) | st.binary(max_size=20).map(repr))
-def test_any_text_is_a_token_or_refused_without_quoting_it(text: str) -> None:
+def test_any_other_text_is_refused_without_quoting_it(text: str) -> None:
     try:
-        place = FeedToken.parse(text)
+        token = FeedToken.parse(text)
     except ValueError as error:
-        assert str(error) == "that is no id of this API's; keep the ids as they come"  # noqa: PT017
+        assert str(error) == "this is not an id of this API; send ids exactly as they were received"  # noqa: PT017
     else:
-        assert place.token == text
+        assert token.token == text
 
 
 def test_a_token_of_another_version_is_refused() -> None:
     raw = b"\x02" + bytes(11)
-    with pytest.raises(ValueError, match="no id"):
+    with pytest.raises(ValueError, match="not an id"):
         FeedToken.parse(urlsafe_b64encode(raw).decode())
 
 
-# --- what a client likes best
+# --- media types
 
 
 @pytest.mark.parametrize(
@@ -243,8 +245,8 @@ def test_a_token_of_another_version_is_refused() -> None:
         (",;,", None),
     ],
 )
-def test_the_media_type_a_client_likes_best(accept: str, best: str | None) -> None:
-    assert chosen(accept, ("a/json", "a/batch", "text/sse")) == best
+def test_the_accepted_media_type_with_the_highest_quality_is_chosen(accept: str, best: str | None) -> None:
+    assert choose_media_type(accept, ("a/json", "a/batch", "text/sse")) == best
 
 
 def test_two_events_of_one_type_are_refused() -> None:
@@ -256,6 +258,6 @@ def test_two_events_of_one_type_are_refused() -> None:
         )
 
 
-def test_what_is_not_published_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="write Published"):
+def test_an_event_class_alone_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="write PublishedEvent"):
         events_api(MemoryStore(), [Deposited], source="/l")  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""The kit that users test their aggregates with: it passes what is true and fails, in words, what is not."""
+"""given/when/then: true expectations pass, and others fail with a message that shows both sides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Evolved(Account, tag="evolved"):
 
 
 class Sloppy(Aggregate, tag="sloppy"):
-    """Its handler puts into the state what the field does not admit."""
+    """Its handler sets a field to a value of another type."""
 
     owner: str = ""
 
@@ -46,7 +46,7 @@ class Counted(Event, tag="counter.counted"):
 
 
 class CountedOnce(Event, tag="counter.once"):
-    """How it was counted before."""
+    """The old event class."""
 
 
 class Noted(Event, tag="counter.noted"):
@@ -98,7 +98,7 @@ class Counter(Aggregate, tag="counter"):
 
 
 class Forgetful(Counter, tag="forgetful"):
-    """Its snapshot leaves out how often it was called."""
+    """Its snapshot leaves out the number of calls."""
 
     def to_snapshot(self) -> int:
         return self.total
@@ -114,7 +114,7 @@ class Forgetful(Counter, tag="forgetful"):
         self.calls += 1
 
 
-def test_what_is_true_passes() -> None:
+def test_true_expectations_pass() -> None:
     outcome = given(Account, *PAST, id="a-9").when(Account.withdraw, 30)
     outcome.then(Withdrawn(amount=30)).then_returns(50).then_state(owner="ann", balance=50, id="a-9")
     given(Account, *PAST).when(Account.withdraw, amount=90).then_raises(InsufficientFunds, "holds 80")
@@ -123,7 +123,7 @@ def test_what_is_true_passes() -> None:
     when(Account.open, "a-1", owner="ann").then(Opened(owner="ann")).then_state(owner="ann")
 
 
-def test_other_events_are_told_side_by_side() -> None:
+def test_unexpected_events_fail_and_both_sides_are_shown() -> None:
     outcome = given(Account, *PAST).when(Account.withdraw, 30)
     for expected in (
         (),
@@ -135,7 +135,7 @@ def test_other_events_are_told_side_by_side() -> None:
             outcome.then(*expected)
 
 
-def test_another_result_or_state_is_told() -> None:
+def test_an_unexpected_result_or_state_fails_and_both_sides_are_shown() -> None:
     outcome = given(Account, *PAST).when(Account.withdraw, 30)
     with pytest.raises(AssertionError, match="returned 50, expected 51"):
         outcome.then_returns(51)
@@ -145,7 +145,7 @@ def test_another_result_or_state_is_told() -> None:
         given(Account, *PAST).then_state(balance=1)
 
 
-def test_an_error_that_does_not_come_or_is_another_one() -> None:
+def test_a_missing_or_unexpected_error_fails() -> None:
     with pytest.raises(AssertionError, match="nothing was raised; expected InsufficientFunds"):
         given(Account, *PAST).when(Account.withdraw, 30).then_raises(InsufficientFunds)
     failed = given(Account, *PAST).when(Account.withdraw, 90)
@@ -161,7 +161,7 @@ def test_an_error_that_does_not_come_or_is_another_one() -> None:
         failed.then_raises(KeyError)
 
 
-def test_a_command_that_raises_must_not_have_recorded() -> None:
+def test_a_command_that_records_and_then_raises_fails() -> None:
     def command(account: Account) -> None:
         account.deposit(1)
         raise KeyError
@@ -175,7 +175,7 @@ def test_old_events_are_upcast() -> None:
     given(Evolved).when(lambda account: account.record(Renamed(name="bob"))).then_raises(UnhandledEvent)
 
 
-def test_what_could_not_be_stored_fails() -> None:
+def test_an_event_that_cannot_be_stored_fails() -> None:
     with pytest.raises(InvalidEvent, match="64 bits"):
         given(Account).when(Account.deposit, 2**70).then(Deposited(amount=2**70))
     wrong: Any = 5
@@ -183,35 +183,35 @@ def test_what_could_not_be_stored_fails() -> None:
         given(Account, Opened(owner=wrong))
 
 
-def test_a_state_that_a_snapshot_would_lose_fails() -> None:
+def test_a_state_that_does_not_fit_its_type_fails() -> None:
     with pytest.raises(Exception, match="Expected `str`"):
         given(Sloppy).when(Sloppy.rename, "ann").then(Opened(owner="ann"))
 
 
-def test_when_makes_aggregates() -> None:
+def test_when_without_given_needs_a_function_that_returns_an_aggregate() -> None:
     wrong: Any = lambda: 5  # noqa: E731
-    with pytest.raises(AssertionError, match="no aggregate"):
+    with pytest.raises(AssertionError, match="not an aggregate"):
         when(wrong).then_raises(KeyError)
 
 
-def test_a_creation_that_raises_passes_where_it_should() -> None:
+def test_an_expected_error_of_a_creation_passes() -> None:
     when(Account.open, "", owner="ann").then_raises(InvalidStreamId)
 
 
-def test_the_past_is_folded_and_is_not_uncommitted() -> None:
+def test_past_events_are_folded_and_not_uncommitted() -> None:
     past = given(Counter, CountedOnce(), Counted(by=4), id="c-7")
     past.then_state(total=5, doubled=10, uncommitted=(), version=0, stream="counter-c-7")
     past.when(Counter.count, 2).then(Counted(by=2)).then_state(total=7)
 
 
-def test_one_past_serves_many_commands() -> None:
+def test_commands_on_one_past_do_not_affect_each_other() -> None:
     past = given(Account, Opened(owner="ann"))
     for amount in (5, 7):
         past.when(Account.deposit, amount).then(Deposited(amount=amount)).then_state(balance=amount)
     past.then_state(balance=0)
 
 
-def test_an_event_that_no_handler_takes_is_no_past() -> None:
+def test_a_past_event_without_a_handler_is_refused() -> None:
     with pytest.raises(UnhandledEvent, match=r"Counter has no .* annotated with Deposited"):
         given(Counter, Deposited(amount=1))
     anything: Any = "opened"
@@ -219,21 +219,21 @@ def test_an_event_that_no_handler_takes_is_no_past() -> None:
         given(Counter, anything)
 
 
-def test_nothing_is_told_in_a_word() -> None:
+def test_no_events_are_shown_as_nothing() -> None:
     with pytest.raises(AssertionError, match=r"\nexpected: nothing$"):
         given(Account, *PAST).when(Account.deposit, 5).then()
     with pytest.raises(AssertionError, match=r"^recorded: nothing\n"):
         given(Account, *PAST).when(lambda account: None).then(Deposited(amount=5))
 
 
-def test_a_state_is_told_only_where_it_differs() -> None:
+def test_only_the_fields_that_differ_are_shown() -> None:
     with pytest.raises(AssertionError, match=r"^state is balance=75; expected balance=5$"):
         given(Account, *PAST).when(Account.withdraw, 5).then_state(owner="ann", balance=5)
     with pytest.raises(AttributeError, match="balence"):
         given(Account, *PAST).then_state(balence=80)
 
 
-def test_an_event_that_comes_back_as_another_fails() -> None:
+def test_an_event_that_is_decoded_to_another_value_fails() -> None:
     with pytest.raises(InvalidEvent, match=r"another value, at `\$.what`"):
         given(Counter).when(Counter.note_down, (1, 2)).then(Noted(what=(1, 2)))
 
@@ -243,7 +243,7 @@ class Listed(Event, tag="list.listed"):
 
 
 class Lister(Aggregate, tag="list"):
-    """Keeps the list of its first event, and adds to it."""
+    """Its state is the list of its first event, to which later events add."""
 
     items: list[str] = msgspec.field(default_factory=list)
 
@@ -258,20 +258,22 @@ class Lister(Aggregate, tag="list"):
             self.items = event.items
 
 
-def test_no_two_folds_share_what_an_event_holds() -> None:
+def test_no_two_folds_share_a_list_of_an_event() -> None:
     past = given(Lister, Listed(items=["a"]))
     for _ in range(2):
         past.when(Lister.add, "b").then(Listed(items=["b"])).then_returns(2).then(Listed(items=["b"]))
     past.then_state(items=["a"])
 
 
-def test_a_state_that_no_event_explains_fails() -> None:
-    with pytest.raises(AssertionError, match=r"lead to Counter\(total=0, .* not Counter\(total=3, .*; only handlers"):
+def test_a_state_change_without_an_event_fails() -> None:
+    with pytest.raises(
+        AssertionError, match=r"lead to Counter\(total=0, .* not to Counter\(total=3, .*; change state only"
+    ):
         given(Counter).when(Counter.count_unrecorded, 3).then()
 
 
 def test_a_state_that_a_snapshot_leaves_out_fails() -> None:
-    with pytest.raises(AssertionError, match=r"a snapshot gives back Forgetful\(.*calls=0.*, not Forgetful\(.*calls=1"):
+    with pytest.raises(AssertionError, match=r"a snapshot restores Forgetful\(.*calls=0.*, not Forgetful\(.*calls=1"):
         given(Forgetful).when(Forgetful.count, 3).then(Counted(by=3))
 
 
@@ -284,13 +286,13 @@ class Restless(Forgetful, tag="restless"):
 
 
 def test_a_snapshot_that_records_fails() -> None:
-    with pytest.raises(AssertionError, match=r"from_snapshot recorded:\n  Counted\(by=3\); only commands record"):
+    with pytest.raises(AssertionError, match=r"from_snapshot recorded:\n  Counted\(by=3\); record events only"):
         given(Restless).when(Restless.count, 3).then(Counted(by=3))
 
 
 @pytest.mark.parametrize("what", [object(), 2**70, {1: {2}}, "\ud800", float])
 def test_a_state_that_a_snapshot_cannot_hold_fails(what: Any) -> None:
-    with pytest.raises(AssertionError, match=r"pass through a snapshot|a snapshot gives back"):
+    with pytest.raises(AssertionError, match=r"pass through a snapshot|a snapshot restores"):
         given(Counter).when(Counter.keep, what).then()
 
 

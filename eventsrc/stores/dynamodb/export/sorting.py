@@ -22,7 +22,7 @@ from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ...feed import Head
 from ...ordered import PAGE
-from ...sqlite.connection import ERRORS, typed
+from ...sqlite.errors import ERRORS, to_store_error
 from .data_file import Row
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Sorted:
         try:
             return function(*arguments)
         except ERRORS as error:
-            failure = _closed() if self._closing else typed(error, where)
+            failure = _closed() if self._closing else to_store_error(error, where)
         except msgspec.MsgspecError as error:
             failure = StoreRejected(type(error).__name__, f"{where} is damaged; delete it")
         except OSError as error:

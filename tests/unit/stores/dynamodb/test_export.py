@@ -409,7 +409,7 @@ async def test_what_was_sorted_is_used_again(tmp_path: Path) -> None:
         with pytest.raises(StoreRejected, match="damaged"):
             await batches(export)
     kept.write_bytes(b"of another program" * 99)
-    with pytest.raises(StoreRejected, match="no SQLite database"):
+    with pytest.raises(StoreRejected, match="not an SQLite database"):
         await Export(STORE, folder, sorted=kept).open()
     kept.unlink()
     with pytest.raises(StoreRejected, match="NoSuchKey"):
