@@ -21,8 +21,9 @@ from eventsrc.aggregates.codec import LZ4, RAW, join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.wire.client import SDKReply, ServiceError, TransportError
+from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
+from eventsrc.stores.dynamodb.wire.sdk import SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.sqlite import rows
 from eventsrc.usage import Usage

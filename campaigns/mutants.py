@@ -15,8 +15,9 @@ from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
 from eventsrc.store import settle
 from eventsrc.stores.dynamodb import store as dynamodb
 from eventsrc.stores.dynamodb.wire import outcomes as outcome
-from eventsrc.stores.dynamodb.wire.client import SDKClient, SDKReply, TransportError
+from eventsrc.stores.dynamodb.wire.client import TransportError
 from eventsrc.stores.dynamodb.wire.responses import QueryResponse
+from eventsrc.stores.dynamodb.wire.sdk import SDKClient, SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.usage import Usage
 

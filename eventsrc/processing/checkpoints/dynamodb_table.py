@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import StoreClosed, StoreRejected
 from ...stores.dynamodb.creation import create_table
-from ...stores.dynamodb.wire.client import Reply, SDKClient, ServiceError
+from ...stores.dynamodb.wire.client import Reply, ServiceError
 from ...stores.dynamodb.wire.connection import Requests
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
 from ...stores.dynamodb.wire.responses import (
@@ -24,6 +24,7 @@ from ...stores.dynamodb.wire.responses import (
     QueryResponse,
     Transacted,
 )
+from ...stores.dynamodb.wire.sdk import SDKClient
 from ...usage import Usage
 
 T = TypeVar("T", bound=Answer | Transacted)

@@ -19,10 +19,11 @@ from .feed.scan import scanned, scanned_heads
 from .feed.table_feed import TableFeed
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
 from .layouts.layout import LAYOUTS, Page, Sort, beyond, is_snapshot
-from .wire.client import Client, SDKClient, ServiceError
+from .wire.client import Client, ServiceError
 from .wire.connection import Requests
 from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
 from .wire.responses import Answer, QueryResponse
+from .wire.sdk import SDKClient
 
 T = TypeVar("T", bound=Answer)
 

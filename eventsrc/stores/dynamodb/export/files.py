@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ....errors import StoreRejected, StoreUnavailable
-from ..wire.client import TransportError, _check_endpoint, _is_private
+from ..wire.client import TransportError
+from ..wire.sdk import _check_endpoint, _is_private
 
 PART = 4 * 1024 * 1024  # bytes read at once
 

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from ....errors import StoreRejected
 from ....usage import Usage
 from ...limits import check_deadline
-from .client import Client, SDKClient, ServiceError, is_of_aws, open_sdk
+from .client import Client, ServiceError
 from .outcomes import refusal, send
 from .responses import Answer, Batch, Transacted, ask
+from .sdk import SDKClient, is_of_aws, open_sdk
 
 T = TypeVar("T", bound=Answer | Transacted | Batch)
 

@@ -24,7 +24,7 @@ from eventsrc.stores.dynamodb.feed.lineage import Cursor
 from eventsrc.stores.dynamodb.feed.stream_reader import StreamReader
 from eventsrc.stores.dynamodb.feed.table_feed import sent
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.wire.client import SDKClient
+from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.gate import Gate
 from eventsrc.testing.contract.samples import make_commit
 
