@@ -23,13 +23,13 @@ from zlib import crc32
 import msgspec
 
 from ...errors import Fenced
+from ...stores.dynamodb.table import Table, number, text
 from ...stores.dynamodb.wire.connection import Requests
 from ...stores.dynamodb.wire.responses import Item
 from ...stores.feed import Head
 from ...usage import Usage
 from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
-from .dynamodb_table import Table, number, text
 
 _NAMES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
 _PARTITIONS = 64  # of a processor's positions: a partition takes 1,000 writes a second

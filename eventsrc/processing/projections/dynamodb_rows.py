@@ -13,12 +13,12 @@ import msgspec
 
 from ...errors import DeclarationError, StoreRejected
 from ...store import Commit
+from ...stores.dynamodb.table import number, text
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ...usage import Usage
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, settle
-from ..checkpoints.dynamodb_table import number, text
 from ..slice import Context, HandlerFailed, Slice
 from .dynamodb import by_halves, check_kind, is_at_fault
 from .projection import Failure, Guarantee, Projection, side_by_side

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...errors import StoreClosed, StoreRejected
-from ...stores.dynamodb.creation import create_table
-from ...stores.dynamodb.wire.client import Reply, ServiceError
-from ...stores.dynamodb.wire.connection import Requests
-from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
-from ...stores.dynamodb.wire.responses import (
+from ...usage import Usage
+from .creation import create_table
+from .wire.client import Reply, ServiceError
+from .wire.connection import Requests
+from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
+from .wire.responses import (
     Answer,
     Batch,
     ConditionFailed,
@@ -24,8 +25,7 @@ from ...stores.dynamodb.wire.responses import (
     QueryResponse,
     Transacted,
 )
-from ...stores.dynamodb.wire.sdk import SDKClient
-from ...usage import Usage
+from .wire.sdk import SDKClient
 
 T = TypeVar("T", bound=Answer | Transacted)
 
