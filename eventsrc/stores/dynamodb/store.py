@@ -18,7 +18,8 @@ from .feed.checkpoint import earliest, parsed
 from .feed.scan import scanned, scanned_heads
 from .feed.table_feed import TableFeed
 from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
-from .layouts.layout import LAYOUTS, Page, Sort, beyond, is_snapshot
+from .layouts import LAYOUTS
+from .layouts.layout import Page, Sort, beyond, is_snapshot
 from .wire.client import Client, ServiceError
 from .wire.connection import Requests
 from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected

@@ -1,1 +1,16 @@
-"""Where snapshots are stored, one file a layout."""
+"""Where snapshots lie in a stream's partition, one file a layout. docs/storage.md compares them."""
+
+from collections.abc import Callable
+
+from .interleaved import Interleaved
+from .layout import Layout
+from .snapshot_first import SnapshotFirst
+from .snapshot_last import SnapshotLast
+
+__all__ = ["LAYOUTS", "Layout"]
+
+LAYOUTS: dict[str, Callable[[], Layout]] = {
+    "snapshot-last": SnapshotLast,
+    "snapshot-first": SnapshotFirst,
+    "interleaved": Interleaved,
+}

@@ -28,7 +28,7 @@ from eventsrc.stores.dynamodb import Export
 from eventsrc.stores.dynamodb.export import data_file as lines
 from eventsrc.stores.dynamodb.export import files, sorting
 from eventsrc.stores.dynamodb.export.manifest import DataFile
-from eventsrc.stores.dynamodb.layouts.layout import SnapshotLast
+from eventsrc.stores.dynamodb.layouts.snapshot_last import SnapshotLast
 from eventsrc.testing.contract.samples import expect_same, make_commit, make_snapshot
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "export" / "AWSDynamoDB"
