@@ -228,7 +228,7 @@ class Fuzzer:
     async def _asked(self, reply: Any) -> object:
         """The store with this answer to everything, and with no second try."""
         client = Answering(reply)
-        self._store._requests.client = client
+        self._store.table.connection.client = client
         call = self._random.randrange(4)
         if call == 0:
             return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
@@ -312,7 +312,7 @@ async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
 def campaign(inputs: int, seed: int) -> Layer:
     """So many inputs over all decoders, each as likely as another."""
     begun = perf_counter()
-    sending, logging = "eventsrc.stores.dynamodb.wire.connection.send", "eventsrc.repository.snapshots.log"
+    sending, logging = "eventsrc.stores.dynamodb.table.send", "eventsrc.repository.snapshots.log"
     expanding = "lz4.block.decompress"
     with patch(sending, _once), patch(logging), patch(expanding, _guarded):
         violations, decoded = asyncio.run(_campaign(inputs, seed))

@@ -183,7 +183,7 @@ def unknown_forgotten_after_a_throttle() -> list[Patch]:
         def __init__(self, unsure: bool, last: Exception | None) -> None:
             super().__init__(unsure and not (last is not None and outcome.is_throttle(last)), last)
 
-    return [(outcome, "DeadlinePassed", Mutant), (dynamodb, "DeadlinePassed", Mutant)]
+    return [(outcome, "DeadlinePassed", Mutant)]
 
 
 def unknown_forgotten_by_the_repository() -> list[Patch]:

@@ -1,115 +1,96 @@
-"""A table whose keys are texts, and the requests to it that checkpoints and read models need."""
+"""One table of DynamoDB, and the requests to it."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
+from uuid import uuid4
 
 import msgspec
 
-from ...errors import StoreClosed, StoreRejected
+from ...errors import StoreClosed, StoreError, StoreRejected
 from ...usage import Usage
 from .creation import create_table
+from .wire.attributes import text_of
 from .wire.client import Reply, ServiceError
-from .wire.connection import Requests
-from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
+from .wire.connection import Connection
+from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, rejected, send
 from .wire.responses import (
-    Answer,
-    Batch,
+    BatchResponse,
+    Cancelled,
     ConditionFailed,
     GetResponse,
     Item,
     QueryResponse,
-    Transacted,
+    Response,
+    TransactResponse,
 )
 from .wire.sdk import SDKClient
 
-T = TypeVar("T", bound=Answer | Transacted)
+T = TypeVar("T", bound=Response | TransactResponse)
 
-_READ, _WRITTEN = 100, 25  # items that go into one batch
+_READ, _WRITTEN = 100, 25  # items of one batch
+
+
+class Refusal(NamedTuple):
+    """The condition of a write was not met, so nothing was written."""
+
+    item: Item  # what is stored there; {} where the endpoint does not return it
+    repeated: bool  # the request was sent more than once: an earlier try may have been carried out
+    action: int = 0  # of a transaction: the first one whose condition was not met
 
 
 class Table:
-    """Reads are strongly consistent. Calls raise StoreClosed while it is not open."""
+    """A table, the connection to it, and what its requests have consumed.
 
-    def __init__(self, name: str, partition_key: str, sort_key: str, requests: Requests) -> None:
+    `send` is for an owner that guards and counts its calls itself. All other requests are guarded here: they raise
+    StoreClosed while the table is not open, count as one call each, and `aclose` waits for them. They read with strong
+    consistency. Keys that are given as texts need a table whose keys are texts. Requests raise StoreError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        partition_key: str,
+        sort_key: str,
+        sort_type: Literal["S", "N"],
+        connection: Connection,
+        owner: str,
+        usage: Usage,
+    ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
             raise ValueError(f"{name!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
-        self.name, self._pk, self._sk, self._requests = name, partition_key, sort_key, requests
-        self.usage = Usage()
+        self.name, self.connection, self.usage = name, connection, usage
+        self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
+        self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls, self._idle = 0, asyncio.Event()
 
     async def open(self) -> None:
-        if self._requests.client is not None:
-            raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
-        await self._requests.open()
+        if self.connection.client is not None:
+            raise StoreClosed(f"{self._owner} is open already; open it once, and share it")
+        await self.connection.open()
         self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Refuse new calls, let those in flight end, release everything."""
+        """Refuse new calls, wait for those in flight, close the connection."""
         self._loop = None
         try:
             while self._calls:
                 self._idle.clear()
                 await self._idle.wait()
         finally:
-            await self._requests.aclose()
-
-    async def create(self, **options: bool) -> bool:
-        """False if it was there already. Raises StoreRejected if its keys are others."""
-        with self._call(Usage(calls=1)):
-            return await create_table(
-                SDKClient(self._requests.sdk), self.name, {self._pk: "S", self._sk: "S"}, **options
-            )
-
-    def key(self, partition: str, sort: str) -> dict[str, Any]:
-        return {self._pk: {"S": partition}, self._sk: {"S": sort}}
-
-    def sort_of(self, item: Item) -> str:
-        return text(item, self._sk)
-
-    async def send(self, operation: str, request: dict[str, Any], kind: type[T], used: Usage) -> T:
-        """One request, sent until its outcome is definite. Raises ServiceError for a refusal, and StoreError."""
-        with self._call(used):
-            try:
-                return await self._requests.send(operation, request, kind, used)
-            except DeadlinePassed as given_up:
-                # Something may have been done. Whoever reads the position again learns whether it was, and what comes
-                # later still does nothing where the position has moved on.
-                raise given_up.definite() from None
-
-    async def ask(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        """As `send`; its errors are StoreError."""
-        try:
-            return await self.send(operation, request, kind, Usage(calls=1))
-        except ServiceError as error:
-            raise rejected(error, request.get("TableName", self.name)) from None
-
-    async def get(self, table: str, keys: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Item]:
-        """Attributes of those of these items that are there, in no order. The keys are all different."""
-        aliases = {f"#{number}": name for number, name in enumerate(names)}
-        items: list[Item] = []
-        for start in range(0, len(keys), _READ):
-            asked = {
-                "Keys": keys[start : start + _READ],
-                "ConsistentRead": True,
-                "ProjectionExpression": ", ".join(aliases),
-                "ExpressionAttributeNames": aliases,
-            }
-            for answer in await self._batch("BatchGetItem", {table: asked}):
-                items += [item for found in answer.Responses.values() for item in found]
-        return items
+            await self.connection.aclose()
 
     @contextmanager
-    def _call(self, used: Usage) -> Iterator[None]:
+    def in_flight(self, used: Usage) -> Iterator[None]:
+        """Guard one call, and add up what it `used`. Raises StoreClosed."""
         if self._loop is not asyncio.get_running_loop():
-            raise StoreClosed(
-                "DynamoDBCheckpoints is not open (here); use `async with checkpoints:` around all that uses it"
-            )
+            raise StoreClosed(f"{self._owner} is not open (here); use `async with` around all that uses it")
         self._calls += 1
         try:
             yield
@@ -119,116 +100,209 @@ class Table:
             if not self._calls:
                 self._idle.set()
 
-    async def _batch(self, operation: str, items: dict[str, Any]) -> list[Batch]:
-        request = {"RequestItems": items, "ReturnConsumedCapacity": "TOTAL"}
-        used = Usage(calls=1)
-        with self._call(used):
-            try:
-                return await self._requests.batch(operation, request, used)
-            except DeadlinePassed as given_up:
-                raise given_up.definite() from None
-            except ServiceError as error:
-                raise rejected(error, *items) from None
+    async def create(self, **options: bool) -> bool:
+        """Create the table; False if it exists. Raises StoreRejected if it has other keys. For `options` see
+        `create_table`.
+        """
+        keys = {self._partition_key: "S", self._sort_key: self._sort_type}
+        with self.in_flight(Usage(calls=1)):
+            return await create_table(SDKClient(self.connection.sdk), self.name, keys, **options)
+
+    async def send(
+        self,
+        operation: str,
+        request: Mapping[str, Any],
+        kind: type[T],
+        used: Usage,
+        *,
+        unknown: Callable[[str], StoreError] | None = None,
+        quoting: bool = False,
+    ) -> T:
+        """Send a request until its outcome is definite.
+
+        `unknown` makes the error to raise where something may have been written, of the reason why that is not known.
+        Without it, such an outcome is raised as if nothing had been: for reads, and writes that may be done twice.
+        `quoting` adds the service's own words to an error, for requests that a user has written.
+
+        Raises:
+            ConditionNotMet: a condition of the request was not met.
+            StoreError: any other failure.
+        """
+        connection = self.connection
+        assert connection.client is not None
+        call = count_tries(connection.client, operation, request, kind, used)
+        try:
+            return await send(call, connection.slots, connection.deadline)
+        except (DeadlinePassed, ServiceError) as error:
+            raise _typed(error, request, unknown, quoting) from None
+
+    def key(self, partition: str, sort: str) -> Item:
+        return {self._partition_key: {"S": partition}, self._sort_key: {self._sort_type: sort}}
+
+    def sort_key_of(self, item: Item) -> str:
+        return text_of(item, self._sort_key)
+
+    async def get(self, key: Item) -> Item | None:
+        request = {"TableName": self.name, "Key": key, "ConsistentRead": True, "ReturnConsumedCapacity": "TOTAL"}
+        return (await self._call("GetItem", request, GetResponse[Item])).Item
+
+    async def get_all(self, table: str, keys: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
+        """Return these attributes of those items of `table` that exist, in no order. The keys are all different."""
+        aliases = {f"#{number}": name for number, name in enumerate(names)}
+        items: list[Item] = []
+        for start in range(0, len(keys), _READ):
+            wanted = {
+                "Keys": keys[start : start + _READ],
+                "ConsistentRead": True,
+                "ProjectionExpression": ", ".join(aliases),
+                "ExpressionAttributeNames": aliases,
+            }
+            for response in await self._send_batch("BatchGetItem", {table: wanted}):
+                items += [item for found in response.Responses.values() for item in found]
+        return items
 
     async def query(self, partition: str, prefix: str = "") -> AsyncGenerator[Sequence[Item]]:
-        """A partition's items, by sort key, a page at a time."""
+        """Iterate over a partition's items whose sort keys begin with `prefix`, by sort key, a page at a time."""
         request: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": "#pk = :pk",
-            "ExpressionAttributeNames": {"#pk": self._pk},
+            "ExpressionAttributeNames": {"#pk": self._partition_key},
             "ExpressionAttributeValues": {":pk": {"S": partition}},
             "ConsistentRead": True,
             "ReturnConsumedCapacity": "TOTAL",
         }
         if prefix:
             request["KeyConditionExpression"] += " AND begins_with(#sk, :prefix)"
-            request["ExpressionAttributeNames"]["#sk"] = self._sk
+            request["ExpressionAttributeNames"]["#sk"] = self._sort_key
             request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
         while True:
-            page = await self.ask("Query", request, QueryResponse[Item])
+            page = await self._call("Query", request, QueryResponse[Item])
             if page.Items:
                 yield page.Items
             if page.LastEvaluatedKey is None:
                 return
             request["ExclusiveStartKey"] = page.LastEvaluatedKey
 
-    async def all(self, partition: str, prefix: str = "") -> list[Item]:
+    async def query_all(self, partition: str, prefix: str = "") -> list[Item]:
         async with aclosing(self.query(partition, prefix)) as pages:
             return [item async for page in pages for item in page]
 
-    async def update(
-        self, update: Mapping[str, Any], used: Usage | None = None, *, quoting: bool = False
-    ) -> Item | None:
-        """None if it was done; what stood there if the condition failed: {} where the endpoint does not tell. An error
-        quotes the service if a user has written this.
-        """
+    async def put(self, item: Item) -> None:
+        request = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
+        await self._call("PutItem", request, Response)
+
+    async def update(self, update: Mapping[str, Any], *, quoting: bool = False) -> Refusal | None:
+        """Update an item of this table, or of another one that `update` names; None if that was done."""
         fixed = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD", "ReturnConsumedCapacity": "TOTAL"}
-        try:
-            await self.send("UpdateItem", {"TableName": self.name, **update, **fixed}, Answer, used or Usage(calls=1))
-        except ServiceError as error:
-            if error.code != CONDITION_FAILED:
-                raise rejected(error, update.get("TableName", self.name), quoting=quoting) from None
-            return item_of(error.reply) or {}
+        used = Usage(calls=1)
+        with self.in_flight(used):
+            try:
+                request = {"TableName": self.name, **update, **fixed}
+                await self.send("UpdateItem", request, Response, used, quoting=quoting)
+            except ConditionNotMet as failed:
+                return Refusal(_read_stored(failed.reply) or {}, used.requests > 1)
         return None
 
-    async def read(self, partition: str, sort: str) -> Item | None:
-        request = {"TableName": self.name, "Key": self.key(partition, sort), "ConsistentRead": True}
-        return (await self.ask("GetItem", {**request, "ReturnConsumedCapacity": "TOTAL"}, GetResponse[Item])).Item
+    async def transact(self, actions: Sequence[Mapping[str, Any]]) -> Refusal | None:
+        """Carry out the actions of a TransactWriteItems, all of them or none; None if that was done."""
+        request = {
+            "TransactItems": actions,
+            # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
+            "ClientRequestToken": str(uuid4()),
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        used = Usage(calls=1)
+        with self.in_flight(used):
+            try:
+                await self.send("TransactWriteItems", request, TransactResponse, used, quoting=True)
+            except ConditionNotMet as failed:
+                if (refusal := _read_cancelled(failed.reply, used.requests > 1)) is not None:
+                    return refusal
+                raise StoreRejected(failed.code, failed.advice) from None
+        return None
 
-    async def put(self, item: Item) -> None:
-        await self.ask("PutItem", {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}, Answer)
-
-    async def delete(self, key: dict[str, Any], *, only_if: tuple[str, str] | None = None) -> None:
-        """With `only_if`, an attribute and a text, what is otherwise stays."""
+    async def delete(self, key: Item, *, only_if: tuple[str, str] | None = None) -> None:
+        """Delete an item. With `only_if`, an attribute and a text, an item with any other value stays."""
         request = {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}
         if only_if is not None:
             request["ConditionExpression"] = "#name = :value"
             request["ExpressionAttributeNames"] = {"#name": only_if[0]}
             request["ExpressionAttributeValues"] = {":value": {"S": only_if[1]}}
         try:
-            await self.send("DeleteItem", request, Answer, Usage(calls=1))
-        except ServiceError as error:
-            if error.code != CONDITION_FAILED:
-                raise rejected(error, self.name) from None
+            await self._call("DeleteItem", request, Response)
+        except ConditionNotMet:
+            return
 
     async def clear(self, partition: str) -> None:
-        """Delete all that is in it."""
+        """Delete all items of a partition."""
         async with aclosing(self.query(partition)) as pages:
             async for page in pages:
-                keys = [{name: item[name] for name in (self._pk, self._sk)} for item in page]
+                keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
                 deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
                 for start in range(0, len(deletes), _WRITTEN):
-                    await self._batch("BatchWriteItem", {self.name: deletes[start : start + _WRITTEN]})
+                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _WRITTEN]})
+
+    async def _call(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
+        used = Usage(calls=1)
+        with self.in_flight(used):
+            return await self.send(operation, request, kind, used)
+
+    async def _send_batch(self, operation: str, items: Mapping[str, Any]) -> Sequence[BatchResponse]:
+        """Send a batch until all of it is done: what the service leaves out is sent again."""
+        connection, used = self.connection, Usage(calls=1)
+        request = {"RequestItems": items, "ReturnConsumedCapacity": "TOTAL"}
+        responses: list[BatchResponse] = []
+
+        async def once() -> None:
+            responses.append(response := await call())
+            if left := response.UnprocessedKeys or response.UnprocessedItems:
+                request["RequestItems"] = left
+                raise ServiceError("ThrottlingException", 400)  # which is why the service leaves things out
+
+        with self.in_flight(used):
+            assert connection.client is not None
+            call = count_tries(connection.client, operation, request, BatchResponse, used)
+            try:
+                await send(once, connection.slots, connection.deadline)
+            except (DeadlinePassed, ServiceError) as error:
+                raise _typed(error, {"RequestItems": items}) from None
+        return responses
 
 
-def item_of(reply: Reply | None) -> Item | None:
-    """What stood there when a condition failed, if the endpoint tells."""
+def _typed(
+    error: DeadlinePassed | ServiceError,
+    request: Mapping[str, Any],
+    unknown: Callable[[str], StoreError] | None = None,
+    quoting: bool = False,
+) -> StoreError:
+    """Return the library's error for a request that failed."""
+    if isinstance(error, ServiceError):
+        return rejected(error, *_tables_of(request), quoting=quoting)
+    if unknown is not None and error.ambiguous:
+        return unknown(error.reason)
+    return error.definite()
+
+
+def _tables_of(request: Mapping[str, Any]) -> list[str]:
+    if "TransactItems" in request:
+        named = [named for action in request["TransactItems"] for named in action.values()]
+        return [each["TableName"] for each in named if "TableName" in each]
+    return [request["TableName"]] if "TableName" in request else list(request["RequestItems"])
+
+
+def _read_stored(reply: Reply | None) -> Item | None:
+    """Return what is stored where a condition was not met, None where the endpoint does not return it."""
     try:
         return reply.read(ConditionFailed[Item]).Item if reply is not None else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 
-def text(item: Item, name: str) -> str:
-    """Raises StoreRejected if it has no such text."""
-    return _attribute(item, name, "S")
-
-
-def number(item: Item, name: str) -> int:
-    """Raises StoreRejected if it has no such number."""
+def _read_cancelled(reply: Reply | None, repeated: bool) -> Refusal | None:
+    """Return the first action of a transaction whose condition was not met, None where the endpoint does not say."""
     try:
-        return int(_attribute(item, name, "N"))
-    except ValueError:
-        pass
-    raise _foreign(name)
-
-
-def _attribute(item: Item, name: str, kind: str) -> str:
-    value = item.get(name, {}).get(kind)
-    if not isinstance(value, str):
-        raise _foreign(name)
-    return value
-
-
-def _foreign(name: str) -> StoreRejected:
-    return StoreRejected("ForeignItem", f"an item has no {name} as this library writes it; who else writes there?")
+        reasons = reply.read(Cancelled).CancellationReasons if reply is not None else []
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    failed = ((reason, place) for place, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
+    return next((Refusal(reason.Item or {}, repeated, place) for reason, place in failed), None)
