@@ -21,6 +21,7 @@ from eventsrc.aggregates.codec import LZ4, RAW, join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
+from eventsrc.stores.dynamodb.partitions import TablePartitions
 from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.sdk import SDKReply
@@ -229,13 +230,13 @@ class Fuzzer:
         """The store with this answer to everything, and with no second try."""
         client = Answering(reply)
         self._store.table.connection.client = client
-        call = self._random.randrange(4)
+        call, partitions = self._random.randrange(4), TablePartitions(self._store.table, self._items, Usage())
         if call == 0:
-            return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
+            return await partitions.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
         if call == 1:
-            return await self._store.get_snapshot(STREAM, 0)
+            return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
-            return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
+            return await self._store._settle(self._commits[0], self._items.read_stored(reply), Usage())
         client.refuses = True
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open, and need not be
             return await self._store.append(self._commits[1])

@@ -83,7 +83,7 @@ class DynamoDBCheckpoints(Checkpoints):
             sort_type="S",
             connection=connection,
             owner=type(self).__name__,
-            usage=self.usage,
+            count=lambda used: self.usage.add(used),
         )
         self._sort_key = sort_key
         self._stamp = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import CommitOutcomeUnknown, StoreError
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settle
@@ -15,9 +15,10 @@ from .feed.change_records import ChangeRecord, changes
 from .feed.checkpoint import earliest, parsed
 from .feed.scan import scanned, scanned_heads
 from .feed.table_feed import TableFeed
-from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
-from .layouts import LAYOUTS
-from .layouts.layout import Page, Sort, beyond, is_snapshot
+from .items import Items, Keyed, Stored
+from .layouts import LAYOUTS, LayoutName
+from .layouts.layout import SortKey
+from .partitions import TablePartitions
 from .table import Table
 from .wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from .wire.outcomes import ConditionNotMet
@@ -47,7 +48,7 @@ class DynamoDBStore(Store):
         client: Any = None,
         streams_client: Any = None,
         tenant: str | None = None,
-        layout: Literal["snapshot-last", "snapshot-first", "interleaved"] = "snapshot-last",
+        layout: LayoutName = "snapshot-last",
         partition_key: str = "PK",
         sort_key: str = "SK",
         plain_http: bool = False,
@@ -74,7 +75,7 @@ class DynamoDBStore(Store):
             sort_type="N",
             connection=connection,
             owner=type(self).__name__,
-            usage=self.usage,
+            count=lambda used: self.usage.add(used),
         )
         self.items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
@@ -97,46 +98,40 @@ class DynamoDBStore(Store):
             try:
                 await self.table.send("PutItem", request, Response, used, unknown=unknown)
             except ConditionNotMet as failed:
-                standing = self.items.standing(failed.reply)
+                standing = self.items.read_stored(failed.reply)
             else:
                 return settle(commit, commit, used)
             return await self._settle(commit, standing, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
-        with self.in_flight():
-            return await self._layout.load(self, stream)
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            return await self._layout.load(TablePartitions(self.table, self.items, used), stream)
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
-        rest: tuple[Sort, Sort] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
-        while rest and rest[0] <= rest[1]:
-            with self.in_flight():
-                page = await self.query(stream, *rest, backward=backward)
+        first, last = max(after, 0) + 1, min(until, MAX_VERSION)
+        if first > last:
+            return
+        beyond: SortKey | None = None
+        while True:
+            used = Usage(calls=1)
+            with self.in_flight(used=used):
+                partitions = TablePartitions(self.table, self.items, used)
+                page = await partitions.query(stream, first, last, beyond=beyond, backward=backward)
             for commit in page.commits:
                 yield commit
-            rest = page.rest
+            beyond = page.reached
+            if beyond is None or (beyond <= first if backward else beyond >= last):
+                return
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
-        request = {
-            "TableName": self.table.name,
-            "Item": self.items.from_snapshot(snapshot, self._layout.key(snapshot.version)),
-            # Whatever the key is, what has a commit's id is never replaced.
-            "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
-            "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
-            "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        with self.in_flight(closing=True):
-            if await self._layout.outdated(self, snapshot):
-                return False
-            try:
-                await self.table.send("PutItem", request, Response, self.usage)
-            except ConditionNotMet:
-                return False
-            return True
+        used = Usage(calls=1)
+        with self.in_flight(closing=True, used=used):
+            return await self._layout.put_snapshot(TablePartitions(self.table, self.items, used), snapshot)
 
     def changes(self, event: object) -> Iterator[ChangeRecord]:
         """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
@@ -219,82 +214,21 @@ class DynamoDBStore(Store):
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def query(
-        self,
-        stream: str,
-        low: Sort,
-        high: Sort,
-        *,
-        newest: bool = False,
-        backward: bool = False,
-        limit: int | None = None,
-    ) -> Page:
-        """One consistent query for the sort keys from `low` to `high`; with `newest`, which goes backward, for the
-        newest snapshot there and the commits from its version on, else for all commits.
-        """
-        request: dict[str, Any] = {
-            "TableName": self.table.name,
-            "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
-            "ExpressionAttributeNames": {"#pk": self.items.partition_key, "#sk": self.items.sort_key},
-            "ExpressionAttributeValues": {
-                ":pk": self.items.partition(stream),
-                ":low": {"N": str(low)},
-                ":high": {"N": str(high)},
-            },
-            "ScanIndexForward": not backward,
-            "ConsistentRead": True,
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        if limit is not None:
-            request["Limit"] = limit
-        page = await self.table.send("Query", request, self.items.found, self.usage)
-        snapshot: Snapshot | None = None
-        commits: list[Commit] = []
-        for item in page.Items:
-            sort = self.items.sort_of(item, stream)
-            if is_snapshot(sort):
-                found = self.items.to_snapshot(item, stream) if newest else None
-                snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
-            elif snapshot is None or sort >= snapshot.version:  # what lies behind a snapshot is not looked at
-                commits.append(self.items.to_commit(item, stream))
-        self.usage.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
-        rest = None
-        if page.LastEvaluatedKey is not None:
-            reached = self.items.sort_of(page.LastEvaluatedKey, stream)
-            reached = beyond(reached, backward=backward)
-            rest = (low, reached) if backward else (reached, high)
-        return Page(snapshot, commits, rest)
-
-    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None:
-        """One consistent read of the snapshot's key."""
-        item = await self._get(stream, sort)
-        snapshot = self.items.to_snapshot(item, stream) if item else None
-        self.usage.bytes_read += snapshot.size if snapshot else 0
-        return snapshot
-
     async def _settle(self, commit: Commit, standing: Stored | None, used: Usage) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
         if standing is None:  # an endpoint that does not return what stood there
             try:
-                standing = await self._get(commit.stream, commit.version)
+                standing = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
             except StoreError as error:  # none of them is a definite no: what stands there may be this commit
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
             if standing is None:  # what was there is being deleted, or our own commit is still on its way
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
         return settle(commit, self.items.to_commit(standing, commit.stream), used)
 
-    async def _get(self, stream: str, sort: Sort) -> Stored | None:
-        request = {
-            "TableName": self.table.name,
-            "Key": self.items.key(stream, sort),
-            "ConsistentRead": True,
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        return (await self.table.send("GetItem", request, self.items.got, self.usage)).Item
-
     async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
-        with self.in_flight():
-            return await self.table.send("Scan", request, self.items.scanned, self.usage)
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            return await self.table.send("Scan", request, self.items.scan_response, used)
 
     async def on_open(self) -> None:
         await self.table.open()

@@ -44,7 +44,7 @@ class Refusal(NamedTuple):
 
 
 class Table:
-    """A table, the connection to it, and what its requests have consumed.
+    """A table and the connection to it, for one `owner`, which adds up what calls consume with `count`.
 
     `send` is for an owner that guards and counts its calls itself. All other requests are guarded here: they raise
     StoreClosed while the table is not open, count as one call each, and `aclose` waits for them. They read with strong
@@ -60,13 +60,13 @@ class Table:
         sort_type: Literal["S", "N"],
         connection: Connection,
         owner: str,
-        usage: Usage,
+        count: Callable[[Usage], None],
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
             raise ValueError(f"{name!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
-        self.name, self.connection, self.usage = name, connection, usage
+        self.name, self.connection = name, connection
         self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
-        self._owner = owner
+        self._owner, self._count = owner, count
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls, self._idle = 0, asyncio.Event()
 
@@ -88,7 +88,7 @@ class Table:
 
     @contextmanager
     def in_flight(self, used: Usage) -> Iterator[None]:
-        """Guard one call, and add up what it `used`. Raises StoreClosed."""
+        """Guard one call, and count what it `used`. Raises StoreClosed."""
         if self._loop is not asyncio.get_running_loop():
             raise StoreClosed(f"{self._owner} is not open (here); use `async with` around all that uses it")
         self._calls += 1
@@ -96,7 +96,7 @@ class Table:
             yield
         finally:
             self._calls -= 1
-            self.usage.add(used)
+            self._count(used)
             if not self._calls:
                 self._idle.set()
 

@@ -51,7 +51,7 @@ async def scanned_heads(
         async for segment, page in pages:
             heads: list[Head] = []
             head = last[segment]
-            for stream, version in (place for item in page.Items if (place := items.place_of(item)) is not None):
+            for stream, version in (place for item in page.Items if (place := items.read_place(item)) is not None):
                 if head is not None and head.stream != stream:
                     heads.append(head)
                     head = None
@@ -76,7 +76,7 @@ async def _scanned(
                 page = await ask(_asked(request, items, segment, len(places), place))
                 pace.used(page.ConsumedCapacity.CapacityUnits)
                 key = page.LastEvaluatedKey
-                place = Place(done=True) if key is None else Place(items.key_of(key))
+                place = Place(done=True) if key is None else Place(items.read_key(key))
                 await pages.put((segment, page, place))
         except Exception as error:  # noqa: BLE001  # whoever reads gets it, in its own turn
             await pages.put(error)
@@ -111,7 +111,7 @@ class Pace:
 
 
 def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, place: Place) -> dict[str, Any]:
-    """Commits only, but for snapshots between them: what is filtered out is paid for, but not sent."""
+    """Sort keys of commits, among which a layout may keep snapshots. Other items are paid for, but not sent."""
     names = {"#sk": items.sort_key} | request.get("ExpressionAttributeNames", {})
     values = {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
     asked = request | {

@@ -1,13 +1,16 @@
 """Where snapshots lie in a stream's partition, one file a layout. docs/storage.md compares them."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from .interleaved import Interleaved
 from .layout import Layout
 from .snapshot_first import SnapshotFirst
 from .snapshot_last import SnapshotLast
 
-__all__ = ["LAYOUTS", "Layout"]
+__all__ = ["LAYOUTS", "Layout", "LayoutName"]
+
+LayoutName = Literal["snapshot-last", "snapshot-first", "interleaved"]
 
 LAYOUTS: dict[str, Callable[[], Layout]] = {
     "snapshot-last": SnapshotLast,

@@ -1,30 +1,42 @@
-"""Snapshots between the commits."""
+"""Snapshots between the commits: the article's alternative."""
 
 from __future__ import annotations
 
-from ....store import Snapshot
-from .layout import ABOVE, Reader, Sort, half_above
-from .snapshot_last import SnapshotLast
+from decimal import Decimal
+
+from ....store import Loaded, Snapshot
+from .backward import BackwardLoad
+from .layout import HIGHEST, Partitions, SortKey
 
 
-class Interleaved(SnapshotLast):
-    """A snapshot lies above its commit, half a version up, and stays there: the article's alternative.
+class Interleaved:
+    """A snapshot has the key half a version above its commit, and stays there.
 
-    A load is a backward query that ends at the newest snapshot, wherever that is. Each put costs one more query, for
-    what is newer.
+    A load is a backward query that ends at the newest snapshot, wherever that is. Each put costs one more query, which
+    looks for a newer snapshot.
     """
 
-    def key(self, version: int) -> Sort:
-        return half_above(version)
+    def __init__(self) -> None:
+        self._backward = BackwardLoad(next_limit=lambda limit: limit and limit * 4)
 
-    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
-        rest: tuple[Sort, Sort] | None = (snapshot.version + 1, ABOVE)
-        while rest and rest[0] <= rest[1]:
-            page = await reader.query(snapshot.stream, *rest, newest=True, backward=True)
+    def key(self, version: int) -> SortKey:
+        return Decimal(f"{version}.5")  # exact in any decimal context; rounded, it would be a commit's key
+
+    async def put_snapshot(self, partitions: Partitions, snapshot: Snapshot) -> bool:
+        if await self._has_newer(partitions, snapshot):
+            return False
+        return await partitions.put_snapshot(snapshot, self.key(snapshot.version))
+
+    async def load(self, partitions: Partitions, stream: str) -> Loaded:
+        return await self._backward.load(partitions, stream)
+
+    async def _has_newer(self, partitions: Partitions, snapshot: Snapshot) -> bool:
+        """Whether a newer snapshot is stored at another key, where the condition of a put cannot see it."""
+        first, beyond = snapshot.version + 1, None
+        while True:
+            page = await partitions.query(snapshot.stream, first, HIGHEST, beyond=beyond, newest=True, backward=True)
             if page.snapshot and page.snapshot.version >= snapshot.version:
                 return True
-            rest = page.rest
-        return False
-
-    def search(self, limit: int | None) -> int | None:
-        return limit and limit * 4
+            if page.reached is None or page.reached <= first:
+                return False
+            beyond = page.reached

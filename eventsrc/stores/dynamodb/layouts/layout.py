@@ -1,4 +1,4 @@
-"""Where the snapshot lies in its partition, and how a load finds it. docs/storage.md compares the layouts."""
+"""What a layout is: it chooses the sort key of a snapshot, and how a load finds it."""
 
 from __future__ import annotations
 
@@ -7,63 +7,60 @@ from typing import NamedTuple, Protocol
 
 from ....store import MAX_VERSION, Commit, Loaded, Snapshot
 
-Sort = int | Decimal
-"""A sort key: a version; where snapshots are interleaved, also one and a half."""
+SortKey = int | Decimal
+"""A commit's is its version. Every other number may be a snapshot's: the layout chooses it."""
+
+HIGHEST = MAX_VERSION + 1
+"""The highest sort key that a layout uses."""
 
 
-def half_above(version: int) -> Decimal:
-    """A version and a half, exact whatever the caller's decimal context is: rounded it would be a commit's key."""
-    return Decimal(f"{version}.5")
-
-
-def beyond(sort: Sort, *, backward: bool) -> Sort:
-    """The next sort key that there can be in that direction."""
-    whole = int(sort)
-    if sort != whole:
-        return whole if backward else whole + 1
-    return half_above(whole - 1) if backward and whole else half_above(whole)
-
-
-ABOVE = MAX_VERSION + 1
-
-
-def is_snapshot(sort: Sort) -> bool:
-    """Whether a layout keeps snapshots at that sort key: no commit is there."""
-    return not 1 <= sort <= MAX_VERSION or sort != int(sort)
+def commit_version(key: SortKey) -> int | None:
+    """Return the version of the commit at this sort key, or None if the key cannot be a commit's."""
+    if not 1 <= key <= MAX_VERSION:
+        return None
+    version = int(key)
+    return version if version == key else None
 
 
 class Page(NamedTuple):
-    """What a query found in a range of sort keys; `rest` is the range it did not get to."""
+    """What one query found in a range of sort keys. `reached` is the last key it read, None at the range's end."""
 
     snapshot: Snapshot | None
     commits: list[Commit]  # in the order read
-    rest: tuple[Sort, Sort] | None
+    reached: SortKey | None
 
 
-class Reader(Protocol):
-    """The store, as a layout sees it."""
+class Partitions(Protocol):
+    """The requests that a layout may make, one each: a partition holds one stream."""
 
     async def query(
         self,
         stream: str,
-        low: Sort,
-        high: Sort,
+        low: SortKey,
+        high: SortKey,
         *,
+        beyond: SortKey | None = None,
         newest: bool = False,
         backward: bool = False,
         limit: int | None = None,
-    ) -> Page: ...
+    ) -> Page:
+        """Query the sort keys from `low` to `high`, both included, or what follows the key `beyond` in that range.
 
-    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None: ...
+        Returns all commits. With `newest`, which needs `backward`: the newest snapshot, and the commits from its
+        version on.
+        """
+        ...
+
+    async def get_snapshot(self, stream: str, key: SortKey) -> Snapshot | None: ...
+
+    async def put_snapshot(self, snapshot: Snapshot, key: SortKey) -> bool:
+        """Store a snapshot; False if a commit, or a snapshot of this version or a later one, is stored at the key."""
+        ...
 
 
 class Layout(Protocol):
-    def key(self, version: int) -> Sort:
-        """The sort key of a snapshot."""
+    async def put_snapshot(self, partitions: Partitions, snapshot: Snapshot) -> bool:
+        """Store a snapshot; False if one of this version or a later one is stored already."""
         ...
 
-    async def outdated(self, reader: Reader, snapshot: Snapshot) -> bool:
-        """Whether a newer snapshot is there at another key, where the condition of a put cannot see it."""
-        ...
-
-    async def load(self, reader: Reader, stream: str) -> Loaded: ...
+    async def load(self, partitions: Partitions, stream: str) -> Loaded: ...
