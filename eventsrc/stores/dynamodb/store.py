@@ -11,9 +11,9 @@ from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, sett
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head
-from .feed.change_records import ChangeRecord, changes
-from .feed.checkpoint import earliest, parsed
-from .feed.scan import scanned, scanned_heads
+from .feed.change_records import ChangeRecord, read_changes
+from .feed.checkpoint import find_earliest, parse_checkpoint
+from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
 from .items import Items, Keyed, Stored
 from .layouts import LAYOUTS, LayoutName
@@ -141,7 +141,7 @@ class DynamoDBStore(Store):
         store need not be open. Raises ValueError for anything else, StoreRejected if the stream carries no new images,
         and CorruptPayload for an item that is not of this library.
         """
-        return changes(event, self.items)
+        return read_changes(event, self.items)
 
     async def scan(
         self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
@@ -157,7 +157,7 @@ class DynamoDBStore(Store):
             raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
 
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
-        batches = scanned(
+        batches = scan_commits(
             self._scan_page, request, self.items, segments=segments, after=after, units_per_second=units_per_second
         )
         async with aclosing(batches):
@@ -187,18 +187,18 @@ class DynamoDBStore(Store):
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         """As `Feed.earliest`."""
-        return earliest(checkpoints)
+        return find_earliest(checkpoints)
 
     async def remaining(self, after: str) -> int | None:
         """None: only a scan could tell. Raises ValueError for what is no checkpoint."""
         if after:
-            parsed(after)
+            parse_checkpoint(after)
         return None
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
-        async with aclosing(scanned_heads(self._scan_page, request, self.items, segments=4)) as pages:
+        async with aclosing(scan_heads(self._scan_page, request, self.items, segments=4)) as pages:
             async for heads in pages:
                 yield heads
 

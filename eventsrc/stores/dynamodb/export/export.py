@@ -22,7 +22,7 @@ from ...feed import Batch, Head
 from ..feed.checkpoint import from_moment
 from ..store import DynamoDBStore
 from .data_file import FileLines, reader_of
-from .files import Bucket, Files, Folder, open_s3, parts
+from .files import Bucket, Files, Folder, open_s3, read_parts
 from .manifest import Manifest, name_of, read_manifest
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Export:
         for number, (files, manifest) in enumerate(zip(opened, self._manifests, strict=True)):
             for file in manifest.files:
                 lines = FileLines(file, read)
-                async for part in parts(files, name_of(file, manifest.id)):
+                async for part in read_parts(files, name_of(file, manifest.id)):
                     await commits.add(lines.feed(part), number)
                 await commits.add(lines.end(), number)
         await commits.sort()

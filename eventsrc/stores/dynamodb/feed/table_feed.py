@@ -21,8 +21,8 @@ from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
 from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, rejected, send
-from .change_records import changes
-from .checkpoint import Checkpoint, check_age, parsed
+from .change_records import read_changes
+from .checkpoint import Checkpoint, check_age, parse_checkpoint
 from .lineage import from_before, from_now
 from .shard_reader import list_shards
 from .stream_reader import StreamReader
@@ -62,10 +62,10 @@ class TableFeed:
 
     async def batches(self, after: str, *, follow: bool) -> AsyncGenerator[Batch]:
         """As `DynamoDBStore.feed`."""
-        checkpoint = parsed(after) if after else None
+        checkpoint = parse_checkpoint(after) if after else None
         stream = await self._stream()
         if checkpoint is None:
-            listing = await list_shards(self._ask, stream)
+            listing = await list_shards(self._send_to_stream, stream)
             checkpoint = Checkpoint(stream, int(listing.asked), [from_before(listing.shards)], scan="")
         else:
             checkpoint = checkpoint.on(stream)
@@ -77,7 +77,7 @@ class TableFeed:
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
                     yield Batch(batch.commits, checkpoint.text(), caught_up=False)
-        self._readers.add(reader := StreamReader(self._ask, checkpoint, self._commits))
+        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._commits))
         try:
             async with aclosing(reader.batches(follow=follow)) as batches:
                 async for batch in batches:
@@ -87,7 +87,7 @@ class TableFeed:
 
     async def end(self) -> str:
         """As `DynamoDBStore.end`."""
-        listing = await list_shards(self._ask, stream := await self._stream())
+        listing = await list_shards(self._send_to_stream, stream := await self._stream())
         return Checkpoint(stream, int(listing.asked), [from_now(listing.shards)]).text()
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class TableFeed:
             raise StoreRejected("StreamViewType", "the stream carries no new images; make it anew, as NEW_IMAGE")
         return table.LatestStreamArn
 
-    async def _ask(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
+    async def _send_to_stream(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Of the stream. Raises ServiceError for a refusal, and StoreError."""
         async with self._opening:
             if self._client is None:
@@ -121,13 +121,13 @@ class TableFeed:
         with self._table.in_flight(used):
             assert client is not None
             deadline = self._table.connection.deadline
-            return await sent(client, operation, request, kind, self._slots, deadline, used)
+            return await send_read(client, operation, request, kind, self._slots, deadline, used)
 
     def _commits(self, records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in changes(records, self._items) if change.commit is not None]
+        return [change.commit for change in read_changes(records, self._items) if change.commit is not None]
 
 
-async def sent(
+async def send_read(
     client: Client,
     operation: str,
     request: dict[str, Any],

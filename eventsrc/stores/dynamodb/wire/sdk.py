@@ -81,17 +81,21 @@ async def open_sdk(
     plain_http: bool,
     service: str = "dynamodb",
 ) -> tuple[Any, Any, str | None]:
-    """An SDK client that lives until `stack` closes, the credentials it uses, and the file of certificates it trusts
-    instead of the usual ones. What the environment could decide is set here.
+    """Open an SDK client that sends each request once; what the environment could decide is set here.
 
-    Raises StoreRejected where the SDK can make none, and for an endpoint that anybody on the way could read, unless
-    `plain_http` allows it.
+    Returns the client, which lives until `stack` closes, the credentials it uses, and the file of certificates that it
+    trusts instead of the usual ones. Raises StoreRejected, as `open_client`.
     """
     import aioboto3
-    from aiobotocore.config import AioConfig
-    from botocore.exceptions import BotoCoreError
 
-    config = AioConfig(
+    session = session or aioboto3.Session()
+    client = await open_client(
+        stack,
+        service,
+        session=session,
+        region_name=region_name,
+        endpoint_url=endpoint_url,
+        plain_http=plain_http,
         retries={"mode": "standard", "total_max_attempts": 1},  # the SDK resends silently and hides our own success
         connect_timeout=min(timeout, 3.0),
         read_timeout=timeout,
@@ -100,30 +104,51 @@ async def open_sdk(
         parameter_validation=False,
         account_id_endpoint_mode="disabled",
     )
-    session = session or aioboto3.Session()
+    ca_bundle = session._session.get_config_variable("ca_bundle")  # aioboto3 has no other way to it
+    return client, await session.get_credentials(), ca_bundle
+
+
+async def open_client(
+    stack: AsyncExitStack,
+    service: str,
+    *,
+    session: Any,
+    region_name: str | None,
+    endpoint_url: str | None,
+    plain_http: bool,
+    **config: Any,
+) -> Any:
+    """Open a client of the SDK that lives until `stack` closes. `config` is that of the SDK.
+
+    Raises StoreRejected where the SDK can make no client, for an endpoint that is more than a scheme, a host and a
+    port, and, unless `plain_http` allows it, for one that receives events in the clear over the network.
+    """
+    import aioboto3
+    from aiobotocore.config import AioConfig
+    from botocore.exceptions import BotoCoreError
+
     try:
-        client: Any = session.client(service, region_name=region_name, endpoint_url=endpoint_url, config=config)
+        client: Any = (session or aioboto3.Session()).client(
+            service, region_name=region_name, endpoint_url=endpoint_url, config=AioConfig(**config)
+        )
         opened = await stack.enter_async_context(client)
     except (BotoCoreError, ValueError) as error:  # no region, a profile that is not there, no URL
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
     endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
-    _check_endpoint(endpoint)
+    if not _is_plain(endpoint):  # it may hold a password, so it is not quoted
+        raise StoreRejected("ENDPOINT", "an endpoint is a scheme, a host and a port, as in http://localhost:8000")
     if not plain_http and not _is_private(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
-    return opened, await session.get_credentials(), session._session.get_config_variable("ca_bundle")
+    return opened
 
 
-def _check_endpoint(endpoint: str) -> None:
-    """Raise StoreRejected for one with more than a scheme, a host and a port; it may hold a password, so it is not
-    quoted.
-    """
+def _is_plain(endpoint: str) -> bool:
+    """Whether it is a scheme, a host and a port, and nothing else."""
     try:
         parts = urlsplit(endpoint)
-        plain = parts.port != 0 and parts.path in ("", "/") and not parts.query and parts.username is None
+        return parts.port != 0 and parts.path in ("", "/") and not parts.query and parts.username is None
     except ValueError:
-        plain = False
-    if not plain:
-        raise StoreRejected("ENDPOINT", "an endpoint is a scheme, a host and a port, as in http://localhost:8000")
+        return False
 
 
 def is_of_aws(endpoint: str) -> bool:
