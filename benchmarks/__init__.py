@@ -1,1 +1,1 @@
-"""Speed, as ratios inside one run; `make bench` prints them and keeps the numbers in benchmarks/results."""
+"""Measure speed as ratios inside one run. `make bench` prints them and stores the numbers in benchmarks/results."""

@@ -1,12 +1,11 @@
-"""Measure, print, keep the numbers as JSON, and write docs/performance.md with its plots.
+"""Measure, print, store the numbers as JSON, and write docs/performance.md with its plots.
 
-`python -m benchmarks` measures all parts, `python -m benchmarks layouts growth` only these; the page is then made of
-their new figures and of the kept ones of the others.
+`python -m benchmarks` measures all parts. `python -m benchmarks layouts growth` measures only these two; the page then
+shows their new figures and the stored figures of the other parts.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -20,29 +19,33 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import page
+from . import basics, comparison, compression, growth, layouts, page, policy, reading
 from .measure import Figure
 
-PARTS = ("basics", "beside", "layouts", "growth", "policy", "compression", "reading")
+PARTS = {
+    part.__name__.rpartition(".")[2]: part
+    for part in (basics, comparison, layouts, growth, policy, compression, reading)
+}
+"""The parts by name, in the order of the page."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(chosen: list[str]) -> None:
-    parts = {name: importlib.import_module(f".{name}", __package__) for name in PARTS}
-    if unknown := set(chosen) - set(parts):
-        raise SystemExit(f"{', '.join(unknown)}: the parts are {', '.join(parts)}")
+    if unknown := set(chosen) - set(PARTS):
+        raise SystemExit(f"{', '.join(unknown)}: unknown; choose from {', '.join(PARTS)}")
     RESULTS.mkdir(exist_ok=True)
-    for name in chosen or parts:
+    for name in chosen or PARTS:
         start = perf_counter()
         print(f"Measuring {name} ...", file=sys.stderr)
-        found = parts[name].measure()
+        found = PARTS[name].measure()
         (RESULTS / f"{name}.json").write_text(json.dumps({"versions": _versions(), "found": found}, indent=1) + "\n")
         print(f"Measured {name} in {perf_counter() - start:.0f} s", file=sys.stderr)
-    kept = {name: json.loads(path.read_text()) for name in parts if (path := RESULTS / f"{name}.json").exists()}
+    kept = {name: json.loads(path.read_text()) for name in PARTS if (path := RESULTS / f"{name}.json").exists()}
     results: dict[str, Any] = {name: each["found"] for name, each in kept.items()}
     for name, found in results.items():
-        parts[name].draw(found)
-    _show(page.write(parts, results, _versions()))
+        PARTS[name].draw(found)
+    _show(page.write(PARTS, results, _versions()))
 
 
 def _versions() -> dict[str, str]:
@@ -55,9 +58,9 @@ def _versions() -> dict[str, str]:
 
 
 def _show(figures: list[Figure]) -> None:
-    table = Table(title="eventsrc, ratios inside one run")
+    table = Table(title="eventsrc: ratios inside one run")
     for column, justify in (("figure", "left"), ("measured", "right"), ("goal", "right"), ("", "center")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]  # literals, spelt above
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]  # the literals of the loop
     for figure in figures:
         mark = "[green]met[/]" if figure.met else "[red]missed[/]"
         table.add_row(figure.name, f"{figure.value:,.2f}", page.bound(figure), mark)

@@ -1,4 +1,4 @@
-"""The figures that stand for themselves: import, fold, snapshots' bounds, SQLite, and the limit of a request."""
+"""Measure eventsrc alone: import, fold, bounds of snapshots, SQLite, and the CPU of a request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure() -> dict[str, Any]:
 
 
 async def _requests() -> list[Figure]:
-    """Requests of each call, seen by a proxy."""
+    """Count the requests of each call in a proxy."""
     async with dynamodb_local() as local, counting(local.endpoint_url) as proxy:
         async with store_on(proxy.url, fresh_name()) as store:
             await store.create_table()
@@ -62,13 +62,13 @@ def section(found: dict[str, Any]) -> str:
         for each in found["figures"]
         if (f := Figure(**each)).goal is None and not f.name.startswith("ms")
     ]
-    return f"""## Against the limit
+    return f"""## Compared with bare calls
 
-A save is `repository.save` of one deposit, a load is `repository.load`, all checks and the fold included. Beside them
-stands what sends and gets the same bytes and does nothing with them: the SDK (aioboto3), aiodynamo, and an unsigned
-POST over aiohttp. Medians of {limit.ROUNDS} rounds in one process.
+A save is `repository.save` of one deposit. A load is `repository.load`, including all checks and the fold. The bare
+calls send and receive the same bytes but do not process them: the SDK (aioboto3), aiodynamo, and an unsigned POST over
+aiohttp. The figures are medians of {limit.ROUNDS} rounds in one process.
 
-![CPU of a save beside bare calls](plots/limit.svg)
+![CPU of a save compared with bare calls](plots/limit.svg)
 
 {markdown(["one call", "ms of CPU", "ms"], rows)}
 
@@ -77,13 +77,13 @@ POST over aiohttp. Medians of {limit.ROUNDS} rounds in one process.
 
 
 def _bold(call: str) -> str:
-    """Ours stand out."""
+    """Show calls of eventsrc in bold."""
     return call if call.startswith(("put", "query")) else f"**{call}**"
 
 
 def draw(found: dict[str, Any]) -> None:
     values = {each["name"].removeprefix("ms of CPU: "): each["value"] for each in found["figures"]}
-    with plot("limit", "CPU of a save on DynamoDB, beside bare calls", "ms", "", height=2.4) as axes:
+    with plot("limit", "CPU of a save on DynamoDB, compared with bare calls", "ms", "", height=2.4) as axes:
         shown = {"save": "eventsrc: save", "warm execute": "eventsrc: warm execute"}
         for name in ("put by an unsigned POST", "put by aiodynamo", "put by the SDK"):
             shown[name] = name.replace("put by", "bare put by")

@@ -1,7 +1,8 @@
-"""Compression: none, lz4 as the codec has it, and zstandard: bytes stored, units of DynamoDB, CPU of both ways.
+"""Compare compression methods: none, lz4 as in the codec, and zstandard; by bytes, DynamoDB units, and CPU.
 
-A payload is framed alike whatever compresses it, and is kept as it is where the codec would not try, or gains nothing.
-What is timed is the compressor alone, in this process; methods take turns, and the median of the rounds counts.
+All methods use the same frame. A payload stays uncompressed if the codec would not try to compress it, or if
+compression does not make it smaller. The times are of the compressor alone, in this process. Methods take turns; the
+result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from .measure import markdown, median_of
 from .plots import PLOTS, bars, plot
 from .snapshots import Board, Notebook, Noted, chance, place
 
-FRAME = 5  # bytes of a payload beside its body: format and checksum
-ROUNDS, SAMPLE = 9, 1_000  # calls that are timed in a round
+FRAME = 5  # bytes of a payload without its body: format and checksum
+ROUNDS, SAMPLE = 9, 1_000  # SAMPLE: calls that are timed in a round
 NEVER = SnapshotPolicy(enabled=False)
 TEXTS = [PLOTS.parent / f"{name}.md" for name in ("aggregates", "operations", "storage")]
 
 Way = Callable[[bytes], bytes]
-Content = tuple[bytes, int]  # what would be compressed, and bytes of the item beside the payload
+Content = tuple[bytes, int]  # body to compress, and bytes of the item without the payload
 
 
 class Paid(Event, tag="book.paid"):
@@ -62,7 +63,7 @@ class Keeping(MemoryStore):
 
 
 def methods() -> dict[str, tuple[Way, Way]]:
-    """How to compress and to expand; each keeps the expanded size with the block."""
+    """Return how to compress and to expand, by name. Each method stores the expanded size with the block."""
     expand = zstandard.ZstdDecompressor().decompress
     levels = {f"zstd {level}": (zstandard.ZstdCompressor(level=level).compress, expand) for level in (1, 3, 9)}
     return {"lz4": (lz4.block.compress, lz4.block.decompress), **levels}
@@ -93,7 +94,7 @@ def _paid(flight: Flight) -> Paid:
 
 
 async def _commits(kind: type[Aggregate], events: Sequence[Event], each: int) -> list[Content]:
-    """Commits of so many events each; what is left over at the end is left out."""
+    """Return commits of `each` events. Events that do not fill the last commit are left out."""
     async with Keeping() as store:
         aggregate = kind(id="1")
         for start in range(0, len(events) - each + 1, each):
@@ -104,7 +105,7 @@ async def _commits(kind: type[Aggregate], events: Sequence[Event], each: int) ->
 
 
 def _snapshot(events: int) -> Content:
-    """Of a state of 22 KB; each event replaces digits that repeat themselves by some that do not."""
+    """Return a snapshot of a state of 22 KB. Each event replaces regular digits by random ones."""
     chance.seed(1)
     board = Board(id="1")
     for _ in range(events):
@@ -131,20 +132,20 @@ def _kept(body: bytes, compress: Way, expand: Way) -> bytes:
 
 
 def _sizes(bodies: Sequence[bytes], contents: Sequence[Content]) -> dict[str, float]:
-    items = [beside + FRAME + len(body) for body, (_, beside) in zip(bodies, contents, strict=True)]
+    items = [rest + FRAME + len(body) for body, (_, rest) in zip(bodies, contents, strict=True)]
     units = {"write units": mean(ceil(item / 1024) for item in items), "read units": mean(items) / 4096}
     return {"bytes": mean(map(len, bodies)) + FRAME, **units}
 
 
 def _times(plain: Sequence[bytes], kept: Sequence[bytes], compress: Way, expand: Way) -> dict[str, float]:
-    """µs of CPU for a payload; one that is not tried, or not kept compressed, counts as nothing."""
+    """Return µs of CPU per payload. A payload that is not tried, or stays uncompressed, counts as 0."""
     tried = [body for body in plain if len(body) >= _WORTH_COMPRESSING]
     blocks = [block for block, body in zip(kept, plain, strict=True) if block is not body]
     return {"compress": _time(compress, tried) / len(plain), "expand": _time(expand, blocks) / len(plain)}
 
 
 def _time(call: Way, inputs: Sequence[bytes]) -> float:
-    """Of one call for each of the inputs."""
+    """Return µs of CPU for one call on each of the inputs."""
     times = ceil(SAMPLE / len(inputs)) if inputs else 1
     start = process_time()
     for each in chain.from_iterable(repeat(inputs, times)):
@@ -159,9 +160,13 @@ def section(found: dict[str, Any]) -> str:
 
 {_verdict(found)}
 
-Means of a payload. Units are those of its item; a load adds up items before it rounds to 4 KB, so fractions count. CPU
-is that of the compressor alone, medians of {ROUNDS} rounds; nothing is tried below {_WORTH_COMPRESSING} bytes. Deposits
-have a memo of 40 characters, paragraphs are this documentation's, snapshots of 22 KB hold hex digits.
+The table shows means per payload:
+
+- Units are units of the payload's item. A load adds up items before it rounds to 4 KB, so fractions count.
+- CPU is the CPU time of the compressor alone, as medians of {ROUNDS} rounds. Payloads below {_WORTH_COMPRESSING} bytes
+  are not compressed.
+- Deposits have a memo of 40 characters, paragraphs are taken from this documentation, and snapshots of 22 KB consist of
+  hex digits.
 
 {markdown(head, rows)}
 
@@ -178,14 +183,14 @@ def _verdict(found: dict[str, Any]) -> str:
     little = [what for what, by in found.items() if by["lz4"]["bytes"] > 0.9 * by["none"]["bytes"]]
     slower = [by["zstd 3"]["compress"] / by["lz4"]["compress"] for by in found.values() if by["lz4"]["compress"]]
     return (
-        f"lz4 saves write units on {_saved(found, 'none', 'lz4')}; on {', '.join(little)} it saves less than a "
-        f"tenth of the bytes. zstd 3 would save more on {_saved(found, 'lz4', 'zstd 3')}, at {min(slower):.0f} to "
-        f"{max(slower):.0f} times the CPU of lz4 to compress."
+        f"lz4 saves write units on {_saved(found, 'none', 'lz4')}. On {', '.join(little)} it saves less than a "
+        f"tenth of the bytes. zstd 3 would save more on {_saved(found, 'lz4', 'zstd 3')}. Compressing with it takes "
+        f"{min(slower):.0f} to {max(slower):.0f} times the CPU of lz4."
     )
 
 
 def _saved(found: dict[str, Any], more: str, less: str) -> str:
-    """Where one method takes fewer write units than the other by a twentieth or more."""
+    """List the payloads for which `less` needs at least 5 % fewer write units than `more`."""
     units = {what: (by[more]["write units"], by[less]["write units"]) for what, by in found.items()}
     saved = {what: f"{before:.1f} → {after:.1f}" for what, (before, after) in units.items() if after <= 0.95 * before}
     return ", ".join(f"{what} ({each}, {found[what][less]['compress']:.0f} µs)" for what, each in saved.items())

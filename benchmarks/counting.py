@@ -1,7 +1,8 @@
-"""A proxy in front of DynamoDB that counts requests, units and bytes, the same for every library, and may add delay.
+"""A proxy in front of DynamoDB that counts requests, units and bytes in the same way for every library.
 
-It asks for the consumed capacity where the client does not, which DynamoDB Local allows, as it checks no signature. The
-units of a write that was refused are billed and not told, so they are missing.
+It can add a delay. It requests the consumed capacity where the client does not. DynamoDB Local accepts such a changed
+request because it does not check signatures. DynamoDB bills a refused write but does not report its units, so they are
+missing from the counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WRITES = frozenset({"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "T
 
 @dataclass
 class Counts:
-    """What went through."""
+    """Requests, units and bytes that passed the proxy."""
 
     operations: Counter[str] = field(default_factory=Counter)
     read_units: float = 0.0
@@ -37,7 +38,7 @@ class Counts:
 
 
 class CountingProxy:
-    """`delay` is added to each request, in seconds, as a longer way to the service would."""
+    """Forward requests and count them. `delay` is added to each request, in seconds, like a longer network path."""
 
     def __init__(self, endpoint: str, http: aiohttp.ClientSession) -> None:
         self._endpoint, self._http = endpoint, http
@@ -58,10 +59,10 @@ class CountingProxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _BETWEEN}
         async with self._http.post(self._endpoint, data=body, headers=headers) as answer:
             content = await answer.read()
-            told = {name: value for name, value in answer.headers.items() if name.lower() not in _BETWEEN}
+            kept = {name: value for name, value in answer.headers.items() if name.lower() not in _BETWEEN}
         if operation in _READS | _WRITES:
             self._count(operation, content)
-        return web.Response(status=answer.status, body=content, headers=told)
+        return web.Response(status=answer.status, body=content, headers=kept)
 
     def _count(self, operation: str, content: bytes) -> None:
         self.counts.bytes_received += len(content)
@@ -78,7 +79,7 @@ _BETWEEN = frozenset({"host", "content-length", "transfer-encoding", "connection
 
 @asynccontextmanager
 async def counting(endpoint: str) -> AsyncIterator[CountingProxy]:
-    """A proxy on this machine that leads to `endpoint`."""
+    """Run a proxy on this machine that forwards to `endpoint`."""
     async with aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(limit=512)) as http:
         proxy = CountingProxy(f"{endpoint}/", http)
         app = web.Application(client_max_size=32 * 1024 * 1024)

@@ -1,4 +1,4 @@
-"""Folding a stored stream (bytes to events to state) beside a bare loop of the same decode and dispatch."""
+"""Compare the fold of a stored stream (bytes to events to state) with a bare loop of the same decode and dispatch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def _fold(events_per_commit: int) -> list[Figure]:
 
 
 def _bare(commits: Sequence[Commit]) -> Callable[[], Account]:
-    """The limit: the typed decoder over the bodies, expanded beforehand, and one dictionary look-up an event."""
+    """Return the bare loop: the typed decoder over bodies unpacked beforehand, and one dictionary look-up per event."""
     bodies = [unpack(commit.payload, commit.stream, commit.version) for commit in commits]
     decode = msgspec.msgpack.Decoder(list[Opened | Deposited | Withdrawn]).decode
     handlers: dict[type[Any], Callable[[Account, Any], None]] = {

@@ -1,4 +1,4 @@
-"""How loads and saves grow with the length of a stream and with the number of streams, and that memory stays flat."""
+"""Measure loads and saves by length of a stream and by number of streams, and the memory of a long history."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _measure() -> dict[str, Any]:
 
 
 async def _lengths(store: Store, points: Sequence[int]) -> dict[str, Any]:
-    """CPU and time of a load and of a save at each length, without snapshots and with them."""
+    """Return CPU and time of a load and of a save at each length, without and with snapshots."""
     found: dict[str, Any] = {}
     for name, policy in (("plain", NEVER), ("snapshots", SnapshotPolicy(inline=True))):
         accounts = Repository(Account, store, snapshots=policy)
@@ -61,7 +61,7 @@ async def _lengths(store: Store, points: Sequence[int]) -> dict[str, Any]:
 
 
 async def _costs(accounts: Repository[Account], account: Account) -> dict[str, float]:
-    """Of a load and a save in ms. The saves make the stream a little longer."""
+    """Return costs of a load and of a save in ms. The saves make the stream a little longer."""
     times = max(1, min(20, 2_000 // account.version))
     loads = [await cost(lambda: accounts.load(account.id), times) for _ in range(ROUNDS if times > 1 else 1)]
 
@@ -78,7 +78,7 @@ def _ms(costs: Sequence[Cost], unit: str) -> float:
 
 
 async def _streams(store: Store, points: Sequence[int]) -> dict[str, Any]:
-    """CPU and time of a load and of a save where there are so many streams."""
+    """Return CPU and time of a load and of a save for each number of streams in the store."""
     found: dict[str, Any] = {}
     accounts, there = Repository(Account, store), 0
     for count in points:
@@ -100,7 +100,7 @@ async def _open(accounts: Repository[Account], numbers: range) -> None:
 
 
 async def _memory(store: Store) -> dict[str, float]:
-    """The most memory that Python held while the first so many commits of a long history were streamed, in KB."""
+    """Return Python's peak memory in KB while it streams the first commits of a long history, by number of commits."""
     accounts, found = Repository(Account, store, snapshots=NEVER), {}
     for length in HISTORIES:
         tracemalloc.start()
@@ -121,10 +121,10 @@ def section(found: dict[str, Any]) -> str:
     memory = ", ".join(f"{size:,.0f} KB over {int(length):,} commits" for length, size in found["memory"].items())
     return f"""## Growth
 
-{_verdict(found["lengths"])} The number of streams does not matter. Streaming a history takes a page of memory: {memory}
-at most.
+{_verdict(found["lengths"])} The number of streams does not matter. Streaming a history takes the memory of one page.
+The peaks are {memory}.
 
-In ms; DynamoDB Local up to {max(POINTS["DynamoDB Local"]):,}, so that this stays short:
+All times are in ms. On DynamoDB Local the measurement stops at {max(POINTS["DynamoDB Local"]):,} to keep it short.
 
 {markdown(head, lengths)}
 
@@ -161,8 +161,8 @@ def _verdict(lengths: dict[str, Any]) -> str:
     plain = at[many]["plain"]["load"] / at[few]["plain"]["load"]
     kept = at[many]["snapshots"]["load"] / at[few]["snapshots"]["load"]
     return (
-        f"From {int(few):,} to {int(many):,} commits, on SQLite, a load takes {plain:,.0f} times as long without "
-        f"snapshots, and {kept:.1f} times with them. A save does not depend on what is there."
+        f"On SQLite a load of {int(many):,} commits takes {plain:,.0f} times as long as a load of {int(few):,} without "
+        f"snapshots, and {kept:.1f} times as long with them. The time of a save does not depend on the stream's length."
     )
 
 

@@ -1,4 +1,4 @@
-"""The three layouts: what a load costs in each (requests, read units, bytes, dollars, time), and which one wins."""
+"""Compare the three layouts by the cost of a load: requests, read units, bytes, dollars, time."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .plots import bars, plot
 from .snapshots import Board, chance, place
 
 READ_PRICE, WRITE_PRICE = 0.125, 0.625
-"""Dollars for a million request units, on demand, in US East (N. Virginia). Source: "Pricing for On-Demand Capacity" on
+"""Dollars per million request units, on demand, in US East (N. Virginia). Source: "Pricing for On-Demand Capacity" on
 the Amazon DynamoDB pages."""
 
 SNAPSHOTS = (500, 4_000, 20_000, 100_000)  # bytes
 COMMITS = (100, 400, 4_000)  # bytes of payload
-TAILS = (1, 10, 40)  # commits behind the snapshot
-BEFORE = 20  # commits that the snapshot stands for
+TAILS = (1, 10, 40)  # commits after the snapshot
+BEFORE = 20  # commits up to the snapshot
 DELAYS = (0.0, 0.001, 0.005)  # seconds
 LOADS = 12
-CROWD = 20  # streams of a category whose tails differ
-DAYS = 10  # of the flights
+CROWD = 20  # streams of one category with different tails
+DAYS = 10  # days of flights
 SAVES = 1_000
 
 
 class Shape(NamedTuple):
-    """A stream: bytes of its snapshot, of each commit, and how many commits are behind the snapshot."""
+    """A stream: bytes of its snapshot, bytes of each commit, and number of commits after the snapshot."""
 
     snapshot: int
     commit: int
@@ -71,7 +71,7 @@ async def _measure() -> dict[str, Any]:
 
 
 async def _steady(proxy: CountingProxy, layout: str, shape: Shape) -> dict[str, Any]:
-    """What a load of such a stream costs once the store has seen a few of them."""
+    """Return the cost of a load of such a stream after the store has loaded it a few times."""
     async with _store(proxy, layout) as store:
         await store.create_table()
         await _fill(store, "order-1", shape)
@@ -86,7 +86,7 @@ async def _steady(proxy: CountingProxy, layout: str, shape: Shape) -> dict[str, 
 
 
 async def _milliseconds(proxy: CountingProxy, store: DynamoDBStore, delay: float) -> float:
-    """The median of a load with so much more time for each request."""
+    """Return the median time of a load in ms, with `delay` seconds added to each request."""
     proxy.delay = delay
     taken = []
     for _ in range(LOADS):
@@ -98,7 +98,7 @@ async def _milliseconds(proxy: CountingProxy, store: DynamoDBStore, delay: float
 
 
 async def _crowd(proxy: CountingProxy, layout: str, snapshot: int, commit: int) -> dict[str, float]:
-    """The mean cost of a load where the tails of a category differ, so that no limit fits all."""
+    """Return the mean cost of a load if the tails of a category differ, so that no limit fits all."""
     dice = random.Random(1)
     async with _store(proxy, layout) as store:
         await store.create_table()
@@ -115,7 +115,7 @@ async def _crowd(proxy: CountingProxy, layout: str, snapshot: int, commit: int) 
 
 
 async def _life(proxy: CountingProxy, layout: str) -> dict[str, float]:
-    """One stream of a large state, saved many times under the default policy, and at times loaded or replayed."""
+    """Return the costs of one stream with a large state, saved under the default policy, loaded and replayed."""
     chance.seed(1)
     async with _store(proxy, layout) as store:
         await store.create_table()
@@ -146,7 +146,7 @@ async def _life(proxy: CountingProxy, layout: str) -> dict[str, float]:
 
 
 async def _flights(proxy: CountingProxy, layout: str) -> dict[str, float]:
-    """The flights, imported under the default policy: what all that cost, and a cold load of each aircraft after it."""
+    """Return the cost of an import of flights under the default policy, and of a cold load of each aircraft."""
     fleet = by_aircraft(read_flights(DAYS))
     async with _store(proxy, layout) as store:
         await store.create_table()
@@ -216,22 +216,23 @@ def section(found: dict[str, Any]) -> str:
 
 {_verdict(found)}
 
-A load in the steady state, as requests / read units / dollars for a million, by bytes of the snapshot, bytes of each
-commit, and the number of commits behind the snapshot:
+The next table shows a load in the steady state, as requests / read units / dollars per million loads. The first columns
+are bytes of the snapshot, bytes of each commit, and the number of commits after the snapshot (the tail).
 
 {markdown(["snapshot", "commit", "tail", *names], matrix)}
 
-Where the tails of one category differ (0 to 40 commits), no limit of a backward query fits all. The mean of 100 loads,
-as requests / read units:
+If the tails of one category differ (0 to 40 commits), no limit of a backward query fits all of them. The next table
+shows the mean of 100 loads, as requests / read units.
 
 {markdown(["snapshot", "commit", *names], crowds)}
 
-A stream whose state has 11 KB at first and more with each event, under the default policy, {SAVES:,} saves, a load
-after every tenth:
+The next stream has a state of 11 KB at first, which grows with each event. It is saved {SAVES:,} times under the
+default policy and loaded after every tenth save.
 
 {markdown(["mean", *names], _by_key(found["lives"]))}
 
-The flights of {DAYS} days, imported under the default policy, then a cold load of each of the {count} aircraft:
+The last table shows the flights of {DAYS} days, imported under the default policy, and then a cold load of each of the
+{count} aircraft.
 
 {markdown(["", *names], _by_key(found["flights"]))}
 
@@ -240,7 +241,7 @@ The flights of {DAYS} days, imported under the default policy, then a cold load 
 
 
 def _by_key(found: dict[str, dict[str, float]]) -> list[list[str]]:
-    """A row for each figure, a column for each layout."""
+    """Return a row for each figure, with a column for each layout."""
     return [
         [key, *(f"{values[key]:,.4g}" if values[key] < 1000 else f"{values[key]:,.0f}" for values in found.values())]
         for key in found["snapshot-last"]
@@ -248,7 +249,7 @@ def _by_key(found: dict[str, dict[str, float]]) -> list[list[str]]:
 
 
 def _verdict(found: dict[str, Any]) -> str:
-    """Which layout is better at what, counted over the matrix."""
+    """Compare the layouts in words, counted over the matrix."""
     matrix, lives = found["matrix"], found["lives"]
     first, last = "snapshot-first", "snapshot-last"
     fewer = sum(row["layouts"][last]["units"] < row["layouts"][first]["units"] for row in matrix)
@@ -259,19 +260,19 @@ def _verdict(found: dict[str, Any]) -> str:
     faster = median_of(row["layouts"][first]["ms"][far] / row["layouts"][last]["ms"][far] for row in matrix)
     alone = sum(_least(row) == ["interleaved"] for row in matrix)
     same, replay = len(matrix) - fewer - len(more), "replay: read units"
-    return f"""- `snapshot-last`, the default, loads in one request where `snapshot-first` needs two, one after the
-  other: with {far} ms more to the service a load is {faster:.1f} times as fast.
-- In read units it needs fewer than `snapshot-first` in {fewer} of the {len(matrix)} cases below, as many in {same},
-  and more in {len(more)} ({extra:.0%} more in the median), {large} of them with commits of {max(COMMITS):,} bytes:
-  there what it reads beyond the snapshot weighs most. Choose `snapshot-first` where commits are large and units count
-  for more than a round trip.
-- `interleaved` loads as `snapshot-last` does, and alone needs the fewest units in {alone} cases. Each snapshot it
-  writes costs one more query, and old snapshots stay: a full replay of the large stream below reads
-  {lives["interleaved"][replay]:g} units where `snapshot-last` reads {lives[last][replay]:g}."""
+    return f"""- `snapshot-last`, the default, loads in one request. `snapshot-first` needs two requests, one after the
+  other. With {far} ms more network delay `snapshot-last` loads {faster:.1f} times as fast.
+- `snapshot-last` needs fewer read units than `snapshot-first` in {fewer} of the {len(matrix)} cases below, the same
+  number in {same}, and more in {len(more)} (in the median {extra:.0%} more). In {large} of these {len(more)} cases
+  commits have {max(COMMITS):,} bytes: the commits that it reads beyond the snapshot then cost most. Choose
+  `snapshot-first` if commits are large and read units matter more than a round trip.
+- `interleaved` loads as `snapshot-last` does. In {alone} cases it needs fewer units than both others. Each snapshot
+  costs one more query to write, and old snapshots stay: a full replay of the large stream below reads
+  {lives["interleaved"][replay]:g} units, and {lives[last][replay]:g} in `snapshot-last`."""
 
 
 def _least(row: dict[str, Any]) -> list[str]:
-    """The layouts with the fewest units."""
+    """Return the layouts with the fewest units."""
     least = min(cell["units"] for cell in row["layouts"].values())
     return [name for name, cell in row["layouts"].items() if cell["units"] == least]
 
@@ -279,5 +280,5 @@ def _least(row: dict[str, Any]) -> list[str]:
 def draw(found: dict[str, Any]) -> None:
     [row] = [r for r in found["matrix"] if (r["snapshot"], r["commit"], r["tail"]) == (4_000, 100, 10)]
     groups = [f"{delay * 1e3:g} ms" for delay in DELAYS]
-    with plot("layouts", "A load: snapshot of 4 KB, 10 commits", "added way to the service", "ms, median") as axes:
+    with plot("layouts", "A load: snapshot of 4 KB, 10 commits", "added network delay", "ms, median") as axes:
         bars(axes, groups, {name: list(cells["ms"].values()) for name, cells in row["layouts"].items()})

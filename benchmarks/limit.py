@@ -1,6 +1,6 @@
-"""What a request costs in CPU of this process: eventsrc beside the bare calls that send and get the same bytes.
+"""Compare the CPU of a request in this process: eventsrc, and bare calls that send and receive the same bytes.
 
-The floor is an unsigned POST over aiohttp, which DynamoDB Local takes: whoever uses aiohttp cannot be below it.
+The lower limit for a client on aiohttp is an unsigned POST over aiohttp, which DynamoDB Local accepts.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def figures() -> list[Figure]:
 async def _rounds() -> list[dict[str, Cost]]:
     async with dynamodb_local() as local, AsyncExitStack() as stack:
         bench = await Bench.on(local.endpoint_url, stack)
-        await bench.round(0)  # warms all up
+        await bench.round(0)  # warm-up
         return [await bench.round(number) for number in range(1, ROUNDS + 1)]
 
 
 class Bench:
-    """All clients of one table."""
+    """All clients of one table, and their calls."""
 
     def __init__(self, store: DynamoDBStore, sdk: Any, http: aiohttp.ClientSession, endpoint: str) -> None:
         self._store, self._sdk, self._http, self._endpoint = store, sdk, http, f"{endpoint}/"
@@ -90,7 +90,7 @@ class Bench:
         return bench
 
     async def round(self, number: int) -> dict[str, Cost]:
-        """All calls, one kind after the other."""
+        """Measure all calls, one kind after the other."""
         account = Account.open(f"save-{number}", owner="ann")
         await self._accounts.save(account)
         warm = Account.open(f"warm-{number}", owner="ann")
@@ -120,7 +120,7 @@ class Bench:
         return {name: await cost(call, times) for name, (call, times) in calls.items()}
 
     def _items(self, stream: str) -> Any:
-        """What `save` sends: as large as a commit of a deposit."""
+        """Return items like those that `save` sends, as large as a commit of a deposit."""
         commits = (make_commit(stream, version) for version in range(1, SAVES + 1))
         return iter([self._store.items.from_commit(commit) for commit in commits])
 
@@ -199,7 +199,7 @@ class Bench:
 
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
-    """The same item as aiodynamo takes it, with plain values."""
+    """Return the same item with plain values, as aiodynamo expects it."""
     plain: dict[str, Any] = {}
     for name, typed in item.items():
         [(kind, value)] = typed.items()

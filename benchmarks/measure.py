@@ -1,4 +1,4 @@
-"""What all benchmarks share: a figure, CPU and wall time of calls, and medians of several rounds."""
+"""Shared by all benchmarks: figures, CPU and wall time of calls, and medians of several rounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS = 15
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number; `goal` is the least (or, if `at_most`, the most) it should be."""
+    """One measured number. `goal` is its minimum or, if `at_most`, its maximum."""
 
     name: str
     value: float
@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call, in seconds: CPU of this process, all its threads, and time that passed."""
+    """The cost of one call in seconds: CPU time of all threads of this process, and wall time."""
 
     cpu: float
     wall: float
@@ -44,12 +44,12 @@ def median_of(values: Iterable[float]) -> float:
 
 
 def median_ratio(rounds: Sequence[dict[str, Cost]], name: str, other: str) -> float:
-    """Of the CPU of two calls, each pair from one round."""
+    """Return the median ratio of the CPU of two calls. Both values of a ratio come from the same round."""
     return median_of(each[name].cpu / each[other].cpu for each in rounds)
 
 
 async def cost(call: Callable[[], Awaitable[Any]], times: int) -> Cost:
-    """The mean of so many calls, one after the other."""
+    """Return the mean cost of `times` calls, made one after the other."""
     cpu, wall = process_time(), perf_counter()
     for _ in range(times):
         await call()
@@ -57,6 +57,6 @@ async def cost(call: Callable[[], Awaitable[Any]], times: int) -> Cost:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

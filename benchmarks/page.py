@@ -1,4 +1,4 @@
-"""docs/performance.md, from what the parts have measured."""
+"""Write docs/performance.md from the figures of the parts."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ README = Path(__file__).parents[1] / "README.md"
 
 _WHY = {
     "fold, 1 event(s) a commit ÷ bare msgspec decode and dict dispatch": (
-        "of a commit's 330 ns, 245 are the decoder, 100 the handler, as in the bare loop, whose bodies are cut out of "
-        "their payloads beforehand; here that is 50, the checksum 20, a look for a command id 20. What is missing is "
-        "within the spread of the runs, 0.67 to 0.71."
+        "of the 330 ns of a commit, the decoder takes 245 and the handler 100, as in the bare loop. In addition "
+        "cutting the body out of its payload takes 50, the checksum 20, and the check for a command id 20; the bare "
+        "loop does the first before it starts. The missing part is within the spread of the runs, 0.67 to 0.71."
     ),
     "SQLite, saves/s: one task ÷ bare sqlite3": (
-        "the transaction itself takes as long as bare sqlite3's. An fsync takes about 0.1 ms on this disk; handing the "
-        "commit to the writer's thread and waking the event loop again takes nearly as much (in medians 12 µs to the "
-        "thread, 200 µs in the transaction, 72 µs back). Writing in the loop's own thread would "
-        "save that, and stop every other task while the disk works. Tasks that save at the same time share one fsync."
+        "the transaction itself takes as long as with bare sqlite3. An fsync takes about 0.1 ms on this disk. Passing "
+        "the commit to the writer's thread and waking the event loop takes nearly as long (medians: 12 µs to the "
+        "thread, 200 µs in the transaction, 72 µs back). Writing in the thread of the event loop would avoid this, but "
+        "would stop every other task during the fsync. Tasks that save at the same time share one fsync."
     ),
     "SQLite, saves/s from 64 tasks ÷ the best peer": (
-        "from that many tasks fsyncs are shared, and what bounds the rate is the CPU of a save."
+        "so many tasks share fsyncs, so the CPU of a save limits the rate."
     ),
     "SQLite, events/s loading 1,000 ÷ eventsourcing": (
-        "half of the time of a load is sqlite3 making Python values of the columns that a commit has, a fifth the "
-        "commits, an eighth the fold."
+        "half of the time of a load is spent in sqlite3, which converts the columns of a commit to Python values. The "
+        "commits take a fifth and the fold an eighth."
     ),
 }
 
 
 def write(parts: Mapping[str, ModuleType], results: Mapping[str, Any], versions: Mapping[str, str]) -> list[Figure]:
-    """Write the page from what there is, and the README's table; returns the figures that have a goal."""
+    """Write the page and the README's table from the parts that have results. Return the figures that have a goal."""
     known = {name: part for name, part in parts.items() if name in results}
     figures = [figure for name, part in known.items() if hasattr(part, "goals") for figure in part.goals(results[name])]
     sections = [part.section(results[name]) for name, part in known.items()]
@@ -54,10 +54,10 @@ def _head(figures: list[Figure], versions: Mapping[str, str]) -> str:
     machine = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "machine")
     return f"""# Performance
 
-`make bench` measures all of this and writes this page, its plots and `benchmarks/results`. On a fresh clone it prepares
-what it needs, other libraries included, and takes about a quarter of an hour. Ratios are taken inside one run, between
-calls that take turns; what is compared is the median. Absolute times are those of one
-machine ({versions["machine"]}; {machine}).
+`make bench` measures all figures and writes this page, its plots and `benchmarks/results`. On a fresh clone it also
+installs its tools and the other libraries, and takes about a quarter of an hour. Ratios compare the medians of calls
+that take turns within one run. Absolute times were measured on one machine
+({versions["machine"]}; {machine}).
 
 | figure | measured | goal | met |
 |---|---|---|---|
@@ -67,7 +67,7 @@ machine ({versions["machine"]}; {machine}).
 
 
 def _missed(reasons: list[str]) -> str:
-    return "\n".join(["Why a goal was missed:", "", *reasons, ""]) if reasons else ""
+    return "\n".join(["Reasons for missed goals:", "", *reasons, ""]) if reasons else ""
 
 
 def bound(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""Other libraries, each in an environment of its own, driven by lines of JSON: see drivers/protocol.py."""
+"""Run other libraries, each in an environment of its own, controlled by lines of JSON (drivers/protocol.py)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _PATIENCE = 600.0  # seconds for one command
 
 @dataclass(frozen=True)
 class Peer:
-    """A library with a store. `needs` are what its environment is made of; ours has none, it runs in this one."""
+    """A library with a store. `needs` are the packages of its environment; eventsrc has none and runs in this one."""
 
     name: str
     driver: str
     kind: str
     needs: tuple[str, ...] = ()
-    python: tuple[int, int] = (3, 11)  # the least it runs on
-    share: float = 1.0  # of the work that others are given: less where it is slow
-    races: int = 1_000  # saves it races: fewer where it locks itself
+    python: tuple[int, int] = (3, 11)  # oldest version that it runs on
+    share: float = 1.0  # of the work of the others; less for slow libraries
+    races: int = 1_000  # number of racing saves; fewer for libraries that block themselves
 
 
 _EVENTSOURCING = ("eventsourcing==9.5.6",)
@@ -61,7 +61,7 @@ DYNAMODB = (
 
 
 class Unavailable(Exception):
-    """The environment of a peer cannot be made here."""
+    """The environment of a peer cannot be created on this machine."""
 
 
 class Driver:
@@ -71,7 +71,7 @@ class Driver:
         self._process = process
 
     async def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """What it answers: `cpu` and `wall` in seconds and more, or `missing`, or `error`."""
+        """Send a command and return its answer: `cpu` and `wall` in seconds and more, or `missing`, or `error`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **command}).encode() + b"\n")
@@ -86,7 +86,7 @@ class Driver:
 
 @asynccontextmanager
 async def driving(peer: Peer, log: Path) -> AsyncIterator[Driver]:
-    """The peer's driver, started. What it says beside its answers goes to the log."""
+    """Run the peer's driver. Its standard error is appended to `log`."""
     command = await asyncio.to_thread(_command, peer)
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -117,11 +117,11 @@ def _command(peer: Peer) -> list[str]:
 
 
 def _made(peer: Peer, install: Any) -> Path:
-    """The folder of its environment, made once for what it needs."""
+    """Return the folder of its environment, which is created once for each set of needs."""
     digest = sha256("\n".join([*peer.needs, *map(str, peer.python)]).encode()).hexdigest()[:12]
     folder = ENVIRONMENTS / digest
     if not (folder / "ready").exists():
-        print(f"Making an environment of {', '.join(peer.needs)} (once) ...", file=sys.stderr)
+        print(f"Creating an environment with {', '.join(peer.needs)} (once) ...", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         install(peer, folder)
@@ -160,7 +160,7 @@ def _node() -> str:
 
 
 def _python(peer: Peer) -> str:
-    """An interpreter that it runs on: this one if it is new enough, else one on the path, or of pyenv."""
+    """Return an interpreter for it: this one if it is new enough, else one on the path or of pyenv."""
     if sys.version_info[:2] >= peer.python:
         return sys.executable
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -169,4 +169,5 @@ def _python(peer: Peer) -> str:
         for candidate in filter(None, candidates):
             if subprocess.run([candidate, "-c", "pass"], capture_output=True, check=False).returncode == 0:
                 return candidate
-    raise Unavailable(f"{peer.name} needs Python {'.'.join(map(str, peer.python))}, and none was found")
+    version = ".".join(map(str, peer.python))
+    raise Unavailable(f"{peer.name} needs Python {version} or newer, and none was found on the path or in pyenv")

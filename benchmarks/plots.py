@@ -1,4 +1,4 @@
-"""Plots as SVG, legible on a light and on a dark page."""
+"""Draw plots as SVG, readable on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = ("#0b6bcb", "#e07b00", "#2a9d4a", "#b03a8c", "#6b6b6b", "#c0392b", "#7
 
 mpl.rcParams.update(
     {
-        "svg.hashsalt": "eventsrc",  # the same figures, the same file
+        "svg.hashsalt": "eventsrc",  # the same figures give the same file
         "font.size": 11,
         "axes.grid": True,
         "axes.spines.top": False,
@@ -30,7 +30,7 @@ mpl.rcParams.update(
 
 @contextmanager
 def plot(name: str, title: str, across: str, up: str, *, width: float = 7.5, height: float = 4.2) -> Iterator[Axes]:
-    """Axes to draw on; they are then saved as docs/plots/`name`.svg."""
+    """Yield axes to draw on, and save them as docs/plots/`name`.svg afterwards."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=12)
@@ -42,7 +42,7 @@ def plot(name: str, title: str, across: str, up: str, *, width: float = 7.5, hei
 
 
 def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
-    """Bars side by side, a group for each name in `groups`; where there is no value there is none."""
+    """Draw bars side by side, one group for each name in `groups`. A missing value leaves a gap."""
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         places = [place + (number - (len(series) - 1) / 2) * width for place in range(len(groups))]
@@ -53,7 +53,10 @@ def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float 
 
 
 def horizontal(axes: Axes, values: Mapping[str, float], form: str = "{:.2f}") -> None:
-    """One bar a name, the first on top; ours has another colour. A bar far beyond all others is cut, and says so."""
+    """Draw one bar per name, the first on top. eventsrc has a colour of its own.
+
+    A bar more than three times as long as all others is cut, and its label says so.
+    """
     names = list(values)[::-1]
     largest = max(sorted(values.values())[:-1], default=0) * 3
     cut = {name: largest if values[name] > largest > 0 else values[name] for name in names}

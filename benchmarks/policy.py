@@ -1,7 +1,8 @@
-"""When to write a snapshot: our rule beside "a snapshot every N commits", by the bytes it writes and reads.
+"""Compare the default snapshot rule with "a snapshot every N commits", by the bytes that each writes and reads.
 
-Each load is saved once, and the sizes of commits and of snapshots of the states after them are noted. Over these each
-rule is played, ours by the policy's own methods. It must give the very snapshots that the repository wrote meanwhile.
+Each workload is saved once. The sizes of its commits, and of snapshots of the state after each commit, are recorded.
+Each rule is then simulated over these sizes, the default rule with the policy's own methods. The simulation of the
+default rule must give exactly the snapshots that the repository wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .measure import markdown
 from .plots import COLOURS, plot
 from .snapshots import Board, Ledger, Notebook, chance, move, note, place
 
-SAVES, STREAMS = 20_000, 400  # of a made-up load; the n-th stream has 1/n as many saves as the first, by Zipf's law
+SAVES, STREAMS = 20_000, 400  # of a generated workload; by Zipf's law the n-th stream has 1/n of the first one's saves
 OURS, POLICY = "ours", SnapshotPolicy(inline=True)
 MADE_UP: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "small states": (Account, move),
@@ -34,23 +35,24 @@ MADE_UP: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "growing states": (Notebook, note),
 }
 
-Rule = Callable[[int, int, int], bool]  # commits and bytes since the last snapshot, bytes of the state: write one now?
+Rule = Callable[[int, int, int], bool]
+"""Whether to write a snapshot now, from commits and bytes since the last snapshot, and bytes of the state."""
 
 
 class Save(NamedTuple):
-    """Bytes of a commit, of a snapshot of the state after it, and of the snapshot that is written, if one is."""
+    """Bytes of a commit, of a snapshot of the state after it, and of the snapshot that is written (0 if none is)."""
 
     commit: int
     state: int
     snapshot: int
-    read: int = 0  # by a load that follows
-    first: int = 0  # of `read`, the commit that the last snapshot stands for
-    largest: int = 0  # the state has been since the last snapshot
+    read: int = 0  # by the load after this save
+    first: int = 0  # part of `read`: the commit of the last snapshot
+    largest: int = 0  # bytes of the state since the last snapshot, at most
     share: float = 0.0  # all snapshots of the stream so far ÷ its commits
 
 
 class Noting(Repository[Any]):
-    """Notes its saves by stream. They must not overlap."""
+    """A repository that records the sizes of its saves by stream. Saves must not overlap."""
 
     def __init__(self, kind: type[Aggregate], ledger: Ledger) -> None:
         super().__init__(kind, ledger, snapshots=POLICY)
@@ -66,7 +68,7 @@ class Noting(Repository[Any]):
 
 
 def ours() -> Rule:
-    """The rule of `Snapshots.after_save`, for one stream."""
+    """Return the rule of `Snapshots.after_save`, for one stream."""
     threshold = 0
 
     def rule(commits: int, tail: int, state: int) -> bool:
@@ -111,7 +113,7 @@ async def _measure(kind: type[Any], command: Callable[[Any], None] | None) -> di
 
 
 def _play(noted: Sequence[Save], rule: Rule) -> Iterator[Save]:
-    """The saves of a stream under a rule, with a load after each."""
+    """Simulate the saves of a stream under a rule, with a load after each save."""
     last = first = tail = commits = largest = committed = written = 0
     for commit, state, *_ in noted:
         tail, committed, commits = tail + commit, committed + commit, commits + 1
@@ -145,11 +147,21 @@ def section(found: dict[str, Any]) -> str:
 
 {_verdict(found)}
 
-A load follows each save. *Written* is all bytes ÷ those of the commits, *read* the mean load ÷ the mean state; units
-and dollars, for a million saves and loads, are DynamoDB's. The last columns are the worst of any stream and load, with
-what [our rule](storage.md#when-a-snapshot-is-written) promises: snapshots as a *share* of commits; a load in *states*
-beyond the floor, less its snapshot's commit; *÷ bound*, that commit and 2.25 states, or a state and the floor. Made-up
-loads spread {SAVES:,} saves of one event by Zipf's law; the large state, 22 KB, compresses less with each event.
+A load follows each save. The columns are:
+
+- *snapshots*: the number of snapshots written.
+- *written*: all bytes written ÷ bytes of the commits.
+- *read*: bytes of the mean load ÷ bytes of the mean state.
+- *write units* and *read units* of DynamoDB per save and load, and dollars per million saves and loads.
+- *share*: snapshots ÷ commits in bytes, for the worst stream at its worst time.
+- *states*: bytes of a load without the snapshot's commit ÷ bytes of the state, for the worst load of a state beyond the
+  floor.
+- *÷ bound*: bytes of a load ÷ its bound, for the worst load. The bound is the snapshot's commit and 2.25 states, or the
+  snapshot's commit, a state and the floor, whichever is larger.
+
+The first row shows the promises of the [default rule](storage.md#when-a-snapshot-is-written). The generated workloads
+spread {SAVES:,} saves of one event over the streams by Zipf's law. The large state, 22 KB, compresses less with each
+event.
 
 {(chr(10) * 2).join(_table(name, load) for name, load in found.items())}
 
@@ -164,27 +176,29 @@ def _verdict(found: dict[str, Any]) -> str:
     _, best, *rest = sorted(RULES, key=lambda rule: (rule != OURS, over[rule]))
     both = sum(all(each[key] < f[OURS][key] for key in ("written", "read")) for f in loads for each in f.values())
     return (
-        "Which number of commits is right depends on the load, and ours needs none. In dollars, with a load after each "
-        f"save, it is at most {over[OURS]:.1%} above the best rule of each load; {best} is so by {over[best]:.1%}, "
-        f"{', '.join(f'{rule} by {over[rule]:.0%}' for rule in rest)}. In bytes, {best} writes up to "
-        f"{written[best]:.1f} times the commits, ours {written[OURS]:.1f}; that another rule both writes and reads "
-        f"less than ours happens {both} times. Only ours has bounds: they are met below, and nearly reached."
+        "The best number of commits between two snapshots depends on the workload. The default rule (*ours* below) "
+        "does not need such a number. In dollars, with a load after each save, it costs at most "
+        f"{over[OURS]:.1%} more than the best rule of each workload. The other rules cost at most this much more: "
+        f"{best} {over[best]:.1%}, {', '.join(f'{rule} {over[rule]:.0%}' for rule in rest)}. In bytes, {best} writes "
+        f"up to {written[best]:.1f} times the commits, and the default rule {written[OURS]:.1f} times. Another rule "
+        f"both writes and reads less than the default rule in {both} cases. Only the default rule has bounds. It keeps "
+        "them in all cases below, and nearly reaches them."
     )
 
 
 def _table(name: str, load: dict[str, Any]) -> str:
     keys = list(load["rules"][OURS])[1:]
-    rows = [["*ours, on paper*", "", "≤ 2", *[""] * 4, "≤ 1", "≤ 2.25", "≤ 1"]]
+    rows = [["*ours, promised*", "", "≤ 2", *[""] * 4, "≤ 1", "≤ 2.25", "≤ 1"]]
     for rule, f in load["rules"].items():
         cells = [f"{f['snapshots']:,}", *(f"{f[key]:.2f}" if f[key] else "" for key in keys)]
         rows.append([f"**{rule}**" if rule == OURS else rule, *cells])
-    streams = f"{load['saves']:,} saves of {load['streams']:,} streams, at most {load['longest']:,} of one"
+    streams = f"{load['saves']:,} saves of {load['streams']:,} streams, at most {load['longest']:,} per stream"
     head = f"**{name}**: {streams}; states of {load['state']:,.0f} bytes, at most {load['largest']:,}\n\n"
     return head + markdown(["rule", "snapshots", *keys], rows)
 
 
 def draw(found: dict[str, Any]) -> None:
-    """A line for each load through the rules, a marker for each rule."""
+    """Draw a line through the rules for each workload, and a marker for each rule."""
     markers = dict(zip(RULES, "*osD^X", strict=True))
     with plot("policy", "Snapshot rules", "bytes of a load ÷ state", "bytes written ÷ commits", height=5) as axes:
         for colour, (name, load) in zip(COLOURS, found.items(), strict=False):

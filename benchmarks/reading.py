@@ -1,4 +1,4 @@
-"""The read side: catching up from SQLite and DynamoDB, from acknowledged to seen, and the gate's share."""
+"""Measure the read side: catching up from SQLite and DynamoDB, the delay of a handler, and the CPU of the gate."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from .measure import Figure, markdown, median_of
 ROUNDS = 5
 STREAMS, COMMITS = 500, 40  # 20,000 commits
 SCANNED = (400, 20)  # on DynamoDB Local
-SEEN = 200  # saves whose way to the read model is timed
+SEEN = 200  # saves whose delay until the read model is measured
 
 NONE = SnapshotPolicy(enabled=False)
 
 
 class Balances(MemoryProjection, tag="balances"):
-    """A dictionary: as little as a read model can be."""
+    """The smallest read model: a dictionary."""
 
     def __init__(self) -> None:
         self.balances: dict[str, int] = {}
@@ -88,15 +88,15 @@ async def _sqlite(folder: Path) -> list[Figure]:
             found.append(Figure(f"events/s of CPU, SQLite to SQLite, {name}", median_of(rates)))
             if events == 1:
                 seen = await _seen(store, Processor(Balances(), store))
-                found.append(Figure("ms from acknowledged to seen, SQLite, one process", seen))
+                found.append(Figure("ms from acknowledgement to handler, SQLite, one process", seen))
                 async with SQLiteStore(folder / f"{events}.db") as other:
                     seen = await _seen(store, Processor(Balances(), other))
-                found.append(Figure("ms from acknowledged to seen, SQLite, another connection", seen))
+                found.append(Figure("ms from acknowledgement to handler, SQLite, another connection", seen))
     return found
 
 
 async def _gate() -> Figure:
-    """Per event of one-event commits that come in order: what the gate itself adds."""
+    """Measure the CPU that the gate adds per event, for commits of one event that arrive in order."""
     async with MemoryStore() as store:
         await _fill(store, 100, 100, 1)
         commits = [commit async for batch in store.feed(follow=False) for commit in batch.commits]
@@ -108,7 +108,7 @@ async def _gate() -> Figure:
                 for due in await gate.due(commit):
                     gate.handled(due)
             costs.append((process_time() - start) / len(commits) * 1e6)
-    return Figure("µs of CPU, the gate, an event", median_of(costs), 1, at_most=True)
+    return Figure("µs of CPU in the gate per event", median_of(costs), 1, at_most=True)
 
 
 async def _dynamodb() -> list[Figure]:
@@ -135,12 +135,12 @@ async def _dynamodb() -> list[Figure]:
         Figure("events/s, a DynamoDB scan into memory ÷ a scan by this library, nothing handled", own_ratio),
         Figure("events/s, a DynamoDB scan into memory", median_of(ours for *_, ours in rounds)),
         Figure("events/s, DynamoDB Streams into memory", rate),
-        Figure("ms from acknowledged to seen, DynamoDB Streams", seen),
+        Figure("ms from acknowledgement to handler, DynamoDB Streams", seen),
     ]
 
 
 async def _bare_scan(sdk: Any, table: str) -> float:
-    """Events a second, nothing decoded."""
+    """Return events per second of a scan that decodes nothing."""
     start, count = perf_counter(), 0
     key: dict[str, Any] = {}
     while True:
@@ -160,7 +160,7 @@ async def _own_scan(store: DynamoDBStore) -> float:
 
 
 async def _scan_into(store: DynamoDBStore, total: int) -> float:
-    """Events a second of a processor that is given what a scan of one segment tells."""
+    """Return events per second of a processor that handles the commits of a scan of one segment."""
     processor = Processor(Balances(), store)
     await processor.prepare()
     await processor.take_all()
@@ -175,7 +175,7 @@ async def _scan_into(store: DynamoDBStore, total: int) -> float:
 
 
 async def _streamed(store: DynamoDBStore) -> float:
-    """Events a second, of a stream that has them all already."""
+    """Return events per second of a DynamoDB stream that contains all events from the start."""
     await _fill(store, 100, 20, 1, prefix="streamed")
     processor, start = Processor(Balances(), store), perf_counter()
     await processor.prepare()
@@ -187,7 +187,7 @@ async def _streamed(store: DynamoDBStore) -> float:
 
 
 async def _catch_up(processor: Processor[Any], total: int) -> float:
-    """Events a second of CPU of this process, all its threads."""
+    """Return events per second of CPU time, over all threads of this process."""
     start = process_time()
     await processor.run(until_caught_up=True)
     rate = total / (process_time() - start)
@@ -196,7 +196,7 @@ async def _catch_up(processor: Processor[Any], total: int) -> float:
 
 
 async def _seen(store: Store, processor: Processor[Balances]) -> float:
-    """The median time from a save's return to its handler's."""
+    """Return the median time in ms from the return of a save to the return of its handler."""
     accounts = Repository(Account, store, snapshots=NONE)
     account = Account.open("seen", owner="ann") if not await _exists(accounts) else await accounts.load("seen")
     times = []
@@ -227,7 +227,7 @@ async def _running(processor: Processor[Any]) -> AsyncIterator[None]:
 
 
 async def _fill(store: Store, streams: int, commits: int, events: int, prefix: str = "a") -> None:
-    """The first commit opens the account, too."""
+    """Save `commits` commits of `events` deposits per stream. The first commit also opens the account."""
     accounts = Repository(Account, store, snapshots=NONE)
 
     async def one(number: int) -> None:
@@ -249,13 +249,13 @@ def section(found: dict[str, Any]) -> str:
     rows = [[each["name"], f"{each['value']:,.{0 if each['value'] >= 1000 else 2}f}"] for each in found["figures"]]
     return f"""## Feeds and processors
 
-A bank account's events from a store into a read model: a dictionary of balances in memory, or a table of them in SQLite
-with the positions in the same transaction. Rates of CPU are those of one core. The scans read the same table in one
-segment, in turns; DynamoDB Local shares the machine's cores with them.
+A processor handles a bank account's events. The read model is a dictionary of balances in memory, or a table of
+balances in SQLite with the positions in the same transaction. Rates per second of CPU are for one core. The scans take
+turns in reading the same table in one segment. DynamoDB Local shares the machine's cores with them.
 
 {markdown(["figure", "measured"], rows)}
 """
 
 
 def draw(found: dict[str, Any]) -> None:
-    """There is nothing to plot."""
+    """Draw nothing: this part has no plots."""

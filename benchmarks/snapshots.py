@@ -1,6 +1,7 @@
-"""What snapshots cost and save, in bytes written and read.
+"""Measure what snapshots cost and save, in bytes written and read.
 
-Counts, not times: the same on every machine. `python -m benchmarks.snapshots` prints the table of docs/storage.md.
+The figures are counts, not times, so they are the same on every machine. `python -m benchmarks.snapshots` prints the
+table of docs/storage.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Cleared(Event, tag="notebook.cleared"):
 
 
 class Notebook(Aggregate, tag="notebook"):
-    """A state that grows by what each event brings, until it is cleared."""
+    """A state that grows with each event, until it is cleared."""
 
     notes: list[str] = msgspec.field(default_factory=list)
 
@@ -47,7 +48,7 @@ class Notebook(Aggregate, tag="notebook"):
 
 
 class Labelled(Aggregate, tag="notebook"):
-    """The same notebook in a newer release, with one field more."""
+    """The same notebook in a newer release, with one more field."""
 
     notes: list[str] = msgspec.field(default_factory=list)
     label: str = ""
@@ -62,7 +63,7 @@ class Placed(Event, tag="board.placed"):
 
 
 class Board(Aggregate, tag="board"):
-    """A state that is large from the first event on, and of which each event changes a little."""
+    """A state that is large from the first event on. Each event changes a small part of it."""
 
     squares: dict[int, str] = msgspec.field(default_factory=dict)
 
@@ -89,7 +90,7 @@ def move(account: Account) -> None:
 
 
 class Ledger(MemoryStore):
-    """Counts what is written, in the bytes that the policy weighs: `Commit.size` and `Snapshot.size`."""
+    """A store that counts the bytes it writes as the policy does: `Commit.size` and `Snapshot.size`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,19 +116,19 @@ class CountingCodec(SnapshotCodec):
 
 @dataclass
 class Life:
-    """What one stream's saves wrote, and what a load after each of them read."""
+    """Bytes that the saves of one stream wrote, and bytes that a load after each save read."""
 
     name: str
     committed: int = 0
     snapshots: list[int] = field(default_factory=list)
     encoded: int = 0
-    state: int = 0  # of a snapshot, were one made at the end
+    state: int = 0  # bytes of a snapshot of the last state
     reads: list[int] = field(default_factory=list)
     worst: float = 0.0  # the largest load, as a share of the bound that docs/storage.md proves
 
 
 async def live(name: str, kind: type[Any], command: Callable[[Any], None], *, held: bool = False) -> Life:
-    """Save by `execute`, which loads each time, or from one object `held` in memory; load after each save."""
+    """Save by `execute`, or from one object that is `held` in memory. Load after each save."""
     life, state = Life(name), declaration_of(kind).snapshot_type
     weigh, counting = SnapshotCodec(state, 0), CountingCodec(state, 0)
     async with Ledger() as store:
@@ -136,7 +137,7 @@ async def live(name: str, kind: type[Any], command: Callable[[Any], None], *, he
         aggregate = kind(id="1")
         command(aggregate)
         await repository.save(aggregate)
-        largest = 0  # the state has been since the last snapshot
+        largest = 0  # largest state since the last snapshot
         for _ in range(SAVES):
             before = len(store.snapshots)
             if held:
@@ -155,7 +156,7 @@ async def live(name: str, kind: type[Any], command: Callable[[Any], None], *, he
 
 
 def _read(loaded: Loaded, largest: int) -> tuple[int, float]:
-    """Bytes of a load, and what they are at most: the state, a tail of it or the floor, and the snapshot's commit."""
+    """Return the bytes of a load and their bound: the state, a tail or the floor, and the snapshot's commit."""
     snapshot, first = (loaded.snapshot.size, loaded.commits[0].size) if loaded.snapshot else (0, 0)
     return snapshot + sum(each.size for each in loaded.commits), largest + max(POLICY.floor, 1.25 * largest) + first
 
@@ -172,7 +173,10 @@ async def lives() -> list[Life]:
 
 
 async def roll_out(saves: int) -> tuple[int, float]:
-    """Two releases save a notebook in turn, each ignoring the other's snapshots: how many, and ÷ commits."""
+    """Save a notebook by two releases in turn, each of which ignores the other's snapshots.
+
+    Return the number of snapshots, and their bytes ÷ bytes of the commits.
+    """
     chance.seed(1)
     async with Ledger() as store:
         old, new = Repository(Notebook, store, snapshots=POLICY), Repository(Labelled, store, snapshots=POLICY)

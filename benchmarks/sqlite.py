@@ -1,4 +1,4 @@
-"""SQLite: durable saves by one task and by many (group commit), and loads, beside bare sqlite3."""
+"""Compare SQLite with bare sqlite3: durable saves by one task and by many (group commit), and loads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def figures() -> list[Figure]:
 
 
 def _round(folder: Path, number: int) -> tuple[float, float, float, float, float]:
-    """Saves a second by one task, by many, and by bare sqlite3; events a second of a load, and of the bare loop."""
+    """Return saves per second: one task, many, bare sqlite3; and events per second: a load, the bare loop."""
     one, many, load, loop = asyncio.run(_ours(folder / f"{number}.db"))
     return one, many, _bare(folder / f"bare-{number}.db"), load, loop
 
@@ -71,7 +71,7 @@ async def _ours(path: Path) -> tuple[float, float, float, float]:
 
 
 def _bare(path: Path) -> float:
-    """Saves a second of a plain connection: the same table, settings and row, and one fsync each."""
+    """Return saves per second of a bare connection: the same table, settings and row, one fsync per save."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -90,7 +90,7 @@ def _bare(path: Path) -> float:
 
 
 def _loop(path: Path) -> float:
-    """Events a second of a bare loop over the same rows: sqlite3, a CRC-32 each, msgspec, a dictionary of handlers."""
+    """Return events per second of a bare loop over the same rows: sqlite3, CRC-32, msgspec, handlers by type."""
     connection = sqlite3.connect(path)
     decode = msgspec.msgpack.Decoder(list[Opened | Deposited | Withdrawn]).decode
     handlers = {Opened: Account.apply_opened, Deposited: Account.apply_movement, Withdrawn: Account.apply_movement}

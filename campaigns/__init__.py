@@ -1,4 +1,4 @@
-"""The campaigns of `make faults`: the library under faults, kills and power cuts, and its promises checked after."""
+"""The campaigns of `make faults`: run the library under faults, kills and power cuts, then check its promises."""
 
 import os
 from pathlib import Path
@@ -6,4 +6,4 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-"""For processes that a campaign or its test starts: where the campaigns, the library and `support` are found."""
+"""The PYTHONPATH of processes that a campaign or its test starts: for the campaigns, the library and `support`."""

@@ -1,4 +1,4 @@
-"""`make faults`: every campaign in its long form, on all cores, and one table of what they came to.
+"""`make faults`: run every campaign in its long form, on all cores, and print one table of results.
 
 `python -m campaigns simulation --seed 7 --seeds 1` replays one history.
 """
@@ -44,13 +44,13 @@ def _run(
 
 
 def _merged(rows: Sequence[Layer]) -> list[Layer]:
-    """One row for each layer."""
+    """Return one row for each layer."""
     names = dict.fromkeys(row.name for row in rows)
     return [reduce(Layer.plus, [row for row in rows if row.name == name]) for name in names]
 
 
 def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict], seconds: float) -> None:
-    table = Table(title=f"What the library survives ({seconds:.0f} s in all)")
+    table = Table(title=f"Faults and violations by layer ({seconds:.0f} s in all)")
     for heading in ("layer", "operations", "faults", "acknowledged", "lost", "duplicated", "violations", "s", "seed"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     for row in rows:
@@ -67,8 +67,8 @@ def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict],
         for violation in row.violations[:20]:
             console.print(f"[red]{row.name}: {violation}")
     if verdicts:
-        caught = Table(title="Mutants of the library, and in how many seeds they were noticed")
-        for heading in ("mutant", "seeds", "what it saw"):
+        caught = Table(title="Mutants of the library, and seeds until each was detected")
+        for heading in ("mutant", "seeds", "violation"):
             caught.add_column(heading)
         for verdict in sorted(verdicts):
             caught.add_row(verdict.name.replace("_", " "), str(verdict.seeds or "missed"), verdict.violation)
@@ -80,7 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m campaigns", description=__doc__)
     parser.add_argument("only", nargs="?", choices=[*layers, "mutants"])
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many histories to simulate")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of histories to simulate")
     options = parser.parse_args()
     console = Console(width=max(Console().width, 110))
     begun = perf_counter()

@@ -1,4 +1,4 @@
-"""The domain of the campaigns: a hash chain. Its state tells which links were applied, and in which order."""
+"""The domain of the campaigns: a hash chain. Its state shows which links were applied, and in which order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ROOT = b""
 
 
 class Linked(Event, tag="chain.linked"):
-    """`key` is unique to the operation that issued the link; `padding` only weighs."""
+    """A link of the chain. `key` is unique to the operation that issued it; `padding` only adds size."""
 
     key: str
     padding: bytes = b""
 
 
 class Refused(Exception):
-    """A command that decides against it."""
+    """Raised by a command that refuses to record anything."""
 
 
 class Chain(Aggregate, tag="chain"):
@@ -26,12 +26,12 @@ class Chain(Aggregate, tag="chain"):
     links: int = 0
 
     def link(self, key: str, padding: bytes = b"") -> bytes:
-        """Add a link; the digest of the chain that ends with it."""
+        """Add a link and return the digest of the chain that ends with it."""
         self.record(Linked(key=key, padding=padding))
         return self.digest
 
     def look(self) -> bytes:
-        """Record nothing."""
+        """Return the digest and record nothing."""
         return self.digest
 
     def refuse(self) -> bytes:
@@ -42,7 +42,7 @@ class Chain(Aggregate, tag="chain"):
 
 
 def chained(digest: bytes, keys: Iterable[str]) -> bytes:
-    """The digest of a chain after more links."""
+    """Return the digest of a chain after more links."""
     for key in keys:
         digest = blake2b(digest + key.encode(), digest_size=12).digest()
     return digest

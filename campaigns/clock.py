@@ -1,4 +1,4 @@
-"""An event loop whose time is made up: seconds pass when nothing else is left to do, and cost nothing."""
+"""An event loop with virtual time: time passes only when no callback is ready, and without waiting."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from unittest.mock import patch
 
 T = TypeVar("T")
 
-EPOCH_NS = 1_767_225_600 * 10**9  # when simulations begin
+EPOCH_NS = 1_767_225_600 * 10**9  # start of each simulation
 
 
 class Deadlock(Exception):
-    """Nothing is left that could wake anybody."""
+    """No callback is ready or scheduled, so no task can continue."""
 
 
 class _Selector(selectors.SelectSelector):
-    """Lets time pass instead of waiting for it."""
+    """Advance the virtual time instead of waiting."""
 
     now = 0.0
 
@@ -33,7 +33,7 @@ class _Selector(selectors.SelectSelector):
 
 
 class _Task(asyncio.Task[Any]):
-    """One whose place in a set is the same in each run."""
+    """A task whose hash, and so its place in a set, is the same in each run."""
 
     _numbers = count()
 
@@ -50,7 +50,7 @@ def _numbered(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asy
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Runs one history: the same program with the same random numbers takes the same steps."""
+    """Run one history. The same program with the same random numbers takes the same steps."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()
@@ -61,12 +61,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
     def block(self, seconds: float) -> None:
-        """Time passes while the loop is held up."""
+        """Advance the time as if a callback had blocked the loop."""
         self._virtual.now += seconds
 
 
 class WallClock:
-    """What the library takes for the time of day. `jump` sets it, back as well as forward."""
+    """The time of day that the library reads. `jump` moves it forward or back."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -81,7 +81,7 @@ class WallClock:
 
 @contextmanager
 def virtual_time(loop: VirtualLoop) -> Iterator[WallClock]:
-    """All that the library and tenacity read clocks for, they read off the loop's."""
+    """Patch the clocks of the library and of tenacity to read the loop's time."""
     wall = WallClock(loop)
     clock = SimpleNamespace(time_ns=wall.time_ns, monotonic=loop.time)
     with patch("eventsrc.repository.repository.time", clock), patch("tenacity.time", clock):
@@ -89,7 +89,11 @@ def virtual_time(loop: VirtualLoop) -> Iterator[WallClock]:
 
 
 def run(work: Coroutine[Any, Any, T], loop: VirtualLoop) -> T:
-    """Run to the end. Raises Deadlock if nothing is left to happen before."""
+    """Run to the end and return the result.
+
+    Raises:
+        Deadlock: the work waits for something that cannot happen.
+    """
     try:
         return loop.run_until_complete(work)
     finally:

@@ -1,8 +1,8 @@
-"""SIGKILL: of processes that write to one SQLite file, and of a DynamoDB Local that keeps its tables in a folder.
+"""SIGKILL of processes that write to one SQLite file, and of a DynamoDB Local that stores its tables in a folder.
 
     python -m campaigns.crashes FILE RECORDS NAME
 
-is one of those writers. It works until it is killed, and leaves in RECORDS what it called and what it was told.
+is one of those writers. It works until it is killed, and records its calls and their outcomes in RECORDS.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ from .chain import Chain
 from .history import Caller, Findings, History, Operation, Outcome
 from .report import Layer
 
+MANY_RECORDS = 200  # lines that a writer has written before it is killed with the others, about three an operation
 WRITERS = 3  # processes at once
-TASKS = 4  # in each
-KILLS_PER_FILE = 12  # the last of them at once
+TASKS = 4  # in each process
+KILLS_PER_FILE = 12  # the last WRITERS of them at once
 IDS = [f"s-{each}" for each in range(8)]
 POLICY = SnapshotPolicy(floor=0, ratio=0.5)
-SECONDS_PER_LIFE = 60  # of a DynamoDB Local, at most; after that a store has not come back to it
-FIRST = "first-"  # begins the keys of links that begin a chain
+SECONDS_PER_LIFE = 60  # per life of a DynamoDB Local; after that the campaign fails
+FIRST = "first-"  # prefix of the keys of first links
 
 
 class Record(msgspec.Struct, omit_defaults=True):
-    """A line of a writer's records: a commit about to be appended, or an operation as it stands now."""
+    """A line of a writer's records: a commit about to be appended, or the current state of an operation."""
 
     commit: Commit | None = None
     number: int = 0  # of the operation, within its process
@@ -51,8 +52,10 @@ class Record(msgspec.Struct, omit_defaults=True):
 
 
 class Recorded(History):
-    """A history that survives its process: each line is handed to the kernel before what it announces is begun, and
-    after what it reports has ended.
+    """A history that survives its process.
+
+    A line is passed to the kernel before the operation that it announces begins, and after the operation that it
+    reports has ended.
     """
 
     def __init__(self, records: Path) -> None:
@@ -72,7 +75,7 @@ class Recorded(History):
 
     def _failed(self, operation: Operation, error: BaseException) -> None:
         super()._failed(operation, error)
-        self._tell(operation)  # once more: now with the winner
+        self._tell(operation)  # again, with the winner
 
     def watch(self, store: Store) -> None:
         super().watch(store)
@@ -85,7 +88,7 @@ class Recorded(History):
         store.append = told_append  # type: ignore[method-assign]
 
     def _tell(self, operation: Operation) -> None:
-        self._write(Record(number=id(operation), operation=operation))  # its id: none of them is ever freed
+        self._write(Record(number=id(operation), operation=operation))  # operations are never freed, so ids are unique
 
     def _write(self, record: Record) -> None:
         os.write(self._file, msgspec.json.encode(record) + b"\n")
@@ -95,7 +98,7 @@ _to_record = msgspec.json.Decoder(Record).decode
 
 
 def _take_over(records: Path, history: History) -> list[Operation]:
-    """Add what a writer left to the history; its operations. A line that the kill cut off is none."""
+    """Add a writer's records to the history and return its operations. A line that the kill cut off is skipped."""
     operations: dict[int, Operation] = {}
     for line in records.read_bytes().splitlines(keepends=True) if records.exists() else ():
         if line.endswith(b"\n"):
@@ -109,9 +112,10 @@ def _take_over(records: Path, history: History) -> list[Operation]:
 
 
 def kills(times: int, seed: int, directory: Path) -> Layer:
-    """Kill so many writers of SQLite files in this empty directory, each at a random moment, the last of each at once.
+    """Kill `times` writers of SQLite files in this empty directory.
 
-    What a killed writer was not told, this process delivers again under the same command id: it is applied once.
+    Each is killed at a random moment; the last writers of each file are killed together. Commands of a killed writer
+    that had no outcome are delivered again by this process under the same command id. Each must be applied once.
     """
     begun, random = perf_counter(), Random(seed)
     total = Findings(0, 0, 0, 0, [])
@@ -124,7 +128,7 @@ def kills(times: int, seed: int, directory: Path) -> Layer:
 
 
 class _File:
-    """One SQLite file, its writers, and what all of them were told."""
+    """One SQLite file, its writers, and the history of all of them."""
 
     def __init__(self, path: Path, random: Random) -> None:
         self._path = path
@@ -143,17 +147,28 @@ class _File:
                 await asyncio.sleep(self._random.uniform(0, 0.5))
                 await self._deliver_again(self._kill(self._random.choice(list(self._writers))))
                 self._start()
-            await asyncio.sleep(self._random.uniform(0.5, 1))
-            for writer in self._writers.values():  # at once, so that the next to open the file has to recover it
+            await self._until_busy()
+            await asyncio.sleep(self._random.uniform(0, 0.5))
+            for writer in self._writers.values():  # together, so that the next connection has to recover the file
                 writer.kill()
             await self._deliver_again([open for name in list(self._writers) for open in self._kill(name)])
         finally:
-            for writer in self._writers.values():  # none, if all went well
+            for writer in self._writers.values():  # empty if the campaign succeeded
                 writer.kill()
                 writer.communicate()
         findings = self._history.check(await self._logs())
         violations = [f"{self._path.name}: {violation}" for violation in findings.violations + self._violations]
         return findings._replace(violations=violations)
+
+    async def _until_busy(self) -> None:
+        """Wait until each writer has recorded many operations: on a busy machine they start late."""
+        async with asyncio.timeout(60):
+            while any(self._recorded(name) < MANY_RECORDS for name in self._writers):  # noqa: ASYNC110  # of processes
+                await asyncio.sleep(0.02)
+
+    def _recorded(self, name: str) -> int:
+        records = self._records(name)
+        return records.read_bytes().count(b"\n") if records.exists() else 0
 
     def _start(self) -> None:
         name = next(self._names)
@@ -162,7 +177,7 @@ class _File:
         self._writers[name] = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE)
 
     def _kill(self, name: str) -> list[Operation]:
-        """Kill this writer; the commands that it was told nothing of."""
+        """Kill this writer and return its commands that have no outcome."""
         writer = self._writers.pop(name)
         writer.kill()
         _, said = writer.communicate()
@@ -180,7 +195,7 @@ class _File:
                 await caller.execute(*command(operation.stream.removeprefix("chain-"), operation.key))
 
     async def _logs(self) -> dict[str, list[Commit]]:
-        """What is there at last; and every stream goes on, from a snapshot that fits its log."""
+        """Return the logs, after checking that each stream can be written and has a snapshot that fits its log."""
         async with self._caller() as caller:
             await _create(caller, "parent")
             await _go_on(caller)
@@ -198,12 +213,12 @@ class _File:
 
 
 def command(id: str, key: str) -> tuple[str, str, bytes, str]:
-    """The same each time it is delivered: aggregate, key, padding, command id."""
+    """Return a command, the same for each delivery: aggregate, key, padding, command id."""
     return id, key, key.encode(), f"c-{key}"
 
 
 async def _create(caller: Caller, name: str) -> None:
-    """Begin the chains, unless somebody else has."""
+    """Create the chains that do not exist yet."""
     for id in IDS:
         chain = Chain(id=id)
         chain.link(key := f"{FIRST}{name}-{id}")
@@ -212,7 +227,7 @@ async def _create(caller: Caller, name: str) -> None:
 
 
 async def _go_on(caller: Caller) -> None:
-    """Whatever has happened, each chain takes another link, and its snapshot fits its log."""
+    """Check that each chain accepts another link and that its snapshot fits its log."""
     for id in IDS:
         await caller.execute(*command(id, f"last-{id}"))
         await caller.load(id)
@@ -229,7 +244,7 @@ async def write(path: Path, records: Path, name: str) -> None:
                 await caller.execute(*command(id, f"{name}-{next(numbers)}"))
                 if random.random() < 0.3:
                     await caller.load(id)
-            await asyncio.sleep(random.expovariate(100))  # lets others come first, and leaves some of the machine
+            await asyncio.sleep(random.expovariate(100))  # so that others come first, and to leave some CPU
 
     async with SQLiteStore(path) as store:
         history.watch(store)
@@ -239,11 +254,11 @@ async def write(path: Path, records: Path, name: str) -> None:
 
 
 async def kills_of_dynamodb_local(times: int, seed: int, directory: Path) -> Layer:
-    """Kill a DynamoDB Local so many times, and start it again on its folder, while one store goes on writing to it.
+    """Kill a DynamoDB Local `times` times and restart it on its folder, while one store keeps writing to it.
 
-    Each command is delivered until it is known to have been applied; the store is never opened anew.
+    Each command is delivered until it is known to be applied. The store stays open all the time.
     """
-    from support.tables import fresh_name, store_on  # here: the writers above need not pay for importing the SDK
+    from support.tables import fresh_name, store_on  # here, so that the writers above do not import the SDK
 
     begun, random, history = perf_counter(), Random(seed), History()
     table = fresh_name()
@@ -260,14 +275,14 @@ async def kills_of_dynamodb_local(times: int, seed: int, directory: Path) -> Lay
             for _ in range(times):
                 await asyncio.sleep(random.uniform(0.3, 1.5))
                 server.kill()
-                await asyncio.sleep(random.uniform(0, 4))  # within the store's deadline, and beyond it
+                await asyncio.sleep(random.uniform(0, 4))  # within the store's deadline or beyond it
                 await server.start()
             await asyncio.sleep(0.5)
             stop.set()
         await _go_on(caller)
         logs = {f"chain-{id}": [commit async for commit in store.read(f"chain-{id}")] for id in IDS}
-    told = Counter(op.outcome for op in history.operations if op.kind == "save")
-    note = f"{told['unknown']} unknown outcomes and {told['failed']} definite errors meanwhile"
+    outcomes = Counter(op.outcome for op in history.operations if op.kind == "save")
+    note = f"{outcomes['unknown']} unknown outcomes and {outcomes['failed']} definite errors"
     row = history.check(logs)
     return Layer.of("SIGKILL, DynamoDB", row, faults=times, seconds=perf_counter() - begun, seed=seed, note=note)
 
@@ -284,7 +299,7 @@ async def _deliver(caller: Caller, name: str, random: Random, stop: asyncio.Even
 
 
 class _Server:
-    """A DynamoDB Local that is this process's own child, to be killed by its id."""
+    """A DynamoDB Local as a child of this process, so that it can be killed by its id."""
 
     def __init__(self, program: list[str], folder: Path, url: str) -> None:
         self.url = url
@@ -307,7 +322,7 @@ class _Server:
 
 @asynccontextmanager
 async def _server(directory: Path) -> AsyncIterator[_Server]:
-    """One port and one folder serve all its lives."""
+    """Run a DynamoDB Local. It keeps its port and its folder over all restarts."""
     program, folder = await asyncio.to_thread(_command, directory)
     with _reserved(0) as port:
         server = _Server([*program, "-port", str(port)], folder, f"http://127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""Processes that share one processor, as who ends them sees them."""
+"""Run processes that share one processor, and kill, stop and replace them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from eventsrc.processing.checkpoints.checkpoints import current_slots
 
 from . import PYTHONPATH
 
-AT_THE_END = 60.0  # seconds in which all must be handled once nothing goes wrong any more
+AT_THE_END = 60.0  # seconds within which all commits must be handled after the last fault
 
 
 class Fleet:
-    """`python -m MODULE read FOLDER NAME` is a worker, which ends with SIGTERM. `processor` looks on from here."""
+    """Workers: `python -m MODULE read FOLDER NAME`, which stops on SIGTERM. `processor` observes them from here."""
 
     processor: Processor[Any]
 
@@ -46,7 +46,7 @@ class Fleet:
         self.workers[name] = self.start("read", name)
 
     def kill(self) -> None:
-        """Whoever is left."""
+        """Kill all workers that are still running."""
         for process in self.workers.values():
             if process.poll() is None:
                 process.kill()
@@ -64,18 +64,18 @@ class Fleet:
         while not await condition():
             if monotonic() > limit:
                 name = getattr(condition, "__name__", condition)
-                self.violations.append(f"nothing came of it in {seconds} s: {name}")
+                self.violations.append(f"{name} was not true within {seconds} s")
                 return
             await asyncio.sleep(0.01)
 
     async def strike(self) -> None:
-        """One worker is killed, stopped for a while, or asked to end; the others take over; another one begins."""
+        """Kill one worker, suspend it for a while, or ask it to stop. The others take over, and a new one starts."""
         name = self.random.choice(sorted(self.workers))
         kind = self.random.choice(("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM"))
         process = self.workers[name]
         await asyncio.sleep(self.random.uniform(0, self._ttl))
         if kind == "SIGTERM":
-            await self.until(self.is_shared)  # one that is still being loaded does not listen yet
+            await self.until(self.is_shared)  # a worker that is still starting does not handle SIGTERM yet
         begun = monotonic()
         process.send_signal(getattr(signal, kind))
 
@@ -97,7 +97,7 @@ class Fleet:
             await self.until(self.is_shared)
 
     async def end(self) -> None:
-        """Once all share the work, ask each to end."""
+        """Wait until all workers share the slots, then ask each to stop."""
         await self.until(self.is_shared)
         for name, process in self.workers.items():
             process.send_signal(signal.SIGTERM)
@@ -109,8 +109,8 @@ class Fleet:
             errors = (self.folder / f"{name}.err").read_text()
             self.violations.append(f"{name} ended with {process.returncode}: {errors[-500:]}")
 
-    def told(self) -> str:
-        """How soon workers were taken over from."""
+    def takeovers(self) -> str:
+        """Return a note on how long takeovers took, by signal."""
         each = [
             f"{len(seconds)} {kind}, taken over in {median(seconds):.2f} s (median), {max(seconds):.2f} s (most)"
             for kind, seconds in sorted(self.taken_over.items())

@@ -1,4 +1,4 @@
-"""Fuzzing: whatever bytes a decoder is given, it answers, or raises one of the library's errors. Nothing else."""
+"""Fuzzing: for any bytes a decoder returns a result or raises one of the library's errors, nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from eventsrc.usage import Usage
 from .report import Layer
 
 STREAM = "till-1"
-MEMORY = 256 * 1024  # KB that the whole process may grow by; a forged size claims gigabytes
+MEMORY = 256 * 1024  # KB by which the process may grow; a forged size claims gigabytes
 
 
 class Line(msgspec.Struct):
@@ -63,13 +63,13 @@ class Till(Aggregate, tag="till"):
 
 
 class Mutator:
-    """Makes bad inputs of good ones."""
+    """Make bad inputs from good ones."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
 
     def __call__(self, good: bytes, other: bytes) -> bytes:
-        """None to three changes, of any kinds."""
+        """Apply zero to three changes of random kinds."""
         for _ in range(self._random.choice((0, 1, 1, 1, 2, 3))):
             good = self._random.choice(self._KINDS)(self, good, other)
         return good
@@ -111,7 +111,7 @@ INTERESTING = (
     b"\xc7\x0c\xff" + bytes(12),  # a timestamp
     b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",  # NaN
     b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
-    b"\xa1\xff",  # a text that is no UTF-8
+    b"\xa1\xff",  # a text that is not UTF-8
     b"\xc0",
     b"[" * 2000,
     b'{"a":' * 1000,
@@ -133,7 +133,7 @@ ODD: tuple[Any, ...] = (None, True, -1, 2**70, 1.5, "", "1.5", "-3", "x", b"x", 
 
 
 class Fuzzer:
-    """Valid inputs, and what each decoder makes of mutated ones."""
+    """Mutates valid inputs and passes them to the decoders."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -184,20 +184,20 @@ class Fuzzer:
         )
 
     async def payload(self) -> object:
-        """One payload; half of them with a checksum that is right, so that what is behind it is reached."""
+        """Decode one payload. Half of them have a valid checksum, so that the code after the check is reached."""
         bad = self._bad_payload()
         self.input = bad
         return self._codec.decode(bad, STREAM, 1)
 
     async def run(self) -> object:
-        """Many commits decoded at once, one of them bad."""
+        """Decode many commits at once, one of them bad."""
         bad = self._bad_payload()
         self.input = bad
         commits = [*self._commits, self._commit(5, bad), *self._commits]
         return self._codec.decode_run(commits)
 
     async def snapshot(self) -> object:
-        """A snapshot is used or ignored, and raises nothing at all."""
+        """Restore a snapshot. It may be used or ignored, but must not raise."""
         random = self._random
         bad = self._sealed(self._mutate(self._snapshot.payload, random.choice(self._payloads)))
         self.input = bad
@@ -208,26 +208,26 @@ class Fuzzer:
             raise Unexpected from error
 
     async def answer(self) -> object:
-        """What the service is said to have answered, as bytes."""
+        """Read an answer of the service from bytes."""
         bad = self._mutate(self._random.choice(self._json), self._random.choice(self._json))
         self.input = bad
         return await self._asked(JSONReply(bad))
 
     async def parsed(self) -> object:
-        """The same, as the SDK parses it: right as JSON, with anything anywhere."""
+        """Read an answer as the SDK parses it: valid JSON, with any value in any place."""
         bad = self._altered(self._random.choice(self._answers))
         self.input = repr(bad).encode()
         return await self._asked(SDKReply(bad))
 
     async def row(self) -> object:
-        """A row of SQLite with text that is not what the library writes."""
+        """Read a row of SQLite with text that the library does not write."""
         texts = [b'["a","b"]', b'{"a":"b"}', b"[]", b"{}"]
         bad = [self._mutate(self._random.choice(texts), b"[[]]") for _ in range(3)]
         self.input = repr(bad).encode()
         return rows._to_commit(STREAM, 1, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
 
     async def _asked(self, reply: Any) -> object:
-        """The store with this answer to everything, and with no second try."""
+        """Call the store with a client that gives this answer to every request, without retries."""
         client = Answering(reply)
         self._store.table.connection.client = client
         call, partitions = self._random.randrange(4), TablePartitions(self._store.table, self._items, Usage())
@@ -238,7 +238,7 @@ class Fuzzer:
         if call == 2:
             return await self._store._settle(self._commits[0], self._items.read_stored(reply), Usage())
         client.refuses = True
-        with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open, and need not be
+        with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])
 
     def _bad_payload(self) -> bytes:
@@ -251,7 +251,7 @@ class Fuzzer:
         return self._sealed(RAW + body + bytes(4))
 
     def _sealed(self, payload: bytes) -> bytes:
-        """Mostly with the right checksum."""
+        """Return the payload, in most cases with a valid checksum."""
         if self._random.random() < 0.2 or len(payload) < 5:
             return payload
         content = payload[:-4]
@@ -259,7 +259,7 @@ class Fuzzer:
         return content + (crc32(content) ^ constant).to_bytes(4, "little")
 
     def _altered(self, value: Any) -> Any:
-        """A copy with something wrong somewhere."""
+        """Return a copy with random errors."""
         random = self._random
         if random.random() < 0.02:
             return random.choice(ODD)
@@ -274,7 +274,7 @@ class Fuzzer:
 
 
 class Answering:
-    """A client with one answer."""
+    """A client that always gives the same answer."""
 
     def __init__(self, reply: Any) -> None:
         self._reply = reply
@@ -287,7 +287,7 @@ class Answering:
 
 
 class Unexpected(Exception):
-    """Raised where nothing may be."""
+    """Raised where the library must not raise, or does something that it must not do."""
 
 
 CAP = 16 * 1024 * 1024
@@ -296,14 +296,14 @@ _expand = lz4.block.decompress
 
 
 def _guarded(block: bytes) -> Any:
-    """Expanding, where a block that claims more than the cap must never come to."""
+    """Expand a block. Fail if the library expands a block that claims more than the cap."""
     if int.from_bytes(block[:4], "little") > CAP:
-        raise Unexpected("a block was to be expanded beyond the cap")
+        raise Unexpected("the library expands a block beyond the cap")
     return _expand(block)
 
 
 async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
-    """Sending without a second try: the answer would be the same."""
+    """Send without retries, because the answer would be the same."""
     try:
         return await call()
     except TransportError as error:
@@ -311,7 +311,7 @@ async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
 
 
 def campaign(inputs: int, seed: int) -> Layer:
-    """So many inputs over all decoders, each as likely as another."""
+    """Pass `inputs` inputs to the decoders, each decoder with the same probability."""
     begun = perf_counter()
     sending, logging = "eventsrc.stores.dynamodb.table.send", "eventsrc.repository.snapshots.log"
     expanding = "lz4.block.decompress"
@@ -333,7 +333,7 @@ async def _campaign(inputs: int, seed: int) -> tuple[list[str], int]:
             decoded += await decoder() is not None
         except EventsrcError:
             pass
-        except Exception as error:  # whatever else comes out is what is looked for
+        except Exception as error:  # any other exception is a finding
             cause = error.__cause__ or error
             violations.append(
                 f"{decoder.__name__}, input {number} of seed {seed}: {cause!r} for {fuzzer.input[:200]!r}"

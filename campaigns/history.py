@@ -1,6 +1,6 @@
-"""The checker: what callers were told, against what is stored. Linear in the number of operations.
+"""The checker compares the outcomes that callers saw with what is stored. It is linear in the number of operations.
 
-Streams are totally ordered, so nothing has to be searched: each operation is held against its place in the log.
+Streams are totally ordered, so the checker does not search: it compares each operation with its place in the log.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ Outcome = Literal["ok", "duplicate", "conflict", "failed", "unknown", "refused"]
 
 
 class Operation(msgspec.Struct, kw_only=True):
-    """One call: what it was to add, when, and what its caller was told. Who was told nothing has `unknown`."""
+    """One call: its addition, its times and its outcome. A call without an answer has the outcome `unknown`."""
 
     kind: Literal["append", "save", "load", "past"]
     stream: str
-    key: str = ""  # what it adds: of an append the commit id, of a save the key of its link
+    key: str = ""  # its addition: the commit id of an append, the key of the link of a save
     invoked: int
-    returned: int = 0  # 0 is never
+    returned: int = 0  # 0: did not return
     outcome: Outcome = "unknown"
-    version: int | None = None  # where it landed, or what was loaded; of a conflict the place that was taken
-    digest: bytes | None = None  # of the state that was seen
-    winner: str = ""  # of a conflict, the id of the commit that stands there
-    error: str = ""  # that is none of the library's
+    version: int | None = None  # that it wrote or loaded; of a conflict the version that was taken
+    digest: bytes | None = None  # of the state that the caller saw
+    winner: str = ""  # of a conflict, the id of the commit with that version
+    error: str = ""  # an error that is not of the library
 
 
 class Seen(NamedTuple):
-    """The snapshot that a load got from the store."""
+    """A snapshot that a load read from the store."""
 
     invoked: int
     returned: int
@@ -61,7 +61,7 @@ class Seen(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A commit of the log, as the checker sees it."""
+    """A commit of the log, with its keys and its digest."""
 
     commit: Commit
     keys: list[str]
@@ -69,7 +69,7 @@ class Stored(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What the checker found. All of it must be zero or empty, the first two aside."""
+    """The result of the checker. All fields except the first two must be zero or empty."""
 
     operations: int
     acknowledged: int
@@ -79,14 +79,14 @@ class Findings(NamedTuple):
 
 
 class History:
-    """Records operations and what was issued; `check` holds them against the logs."""
+    """Record operations and issued commits. `check` compares them with the logs."""
 
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
         self.now = clock
         self.operations: list[Operation] = []
         self.issued: dict[bytes, Commit] = {}
         self.seen: dict[str, list[Seen]] = defaultdict(list)
-        self.disturbed: set[str] = set()  # streams whose snapshots somebody tampers with: they may go back
+        self.disturbed: set[str] = set()  # streams whose snapshots are tampered with and may go back
 
     def begin(self, kind: Any, stream: str, key: str = "") -> Operation:
         operation = Operation(kind=kind, stream=stream, key=key, invoked=self.now())
@@ -100,7 +100,7 @@ class History:
         operation.version, operation.digest = version, digest
 
     def watch(self, store: Store) -> None:
-        """Record what this store is asked to append, what it answers, and the snapshots it gives."""
+        """Record the appends to this store, their outcomes, and the snapshots that it returns."""
         append, load = store.append, store.load
 
         async def watched_append(commit: Commit) -> Receipt:
@@ -125,7 +125,7 @@ class History:
         store.load = watched_load  # type: ignore[method-assign]
 
     def _failed(self, operation: Operation, error: BaseException) -> None:
-        """Note what the caller was told. Who was cancelled or killed was told nothing."""
+        """Record the outcome that the caller saw. A caller that was cancelled or killed saw none."""
         match error:
             case ConflictError():
                 self.end(operation, "conflict", error.expected + 1)
@@ -144,7 +144,7 @@ class History:
         return Caller(self, chains)
 
     def check(self, logs: Mapping[str, Sequence[Commit]]) -> Findings:
-        """Hold all operations against the complete logs of all streams, read after everything has settled."""
+        """Compare all operations with the complete logs of all streams, read after all writes have settled."""
         told: dict[str, list[Operation]] = defaultdict(list)
         for operation in self.operations:
             told[operation.stream].append(operation)
@@ -161,14 +161,14 @@ class History:
                 check.snapshots(self.seen[stream])
             violations += check.violations
             lost, duplicated = lost + check.lost, duplicated + check.duplicated
-        # A save is one operation, though it appends: appends count only where nobody saves.
+        # A save is one operation, although it appends: appends count only in histories without saves.
         calls = [op for op in self.operations if op.kind != "append"] or self.operations
         acknowledged = sum(op.kind in ("append", "save") and op.outcome in ("ok", "duplicate") for op in calls)
         return Findings(len(calls), acknowledged, lost, duplicated, violations)
 
 
 class Caller:
-    """The calls of one client, each recorded. Errors that are the library's come out as they are."""
+    """The recorded calls of one client. Errors of the library pass through."""
 
     def __init__(self, history: History, chains: Repository[Chain]) -> None:
         self._history = history
@@ -185,13 +185,13 @@ class Caller:
             return chain
 
     async def past(self, id: str, version: int) -> None:
-        """The state at a version, which may be newer than the stream is."""
+        """Load the state at a version, which may be newer than the stream."""
         async with self._recorded("past", id) as operation:
             chain = await self._chains.load(id, version=version)
             self._history.end(operation, "ok", chain.version, chain.digest)
 
     async def read(self, id: str) -> None:
-        """The whole history, as a load that folds it itself."""
+        """Read the whole history and fold it here, recorded as a load."""
         async with self._recorded("load", id) as operation:
             version, digest = 0, ROOT
             async for commit, events in self._chains.history(id):
@@ -199,7 +199,7 @@ class Caller:
             self._history.end(operation, "ok", version, digest)
 
     async def save(self, chain: Chain, *keys: str, command_id: str | None = None) -> Receipt:
-        """Save an object that has recorded these links since it was last known to be saved: each is an operation."""
+        """Save an object. `keys` are its links that are not known to be saved; each of them is an operation."""
         async with AsyncExitStack() as stack:
             operations = [await stack.enter_async_context(self._recorded("save", chain.id, key)) for key in keys]
             receipt = await self._chains.save(chain, command_id=command_id)
@@ -222,7 +222,7 @@ class Caller:
             self._history.end(operation, "duplicate" if digest is None else "ok", None, digest)
 
     async def look(self, id: str) -> None:
-        """A command that records nothing: what it decided on must not be older than what it could know."""
+        """Execute a command that records nothing. It must not decide on a state older than was known when it began."""
         async with self._recorded("load", id) as operation:
             digest = await self._chains.execute(id, Chain.look)
             self._history.end(operation, "ok", None, digest)
@@ -248,27 +248,30 @@ class _Check:
         self._issued = issued
         self._log = sorted(log, key=lambda commit: commit.version)
         self._stored: list[Stored] = []
-        self._placed: dict[str, list[int]] = defaultdict(list)  # commit ids and keys, where they lie
+        self._placed: dict[str, list[int]] = defaultdict(list)  # versions by commit id or key
 
     def _wrong(self, what: str) -> None:
         self.violations.append(f"{self.stream}: {what}")
 
     def log(self) -> None:
-        """Versions run from 1 without a gap, times do not go back; each commit was issued, byte for byte; there is one
-        for each command id.
+        """Check the log by itself.
+
+        - Versions run from 1 without a gap, and times do not go back.
+        - Each commit was issued, byte for byte.
+        - Each command id has one commit.
         """
         digest, time = ROOT, 0
         commands: Counter[str] = Counter()
         for expected, commit in enumerate(self._log, 1):
             if commit.version != expected:
-                self._wrong(f"version {commit.version} stands where {expected} should")
+                self._wrong(f"version {commit.version} is stored where {expected} is expected")
                 return
             if commit.time < time:
-                self._wrong(f"the time of {commit.version} is before that of the one before")
+                self._wrong(f"the time of {commit.version} is before the time of the version before it")
             time = commit.time
             issued = self._issued.get(commit.id)
             if issued is None or msgspec.structs.replace(commit, position=None) != issued:
-                self._wrong(f"what is stored at {commit.version} was not issued")
+                self._wrong(f"the commit stored at {commit.version} was not issued")
                 return
             keys = [e.key for e in _codec.decode(commit.payload, self.stream, commit.version) if isinstance(e, Linked)]
             digest = chained(digest, keys)
@@ -282,49 +285,53 @@ class _Check:
                 self._wrong(f"command {command_id} was applied {times} times")
 
     def outcomes(self, told: Iterable[Operation]) -> None:
-        """What was acknowledged is there once, where it was said to be; a definite failure is not there."""
+        """Check that acknowledged commits are stored once, at their version, and definite failures are not."""
         told = [operation for operation in told if operation.kind in ("append", "save")]
         may_be_there = {op.key for op in told if op.outcome in ("ok", "duplicate", "unknown")}
         for key, versions in self._placed.items():
             if len(versions) > 1:
                 self.duplicated += 1
-                self._wrong(f"{key} is there {len(versions)} times, at {versions}")
+                self._wrong(f"{key} is stored {len(versions)} times, at {versions}")
         for operation in told:
             versions = self._placed.get(operation.key, [])
             if operation.outcome in ("ok", "duplicate"):
                 if not versions:
                     self.lost += 1
-                    self._wrong(f"{operation.key} was acknowledged and is not there")
+                    self._wrong(f"{operation.key} was acknowledged and is not stored")
                 elif operation.version not in (None, *versions):
-                    self._wrong(f"{operation.key} is at {versions}, not at {operation.version} as was said")
+                    self._wrong(f"{operation.key} is at {versions}, and was acknowledged at {operation.version}")
                 elif operation.digest not in (None, *(self._stored[version - 1].digest for version in versions)):
-                    self._wrong(f"{operation.key} returned what was not the state at {versions}")
+                    self._wrong(f"{operation.key} returned a state that is not the state at {versions}")
             elif operation.outcome in ("conflict", "failed", "refused"):
                 if versions and operation.key not in may_be_there:
-                    self._wrong(f"{operation.key} is at {versions}, but was said to have failed ({operation.outcome})")
+                    self._wrong(f"{operation.key} is at {versions}, but was reported as {operation.outcome}")
                 if operation.outcome == "conflict":
                     self._conflict(operation)
 
     def _conflict(self, operation: Operation) -> None:
-        """Somebody else's commit must stand where the conflict was said to be."""
+        """Check that another caller's commit has the version of the conflict."""
         if not operation.version or operation.version > len(self._stored):
-            self._wrong(f"{operation.key} conflicted at {operation.version}, where nothing is")
+            self._wrong(f"{operation.key} conflicted at {operation.version}, where no commit is stored")
             return
         standing, keys, _ = self._stored[operation.version - 1]
         if operation.key == standing.id.hex() or operation.key in keys:
             self._wrong(f"{operation.key} conflicted with itself")
         if operation.winner and operation.winner != standing.id.hex():
-            self._wrong(f"{operation.key} was told a winner that is not at {operation.version}")
+            self._wrong(f"{operation.key} received a winner that is not at {operation.version}")
 
     def order(self, told: Iterable[Operation]) -> None:
-        """Who begins after an acknowledgement lands behind it, and loads no less; each load is a prefix of the log."""
+        """Check the order of the calls.
+
+        - A call that begins after an acknowledgement writes a later version, and loads at least that version.
+        - Each load returns a prefix of the log.
+        """
         moments = [(op.invoked, False, op) for op in told]
         moments += [(op.returned, True, op) for op in told if op.returned]
         moments.sort(key=lambda moment: moment[:2])
         versions: dict[bytes | None, int] = {stored.digest: stored.commit.version for stored in self._stored}
         versions[ROOT] = 0
-        known = 0  # to be there, by an acknowledgement or a load
-        floors: dict[int | str, int] = {}  # what was known when a load began, or when a key was first issued
+        known = 0  # newest version that an acknowledgement or a load has shown
+        floors: dict[int | str, int] = {}  # `known` when a load began, or when a key was first issued
         for _, returned, op in moments:
             if op.error and returned:
                 self._wrong(f"a {op.kind} ended with {op.error}")
@@ -333,18 +340,18 @@ class _Check:
             elif op.outcome == "ok" and op.kind in ("load", "past"):
                 version = versions.get(op.digest, -1)
                 if version < 0 or op.version not in (None, version):
-                    self._wrong(f"a load of version {op.version} is no prefix of the log")
+                    self._wrong(f"a load of version {op.version} is not a prefix of the log")
                 elif version < floors[id(op)] and op.kind == "load":
-                    self._wrong(f"a load saw {version}, when {floors[id(op)]} was known before it began")
+                    self._wrong(f"a load returned {version}, but {floors[id(op)]} was known before it began")
                 known = max(known, version)
             elif op.outcome == "ok" and op.key in self._placed:
                 version = self._placed[op.key][0]
                 if version <= floors[op.key]:
-                    self._wrong(f"{op.key} landed at {version}, when {floors[op.key]} was known before it began")
+                    self._wrong(f"{op.key} was written at {version}, but {floors[op.key]} was known before it began")
                 known = max(known, version)
 
     def snapshots(self, seen: Sequence[Seen]) -> None:
-        """Each is the fold of its prefix, and none is followed by an older one."""
+        """Check that each snapshot is the fold of its prefix and that no older snapshot follows it."""
         moments = [(each.invoked, False, each) for each in seen] + [(each.returned, True, each) for each in seen]
         moments.sort(key=lambda moment: moment[:2])
         newest = 0
@@ -359,10 +366,10 @@ class _Check:
             newest = max(newest, version)
             try:
                 *_, state = _snapshots.decode(each.snapshot)
-            except CorruptPayload:  # another shape, or put there damaged: whoever loads ignores it
+            except CorruptPayload:  # another shape, or damaged on purpose: loads ignore it
                 continue
             if version > len(self._stored) or state.digest != self._stored[version - 1].digest:
-                self._wrong(f"the snapshot of {version} is not the fold of the log up to there")
+                self._wrong(f"the snapshot of {version} is not the fold of the log up to this version")
 
 
 _declaration = declaration_of(Chain)
@@ -371,5 +378,5 @@ _snapshots = SnapshotCodec(_declaration.snapshot_type, Chain.snapshot_version)
 
 
 def ticking() -> Callable[[], int]:
-    """A clock for histories inside one process: no two moments are the same."""
+    """Return a clock for histories inside one process. It never returns the same value twice."""
     return count(1).__next__

@@ -1,4 +1,4 @@
-"""What the read side has to bear: a feed that tells anything in any order, and checkpoints whose answers get lost."""
+"""Faults for the read side: a feed that delivers anything in any order, and checkpoints whose answers get lost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from eventsrc.stores.feed import Batch, Feed, Head
 
 T = TypeVar("T")
 
-LATE = 20.0  # seconds, at most, until a write that nobody waits for takes effect
+LATE = 20.0  # seconds, at most, until a write whose caller was cancelled takes effect
 PAUSES = (0.0, 0.001, 0.05)
 
-# What no write may do, whoever is late: go back, or be done for a slot that somebody else has by now.
+# What no write may do, however late: go back, or write under an epoch that another worker has raised since.
 _FENCE = """(
     SELECT epoch FROM eventsrc_slots WHERE processor = NEW.processor
     AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
@@ -44,7 +44,7 @@ CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch 
 
 
 class Chaos:
-    """What goes wrong in a history, and how often, until it is `off`."""
+    """The faults of a history and their rates. `off` ends them."""
 
     def __init__(self, source: Random) -> None:
         self.random, self.counts = source, Counter[str]()
@@ -59,8 +59,8 @@ class Chaos:
             "write refused": source.choice((0.0, 0.03)),
             "answer lost": source.choice((0.0, 0.03)),
         }
-        self.is_lossless = not self.rates["dropped"]  # no checkpoint is told before all that it stands for
-        self.disturbed: list[float] = []  # when an effect may have been had of which no position tells
+        self.is_lossless = not self.rates["dropped"]  # a checkpoint is delivered only after all commits before it
+        self.disturbed: list[float] = []  # times at which an effect may have happened without its position
 
     def off(self) -> None:
         self.rates = dict.fromkeys(self.rates, 0.0)
@@ -76,7 +76,7 @@ class Chaos:
 
 
 class _Ordered(set[asyncio.Event]):
-    """A set that keeps the order in which its elements came."""
+    """A set that keeps insertion order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class _Ordered(set[asyncio.Event]):
 
 
 class FailingStore(MemoryStore):
-    """Where reads fail."""
+    """A store in memory whose reads fail."""
 
     def __init__(self, chaos: Chaos) -> None:
         super().__init__()
         self._chaos = chaos
-        self._followers = _Ordered()  # woken in the same order whenever a history is played
+        self._followers = _Ordered()  # woken in the same order in each run of a history
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
@@ -111,7 +111,7 @@ class FailingStore(MemoryStore):
 
 
 class HostileFeed:
-    """Tells a store's commits late, repeatedly, in any order, or not at all."""
+    """Deliver a store's commits late, repeatedly, in any order, or not at all."""
 
     ordered = False
 
@@ -140,7 +140,7 @@ class HostileFeed:
                     if not late or not chaos.is_lossless:
                         if not commits:
                             reached = batch.checkpoint
-                        elif (position := some[-1].position) is not None:  # a feed of hints has no place amid a batch
+                        elif (position := some[-1].position) is not None:  # else: no checkpoint within a batch
                             reached = str(position)
                     self.told += len(told)
                     is_end = not commits and not late
@@ -162,8 +162,9 @@ class HostileFeed:
 
 
 class FailingCheckpoints(SQLiteCheckpoints):
-    """Those of one worker, in a file that all workers share: real transactions, but in line, so that time can be made
-    up, and with answers that fail or get lost.
+    """The checkpoints of one worker, in a file that all workers share. Calls fail, or their answers get lost.
+
+    The transactions are real, but run in the event loop's thread, so that time can be virtual.
     """
 
     def __init__(self, path: Path, chaos: Chaos) -> None:
@@ -173,8 +174,8 @@ class FailingCheckpoints(SQLiteCheckpoints):
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
         self._db.executescript(_SCHEMA + _WATCH)
-        self.is_dead = self.is_mute = False  # mute: its beats do not arrive
-        self.back = asyncio.Event()  # cleared while nothing comes back
+        self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
+        self.back = asyncio.Event()  # cleared while answers do not arrive
         self.back.set()
 
     async def open(self) -> None: ...
@@ -186,7 +187,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
 
     async def heartbeat(self, worker: str) -> None:
         if self.is_mute:
-            raise StoreUnavailable("this worker's beats")
+            raise StoreUnavailable("this worker's heartbeats")
         await super().heartbeat(worker)
 
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -196,7 +197,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
             await self.back.wait()
         except asyncio.CancelledError:
             chaos.disturb()
-            if name == "writer" and dice.random() < 0.5:  # a thread, or a server, goes on with what nobody waits for
+            if name == "writer" and dice.random() < 0.5:  # the write may still be carried out
                 chaos.counts["write nobody waits for"] += 1
                 asyncio.get_running_loop().call_later(dice.uniform(0, LATE), self._late, work)
             raise
@@ -221,5 +222,5 @@ class FailingCheckpoints(SQLiteCheckpoints):
         return result
 
     def _late(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        with suppress(Exception):  # nobody is there to hear of it
+        with suppress(Exception):  # its caller is gone
             work(self._db)

@@ -1,4 +1,4 @@
-"""The long form of each campaign, in parts that processes of their own can run."""
+"""The long form of each campaign, in parts that can run in separate processes."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ HUNTS = len(MUTANTS) + len(READING)
 
 
 def hunt_one(index: int) -> Verdict:
-    """How soon the simulation, or the campaign of the read side, notices a mutant."""
+    """Return how soon the simulation, or the campaign of the read side, detects a mutant."""
     if index < len(MUTANTS):
         return mutants.hunt(MUTANTS[index], range(1000, 1300))
     return reading_mutants.hunt(READING[index - len(MUTANTS)], range(1000, 1300))
 
 
 def jobs_of(only: str | None, seed: int, seeds: int) -> Iterator[Job]:
-    """The longest first, so that all cores are busy to the end."""
+    """Yield the jobs, the longest first, so that all cores are busy to the end."""
     jobs: dict[str, list[Job]] = {
         "live": [(_live, (LIVE, seed))],
         "power": [(power.campaign, (CUTS // 3, seed + each)) for each in range(3)],

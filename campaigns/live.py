@@ -1,4 +1,4 @@
-"""Live faults: the stores as they are shipped against the real DynamoDB Local, with a proxy between that does harm."""
+"""Live faults: the shipped stores against the real DynamoDB Local, through a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from .workload import Workload
 
 DEADLINE = 1.5
 LAYOUTS = ("snapshot-last", "snapshot-first", "interleaved")
-CLIENTS, STEPS = 24, 36  # of a round, on streams of its own
+CLIENTS, STEPS = 24, 36  # in one round, which has streams of its own
 STREAMS = 12
 
-HARM: tuple[Fault, ...] = (  # which any network and any service does
+HARM: tuple[Fault, ...] = (  # faults of any network and any service
     LOST,
     ANSWER_LOST,
     RESET,
@@ -75,7 +75,7 @@ FAULTS: Sequence[Fault] = (
 
 
 class Dice:
-    """Which requests meet which fault."""
+    """Choose a fault, or none, for each request."""
 
     def __init__(self, seed: int, rate: float, faults: Sequence[Fault] = FAULTS) -> None:
         self.injected: Counter[str] = Counter()
@@ -91,10 +91,10 @@ class Dice:
 
 
 async def campaign(operations: int, seed: int, endpoint: str, rate: float = 0.05) -> Layer:
-    """At least so many calls of repositories, on both layouts; a share `rate` of the requests meets a fault. A small
-    campaign has fewer clients.
+    """Make at least `operations` calls of repositories, over all layouts. A share `rate` of the requests has a fault.
 
-    The faults come from the seed, but not which request is next: the network is real.
+    A small campaign has fewer clients. The seed defines the faults, but not the order of the requests, because the
+    network is real.
     """
     begun = perf_counter()
     history, dice, random = History(), Dice(seed, rate), Random(seed)
@@ -130,7 +130,7 @@ async def _table(endpoint: str, layout: str) -> str:
 
 
 def _work(history: History, random: Random, proxy: Proxy, tables: dict[str, str], layout: str, number: int) -> Workload:
-    """The clients of a round, and the streams that only they write."""
+    """Return the workload of a round: its clients, and streams that only they write."""
 
     def make_store() -> DynamoDBStore:
         options: dict[str, Any] = {"layout": layout, "deadline": DEADLINE, "max_connections": 16}
@@ -138,12 +138,12 @@ def _work(history: History, random: Random, proxy: Proxy, tables: dict[str, str]
 
     policy = SnapshotPolicy(floor=0, ratio=random.choice((0.1, 1.0)), inline=random.random() < 0.3)
     ids = [f"{layout}.{number}.{each}" for each in range(STREAMS // 2)]
-    # Beyond the deadlines for the put and for reading the slot: two cores are shared with the service.
+    # The deadlines of the put and of the read of its slot, and 2 s because the service shares the cores.
     return Workload(history, random, make_store, ids, policy, clock=monotonic, deadline=2 * DEADLINE + 2.0)
 
 
 async def stored_logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
-    """What is stored, read past the library's reads."""
+    """Return the stored commits by stream, read without the library's reads."""
     items = Items("PK", "SK", None)
     logs: dict[str, list[Commit]] = {}
     async with session().client("dynamodb", endpoint_url=endpoint) as client:
@@ -157,11 +157,11 @@ async def stored_logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
 
 @asynccontextmanager
 async def left_behind() -> AsyncIterator[list[str]]:
-    """Notes what is there afterwards and was not before: tasks, threads, open files and sockets."""
+    """Report tasks, threads, open files and sockets that exist afterwards and did not before."""
     violations: list[str] = []
     tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), _open_files()
     yield violations
-    for _ in range(100):  # a closed connection is gone a turn or two later
+    for _ in range(100):  # a closed connection needs a turn or two of the loop
         if not _open_files() - files:
             break
         await asyncio.sleep(0.01)
@@ -176,6 +176,6 @@ def _open_files() -> set[str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-        except FileNotFoundError:  # the listing itself
+        except FileNotFoundError:  # the file descriptor of the listing
             continue
     return found

@@ -1,4 +1,4 @@
-"""The model test: all stores and layouts, call by call, against a dictionary."""
+"""The model test: compare all stores and layouts with a dictionary, call by call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LAYOUTS = ("snapshot-last", "snapshot-first", "interleaved")
 
 
 class Machine(RuleBasedStateMachine):
-    """Each rule is one call, made on every store; all must answer as the model does."""
+    """Make each call on every store. All stores must answer like the model."""
 
     endpoint: str
     tables: dict[str, str]
@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         self._prefix = os.urandom(6).hex()  # tables are shared by all examples
         self._log: dict[str, list[Commit]] = {"one": [], "two": []}
         self._snapshots: dict[str, Snapshot] = {}
-        self._keys: list[str] = []  # of the chain
+        self._keys: list[str] = []  # keys of the chain
 
     def _on_dynamodb(self, layout: str) -> Store:
         options: dict[str, Any] = {"layout": layout}
@@ -79,7 +79,7 @@ class Machine(RuleBasedStateMachine):
         return f"{self._prefix}-{name}"
 
     def _each(self, call: Callable[[Store], Coroutine[Any, Any, T]]) -> dict[str, T]:
-        """What each store answers."""
+        """Return the answer of each store by name."""
         type(self).calls += len(self._stores)
 
         async def answers() -> list[T]:
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def replay(self) -> None:
-        """The history, and the last version by time travel, lead to the state that a snapshot gives."""
+        """The history, and a load of the last version, give the same state as the snapshot."""
 
         async def state(store: Store) -> tuple[bytes, bytes]:
             digest, version = ROOT, 0
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_in_flight(self) -> None:
         for name, store in getattr(self, "_stores", {}).items():
-            assert not store._calls, f"{name} has calls in flight"
+            assert not store._calls.count, f"{name} has calls in flight"
             assert not store._tasks, f"{name} has tasks in flight"
 
     def teardown(self) -> None:
@@ -224,12 +224,12 @@ async def _read(store: Store, stream: str, after: int, until: int, backward: boo
 
 
 def _plain(commit: Commit) -> Commit:
-    """Without its position, which only some stores count."""
+    """Return the commit without its position, which only some stores set."""
     return msgspec.structs.replace(commit, position=None)
 
 
 def campaign(examples: int, seed: int, endpoint: str, *, shrink: bool = True) -> Layer:
-    """So many sequences of up to 40 calls. What fails is made as short as can be, unless that takes too long."""
+    """Run `examples` sequences of up to 40 calls. A failing sequence is shortened if `shrink` is true."""
     begun = perf_counter()
     violations: list[str] = []
     with asyncio.Runner() as loop:

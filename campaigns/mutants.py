@@ -1,4 +1,4 @@
-"""The checker is checked: ways to break the library, each of which the simulation must notice."""
+"""Tests of the checker: ways to break the library, each of which the simulation must detect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import msgspec
 from eventsrc import CommitOutcomeUnknown, ConflictError, DynamoDBStore, Repository
 from eventsrc.aggregates.aggregate import Journal
 from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
-from eventsrc.store import settle
 from eventsrc.stores.dynamodb import store as dynamodb
 from eventsrc.stores.dynamodb.wire import outcomes as outcome
 from eventsrc.stores.dynamodb.wire.client import TransportError
 from eventsrc.stores.dynamodb.wire.responses import QueryResponse
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient, SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
+from eventsrc.stores.settle import settle
 from eventsrc.usage import Usage
 
 from .simulation import simulate
@@ -27,7 +27,7 @@ Patch = tuple[Any, str, Any]
 
 
 class Verdict(NamedTuple):
-    """How soon a mutant was noticed. `seeds` is None if it was not."""
+    """How soon a mutant was detected. `seeds` is None if it was not detected."""
 
     name: str
     seeds: int | None
@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
 
 def _requests(change: Callable[[str, dict[str, Any]], None]) -> list[Patch]:
-    """What is sent, changed."""
+    """Return patches that change each request before it is sent."""
 
     def mutant(call: Any) -> Any:
         async def changing(self: Any, operation: str, request: Mapping[str, Any]) -> Any:
@@ -49,7 +49,7 @@ def _requests(change: Callable[[str, dict[str, Any]], None]) -> list[Patch]:
 
 
 def no_condition() -> list[Patch]:
-    """Any commit may be overwritten."""
+    """A put has no condition, so it can overwrite a commit."""
 
     def change(_: str, request: dict[str, Any]) -> None:
         if request.get("ConditionExpression") == "attribute_not_exists(#pk)":
@@ -60,7 +60,7 @@ def no_condition() -> list[Patch]:
 
 
 def own_commit_taken_for_a_conflict() -> list[Patch]:
-    """What stands in the slot is somebody else's, whatever its id."""
+    """The stored commit counts as another writer's, whatever its id."""
 
     def mutant(commit: Any, standing: Any, used: Any) -> Any:
         if standing is commit:
@@ -71,18 +71,18 @@ def own_commit_taken_for_a_conflict() -> list[Patch]:
 
 
 def new_id_on_a_retry() -> list[Patch]:
-    """The next save draws a new commit id, though the outcome of the last is open."""
-    settle = Repository._settle
+    """The next save uses a new commit id, although the outcome of the last save is unknown."""
+    save = Repository._commit
 
     async def mutant(self: Any, aggregate: Any, *rest: Any) -> Any:
         aggregate._journal.draft = None
-        return await settle(self, aggregate, *rest)
+        return await save(self, aggregate, *rest)
 
-    return [(Repository, "_settle", mutant)]
+    return [(Repository, "_commit", mutant)]
 
 
 def transient_error_reported_as_failed() -> list[Patch]:
-    """A broken connection counts as a definite no."""
+    """A broken connection counts as a definite failure."""
     is_definite = outcome._is_definite
     return [(outcome, "_is_definite", lambda error: isinstance(error, TransportError) or is_definite(error))]
 
@@ -109,7 +109,7 @@ def stale_reads() -> list[Patch]:
 
 
 def one_page_only() -> list[Patch]:
-    """Where a page ends, the stream does."""
+    """A query ends after its first page."""
 
     def mutant(self: SDKReply, kind: Any) -> Any:
         answer = read(self, kind)
@@ -122,7 +122,7 @@ def one_page_only() -> list[Patch]:
 
 
 def snapshot_off_by_one() -> list[Patch]:
-    """A snapshot says that it stands for the version before its own."""
+    """A snapshot carries the version before its own."""
     encode = SnapshotCodec.encode
 
     def mutant(self: SnapshotCodec, aggregate: Any) -> Any:
@@ -133,7 +133,7 @@ def snapshot_off_by_one() -> list[Patch]:
 
 
 def snapshot_not_bound_to_its_commit() -> list[Patch]:
-    """Off by one, and nobody compares the id of the commit."""
+    """A snapshot carries the version before its own, and its commit id is not compared."""
     [(_, _, encode)] = snapshot_off_by_one()
     decode = SnapshotCodec.decode
 
@@ -148,12 +148,12 @@ def snapshot_not_bound_to_its_commit() -> list[Patch]:
 
 
 def no_command_ids() -> list[Patch]:
-    """A redelivered command is a new one."""
+    """A redelivered command counts as new."""
     return [(Journal, "remember", lambda self, commit, limit: None)]
 
 
 def command_ids_in_the_tail_only() -> list[Patch]:
-    """Those behind the snapshot are forgotten."""
+    """Command ids in the snapshot are forgotten."""
     decode = SnapshotCodec.decode
 
     def mutant(self: SnapshotCodec, snapshot: Any) -> Any:
@@ -164,7 +164,7 @@ def command_ids_in_the_tail_only() -> list[Patch]:
 
 
 def uncommitted_cleared_before_the_write() -> list[Patch]:
-    """A failed save has lost its events."""
+    """A failed save loses its events."""
     append = Repository._append
 
     async def mutant(self: Any, aggregate: Any, draft: Any) -> Any:
@@ -176,7 +176,7 @@ def uncommitted_cleared_before_the_write() -> list[Patch]:
 
 
 def unknown_forgotten_after_a_throttle() -> list[Patch]:
-    """Unknown is not sticky: the last answer counts."""
+    """A throttled last try turns an unknown outcome into a definite failure."""
     given_up = outcome.DeadlinePassed
 
     class Mutant(given_up):  # type: ignore[misc, valid-type]
@@ -187,7 +187,7 @@ def unknown_forgotten_after_a_throttle() -> list[Patch]:
 
 
 def unknown_forgotten_by_the_repository() -> list[Patch]:
-    """A definite no to the second try is taken for one to the first."""
+    """A definite failure of the second save counts as a failure of the first."""
     append = Repository._append
 
     async def mutant(self: Any, aggregate: Any, draft: Any) -> Any:
@@ -198,7 +198,7 @@ def unknown_forgotten_by_the_repository() -> list[Patch]:
 
 
 def a_failed_decision_is_saved() -> list[Patch]:
-    """After a conflict the same object is saved again, one version later: a decision on state that never was."""
+    """After a conflict the same object is saved again, one version later, although its decision is outdated."""
 
     async def mutant(self: Any, aggregate: Any, draft: Any) -> Any:
         try:
@@ -213,7 +213,7 @@ def a_failed_decision_is_saved() -> list[Patch]:
 
 
 def duplicates_are_answered_without_looking() -> list[Patch]:
-    """An outcome that is not known is reported as a success."""
+    """An unknown outcome is reported as a success."""
 
     async def mutant(self: DynamoDBStore, commit: Any) -> Any:
         try:
@@ -246,7 +246,7 @@ MUTANTS: Sequence[Callable[[], list[Patch]]] = (
 
 @contextmanager
 def broken(mutant: Callable[[], list[Patch]]) -> Iterator[None]:
-    """The library, broken like this while the context lasts."""
+    """Break the library with this mutant while the context lasts."""
     with ExitStack() as stack:
         for target, name, replacement in mutant():
             stack.enter_context(patch.object(target, name, replacement))
@@ -254,7 +254,7 @@ def broken(mutant: Callable[[], list[Patch]]) -> Iterator[None]:
 
 
 def hunt(mutant: Callable[[], list[Patch]], seeds: Sequence[int]) -> Verdict:
-    """The first of these seeds in which the simulation notices the mutant."""
+    """Return the first of these seeds in which the simulation detects the mutant."""
     with broken(mutant):
         for tried, seed in enumerate(seeds, 1):
             if violations := simulate(seed).findings.violations:

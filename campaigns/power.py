@@ -1,13 +1,17 @@
-"""Power cuts: SQLiteStore over a disk in memory that forgets what was not synced.
+"""Power cuts: SQLiteStore over a disk in memory that loses data that was not synced.
 
 The store is the shipped one: its `connect` with its PRAGMAs and schema, its writer thread with group commit, its rows.
-Three things are not. The SQLite is apsw's own, as only that takes a file system written in Python. `locking_mode` is
-EXCLUSIVE, as such a file system has no shared memory: the wal-index, which is never synced, lies on the heap, and one
-connection is all there is, so nothing reads beside the writer. And time is counted in changes of the disk. A seed
-decides when the power fails and what survives it, but not how the threads take turns.
+Three parts differ:
 
-After the power has failed the process goes on for a moment, with a disk that only fails: what it then still says of
-its commits must be true as well.
+- The SQLite library is that of apsw, because only apsw supports a file system written in Python.
+- `locking_mode` is EXCLUSIVE, because such a file system has no shared memory. The wal-index, which is never synced,
+  is on the heap. There is only one connection, so no reader runs in parallel with the writer.
+- Time is counted in changes of the disk.
+
+A seed defines when the power fails and what survives, but not how the threads take turns.
+
+After the power has failed, the process keeps running for a moment with a disk on which every call fails. The outcomes
+that it reports in this time must be true as well.
 """
 
 from __future__ import annotations
@@ -39,28 +43,28 @@ from .report import Layer
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SECTOR = 512  # what a disk writes whole or not at all
-CUTS_PER_DISK = 25  # enough for checkpoints; each reopening reads the whole log
+SECTOR = 512  # bytes that a disk writes completely or not at all
+CUTS_PER_DISK = 25  # enough for WAL checkpoints; each reopening reads the whole log
 STREAMS, WRITERS = 4, 8
-PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last fills several pages, and with them the WAL
+PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last one takes several pages, so that the WAL fills up
 _ALL = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? ORDER BY position"
 
 
 class File(apsw.VFSFile):
-    """A file as the running system sees it, and what of it a power cut cannot take back."""
+    """A file as the running system sees it, and the part of it that survives a power cut."""
 
     def __init__(self, disk: Disk, syncs_folder: bool) -> None:
         self._disk = disk
         self._syncs_folder = syncs_folder
         self._content = bytearray()
         self._durable = bytearray()
-        self._unsynced: list[tuple[int, bytes | None]] = []  # where and what; without a what, cut off there
+        self._unsynced: list[tuple[int, bytes | None]] = []  # offset and data; None truncates the file there
 
     def survivor(self, random: Random) -> File:
-        """What a power cut leaves: the durable content, and of the unsynced writes any part.
+        """Return the file after a power cut: the durable content, and any part of the unsynced writes.
 
-        Sectors of a write survive each on their own. Which order they reached the disk in makes no difference: where
-        two writes overlap, leaving out the later one leaves what the other order would have.
+        Each sector of a write survives independently. The order in which sectors reach the disk does not matter: if two
+        writes overlap, losing the later one gives the same result as the other order.
         """
         left = File(self._disk, self._syncs_folder)
         chance = random.choice((0.0, 0.5, 0.95, 1.0))
@@ -112,7 +116,7 @@ class File(apsw.VFSFile):
         return False
 
     def xSectorSize(self) -> int:  # noqa: N802
-        return 4096  # this and the next as SQLite has it on Unix
+        return 4096  # this value and the next are SQLite's on Unix
 
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
         return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
@@ -141,18 +145,18 @@ def _written(content: bytearray, writes: Sequence[tuple[int, bytes | None]]) -> 
 
 
 class Disk(apsw.VFS):
-    """One folder. After `left` more changes the power is off: everything fails, until `restore`."""
+    """One folder. After `left` more changes the power is off, and every call fails until `restore`."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._files: dict[str, File] = {}
-        self._durable: dict[str, File] = {}  # the folder, as a power cut leaves it: files come and go unsynced too
+        self._durable: dict[str, File] = {}  # the folder after a power cut: names need a sync too
         self.left: float = math.inf
         self.name = f"disk-{next(_numbers)}"
         super().__init__(self.name, base="")
 
     def restore(self) -> None:
-        """The power comes back: what is there now is what survived."""
+        """Turn the power on. The disk contains what survived the cut."""
         names = sorted(self._files.keys() | self._durable.keys())
         survivors = {name: self._random.choice((self._files, self._durable)).get(name) for name in names}
         self._files = {name: file.survivor(self._random) for name, file in survivors.items() if file}
@@ -176,7 +180,7 @@ class Disk(apsw.VFS):
         flags[1] = flags[0]
         if path not in self._files:
             self.changed()
-            # As on Unix: with a new journal its name is made durable, and with it the names of all.
+            # As on Unix: the first sync of a new journal also syncs the folder, and so the names of all files.
             syncs_folder = flags[0] & (apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_WAL)
             self._files[path] = File(self, bool(syncs_folder))
         return self._files[path]
@@ -195,14 +199,14 @@ class Disk(apsw.VFS):
         return name
 
     def excepthook(self, etype: object, evalue: object, etraceback: object) -> bool:
-        return True  # whoever made the call gets the error
+        return True  # the caller gets the error
 
 
 _numbers = count()
 
 
 class Connection:
-    """What the library uses of sqlite3.Connection, over apsw."""
+    """The part of sqlite3.Connection that the library uses, over apsw."""
 
     def __init__(self, path: str, disk: Disk) -> None:
         with _as_sqlite3():
@@ -218,12 +222,12 @@ class Connection:
             self.execute("ROLLBACK")
 
     def close(self) -> None:
-        with suppress(apsw.Error):  # sqlite3 says nothing either
+        with suppress(apsw.Error):  # sqlite3 does not raise either
             self._connection.close()
 
 
 class Cursor:
-    """What the library uses of sqlite3.Cursor. Text comes as bytes, as its connections ask for."""
+    """The part of sqlite3.Cursor that the library uses. Text is returned as bytes, as its connections are set to."""
 
     def __init__(self, connection: apsw.Connection, rows: list[Any]) -> None:
         self._rows = iter([tuple(each.encode() if isinstance(each, str) else each for each in row) for row in rows])
@@ -253,7 +257,7 @@ def _as_sqlite3() -> Iterator[None]:
 
 
 class Machine:
-    """One disk and who writes to it, from power cut to power cut."""
+    """One disk and its writers, from power cut to power cut."""
 
     def __init__(self, random: Random, synchronous: Synchronous) -> None:
         self._random = random
@@ -262,10 +266,10 @@ class Machine:
         self._clock = count(1)
         self._disk = Disk(random)
         self._heads: dict[str, int] = {}
-        self._open: dict[int, Commit] = {}  # by writer: the commit whose outcome it was not told
+        self._open: dict[int, Commit] = {}  # by writer: the commit whose outcome it does not know
 
     def connect(self, path: str, deadline: float) -> sqlite3.Connection:
-        """The library's own `connect`, on this disk."""
+        """Call the library's own `connect` on this disk."""
         with patch("sqlite3.connect", lambda url, **_: Connection(unquote(urlsplit(url).path), self._disk)):
             connection = connect(path, deadline)
         if self._synchronous != "FULL":
@@ -273,9 +277,9 @@ class Machine:
         return connection
 
     async def live(self, changes: float, commits_each: int) -> Findings | None:
-        """Open what survived, check it, and write to it; the power fails after so many changes of the disk.
+        """Open the disk, check it, and write to it. The power fails after `changes` changes of the disk.
 
-        None if it failed while the store was being opened.
+        Return None if the power failed while the store was being opened.
         """
         self._disk.left = changes
         store = SQLiteStore("disk")
@@ -290,7 +294,7 @@ class Machine:
         findings = self._check(store)
         self._history.watch(store)
         await asyncio.gather(*(self._write(store, writer, commits_each) for writer in range(WRITERS)))
-        await store.aclose()  # which writes too, if the power is still on
+        await store.aclose()  # closing writes too, if the power is still on
         self._disk.restore()
         return findings
 
@@ -309,7 +313,7 @@ class Machine:
         return findings
 
     async def _write(self, store: SQLiteStore, writer: int, times: int) -> None:
-        """Append; first what was under way when the power failed, whose outcome must now be exact."""
+        """Append commits, first the one in flight when the power failed. Its outcome must now be definite."""
         stream = f"chain-{writer % STREAMS}"
         for _ in range(times):
             commit = self._open.get(writer) or self._commit(stream)
@@ -339,7 +343,7 @@ class Machine:
 
 
 def campaign(cuts: int, seed: int, synchronous: Synchronous = "FULL") -> Layer:
-    """So many power cuts, on one disk after the other. With NORMAL, commits that were acknowledged get lost."""
+    """Run `cuts` power cuts, on one disk after the other. With NORMAL, acknowledged commits get lost."""
     begun, random, done = perf_counter(), Random(seed), 0
     total = Findings(0, 0, 0, 0, [])
     while done < cuts:
@@ -354,7 +358,7 @@ def campaign(cuts: int, seed: int, synchronous: Synchronous = "FULL") -> Layer:
 
 
 async def _disk(cuts: int, random: Random, synchronous: Synchronous) -> tuple[Findings, int]:
-    """What a disk's last check found, and how many cuts that was after. With something found it is thrown away."""
+    """Return the findings of a disk and the number of cuts before them. The first violation ends the disk."""
     machine = Machine(random, synchronous)
     for done in range(cuts):
         changes = random.randint(1, random.choice((20, 400, 400, 400)))

@@ -1,4 +1,4 @@
-"""Who reads, in the campaign of the read side: projections that keep what they were given, and processes that end."""
+"""The readers in the campaign of the read side: projections that record their events, and workers to be killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TTL = 6.0
 
 
 class World:
-    """What processes share: a store and its feed, a file of checkpoints, and the world outside."""
+    """What processes share: a store and its feed, a file of checkpoints, and external effects."""
 
     def __init__(self, chaos: Chaos, path: Path) -> None:
         self.chaos, self.path = chaos, path
@@ -42,17 +42,17 @@ class World:
 
 
 class Refused(Exception):
-    """What handlers raise."""
+    """Raised by handlers."""
 
 
 class Delivery(NamedTuple):
     at: float
     version: int
-    place: int  # in the commit
+    place: int  # index in the commit
 
 
 class Rows(SQLiteProjection, tag="rows"):
-    """A row an event, in one transaction with the position."""
+    """Insert a row for each event, in one transaction with the position."""
 
     def __init__(self, chaos: Chaos) -> None:
         self._chaos = chaos
@@ -80,7 +80,7 @@ class InMemory(MemoryProjection, tag="in-memory"):
 
 
 class Outside(Effects, tag="outside"):
-    """Effects that take time. Those of all workers are in one list a stream."""
+    """Effects that take time. The effects of all workers are in one list per stream."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -102,7 +102,7 @@ class Outside(Effects, tag="outside"):
 
 
 class Process:
-    """Two processors, with a view of the checkpoints of their own."""
+    """Two processors with checkpoints of their own, which use the shared file."""
 
     def __init__(self, world: World) -> None:
         self.chaos, self.effects = world.chaos, world.effects
@@ -115,7 +115,7 @@ class Process:
 
 
 class Worker(Process):
-    """One that runs them, with leases."""
+    """A process that runs its processors with leases."""
 
     def __init__(self, world: World, name: str, slots: int) -> None:
         super().__init__(world)
@@ -126,16 +126,16 @@ class Worker(Process):
         self.task = asyncio.create_task(self.runner.run())
 
     async def freeze(self, seconds: float) -> None:
-        """As by SIGSTOP: it notices nothing, also not that its time is over, until it goes on.
+        """Suspend the worker as SIGSTOP does. Until it resumes it does not detect that its lease has expired.
 
-        What a handler does after that and before its worker knows is left out: such effects may be had twice.
+        Effects of handlers between resumption and the end of the worker are left out, because they may happen twice.
         """
         self.is_frozen = True
         self.checkpoints.back.clear()
         self._count_on_it(asyncio.get_running_loop().time() + seconds)
         await asyncio.wait([self.task], timeout=seconds)
         self.checkpoints.back.set()
-        await asyncio.sleep(0.12)  # what it was writing is written
+        await asyncio.sleep(0.12)  # its pending write completes
         self._count_on_it(-math.inf)
         await asyncio.sleep(0.2)
         self.is_frozen = False
@@ -147,7 +147,7 @@ class Worker(Process):
             leases._limit.reschedule(leases._ends)
 
     async def kill(self) -> None:
-        """Nothing that it still does takes effect, but for writes that are on their way."""
+        """Cancel the worker. Nothing that it does later takes effect, except writes in flight."""
         self.checkpoints.is_dead = True
         self.checkpoints.back.set()
         self.chaos.disturb()

@@ -1,6 +1,6 @@
-"""The read side in made-up time: writers go on while a feed lies, checkpoints fail, and workers are killed.
+"""The read side in virtual time: writers keep writing while feeds and checkpoints fail and workers are killed.
 
-A seed is a history: `python -m campaigns reading --seed 7 --seeds 1` plays one.
+A seed defines a history: `python -m campaigns reading --seed 7 --seeds 1` replays one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .hostile import Chaos
 from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
-SETTLED = 60.0  # seconds after the last fault; by then leases are shared out
-OUTCOMES = ("parked", "fenced", "found by verify", "effects had again")  # what came of faults
-PATIENCE = 900.0  # more seconds, within which all must be handled
+SETTLED = 60.0  # seconds after the last fault until leases are distributed
+OUTCOMES = ("parked", "fenced", "found by verify", "effects had again")  # results of faults, not faults
+PATIENCE = 900.0  # seconds after that, within which all commits must be handled
 
 
 class Play(World):
@@ -85,7 +85,7 @@ class Play(World):
             await asyncio.sleep(self.random.choice((0.0, 0.0, 0.1, 3.0)))
 
     async def _place(self) -> None:
-        """Where one worker after the other runs."""
+        """Run one worker after the other."""
         dice = self.random
         await asyncio.sleep(dice.uniform(0, 3))
         name = ""
@@ -101,7 +101,7 @@ class Play(World):
                 await worker.task
             except asyncio.CancelledError:
                 pass
-            except Exception as error:  # whatever it is
+            except Exception as error:  # any other exception is a violation
                 self.violations.append(f"a worker ended with {error!r}")
             del self._workers[worker]
             if self._ended.is_set():
@@ -109,15 +109,15 @@ class Play(World):
             await asyncio.sleep(dice.choice((0.0, 1.0, 10.0)))
 
     async def _live(self, worker: Worker) -> None:
-        """Until it is stopped, killed, or all is over; it may be cut off from its checkpoints meanwhile."""
+        """Disturb a worker until it is stopped or killed, or until the faults are over."""
         dice, chaos = self.random, self.chaos
         while not self._over.is_set() and self._restarts:
             await asyncio.wait([worker.task], timeout=dice.choice((0.01, 0.3, 2.0, 8.0, 20.0)))
             if self._over.is_set() or worker.task.done():
                 return
-            match dice.choice(("go on", "mute", "cut off", "freeze", "stop", "kill", "kill")):
+            match dice.choice(("continue", "mute", "cut off", "freeze", "stop", "kill", "kill")):
                 case "mute":
-                    chaos.counts["beats lost"] += 1
+                    chaos.counts["heartbeats lost"] += 1
                     worker.checkpoints.is_mute = True
                     await asyncio.wait([worker.task], timeout=dice.choice((1.0, 3 * TTL)))
                     worker.checkpoints.is_mute = False
@@ -139,7 +139,7 @@ class Play(World):
                     return
 
     async def _in_memory(self) -> None:
-        """One process; its runner is cancelled, and begun anew."""
+        """Run the memory projection; its runner is cancelled and started again."""
         while True:
             self._memory_runner = Runner(self.in_memory)
             task = asyncio.create_task(self._memory_runner.run())
@@ -155,7 +155,7 @@ class Play(World):
             return
 
     async def _operate(self) -> None:
-        """Somebody has what is parked tried again, in a process of its own and in that of the memory projection."""
+        """Retry parked streams, from a process of its own and from the process of the memory projection."""
         while True:
             await asyncio.sleep(10)
             desk = Process(self)
@@ -168,7 +168,7 @@ class Play(World):
             await desk.outside.drop()
 
     async def _verify(self) -> None:
-        """What was dropped and not told again is found by comparing heads."""
+        """Handle commits that the feed dropped for good, found by comparing heads."""
         held = [processor for worker in self._workers for processor in (worker.rows, worker.outside) if processor.held]
         for processor in (*held, self.in_memory):
             self.chaos.counts["found by verify"] += (await verify(processor)).handled
@@ -187,7 +187,7 @@ class Play(World):
                     await asyncio.sleep(1)
 
     def check(self) -> tuple[int, int, int]:
-        """Commits that are missing, handled twice, and out of order; all but those are told in `violations`."""
+        """Return counts: missing events, events handled twice, streams out of order. Extend `violations`."""
         expected = {
             stream: [(commit.version, index) for commit in commits for index in range(commit.events)]
             for stream, commits in self.store._streams.items()
@@ -208,7 +208,7 @@ class Play(World):
         return missing, twice, disordered
 
     def _outside(self) -> Mapping[str, list[tuple[int, int]]]:
-        """The effects, without those that may be had again: a commit's, all of them, next to a disturbance."""
+        """Return the effects without allowed repetitions: a commit's effects may be repeated after a disturbance."""
         found: dict[str, list[tuple[int, int]]] = defaultdict(list)
         times = sorted(self.chaos.disturbed)
         for stream, deliveries in self.effects.items():
@@ -226,13 +226,13 @@ class Play(World):
 
 
 class Story(NamedTuple):
-    """What came of one seed."""
+    """The result of one seed."""
 
     commits: int
-    told: int  # by the feed
-    missing: int  # commits' events that were not handled
+    told: int  # commits delivered by the feed
+    missing: int  # events that were not handled
     twice: int
-    disordered: int  # streams
+    disordered: int  # streams out of order
     faults: Counter[str]
     violations: Sequence[str]
 
@@ -240,14 +240,14 @@ class Story(NamedTuple):
 def tell(seed: int, folder: Path) -> Story:
     """Play one history."""
     source = Random(seed)
-    random.seed(seed)  # for what the library draws
+    random.seed(seed)  # for the random numbers of the library
     loop = VirtualLoop()
     play = Play(source, folder / f"{seed}.db")
     with virtual_time(loop):
         try:
             run(play.play(), loop)
         except Deadlock:
-            play.violations.append("nothing was left to happen, and yet it was not over")
+            play.violations.append("the history has not ended, but no task can continue")
     found = play.check()
     for each in play.opened:
         each.close()
@@ -257,7 +257,7 @@ def tell(seed: int, folder: Path) -> Story:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """What the library logs about each fault is left out."""
+    """Suppress the library's log messages about each fault."""
     log = logging.getLogger("eventsrc")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -268,7 +268,7 @@ def silence() -> Iterator[None]:
 
 
 def campaign(seeds: Sequence[int]) -> Layer:
-    """All of these seeds, one after the other. A violation names its seed."""
+    """Run these seeds, one after the other. A violation names its seed."""
     begun = perf_counter()
     commits = told = missing = twice = 0
     faults = Counter[str]()

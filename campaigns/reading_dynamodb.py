@@ -1,10 +1,12 @@
-"""The read side on the real DynamoDB Local: the feed of a table that is written all the time, positions and read models
-in another table, and a proxy between the service and its workers that does harm.
+"""The read side on the real DynamoDB Local.
+
+Workers follow the feed of a table that is written all the time. Positions and read models are in another table. A proxy
+between the service and the workers injects faults.
 
     python -m campaigns.reading_dynamodb read FOLDER NAME
 
-is a worker. Its runner is cancelled again and again, its handlers raise, and what the feed tells it is shuffled,
-repeated, held back and, in every other campaign, dropped; the process is killed besides.
+is a worker. Its runner is cancelled repeatedly and its handlers raise. Its feed shuffles, repeats, delays and, in every
+second campaign, drops commits. The process may also be killed.
 """
 
 from __future__ import annotations
@@ -54,29 +56,29 @@ Processors = tuple[Processor["Sums"], Processor["Rows"]]
 SLOTS = 6
 TTL = 1.5  # seconds
 STREAMS, WRITERS = 24, 3
-RATE = 0.1  # of the requests meet a fault
-DEADLINES = (0.7, 2.0)  # seconds; with the first one, a write may land long after it was given up
-PAUSES = (0.0, 0.0, 0.0, 0.02)  # of the feed
+RATE = 0.1  # share of the requests that have a fault
+DEADLINES = (0.7, 2.0)  # seconds; with the first one a write may succeed long after it was given up
+PAUSES = (0.0, 0.0, 0.0, 0.02)  # seconds, of the feed
 RATES = {"shuffled": 0.5, "repeated": 0.1, "delayed": 0.1, "feed failed": 0.005, "handler failed": 0.03}
-TOTALS = 4  # items that many streams change
+TOTALS = 4  # items, each shared by many streams
 TICK = 0.05
 
-FAULTS: Sequence[Fault] = (*HARM * 5, *(CRAWL,) * 5, STALL)  # which costs a whole deadline each time
+FAULTS: Sequence[Fault] = (*HARM * 5, *(CRAWL,) * 5, STALL)  # STALL only once: each costs a whole deadline
 
 
 class World(msgspec.Struct):
-    """What a worker has to know."""
+    """The settings of a worker."""
 
     endpoint: str
-    events: str  # a table
-    model: str  # another one, with the positions
+    events: str  # table of the store
+    model: str  # table of the read models and positions
     seed: int
     drops: bool
     ttl: float
 
 
 class Sums(DynamoDBProjection, tag="sums"):
-    """An item an event, a sum a stream, and totals that streams share."""
+    """Write an item per event, a sum per stream, and totals that streams share."""
 
     def __init__(self, table: str, chaos: Chaos) -> None:
         self._table, self._chaos = table, chaos
@@ -93,7 +95,7 @@ class Sums(DynamoDBProjection, tag="sums"):
 
 class Rows(DynamoDBRows, tag="rows"):
     def __init__(self, table: str, chaos: Chaos) -> None:
-        self.table, self._chaos = table, chaos  # type: ignore[misc]  # where it is known only now
+        self.table, self._chaos = table, chaos  # type: ignore[misc]  # its name is not known before
 
     def key(self, stream: str) -> Mapping[str, str]:
         return {"PK": f"{self.name} {stream}", "SK": "row"}
@@ -129,7 +131,7 @@ def _processors(world: World, chaos: Chaos, feed: HostileFeed, store: Any, check
 
 
 async def read(folder: Path, name: str) -> None:
-    """Work until SIGTERM; until there is a file `calm`, with faults."""
+    """Work until SIGTERM. Inject faults until the file `calm` exists."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     world = msgspec.json.decode((folder / "world.json").read_bytes(), type=World)
@@ -151,7 +153,7 @@ async def read(folder: Path, name: str) -> None:
                     chaos.off()
                 elif perf_counter() >= ends:
                     break
-                _write(folder / f"{name}.json", {**chaos.counts, "told": opened[0].told})
+                _write(folder / f"{name}.json", {**chaos.counts, "delivered": opened[0].told})
             if stopping.is_set():
                 runner.stop()
             elif not task.done():
@@ -160,7 +162,7 @@ async def read(folder: Path, name: str) -> None:
             with suppress(asyncio.CancelledError):
                 await task
             assert not (left := asyncio.all_tasks() - before), left
-    _write(folder / f"{name}.json", {**chaos.counts, "told": opened[0].told})
+    _write(folder / f"{name}.json", {**chaos.counts, "delivered": opened[0].told})
 
 
 def _write(path: Path, value: object) -> None:
@@ -179,12 +181,12 @@ class _Fleet(Fleet):
         self._counts = Counter[str]()
 
     def counted(self) -> Counter[str]:
-        """What went wrong; in a worker that was killed, until a moment before."""
-        told = [path.read_bytes() for path in self.folder.glob("w-*.json")]
-        return sum((Counter(msgspec.json.decode(each, type=dict[str, int])) for each in told), self._counts)
+        """Return the counts of faults. A killed worker is counted until shortly before its end."""
+        files = [path.read_bytes() for path in self.folder.glob("w-*.json")]
+        return sum((Counter(msgspec.json.decode(each, type=dict[str, int])) for each in files), self._counts)
 
     async def play(self, times: int, workers: int) -> tuple[int, int, int]:
-        """So many signals; the commits, and how many events were not handled, or more than once."""
+        """Send `times` signals. Return the commits, the events not handled, and the events handled more than once."""
         _write(self.folder / "world.json", self._world)
         chaos = Chaos(self.random)
         chaos.off()
@@ -211,7 +213,7 @@ class _Fleet(Fleet):
             self.kill()
 
     async def _write(self, number: int) -> None:
-        """Save commits of one to three events until it is over."""
+        """Save commits of one or three events until the faults are over."""
         dice = Random(f"{self._world.seed} {number}")
         accounts = [Account.open(f"a-{each}", owner="ann") for each in range(number, STREAMS, WRITERS)]
         while self._writing:
@@ -222,13 +224,13 @@ class _Fleet(Fleet):
             await asyncio.sleep(dice.choice((0.0, 0.02, 0.1)))
 
     async def _retry(self, processors: Processors) -> None:
-        """What is parked, from here."""
+        """Retry parked streams from this process."""
         for processor in processors:
             self._counts["parked"] += len(await processor.parked())
             await processor.retry_all()
 
     async def _settle(self, processors: Processors) -> None:
-        """Without faults from here on, all must be handled; what was dropped, once it is verified."""
+        """End the faults and wait until all commits are handled. `verify` must find the dropped ones."""
         self._dice.rate = 0.0
         (self.folder / "calm").touch()
         heads = {head.stream: head.version async for page in self.processor.feed.heads() for head in page}
@@ -253,14 +255,14 @@ class _Fleet(Fleet):
 
 
 async def _watch(world: World) -> None:
-    """Have each change of the read models recorded, as it was and as it is."""
+    """Turn on a stream that records each change of the read models, with old and new images."""
     specification = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
     async with session().client("dynamodb", endpoint_url=world.endpoint) as client:
         await client.update_table(TableName=world.model, StreamSpecification=specification)
 
 
 class _Story:
-    """What became of each stream in the read models, beside what its commits say."""
+    """Compares the read models of each stream with its commits."""
 
     def __init__(self, logs: Mapping[str, Sequence[Commit]], violations: list[str]) -> None:
         self.logs, self._violations = logs, violations
@@ -272,7 +274,7 @@ class _Story:
                 amounts = [_amount(event) for event in codec.decode(commit.payload, stream, commit.version)]
                 last = str(commit.event_id(commit.events - 1))
                 folds.append((folds[-1][0] + len(amounts), folds[-1][1] + sum(amounts), last))
-        self._items: dict[tuple[str, str], list[Any]] = defaultdict(list)  # each change
+        self._items: dict[tuple[str, str], list[Any]] = defaultdict(list)  # all versions of an item
 
     def follow(self, changes: Sequence[Mapping[str, Any]]) -> None:
         for change in changes:
@@ -280,7 +282,7 @@ class _Story:
             self._items[keys["PK"]["S"], keys["SK"]["S"]].append(change["dynamodb"].get("NewImage"))
 
     def compare(self) -> tuple[int, int]:
-        """Events that are missing, and handled twice; they are told in the violations, as is what is out of order."""
+        """Return counts of missing events and of events handled twice. Extend the violations."""
         missing = twice = disordered = 0
         totals: dict[str, Counter[str]] = defaultdict(Counter)
         for stream, folds in self._folds.items():
@@ -323,12 +325,12 @@ def _number(item: Mapping[str, Any], name: str) -> int:
 
 
 def _falls(numbers: Sequence[int]) -> int:
-    """How often they do not rise."""
+    """Return how often a number is not greater than the one before it."""
     return sum(first >= second for first, second in pairwise(numbers))
 
 
 async def campaign(times: int, seed: int, folder: Path, endpoint: str, *, workers: int = 3, ttl: float = TTL) -> Layer:
-    """So many signals to workers. With an odd seed, hints are dropped for good, and `verify` has to find them."""
+    """Send `times` signals to workers. With an odd seed the feed drops commits, which `verify` has to find."""
     begun = perf_counter()
     dice = Dice(seed, RATE, FAULTS)
     async with left_behind() as left, proxy_to(endpoint) as proxy:
@@ -337,11 +339,11 @@ async def campaign(times: int, seed: int, folder: Path, endpoint: str, *, worker
         commits, missing, twice = await fleet.play(times, workers)
         asked = len(proxy.operations)
     counts = fleet.counted()
-    told = counts.pop("told", 0)
+    delivered = counts.pop("delivered", 0)
     kinds = counts + dice.injected + Counter({kind: len(each) for kind, each in fleet.taken_over.items()})
     injected = kinds.total() - kinds["parked"] - kinds["found by verify"]
-    row = ("reading, DynamoDB Local", told, injected, commits, missing, twice, perf_counter() - begun, seed)
-    return Layer(*row, [*fleet.violations, *left], f"{asked:,} requests; {fleet.told()}", kinds)
+    row = ("reading, DynamoDB Local", delivered, injected, commits, missing, twice, perf_counter() - begun, seed)
+    return Layer(*row, [*fleet.violations, *left], f"{asked:,} requests; {fleet.takeovers()}", kinds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to break the read side, each of which its campaign must notice."""
+"""Ways to break the read side, each of which its campaign must detect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reading import silence, tell
 
 
 def gap_not_read() -> list[Patch]:
-    """What is beyond the next version is handled without what comes before it."""
+    """A commit after a gap is handled without the commits in the gap."""
 
     async def mutant(self: Gate, hint: Commit, seen: int) -> Sequence[Commit]:
         return []
@@ -29,7 +29,7 @@ def gap_not_read() -> list[Patch]:
 
 
 def position_before_the_effect() -> list[Patch]:
-    """A worker that is killed in between has passed over a commit."""
+    """The position is written before the effect, so a worker that is killed in between skips a commit."""
 
     async def mutant(self: Effects, run: Slice) -> None:
         for commit in run.commits:
@@ -40,7 +40,7 @@ def position_before_the_effect() -> list[Patch]:
 
 
 def checkpoint_beyond_what_is_aside() -> list[Patch]:
-    """What is tried again is forgotten when its worker is killed."""
+    """The checkpoint moves beyond streams that are being retried, so a kill loses their commits."""
 
     async def mutant(self: Processor[Any]) -> None:
         await self.write()
@@ -49,18 +49,18 @@ def checkpoint_beyond_what_is_aside() -> list[Patch]:
 
 
 def fence_not_checked() -> list[Patch]:
-    """Who was taken for dead goes on writing."""
+    """A worker that counts as dead can still write."""
     return [(sqlite_checkpoints, "_check_fence", lambda db, processor, fence: None)]
 
 
 def position_not_compared() -> list[Patch]:
-    """A position is set wherever it was."""
+    """A position is written without comparing the old one."""
     advance = sqlite_checkpoints._ADVANCE
     return [(sqlite_checkpoints, "_ADVANCE", advance.replace("WHERE version = ?5", "WHERE ?5 >= 0"))]
 
 
 def checkpoint_of_another_slot() -> list[Patch]:
-    """Who takes over begins where it was itself."""
+    """A new owner starts a slot at its own checkpoint instead of the slot's."""
     claim = Processor.claim
 
     async def mutant(self: Processor[Any], seen: Any, owner: str = "") -> None:
@@ -70,7 +70,7 @@ def checkpoint_of_another_slot() -> list[Patch]:
 
 
 def worker_that_cannot_beat_goes_on() -> list[Patch]:
-    """It learns by its writes only that others have its streams."""
+    """A worker without heartbeats continues until a write is refused."""
     return [(leases, "_MARGIN", 1_000.0)]
 
 
@@ -86,7 +86,7 @@ READING: Sequence[Callable[[], list[Patch]]] = (
 
 
 def hunt(mutant: Callable[[], list[Patch]], seeds: Sequence[int]) -> Verdict:
-    """The first of these seeds in which the campaign notices the mutant."""
+    """Return the first of these seeds in which the campaign detects the mutant."""
     with broken(mutant), TemporaryDirectory() as folder, silence():
         for tried, seed in enumerate(seeds, 1):
             if violations := tell(seed, Path(folder)).violations:

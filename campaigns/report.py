@@ -1,4 +1,4 @@
-"""What a campaign has to tell: a row for each layer."""
+"""The report of a campaign: a row for each layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .history import Findings
 
 
 class Layer(NamedTuple):
-    """One campaign against one layer. `lost` and `duplicated` count acknowledged commits, and must be 0."""
+    """The result of one campaign on one layer. `lost` and `duplicated` count acknowledged commits and must be 0."""
 
     name: str
     operations: int
@@ -20,18 +20,18 @@ class Layer(NamedTuple):
     duplicated: int
     seconds: float
     seed: int
-    violations: Sequence[str] = ()  # of any promise, in words; must be empty
+    violations: Sequence[str] = ()  # of any promise, as text; must be empty
     note: str = ""
-    kinds: Mapping[str, int] = {}  # of faults, and of what came of them
+    kinds: Mapping[str, int] = {}  # of faults and of their results, counted
 
     @classmethod
     def of(cls, name: str, findings: Findings, *, faults: int, seconds: float, seed: int, note: str = "") -> Layer:
-        """The row for what a checker found."""
+        """Return the row for the findings of a checker."""
         operations, acknowledged, lost, duplicated, violations = findings
         return cls(name, operations, faults, acknowledged, lost, duplicated, seconds, seed, violations, note)
 
     def plus(self, other: Layer) -> Layer:
-        """Two parts of one campaign, as one row."""
+        """Return two parts of one campaign as one row."""
         return Layer(
             self.name,
             self.operations + other.operations,

@@ -1,7 +1,7 @@
-"""A DynamoDB that is simulated, with all the ways in which the real one lets its callers down.
+"""A simulated DynamoDB with all the faults that the real one can have.
 
-It stands where the SDK's client stands, so all of the library's code runs above it. What it does to a request is drawn
-from one source of random numbers; with `rate` 0 it is well-behaved.
+It replaces the SDK's client, so all of the library's code runs above it. The fault of each request is drawn from one
+source of random numbers. With `rate` 0 there are no faults.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ THROTTLES = ("ProvisionedThroughputExceededException", "ThrottlingException", "R
 REFUSALS = ("AccessDeniedException", "ExpiredTokenException", "RequestTimeTooSkewed", "ResourceNotFoundException")
 ODDITIES = ("InternalServerError", "TransactionInProgressException", "TeapotException", "")
 
-FAULTS = {  # what happens to a request, and how often beside the others
+FAULTS = {  # faults of a request, and their relative frequency
     "lost": 10,  # on the way there
     "answer lost": 14,  # on the way back
-    "zombie": 10,  # carried out long after its caller was told that the connection broke
-    "twice": 8,  # carried out, and once more later
+    "zombie": 10,  # carried out long after its caller saw a broken connection
+    "twice": 8,  # carried out, and again later
     "throttled": 14,
-    "throttled for long": 4,  # from now on, each request for a while
-    "odd error": 12,  # that proves nothing: carried out or not
-    "no answer": 8,  # a body that does not parse: the SDK gives it as an empty success
+    "throttled for long": 4,  # from now on for a while, each request
+    "odd error": 12,  # an error that proves nothing: carried out or not
+    "no answer": 8,  # a body that does not parse: the SDK returns it as an empty success
     "stall": 5,
     "slow": 8,
-    "no item": 6,  # a failed condition does not say what stood there
+    "no item": 6,  # a failed condition does not return the stored item
     "refused": 2,
     "empty page": 4,
 }
@@ -44,7 +44,7 @@ _KINDS, _WEIGHTS = list(FAULTS), list(FAULTS.values())
 
 
 class Broken(Exception):
-    """A connection's error."""
+    """The error of a broken connection."""
 
 
 class Service:
@@ -56,13 +56,13 @@ class Service:
         self.partitions: dict[str, dict[Decimal, Item]] = defaultdict(dict)
         self._recent: dict[str, list[tuple[Decimal, Item | None]]] = defaultdict(
             list
-        )  # what was there before, newest last
+        )  # items before the latest writes, newest last
         self._random = random
         self._deadline = deadline
         self._throttled_until = 0.0
 
     def client(self) -> Any:
-        """What looks like a client of the SDK."""
+        """Return an object with the interface of the SDK's client."""
         return SimpleNamespace(
             meta=SimpleNamespace(events=SimpleNamespace(register=lambda *_, **__: None)),
             put_item=lambda **request: self._serve(lambda: self._put(request)),
@@ -71,7 +71,7 @@ class Service:
         )
 
     async def _serve(self, carry_out: Callable[[], Answer]) -> Answer:
-        """Carry a request out, or not, and answer, or not. Cancelling the caller may come too late to stop it."""
+        """Carry a request out or not, and answer or not. A cancellation may be too late to stop the request."""
         random, loop = self._random, asyncio.get_running_loop()
         fault = self._draw()
         there, back = random.expovariate(200.0), random.expovariate(200.0)
@@ -81,7 +81,7 @@ class Service:
         happens = fault not in ("lost", "throttled", "refused")
         if fault in ("odd error", "no answer", "stall"):
             happens = random.random() < 0.5
-        survives = random.random() < 0.5  # a cancellation
+        survives = random.random() < 0.5  # the request survives a cancellation
         answer: asyncio.Future[Answer | Exception] = loop.create_future()
 
         def arrive() -> None:
@@ -110,7 +110,7 @@ class Service:
         return self._tell(fault, result)
 
     def _tell(self, fault: str | None, result: Answer | Exception) -> Answer:
-        """What the caller hears."""
+        """Return or raise the answer that the caller receives."""
         match fault:
             case "lost" | "answer lost" | "zombie":
                 raise Broken
@@ -164,7 +164,7 @@ class Service:
         return {"ConsumedCapacity": {"CapacityUnits": 1.0}, **({"Item": item} if item else {})}
 
     def _query(self, request: Mapping[str, Any]) -> Answer:
-        """A page ends where the limit says, and before that wherever it likes."""
+        """Return a page. It ends at the limit, or anywhere before it."""
         values = request["ExpressionAttributeValues"]
         partition, low, high = values[":pk"]["S"], Decimal(values[":low"]["N"]), Decimal(values[":high"]["N"])
         items = self._seen(request, partition)
@@ -186,7 +186,7 @@ class Service:
         return answer
 
     def _seen(self, request: Mapping[str, Any], partition: str) -> Mapping[Decimal, Item]:
-        """The partition as a read sees it: an eventual one may not know the latest writes yet."""
+        """Return the partition as a read sees it. An eventually consistent read may miss the latest writes."""
         items = self.partitions[partition]
         if request.get("ConsistentRead"):
             return items
@@ -200,7 +200,7 @@ class Service:
 
 
 def _holds(request: Mapping[str, Any], standing: Item | None) -> bool:
-    """Whether the condition does: one of the two that the library knows, or none."""
+    """Return whether the condition holds: one of the two that the library uses, or none."""
     condition = request.get("ConditionExpression")
     if condition is None or standing is None:
         return True
@@ -214,7 +214,7 @@ def _holds(request: Mapping[str, Any], standing: Item | None) -> bool:
 
 
 def failure(code: str, status: int, item: Item | None = None) -> ClientError:
-    """The SDK's error for an answer of the service."""
+    """Return the SDK's error for an answer of the service."""
     response: Any = {
         "Error": {"Code": code, "Message": "simulated"},
         "ResponseMetadata": {"HTTPStatusCode": status},

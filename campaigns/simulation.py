@@ -1,6 +1,7 @@
 """Deterministic simulation: repository, store and retries over a simulated DynamoDB, in virtual time.
 
-One seed is one history, the same each time: `python -m campaigns simulation --seed 7 --seeds 1` shows that of 7.
+A seed defines a history, which is the same in each run: `python -m campaigns simulation --seed 7 --seeds 1` replays
+seed 7.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from .service import Service
 from .workload import Workload
 
 DEADLINE = 1.0
-SETTLED = 10 * DEADLINE  # after this nothing sent before is under way
+SETTLED = 10 * DEADLINE  # seconds after which no earlier request is in flight
 
 
 class Result(NamedTuple):
-    """What one seed led to."""
+    """The result of one seed."""
 
     findings: Findings
     faults: Counter[str]
@@ -39,7 +40,7 @@ class Result(NamedTuple):
 
 
 def simulate(seed: int) -> Result:
-    """One history: its clients, streams, layout, faults and cancellations all come from the seed."""
+    """Run one history. The seed defines its clients, streams, layout, faults and cancellations."""
     loop = VirtualLoop()
     source = Random(seed)
     random.seed(seed)  # tenacity's jitter
@@ -48,8 +49,8 @@ def simulate(seed: int) -> Result:
         try:
             run(world.play(), loop)
         except Deadlock:
-            world.violations.append("nothing was left to happen, and somebody still waited")
-        except Exception as error:  # whoever calls the library catches its errors, until the faults have ended
+            world.violations.append("a task still waits, but no task can continue")
+        except Exception as error:  # callers catch errors of the library until the faults have ended
             world.violations.append(f"a call ended with {error!r}")
     findings = world.history.check(world.logs())
     findings.violations.extend(world.violations)
@@ -57,7 +58,7 @@ def simulate(seed: int) -> Result:
 
 
 class World:
-    """A table, its clients, and what goes wrong with either."""
+    """A table, its clients, and the faults of both."""
 
     def __init__(self, source: Random, loop: VirtualLoop, wall: WallClock) -> None:
         self.history = History(ticking())
@@ -77,7 +78,7 @@ class World:
             enabled=source.random() < 0.9,
         )
         ids = [f"s-{each}" for each in range(source.randint(1, 3))]
-        self._damaged = f"chain-{ids[0]}" if source.random() < 0.2 else None  # its snapshots are tampered with
+        self._damaged = f"chain-{ids[0]}" if source.random() < 0.2 else None  # stream whose snapshots are tampered with
         if self._damaged:
             self.history.disturbed.add(self._damaged)
         self._workload = Workload(
@@ -87,7 +88,7 @@ class World:
             ids,
             policy,
             clock=lambda: loop.time() - self._blocked,
-            deadline=2 * DEADLINE + 0.01,  # one for the put, and one for reading the slot where need be
+            deadline=2 * DEADLINE + 0.01,  # one for the put, and one for a read of its slot
             between=self._disturb,
         )
 
@@ -110,7 +111,7 @@ class World:
             self._tamper(self._damaged)
 
     def _tamper(self, stream: str) -> None:
-        """Lose a snapshot, tear it, or make it one of another release or of a later time."""
+        """Lose a snapshot, truncate it, or give it the shape of another release or a later version."""
         items = self.service.partitions[stream]
         key = max((sort for sort, item in items.items() if SNAPSHOT_VERSION in item), default=None)
         if key is None:
@@ -129,7 +130,7 @@ class World:
         items[key] = item
 
     def logs(self) -> dict[str, list[Commit]]:
-        """What is stored, read past the library's reads."""
+        """Return the stored commits by stream, read without the library's reads."""
         items = Items("PK", "SK", None)
         return {
             stream: [
@@ -142,7 +143,7 @@ class World:
 
 
 def campaign(seeds: Sequence[int]) -> Layer:
-    """All of these seeds, one after the other. A violation names its seed."""
+    """Run these seeds, one after the other. A violation names its seed."""
     begun = perf_counter()
     operations = acknowledged = lost = duplicated = faults = 0
     violations: list[str] = []

@@ -1,9 +1,9 @@
-"""SIGKILL, SIGSTOP and SIGTERM of processes that share one processor, while another one writes.
+"""SIGKILL, SIGSTOP and SIGTERM of processes that share one processor, while another process writes.
 
     python -m campaigns.workers write FOLDER SEED
     python -m campaigns.workers read FOLDER NAME
 
-are those processes: one SQLite store, one file of checkpoints with the read model in it.
+are these processes. They use one SQLite store, and one file with the checkpoints and the read model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STREAMS = 40
 
 
 class Log(SQLiteProjection, tag="log"):
-    """A row a commit, in the order in which they were handled, and by whom."""
+    """Insert a row for each commit, in the order of handling, with the name of the worker."""
 
     worker = ""
 
@@ -49,7 +49,7 @@ class Log(SQLiteProjection, tag="log"):
 
 
 async def write(folder: Path, seed: int) -> None:
-    """Save until SIGTERM."""
+    """Save commits until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     dice = Random(seed)
@@ -66,7 +66,7 @@ async def write(folder: Path, seed: int) -> None:
 
 
 async def read(folder: Path, name: str) -> None:
-    """Work until SIGTERM."""
+    """Handle commits until SIGTERM."""
     async with SQLiteStore(folder / "store.db") as store, SQLiteCheckpoints(folder / "model.db") as checkpoints:
         projection = Log()
         projection.worker = name
@@ -80,7 +80,7 @@ class _Fleet(Fleet):
         self.writer = self.start("write", str(seed))
 
     async def play(self, times: int) -> tuple[int, int, int]:
-        """So many signals; the commits, and how many were not handled, or more than once."""
+        """Send `times` signals. Return the commits, those not handled, and those handled more than once."""
         try:
             async with (
                 SQLiteStore(self.folder / "store.db") as store,
@@ -121,17 +121,17 @@ class _Fleet(Fleet):
             missing += head - len(set(seen[stream]))
             twice += len(seen[stream]) - len(set(seen[stream]))
             if seen[stream] != list(range(1, head + 1)):
-                self.violations.append(f"{stream} was not handled in order, once, up to {head}")
+                self.violations.append(f"{stream} was not handled once and in order up to {head}")
         return sum(expected.values()), missing, twice
 
 
 def campaign(times: int, seed: int, folder: Path) -> Layer:
-    """So many signals to workers in this empty folder."""
+    """Send `times` signals to workers in this empty folder."""
     begun = perf_counter()
     fleet = _Fleet(folder, seed)
     commits, missing, twice = asyncio.run(fleet.play(times))
     row = ("workers", commits, times, commits, missing, twice, perf_counter() - begun, seed)
-    return Layer(*row, violations=fleet.violations, note=fleet.told())
+    return Layer(*row, violations=fleet.violations, note=fleet.takeovers())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What clients do to their streams, wherever these are stored: all that a repository offers, and cut short at times."""
+"""The workload of clients on any store: all calls of a repository, some of them cancelled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from eventsrc import AggregateNotFound, Commit, ConflictError, EventsrcError, Repository, SnapshotPolicy, Store
+from eventsrc.stores import ManagedStore
 
 from .chain import Chain, Refused
 from .history import Caller, History
@@ -19,17 +20,17 @@ Command = tuple[str, str, bytes, str]  # id, key, padding, command id
 
 
 class Workload:
-    """Clients of one table: each with a store of its own, as if it were another process.
+    """Clients of one table. Each has a store of its own, as if it were another process.
 
-    `clock` tells the seconds by which an append must end within `deadline`. `between` is called after each step. The
-    first of `ids` must be unique in the history, for keys begin with it.
+    An append must end within `deadline` seconds of `clock`. `between` is called after each step. The first of `ids`
+    must be unique in the history, because keys begin with it.
     """
 
     def __init__(
         self,
         history: History,
         random: Random,
-        make_store: Callable[[], Store],
+        make_store: Callable[[], ManagedStore],
         ids: Sequence[str],
         policy: SnapshotPolicy,
         *,
@@ -42,14 +43,14 @@ class Workload:
         self._make_store, self._ids, self._policy = make_store, ids, policy
         self._clock, self._deadline, self._between = clock, deadline, between
         self._keys = (f"{ids[0]}.k{each}" for each in range(10**9))
-        self._issued: list[Command] = []  # with ids, to deliver again
+        self._issued: list[Command] = []  # commands with ids, to deliver again
 
     async def play(self, clients: int, steps: int) -> None:
-        """All clients at once, each with about so many steps in each of its tasks."""
+        """Run all clients at once. Each of their tasks makes at most `steps` steps."""
         await asyncio.gather(*(self._client(self.random.randint(steps // 3, steps)) for _ in range(clients)))
 
     async def go_on(self) -> None:
-        """Whatever has happened, each stream goes on: it is loaded, saved to, and read. Raises what fails."""
+        """Check that each stream can be loaded, saved and read. Errors pass through."""
         async with self._make_store() as store:
             self.history.watch(store)
             caller = self.history.caller(Repository(Chain, store, snapshots=self._policy))
@@ -59,7 +60,7 @@ class Workload:
                 await caller.read(id)
 
     async def _client(self, steps: int) -> None:
-        """Some tasks on one store. Halfway it may be closed under them, and another one opened."""
+        """Run some tasks on one store. It may be closed while they run, and another one opened."""
         for part in range(self.random.choice((1, 1, 2))):
             store = self._make_store()
             self.history.watch(store)
@@ -74,11 +75,11 @@ class Workload:
                 await store.aclose()
             await asyncio.gather(*tasks)
             await store.aclose()
-            if store._calls or store._tasks:
+            if store._calls.count or store._tasks:
                 self.violations.append("a closed store has calls or tasks in flight")
 
     def _time(self, store: Store) -> None:
-        """Each append ends within the deadline."""
+        """Check that each append ends within the deadline."""
         append = store.append
 
         async def timed(commit: Commit) -> Any:
@@ -87,7 +88,7 @@ class Workload:
                 return await append(commit)
             finally:
                 if (took := self._clock() - begun) > self._deadline:
-                    self.violations.append(f"an append took {took:.2f} s, and should take {self._deadline} s at most")
+                    self.violations.append(f"an append took {took:.2f} s; the limit is {self._deadline} s")
 
         store.append = timed  # type: ignore[method-assign]
 
@@ -101,7 +102,7 @@ class Workload:
                 await asyncio.sleep(self.random.expovariate(20.0))
 
     async def _cut_short(self, step: Coroutine[Any, Any, None]) -> None:
-        """Cancel a step: after some turns of the loop, or some time."""
+        """Cancel a step after some turns of the loop, or after some time."""
         task = _started(step)
         if self.random.random() < 0.5:
             for _ in range(self.random.randint(0, 12)):
@@ -135,7 +136,7 @@ class Workload:
         await caller.load(id)
 
     async def _deliver(self, caller: Caller, id: str) -> None:
-        """A command with an id, so that it may come again."""
+        """Execute a command with an id, so that it can be delivered again."""
         key = next(self._keys)
         command = (id, key, self._padding(), f"c-{key}")
         self._issued.append(command)
@@ -151,7 +152,7 @@ class Workload:
         await caller.save(chain, key)
 
     async def _save(self, caller: Caller, id: str) -> None:
-        """Load, record, save; the same object again while its outcome is open, sometimes with more recorded since."""
+        """Load, record, save. Save the same object again while its outcome is unknown, sometimes with more events."""
         keys = [next(self._keys)]
         chain = await self._loaded(caller, id, keys[0])
         command_id = f"c-{keys[0]}" if self.random.random() < 0.3 else None
@@ -160,7 +161,7 @@ class Workload:
                 await self._saved(caller, chain, keys, command_id)
                 break
             except ConflictError:
-                if self.random.random() < 0.5:  # the same object again: it must conflict again
+                if self.random.random() < 0.5:  # else save the same object again: it must conflict again
                     break
             except EventsrcError:
                 if again == 3:
@@ -171,7 +172,7 @@ class Workload:
                     chain.link(keys[-1])
 
     async def _saved(self, caller: Caller, chain: Chain, keys: list[str], command_id: str | None) -> None:
-        """Save, perhaps cut short, so that the outcome stays open; but not the caller, who goes on with the object."""
+        """Save. Sometimes cancel the save, so that its outcome is unknown; the caller continues with the object."""
         if self.random.random() < 0.2:
             task = _started(caller.save(chain, *keys, command_id=command_id))
             await asyncio.sleep(self.random.expovariate(100.0))
@@ -183,7 +184,7 @@ class Workload:
         await caller.save(chain, *keys, command_id=command_id)
 
     async def _loaded(self, caller: Caller, id: str, key: str) -> Chain:
-        """An aggregate that has recorded a link; a new one where there is none yet."""
+        """Return a loaded aggregate, or a new one if there is none, with one more link recorded."""
         try:
             chain = await caller.load(id)
         except AggregateNotFound:
@@ -193,7 +194,7 @@ class Workload:
 
 
 def _started(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task whose outcome nobody need ask for: who waits for it may be cancelled too."""
+    """Start a task whose outcome may stay unread, because its caller may be cancelled too."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

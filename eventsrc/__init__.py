@@ -34,17 +34,12 @@ from .errors import (
 from .repository.cache import CachePolicy, CacheUse
 from .repository.repository import Recorded, Repository
 from .repository.snapshots import SnapshotPolicy
-from .store import Commit, Loaded, Receipt, Snapshot, Store
-from .stores.feed import Batch, Feed, Head
-from .stores.memory import MemoryStore
-from .stores.url import open_store
-from .stream_id import EventId
+from .store import Commit, EventId, Loaded, Receipt, Snapshot, Store
 from .tracing import Trace, current_trace, trace
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from .stores.dynamodb import DynamoDBStore
-    from .stores.sqlite import SQLiteStore
+    from .stores import Batch, DynamoDBStore, Feed, Head, MemoryStore, SQLiteStore, open_store
 
 __version__ = "0.1.0"
 
@@ -102,14 +97,13 @@ __all__ = [
 ]
 
 
+_OF_STORES = {"Batch", "DynamoDBStore", "Feed", "Head", "MemoryStore", "SQLiteStore", "open_store"}
+
+
 def __getattr__(name: str) -> Any:
-    """Import a store when it is first asked for: whoever uses one does not pay for the other."""
-    if name == "SQLiteStore":
-        from .stores.sqlite import SQLiteStore
+    """Import a store when it is first asked for: a program that uses one does not pay for the others."""
+    if name not in _OF_STORES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import stores
 
-        return SQLiteStore
-    if name == "DynamoDBStore":
-        from .stores.dynamodb import DynamoDBStore
-
-        return DynamoDBStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(stores, name)

@@ -1,10 +1,11 @@
-"""Many loads, so many at once."""
+"""Several things at once: many loads, the first of some events, the end of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import AggregateNotFound
 
@@ -12,13 +13,14 @@ T = TypeVar("T")
 
 
 async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
-    """What there is of these ids, in their order. Once one load fails the others are cancelled, and it is raised."""
+    """Load these ids, up to `concurrency` at once. Return what was found by id, in the order of the ids.
+
+    When one load fails, the others are cancelled and its error is raised.
+    """
     if isinstance(ids, str):
         raise TypeError(f"ids is the text {ids!r}; give several, as in [{ids!r}]")
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; it is a number from 1 on")
-    import asyncio  # here, as in store.py
-
     wanted, found = list(dict.fromkeys(ids)), dict[str, T]()
     rest = iter(wanted)
 
@@ -31,7 +33,24 @@ async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], conc
     try:
         await asyncio.gather(*loading)
     finally:
-        for task in loading:
-            task.cancel()
-        await asyncio.gather(*loading, return_exceptions=True)
+        await cancel_all(loading)
     return {id: found[id] for id in wanted if id in found}
+
+
+async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Wait until one of these events is set, or for `timeout` seconds; without events, for `timeout` seconds."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        elif timeout is not None:
+            await asyncio.sleep(timeout)
+    finally:
+        await cancel_all(waiting)
+
+
+async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel these tasks and wait until all have ended. What they raise is dropped."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,10 +1,6 @@
-"""Stream ids, and the identity of an event: the place where it stands."""
+"""Stream ids, and what may be in one."""
 
 from __future__ import annotations
-
-import unicodedata
-
-import msgspec
 
 from .errors import DeclarationError, InvalidStreamId
 
@@ -43,6 +39,8 @@ def check_stream(stream: str) -> None:
     if not stream:
         raise InvalidStreamId(stream, "it is empty")
     if not (stream.isascii() and stream.isprintable()):
+        import unicodedata  # here, as few need it
+
         for character in stream:
             if character in _BIDI_CONTROLS:
                 raise InvalidStreamId(stream, "it holds bidirectional controls")
@@ -69,23 +67,3 @@ def check_category(category: str, culprit: str) -> None:
 def category_of(stream: str) -> str:
     """`account` of `account-a-1`."""
     return stream.partition("-")[0]
-
-
-class EventId(msgspec.Struct, frozen=True, order=True):
-    """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
-
-    stream: str
-    version: int
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.stream}@{self.version}.{self.index}"
-
-    @classmethod
-    def parse(cls, text: str) -> EventId:
-        """The inverse of `str`. Raises ValueError."""
-        stream, at, place = text.rpartition("@")
-        version, dot, index = place.partition(".")
-        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and place.isascii()):
-            raise ValueError(f"{text!r} is no event id; they look like account-a-1@7.0")
-        return cls(stream, int(version), int(index))

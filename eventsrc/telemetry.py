@@ -21,6 +21,8 @@ from .stream_id import category_of
 if TYPE_CHECKING:
     from .processing import Processor
 
+__all__ = ["instrument", "instrument_processors"]
+
 _COUNTERS = {
     "calls": "{call}",
     "requests": "{request}",
@@ -99,7 +101,7 @@ def instrument(
         meter.create_observable_counter(f"eventsrc.{name}", [reader], unit)
     for name in ("hits", "misses"):
         each = [
-            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one._class.__name__})
+            (partial(_remembered, one, name), {**kind, "eventsrc.aggregate": one.aggregate.__name__})
             for one in repositories
         ]
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")
@@ -125,7 +127,7 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
     )
     gauge("lag", "s", lambda processor: processor.lag)
     gauge("in_flight", "{commit}", lambda processor: processor.in_flight)
-    gauge("aside", "{stream}", lambda processor: len(processor.parking.aside))
+    gauge("aside", "{stream}", lambda processor: len(processor.parking.catching_up))
     gauge("parked", "{stream}", lambda processor: len(processor.parking.parked))
     gauge("live", "1", lambda processor: float(processor.state == "live"))
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import msgspec
 
-from .stream_id import EventId
+from .store import EventId
 
 
 class Trace(msgspec.Struct, frozen=True):

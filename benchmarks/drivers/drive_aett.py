@@ -63,7 +63,7 @@ class Account(Aggregate[AccountMemento]):
         return AccountMemento(id=self.id, version=self.version, payload=state)
 
     def _apply(self, event: DomainEvent) -> None:
-        # Not multipledispatch, which aett proposes: it keeps the object in the class, and so mixes up those of threads.
+        # Not multipledispatch, which aett proposes: it stores the object in the class, so threads mix up their objects.
         if isinstance(event, Deposited):
             self.balance += event.amount
         elif isinstance(event, Opened):
@@ -73,9 +73,9 @@ class Account(Aggregate[AccountMemento]):
 class Held:
     """An account that is saved more than once.
 
-    aett has no such thing: an aggregate that was saved does not count the commit, and its next save is refused. Its
-    documentation loads before each change. As a load is no part of a save, here the saved aggregate is made anew with
-    its public constructor, out of its memento: what a load makes out of a snapshot, without the store.
+    aett does not support this: a saved aggregate does not count its commit, and its next save is refused. The
+    documentation of aett loads before each change. A load is not part of a save, so this driver creates the saved
+    aggregate again with its public constructor, from its memento, as a load from a snapshot does without the store.
     """
 
     def __init__(self, account: Account) -> None:
@@ -87,7 +87,7 @@ class Held:
 
 
 class Aett:
-    """The synchronous stores; they are called from threads."""
+    """The synchronous stores, called from threads."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -127,7 +127,7 @@ class Aett:
         self._accounts.snapshot(Account, held.account.id)
 
     def _stores(self, where: str) -> tuple[Any, Any, Any]:
-        """The commit store, the snapshot store, and what makes their tables."""
+        """Return the commit store, the snapshot store, and the object that creates their tables."""
         topics = TopicMap().register(Opened).register(Deposited)
         if self._kind.startswith("sqlite"):
             # By default journal_mode=DELETE and synchronous=FULL: aett sets neither, and opens a connection for each

@@ -76,7 +76,7 @@ class Eventsourcing:
             raise Conflict from error
 
     def _dynamodb(self, where: str) -> dict[str, str]:
-        """Its settings for a new table: the library makes none, its documentation names the keys."""
+        """Create a table and return its settings. The library creates none; its documentation names the keys."""
         import boto3
 
         os.environ |= {

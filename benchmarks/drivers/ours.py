@@ -1,4 +1,4 @@
-"""eventsrc, as a user writes it."""
+"""eventsrc, as its documentation shows."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""How the benchmark drives a library: one process each, commands and answers as lines of JSON.
+"""The protocol of the drivers: one process per library, commands and answers as lines of JSON.
 
-Standard library only: it runs in the environment of each library. `python ours.py sqlite` reads commands from its
-standard input, such as `{"do": "save", "stream": "a", "times": 100}`, and answers each with
+This file uses only the standard library, because it runs in the environment of each library. `python ours.py sqlite`
+reads commands from its standard input, such as `{"do": "save", "stream": "a", "times": 100}`, and answers each with
 `{"cpu": seconds, "wall": seconds, …}`.
 
-The domain is the same for all: an account that is opened, and then takes deposits of an amount and a memo of 40
-characters, one event a commit.
+The domain is the same for all libraries: an account is opened, and then receives deposits of an amount and a memo of 40
+characters, one event per commit.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ assert len(MEMO) == 40
 
 
 class Conflict(Exception):
-    """Another writer was first; what this one tried is not stored."""
+    """Another writer was first; this event is not stored."""
 
 
 class Driver(Protocol):
-    """A library at work. All methods may be plain or `async`; plain ones are called from threads where tasks race."""
+    """A library. Methods may be plain or `async`. Plain methods are called from threads if several tasks run."""
 
     def open(self, where: str) -> Any:
-        """`where` is the path of a new SQLite file, or the endpoint of a DynamoDB; makes the tables."""
+        """Create the tables. `where` is the path of a new SQLite file, or the endpoint of a DynamoDB."""
 
     def close(self) -> Any: ...
 
@@ -43,7 +43,7 @@ class Driver(Protocol):
         """Deposit with MEMO on the object and save it: one event, one commit. Raises Conflict."""
 
     def load(self, id: str) -> Any:
-        """Load the account anew, from the store: nothing kept in memory. Return the object."""
+        """Load the account from the store, without any cache. Return the object."""
 
     def balance(self, account: Any) -> int: ...
 
@@ -52,7 +52,7 @@ class Driver(Protocol):
 
 
 class Session:
-    """Runs the commands on one driver."""
+    """Run the commands on one driver."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -65,7 +65,7 @@ class Session:
         await _done(self._driver.close())
 
     async def save(self, stream: str, times: int) -> None:
-        """One object, `times` deposits, each saved and awaited."""
+        """Save `times` deposits on one object, one after the other."""
         if stream not in self._kept:
             self._kept[stream] = await _done(self._driver.create(stream))
         for _ in range(times):
@@ -81,7 +81,7 @@ class Session:
         await _done(self._driver.snapshot(await _done(self._driver.load(stream))))
 
     async def many(self, streams: str, tasks: int, times: int) -> None:
-        """`tasks` at once, each saving an account of its own."""
+        """Run `tasks` tasks at once. Each saves an account of its own."""
 
         async def one(number: int) -> None:
             account = await self._run(pool, self._driver.create, f"{streams}-{number}")
@@ -92,27 +92,27 @@ class Session:
             await asyncio.gather(*(one(number) for number in range(tasks)))
 
     async def race(self, stream: str, tasks: int, times: int) -> dict[str, int]:
-        """`tasks` at once, all on one account: load, deposit 1, save; `times` in all. What each was told is counted."""
+        """Run `tasks` tasks at once on one account: load, deposit 1, save; `times` in all. Return counts by outcome."""
         await self._run(None, self._driver.create, stream)
-        told = {"acknowledged": 0, "conflicts": 0, "errors": 0}
+        counts = {"acknowledged": 0, "conflicts": 0, "errors": 0}
 
         async def one() -> None:
             for _ in range(times // tasks):
                 try:
                     account = await self._run(pool, self._driver.load, stream)
                     await self._run(pool, self._driver.deposit, account, 1)
-                    told["acknowledged"] += 1
+                    counts["acknowledged"] += 1
                 except Conflict:
-                    told["conflicts"] += 1
+                    counts["conflicts"] += 1
                 except Exception:
-                    told["errors"] += 1
-                    if told["errors"] == 1:
+                    counts["errors"] += 1
+                    if counts["errors"] == 1:
                         traceback.print_exc()
 
         with ThreadPoolExecutor(tasks) as pool:
             await asyncio.gather(*(one() for _ in range(tasks)))
         stored = self._driver.balance(await self._run(None, self._driver.load, stream))
-        return {**told, "stored": stored}
+        return {**counts, "stored": stored}
 
     async def _run(self, pool: ThreadPoolExecutor | None, call: Callable[..., Any], *arguments: Any) -> Any:
         if inspect.iscoroutinefunction(call):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
 
 from ..errors import UnhandledEvent
+from ..store import Commit
 from ..stream_id import stream_id
 from .commands import AppliedCommand
 from .declaration import declaration_of
 from .event import Event, untagged
-
-if TYPE_CHECKING:
-    from ..store import Commit
 
 
 class Journal(msgspec.Struct):
@@ -161,3 +160,14 @@ class Aggregate(_Struct):
 
     def __reduce__(self) -> NoReturn:
         self.__copy__()
+
+
+journal_of: Callable[[Aggregate], Journal] = attrgetter("_journal")
+"""Return what the framework knows of an aggregate except its state. There is no other way to it from outside."""
+
+
+def adopt(aggregate: Aggregate, other: Aggregate) -> None:
+    """Give an aggregate the state and the journal of another object of its class, which is not used afterwards."""
+    for name in aggregate.__struct_fields__:
+        setattr(aggregate, name, getattr(other, name))
+    aggregate._journal = journal_of(other)  # this file owns it

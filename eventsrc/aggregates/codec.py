@@ -11,20 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import lz4.block
 import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
-from .event import Event, tag_of
-from .misfit import difference, explain_mismatch, reason_of, tags_in
-from .poison import find_unstorable, may_be_unstorable
-
-if TYPE_CHECKING:
-    from ..store import Commit
-    from .declaration import Upcaster
+from ..store import Commit
+from .event import Event, Upcaster, tag_of
+from .event_values import difference, explain_mismatch, find_unstorable, may_be_unstorable, reason_of, tags_in
 
 MAX_EXPANDED = 16 * 1024 * 1024
 """Bytes a body may have when expanded; more is refused when writing and, before expanding, when reading."""
@@ -110,10 +106,7 @@ class Codec:
         raise InvalidEvent(tag_of(type(event)), reason)  # out here, as the error that led to it may quote the event
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:
-        """The events of a stored commit, upcast.
-
-        Raises CorruptPayload, PayloadTooLarge, UnknownEventType or SchemaMismatch.
-        """
+        """Return the events of a stored commit, upcast. Raises StoredDataError."""
         body = unpack(payload, stream, version)
         try:
             events = self._decode(body)

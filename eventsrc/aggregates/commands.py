@@ -5,16 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ..store import Commit
 from ..tracing import check_text
-from .misfit import reason_of
-
-if TYPE_CHECKING:
-    from ..store import Commit
+from .event_values import reason_of
+from .shape import fingerprint
 
 T = TypeVar("T")
 
@@ -71,7 +69,7 @@ def digest_of(content: Any) -> bytes:
     except TypeError:
         reason = "a map has other keys than strings, or the members of a set have no order"
     else:
-        return blake2b(encoded, digest_size=8).digest()
+        return fingerprint(encoded)
     raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason}")
 
 

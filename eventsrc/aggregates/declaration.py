@@ -13,10 +13,9 @@ from msgspec.inspect import type_info
 from ..errors import DeclarationError
 from ..stream_id import check_category
 from .codec import Codec
-from .event import UNTAGGED, Event, tag_of
+from .event import UNTAGGED, Event, Upcaster, tag_of
 
 Handler = Callable[[Any, Any], None]
-Upcaster = Callable[[Any], Event]
 
 
 class Declaration(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -42,6 +43,10 @@ class Event(_Struct):
     The tag is what is stored, so the class may be renamed and moved. A field added later needs a default.
     Fields may have any type that msgspec reads back from MessagePack.
     """
+
+
+Upcaster = Callable[[Any], Event]
+"""A function from an old event class to its successor."""
 
 
 def tag_of(event_type: Any) -> str:

@@ -6,7 +6,6 @@ if it was written under the same shape.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -19,7 +18,14 @@ def shape_of(state_type: Any, salt: int = 0) -> str:
     What a default factory makes is not seen.
     """
     described = f"{salt}:{_describe(inspect.type_info(state_type), ())}"
-    return blake2b(described.encode(), digest_size=8).hexdigest()
+    return fingerprint(described.encode()).hex()
+
+
+def fingerprint(described: bytes) -> bytes:
+    """Return 8 bytes that differ for other descriptions: a BLAKE2b hash, the same in every process."""
+    from hashlib import blake2b  # here, as it loads OpenSSL: 8 % of what importing this library costs
+
+    return blake2b(described, digest_size=8).digest()
 
 
 def _describe(kind: Any, above: tuple[Any, ...]) -> str:

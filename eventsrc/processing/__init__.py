@@ -1,4 +1,4 @@
-"""The read side: processors take what a feed tells to projections, each commit once and in order."""
+"""The read side: processors pass the commits of a feed to projections, each once and in stream order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is for DynamoDB when it is first asked for."""
+    """Import the DynamoDB names on first use."""
     if name == "lambda_handler":
         from .aws_lambda import lambda_handler
 

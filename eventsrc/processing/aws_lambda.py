@@ -1,4 +1,4 @@
-"""Processors in AWS Lambda: fed by DynamoDB Streams, Kinesis Data Streams for DynamoDB, or EventBridge Pipes.
+"""Run processors in AWS Lambda, on events of DynamoDB Streams, Kinesis Data Streams for DynamoDB or EventBridge Pipes.
 
 Sources: "Configuring partial batch response with DynamoDB and Lambda" in the AWS Lambda Developer Guide; "Batching and
 concurrency" in the Amazon EventBridge User Guide.
@@ -23,42 +23,42 @@ from .processor import Processor
 App = Callable[[], AbstractAsyncContextManager[Processor[Any] | Sequence[Processor[Any]]]]
 Answer = dict[str, list[dict[str, str]]]
 
-_PASSING = (StoreError, TimeoutError, Fenced)  # another try may do
+_RETRYABLE = (StoreError, TimeoutError, Fenced)  # may succeed in another invocation
 
 
 class Invocation(Protocol):
-    """What is needed of Lambda's context."""
+    """The part of Lambda's context that is used."""
 
     def get_remaining_time_in_millis(self) -> int: ...
 
 
 class Record(NamedTuple):
-    """What a record of an event is about: a commit, or where one is that cannot be read."""
+    """The commit that a record of an event holds. `commit` is None if it cannot be read."""
 
-    number: int  # of the record
+    number: int  # of the record in the event, from 0
     stream: str
     version: int
     commit: Commit | None
 
 
 class LambdaHandler:
-    """Called by Lambda, from one invocation to the next; see `lambda_handler`."""
+    """The object that Lambda calls for each invocation; see `lambda_handler`."""
 
     def __init__(self, app: App, margin: float, partial: bool) -> None:
         self._app, self._margin, self._partial = app, margin, partial
-        self._thread = ThreadPoolExecutor(1, "eventsrc-lambda")  # has the loop, so that callers may have another
+        self._thread = ThreadPoolExecutor(1, "eventsrc-lambda")  # runs the event loop; callers may have their own
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._processors: Sequence[Processor[Any]] = ()
 
     def __call__(self, event: object, context: Invocation | None) -> Answer:
-        """Without a context, as in a test, there is all the time."""
+        """Handle an event. Without a context, as in a test, time is unlimited."""
         seconds = inf if context is None else context.get_remaining_time_in_millis() / 1000 - self._margin
-        around = copy_context()
-        return self._thread.submit(lambda: self._runner.run(self._handle(event, seconds), context=around)).result()
+        outer = copy_context()
+        return self._thread.submit(lambda: self._runner.run(self._handle(event, seconds), context=outer)).result()
 
     def close(self) -> None:
-        """Release everything, for tests: Lambda never tells when it throws an environment away."""
+        """Release everything. For tests: Lambda gives no notice when it removes an environment."""
         self._thread.submit(lambda: self._runner.run(self._stop())).result()
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
@@ -67,13 +67,13 @@ class LambdaHandler:
     async def _handle(self, event: object, seconds: float) -> Answer:
         records = event.get("Records") if isinstance(event, Mapping) else event
         if not isinstance(records, list):
-            raise ValueError("neither records of DynamoDB or Kinesis as Lambda has them, nor those of Pipes")
+            raise ValueError("the event has no records of DynamoDB, Kinesis or Pipes; check the source of the function")
         until = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(until):
                 await self._start()
             results = await asyncio.gather(
-                *(self._take(processor, records, until) for processor in self._processors), return_exceptions=True
+                *(self._deliver(processor, records, until) for processor in self._processors), return_exceptions=True
             )
             failures: dict[int, Exception] = {}
             for result in results:
@@ -86,11 +86,11 @@ class LambdaHandler:
         if not failures:
             return _answer([])
         first = min(failures)
-        told = f"{type(failures[first]).__name__} {failures[first]}"
-        log.error("from record %d of %d on not all was handled: %s", first + 1, len(records), told)
+        reason = f"{type(failures[first]).__name__} {failures[first]}"
+        log.error("record %d of %d was not handled, and later ones may not be: %s", first + 1, len(records), reason)
         if not self._partial:
             raise failures[first]
-        if isinstance(event, Mapping):  # Lambda goes on with this one
+        if isinstance(event, Mapping):  # Lambda retries from this record on
             return _answer([_sequence_number(records[first])])
         return _answer([_event_id(records[number]) for number in sorted(failures)])
 
@@ -100,9 +100,7 @@ class LambdaHandler:
             processors = [given] if isinstance(given, Processor) else list(given)
             for processor in processors:
                 if not isinstance(processor.store, DynamoDBStore):
-                    raise TypeError(
-                        f"{processor.name} has a {type(processor.store).__name__}; the events are of DynamoDB"
-                    )
+                    raise TypeError(f"{processor.name} has a {type(processor.store).__name__}; give it a DynamoDBStore")
             self._processors = processors
         for processor in self._processors:
             if not processor.held:
@@ -110,49 +108,51 @@ class LambdaHandler:
                 await processor.join()
 
     async def _stop(self) -> None:
-        """Whatever has happened, the next invocation starts anew."""
+        """Close everything, so that the next invocation starts fresh."""
         processors, self._processors = self._processors, ()
         stack, self._stack = self._stack, AsyncExitStack()
         async with stack:
             for processor in processors:
                 await processor.drop()
 
-    async def _take(self, processor: Processor[Any], records: Sequence[Any], until: float) -> dict[int, Exception]:
-        """The records that this processor has not handled, by number, and why."""
+    async def _deliver(self, processor: Processor[Any], raw: Sequence[Any], until: float) -> dict[int, Exception]:
+        """Pass records to a processor. Return the numbers of those that it has not handled, each with the error."""
         assert isinstance(processor.store, DynamoDBStore)
-        told, failures = _told(records, processor.store)
+        records, failures = _read_records(raw, processor.store)
         try:
             async with asyncio.timeout_at(until):
-                await asyncio.sleep(0)  # without any time left nothing is begun
-                await processor.handle([each.commit for each in told if each.commit is not None])
-                for each in told:
+                await asyncio.sleep(0)  # stops here if no time is left
+                await processor.handle([each.commit for each in records if each.commit is not None])
+                for each in records:
                     if each.commit is None:
-                        await _look_at(processor, each)
+                        await _catch_up_damaged(processor, each)
                 await processor.wait_until_idle()
-        except _PASSING as error:
-            with suppress(*_PASSING):  # a handler that fails is not to fail with the whole batch again and again
+        except _RETRYABLE as error:
+            with suppress(*_RETRYABLE):  # else a failing handler would fail the whole batch each time
                 async with asyncio.timeout(self._margin / 4):
                     await processor.parking.park_failing()
             await processor.drop()
-            failures |= dict.fromkeys(await self._unhandled(processor, told), error)
+            failures |= dict.fromkeys(await self._unhandled(processor, records), error)
         return failures
 
-    async def _unhandled(self, processor: Processor[Any], told: Sequence[Record]) -> Sequence[int]:
-        """The numbers of what is neither handled nor parked. Positions tell; what they do not tell comes again."""
+    async def _unhandled(self, processor: Processor[Any], records: Sequence[Record]) -> Sequence[int]:
+        """Return the numbers of records neither handled nor parked, or of all if positions cannot be read."""
         try:
             async with asyncio.timeout(self._margin / 4):
-                positions = await processor.positions(list({each.stream for each in told}))
-                found = await processor.checkpoints.parked(processor.name, {each.stream for each in told})
+                positions = await processor.positions(list({each.stream for each in records}))
+                found = await processor.checkpoints.parked(processor.name, {each.stream for each in records})
                 parked = {each.stream for each in found if not each.released}
-        except _PASSING:
+        except _RETRYABLE:
             positions, parked = {}, set()
         return [
-            each.number for each in told if each.stream not in parked and positions.get(each.stream, 0) < each.version
+            each.number
+            for each in records
+            if each.stream not in parked and positions.get(each.stream, 0) < each.version
         ]
 
 
 def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> LambdaHandler:
-    """A handler for Lambda that gives processors what their table's changes tell.
+    """Return a handler for Lambda that passes the changes of a table to processors.
 
     ```python
     @asynccontextmanager
@@ -163,56 +163,57 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
     handler = lambda_handler(app)
     ```
 
-    `app` is entered at the first invocation, and anew after an error; loop and connections stay from one invocation to
-    the next. Records may come in any order, repeatedly, and to several environments at once: positions decide. A
-    handler that fails is called again, for as long as there is time, and then parks its stream, and so does a commit
-    that cannot be read. None of that is a failure of the batch: no stream ever blocks a shard.
+    `app` is entered at the first invocation, and again after an error. The event loop and connections are kept from one
+    invocation to the next. Records may come in any order, repeatedly, and in several environments at once: the stored
+    positions keep handling exact.
 
-    What is not handled, since a store does not answer or there are `margin` seconds left, is answered as
-    `batchItemFailures`: the sequence number of the first such record, or for Pipes the ids of them all. So turn on
-    `ReportBatchItemFailures`. **Without it Lambda takes the answer for success**, and what was not handled comes only
-    with the next commit of its stream. With `partial=False` the error is raised instead, whatever the settings are: the
-    whole batch comes again, and what is handled already costs a look at its position.
-
-    A record that is no change of the table is answered as a failure too: it shows that the function listens to another
-    source than its store, so to pass over it might be to pass over commits. It comes again until that is mended, or
-    until the limits of the event source mapping send it to where failures go.
+    - **A handler that fails** is called again as long as time is left; then its stream is parked. A commit that cannot
+      be read parks its stream, too. The batch does not fail, so a stream never blocks a shard.
+    - **Records that are not handled**, because a store does not answer or only `margin` seconds are left, are returned
+      as `batchItemFailures`: the sequence number of the first one, or for Pipes the ids of all of them. Turn on
+      `ReportBatchItemFailures`. **Without it, Lambda takes this result for success**, and these records are handled
+      only with the next commit of their stream.
+    - **With `partial=False`** the error is raised instead, whatever the settings are. Lambda then sends the whole batch
+      again, and each record that was handled costs a read of its position.
+    - **A record that is not a change of the table** is returned as a failure, too: it shows that the function listens
+      to a source other than its store, so skipping it could skip commits. Lambda sends it again until that is fixed, or
+      until the limits of the event source mapping send it to the failure destination.
     """
     return LambdaHandler(app, margin, partial)
 
 
-async def _look_at(processor: Processor[Any], told: Record) -> None:
-    """Have a stream catch up with a commit that came damaged. If it is so in the table, too, that parks the stream."""
+async def _catch_up_damaged(processor: Processor[Any], record: Record) -> None:
+    """Catch up a stream to a commit whose record is damaged. Damaged in the table, too, it parks the stream."""
     parking = processor.parking
-    if told.stream in await parking.out_of_feed({told.stream}):
-        parking.note_newer(told.stream, told.version)
+    if record.stream in await parking.out_of_feed({record.stream}):
+        parking.note_newer(record.stream, record.version)
         return
-    base = told.version - 1 if processor.held[processor.slot_of(told.stream)].began else 0
-    position = (await processor.positions([told.stream])).get(told.stream, base)
-    if position < told.version:
-        parking.retry_later(told.stream, position, told.version)
+    base = record.version - 1 if processor.held[processor.slot_of(record.stream)].began else 0
+    position = (await processor.positions([record.stream])).get(record.stream, base)
+    if position < record.version:
+        parking.retry_later(record.stream, position, record.version)
 
 
-def _told(records: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
-    """What records tell, and those that are no change of the store's table."""
-    told: list[Record] = []
+def _read_records(raw: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
+    """Return the commits of these records, and by number the errors of records that are not changes of the table."""
+    records: list[Record] = []
     failures: dict[int, Exception] = {}
-    for number, record in enumerate(records):
+    for number, record in enumerate(raw):
         try:
             commits = [change.commit for change in store.changes([record])]
-            told += [Record(number, commit.stream, commit.version, commit) for commit in commits if commit is not None]
+            records += [Record(number, each.stream, each.version, each) for each in commits if each is not None]
         except CorruptPayload as error:
             if error.version:
-                told.append(Record(number, error.stream, error.version, None))
+                records.append(Record(number, error.stream, error.version, None))
             else:
                 failures[number] = error
         except (ValueError, StoreRejected) as error:
             failures[number] = error
-    return told, failures
+    return records, failures
 
 
 def _answer(identifiers: Sequence[str]) -> Answer:
-    """An empty identifier stands for a failure of the whole batch."""
+    """Build the result. An empty identifier stands for a failure of the whole batch."""
     return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
 
 

@@ -1,4 +1,4 @@
-"""Several workers share a processor: each holds slots, hash shares of the streams, for as long as it lives."""
+"""Leases let several workers share a processor: each owns slots, hash shares of the streams, while it is alive."""
 
 from __future__ import annotations
 
@@ -15,81 +15,90 @@ from ..log import log
 from .checkpoints.checkpoints import Slot, current_slots
 from .processor import Processor
 
-_MARGIN = 0.9  # of the ttl: by then who could not beat has stopped
+_MARGIN = 0.9  # of the ttl: a worker without a heartbeat for this long has stopped
 
 
 class LeaseExpired(Exception):
-    """This worker could not beat for so long that others take its slots."""
+    """This worker sent no heartbeat for so long that others may take its slots."""
 
 
 class _Beats(NamedTuple):
-    """Of one worker, as seen from here."""
+    """The heartbeats of one worker, as seen from here."""
 
     number: int
-    since: float  # when we first saw this number, by our clock
-    moved: bool  # we have seen another one before
+    since: float  # when this number was first seen, by our clock
+    has_changed: bool  # another number was seen before, so the worker has been alive since
 
 
 class _View(NamedTuple):
-    """The slots of a processor, as they are stored, from where one worker stands."""
+    """The stored slots of a processor, as one worker sees them."""
 
-    mine: set[int]  # held, and ours
-    orphans: list[Slot]  # ours, but not held: an answer was lost, or they are of an earlier worker of that name
-    free: list[Slot]
-    quota: int  # how many are to be ours
-    complete: bool  # none is missing, and they are as many as is wanted
+    mine: set[int]  # stored as ours, and held
+    orphans: list[Slot]  # stored as ours, but not held: a reply was lost, or an earlier worker had this name
+    free: list[Slot]  # not owned by a live worker
+    quota: int  # how many slots we should hold
+    complete: bool  # all slots are stored, and as many as wanted
 
     def is_settled(self, held: set[int]) -> bool:
-        """Whether nothing is to be taken, given back or dropped."""
+        """Whether there is nothing to claim, release or drop."""
         too_few = len(self.mine) < self.quota and bool(self.free)
         return self.complete and held == self.mine and not self.orphans and len(self.mine) <= self.quota and not too_few
 
 
 class Leases:
-    """For one worker, which is one `Runner` in one process. Make it anew for each.
+    """The leases of one worker, which is one `Runner` in one process. Create one for each worker.
 
-    A worker beats three times in `ttl` seconds; one that has not been seen to beat for `ttl` counts as dead, and the
-    others take its slots, each raising the slot's epoch: whatever the dead one still writes is refused. No clocks are
-    compared. A worker that cannot beat stops before that. Slots are spread evenly: who has too many gives some back,
-    between two batches. Another number of `slots` than there are is had as soon as no other worker lives.
+    - A worker sends three heartbeats in `ttl` seconds. A worker that sends none stops before its `ttl` is over.
+    - If no heartbeat of a worker is seen for `ttl` seconds, it counts as dead, and the others take over its slots. This
+      raises each slot's epoch, so later writes of the dead worker are refused. Clocks are never compared.
+    - Slots are spread evenly: a worker that has too many releases some between two batches.
+    - `slots` is the number of slots. A changed number takes effect once no other worker is alive.
+
+    Raises:
+        ValueError: `slots` or `ttl` is out of range.
     """
 
     def __init__(self, *, worker: str | None = None, slots: int = 16, ttl: float = 6.0) -> None:
         if slots < 1 or not ttl > 0:
-            raise ValueError("slots is a number from 1 on, ttl are seconds above 0")
+            raise ValueError("slots is at least 1, and ttl more than 0 seconds")
         self.worker = worker or str(uuid4())
-        self.beaten = asyncio.Event()  # set at each beat
-        self._of, self._ttl = slots, ttl
+        self.beaten = asyncio.Event()  # set at each heartbeat
+        self._slot_count, self._ttl = slots, ttl
         self._processors: Sequence[Processor[Any]] = ()
         self._seen: dict[str, _Beats] = {}
-        self._last = -math.inf  # when we last did
+        self._last = -math.inf  # when our last heartbeat started
         self._limit: asyncio.Timeout | None = None
         self._failure: Exception | None = None
 
     @asynccontextmanager
-    async def held_for(self, processors: Sequence[Processor[Any]], again: asyncio.Event) -> AsyncGenerator[None]:
-        """Beat while this lasts, and set `again` when slots should be shared out anew; give all back at the end."""
+    async def held_for(
+        self, processors: Sequence[Processor[Any]], rebalance_due: asyncio.Event
+    ) -> AsyncGenerator[None]:
+        """Send heartbeats inside the block, and sign off at its end.
+
+        Sets `rebalance_due` when slots have to be claimed or released.
+        """
         if len({id(processor.checkpoints) for processor in processors}) > 1:
-            raise ValueError("processors that share leases share their checkpoints")
+            raise ValueError("processors that share leases share their checkpoints; give them the same object")
         self._processors = processors
-        beating = asyncio.create_task(self._go_on_beating(again))
+        beating = asyncio.create_task(self._keep_beating(rebalance_due))
         try:
             yield
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await self._leave()
+            await self._sign_off()
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
-        """What is done while the others count on this worker. Cancels it and raises LeaseExpired once they may not."""
+        """Run the block while our lease is valid. When it expires, cancel the block and raise LeaseExpired."""
         self._limit = limit = asyncio.timeout_at(self._ends)
         try:
             async with limit:
                 yield
         except TimeoutError:
             if not limit.expired():
-                raise  # another one's
+                raise  # a TimeoutError of the block itself
             raise (self._failure or LeaseExpired()) from None
         finally:
             self._limit = None
@@ -99,44 +108,50 @@ class Leases:
         return self._last + _MARGIN * self._ttl if self._failure is None else -math.inf
 
     async def rebalance(self) -> None:
-        """Take what is free, and give back what is too much. Nothing may be in flight. Raises Fenced, StoreError."""
-        await self._watch()
-        for processor in self._processors:
-            await self._lay_out(processor)
-        for processor, view in await self._look():
-            await self._share_out(processor, view)
+        """Claim free slots and release surplus ones. No commit may be in flight.
 
-    async def _share_out(self, processor: Processor[Any], view: _View) -> None:
+        Raises:
+            Fenced: another worker has taken over a slot.
+            StoreError: the checkpoints cannot be read or written.
+        """
+        await self._refresh_beats()
+        for processor in self._processors:
+            await self._create_slots(processor)
+        for processor, view in await self._views():
+            await self._rebalance_one(processor, view)
+
+    async def _rebalance_one(self, processor: Processor[Any], view: _View) -> None:
         before = set(processor.held)
         for number in before - view.mine:
             processor.dropped(number)
         for slot in view.orphans:
-            await self._take(processor, slot)
+            await self._claim(processor, slot)
         for number in sorted(processor.held)[view.quota :]:
             await processor.release(number)
         wanted = max(0, view.quota - len(processor.held))
-        for slot in random.sample(view.free, min(len(view.free), wanted)):  # not all the same one first
-            await self._take(processor, slot)
+        # At random, so that workers do not all try the same slot first.
+        for slot in random.sample(view.free, min(len(view.free), wanted)):
+            await self._claim(processor, slot)
         if set(processor.held) != before:
-            await processor.parking.refresh()  # others may have parked streams of these slots
+            await processor.parking.refresh()  # other workers may have parked streams of these slots
             log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
 
-    async def _lay_out(self, processor: Processor[Any]) -> None:
-        anew = self._is_alone
+    async def _create_slots(self, processor: Processor[Any]) -> None:
+        replace = self._is_alone
         while True:
             try:
-                return await processor.create_slots(self._of, anew=anew)
+                return await processor.create_slots(self._slot_count, replace=replace)
             except Fenced:
-                anew = False  # another worker does the same: as many as that one wants
+                replace = False  # another worker creates slots now; accept its number
 
-    async def _take(self, processor: Processor[Any], slot: Slot) -> None:
+    async def _claim(self, processor: Processor[Any], slot: Slot) -> None:
         with suppress(Fenced):  # another worker was quicker
             await processor.claim(slot, self.worker)
 
-    async def _look(self) -> list[tuple[Processor[Any], _View]]:
-        """How things stand with each processor."""
+    async def _views(self) -> list[tuple[Processor[Any], _View]]:
+        """Return each processor with its slots as we see them."""
         slots = [current_slots(await each.checkpoints.slots(each.name)) for each in self._processors]
-        await self._watch()  # later: who holds a slot has beaten before it took it, so it is seen to live
+        await self._refresh_beats()  # after the slots: an owner sends a heartbeat before it claims, so it is seen alive
         alive = sorted(self._alive() | {self.worker})
         return [
             (each, self._view(each, its_slots, alive)) for each, its_slots in zip(self._processors, slots, strict=True)
@@ -153,14 +168,14 @@ class Leases:
         free = [slot for slot in slots if slot.owner not in alive]
         each, rest = divmod(len(slots), len(alive))
         quota = each + (alive.index(self.worker) < rest)
-        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._of or not self._is_alone))
+        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._slot_count or not self._is_alone))
 
     async def all_owned(self) -> bool:
-        """Whether all slots are ours or of workers that were seen to live."""
-        hands = {self.worker} | {name for name in self._alive() if self._seen[name].moved}
+        """Whether all slots are owned by us or by workers that were seen alive."""
+        owners = {self.worker} | {name for name in self._alive() if self._seen[name].has_changed}
         for processor in self._processors:
             slots = current_slots(await processor.checkpoints.slots(processor.name))
-            if not slots or any(slot.owner not in hands for slot in slots):
+            if not slots or any(slot.owner not in owners for slot in slots):
                 return False
         return True
 
@@ -173,56 +188,60 @@ class Leases:
         return {worker for worker, beats in self._seen.items() if now - beats.since < self._ttl}
 
     async def heartbeat(self) -> None:
-        """Show that this worker lives. Raises StoreError."""
+        """Send a heartbeat.
+
+        Raises:
+            StoreError: it could not be stored.
+        """
         began = asyncio.get_running_loop().time()
         await self._processors[0].checkpoints.heartbeat(self.worker)
-        self._last = began  # the others see it later, and wait from then on
+        self._last = began  # other workers see it later, so their wait ends later than ours
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(self._ends)
         self.beaten.set()
 
-    async def _watch(self) -> None:
+    async def _refresh_beats(self) -> None:
         beats = await self._processors[0].checkpoints.beats()
         now, seen = asyncio.get_running_loop().time(), self._seen
         self._seen = {
             worker: seen[worker]
             if worker in seen and seen[worker].number == number
-            else _Beats(number, now, moved=worker in seen)
+            else _Beats(number, now, has_changed=worker in seen)
             for worker, number in beats.items()
         }
 
-    async def _go_on_beating(self, again: asyncio.Event) -> None:
+    async def _keep_beating(self, rebalance_due: asyncio.Event) -> None:
         pause = self._ttl / 3
         while True:
             await asyncio.sleep(pause)
             pause = self._ttl / 3
             try:
-                async with asyncio.timeout(self._ttl / 2):  # one that hangs is tried again
+                async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
-                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._look()):
-                        again.set()
-                    await self._tidy_up()
+                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._views()):
+                        rebalance_due.set()
+                    await self._sign_off_dead_workers()
             except (StoreError, TimeoutError) as error:
-                log.warning("worker %s could not beat: %s", self.worker, type(error).__name__)
+                log.warning("worker %s could not send a heartbeat: %s", self.worker, type(error).__name__)
                 pause = self._ttl / 10
-            except Exception as error:  # noqa: BLE001  # whoever runs the processors gets it
+            except Exception as error:  # noqa: BLE001  # `alive` raises it in the runner
                 self._failure = error
                 if self._limit is not None:
                     self._limit.reschedule(self._ends)
                 return
 
-    async def _tidy_up(self) -> None:
-        """Behind workers that are long dead."""
+    async def _sign_off_dead_workers(self) -> None:
+        """Remove workers that have been dead for long."""
         now = asyncio.get_running_loop().time()
         for worker, beats in list(self._seen.items()):
             if now - beats.since > 10 * self._ttl:
                 await self._processors[0].checkpoints.sign_off(worker)
 
-    async def _leave(self) -> None:
-        """Let the others have all at once; where that fails they find out by themselves."""
+    async def _sign_off(self) -> None:
+        """Let other workers take over at once. If that fails, they do so after the ttl."""
         for processor in self._processors:
             await processor.parking.drop()
         try:
             await self._processors[0].checkpoints.sign_off(self.worker)
         except StoreError as error:
-            log.warning("worker %s could not take its leave: %s", self.worker, type(error).__name__)
+            log.warning("worker %s could not sign off: %s", self.worker, type(error).__name__)

@@ -1,4 +1,4 @@
-"""Streams that do not keep up: those that catch up by themselves, are tried again, or are parked."""
+"""Streams that need more than the feed: they catch up in tasks of their own, are retried, or are parked."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 _LIBRARY = str(Path(__file__).parents[1])
-TRANSIENT = (Throttled, StoreUnavailable)  # what is waited for
-_AT_ONCE = 32  # streams that catch up; each has a page in memory
-_PAGE = 100  # commits that are read and handled at once
-_FIRST, _LONGEST = 0.1, 30.0  # seconds to wait after a handler has failed; each wait is four times the last one
-_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
+TRANSIENT = (Throttled, StoreUnavailable)  # errors after which a store is tried again
+_MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
+_PAGE = 100  # commits that are read and handled at a time
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds between attempts; each pause is four times the last one
+_STORE_WAIT = wait_random_exponential(multiplier=0.1, max=5.0)  # for a store that cannot be reached
 
 
 class CatchingUp:
-    """A stream that goes on by itself from behind `base`, unless its position says otherwise."""
+    """A stream that is caught up in a task of its own. `base` is its position, unless a position is stored."""
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.latest = 0  # what the feed has told of it
-        self.failed: HandlerFailed | None = None  # the last of `failures` attempts at one commit
+        self.latest = 0  # the newest version that the feed has delivered
+        self.failed: HandlerFailed | None = None  # in the last of `failures` attempts at one commit
         self.failures = 0
         self.task: asyncio.Task[None] | None = None
 
 
 class Parking:
-    """The streams of a processor that its feed passes by. While a stream is here nobody else handles it."""
+    """The streams of a processor that are not handled from its feed: those that are catching up, and parked ones."""
 
     def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
         self._processor, self._attempts, self.stops = processor, attempts, stops
-        self.aside: dict[str, CatchingUp] = {}
+        self.catching_up: dict[str, CatchingUp] = {}
         self.parked: dict[str, Parked] = {}
-        self._changes = 0  # that this one has made of what is parked
-        self.begin()
+        self._changes = 0  # counts the parked streams written by this object
+        self.reset()
 
-    def begin(self) -> None:
-        """Forget what went wrong in an earlier run."""
+    def reset(self) -> None:
+        """Forget the failure of an earlier run."""
         self.failure: Exception | None = None
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._limit = asyncio.Semaphore(_MAX_CATCHING_UP)
 
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        """Learn what is parked, of these streams or of all: any process may have retried or skipped it."""
+        """Read which of these streams, or of all, are parked: any process may have retried or skipped some."""
         processor = self._processor
         found: Sequence[Parked] = ()
         changes = -1
-        while changes != self._changes:  # what was read may be older than what was written meanwhile
+        while changes != self._changes:  # what was read may be older than a change made since
             changes = self._changes
             found = await processor.checkpoints.parked(processor.name, streams)
         for stream in streams if streams is not None else list(self.parked):
@@ -71,89 +71,92 @@ class Parking:
         return found
 
     async def out_of_feed(self, streams: Collection[str]) -> set[str]:
-        """Which of these the feed passes by."""
+        """Return those of these streams that are not handled from the feed."""
         if parked := self.parked.keys() & streams:
             await self.refresh(parked)
-        return {stream for stream in streams if stream in self.parked or stream in self.aside}
+        return {stream for stream in streams if stream in self.parked or stream in self.catching_up}
 
     def note_newer(self, stream: str, version: int) -> None:
-        if (aside := self.aside.get(stream)) is not None:
-            aside.latest = max(aside.latest, version)
+        """Note that the feed has delivered a newer version of a stream that is catching up."""
+        if (entry := self.catching_up.get(stream)) is not None:
+            entry.latest = max(entry.latest, version)
 
     def retry_later(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
-        """Have a task of its own go on with a stream, at least up to a version; the others need not wait."""
-        if stream in self.aside:  # it is being retried
+        """Catch up a stream in a task of its own, at least up to `version`. Other streams do not wait for it."""
+        if stream in self.catching_up:  # it is being retried
             self.note_newer(stream, version)
             return
-        aside = self.aside[stream] = CatchingUp(base)
-        aside.latest = version
-        aside.task = asyncio.create_task(self._go_on(stream, aside, failed))
+        entry = self.catching_up[stream] = CatchingUp(base)
+        entry.latest = version
+        entry.task = asyncio.create_task(self._run_task(stream, entry, failed))
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing is aside."""
-        while tasks := [aside.task for aside in self.aside.values() if aside.task is not None]:
+        """Wait until no stream is catching up."""
+        while tasks := [entry.task for entry in self.catching_up.values() if entry.task is not None]:
             await asyncio.wait(tasks)
 
     async def drop(self) -> None:
-        """End what is aside; it comes again with the next run."""
-        tasks = {stream: aside.task for stream, aside in self.aside.items() if aside.task is not None}
+        """Cancel all streams that are catching up. The next run starts them again."""
+        tasks = {stream: entry.task for stream, entry in self.catching_up.items() if entry.task is not None}
         for task in tasks.values():
             task.cancel()
         try:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         finally:
-            for stream in tasks:  # a task that had not begun has not done it
-                self.aside.pop(stream, None)
+            for stream in tasks:  # a task that never started has not removed it
+                self.catching_up.pop(stream, None)
 
     def drop_slot(self, slot: int) -> None:
-        """Somebody else goes on with the streams of that slot."""
-        for stream, aside in list(self.aside.items()):
-            if aside.task is not None and self._processor.slot_of(stream) == slot:
-                aside.task.cancel()
-                del self.aside[stream]
+        """Cancel the streams of a slot that another worker continues with."""
+        for stream, entry in list(self.catching_up.items()):
+            if entry.task is not None and self._processor.slot_of(stream) == slot:
+                entry.task.cancel()
+                del self.catching_up[stream]
 
     async def park_failing(self) -> None:
-        """Park at once what has failed and would be tried again, and end the rest of what is aside: for who has no
-        more time.
-        """
-        failing = {stream: aside for stream, aside in self.aside.items() if aside.task and aside.failed is not None}
+        """Park the streams that would be retried, and cancel the others: for a caller that has no more time."""
+        failing = {
+            stream: entry for stream, entry in self.catching_up.items() if entry.task and entry.failed is not None
+        }
         await self.drop()
-        for stream, aside in failing.items():
-            self.aside[stream] = aside
+        for stream, entry in failing.items():
+            self.catching_up[stream] = entry
             try:
-                await self._park(stream, aside.failed, aside.failures, now())
+                await self._park(stream, entry.failed, entry.failures, now())
             finally:
-                del self.aside[stream]
+                del self.catching_up[stream]
 
     async def retry(self, stream: str) -> None:
         await self._release(await self._find(stream))
 
     async def retry_all(self) -> None:
         async def one(stream: str) -> None:
-            with suppress(StreamParked, ValueError):  # it fails again, or somebody else has released it
+            with suppress(StreamParked, ValueError):  # it failed again, or another process has released it
                 await self.retry(stream)
 
         found = await self.refresh()
-        await load_all(one, [parked.stream for parked in found if parked.stream not in self.aside], _AT_ONCE)
+        await load_all(
+            one, [parked.stream for parked in found if parked.stream not in self.catching_up], _MAX_CATCHING_UP
+        )
 
     async def skip(self, stream: str, reason: str) -> None:
         parked, processor = await self._find(stream), self._processor
         if not processor.projection.skips:
-            raise ValueError(f"{processor.name} passes over nothing; mend what parked {stream}, and retry")
+            raise ValueError(f"{processor.name} cannot skip commits; fix what parked {stream}, and retry")
         await self._release(parked, reason)
 
     async def _find(self, stream: str) -> Parked:
         found = await self.refresh([stream])
         if not found:
-            raise ValueError(f"{self._processor.name} has not parked {stream}")
-        if stream in self.aside:
-            raise RuntimeError(f"{stream} is being retried already")
+            raise ValueError(f"{self._processor.name} has not parked {stream}; `parked` returns the streams to retry")
+        if stream in self.catching_up:
+            raise RuntimeError(f"{stream} is being retried already; wait for that")
         return found[0]
 
     async def _release(self, parked: Parked, reason: str = "") -> None:
-        """Handle a parked stream to its end, but for its first commit if there is a reason, and release it."""
+        """Handle a parked stream to its end and release it. With a reason, skip its first commit."""
         processor, stream = self._processor, parked.stream
-        self.aside[stream] = CatchingUp(parked.version - 1)
+        self.catching_up[stream] = CatchingUp(parked.version - 1)
         try:
             if reason:
                 await self._skip_first(parked, reason)
@@ -162,13 +165,14 @@ class Parking:
             await processor.checkpoints.park(processor.name, released)
             self._changes += 1
             self.parked.pop(stream, None)
-            await self._catch_up(stream)  # what was told while it was still parked; who fails in this retries again
+            # What the feed delivered while the stream was still parked. If this is interrupted, `retry` does it again.
+            await self._catch_up(stream)
             await processor.checkpoints.unpark(processor.name, released)
         except HandlerFailed as failed:
             await self._park(stream, failed, parked.attempts + 1, parked.since)
             raise StreamParked(processor.name, stream, self.parked[stream].version) from failed.error
         finally:
-            self.aside.pop(stream, None)
+            self.catching_up.pop(stream, None)
 
     async def _skip_first(self, parked: Parked, reason: str) -> None:
         processor, stream = self._processor, parked.stream
@@ -177,47 +181,50 @@ class Parking:
             skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
             await processor.checkpoints.note_skipped(processor.name, skipped)
             fence = await processor.fence_of(stream)
-            with suppress(PositionMoved):  # somebody else has handled it
-                await processor.projection.advance(Slice(stream, position, [_stand_in(stream, parked.version)], fence))
+            with suppress(PositionMoved):  # another process has handled it
+                skip = Slice(stream, position, [_placeholder(stream, parked.version)], fence)
+                await processor.projection.advance(skip)
             processor.forget_position(stream)
 
-    async def _go_on(self, stream: str, aside: CatchingUp, failed: HandlerFailed | None) -> None:
+    async def _run_task(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
+        """The task of a stream: catch it up, and keep what stops the processor as `failure`."""
         try:
-            await self._try_again(stream, aside, failed)
-        except Exception as error:  # noqa: BLE001  # whoever runs the processor gets it
+            await self._catch_up_with_retries(stream, entry, failed)
+        except Exception as error:  # noqa: BLE001  # `Processor.check` raises it in the runner
             self.failure = self.failure or error
         finally:
-            if self.aside.get(stream) is aside:
-                del self.aside[stream]
+            if self.catching_up.get(stream) is entry:
+                del self.catching_up[stream]
 
-    async def _try_again(self, stream: str, aside: CatchingUp, failed: HandlerFailed | None) -> None:
-        """Catch up until a handler has failed too often; a store that cannot be reached is waited for."""
-        aside.failed, aside.failures = failed, 1 if failed else 0  # with the commit behind `at`
+    async def _catch_up_with_retries(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
+        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached."""
+        entry.failed, entry.failures = failed, 1 if failed else 0  # at the commit after `at`
         at: int | None = None
 
         async def once() -> None:
             nonlocal at
-            if aside.failures >= self._attempts and aside.failed is not None:
-                raise aside.failed
-            async with self._room:
+            if entry.failures >= self._attempts and entry.failed is not None:
+                raise entry.failed
+            async with self._limit:
                 try:
                     at = await self._position(stream) if at is None else at
                     await self._catch_up(stream)
                 except HandlerFailed as error:
                     before, at = at, await self._position(stream)
-                    aside.failed, aside.failures = error, aside.failures + 1 if at == before else 1
+                    entry.failed, entry.failures = error, entry.failures + 1 if at == before else 1
                     raise
 
         def pause(state: RetryCallState) -> float:
             if state.outcome is None or not isinstance(state.outcome.exception(), HandlerFailed):
-                return _WAIT(state)
-            seconds: float = min(_FIRST * 4 ** (aside.failures - 1), _LONGEST) + wait_random(0, _FIRST)(state)
-            return seconds
+                return _STORE_WAIT(state)
+            jitter: float = wait_random(0, _FIRST_PAUSE)(state)
+            seconds: float = min(_FIRST_PAUSE * 4 ** (entry.failures - 1), _LONGEST_PAUSE)
+            return seconds + jitter
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((HandlerFailed, *TRANSIENT)),
             wait=pause,
-            stop=lambda _: aside.failures >= self._attempts,
+            stop=lambda _: entry.failures >= self._attempts,
             reraise=True,
         )
         try:
@@ -229,13 +236,13 @@ class Parking:
                 raise error.error from None
         else:
             return
-        reachable = AsyncRetrying(retry=retry_if_exception_type(TRANSIENT), wait=_WAIT)
-        await reachable(self._park, stream, aside.failed, aside.failures, now())
+        reachable = AsyncRetrying(retry=retry_if_exception_type(TRANSIENT), wait=_STORE_WAIT)
+        await reachable(self._park, stream, entry.failed, entry.failures, now())
 
     async def _park(self, stream: str, failed: HandlerFailed | None, attempts: int, since: int) -> None:
         assert failed is not None
         processor, version = self._processor, await self._position(stream) + 1
-        parked = Parked(stream=stream, version=version, error=_told(failed.error), attempts=attempts, since=since)
+        parked = Parked(stream=stream, version=version, error=_describe(failed.error), attempts=attempts, since=since)
         await processor.checkpoints.park(processor.name, parked)
         self._changes += 1
         self.parked[stream] = parked
@@ -246,15 +253,15 @@ class Parking:
         processor.wake(stream)
 
     async def _catch_up(self, stream: str) -> None:
-        """Handle a stream from where it stands to its end. Raises HandlerFailed, Fenced, StoreError."""
-        processor, aside = self._processor, self.aside[stream]
+        """Handle a stream from its position to its end. Raises HandlerFailed, Fenced, StoreError."""
+        processor, entry = self._processor, self.catching_up[stream]
         while True:
-            latest = aside.latest
+            latest = entry.latest
             position = await self._position(stream)
             page = await self._page(stream, position)
             if not page and position < latest:
-                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # though the feed has told more
-            if not page and aside.latest <= position:
+                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
+            if not page and entry.latest <= position:
                 return
             run = Slice(stream, position, page, await processor.fence_of(stream))
             processor.forget_position(stream)
@@ -267,18 +274,18 @@ class Parking:
                 else:
                     processor.applied(part)
             if page and (not parts or parts[0].last_version < run.last_version):
-                return  # the version beside which this one is rebuilt is no further
+                return  # in a rebuild: the active version has not handled more
 
     async def _position(self, stream: str) -> int:
-        """How far a stream is; what has been handled since it was last asked for is counted."""
-        aside = self.aside[stream]
-        position = (await self._processor.positions([stream])).get(stream, aside.base)
-        self._processor.commits += position - aside.base
-        aside.base = position
+        """Read the position of a stream, and count the commits handled since the last call."""
+        entry = self.catching_up[stream]
+        position = (await self._processor.positions([stream])).get(stream, entry.base)
+        self._processor.commits += position - entry.base
+        entry.base = position
         return position
 
     async def _page(self, stream: str, position: int) -> Sequence[Commit]:
-        """What is next; where some of that cannot be read, the next commit alone, to handle what comes before."""
+        """Read the next commits; if one of them is damaged, only the next one, to handle all before the damaged one."""
         damaged: StoredDataError | None = None
         for count in (_PAGE, 1):
             try:
@@ -292,15 +299,15 @@ class Parking:
         raise HandlerFailed(damaged) from damaged
 
 
-def _stand_in(stream: str, version: int) -> Commit:
-    """For a commit that is passed over, which may be damaged or missing."""
+def _placeholder(stream: str, version: int) -> Commit:
+    """Return a commit in place of a skipped one, which may be damaged or missing."""
     return Commit(stream=stream, version=version, id=b"", time=0, events=0, tags=(), payload=b"")
 
 
-def _told(error: Exception) -> str:
-    """For who looks at what is parked: type, text, and the last place in the code that is not this library's."""
+def _describe(error: Exception) -> str:
+    """Return the error's type and text, and the last line of code in its traceback outside this library."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARY)] or frames
     place = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
-    text = str(error).encode(errors="replace").decode()  # it may have surrogates
+    text = str(error).encode(errors="replace").decode()  # the text may hold surrogates
     return f"{type(error).__name__}: {text}{place}"

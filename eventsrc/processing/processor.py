@@ -1,4 +1,4 @@
-"""A processor: takes what a feed tells through the gate and to a projection, and keeps its promises when that fails."""
+"""A processor passes the commits of a feed through the gate to a projection, and deals with handlers that fail."""
 
 from __future__ import annotations
 
@@ -20,21 +20,27 @@ from .slice import Fence, HandlerFailed, PositionMoved, Slice
 
 P = TypeVar("P", bound=Projection)
 
-_REMEMBERED = 200_000  # positions held in memory
-_FEW = 100  # commits of a stream that are missing and are waited for; with more it catches up by itself
-_SKEW = 60_000_000  # µs that the clocks of writers may be behind, for who begins now
+_MAX_POSITIONS = 200_000  # positions kept in memory
+_MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
+_CLOCK_SKEW = 60_000_000  # µs by which the clocks of writers may be slow; matters for `start="now"`
 
 
 class Processor(Assignment, Generic[P]):
-    """Has a projection handle each commit of a store once and in order, from the first one on.
+    """Pass each commit of a store to a projection, once and in stream order, starting with the first commit.
 
-    `checkpoints` is where positions are kept; a MemoryProjection needs none. `feed` is the transport, the store's own
-    if nothing else is given. `start="now"` begins with what is stored from the first run on: older commits are never
-    handled, though on an unordered feed those of the last minute may be.
+    - `checkpoints` stores the positions. A MemoryProjection takes none.
+    - `feed` is the transport; by default, the store's own feed.
+    - `start="now"` begins with commits stored after the first run started. Older commits are never handled, except that
+      an unordered feed may deliver some of the last minute.
+    - `attempts` is how often a failing handler is called in all. The first pause is 0.1 seconds, each further one four
+      times as long, up to 30 seconds. Other streams continue in the meantime. Then the stream is parked: neither this
+      commit nor later ones of the stream are handled until you retry or skip.
+    - `on_error="stop"` stops the processor instead of parking, and `run` raises the handler's error.
 
-    A handler that fails is called again, `attempts` times in all, after 0.1 seconds and then after four times as long
-    each time, up to 30, while other streams go on. Then its stream is parked, which holds back its later events, too.
-    With `on_error="stop"` the processor stops instead, and what the handler raised comes out.
+    Raises:
+        TypeError: no projection or feed is given, or checkpoints are missing, not needed or of a wrong kind.
+        ValueError: `start`, `attempts` or `on_error` has a value that is not allowed.
+        DeclarationError: the projection is declared wrongly.
     """
 
     def __init__(
@@ -50,71 +56,82 @@ class Processor(Assignment, Generic[P]):
     ) -> None:
         given: object = projection
         if not isinstance(given, Projection):
-            raise TypeError(f"{given!r} is no projection; give an object of a subclass, as Processor(Wealth(), ...)")
+            raise TypeError(f"{given!r} is not a projection; give an object of a subclass, as Processor(Wealth(), ...)")
         if start not in ("beginning", "now"):
-            raise ValueError(f"start is {start!r}; it is 'beginning' or 'now'")
+            raise ValueError(f"start is {start!r}; give 'beginning' or 'now'")
         if on_error not in ("park", "stop"):
-            raise ValueError(f"on_error is {on_error!r}; it is 'park' or 'stop'")
+            raise ValueError(f"on_error is {on_error!r}; give 'park' or 'stop'")
         if attempts < 1:
-            raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
+            raise ValueError(f"attempts is {attempts!r}; give a number of at least 1")
         if feed is None and not isinstance(store, Feed):
-            raise TypeError(f"{type(store).__name__} tells no feed; give one as feed=")
+            raise TypeError(f"{type(store).__name__} has no feed; give one as feed=")
         if checkpoints is None and projection.guarantee is not Guarantee.MEMORY:
-            raise TypeError(f"{type(projection).__qualname__} needs checkpoints, to keep its positions in")
+            raise TypeError(
+                f"{type(projection).__qualname__} needs checkpoints to store its positions; give checkpoints="
+            )
         if checkpoints is not None and projection.guarantee is Guarantee.MEMORY:
             raise TypeError(
-                f"{type(projection).__qualname__} is in memory, and so are its positions; give no checkpoints"
+                f"{type(projection).__qualname__} is in memory, and so are its positions; leave out checkpoints"
             )
         checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
         super().__init__(projection, checkpoints, used, from_now=start == "now")
         self.projection, self.store = projection, store
         projection.bind(checkpoints)
-        projection._store, projection._free = store, asyncio.Semaphore(projection.concurrency)
-        self.caught_up = asyncio.Event()  # nothing is behind what was handled, as far as the feed knows
-        self.in_flight = 0  # commits that handlers have now
+        projection._store, projection._semaphore = store, asyncio.Semaphore(projection.concurrency)
+        self.caught_up = asyncio.Event()  # all commits that the feed knows of are handled
+        self.in_flight = 0  # commits that handlers are working on
         self._oldest = 0  # time of the oldest of them, in µs since the epoch
-        self.commits = 0  # that were handled since this object was made
+        self.commits = 0  # handled since this object was created
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
         self._at_end = False
         self._positions: dict[str, int] = {}
-        self._gate = Gate(store, self._positions, most=_FEW)
+        self._gate = Gate(store, self._positions, most=_MAX_MISSING)
         self.parking = Parking(self, attempts, stops=on_error == "stop")
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._passing: str | None = None  # the version that this one is rebuilt beside
-        self.beyond_limit: set[str] = set()  # streams in which that one is not as far
-        self._turn = asyncio.Lock()
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._followed: str | None = None  # in a rebuild: the name of the active version
+        self.beyond_limit: set[str] = set()  # streams with commits that the active version has not handled
+        self._handle_lock = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Get ready to handle: look up what is parked, and have the read model made. Raises NotActive."""
-        if self._passing is None:
+        """Get ready to handle commits: create the read model and read which streams are parked.
+
+        Raises:
+            NotActive: readers use another version of this processor.
+        """
+        if self._followed is None:
             await self.check_active()
         await self.projection.prepare()
-        self.projection._free = asyncio.Semaphore(self.projection.concurrency)
+        self.projection._semaphore = asyncio.Semaphore(self.projection.concurrency)
         await self.parking.refresh()
-        self.parking.begin()
+        self.parking.reset()
         self.caught_up.clear()
 
     def follow(self, other: str | None) -> None:
-        """From now on, go as far as this other version is and no further, muted; None: go on alone."""
-        self._passing = other
+        """Handle, muted, only commits that version `other` has handled. None ends that."""
+        self._followed = other
         self.beyond_limit.clear()
 
     def batch_done(self, batch: Batch) -> None:
-        """All of a batch was given to `handle`."""
-        self.note(batch.checkpoint)
+        """Note that all commits of a batch were passed to `handle`."""
+        self.note_checkpoint(batch.checkpoint)
         self._at_end = batch.caught_up
-        self._note_end()
+        self._update_caught_up()
 
     async def save(self) -> None:
-        """Write how far all is handled, if that has changed. Raises Fenced, StoreError."""
-        self._note_end()
-        if not (self.parking.aside or self.beyond_limit or self.parking.failure):
+        """Write the feed checkpoint, if it has changed and every commit before it is handled or parked.
+
+        Raises:
+            Fenced: another worker has taken over a slot.
+            StoreError: the checkpoints cannot be written.
+        """
+        self._update_caught_up()
+        if not (self.parking.catching_up or self.beyond_limit or self.parking.failure):
             await self.write()
 
     @property
     def state(self) -> str:
-        """`stopped`, `failed`, `waiting` for slots that other workers have, `catching up` or `live`."""
+        """One of `stopped`, `failed`, `waiting` (other workers have all slots), `catching up` and `live`."""
         if self.parking.failure is not None:
             return "failed"
         if not self.held:
@@ -123,67 +140,82 @@ class Processor(Assignment, Generic[P]):
 
     @property
     def lag(self) -> float:
-        """Seconds since the newest commit that was handled, while there is more; when it had caught up, since what
-        handlers have now was stored. 0 if they have nothing, or it handles nothing here.
+        """The age, in seconds, of what this processor still has to handle.
+
+        - While it catches up: since the newest handled commit was stored.
+        - After it has caught up: since the oldest commit in flight was stored, or 0 if none is.
+        - 0 if this process handles nothing.
         """
         since = self._oldest if self.caught_up.is_set() else self.handled_up_to or self._oldest
         return max(0.0, (now() - since) / 1e6) if since and self.held else 0.0
 
-    def _note_end(self) -> None:
-        if self._at_end and not self.parking.aside:
+    def _update_caught_up(self) -> None:
+        if self._at_end and not self.parking.catching_up:
             self.caught_up.set()
         else:
             self.caught_up.clear()
 
     async def run(self, *, until_caught_up: bool = False) -> None:
-        """Run this processor alone, as `Runner(self).run(...)`."""
+        """Run only this processor, as `Runner(self).run(...)` does."""
         from .runner import Runner
 
         await Runner(self).run(until_caught_up=until_caught_up)
 
     async def handle(self, commits: Iterable[Commit]) -> None:
-        """Handle what a feed has told, in any order and however often, and what it has left out.
+        """Handle these commits, and commits before them that the feed has left out.
 
-        Comes back when all is handled, dropped as handled before, parked, or put aside to be tried again: see
-        `settled`. Raises Fenced, and StoreError where positions cannot be read or written; then call it again.
+        They may come in any order and repeatedly. When this returns, each one is handled, now or before, or its stream
+        is parked, or the stream is caught up in the background: `wait_until_idle` waits for that.
+
+        Raises:
+            RuntimeError: this object holds no slots.
+            Fenced: another worker has taken over a slot.
+            StoreError: positions cannot be read or written. Call `handle` again with the same commits.
         """
-        if not self.held and not self.running:  # in a runner, other workers may have all of them
-            raise RuntimeError(f"{self.name} holds no slots (any more); `prepare` it, and `take_all` or `join`")
+        if not self.held and not self.running:  # in a runner, other workers may have all slots
+            raise RuntimeError(f"{self.name} holds no slots; call `prepare`, and then `take_all` or `join`")
         by_stream: dict[str, list[Commit]] = {}
         for commit in commits:
             if commit.stream in by_stream:
                 by_stream[commit.stream].append(commit)
             else:
                 by_stream[commit.stream] = [commit]
-        if len(self.held) < self._of:
-            by_stream = {stream: told for stream, told in by_stream.items() if self.holds(stream)}
-        async with self._turn:
+        if len(self.held) < self._slot_count:
+            by_stream = {stream: hints for stream, hints in by_stream.items() if self.holds(stream)}
+        async with self._handle_lock:
             if self._joined:
-                self._positions.clear()  # others may have handled more
-            for stream in await self.parking.out_of_feed(
-                by_stream.keys()
-            ):  # so that their positions are not remembered
+                self._positions.clear()  # other processes may have handled more
+            # These are taken out first, so that their positions are not remembered.
+            for stream in await self.parking.out_of_feed(by_stream.keys()):
                 self.parking.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
-            await self._know(by_stream)
+            await self._load_positions(by_stream)
             await self._apply(await self.split(await self._due(by_stream)))
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing is aside: all that was told is handled or parked. Raises what makes the processor stop."""
+        """Wait until all commits given to `handle` are handled or parked.
+
+        Raises:
+            Exception: what makes the processor stop, such as a handler's error with `on_error="stop"`.
+        """
         await self.parking.wait_until_idle()
         self.check()
 
     def check(self) -> None:
-        """Raise what makes this processor stop, if anything does."""
+        """Raise the error that makes this processor stop, if there is one."""
         if self.parking.failure is not None:
             raise self.parking.failure
 
     async def forget(self) -> None:
-        """Drop the read model and all that is kept for this version: it begins with nothing when it is run again.
+        """Drop the read model and everything stored for this version; the next run builds it from the beginning.
 
-        Nobody may run it. What `Projection.discard` says goes for the read model. Raises RuntimeError if it runs here.
+        The processor must not run in any process. See `Projection.discard` for what happens to the read model.
+
+        Raises:
+            RuntimeError: this object is running.
+            TypeError: the read model is in memory.
         """
         if self.running:
-            raise RuntimeError(f"{self.name} is running; stop it first, here and elsewhere")
+            raise RuntimeError(f"{self.name} is running; stop it in every process first")
         await self.projection.discard()
         await self.drop()
 
@@ -192,7 +224,7 @@ class Processor(Assignment, Generic[P]):
         self.parking.drop_slot(number)
 
     async def drop(self) -> None:
-        """Forget what is not stored; what was aside comes again with the next run."""
+        """Release everything held in memory. The next run delivers unfinished commits again."""
         await self.parking.drop()
         self.held.clear()
         self.changed()
@@ -205,17 +237,19 @@ class Processor(Assignment, Generic[P]):
         self.caught_up.clear()
 
     async def positions(self, streams: Sequence[str]) -> Mapping[str, int]:
-        """The versions of these streams that were handled last, as they are stored."""
+        """Return the stored position, the version handled last, of each of these streams that has one."""
         return await self.projection.positions(streams)
 
     async def wait_for(self, receipt: Receipt, timeout: float = 10.0) -> None:
-        """Wait until what a save has stored is handled, here or in another process: to read one's own writes.
+        """Wait until the commit of a save is handled, here or in another process: to read your own writes.
 
-        Raises StreamParked if it is held back, and TimeoutError after so many seconds.
+        Raises:
+            StreamParked: the stream is parked at this commit or before it.
+            TimeoutError: the commit was not handled within `timeout` seconds.
         """
         stream, version = receipt.stream, receipt.version
         progress = asyncio.Event()
-        self._waiting.setdefault(stream, set()).add(progress)
+        self._waiters.setdefault(stream, set()).add(progress)
         pause = 0.02
         try:
             async with asyncio.timeout(timeout):
@@ -224,73 +258,85 @@ class Processor(Assignment, Generic[P]):
                         if parked.version <= version and not parked.released:
                             raise StreamParked(self.name, stream, parked.version)
                     try:
-                        async with asyncio.timeout(pause):  # another process may be the one that handles it
+                        async with asyncio.timeout(pause):  # another process may handle it, so look again
                             await progress.wait()
                     except TimeoutError:
                         pause = min(pause * 2, 1.0)
                     progress.clear()
         except TimeoutError:
-            raise TimeoutError(f"{self.name} has not handled {stream}@{version} in {timeout} s; does it run?") from None
+            raise TimeoutError(
+                f"{self.name} has not handled {stream}@{version} in {timeout} s; check that it runs"
+            ) from None
         finally:
-            self._waiting[stream].discard(progress)
-            if not self._waiting[stream]:
-                del self._waiting[stream]
+            self._waiters[stream].discard(progress)
+            if not self._waiters[stream]:
+                del self._waiters[stream]
 
     async def parked(self) -> Sequence[Parked]:
-        """The streams that are held back, and those whose retry broke off as it ended: retry them too."""
+        """Return the parked streams, and those whose retry was interrupted at its end: retry these, too."""
         return await self.checkpoints.parked(self.name)
 
     async def retry(self, stream: str) -> None:
-        """Handle a parked stream from where it stands to its end, and release it. Any process may do that.
+        """Handle a parked stream from its position to its end, and release it. Any process may call this.
 
-        Raises StreamParked if a handler fails again; then it stays parked.
+        Raises:
+            StreamParked: a handler failed again; the stream stays parked.
+            ValueError: the stream is not parked.
+            RuntimeError: this object is already retrying the stream.
         """
         await self.parking.retry(stream)
 
     async def retry_all(self) -> Sequence[Parked]:
-        """Retry all that are parked, side by side, as after an outage; returns those that have failed again."""
+        """Retry all parked streams concurrently, as after an outage. Return those that are still parked."""
         await self.parking.retry_all()
         return await self.parked()
 
     async def skip(self, stream: str, reason: str) -> None:
-        """Pass over the commit that a parked stream stands at, which is noted with the reason, and handle the rest.
+        """Skip the commit at which a stream is parked, and handle the rest of the stream.
 
-        Raises StreamParked if a handler fails with a later one.
+        The skipped commit is stored with the reason: `checkpoints.skipped(name)` returns it.
+
+        Raises:
+            StreamParked: a handler failed at a later commit.
+            ValueError: the reason is empty, the stream is not parked, or the projection allows no skipping.
+            RuntimeError: this object is already retrying the stream.
         """
         if not reason.strip():
-            raise ValueError("say why it is skipped; whoever looks at the read model later needs it")
+            raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
         await self.parking.skip(stream, reason)
 
-    async def _know(self, streams: Mapping[str, Sequence[Commit]]) -> None:
-        """Have the positions of these in memory."""
+    async def _load_positions(self, streams: Mapping[str, Sequence[Commit]]) -> None:
+        """Load the positions of these streams into memory."""
         unknown = [stream for stream in streams if stream not in self._positions]
         if not unknown:
             return
         found = await self.projection.positions(unknown)
         for stream in unknown:
             position = found.get(stream)
-            self._positions[stream] = await self._base(stream, streams[stream]) if position is None else position
-        if len(self._positions) > _REMEMBERED + len(streams):
-            for stream in list(islice(self._positions, _REMEMBERED // 4)):
+            if position is None:
+                position = await self._first_position(stream, streams[stream])
+            self._positions[stream] = position
+        if len(self._positions) > _MAX_POSITIONS + len(streams):
+            for stream in list(islice(self._positions, _MAX_POSITIONS // 4)):
                 if stream not in streams:
                     del self._positions[stream]
 
-    async def _base(self, stream: str, told: Sequence[Commit]) -> int:
-        """The version that a stream of which nothing was handled begins behind: 0, or where it was at the start."""
-        if self.feed.ordered and self.began(stream):
-            return min(commit.version for commit in told) - 1
-        return await self.begins_behind(stream)
+    async def _first_position(self, stream: str, hints: Sequence[Commit]) -> int:
+        """Return the position of a stream with no handled commit: 0, or the last version before `start="now"`."""
+        if self.feed.ordered and self.start_time(stream):
+            return min(commit.version for commit in hints) - 1
+        return await self.start_position(stream)
 
-    def began(self, stream: str) -> int:
-        """What was stored before that is not to be handled, in µs since the epoch; 0 if all is."""
+    def start_time(self, stream: str) -> int:
+        """Return the time of the start, in µs since the epoch; older commits are not handled. 0: all are."""
         held = self.held.get(self.slot_of(stream))
         return held.began if held is not None else 0
 
-    async def begins_behind(self, stream: str) -> int:
-        """The version that a stream begins behind, by the times of its commits."""
-        if not (began := self.began(stream)):
+    async def start_position(self, stream: str) -> int:
+        """Return the last version of a stream that is older than the start, by the times of its commits; else 0."""
+        if not (began := self.start_time(stream)):
             return 0
-        earliest = began if self.feed.ordered else began - _SKEW
+        earliest = began if self.feed.ordered else began - _CLOCK_SKEW
         async with aclosing(self.store.read(stream, backward=True)) as commits:
             async for commit in commits:
                 if commit.time < earliest:
@@ -298,13 +344,13 @@ class Processor(Assignment, Generic[P]):
         return 0
 
     async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
-        """What these lead to. Streams of which much is missing are put aside, to catch up by themselves."""
+        """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
         runs: list[Slice] = []
-        for stream, told in by_stream.items():
+        for stream, hints in by_stream.items():
             try:
-                due = await self._gate.due(*told)
-            except (FarBehind, StoredDataError):  # by itself it finds out what is wrong
-                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in told))
+                due = await self._gate.due(*hints)
+            except (FarBehind, StoredDataError):  # the stream's own task reports damaged data
+                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in hints))
                 continue
             if due:
                 if (slot := self.held.get(number := self.slot_of(stream))) is None:
@@ -314,10 +360,10 @@ class Processor(Assignment, Generic[P]):
         return runs
 
     async def split(self, runs: Sequence[Slice]) -> Sequence[Slice]:
-        """Beside another version: these up to where that one is, muted. What is beyond is held back."""
-        if self._passing is None:
+        """In a rebuild: return what the active version has handled, muted. Later commits are held back."""
+        if self._followed is None:
             return runs
-        theirs = await self.projection.positions_of(self._passing, [run.stream for run in runs])
+        theirs = await self.projection.positions_of(self._followed, [run.stream for run in runs])
         found: list[Slice] = []
         for run in runs:
             commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]
@@ -336,7 +382,7 @@ class Processor(Assignment, Generic[P]):
             failures = await self.projection.apply(runs)
         except BaseException:
             for run in runs:
-                self._positions.pop(run.stream, None)  # nobody knows
+                self._positions.pop(run.stream, None)  # unknown after an error
             raise
         finally:
             self.in_flight = self._oldest = 0
@@ -355,17 +401,17 @@ class Processor(Assignment, Generic[P]):
             self.parking.retry_later(run.stream, run.after, run.last_version, failed_by)
 
     def applied(self, run: Slice) -> None:
-        """Note that a run was handled."""
+        """Note that a slice was handled."""
         self._positions[run.stream] = run.last_version
         self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
-        if self._waiting:
+        if self._waiters:
             self.wake(run.stream)
 
     def forget_position(self, stream: str) -> None:
-        """A run has ended amid its commits: look up where the stream is."""
+        """Forget the position of a stream whose slice was not handled to its end, so that it is read again."""
         self._positions.pop(stream, None)
 
     def wake(self, stream: str) -> None:
-        """Have those look again who wait for this stream."""
-        for waiting in self._waiting.get(stream, ()):
+        """Wake the callers of `wait_for` that wait for this stream."""
+        for waiting in self._waiters.get(stream, ()):
             waiting.set()

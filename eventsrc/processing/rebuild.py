@@ -1,4 +1,4 @@
-"""Building a read model anew, beside the one in use, and switching to it."""
+"""Rebuild a read model while the old one stays in use, then switch to the new one."""
 
 from __future__ import annotations
 
@@ -16,27 +16,38 @@ from .projections.projection import Guarantee
 from .runner import Runner
 
 Progress = Callable[[int, int], object]
-"""Told how many commits of how many are handled."""
+"""Called with the number of handled commits, and the number of all."""
 
-_EVERY = 0.2  # seconds
+_PROGRESS_INTERVAL = 0.2  # seconds
 
 
 async def rebuild(
     processor: Processor[Any], *, progress: Progress | None = None, on_error: Literal["stop", "park"] = "stop"
 ) -> None:
-    """Handle all with a new version of a projection while the active one goes on, then make it the active one.
+    """Build the read model of a new version while the active version continues to run, then make the new one active.
 
-    It goes as far as the active one is, stream by stream, with `context.muted` true, so that handlers which also act
-    outside leave that. Then the active one is fenced and cannot run again, what it has handled meanwhile follows, and
-    readers are switched over (`Checkpoints.active`). What nobody has handled yet is handled now, and not muted: each
-    outside effect is had by one of the two. (On DynamoDB a fenced worker goes on until it next writes its checkpoint,
-    about a second; outside effects of that time may be had by both.)
+    1. The new version handles each stream up to the position of the active one. `context.muted` is true, so that
+       handlers do not act outside again.
+    2. The active version is fenced and cannot run again. The new one handles, still muted, what the active one has
+       handled in the meantime.
+    3. Readers switch to the new version (`Checkpoints.active`).
+    4. Commits that no version has handled are handled now, not muted. So each outside effect belongs to one of the two
+       versions. On DynamoDB a fenced worker continues until it next writes its checkpoint, about a second; outside
+       effects in that time may happen in both.
 
-    `progress` is told the commits handled of all that the active one has; where positions are in the rows of the read
-    model, to count them the store is scanned. It may be cancelled or killed, and called again, at any time. A handler
-    that fails stops it, unless `on_error` is "park". If no version is active this one becomes it, and is run to the end
-    of the feed. Afterwards `run` it; `Processor.forget` drops the old one. Raises ValueError where one of the two began
-    with `start="now"`: what lies before that was never to be handled, so there is nothing to build anew.
+    If no version is active, this one becomes active and runs to the end of the feed. Afterwards `run` it, and drop the
+    old one with `Processor.forget`.
+
+    - `progress` is called with the handled commits and all that the active version has handled. If positions are in the
+      rows of the read model, counting them scans the store.
+    - `on_error="stop"` stops the rebuild when a handler fails; `"park"` parks the stream.
+    - It may be cancelled or killed at any time; call it again to continue.
+
+    Raises:
+        ValueError: one of the two versions has `start="now"`. Commits before its start were never to be handled, so the
+            read model cannot be rebuilt from all commits.
+        NotActive: another version became active in the meantime.
+        Exception: what a handler raised, with `on_error="stop"`, or what `progress` raised.
     """
     stops, processor.parking.stops = processor.parking.stops, on_error == "stop"
     try:
@@ -54,11 +65,13 @@ async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None
         return
     old = f"{projection.tag}@{active}"
     if processor.from_now or any(slot.began for slot in await checkpoints.slots(old)):
-        raise ValueError(f'{processor.name} or {old} has start="now", and cannot be rebuilt; give it a tag of its own')
+        raise ValueError(
+            f'{processor.name} or {old} has start="now", and cannot be rebuilt; give the new one a tag of its own'
+        )
     processor.follow(old)
     await _run(processor, progress, old)
     await _retire(checkpoints, old)
-    await _run(processor, progress, old)  # what it has handled meanwhile; now that is all
+    await _run(processor, progress, old)  # what the old version has handled since; fenced, it handles no more
     if not await checkpoints.activate(projection.tag, projection.version, instead_of=active):
         raise NotActive(projection.tag, projection.version, await checkpoints.active(projection.tag) or 0)
     processor.follow(None)
@@ -66,37 +79,37 @@ async def _rebuild(processor: Processor[Any], progress: Progress | None) -> None
 
 
 async def _run(processor: Processor[Any], progress: Progress | None, old: str | None) -> None:
-    """To the end of the feed."""
+    """Run the processor to the end of the feed, and report progress."""
     if progress is None:
         await Runner(processor).run(until_caught_up=True)
         return
     before = await _count(processor, processor.name) - processor.commits
     total = await _total(processor, old)
 
-    def tell() -> None:
+    def report() -> None:
         done = before + processor.commits
-        progress(done, max(done, total))  # more, if the active one has gone on, or writers have
+        progress(done, max(done, total))  # `total` is too low if the active version or writers have continued
 
-    async def go_on_telling() -> None:
+    async def keep_reporting() -> None:
         while True:
-            tell()
-            await asyncio.sleep(_EVERY)
+            report()
+            await asyncio.sleep(_PROGRESS_INTERVAL)
 
-    telling = asyncio.create_task(go_on_telling())
+    reporting = asyncio.create_task(keep_reporting())
     try:
         await Runner(processor).run(until_caught_up=True)
     finally:
-        telling.cancel()
-        await asyncio.wait([telling])
-        failure = None if telling.cancelled() else telling.exception()
+        reporting.cancel()
+        await asyncio.wait([reporting])
+        failure = None if reporting.cancelled() else reporting.exception()
     if failure is not None:
         raise failure
-    before = await _count(processor, processor.name) - processor.commits  # also what it stopped amid
-    tell()
+    before = await _count(processor, processor.name) - processor.commits  # with slices that were handled in part
+    report()
 
 
 async def _total(processor: Processor[Any], old: str | None) -> int:
-    """The commits to handle: those that the active one has, or all there are."""
+    """Return the number of commits to handle: those that the active version has handled, or all."""
     if old is not None:
         return await _count(processor, old)
     remaining = await processor.feed.remaining("")
@@ -106,9 +119,9 @@ async def _total(processor: Processor[Any], old: str | None) -> int:
 
 
 async def _count(processor: Processor[Any], name: str) -> int:
-    """The commits that a version has handled: there are no gaps, so they are the sum of its positions.
+    """Return the number of commits that a version has handled: the sum of its positions, as streams have no gaps.
 
-    Where those are in the rows of the read model, the streams are had from the store.
+    If positions are in the rows of the read model, the names of the streams are read from the store.
     """
     if processor.projection.guarantee is not Guarantee.ROW:
         pages = processor.checkpoints.all_positions(name)
@@ -121,7 +134,7 @@ async def _count(processor: Processor[Any], name: str) -> int:
 
 
 async def _retire(checkpoints: Checkpoints, processor: str) -> None:
-    """Fence a processor for ever."""
+    """Fence a processor for good."""
     for slot in await checkpoints.slots(processor):
         if not slot.retired:
             await checkpoints.claim(processor, structs.replace(slot, epoch=slot.epoch + 1, owner="", retired=True))

@@ -1,4 +1,4 @@
-"""Runs processors: one reader of a feed for all of them, checkpoints behind what is handled."""
+"""A runner runs processors: it reads one feed for all of them and writes checkpoints of what is handled."""
 
 from __future__ import annotations
 
@@ -21,44 +21,55 @@ from .processor import Processor
 
 T = TypeVar("T")
 
-_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, after a failure
-_LONG = 30.0  # seconds; a reader that lasted as long is begun again at once
-_AT_THE_END = 20.0  # seconds, once the runner is stopped, that a store is waited for, and streams that are tried again
+_STORE_WAIT = wait_random_exponential(multiplier=0.2, max=10.0)  # seconds, while a store cannot be reached
+_STABLE_TIME = 30.0  # seconds; a reader that worked this long is restarted at once, without a pause
+_STOP_TIMEOUT = 20.0  # seconds that a stopped runner waits for a store, and for streams that are retried
 
 
 class Runner:
-    """Runs processors of one store in one task, until it is stopped or one of them fails.
+    """Run processors of one store in one task, until it is stopped or one of them fails.
 
-    They share one reader of the feed, so the slowest sets the pace of all. A store that cannot be reached is waited
-    for. Checkpoints are written at most every `save_every` seconds, and only if something was handled since. Without
-    `leases` this process handles all streams, and fences whoever did so before. A runner runs once.
+    - The processors share one reader of the feed, so the slowest one sets the pace of all.
+    - A store that cannot be reached is waited for.
+    - Checkpoints are written at most every `save_every` seconds, and only if they have changed.
+    - Without `leases` this process handles all streams, and the process that did so before is fenced.
+    - A runner runs once.
+
+    Raises:
+        ValueError: there are no processors, or they read different feeds, or two have the same tag and version.
     """
 
     def __init__(self, *processors: Processor[Any], leases: Leases | None = None, save_every: float = 1.0) -> None:
         if not processors:
-            raise ValueError("a runner needs processors")
+            raise ValueError("a runner needs processors; give at least one")
         if len({id(processor.feed) for processor in processors}) > 1:
-            raise ValueError("processors of one runner share a feed; give those of another feed a runner of their own")
+            raise ValueError("processors of one runner share a feed; create a second runner for another feed")
         if len({processor.name for processor in processors}) < len(processors):
-            raise ValueError("two processors have the same tag and version")
+            raise ValueError("two processors have the same tag and version; give each its own tag")
         self._processors, self._leases, self._save_every = processors, leases, save_every
         self._feed = processors[0].feed
         self._stopping = asyncio.Event()
-        self._again = asyncio.Event()  # read from other checkpoints: other slots are to be held
-        self._saved = 0.0  # when checkpoints were written
-        self._ends = 0.0  # when a stopped one gives up
-        self.waiting = ""  # for what, while a store cannot be reached
+        self._rebalance_due = asyncio.Event()  # set by the leases: slots have to be claimed or released
+        self._saved = 0.0  # when checkpoints were last written
+        self._stop_deadline = 0.0  # when a stopped runner gives up
+        self.waiting = ""  # the name of the error, while a store cannot be reached
 
     def stop(self) -> None:
-        """Have `run` end soon: what is in flight is finished, checkpoints are written, leases given back."""
+        """Let `run` end soon: commits in flight are finished, checkpoints are written, and leases end."""
         self._stopping.set()
 
     async def run(self, *, until_caught_up: bool = False, on_sigterm: bool = False) -> None:
-        """Handle all there is and then what comes; with `until_caught_up`, end at the end of the feed, once all slots
-        are with this worker or with others that live.
+        """Handle all commits, then new ones as they are stored, until `stop` is called.
 
-        `on_sigterm` has SIGTERM stop it. Raises Fenced when another process has taken over, NotActive if readers use
-        another version, what a handler raised if it stops a processor, and StoreError.
+        - `until_caught_up` ends at the end of the feed. With leases, all slots must first be owned by workers that
+          are alive: this one or others.
+        - `on_sigterm` calls `stop` on SIGTERM.
+
+        Raises:
+            Fenced: without leases, another process has taken over.
+            NotActive: readers use another version of a processor.
+            StoreError: a store failed with an error that does not pass, or stayed unreachable after `stop`.
+            Exception: an error of a handler, where `on_error="stop"`.
         """
         loop, follow = asyncio.get_running_loop(), not until_caught_up
         if on_sigterm:
@@ -66,12 +77,12 @@ class Runner:
         for processor in self._processors:
             processor.running = True
         try:
-            await self._patiently(self._prepare)
+            await self._with_retries(self._prepare)
             if self._leases is None:
-                await self._patiently(self._take_all)
-                await self._read(follow)
+                await self._with_retries(self._take_all)
+                await self._read_feed(follow)
             else:
-                await self._share(self._leases, follow)
+                await self._run_with_leases(self._leases, follow)
         finally:
             if on_sigterm:
                 loop.remove_signal_handler(signal.SIGTERM)
@@ -80,7 +91,7 @@ class Runner:
                 processor.running = False
             await self._drop()
             for processor in ended:
-                processor.caught_up.set()  # until it runs again
+                processor.caught_up.set()  # stays set until the next run
 
     async def _prepare(self) -> None:
         for processor in self._processors:
@@ -94,59 +105,63 @@ class Runner:
         for processor in self._processors:
             await processor.drop()
 
-    async def _begin_anew(self) -> None:
-        """Forget all that others may have handled meanwhile."""
+    async def _reset(self) -> None:
+        """Forget everything that other workers may have handled in the meantime."""
         await self._drop()
         for processor in self._processors:
-            processor.parking.failure = None  # a stream that was aside may have found it
+            processor.parking.failure = None  # a stream that was catching up may have failed with Fenced
 
-    async def _share(self, leases: Leases, follow: bool) -> None:
-        """Read what is held, and share the slots out anew between two batches, as often as the leases ask for it."""
-        async with leases.held_for(self._processors, self._again):
-            await self._patiently(leases.heartbeat)
+    async def _run_with_leases(self, leases: Leases, follow: bool) -> None:
+        """Read the feed for the slots held here; claim and release slots between batches when the leases ask for it."""
+        async with leases.held_for(self._processors, self._rebalance_due):
+            await self._with_retries(leases.heartbeat)
             while not self._stopping.is_set():
-                self._again.clear()
+                self._rebalance_due.clear()
                 leases.beaten.clear()
                 try:
                     async with leases.alive():
-                        await self._patiently(leases.rebalance)
-                        await self._read(follow)
+                        await self._with_retries(leases.rebalance)
+                        await self._read_feed(follow)
                 except Fenced as error:
-                    log.warning("%s", error)  # it was taken for dead: it starts again with what is left for it
-                    await self._begin_anew()
+                    # Others took this worker for dead. It restarts with the slots that are left.
+                    log.warning("%s", error)
+                    await self._reset()
                 except LeaseExpired:
-                    log.warning("worker %s could not beat in time: it stops, until it can", leases.worker)
-                    await self._begin_anew()
+                    log.warning("worker %s sent no heartbeat in time: it pauses until it can", leases.worker)
+                    await self._reset()
                     await self._first_of(leases.beaten, self._stopping)
                 else:
-                    if not self._again.is_set() and not self._stopping.is_set():  # the feed has ended
-                        if await self._patiently(leases.all_owned):
+                    if not self._rebalance_due.is_set() and not self._stopping.is_set():  # the feed has ended
+                        if await self._with_retries(leases.all_owned):
                             return
-                        await self._first_of(leases.beaten, self._again, self._stopping)
+                        await self._first_of(leases.beaten, self._rebalance_due, self._stopping)
 
-    async def _read(self, follow: bool) -> None:
-        """Read the feed from the earliest checkpoint, until it ends or is to be read from elsewhere."""
-        while not await self._patiently(partial(self._read_once, follow)):
+    async def _read_feed(self, follow: bool) -> None:
+        """Read the feed from the earliest checkpoint, until it ends, the runner is stopped, or slots change."""
+        while not await self._with_retries(partial(self._read_once, follow)):
             pass
-        await self._patiently(self._drain)
+        await self._with_retries(self._drain)
 
     async def _read_once(self, follow: bool) -> bool:
-        """True at the end. Raises what is transient; then it is read again, from the checkpoints."""
+        """Read the feed from the checkpoints. True: it is done. False: call this again at once.
+
+        Raises transient errors, so that it is called again after a pause.
+        """
         began = self._now()
         try:
             await self._read_batches(follow)
         except TRANSIENT as error:
-            if not self._is_transient(error) or self._now() - began < _LONG:
+            if not self._is_transient(error) or self._now() - began < _STABLE_TIME:
                 raise
-            log.warning("reading again: %s", type(error).__name__)
-            return False  # as if for the first time
+            log.warning("reading the feed again after %s", type(error).__name__)
+            return False  # at once: it had worked for a while
         return True
 
     async def _read_batches(self, follow: bool) -> None:
         checkpoints = [slot.checkpoint for processor in self._processors for slot in processor.held.values()]
-        if not checkpoints:  # others hold them all
+        if not checkpoints:  # other workers hold all slots
             if follow:
-                await self._first_of(self._again, self._stopping)
+                await self._first_of(self._rebalance_due, self._stopping)
             return
         self._saved = self._now()
         after = self._feed.earliest(checkpoints)
@@ -159,12 +174,12 @@ class Runner:
                     processor.check()
                 if self._now() - self._saved >= self._save_every:
                     await self._save()
-                await asyncio.sleep(0)  # handlers may never have waited
+                await asyncio.sleep(0)  # let other tasks run: handlers may never have awaited anything
 
     async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
-        """The next batch; None at the end, or when this run is to end. While there is none, checkpoints are written."""
+        """Return the next batch, or None at the end or to stop reading. Write checkpoints while waiting."""
         coming = asyncio.ensure_future(anext(batches, None))
-        ends = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._again)]
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._rebalance_due)]
         try:
             while not coming.done():
                 pause = min(max(0.01, self._saved + self._save_every - self._now()), 1.0)
@@ -187,23 +202,23 @@ class Runner:
             await processor.save()
 
     async def _drain(self) -> None:
-        """Let what is aside end, unless that takes long, and write the checkpoints."""
-        limit = asyncio.timeout(_AT_THE_END)
+        """Wait a limited time for streams that are catching up, and write the checkpoints."""
+        limit = asyncio.timeout(_STOP_TIMEOUT)
         try:
             async with limit:
                 for processor in self._processors:
                     await processor.wait_until_idle()
         except TimeoutError:
             if not limit.expired():
-                raise  # what a handler has raised
+                raise  # a handler's own TimeoutError
             await self._drop()
         await self._save()
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it again while a store cannot be reached."""
+    async def _with_retries(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Call `work`, again while a store cannot be reached, and return its result."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._is_transient),
-            wait=_WAIT,
+            wait=_STORE_WAIT,
             stop=self._gives_up,
             sleep=self._pause,
             before_sleep=self._note_waiting,
@@ -216,11 +231,11 @@ class Runner:
     def _gives_up(self, state: Any) -> bool:
         if not self._stopping.is_set():
             return False
-        self._ends = self._ends or self._now() + _AT_THE_END
-        return self._now() >= self._ends
+        self._stop_deadline = self._stop_deadline or self._now() + _STOP_TIMEOUT
+        return self._now() >= self._stop_deadline
 
     def _is_transient(self, error: BaseException) -> bool:
-        """Not if it is a handler's, which has stopped a processor."""
+        """Whether it is a store's transient error, and not a handler's error that has stopped a processor."""
         return isinstance(error, TRANSIENT) and all(each.parking.failure is not error for each in self._processors)
 
     def _note_waiting(self, state: Any) -> None:
@@ -228,12 +243,13 @@ class Runner:
         before_sleep_log(log, logging.WARNING)(state)
 
     async def _pause(self, seconds: float) -> None:
-        """For so long, or until there is news."""
-        await self._first_of(*(event for event in (self._stopping, self._again) if not event.is_set()), timeout=seconds)
+        """Sleep this long, or until the runner is stopped or slots change."""
+        news = (event for event in (self._stopping, self._rebalance_due) if not event.is_set())
+        await self._first_of(*news, timeout=seconds)
 
     @staticmethod
     async def _first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-        """Wait for one of these, or for so many seconds."""
+        """Wait until one of these is set, or for `timeout` seconds."""
         tasks = [asyncio.create_task(event.wait()) for event in events]
         try:
             if tasks:

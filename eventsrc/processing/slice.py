@@ -1,4 +1,4 @@
-"""What a projection is given: a run of one stream's commits, and for a handler the place where its event stands."""
+"""What a projection receives: a slice of one stream's commits. What a handler receives: the context of its event."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..store import Commit
-from ..stream_id import EventId
+from ..store import Commit, EventId
 
 
 class Fence(NamedTuple):
-    """What a worker shows with each position it writes: the slot it holds, and its epoch there."""
+    """The slot that a worker holds, and its epoch. Each write of a position carries it; a stale one is refused."""
 
     slot: int
     epoch: int
 
 
 class Slice(NamedTuple):
-    """Commits of one stream that follow `after`, without a gap. They take effect together with the new position, or not
-    at all.
+    """Commits of one stream that follow version `after`, without gaps.
+
+    Their effect and the new position are stored together, or neither is.
     """
 
     stream: str
     after: int
     commits: Sequence[Commit]
     fence: Fence
-    muted: bool = False  # an earlier version of the processor has handled these: no outside effects now
+    muted: bool = False  # another version of the processor has handled these: no outside effects
 
     @property
     def last_version(self) -> int:
-        """The version that is handled once this run is."""
+        """The version of the last commit: the position after this slice."""
         return self.commits[-1].version
 
 
 class Context:
-    """What a handler may ask beside its event; of several events, it is about the last one."""
+    """Facts about the event that a handler receives; for a sequence of events, about the last one.
+
+    - `commit` is the commit that holds the event, and `index` the event's place in it, from 0.
+    - `muted` is true in a rebuild for events that the active version has handled: do not act outside.
+    """
 
     __slots__ = ("commit", "index", "muted")
 
@@ -48,17 +52,17 @@ class Context:
 
     @property
     def id(self) -> str:
-        """Where the event stands, as `account-a-1@7.0`: the same whenever it is handled, so an idempotency key."""
+        """The event id, as `account-a-1@7.0`. It is the same in every attempt, so use it as an idempotency key."""
         return str(EventId(self.commit.stream, self.commit.version, self.index))
 
     @property
     def at(self) -> datetime:
-        """When it was stored, in UTC, by the clock of who stored it."""
+        """When the event was stored, in UTC, by the writer's clock."""
         return self.commit.at
 
 
 class PositionMoved(Exception):
-    """A stream's position is not where a run begins: somebody else has handled it meanwhile. Nothing was done."""
+    """The stream's position is not where the slice begins: another process has handled it. Nothing was changed."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -66,7 +70,7 @@ class PositionMoved(Exception):
 
 
 class HandlerFailed(Exception):
-    """What a handler raised, or why its event could not be read: `error`."""
+    """A handler failed. `error` is what it raised, or why its event could not be read."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(type(error).__name__)

@@ -1,4 +1,4 @@
-"""How a processor does: for people, and for a health check."""
+"""The status of a processor, for people, and a health check."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .processor import Processor
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one processor, as this process sees it; what is kept in its checkpoints is of all its workers."""
+    """The status of a processor, as this process sees it. Counts from the checkpoints are of all its workers."""
 
     name: str
     guarantee: str
     state: str  # stopped (here), failed, waiting (for slots), catching up, live
-    active: bool  # readers use this version
+    active: bool  # whether readers use this version
     handled: int  # commits, by this process
-    lag_seconds: float  # since the newest commit handled here was stored; 0 when it has caught up
-    lag_commits: int | None  # behind its checkpoint; None where that would take a scan
-    in_flight: int  # commits that handlers have now
-    aside: int  # streams that are tried again, or catch up by themselves
-    parked: int  # streams that are held back
-    skipped: int  # commits that somebody decided not to have handled
-    slots: dict[int, str]  # of all workers, with who owns them
+    lag_seconds: float  # see `Processor.lag`
+    lag_commits: int | None  # stored after its checkpoint; None if only a scan could count them
+    in_flight: int  # commits that handlers are working on
+    aside: int  # streams that are retried, or catch up in a task of their own
+    parked: int  # parked streams
+    skipped: int  # commits skipped with a reason
+    slots: dict[int, str]  # number to owner, of all workers
 
     @property
     def problems(self) -> Sequence[str]:
-        """What somebody should look at."""
+        """What an operator should look at."""
         found = ["it has failed"] if self.state == "failed" else []
         if self.parked:
             found.append(f"{self.parked} streams are parked")
@@ -37,7 +37,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(processor: Processor[Any]) -> Status:
-    """Ask its checkpoints and its feed. Raises StoreError."""
+    """Read the status of a processor from its checkpoints and its feed.
+
+    Raises:
+        StoreError: the checkpoints or the feed cannot be read.
+    """
     checkpoints, name = processor.checkpoints, processor.name
     slots = current_slots(await checkpoints.slots(name))
     after = processor.checkpoint or processor.feed.earliest(slot.checkpoint for slot in slots)
@@ -50,7 +54,7 @@ async def status(processor: Processor[Any]) -> Status:
         lag_seconds=processor.lag,
         lag_commits=await processor.feed.remaining(after),
         in_flight=processor.in_flight,
-        aside=len(processor.parking.aside),
+        aside=len(processor.parking.catching_up),
         parked=len(await checkpoints.parked(name)),
         skipped=len(await checkpoints.skipped(name)),
         slots={slot.number: slot.owner for slot in slots},
@@ -58,10 +62,10 @@ async def status(processor: Processor[Any]) -> Status:
 
 
 def health(*processors: Processor[Any], max_lag: float = 60.0) -> dict[str, str]:
-    """What is wrong with processors that should run in this process, by name; nothing if all is well.
+    """Return what is wrong with processors that should run in this process, by name; empty if all is well.
 
-    It asks nothing of any store, so it can be called as often as a load balancer likes. `max_lag` is in seconds; a
-    first build lags by years, so give `math.inf` where the answer decides whether the process is killed.
+    It sends no request to a store, so a load balancer may call it often. `max_lag` is in seconds. The first build of a
+    read model may lag by years: give `math.inf` where the result decides whether the process is killed.
     """
     found: dict[str, str] = {}
     for processor in processors:
@@ -70,7 +74,7 @@ def health(*processors: Processor[Any], max_lag: float = 60.0) -> dict[str, str]
         elif processor.state == "stopped":
             found[processor.name] = "it has stopped"
         elif processor.lag > max_lag:
-            found[processor.name] = f"it is {processor.lag:.0f} seconds behind"
+            found[processor.name] = f"it lags by {processor.lag:.0f} seconds"
         elif processor.parking.parked:
             found[processor.name] = f"{len(processor.parking.parked)} streams are parked"
     return found

@@ -1,4 +1,4 @@
-"""Compares every stream's head with where a processor is, and has it handle what is missing."""
+"""Compare the last version of every stream with a processor's position, and let it handle what is missing."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from .processor import Processor
 
 
 class Verified(NamedTuple):
-    """What was found. All is well if nothing was missing, parked or lost."""
+    """The result of `verify`. All is well if nothing is missing, parked or lost."""
 
-    streams: int  # that were compared
-    missing: int  # commits that were not handled, beside those of parked streams
-    handled: int  # of the missing, now; the rest is parked or, if nothing was to be delivered, still missing
-    parked: int  # streams that are held back
-    lost: Sequence[Head]  # streams that end before the version that was handled: the store was restored, or cut
+    streams: int  # compared
+    missing: int  # commits that were not handled, except in parked streams
+    handled: int  # of the missing commits, now; the rest are parked, or still missing with `deliver=False`
+    parked: int  # parked streams
+    lost: Sequence[Head]  # streams that end before the handled version: the store was restored or truncated
 
 
 async def verify(processor: Processor[Any], *, deliver: bool = True) -> Verified:
-    """Compare all streams, and deliver what is missing, unless `deliver=False`.
+    """Compare all streams with the processor's positions, and handle missing commits unless `deliver=False`.
 
-    Run it beside the processor, in its process, or while it is stopped; a worker with leases compares what it holds. In
-    another process it is exact all the same, by the positions, but effects outside may be had twice. It reads through
-    the whole store: see `Feed.heads`.
+    - Run it in the process of the processor while that runs, or in any process while the processor is stopped.
+    - A worker with leases compares only the streams of its slots.
+    - While the processor runs in another process, read models stay exact, but outside effects may happen twice.
+    - It reads through the whole store: see `Feed.heads`.
     """
     if processor.held:
-        return await _verified(processor, deliver, beside=False)
+        return await _verified(processor, deliver, joined=False)
     await processor.prepare()
     await processor.join()
     try:
-        return await _verified(processor, deliver, beside=True)
+        return await _verified(processor, deliver, joined=True)
     finally:
         await processor.drop()
 
 
-async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -> Verified:
+async def _verified(processor: Processor[Any], deliver: bool, *, joined: bool) -> Verified:
     await processor.parking.refresh()
     streams = missing = parked = 0
     lost: list[Head] = []
@@ -57,34 +58,35 @@ async def _verified(processor: Processor[Any], deliver: bool, *, beside: bool) -
                     parked += 1
                     continue
                 if position is None:
-                    position = await processor.begins_behind(head.stream)
+                    position = await processor.start_position(head.stream)
                 if position > head.version and not await _commits(processor, head.stream, {position}):
-                    lost.append(head)  # and not: it has gone on since its head was read
+                    lost.append(head)  # the stream was not just handled further since its head was read
                 elif position < head.version:
                     missing += head.version - position
-                    first = {position + 1} if processor.began(head.stream) else set()  # of a new stream, where to begin
+                    # A processor with start="now" learns from the first missing commit where a new stream begins.
+                    first = {position + 1} if processor.start_time(head.stream) else set()
                     hints += await _commits(processor, head.stream, {*first, head.version})
             if deliver and hints:
-                await _deliver(processor, hints, beside)
+                await _deliver(processor, hints, joined)
     return Verified(streams, missing, processor.commits - before if deliver else 0, parked, lost)
 
 
-async def _deliver(processor: Processor[Any], hints: Sequence[Commit], beside: bool) -> None:
+async def _deliver(processor: Processor[Any], hints: Sequence[Commit], joined: bool) -> None:
     while True:
         try:
             await processor.handle(hints)
             await processor.wait_until_idle()
         except Fenced:
-            if not beside:
+            if not joined:
                 raise
             processor.parking.failure = None
-            await processor.join()  # a worker has taken over a slot since: go on with the fences of now
+            await processor.join()  # a worker has taken over a slot: continue with the current fences
         else:
             return
 
 
 async def _commits(processor: Processor[Any], stream: str, versions: Set[int]) -> Sequence[Commit]:
-    """Those of these versions that are there now."""
+    """Read those of these versions that are stored now."""
     found: list[Commit] = []
     for version in versions:
         async with aclosing(processor.store.read(stream, after=version - 1, until=version)) as commits:

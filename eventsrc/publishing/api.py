@@ -7,10 +7,10 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-from ..aggregates.declaration import Upcaster
+from ..aggregates.event import Upcaster
 from ..errors import StoreClosed, StoreError
 from ..log import log
-from ..stores.feed import OrderedStore
+from ..stores.ordered import OrderedStore
 from .asgi import HttpProblem, Receive, Scope, Send, answer, begin, chosen, header
 from .catalogue import Catalogue, PublishedEvent
 from .pages import Page, read_page

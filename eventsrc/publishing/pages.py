@@ -11,7 +11,7 @@ from contextlib import aclosing
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ..stores.feed import OrderedStore
+from ..stores.ordered import OrderedStore
 from .catalogue import Catalogue
 from .token import FeedToken
 

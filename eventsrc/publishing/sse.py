@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ..errors import StoreClosed
-from ..stores.feed import Batch, OrderedStore
+from ..stores.feed import Batch
+from ..stores.ordered import OrderedStore
 from .asgi import Receive, Send
 from .catalogue import Catalogue
 from .token import FeedToken

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-
-if TYPE_CHECKING:
-    import asyncio  # at run time only where it is used, as in store.py
 
 
 class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +26,7 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"max_bytes {self.max_bytes} and max_age {self.max_age} must not be negative")
 
 
-class CacheUse(NamedTuple):
+class CacheUse(msgspec.Struct, frozen=True):
     """How the cache did since its repository was made."""
 
     hits: int
@@ -38,7 +35,7 @@ class CacheUse(NamedTuple):
     bytes: int
 
 
-class Frozen(NamedTuple):
+class Frozen(msgspec.Struct, frozen=True, gc=False):
     """An aggregate without uncommitted events, as bytes: nobody who holds a part of its state can change it."""
 
     body: bytes  # commit id, command ids and state, as in a snapshot
@@ -65,8 +62,6 @@ class Cache:
     @asynccontextmanager
     async def turn(self, id: str) -> AsyncIterator[None]:
         """Wait until nobody else in this process decides on this id."""
-        import asyncio
-
         lock, waiting = self._turns.get(id) or (asyncio.Lock(), 0)
         self._turns[id] = lock, waiting + 1
         try:

@@ -1,70 +1,69 @@
-"""Deciding: a command on the state as it is known, saved if nobody came first, and else decided anew."""
+"""The optimistic loop of `execute`: decide on a known state, save, and decide again if another writer came first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
-from ..aggregates.aggregate import Aggregate
+import msgspec
+
+from ..aggregates.aggregate import Aggregate, journal_of
 from ..errors import ConflictError, IdempotencyError
-from ..store import Commit
+from ..store import Commit, Receipt
 from .cache import Cache, Frozen
 from .snapshots import Snapshots
 
-if TYPE_CHECKING:
-    from .repository import Repository
-
 A = TypeVar("A", bound=Aggregate)
+
+
+class Steps(msgspec.Struct, Generic[A], frozen=True):
+    """What an execution calls, and where it keeps states between executions."""
+
+    load: Callable[[str], Awaitable[A]]  # by id, as it is now
+    fold: Callable[[A, Sequence[Commit]], A]  # apply the commits that follow
+    catch_up: Callable[[A], Awaitable[None]]  # read and apply what is newer
+    commit: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
+    snapshots: Snapshots[A]
+    cache: Cache
 
 
 class Execution(Generic[A]):
     """One call of `execute`, through all its attempts.
 
-    It is linearizable, that is, as if it happened at one moment between its beginning and its end, though it may begin
-    with a remembered state that is behind the stream. What it records is saved only if that state was the latest. What
-    it raises, or returns without recording anything, comes out only if the state was read after the call began.
+    It is linearizable: it takes effect at one moment between its start and its end, though it may start with a
+    remembered state that is older than the stream.
+
+    - What the command records is saved only if that state was the latest.
+    - What it raises, or returns without recording anything, is passed to the caller only if the state was read after
+      the call began.
     """
 
     def __init__(
-        self,
-        repository: Repository[A],
-        snapshots: Snapshots[A],
-        cache: Cache,
-        id: str,
-        decide: Callable[[A], Any],
-        command_id: str | None,
-        digest: bytes | None,
+        self, steps: Steps[A], id: str, decide: Callable[[A], Any], command_id: str | None, digest: bytes | None
     ) -> None:
-        self._repository, self._snapshots, self._cache, self._id = repository, snapshots, cache, id
-        self._decide, self._command_id, self._digest = decide, command_id, digest
-        self._base: Frozen | None = cache.take(id)  # the state to decide on; None: it has to be loaded
+        self._steps, self._id, self._decide = steps, id, decide
+        self._command_id, self._digest = command_id, digest
+        self._base: Frozen | None = steps.cache.take(id)  # the state to decide on; None: it has to be loaded
         self._is_current = False  # whether it was read after the call began
         self._is_behind = False  # whether it is known not to be the latest
         self._has_followed = False
 
     async def run(self, attempts: int) -> Any:
-        """What the command returned. Raises what it raises, and the last of so many ConflictErrors."""
+        """Return what the command returned. Raises what it raises, and ConflictError after that many attempts."""
         try:
             return await self._attempt()
         except ConflictError:
             if attempts < 2:
                 raise
-        # Imported here, where a conflict makes it needed: it costs a third of the library's import time.
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        from ..retrying import on_conflict  # here, as few calls need it: tenacity is slow to import
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ConflictError),
-            stop=stop_after_attempt(attempts - 1),
-            wait=wait_random_exponential(multiplier=0.01, max=0.5),
-            reraise=True,
-        )
-        return await retrying(self._attempt)
+        return await on_conflict(attempts - 1)(self._attempt)
 
     async def _attempt(self) -> Any:
         """Decide and save. Raises ConflictError, ready for the next attempt; and what the command raises."""
         while True:
-            aggregate = await self._aggregate()
-            if self._command_id is not None and (applied := aggregate._journal.commands.get(self._command_id)):
+            aggregate = await self._state()
+            if self._command_id is not None and (applied := journal_of(aggregate).commands.get(self._command_id)):
                 if applied.digest != self._digest:
                     raise IdempotencyError(aggregate.stream, self._command_id, applied.version)
                 self._remember()
@@ -76,67 +75,67 @@ class Execution(Generic[A]):
                     continue
                 self._remember()
                 raise
-            if not aggregate._journal.uncommitted and await self._has_changed():
+            if not journal_of(aggregate).uncommitted and await self._has_changed():
                 continue
             return await self._save(aggregate, result)
 
-    async def _aggregate(self) -> A:
-        """The state to decide on, for this attempt only: what a command was called on is never used again."""
+    async def _state(self) -> A:
+        """Return the state to decide on, for this attempt only: no object is used for two."""
         if self._is_behind:
             await self._has_changed()
-        if self._base is not None and (aggregate := self._snapshots.thaw(self._id, self._base)) is not None:
+        if self._base is not None and (aggregate := self._steps.snapshots.thaw(self._id, self._base)) is not None:
             return aggregate
-        aggregate = await self._repository.load(self._id)
+        aggregate = await self._steps.load(self._id)
         self._is_current = True
-        self._base = self._snapshots.freeze(aggregate)
+        self._base = self._steps.snapshots.freeze(aggregate)
         return aggregate
 
     async def _has_changed(self) -> bool:
-        """Whether the state decided on was behind the stream. From now on it is not."""
+        """Bring the state up to date. Return whether it was older than the stream."""
         if self._is_current or self._base is None:
             return False
         self._is_behind, base, self._base = False, self._base, None  # if this fails, the state is loaded
-        aggregate = self._snapshots.thaw(self._id, base)
+        aggregate = self._steps.snapshots.thaw(self._id, base)
         if aggregate is None:
             return True
-        await self._repository._catch_up(aggregate)
-        self._is_current, self._base = True, self._snapshots.freeze(aggregate)
+        await self._steps.catch_up(aggregate)
+        self._is_current, self._base = True, self._steps.snapshots.freeze(aggregate)
         return aggregate.version > base.version
 
-    def _by_events(self, aggregate: A) -> A:
-        """What the recorded events make of the state decided on. Nothing else that the command did to its object stays,
-        neither in memory nor in a snapshot.
+    def _replay(self, aggregate: A) -> A:
+        """Return the state decided on with the recorded events applied. Any other change that the command made to its
+        object is dropped: it enters neither the memory nor a snapshot.
         """
-        if self._base is None or (clean := self._snapshots.thaw(self._id, self._base)) is None:
+        if self._base is None or (clean := self._steps.snapshots.thaw(self._id, self._base)) is None:
             return aggregate
         for event in aggregate.uncommitted:
             clean.record(event)
         return clean
 
     async def _save(self, aggregate: A, result: Any) -> Any:
-        aggregate = self._by_events(aggregate)
+        aggregate = self._replay(aggregate)
         base, self._base = self._base, None  # whatever ends this, the state is no longer what it was
         try:
-            receipt = await self._repository._save(aggregate, self._command_id, self._digest, None)
+            receipt = await self._steps.commit(aggregate, self._command_id, self._digest)
         except ConflictError as conflict:
             self._base, self._is_current = base, False
             self._follow(conflict.winner)
             raise
-        self._base = self._snapshots.freeze(aggregate)
+        self._base = self._steps.snapshots.freeze(aggregate)
         self._remember()
         return None if receipt.duplicate else result  # another delivery of this command was first
 
     def _follow(self, winner: Commit | None) -> None:
-        """Bring the state up to the commit that came first: it is in hand, so nothing is read. If it was not the only
-        one, the next conflict shows that, and the rest is read.
+        """Apply the commit that came first: the conflict returned it, so nothing is read. If others came after it, the
+        next conflict shows that, and the rest is read.
         """
         base, self._is_behind = self._base, True
         if base is None or winner is None or winner.version != base.version + 1 or self._has_followed:
             return
-        if (aggregate := self._snapshots.thaw(self._id, base)) is not None:
-            self._base = self._snapshots.freeze(self._repository._fold(aggregate, (winner,)))
+        if (aggregate := self._steps.snapshots.thaw(self._id, base)) is not None:
+            self._base = self._steps.snapshots.freeze(self._steps.fold(aggregate, (winner,)))
             self._has_followed, self._is_behind = True, False
 
     def _remember(self) -> None:
         if self._base is not None:
-            self._cache.put(self._id, self._base)
+            self._steps.cache.put(self._id, self._base)

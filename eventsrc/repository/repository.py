@@ -1,4 +1,4 @@
-"""Load, save, execute: the one module that knows aggregates, the codec and a store."""
+"""Load, fold, save, execute: the one package that knows aggregates, the codec and a store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
 
-from ..aggregates.aggregate import Aggregate
+from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import AppliedCommand, check_command_id, content_of, digest_of, has_run
 from ..aggregates.declaration import declaration_of
@@ -30,7 +30,7 @@ from ..stream_id import stream_id
 from ..tracing import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
-from .execution import Execution
+from .execution import Execution, Steps
 from .snapshots import SnapshotPolicy, Snapshots
 from .time_travel import load_as_of
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
-_RUN = 128  # commits decoded at once; more saves nothing
+_DECODED_AT_ONCE = 128  # commits; more saves nothing
 
 
 class Recorded(NamedTuple):
@@ -50,9 +50,9 @@ class Recorded(NamedTuple):
 
 
 class Repository(Generic[A]):
-    """Loads and saves the aggregates of one class. It holds no connection and needs no closing; the store does.
+    """Load and save the aggregates of one class, `aggregate`. Only the store holds a connection and has to be closed.
 
-    `attempts` bounds how often `execute` decides anew when other writers come first.
+    `attempts` bounds how often `execute` decides when other writers come first.
     """
 
     def __init__(
@@ -67,40 +67,41 @@ class Repository(Generic[A]):
         self._declaration = declaration_of(aggregate)
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
-        self._class = aggregate
+        self.aggregate = aggregate
         self._store = store
         self._attempts = attempts
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache)
+        self._steps = Steps(self.load, self._fold, self._catch_up, self._commit, self._snapshots, self._cache)
 
     @property
     def cache_use(self) -> CacheUse:
-        """How often `execute` found the state it needed in memory, and what is held there."""
+        """How often `execute` found the state it needed in memory, and how much is held there."""
         return self._cache.use
 
     async def load(self, id: str, *, version: int | None = None, at: datetime | None = None) -> A:
-        """The aggregate as it is now, or as it was at a version or a time (with a zone; commits up to and including).
+        """Return the aggregate as it is now, or as it was at a version or at a time (with a zone), that one included.
 
-        Raises AggregateNotFound if there is no such commit, and StoredDataError or StoreError.
+        Raises AggregateNotFound if there is no such commit, StoredDataError and StoreError.
         """
         stream = stream_id(self._declaration.category, id)
         if version is not None or at is not None:
-            return await load_as_of(self._class(id=id), self._fold, self._store, version, at)
+            return await load_as_of(self.aggregate(id=id), self._fold, self._store, version, at)
         snapshot, commits = await self._store.load(stream)
         try:
             if snapshot is None:
-                return self._fold(self._class(id=id), commits)
+                return self._fold(self.aggregate(id=id), commits)
             if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading it again", stream)
         commits = [commit async for commit in read_without_gaps(self._store, stream)]
-        return self._snapshots.pass_over(snapshot, commits, self._fold(self._class(id=id), commits))
+        return self._snapshots.pass_over(snapshot, commits, self._fold(self.aggregate(id=id), commits))
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
-        """The aggregates with these ids, in their order, so many loads at once; ids that have none are left out.
+        """Return the aggregates with these ids, in that order, without those that do not exist.
 
-        Raises what `load` raises beside AggregateNotFound; the loads under way are then cancelled.
+        Up to `concurrency` loads run at once. When one fails, the others are cancelled and its error is raised.
         """
         return await load_all(self.load, ids, concurrency)
 
@@ -109,14 +110,20 @@ class Repository(Generic[A]):
     ) -> Receipt:
         """Store what the aggregate recorded as one commit, with an exact outcome.
 
-        Nothing recorded, nothing written. Conflicts are raised, never retried: the caller holds stale state. After
-        any error the aggregate still holds its events. After CommitOutcomeUnknown or a cancellation, saving the same
-        object again settles the outcome first; events recorded since then make a second commit.
+        - If nothing was recorded, nothing is written.
+        - After any error the aggregate still holds its events. A conflict is not retried: the caller holds old state.
+        - After CommitOutcomeUnknown or a cancellation, saving the same object again settles that commit first; events
+          recorded since then become a second commit.
+        - If the stream has applied the `command_id` before, nothing is written, the object takes on the stored state,
+          and the receipt says `duplicate`.
 
-        With a `command_id` that the stream has applied before, nothing is written, the object takes on the stored
-        state, and the receipt says `duplicate`; IdempotencyError if the events are not those it was applied with.
+        Raises:
+            ConflictError: another commit has the version.
+            CommitOutcomeUnknown: the commit may be stored or not; save the same object again.
+            IdempotencyError: the command id was applied with other events.
+            CommitTooLarge, StoreError: nothing was written.
         """
-        return await self._save(aggregate, command_id, None, metadata)
+        return await self._commit(aggregate, command_id, None, metadata)
 
     @overload
     async def execute(
@@ -129,18 +136,21 @@ class Repository(Generic[A]):
     async def execute(  # type: ignore[misc]  # mypy finds no *args that take both P.args and *Ts
         self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
     ) -> Any:
-        """Call `command(aggregate, *args)` and save; decide anew on a conflict. Returns what the command returned.
+        """Call `command(aggregate, *args)`, save, and return what the command returned.
 
-        The state is loaded, or remembered from the last call: then all this takes one request. It is linearizable all
-        the same (repository/execution.py). Within a process, commands on one id are decided one after the other.
+        - It is linearizable (repository/execution.py). If another writer comes first, the command is called again on
+          the new state, so it must have no effects except recording events.
+        - The state is loaded, or remembered from the last call: then all this takes one request.
+        - Within a process, commands on one id are decided one after the other.
+        - A command whose `command_id` was applied before is not called again: the result is None. A stream remembers
+          the latest ids (Aggregate.remembered_commands).
 
-        The command may run several times, so it must have no effects of its own; async ones and generators are
-        refused with TypeError. What it raises comes out, with nothing saved. After `attempts` conflicts ConflictError
-        comes out.
-
-        With a `command_id`, a command that was applied before is not run again: the result is None. A stream knows the
-        latest ids (Aggregate.remembered_commands). Under one id, other content is an IdempotencyError: the command's
-        name and its arguments, given by position; those that msgspec cannot encode count by their type.
+        Raises:
+            Exception: what the command raised; nothing was saved.
+            ConflictError: other writers came first in all `attempts`.
+            IdempotencyError: the command id was applied with another command or other arguments. Arguments are
+                compared as encoded by msgspec; those that it cannot encode, by their type.
+            TypeError: the command is a coroutine function or a generator.
         """
         digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
 
@@ -148,13 +158,12 @@ class Repository(Generic[A]):
             return has_run(command, command(aggregate, *args, **kwargs))
 
         async with self._cache.turn(stream_id(self._declaration.category, id)):
-            decision = Execution(self, self._snapshots, self._cache, id, decide, command_id, digest)
-            return await decision.run(self._attempts)
+            return await Execution(self._steps, id, decide, command_id, digest).run(self._attempts)
 
     async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
-        """The commits of an aggregate with their events, oldest first (newest first if `backward`), paged.
+        """Yield the commits with a version above `after` and their events, oldest first, or newest first if `backward`.
 
-        `after` leaves out versions up to and including it. Raises StoredDataError or StoreError.
+        Commits are read a page at a time. Raises StoredDataError and StoreError.
         """
         stream = stream_id(self._declaration.category, id)
         commits = (read_backward_without_gaps if backward else read_without_gaps)(self._store, stream, max(after, 0))
@@ -164,59 +173,53 @@ class Repository(Generic[A]):
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the commits that follow. Raises StreamCorrupt where one is missing, and StoredDataError."""
-        journal, handlers = aggregate._journal, self._declaration.handlers
+        journal, handlers = journal_of(aggregate), self._declaration.handlers
         check_contiguous(journal.stream, journal.version, commits)
-        for start in range(0, len(commits), _RUN):
-            run = commits[start : start + _RUN]
+        for start in range(0, len(commits), _DECODED_AT_ONCE):
+            run = commits[start : start + _DECODED_AT_ONCE]
             decoded, size = self._declaration.codec.decode_run(run)
             with journal.apply():
                 for commit, events in zip(run, decoded, strict=True):
                     for event in events:
                         handlers[type(event)](aggregate, event)
                     if commit.command_id is not None:
-                        journal.remember(commit, self._class.remembered_commands)
+                        journal.remember(commit, self.aggregate.remembered_commands)
             journal.advance_to(run[-1])
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:
             raise AggregateNotFound(journal.stream)
         return aggregate
 
-    async def _save(
-        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
+    async def _commit(
+        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None = None
     ) -> Receipt:
-        if type(aggregate) is not self._class:
-            raise TypeError(f"this repository saves {self._class.__qualname__}, not {type(aggregate).__qualname__}")
-        journal = aggregate._journal
+        if type(aggregate) is not self.aggregate:
+            raise TypeError(f"this repository saves {self.aggregate.__qualname__}, not {type(aggregate).__qualname__}")
+        journal = journal_of(aggregate)
         if journal.saving:
             raise RuntimeError(f"{journal.stream} is being saved by another task; an object belongs to one at a time")
         journal.saving = True
         try:
-            return await self._settle(aggregate, command_id, digest, metadata)
+            receipt = Receipt(journal.stream, journal.version, None)
+            if (earlier := journal.draft) is not None:
+                receipt = await self._append(aggregate, earlier)
+            current = journal_of(aggregate)  # a settled duplicate has replaced it
+            if not current.uncommitted:
+                return receipt
+            draft = self._draft(aggregate, command_id, digest, metadata)
+            if command_id is not None and (applied := current.commands.get(command_id)):
+                if earlier is not None and earlier.command_id == command_id:  # what was recorded since is other content
+                    raise IdempotencyError(current.stream, command_id, applied.version)
+                return await self._resolve_duplicate(aggregate, applied, draft)
+            current.draft, current.unsure = draft, False
+            return await self._append(aggregate, draft)
         finally:
             journal.saving = False
-
-    async def _settle(
-        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
-    ) -> Receipt:
-        journal = aggregate._journal
-        receipt = Receipt(journal.stream, journal.version, None)
-        if (settled := journal.draft) is not None:
-            receipt = await self._append(aggregate, settled)
-            journal = aggregate._journal
-        if not journal.uncommitted:
-            return receipt
-        draft = self._draft(aggregate, command_id, digest, metadata)
-        if command_id is not None and (applied := journal.commands.get(command_id)):
-            if settled is not None and settled.command_id == command_id:  # what was recorded since is other content
-                raise IdempotencyError(journal.stream, command_id, applied.version)
-            return await self._already(aggregate, command_id, applied, draft)
-        journal.draft, journal.unsure = draft, False
-        return await self._append(aggregate, draft)
 
     def _draft(
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Commit:
-        journal, trace = aggregate._journal, current_trace().merged(metadata)
+        journal, trace = journal_of(aggregate), current_trace().merged(metadata)
         events, version = aggregate.uncommitted, journal.version + 1
         if command_id is not None:
             check_command_id(command_id)
@@ -238,7 +241,7 @@ class Repository(Generic[A]):
 
     async def _append(self, aggregate: A, draft: Commit) -> Receipt:
         """Append the draft, which stays with the aggregate exactly as long as its outcome is unknown."""
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         unsure, journal.unsure = journal.unsure, True  # a cancellation leaves it so
         try:
             receipt = await self._store.append(draft)
@@ -247,7 +250,7 @@ class Repository(Generic[A]):
             winner = conflict.winner
             if winner is None or winner.command_id is None or winner.command_id != draft.command_id:
                 raise
-            return await self._already(aggregate, winner.command_id, AppliedCommand.of(winner), draft)
+            return await self._resolve_duplicate(aggregate, AppliedCommand.of(winner), draft)
         except CommitOutcomeUnknown:
             raise
         except EventsrcError as error:
@@ -259,25 +262,21 @@ class Repository(Generic[A]):
         del journal.uncommitted[: draft.events]
         journal.advance_to(draft)
         journal.tail += draft.size
-        journal.remember(draft, self._class.remembered_commands)
+        journal.remember(draft, self.aggregate.remembered_commands)
         await self._snapshots.after_save(aggregate)
         return receipt
 
-    async def _already(self, aggregate: A, command_id: str, applied: AppliedCommand, draft: Commit) -> Receipt:
-        """The command had been applied: check that it was this one, and give the object the stored state."""
+    async def _resolve_duplicate(self, aggregate: A, applied: AppliedCommand, draft: Commit) -> Receipt:
+        """Check that the applied command is the one in the draft, and give the object the stored state."""
         if applied.digest != draft.command_digest:
-            raise IdempotencyError(draft.stream, command_id, applied.version)
+            raise IdempotencyError(draft.stream, draft.command_id or "", applied.version)
         stored = await self.load(aggregate.id)
-        if len(aggregate._journal.uncommitted) > draft.events:  # recorded since; taking on that state would lose them
+        if len(journal_of(aggregate).uncommitted) > draft.events:  # adopting would lose events recorded since
             raise ConflictError(draft.stream, draft.version - 1, stored.version)
-        for name in aggregate.__struct_fields__:
-            setattr(aggregate, name, getattr(stored, name))
-        aggregate._journal = stored._journal
+        adopt(aggregate, stored)
         return Receipt(draft.stream, applied.version, None, duplicate=True)
 
     async def _catch_up(self, aggregate: A) -> None:
-        """Fold what is newer than the aggregate."""
-        journal = aggregate._journal
-        self._fold(
-            aggregate, [commit async for commit in read_without_gaps(self._store, journal.stream, journal.version)]
-        )
+        """Read and apply what is newer than the aggregate."""
+        newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
+        self._fold(aggregate, [commit async for commit in newer])

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ..aggregates.aggregate import Aggregate
+from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import pack, unpack
 from ..aggregates.commands import AppliedCommand
 from ..aggregates.declaration import declaration_of
@@ -74,12 +74,12 @@ class SnapshotCodec:
 
     def body(self, aggregate: Aggregate) -> bytes:
         """What `state` reads back: the id of the commit it was made at, command ids, and state."""
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         return msgspec.msgpack.encode((journal.commit_id, journal.commands, aggregate.to_snapshot()))
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
         """The snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         payload = pack(self.body(aggregate), journal.stream, journal.version)
         return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
 
@@ -124,7 +124,7 @@ class Snapshots(Generic[A]):
         except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
             log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _reason(error))
             return None
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         journal.advance_to(commits[0])
         journal.commands = commands
         journal.snapshot, journal.threshold = snapshot.version, int(self._policy.ratio * snapshot.size)
@@ -136,14 +136,14 @@ class Snapshots(Generic[A]):
         one with each save.
         """
         if snapshot is not None:
-            journal = aggregate._journal
+            journal = journal_of(aggregate)
             journal.snapshot = snapshot.version
             journal.tail = sum(commit.size for commit in commits[snapshot.version :])
         return aggregate
 
     def freeze(self, aggregate: A) -> Frozen | None:
         """The aggregate, which has no uncommitted events, as bytes; None if it makes no snapshot."""
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         try:
             body = self._codec.body(aggregate)
         except Exception as error:  # noqa: BLE001  # a user's to_snapshot may raise anything
@@ -159,14 +159,15 @@ class Snapshots(Generic[A]):
         except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
             log.warning("%s is loaded again: %s", id, _reason(error))
             return None
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         journal.commit_id, journal.commands = commit_id, commands
-        _, journal.version, journal.time, journal.snapshot, journal.tail, journal.threshold = frozen
+        journal.version, journal.time = frozen.version, frozen.time
+        journal.snapshot, journal.tail, journal.threshold = frozen.snapshot, frozen.tail, frozen.threshold
         return aggregate
 
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if it is worth it. The save is durable already: no failure here may fail it."""
-        journal = aggregate._journal
+        journal = journal_of(aggregate)
         threshold = max(journal.threshold, self._refused.get((journal.stream, journal.snapshot), 0))
         if journal.uncommitted or journal.version <= journal.snapshot:
             return  # the state is not that of a version, or the store would refuse a snapshot of it

@@ -1,17 +1,25 @@
-"""The stores, the feed of all their commits, and the gate that lets each commit through once and in order."""
+"""The stores, the feed of all their commits, the gate that makes it exact, and what authors of stores use.
+
+Each name is imported when it is first asked for: a program that uses one store does not pay for the others.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .feed import Batch, Feed, Head, OrderedStore
-from .gate import Gate
-from .memory import MemoryStore
-from .url import open_store
-
 if TYPE_CHECKING:
+    from ..stream_id import check_stream
     from .dynamodb import DynamoDBStore, Export
+    from .feed import Batch, Feed, Head
+    from .gate import Gate
+    from .limits import check_commit
+    from .memory import MemoryStore
+    from .opening import ManagedStore
+    from .ordered import OrderedStore
+    from .settle import settle
     from .sqlite import SQLiteStore
+    from .url import open_store
 
 __all__ = [
     "Batch",
@@ -20,21 +28,35 @@ __all__ = [
     "Feed",
     "Gate",
     "Head",
+    "ManagedStore",
     "MemoryStore",
     "OrderedStore",
     "SQLiteStore",
+    "check_commit",
+    "check_stream",
     "open_store",
+    "settle",
 ]
+
+_HOMES = {
+    "Batch": ".feed",
+    "DynamoDBStore": ".dynamodb",
+    "Export": ".dynamodb",
+    "Feed": ".feed",
+    "Gate": ".gate",
+    "Head": ".feed",
+    "ManagedStore": ".opening",
+    "MemoryStore": ".memory",
+    "OrderedStore": ".ordered",
+    "SQLiteStore": ".sqlite",
+    "check_commit": ".limits",
+    "check_stream": "..stream_id",
+    "open_store": ".url",
+    "settle": ".settle",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a store when it is first asked for, so that a program that uses one does not pay for the others."""
-    if name == "SQLiteStore":
-        from .sqlite import SQLiteStore
-
-        return SQLiteStore
-    if name in ("DynamoDBStore", "Export"):
-        from . import dynamodb
-
-        return getattr(dynamodb, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -10,7 +10,7 @@ MAX_COMMIT_BYTES = 409_600
 that what works on one works on all."""
 
 
-def check_commit(commit: Commit, limit: int) -> None:
+def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
     """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
     if (size := item_size(commit)) > limit:
         raise CommitTooLarge(commit.stream, size, limit)

@@ -9,11 +9,13 @@ from types import coroutine
 import msgspec
 
 from ..errors import ConflictError
-from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settle
+from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream_id import check_stream
 from ..usage import Usage
-from .feed import PAGE, Head, OrderedStore
+from .feed import Head
 from .limits import MAX_COMMIT_BYTES, check_commit
+from .ordered import PAGE, OrderedStore
+from .settle import settle
 
 
 class MemoryStore(OrderedStore):

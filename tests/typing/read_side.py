@@ -35,7 +35,7 @@ from eventsrc.processing import (
     verify,
 )
 from eventsrc.publishing import PublishedEvent, events_api
-from eventsrc.stores.dynamodb import Export
+from eventsrc.stores import Export
 
 
 class Balances(MemoryProjection, tag="balances"):

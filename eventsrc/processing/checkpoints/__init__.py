@@ -1,1 +1,1 @@
-"""Where processors keep their positions."""
+"""Checkpoints: where processors store their positions."""

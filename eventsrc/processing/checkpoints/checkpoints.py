@@ -1,4 +1,4 @@
-"""Where processors keep what they must not forget: feed checkpoints, positions, parked streams, leases."""
+"""The durable state of processors: positions, feed checkpoints, parked streams, leases."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ..slice import Fence, PositionMoved, Slice
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A share of all streams, by their hash, and how far it has been handled."""
+    """A hash share of all streams, with its owner and its feed checkpoint."""
 
     number: int
-    of: int  # how many slots there are
-    laid: int = 0  # the epoch in which all of them were laid out
-    epoch: int = 0  # one more with each worker that takes it
-    owner: str = ""  # the worker that has it; "" if nobody
-    checkpoint: str = ""  # of the feed: all before it is handled, or parked
-    began: int = 0  # µs since the epoch: what is older was never to be handled; 0 for all
-    retired: bool = False  # another version has taken the place of this one
+    of: int  # the number of slots
+    laid: int = 0  # the epoch in which these slots were created
+    epoch: int = 0  # raised by each claim
+    owner: str = ""  # the worker; "" if there is none
+    checkpoint: str = ""  # of the feed: all commits before it are handled or parked
+    began: int = 0  # µs since the epoch: older commits are not handled; 0 if all are
+    retired: bool = False  # another version has replaced this one
 
 
 def current_slots(slots: Sequence[Slot]) -> Sequence[Slot]:
-    """Those that divide all streams, by number; none where some of them are yet to be written."""
+    """Return the slots in use, by number; none if some of them are not stored yet."""
     found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream that is not handled any further, because a handler failed."""
+    """A stream that is no longer handled, because a handler failed."""
 
     stream: str
     version: int  # of the commit that could not be handled
-    error: str  # the last one's type, text and place; it may quote the event
+    error: str  # of the last attempt: type, text and line of code; it may quote the event
     attempts: int
     since: int  # µs since the epoch
-    released: bool = False  # it is handled again, and who retried it makes sure that nothing came too early for that
+    released: bool = False  # handled again; the retry still checks for commits that the feed delivered before that
 
     @property
     def at(self) -> datetime:
@@ -50,7 +50,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit that somebody decided not to have handled."""
+    """A commit that was skipped by `Processor.skip`."""
 
     stream: str
     version: int
@@ -59,10 +59,13 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoints(ABC):
-    """All of it by processor, named as `airport-delays@1`. Use it as `async with checkpoints:`.
+    """The durable state of processors, by processor name, as `airport-delays@1`. Use it as `async with checkpoints:`.
 
-    Each write is one atomic, durable act. Errors are those of stores: Throttled, StoreUnavailable, StoreRejected,
-    StoreClosed. What is written with a stale fence raises Fenced, and changes nothing.
+    Each write is atomic and durable.
+
+    Raises:
+        Throttled, StoreUnavailable, StoreRejected, StoreClosed: as stores do.
+        Fenced: a write with a stale fence. It changes nothing.
     """
 
     @abstractmethod
@@ -78,88 +81,108 @@ class Checkpoints(ABC):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    # Positions: the version of each stream that was handled last.
+    # Positions: for each stream, the version handled last.
 
     @abstractmethod
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
-        """Those of these streams that have one."""
+        """Return the position of each of these streams that has one."""
 
     @abstractmethod
     def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
-        """Of each stream, a page at a time, in no order."""
+        """Yield the positions of all streams in pages, in no order."""
 
     @abstractmethod
     async def advance(self, processor: str, run: Slice) -> None:
-        """Set the stream's position behind the run. Raises PositionMoved if it is not where the run begins, Fenced."""
+        """Move the stream's position to the end of the slice.
 
-    # Slots: who handles which streams, and from where on.
+        Raises:
+            PositionMoved: the position is not where the slice begins.
+            Fenced: another worker has taken over the slot.
+        """
+
+    # Slots: which worker handles which streams, and the feed checkpoints.
 
     @abstractmethod
     async def slots(self, processor: str) -> Sequence[Slot]:
-        """All that there are, by number."""
+        """Return all stored slots, by number."""
 
     @abstractmethod
     async def claim(self, processor: str, slot: Slot) -> None:
-        """Write a slot whose epoch is above the one that is there. Raises Fenced if somebody was quicker."""
+        """Write a slot whose epoch is above the stored one.
+
+        Raises:
+            Fenced: the stored epoch is not lower.
+        """
 
     @abstractmethod
     async def save(self, processor: str, slot: Slot) -> None:
-        """Write the checkpoint and the owner of a slot that has this epoch. Raises Fenced if it has another."""
+        """Write the checkpoint and the owner of a slot whose stored epoch is this one.
 
-    # Workers: each counts as long as it lives, so that the others see it.
+        Raises:
+            Fenced: the stored epoch is another one.
+        """
+
+    # Workers: each counts its heartbeats, so that other workers see that it is alive.
 
     @abstractmethod
-    async def heartbeat(self, worker: str) -> None: ...
+    async def heartbeat(self, worker: str) -> None:
+        """Count a heartbeat of this worker."""
 
     @abstractmethod
     async def beats(self) -> Mapping[str, int]:
-        """How often each worker has beaten."""
+        """Return the number of heartbeats of each worker."""
 
     @abstractmethod
-    async def sign_off(self, worker: str) -> None: ...
+    async def sign_off(self, worker: str) -> None:
+        """Remove a worker."""
 
     # Parked streams.
 
     @abstractmethod
-    async def park(self, processor: str, parked: Parked) -> None: ...
+    async def park(self, processor: str, parked: Parked) -> None:
+        """Store a parked stream, in place of what was stored for that stream."""
 
     @abstractmethod
     async def unpark(self, processor: str, parked: Parked) -> None:
-        """Forget this, unless something else is noted of the stream meanwhile."""
+        """Delete exactly this entry; an entry that was stored since stays."""
 
     @abstractmethod
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        """All, or what is noted of these streams."""
+        """Return the entries of these streams, or of all streams."""
 
     @abstractmethod
-    async def note_skipped(self, processor: str, skipped: Skipped) -> None: ...
+    async def note_skipped(self, processor: str, skipped: Skipped) -> None:
+        """Store a skipped commit."""
 
     @abstractmethod
-    async def skipped(self, processor: str) -> Sequence[Skipped]: ...
+    async def skipped(self, processor: str) -> Sequence[Skipped]:
+        """Return all skipped commits."""
 
-    # Versions: which one of a processor is the one that readers use.
+    # Versions: which version of a processor readers use.
 
     @abstractmethod
-    async def active(self, tag: str) -> int | None: ...
+    async def active(self, tag: str) -> int | None:
+        """Return the version that readers use, or None if there is none yet."""
 
     @abstractmethod
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        """Make a version the active one; False if another than `instead_of` is."""
+        """Activate a version in place of `instead_of`. Return False if the active version is neither of the two."""
 
     @abstractmethod
     async def forget(self, processor: str) -> None:
-        """Drop all that is kept for a processor, but not its read model, into which it must not be built again then:
-        `Processor.forget` drops both.
+        """Drop everything stored for a processor, except its read model.
+
+        Do not run the processor on that read model again. `Processor.forget` drops both.
         """
 
 
 def now() -> int:
-    """µs since the epoch."""
+    """Return the time in µs since the epoch."""
     return time.time_ns() // 1000
 
 
 class MemoryCheckpoints(Checkpoints):
-    """For read models in memory, which are gone as soon as this is, and for tests."""
+    """Checkpoints in memory, lost with the process: for read models in memory, and for tests."""
 
     def __init__(self) -> None:
         self._positions: dict[str, dict[str, tuple[int, int]]] = {}
@@ -201,7 +224,7 @@ class MemoryCheckpoints(Checkpoints):
 
     async def claim(self, processor: str, slot: Slot) -> None:
         slots = self._slots.setdefault(processor, {})
-        if (there := slots.get(slot.number)) is not None and there.epoch >= slot.epoch:
+        if (stored := slots.get(slot.number)) is not None and stored.epoch >= slot.epoch:
             raise Fenced(processor, slot.number)
         slots[slot.number] = slot
 

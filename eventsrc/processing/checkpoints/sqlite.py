@@ -1,4 +1,4 @@
-"""What processors must not forget, in an SQLite file, beside the tables of read models."""
+"""The durable state of processors in an SQLite file, next to the tables of read models."""
 
 from __future__ import annotations
 
@@ -40,16 +40,20 @@ ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHE
 """
 _POSITION = "SELECT version FROM eventsrc_positions WHERE processor = ?"
 _PAGE = 1_000
-_FEW = 200  # bound values in one statement
+_MAX_VALUES = 200  # bound values in one statement
 
 
 class SQLiteCheckpoints(Checkpoints):
-    """In an SQLite file, which is made if it is not there, with the tables of the read models beside it.
+    """Checkpoints in an SQLite file, which also holds the tables of the read models. The file is created if missing.
 
-    One thread writes, one reads what belongs here, and one reads for users: a long report holds up no processor. The
-    file is in WAL mode with `synchronous=NORMAL`: when the power fails the last transactions may be gone, positions and
-    read model alike, and are made again. The event store has a file of its own. `deadline` is how many seconds a call
-    waits for another process's transaction.
+    - Do not use the file of the event store.
+    - One thread writes, one reads for processors, and one reads for you: a long report does not delay processors.
+    - The file is in WAL mode with `synchronous=NORMAL`. After a power failure the last transactions may be lost,
+      positions and read model together, and are handled again.
+    - `deadline` is the number of seconds that a call waits for another process's transaction.
+
+    Raises:
+        ValueError: `path` is not a file.
     """
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0) -> None:
@@ -60,9 +64,9 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def open(self) -> None:
         if self._threads:
-            raise StoreClosed("SQLiteCheckpoints is open already; open it once, and share it")
+            raise StoreClosed("SQLiteCheckpoints is already open; open it once, and share it")
         try:
-            for name in ("writer", "asker", "reader"):
+            for name in ("writer", "queries", "reader"):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
                 self._threads[name] = thread, connection
@@ -97,7 +101,10 @@ class SQLiteCheckpoints(Checkpoints):
         raise failure
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction of its own, in the thread that writes. What it raises comes out, undone."""
+        """Call `work` in its own transaction, in the writer thread, and return its result.
+
+        If `work` raises, the transaction is rolled back and the error is raised here.
+        """
 
         def transaction(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN IMMEDIATE")
@@ -112,12 +119,12 @@ class SQLiteCheckpoints(Checkpoints):
         return await self._run("writer", transaction)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work`, which only reads, on a connection of its own: read models are asked so too."""
+        """Call `work` on a read-only connection in the reader thread and return its result: to query read models."""
         return await self._run("reader", work)
 
-    async def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Read what belongs here. Users may hold up their own connection, or at its moment by a cursor left open."""
-        return await self._run("asker", work)
+    async def _query(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read our own tables. This connection is never blocked or held at an old state by cursors of users."""
+        return await self._run("queries", work)
 
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if name not in self._threads:
@@ -138,20 +145,20 @@ class SQLiteCheckpoints(Checkpoints):
 
         def work(db: sqlite3.Connection) -> list[Any]:
             found: list[Any] = []
-            for start in range(0, len(asked), _FEW):
-                some = asked[start : start + _FEW]
+            for start in range(0, len(asked), _MAX_VALUES):
+                some = asked[start : start + _MAX_VALUES]
                 marks = ", ".join("?" * len(some))
                 found += db.execute(f"{query} AND stream IN ({marks})", (processor, *some))
             return found
 
-        return await self._ask(work)
+        return await self._query(work)
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         query = (
             "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
         )
         after = ""
-        while page := await self._ask(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
+        while page := await self._query(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
             yield [Head(*row) for row in page]
             after = page[-1][0]
 
@@ -160,7 +167,7 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
-        return [_slot(row[0]) for row in await self._ask(lambda db: db.execute(query, (processor,)).fetchall())]
+        return [_slot(row[0]) for row in await self._query(lambda db: db.execute(query, (processor,)).fetchall())]
 
     async def claim(self, processor: str, slot: Slot) -> None:
         await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
@@ -182,7 +189,7 @@ class SQLiteCheckpoints(Checkpoints):
         await self._execute(beat, (worker,))
 
     async def beats(self) -> Mapping[str, int]:
-        return dict(await self._ask(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
+        return dict(await self._query(lambda db: db.execute("SELECT worker, beats FROM eventsrc_workers").fetchall()))
 
     async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
@@ -199,7 +206,7 @@ class SQLiteCheckpoints(Checkpoints):
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         query = "SELECT parked FROM eventsrc_parked WHERE processor = ?"
         if streams is None:
-            rows = await self._ask(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
+            rows = await self._query(lambda db: db.execute(f"{query} ORDER BY stream", (processor,)).fetchall())
         else:
             rows = await self._of_streams(query, processor, streams)
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
@@ -209,12 +216,12 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ? ORDER BY rowid"
-        rows = await self._ask(lambda db: db.execute(query, (processor,)).fetchall())
+        rows = await self._query(lambda db: db.execute(query, (processor,)).fetchall())
         return [msgspec.json.decode(row[0], type=Skipped) for row in rows]
 
     async def active(self, tag: str) -> int | None:
         query = "SELECT version FROM eventsrc_active WHERE tag = ?"
-        row = await self._ask(lambda db: db.execute(query, (tag,)).fetchone())
+        row = await self._query(lambda db: db.execute(query, (tag,)).fetchone())
         return row[0] if row else None
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
@@ -233,19 +240,19 @@ class SQLiteCheckpoints(Checkpoints):
 
 
 def forget(db: sqlite3.Connection, processor: str) -> None:
-    """Within a transaction: drop all that is kept for a processor."""
+    """Within a transaction: drop everything stored for a processor."""
     for table in ("positions", "slots", "parked", "skipped"):
         db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
 
 
 def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> None:
-    """Within a transaction: set the positions behind these runs. Raises Fenced, and PositionMoved."""
+    """Within a transaction: move the positions to the ends of these slices. Raises Fenced and PositionMoved."""
     for fence in {run.fence for run in runs}:
         _check_fence(db, processor, fence)
     rows = [(processor, run.stream, run.last_version, run.fence.epoch, run.after) for run in runs]
     if db.executemany(_ADVANCE, rows).rowcount == len(rows):
         return
-    for run, row in zip(runs, rows, strict=True):  # all of it is undone by who asked; this is to name the culprit
+    for run, row in zip(runs, rows, strict=True):  # find the stream to name; the caller rolls back
         found = db.execute(
             "SELECT version FROM eventsrc_positions WHERE processor = ? AND stream = ?", row[:2]
         ).fetchone()

@@ -1,1 +1,1 @@
-"""Read models: what handles commits."""
+"""Projections: handlers and their read models."""

@@ -1,4 +1,4 @@
-"""Read models in DynamoDB: items of the user's own, changed in one transaction with the position."""
+"""Read models in DynamoDB: your own items, changed in one transaction with the position."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..checkpoints.dynamodb import DynamoDBCheckpoints
 from ..slice import Context, HandlerFailed, Slice
 from .projection import Failure, Guarantee, Projection, side_by_side
 
-_MOST = 99  # actions of a transaction beside the position
-_AT_FAULT = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
+_MAX_ACTIONS = 99  # actions of a transaction, next to the position
+_HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
 
 
 class Writes:
-    """What the handlers of a run want written."""
+    """The writes that handlers ask for while they handle a slice."""
 
     def __init__(self) -> None:
         self._actions: list[dict[str, Any]] = []
@@ -39,10 +39,10 @@ class Writes:
             sums[name] = sums.get(name, 0) + number
 
     def actions(self) -> list[dict[str, Any]]:
-        """Of a transaction. Raises ValueError if it would be none."""
+        """Return the actions of the transaction. Raises ValueError if a transaction cannot hold them."""
         actions = [*self._actions, *(_addition(table, *each) for (table, _), each in self._sums.items())]
-        if len(actions) > _MOST:
-            raise ValueError(f"{len(actions)} writes; a transaction has {_MOST} beside the position")
+        if len(actions) > _MAX_ACTIONS:
+            raise ValueError(f"{len(actions)} writes; a transaction has {_MAX_ACTIONS}, and one for the position")
         named = [
             (inner["TableName"], _identity(inner["Key"]))
             for each in actions
@@ -50,7 +50,7 @@ class Writes:
             if "Key" in inner
         ]
         if len(set(named)) < len(named):
-            raise ValueError("two writes to one item, which a transaction cannot have; add() sums up what it is given")
+            raise ValueError("two writes to one item, which a transaction cannot hold; use add(), which sums up")
         return actions
 
 
@@ -74,8 +74,8 @@ def _addition(table: str, key: Mapping[str, Any], sums: Mapping[str, int | Decim
 
 
 class DynamoDBContext(Context):
-    """With what the event makes of the read model; it is written together with the position, when all handlers of the
-    run have returned.
+    """A context that collects writes. They are stored together with the position, after all handlers of the slice have
+    returned.
     """
 
     __slots__ = ("_writes",)
@@ -85,27 +85,30 @@ class DynamoDBContext(Context):
         self._writes = writes
 
     def write(self, action: Mapping[str, Any]) -> None:
-        """An action of TransactWriteItems in the service's own words, as `{"Put": {"TableName": "delays", "Item":
-        {"PK": {"S": "LH-400"}, "minutes": {"N": "7"}}}}`; bytes are bytes. If its condition fails, the handler has
-        failed.
+        """Add an action of TransactWriteItems, in the service's own JSON: `{"Put": {"TableName": "delays", "Item":
+        {"PK": {"S": "LH-400"}, "minutes": {"N": "7"}}}}`. Binary values are bytes. If its condition fails, the handler
+        has failed.
         """
         self._writes.write(action)
 
     def add(self, table: str, key: Mapping[str, str | int | Decimal | bytes], /, **numbers: int | Decimal) -> None:
-        """Add to numbers of an item, which begin at 0: `context.add("totals", {"PK": "LH"}, flights=1)`. Several
-        additions to an item become one write.
+        """Add to numbers of an item: `context.add("totals", {"PK": "LH"}, flights=1)`. Missing numbers count as 0.
+        Several additions to one item become one write.
         """
         self._writes.add(table, key, numbers)
 
 
 class DynamoDBProjection(Projection):
-    """A read model in items of any tables of the same account and region: what handlers give to the context and the
-    stream's position are one transaction, so each event is handled exactly once, whatever is killed when.
+    """A read model in items of any tables of the same account and region.
 
-    Handlers may be async. They are called again when what they want written could not be, and then for fewer commits:
-    a run is halved where it makes more than 99 writes or two to one item, or where it fails. Streams are handled side
-    by side, `concurrency` at a time; items that many streams change make transactions collide, which are then tried
-    again: with few such items let it be low. A write in a transaction costs twice the units of one by itself.
+    What handlers write with the context is in one transaction with the stream's position. So each event is handled
+    exactly once, even if a process is killed at any moment. Handlers may be async.
+
+    - A slice is halved if it makes more than 99 writes or two writes to one item, or if it fails. Handlers are then
+      called again, for fewer commits.
+    - Streams are handled concurrently, `concurrency` at a time. Transactions that change the same item conflict and are
+      tried again: if many streams change few items, set `concurrency` low.
+    - A write in a transaction costs twice the units of a single write.
     """
 
     guarantee = Guarantee.TRANSACTION
@@ -117,7 +120,7 @@ class DynamoDBProjection(Projection):
         super().bind(checkpoints)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self._free)
+        return await side_by_side(runs, self._by_halves, self._semaphore)
 
     async def _by_halves(self, run: Slice) -> None:
         await by_halves(run, self._handle)
@@ -157,19 +160,20 @@ class DynamoDBProjection(Projection):
 
 
 def is_at_fault(refused: StoreRejected) -> bool:
-    """Whether what is written is wrong or too large: its handler's failure."""
-    return refused.code in _AT_FAULT
+    """Whether a write was refused because it is wrong or too large: its handler has failed."""
+    return refused.code in _HANDLER_ERRORS
 
 
 def check_kind(projection: Projection, checkpoints: Checkpoints) -> None:
-    """Raise TypeError for checkpoints that are elsewhere."""
+    """Raise TypeError for checkpoints that are not in DynamoDB."""
     if not isinstance(checkpoints, DynamoDBCheckpoints):
-        raise TypeError(f"{type(projection).__qualname__} needs DynamoDBCheckpoints: both are written together")
+        raise TypeError(f"{type(projection).__qualname__} needs DynamoDBCheckpoints, as both are written together")
 
 
 async def by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> None:
-    """Handle a run at once; where that fails for what is in it, by halves: what comes before the culprit has its
-    effect, and what is too much at once may do in two.
+    """Handle a slice at once, or by halves if a handler fails or the writes do not fit into one transaction.
+
+    So the commits before a failing one have their effect.
     """
     try:
         await handle(run)

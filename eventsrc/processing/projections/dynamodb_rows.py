@@ -1,4 +1,4 @@
-"""Read models in DynamoDB with a row for each stream, which has the stream's position."""
+"""Read models in DynamoDB with one row per stream, which also holds the stream's position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .projection import Failure, Guarantee, Projection, side_by_side
 
 
 class Changes:
-    """What the handlers of a run make of the stream's row: of each attribute, the outcome."""
+    """The changes that the handlers of a slice make to the stream's row: one outcome per attribute."""
 
     def __init__(self) -> None:
         self._set: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class Changes:
         self._removed[name] = None
 
     def expression(self, names: dict[str, str], values: dict[str, Any]) -> str:
-        """As in an update, behind a SET that has begun; what it refers to goes into `names` and `values`."""
+        """Return the rest of an update expression that starts with a SET. Adds placeholders to `names` and `values`."""
 
         def refer(name: str, *value: object) -> str:
             alias = f"{len(names)}"
@@ -67,8 +67,8 @@ class Changes:
 
 
 class RowContext(Context):
-    """With what the event makes of the stream's row. Values are texts, ints, Decimals, bools, bytes, None, and lists
-    and dicts of these.
+    """A context that changes the stream's row. Values are str, int, Decimal, bool, bytes, None, and lists and dicts of
+    these.
     """
 
     __slots__ = ("_changes",)
@@ -82,7 +82,7 @@ class RowContext(Context):
             self._changes.set(name, value)
 
     def add(self, /, **numbers: int | Decimal) -> None:
-        """Add to numbers, which begin at 0."""
+        """Add to numbers. Missing ones count as 0."""
         for name, value in numbers.items():
             self._changes.add(name, value)
 
@@ -92,14 +92,16 @@ class RowContext(Context):
 
 
 class DynamoDBRows(Projection):
-    """A read model with one row for each stream, in a `table` of the same account and region. What handlers give to the
-    context is one write with the position, which is in the row: each event is handled exactly once, for the units
-    that the row alone would cost.
+    """A read model with one row per stream, in a `table` of the same account and region.
 
-    Handlers may be async; they are called again when what they want written could not be. Each stream that the feed
-    tells gets a row, be it only for its position; what deletes a row makes its stream's events be handled again. The
-    attribute `eventsrc`, or as `position_attribute` calls it, belongs to the library: a map with `version`, `epoch`
-    and `stream`. Streams are handled side by side, `concurrency` at a time.
+    The row also holds the stream's position, so one write changes both: each event is handled exactly once, for the
+    units of the row alone. Handlers may be async; they are called again if a write fails.
+
+    - Each stream of the feed gets a row, if only for its position.
+    - If you delete a row, the events of its stream are handled again.
+    - The attribute `eventsrc`, or the name in `position_attribute`, belongs to the library. It is a map with `version`,
+      `epoch` and `stream`.
+    - Streams are handled concurrently, `concurrency` at a time.
     """
 
     guarantee = Guarantee.ROW
@@ -110,15 +112,16 @@ class DynamoDBRows(Projection):
 
     @abstractmethod
     def key(self, stream: str) -> Mapping[str, str | int | Decimal | bytes]:
-        """The key of a stream's row, as `{"PK": self.name, "SK": stream}`: each stream has a row of its own, and each
-        version of the projection, as one is rebuilt beside the other.
+        """Return the key of a stream's row, as `{"PK": self.name, "SK": stream}`.
+
+        It must differ for each stream, and for each version of the projection: a rebuild writes rows of its own.
         """
 
     def bind(self, checkpoints: Checkpoints) -> None:
         check_kind(self, checkpoints)
         if not self.table:
             raise DeclarationError(
-                f"{type(self).__qualname__}.table", "is not set; it is the name of the table of the rows"
+                f"{type(self).__qualname__}.table", "is not set; set it to the name of the table that holds the rows"
             )
         other = self._at(self.version + 1)
         if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
@@ -144,7 +147,7 @@ class DynamoDBRows(Projection):
         return await self._at(int(name.rpartition("@")[2])).positions(streams)
 
     def _at(self, version: int) -> DynamoDBRows:
-        """The same, with the keys of another version."""
+        """Return a copy with the keys of another version."""
         other = copy(self)
         vars(other)["version"] = version
         return other
@@ -153,7 +156,7 @@ class DynamoDBRows(Projection):
         await self._write(run, Changes())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self._free)
+        return await side_by_side(runs, self._by_halves, self._semaphore)
 
     async def _by_halves(self, run: Slice) -> None:
         await by_halves(run, self._handle)
@@ -201,10 +204,9 @@ class DynamoDBRows(Projection):
         explain_failed_condition(self.name, run, position, again=refusal.repeated)
 
     async def _read(self, stream: str) -> Item:
-        """The row's position, where the service has not told it."""
-        found = await self._checkpoints.table.get_all(
-            self.table, [to_item(self.key(stream))], [self.position_attribute]
-        )
+        """Read the row's position, if the service has not returned it."""
+        keys = [to_item(self.key(stream))]
+        found = await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute])
         return found[0] if found else {}
 
     def _place(self, item: Item) -> Item | None:
@@ -212,4 +214,6 @@ class DynamoDBRows(Projection):
         return place
 
     def _shared(self) -> DeclarationError:
-        return DeclarationError(f"{type(self).__qualname__}.key", "gives two streams the same row; each has its own")
+        return DeclarationError(
+            f"{type(self).__qualname__}.key", "gives two streams the same row; return another key for each stream"
+        )

@@ -1,4 +1,4 @@
-"""Which handler takes which event: read off the annotations of a projection class, once, and checked."""
+"""Find the handlers of a projection class by their annotations, and check them."""
 
 from __future__ import annotations
 
@@ -20,47 +20,50 @@ class Handler(NamedTuple):
     """A `handle_*` method."""
 
     call: Callable[..., Any]
-    of_run: bool  # takes a sequence of events, not one
+    takes_sequence: bool  # of events, not one event
     with_context: bool
     awaits: bool
 
 
 class Call(NamedTuple):
-    """One call of a handler that is due."""
+    """One call of a handler to make."""
 
     handler: Handler
     given: Event | list[Event]
-    commit: Commit  # of the event; of the last one, if there are several
-    place: int  # in the commit
+    commit: Commit  # that holds the event; with several events, the last one
+    event_index: int  # of the event in the commit
 
 
 class Handlers:
-    """What a projection class handles."""
+    """The handlers of a projection class."""
 
     def __init__(self, by_type: Mapping[type[Event], Handler], codec: Codec) -> None:
         self._by_type, self._codec = by_type, codec
 
     @property
     def awaiting(self) -> Handler | None:
-        """One that is a coroutine function, if there is any."""
+        """A handler that is a coroutine function, if there is one."""
         return next((handler for handler in self._by_type.values() if handler.awaits), None)
 
     def calls(self, commits: Sequence[Commit]) -> Iterator[Call]:
-        """The calls that these commits of one stream lead to, in order; events of other types are passed over.
+        """Yield the calls for these commits of one stream, in order. Events without a handler are skipped.
 
-        A handler of runs gets the events that come one after the other. Raises StoredDataError.
+        A handler that takes a sequence receives consecutive events together.
+
+        Raises:
+            StoredDataError: an event cannot be read.
         """
         by_type, decode = self._by_type, self._codec.decode_known
         run: list[Event] = []
-        last: Call | None = None  # with `run`, which goes on
+        last: Call | None = None  # with `run`, which still grows
         for commit in commits:
             for index, event in decode(commit):
                 if (handler := by_type.get(type(event))) is None:
-                    continue  # an upcaster made it
+                    continue  # no handler takes what an upcaster returned
                 if last is not None and last.handler is not handler:
                     yield last
                     run, last = [], None
-                if handler.of_run:
+                if handler.takes_sequence:
                     run.append(event)
                     last = Call(handler, run, commit, index)
                 else:
@@ -70,7 +73,7 @@ class Handlers:
 
 
 def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
-    """What a projection class declares. Raises DeclarationError, which names the culprit."""
+    """Return the handlers that a projection class declares. Raises DeclarationError, which names the culprit."""
     name = projection.__qualname__
     found: dict[type[Event], Handler] = {}
     for attribute in dir(projection):
@@ -86,10 +89,12 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
                 )
             found[event] = handler
     if not found:
-        raise DeclarationError(name, "has no handle_* method; without events there is nothing to project")
+        raise DeclarationError(name, "has no handle_* method; write one for each event that it needs")
     upcast = upcasters_by_type(upcasters, name)
     if both := found.keys() & upcast.keys():
-        raise DeclarationError(name, f"handles {both.pop().__qualname__}, which an upcaster takes")
+        raise DeclarationError(
+            name, f"handles {both.pop().__qualname__}, which an upcaster replaces; handle the new type"
+        )
     check_tags([*found, *upcast], name)
     for event in (*found, *upcast):
         check_event(event)
@@ -98,16 +103,16 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
     if not isinstance(function, FunctionType):
-        raise DeclarationError(culprit, "a handler is a plain or an async method")
+        raise DeclarationError(culprit, "is not a plain or async method; a handler is one")
     parameters = list(inspect.signature(function).parameters.values())
     positional = all(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
     generates = function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
     if generates or not positional or len(parameters) not in (2, 3):
         raise DeclarationError(
-            culprit, "a handler is a method: def handle_x(self, event: X), with a context: Context or not"
+            culprit, "has the wrong parameters; write def handle_x(self, event: X), with a context: Context or without"
         )
     annotation = hints_of(function).get(parameters[1].name)
-    of_run = get_origin(annotation) in (list, Sequence)
-    events = event_types(get_args(annotation)[0] if of_run else annotation, function, parameters[1].name)
+    takes_sequence = get_origin(annotation) in (list, Sequence)
+    events = event_types(get_args(annotation)[0] if takes_sequence else annotation, function, parameters[1].name)
     awaits = inspect.iscoroutinefunction(function)
-    return events, Handler(function, of_run, len(parameters) == 3, awaits)
+    return events, Handler(function, takes_sequence, len(parameters) == 3, awaits)

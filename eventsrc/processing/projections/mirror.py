@@ -1,4 +1,4 @@
-"""A copy of a store in another one, kept up to date by a processor."""
+"""A mirror copies a store into another store, and a processor keeps the copy up to date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .projection import Failure, Guarantee, Projection, side_by_side
 
 
 class Mirror(Projection, tag="mirror"):
-    """Copies each commit as it is, bytes, id, time and all, into the store `target`, which must be open:
+    """Copy each commit unchanged (bytes, id, time and all) into the store `target`, which must be open:
 
     ```python
     async with DynamoDBStore("ledger") as store, SQLiteStore("mirror.db") as target:
@@ -22,16 +22,17 @@ class Mirror(Projection, tag="mirror"):
             await Processor(Mirror(target), store, checkpoints).run()
     ```
 
-    A table thus gets a feed in order; stores are moved and backed up. Nothing is decoded. How far a stream is copied is
-    told by the target itself, so each commit is there once, however many copy at the same time and whatever is killed
-    when. Checkpoints only say from where to read on; with MemoryCheckpoints that is the beginning.
+    Use it to give a table an ordered feed, to move a store or to back it up.
 
-    Streams are copied side by side, `concurrency` at a time, so the order between them is the target's own. Snapshots
-    are not copied: they come again with the first saves. Until then nobody else may write to the target: a stream that
-    has another commit there than in the store is parked, and so is one that the target cannot hold. Neither can be
-    skipped, for a stream has no gaps.
-
-    Several mirrors with the same checkpoints need names: `class Backup(Mirror, tag="backup")`.
+    - Nothing is decoded. Snapshots are not copied: the first saves on the target write new ones.
+    - The position of a stream is its version in the target. So each commit is copied exactly once, even if several
+      processes copy at the same time or are killed. Checkpoints only say where to resume the feed; with
+      MemoryCheckpoints that is the beginning.
+    - Streams are copied concurrently, `concurrency` at a time, so the order between streams is the target's own.
+    - Nothing else may write to the target while it is a mirror. A stream is parked if its commit in the target differs
+      from the one in the store, or if the target cannot hold it. Such a commit cannot be skipped, as streams have no
+      gaps.
+    - Several mirrors with the same checkpoints need tags: `class Backup(Mirror, tag="backup")`.
     """
 
     guarantee = Guarantee.ROW
@@ -41,38 +42,39 @@ class Mirror(Projection, tag="mirror"):
         self.target = target
 
     def bind(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints  # no handlers, so nothing to look for
+        self._checkpoints = checkpoints  # a mirror has no handlers
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
-        """Up to where the target has the same. Of DynamoDB that reads up to a megabyte of each stream, once in a
-        process.
+        """Return the version up to which the target has the same commits, for each stream that it has.
+
+        On DynamoDB this reads up to 1 MB of each stream, once per process.
         """
-        found = await load_all(self._copied, streams, self.concurrency)
+        found = await load_all(self._copied_version, streams, self.concurrency)
         return {stream: version for stream, version in found.items() if version is not None}
 
-    async def _copied(self, stream: str) -> int | None:
-        """If somebody else has written to the target, such that what is copied next collides with that."""
+    async def _copied_version(self, stream: str) -> int | None:
+        """Return the version copied last, or one less if the target differs there: the next copy then conflicts."""
         if (theirs := await _newest(self.target, stream)) is None:
             return None
         ours = await _newest(self._store, stream, theirs.version - 1, theirs.version)
-        if ours is None:  # the target goes further
+        if ours is None:  # the target has more commits than the store
             if (ours := await _newest(self._store, stream, 0, theirs.version)) is None:
                 return 0
             theirs = await _newest(self.target, stream, ours.version - 1, ours.version)
         return ours.version if theirs is not None and theirs.id == ours.id else ours.version - 1
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
-        """Of any version: they have the same target."""
+        """Return the same for any version of the mirror, as all have the same target."""
         return await self.positions(streams)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._copy, self._free)
+        return await side_by_side(runs, self._copy, self._semaphore)
 
     async def _copy(self, run: Slice) -> None:
         for commit in run.commits:
             try:
                 await self.target.append(commit)
-            except CommitOutcomeUnknown as error:  # the same commit again will tell
+            except CommitOutcomeUnknown as error:  # appending the same commit again settles it
                 raise StoreUnavailable(str(error)) from None
             except (ConflictError, ValueError) as error:  # CommitTooLarge and InvalidStreamId are ValueErrors
                 raise HandlerFailed(error) from error

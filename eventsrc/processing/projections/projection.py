@@ -1,4 +1,4 @@
-"""Projections: what a user's handlers make of events, and where it is kept together with the positions."""
+"""Projections: handlers of events, and a read model that is stored together with the positions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .handlers import Handlers, handlers_of
 
 
 class Guarantee(Enum):
-    """How a projection keeps its effects and its positions together."""
+    """How a projection keeps its effects and its positions consistent."""
 
-    MEMORY = "exactly once: positions are in memory with the read model, and are lost with it"
+    MEMORY = "exactly once: positions and read model are in memory, and are lost together"
     TRANSACTION = "exactly once: positions and read model change in one transaction"
     ROW = "exactly once: each stream's position is in the row that its events change"
-    KEY = "at least once: the position is written after the effect, which has the event's id as its idempotency key"
+    KEY = "at least once: the position is written after the effect; the event's id is the idempotency key"
 
 
 class Failure(NamedTuple):
-    """A run that was not handled to its end; the stream's position tells how far. `error` is HandlerFailed,
-    PositionMoved, Fenced, or an error of the checkpoints.
+    """A slice that was not handled to its end. The stream's stored position says how far it was.
+
+    `error` is HandlerFailed, PositionMoved, Fenced, or an error of the checkpoints.
     """
 
     run: Slice
@@ -36,7 +37,7 @@ class Failure(NamedTuple):
 
 
 class Projection(ABC):
-    """A read model. Subclass a kind of it, give it a tag and a version, and write `handle_*` methods:
+    """A read model. Subclass one of its kinds, give it a tag and a version, and write `handle_*` methods:
 
     ```python
     class Balances(MemoryProjection, tag="balances"):
@@ -46,9 +47,11 @@ class Projection(ABC):
         def handle_movements(self, events: Sequence[Withdrawn | Moved], context: Context) -> None: ...
     ```
 
-    Handlers are found by the annotation of their event, or of a sequence of events for those of one stream that come
-    one after the other; the second parameter is there for whoever needs it. Events that no handler takes are passed
-    over, unknown ones too. A handler that raises leaves the stream where it is.
+    - The annotation says which events a handler receives: one type, or several joined with `|`.
+    - A handler annotated with a sequence receives consecutive events of one stream together.
+    - A second parameter is optional: it receives the Context.
+    - Events without a handler are skipped, also events of unknown types.
+    - If a handler raises, the position of the stream stays where it is.
     """
 
     tag: ClassVar[str] = ""
@@ -56,73 +59,87 @@ class Projection(ABC):
     upcasters: ClassVar[Sequence[Any]] = ()
     guarantee: ClassVar[Guarantee]
     awaits: ClassVar[bool] = False  # whether handlers may be async
-    skips: ClassVar[bool] = True  # whether a commit may be passed over
-    concurrency: ClassVar[int] = 32  # streams that are handled side by side, where a kind does that
+    skips: ClassVar[bool] = True  # whether a commit may be skipped
+    concurrency: ClassVar[int] = 32  # streams handled at a time, by kinds that handle several
 
     _handlers: Handlers
-    _checkpoints: Any  # Checkpoints, of the kind that it needs
-    _store: Store  # that it is told of; processors set it, as well as
-    _free: asyncio.Semaphore  # which is for `concurrency`
+    _checkpoints: Any  # Checkpoints, of the kind that this projection needs
+    _store: Store  # the store whose commits it handles; processors set this, and the next
+    _semaphore: asyncio.Semaphore  # of `concurrency` permits
 
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
         if tag:
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", tag):
                 raise DeclarationError(
-                    cls.__qualname__, f"the tag {tag!r} is 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'"
+                    cls.__qualname__, f"the tag {tag!r} is not allowed; use 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'"
                 )
             cls.tag = tag
 
     @property
     def name(self) -> str:
-        """What its positions are kept under: tag and version, as `balances@2`."""
+        """Tag and version, as `balances@2`: the key of its positions."""
         return f"{self.tag}@{self.version}"
 
     def bind(self, checkpoints: Checkpoints) -> None:
-        """Get ready to work with these. Processors call it. Raises DeclarationError, and TypeError for a wrong kind."""
+        """Check the declaration and use these checkpoints. Processors call this.
+
+        Raises:
+            DeclarationError: the projection is declared wrongly.
+            TypeError: this kind of projection needs other checkpoints.
+        """
         kind = type(self)
         if not kind.tag:
             raise DeclarationError(kind.__qualname__, f'has no tag; write `class {kind.__qualname__}(..., tag="...")`')
         if type(self.version) is not int or self.version < 1:
-            raise DeclarationError(f"{kind.__qualname__}.version", f"is {self.version!r}; it is a number from 1 on")
+            raise DeclarationError(f"{kind.__qualname__}.version", f"is {self.version!r}; give a number of at least 1")
         self._handlers = handlers_of(kind, self.upcasters)
         if not self.awaits and (handler := self._handlers.awaiting) is not None:
-            raise DeclarationError(handler.call.__qualname__, "is async, which handlers of this kind cannot be")
+            raise DeclarationError(
+                handler.call.__qualname__, "is async; handlers of this kind of projection are plain methods"
+            )
         self._checkpoints = checkpoints
 
     async def prepare(self) -> None:  # noqa: B027  # most need nothing
-        """Make what the read model needs, if it is not there. Processors call it before the first event."""
+        """Create what the read model needs, if it does not exist. Processors call this before the first event."""
 
     async def discard(self) -> None:
-        """Drop the read model together with its positions. Where it is in DynamoDB, that is up to you: these are the
-        positions alone, and rows that stay are counted on when it is built again.
+        """Drop the read model together with its positions.
+
+        If the read model is in DynamoDB, this drops only the positions in the checkpoints. Delete its items yourself:
+        a new build continues with the items that are left.
         """
         await self._checkpoints.forget(self.name)
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
-        """Those of these streams that have one."""
+        """Return the position of each of these streams that has one."""
         found: dict[str, int] = await self._checkpoints.positions(self.name, streams)
         return found
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
-        """The same of another version of this projection, by its name."""
+        """Return the same for another version of this projection, by its name."""
         found: dict[str, int] = await self._checkpoints.positions(name, streams)
         return found
 
     async def advance(self, run: Slice) -> None:
-        """Set the stream's position behind the run, without any effect. Raises PositionMoved, Fenced."""
+        """Move the stream's position to the end of the slice, without calling handlers.
+
+        Raises:
+            PositionMoved: the position is not where the slice begins.
+            Fenced: another worker has taken over the slot.
+        """
         await self._checkpoints.advance(self.name, run)
 
     @abstractmethod
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        """Handle runs, one a stream, each commit together with its position; returns those that stopped on the way."""
+        """Handle slices, at most one per stream, each commit together with its position. Return those that failed."""
 
 
 class MemoryProjection(Projection):
-    """A read model in Python objects: its own attributes. It starts from nothing with the process.
+    """A read model in the attributes of a Python object. It starts empty in each process.
 
-    Handlers are plain methods. Of a commit whose second event fails the first has had its effect; tried again, it goes
-    on with the second.
+    Handlers are plain methods. If the second event of a commit fails, the first one keeps its effect, and the next
+    attempt resumes with the second.
     """
 
     guarantee = Guarantee.MEMORY
@@ -130,11 +147,11 @@ class MemoryProjection(Projection):
     def bind(self, checkpoints: Checkpoints) -> None:
         super().bind(checkpoints)
         self._positions: dict[str, int] = {}
-        self._done: dict[str, int] = {}  # events of the commit behind the position that have had their effect
+        self._done: dict[str, int] = {}  # events already handled of the commit after the position
 
     async def discard(self) -> None:
-        """Not known here: make a new object instead."""
-        raise TypeError(f"{type(self).__qualname__} is in memory; make a new one, and a processor for it")
+        """Raise TypeError: to start again, create a new object and a new processor."""
+        raise TypeError(f"{type(self).__qualname__} is in memory; create a new one, and a processor for it")
 
     async def positions(self, streams: Collection[str]) -> dict[str, int]:
         return {stream: self._positions[stream] for stream in streams if stream in self._positions}
@@ -174,16 +191,16 @@ class MemoryProjection(Projection):
 class Effects(Projection):
     """Effects outside: mails, payments, calls of other services. Handlers may be async.
 
-    What a handler does cannot be one with the position, which is written after it. So it is done at least once:
-    pass `context.id` on as the idempotency key, which makes it once where the other side knows such keys. Streams are
-    handled side by side, `concurrency` at a time.
+    The position is written after the effect, as the two cannot be in one transaction. So each effect happens at least
+    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once. Streams
+    are handled concurrently, `concurrency` at a time.
     """
 
     guarantee = Guarantee.KEY
     awaits = True
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._handle, self._free)
+        return await side_by_side(runs, self._handle, self._semaphore)
 
     async def _handle(self, run: Slice) -> None:
         for commit in run.commits:
@@ -203,21 +220,23 @@ class Effects(Projection):
 
 
 async def side_by_side(
-    runs: Sequence[Slice], handle: Callable[[Slice], Awaitable[None]], free: asyncio.Semaphore
+    runs: Sequence[Slice], handle: Callable[[Slice], Awaitable[None]], semaphore: asyncio.Semaphore
 ) -> Sequence[Failure]:
-    """Handle as many at a time as are free; returns those that failed."""
+    """Call `handle` with each slice, as many at a time as the semaphore permits. Return the failures."""
     failures: list[Failure] = []
 
     async def one(run: Slice) -> None:
-        async with free:
+        async with semaphore:
             try:
                 await handle(run)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                failures.append(Failure(run, HandlerFailed(RuntimeError("what a handler waited for was cancelled"))))
-            except Exception as error:  # noqa: BLE001  # it is told with its run
+                failures.append(
+                    Failure(run, HandlerFailed(RuntimeError("a task that the handler awaited was cancelled")))
+                )
+            except Exception as error:  # noqa: BLE001  # it is returned with its slice
                 failures.append(Failure(run, error))
 
     async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Read models in SQLite: tables of the user's own beside the positions, changed in one transaction."""
+"""Read models in SQLite: your own tables, changed in one transaction with the positions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..checkpoints.sqlite import SQLiteCheckpoints, advance, forget
 from ..slice import Context, HandlerFailed, PositionMoved, Slice
 from .projection import Failure, Guarantee, Projection
 
-_ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
-_OF_THE_FILE = {
+_ENDS_TRANSACTION = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
+_FILE_ERRORS = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_FULL,
@@ -22,11 +22,11 @@ _OF_THE_FILE = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,
 }
-"""Codes of errors that are no handler's fault."""
+"""Codes of errors that a handler does not cause."""
 
 
 class Database:
-    """What handlers write with, inside the transaction that also has the position."""
+    """The database as handlers see it: inside the transaction that also moves the position."""
 
     __slots__ = ("_connection",)
 
@@ -42,43 +42,45 @@ class Database:
         return self._connection.executemany(statement, rows)
 
     def _check(self, statement: str) -> None:
-        """Other streams' positions are in the transaction too, so it must not end before their handlers were called."""
-        if _ENDS.match(statement) or not self._connection.in_transaction:
-            raise RuntimeError("a handler ends the transaction; the position belongs to it, so leave it open")
+        """Refuse to end the transaction: it also holds the positions of streams whose handlers were not called yet."""
+        if _ENDS_TRANSACTION.match(statement) or not self._connection.in_transaction:
+            raise RuntimeError("a handler ends the transaction, which also holds the position; leave it open")
 
 
 class SQLiteContext(Context):
-    """With `db`, to write what the event makes of the tables."""
+    """A context with `db`, to write to the tables."""
 
     __slots__ = ("db",)
     db: Database
 
 
 class SQLiteProjection(Projection):
-    """A read model in tables of an SQLite file: what handlers execute on `context.db` and the positions are one
-    transaction, so it is handled exactly once, whatever is killed when. A handler that fails undoes its commit only.
+    """A read model in tables of an SQLite file.
 
-    Handlers are plain methods; they run in the thread that writes, so they must not use what belongs to the event loop.
-    `create` makes the tables and `drop` drops them; `table` names one after tag and version: a rebuild has its own.
+    What handlers execute on `context.db` is in one transaction with the positions. So each commit is handled exactly
+    once, even if a process is killed at any moment. A handler that fails undoes only its own commit.
+
+    Handlers are plain methods. They run in the writer thread, so they must not use objects of the event loop. `create`
+    creates the tables and `drop` drops them. `table` is a name made of tag and version, so a rebuild has its own table.
     """
 
     guarantee = Guarantee.TRANSACTION
 
     def create(self, db: Database) -> None:
-        """Make the tables if they are not there: `CREATE TABLE IF NOT EXISTS ...`."""
+        """Create the tables if they do not exist: `CREATE TABLE IF NOT EXISTS ...`."""
 
     def drop(self, db: Database) -> None:
-        """Drop the tables; without a method of your own, `table`."""
+        """Drop the tables. By default, drop `table`."""
         db.execute(f"DROP TABLE IF EXISTS {self.table}")
 
     @property
     def table(self) -> str:
-        """As `airport_delays_2`, for SQL."""
+        """A table name for SQL, made of tag and version, as `airport_delays_2`."""
         return f"{self.tag}_{self.version}".replace("-", "_").replace(".", "_")
 
     def bind(self, checkpoints: Checkpoints) -> None:
         if not isinstance(checkpoints, SQLiteCheckpoints):
-            raise TypeError(f"{type(self).__qualname__} needs SQLiteCheckpoints: its tables are in the same file")
+            raise TypeError(f"{type(self).__qualname__} needs SQLiteCheckpoints, as its tables are in the same file")
         super().bind(checkpoints)
 
     async def prepare(self) -> None:
@@ -110,26 +112,26 @@ class SQLiteProjection(Projection):
                 return [Failure(runs[0], error)]
         else:
             return []
-        # One of them is at fault. Each by itself: what comes before it has its effect.
+        # A commit failed. Handle commits one by one, so that those before it have their effect.
         return [failure for run in runs for failure in await self._one_by_one(run)]
 
     async def _one_by_one(self, run: Slice) -> Sequence[Failure]:
         for commit in run.commits:
             alone = run._replace(after=commit.version - 1, commits=(commit,))
             try:
-                await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # it is awaited here
+                await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # awaited in this iteration
             except (HandlerFailed, PositionMoved) as error:
                 return [Failure(run, error)]
         return []
 
     def _handle(self, db: sqlite3.Connection, runs: Sequence[Slice]) -> None:
-        advance(db, self.name, runs)  # first: whoever comes second must not see the handlers fail at their own work
+        advance(db, self.name, runs)  # first, so that a second worker gets PositionMoved, not a failing handler
         try:
             self._call(Database(db), runs)
             if not db.in_transaction:
-                raise RuntimeError("a handler has ended the transaction; the position belongs to it, so leave it open")
+                raise RuntimeError("a handler has ended the transaction, which also holds the position; leave it open")
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_FILE:
+            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
                 raise
             raise HandlerFailed(error) from error
 

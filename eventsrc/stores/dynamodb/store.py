@@ -7,10 +7,12 @@ from contextlib import aclosing
 from typing import Any
 
 from ...errors import CommitOutcomeUnknown, StoreError
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, Store, settle
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head
+from ..opening import ManagedStore
+from ..settle import settle
 from .feed.change_records import ChangeRecord, read_changes
 from .feed.checkpoint import find_earliest, parse_checkpoint
 from .feed.scan import scan_commits, scan_heads
@@ -25,7 +27,7 @@ from .wire.outcomes import ConditionNotMet
 from .wire.responses import QueryResponse, Response
 
 
-class DynamoDBStore(Store):
+class DynamoDBStore(ManagedStore):
     """Streams in a DynamoDB table, a partition each: partition key the stream (S), sort key the version (N).
 
     The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from ...errors import ConflictError, CorruptPayload
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot, settle
+from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...usage import Usage
 from ..feed import Head
 from ..limits import check_stored
+from ..settle import settle
 
 _PAGE_BYTES = 4 * 1024 * 1024  # of payloads, after which a page of all streams ends
 

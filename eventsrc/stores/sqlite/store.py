@@ -17,9 +17,10 @@ from ...errors import CommitOutcomeUnknown, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
-from ..feed import PAGE as FEED_PAGE
-from ..feed import Head, OrderedStore
+from ..feed import Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
+from ..ordered import PAGE as FEED_PAGE
+from ..ordered import OrderedStore
 from .connection import connect
 from .rows import PAGE, PAGE_BACKWARD, PUT_SNAPSHOT, append, behind, commits, heads, last, load, to_json
 from .threads import Readers, Undecided, Writer
@@ -34,7 +35,7 @@ class SQLiteStore(OrderedStore):
     process's transaction. `position` counts the commits of the whole file in the order they were made visible.
     """
 
-    _poll = 0.05  # for what other processes have stored
+    poll = 0.05  # for what other processes have stored
 
     def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
         super().__init__()

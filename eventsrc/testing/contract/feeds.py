@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 from ...errors import FeedTrimmed, StoreClosed
 from ...store import Commit, Store
-from ...stores.feed import PAGE, Batch, Feed
+from ...stores.feed import Batch, Feed
+from ...stores.ordered import PAGE
 from .check import Capability, MakeStore, checks, expect, expect_equal, refused
 from .samples import expect_same, fill, fresh_stream, make_commit
 

@@ -32,7 +32,7 @@ from eventsrc import (
     tag_of,
 )
 from eventsrc.aggregates.codec import MAX_EXPANDED, Codec, join, pack, unpack
-from eventsrc.aggregates.poison import may_be_unstorable
+from eventsrc.aggregates.event_values import may_be_unstorable
 
 SECRET = "secret-4711"
 

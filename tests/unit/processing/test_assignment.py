@@ -1,4 +1,4 @@
-"""What a process may do beside the one that runs a processor, however long it lives."""
+"""What other processes may do while one process runs a processor."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def store() -> AsyncIterator[MemoryStore]:
         yield store
 
 
-async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
-    """Also when the processor was started anew in between, with other slots."""
+async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
+    """Also if the processor was restarted in between with another number of slots."""
     await fill(store, accounts=2)
     checkpoints = MemoryCheckpoints()
     first = Processor(Outside(), store, checkpoints, attempts=1)
@@ -34,13 +34,13 @@ async def test_a_process_may_retry_again_and_again(store: MemoryStore) -> None:
     for account in ("account-a-0", "account-a-1"):
         await other.retry(account)
         assert other.state == "stopped"
-        await first.create_slots(5, anew=True)
+        await first.create_slots(5, replace=True)
         await first.take_all()
     assert await first.projection.told() == await ids_of(store)
 
 
-async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
-    """As environments of Lambda are: an effect that another one has had is not had again."""
+async def test_positions_are_read_again_when_other_processes_hold_the_same_slots(store: MemoryStore) -> None:
+    """As in environments of Lambda: an effect of one process is not repeated by another."""
     await fill(store, accounts=1)
     commits, checkpoints = await commits_of(store), MemoryCheckpoints()
     one, other = (Processor(Outside(), store, checkpoints) for _ in range(2))
@@ -55,14 +55,14 @@ async def test_beside_others_nothing_is_remembered(store: MemoryStore) -> None:
     assert [len(each["account-a-0"]) for each in told] == [3, 2]
 
 
-async def test_who_holds_nothing_is_told(store: MemoryStore) -> None:
+async def test_handling_without_slots_is_refused(store: MemoryStore) -> None:
     await fill(store, accounts=1)
     processor = Processor(Outside(), store, MemoryCheckpoints())
     with pytest.raises(RuntimeError, match="holds no"):
         await processor.handle(await commits_of(store))
 
 
-async def test_of_two_processors_of_a_worker_one_may_hold_nothing(store: MemoryStore) -> None:
+async def test_a_worker_can_hold_slots_of_only_one_of_its_processors(store: MemoryStore) -> None:
     await fill(store, accounts=8)
     one, other = (
         Processor(Outside(), store, checkpoints := MemoryCheckpoints()),
@@ -84,28 +84,28 @@ async def test_of_two_processors_of_a_worker_one_may_hold_nothing(store: MemoryS
     assert other.commits == 0
 
 
-async def test_a_handler_that_hangs_is_seen(store: MemoryStore) -> None:
+async def test_health_reports_a_handler_that_hangs(store: MemoryStore) -> None:
     class Hanging(Outside, tag="hanging"):
-        go_on = asyncio.Event()
+        resume = asyncio.Event()
 
         async def handle_movement(self, event: Movement, context: Context) -> None:
-            await self.go_on.wait()
+            await self.resume.wait()
 
     await fill(store, accounts=1)
     processor = Processor(Hanging(), store, MemoryCheckpoints())
-    processor.projection.go_on.set()
+    processor.projection.resume.set()
     async with running(processor):
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         assert health(processor, max_lag=0.0) == {}
-        processor.projection.go_on.clear()
+        processor.projection.resume.clear()
         await deposit(store, "a-0", 1)
         await until(lambda: processor.in_flight)
-        assert "seconds behind" in health(processor, max_lag=0.0)["hanging@1"]
-        processor.projection.go_on.set()
+        assert "it lags by" in health(processor, max_lag=0.0)["hanging@1"]
+        processor.projection.resume.set()
         await until(lambda: not processor.in_flight)
 
 
-async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: MemoryStore) -> None:
+async def test_streams_of_a_dropped_slot_are_no_longer_retried(store: MemoryStore) -> None:
     await fill(store, accounts=8)
     processor = Processor(Outside(), store, MemoryCheckpoints(), attempts=1_000)
     processor.projection.poison = {100}
@@ -113,9 +113,9 @@ async def test_streams_of_a_slot_that_is_lost_are_left_to_its_new_owner(store: M
     await processor.create_slots(2)
     await processor.take_all()
     await processor.handle(await commits_of(store))
-    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0, 1}
+    assert {processor.slot_of(stream) for stream in processor.parking.catching_up} == {0, 1}
     processor.dropped(1)
-    assert {processor.slot_of(stream) for stream in processor.parking.aside} == {0}
+    assert {processor.slot_of(stream) for stream in processor.parking.catching_up} == {0}
     processor.projection.poison = set()
     await processor.wait_until_idle()
     told = {stream for stream, ids in (await processor.projection.told()).items() if len(ids) > 1}

@@ -1,4 +1,4 @@
-"""Handlers of projections: found by annotation, called in order, with what they ask for."""
+"""Handlers of projections: found by annotation, called in order, with a context if they take one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eventsrc.processing.projections.handlers import handlers_of
 
 
 async def stored(*steps: int) -> list[Commit]:
-    """An account opened and moved in one commit for each step of several movements."""
+    """Commits of one account: per step one commit, with that many deposits; the first one also opens it."""
     async with MemoryStore() as store:
         accounts = Repository(Account, store)
         account = Account.open("a-1", owner="ann")
@@ -25,14 +25,14 @@ async def stored(*steps: int) -> list[Commit]:
         return [commit async for commit in store.read("account-a-1")]
 
 
-async def test_events_come_in_order_with_their_places() -> None:
+async def test_calls_come_in_order_with_the_index_of_each_event() -> None:
     class Seen(MemoryProjection, tag="seen"):
         def handle_opening(self, event: Opened) -> None: ...
         def handle_deposit(self, event: Deposited, context: Context) -> None: ...
 
     handlers = handlers_of(Seen, ())
     calls = list(handlers.calls(await stored(2, 1)))
-    assert [(type(call.given), call.commit.version, call.place) for call in calls] == [
+    assert [(type(call.given), call.commit.version, call.event_index) for call in calls] == [
         (Opened, 1, 0),
         (Deposited, 1, 1),
         (Deposited, 1, 2),
@@ -42,7 +42,7 @@ async def test_events_come_in_order_with_their_places() -> None:
     assert [call.handler.with_context for call in calls] == [False, True, True, True, True]
 
 
-async def test_a_handler_of_runs_gets_what_comes_one_after_the_other() -> None:
+async def test_a_handler_of_a_sequence_receives_consecutive_events() -> None:
     class Runs(MemoryProjection, tag="runs"):
         def handle_opening(self, event: Opened) -> None: ...
         def handle_movements(self, events: Sequence[Deposited | Withdrawn]) -> None: ...
@@ -53,7 +53,7 @@ async def test_a_handler_of_runs_gets_what_comes_one_after_the_other() -> None:
     assert len(given) == 2
 
 
-async def test_events_that_nobody_takes_are_passed_over() -> None:
+async def test_events_without_a_handler_are_skipped() -> None:
     class Openings(MemoryProjection, tag="openings"):
         def handle_opening(self, event: Opened) -> None: ...
 
@@ -144,12 +144,12 @@ class NoVersion(MemoryProjection, tag="no-version"):
         (NoVersion, r"NoVersion\.version"),
     ],
 )
-def test_what_is_declared_wrongly_is_told_with_the_culprit(kind: type[MemoryProjection], culprit: str) -> None:
+def test_a_wrong_declaration_is_refused_with_its_culprit(kind: type[MemoryProjection], culprit: str) -> None:
     with pytest.raises(DeclarationError, match=culprit):
         Processor(kind(), MemoryStore())
 
 
-def test_a_tag_can_be_part_of_a_name() -> None:
+def test_a_tag_with_other_characters_is_refused() -> None:
     with pytest.raises(DeclarationError, match="no@name"):
 
         class Bad(Effects, tag="no@name"): ...

@@ -1,4 +1,4 @@
-"""Handlers that do what they should not: nothing is lost by it, and it is told."""
+"""Handlers that misbehave: nothing is lost, and the error is reported."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Dropped(Outside, tag="dropped"):
             self.seen[context.stream].append("nothing yet")
             other = asyncio.create_task(asyncio.sleep(60))
             other.cancel()
-            await other  # as a connection that its pool has closed
+            await other  # as a connection does that its pool has closed
         await Outside.handle_movement(self, event, context)
 
 
-async def test_a_handler_whose_own_task_was_cancelled_has_failed(store: MemoryStore) -> None:
+async def test_a_cancelled_task_inside_a_handler_counts_as_a_failure(store: MemoryStore) -> None:
     await fill(store)
     processor = Processor(Dropped(), store, MemoryCheckpoints())
     await processor.run(until_caught_up=True)
@@ -68,7 +68,7 @@ class Decorated(Effects, tag="decorated"):
         self.seen.append(context.id)
 
 
-async def test_what_a_decorated_handler_returns_is_awaited(store: MemoryStore) -> None:
+async def test_the_awaitable_of_a_decorated_handler_is_awaited(store: MemoryStore) -> None:
     await fill(store, accounts=1)
     processor = Processor(Decorated(), store, MemoryCheckpoints())
     await processor.run(until_caught_up=True)
@@ -89,7 +89,7 @@ class Ends(InSQLite, tag="ends"):
     "statement",
     ["COMMIT", " end", "rollback", "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)"],
 )
-async def test_a_handler_that_ends_the_transaction_spoils_only_its_own_stream(
+async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, statement: str
 ) -> None:
     await fill(store)
@@ -104,7 +104,7 @@ async def test_a_handler_that_ends_the_transaction_spoils_only_its_own_stream(
     assert await processor.projection.told() == expected
 
 
-async def test_savepoints_are_a_handlers_own(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_handlers_can_use_savepoints(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     class Careful(InSQLite, tag="careful"):
         def handle_movement(self, event: Movement, context: SQLiteContext) -> None:
             context.db.execute("SAVEPOINT mine")
@@ -124,13 +124,13 @@ class Misspelt(InSQLite, tag="misspelt"):
         db.execute("CRATE TABLE misspelt")
 
 
-async def test_tables_that_cannot_be_made_are_told_at_once(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_an_error_in_create_is_raised_at_once(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     async with asyncio.timeout(10):
         with pytest.raises(sqlite3.OperationalError, match="CRATE"):
             await Processor(Misspelt(), store, checkpoints).run(until_caught_up=True)
 
 
-async def test_a_locked_file_is_waited_for_once_not_once_a_commit(
+async def test_a_locked_file_is_waited_for_once_per_batch(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, accounts=10)
@@ -161,7 +161,9 @@ class Full(InSQLite, tag="full"):
         context.db.execute(f"INSERT INTO {self.table} (event) VALUES (zeroblob(1000000))")
 
 
-async def test_a_full_disk_is_no_failure_of_a_handler(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_a_full_disk_does_not_count_as_a_handlers_failure(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints
+) -> None:
     await fill(store, accounts=1)
     processor = Processor(Full(), store, checkpoints)
     await processor.prepare()
@@ -172,27 +174,27 @@ async def test_a_full_disk_is_no_failure_of_a_handler(store: MemoryStore, checkp
     assert not await processor.parked()
 
 
-async def test_who_reads_the_read_model_holds_up_no_processor(
+async def test_reads_of_the_read_model_do_not_delay_the_processor(
     store: MemoryStore, checkpoints: SQLiteCheckpoints
 ) -> None:
     await fill(store)
     processor = Processor(InSQLite(), store, checkpoints)
-    reading, go_on = threading.Event(), threading.Event()
+    reading, resume = threading.Event(), threading.Event()
 
     def report(db: sqlite3.Connection) -> None:
         reading.set()
-        go_on.wait()
+        resume.wait()
 
     async with running(processor):
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         cursor = await checkpoints.read(lambda db: db.execute("SELECT * FROM in_sqlite_1"))
-        next(cursor)  # and the rest is left
+        next(cursor)  # the cursor stays open
         await processor.wait_for(await deposit(store, "a-0", 1))
         slow = asyncio.create_task(checkpoints.read(report))
         try:
             await until(reading.is_set)
             await processor.wait_for(await deposit(store, "a-0", 1))
         finally:
-            go_on.set()
+            resume.set()
             await slow
             cursor.close()

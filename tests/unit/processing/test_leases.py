@@ -1,4 +1,4 @@
-"""Several workers share a processor: who has which slots, when they come, go, hang, or die."""
+"""Several workers share a processor: which worker holds which slots as workers start, stop, hang or die."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eventsrc.processing.checkpoints.checkpoints import current_slots
 from eventsrc.processing.rebuild import rebuild
 
 TTL = 0.9
-LONG = 600.0  # a ttl for what must not depend on it
+LONG = 600.0  # a ttl for tests that must not depend on it
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ async def workers(
 
 
 def are_shared(workers: list[Worker], slots: int = 8) -> bool:
-    """Whether they have all slots, each one about as many."""
+    """Whether they hold all slots, spread evenly."""
     counts = [len(worker.slots) for worker in workers]
     return sum(counts) == slots == len(set().union(*(each.slots for each in workers))) and max(counts) - min(counts) < 2
 
 
-async def test_slots_are_spread_evenly_whoever_comes_and_goes(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_slots_are_spread_evenly_as_workers_come_and_go(store: MemoryStore, checkpoints: Checkpoints) -> None:
     async with workers(store, checkpoints, "ann", "bob") as pair:
         await until(lambda: are_shared(pair))
         async with workers(store, checkpoints, *"abc") as more:
@@ -77,7 +77,7 @@ async def test_slots_are_spread_evenly_whoever_comes_and_goes(store: MemoryStore
         await until(lambda: are_shared(pair))
 
 
-async def test_more_workers_than_slots(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_a_worker_without_slots_handles_nothing(store: MemoryStore, checkpoints: Checkpoints) -> None:
     async with workers(store, checkpoints, *"abc", slots=2) as three:
         await until(lambda: are_shared(three, 2))
         idle = next(worker for worker in three if not worker.slots)
@@ -86,9 +86,7 @@ async def test_more_workers_than_slots(store: MemoryStore, checkpoints: Checkpoi
         assert idle.processor.commits == 0
 
 
-async def test_a_slot_begins_where_nothing_is_handled_however_far_others_are(
-    store: MemoryStore, checkpoints: Checkpoints
-) -> None:
+async def test_each_slot_has_its_own_feed_checkpoint(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await fill(store, accounts=20, deposits=1)
     first: Processor[Any] = Processor(Outside(), store, checkpoints)
     await first.create_slots(4)
@@ -107,7 +105,7 @@ async def test_a_slot_begins_where_nothing_is_handled_however_far_others_are(
     assert first.commits + second.commits == 20
 
 
-async def test_all_workers_together_handle_each_commit_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_workers_together_handle_each_commit_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await fill(store, accounts=20)
     async with workers(store, checkpoints, "ann", "bob") as pair:
         await until(lambda: are_shared(pair))
@@ -136,7 +134,7 @@ async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, che
         await until(lambda: ann.processor.commits == 12)
 
 
-async def test_who_stops_lets_others_have_all_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_a_stopped_worker_hands_over_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
     async with workers(store, checkpoints, "ann", ttl=LONG) as [ann]:
         await until(lambda: are_shared([ann]))
     assert not await checkpoints.beats()
@@ -144,7 +142,7 @@ async def test_who_stops_lets_others_have_all_at_once(store: MemoryStore, checkp
         await until(lambda: are_shared([bob]))
 
 
-async def test_a_cancelled_worker_too(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_a_cancelled_worker_signs_off(store: MemoryStore, checkpoints: Checkpoints) -> None:
     ann = Worker(store, checkpoints, "ann", ttl=LONG)
     await until(lambda: are_shared([ann]))
     ann.task.cancel()
@@ -154,10 +152,10 @@ async def test_a_cancelled_worker_too(store: MemoryStore, checkpoints: Checkpoin
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_the_living_are_not_robbed(
+async def test_workers_that_start_together_do_not_fence_each_other(
     store: MemoryStore, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those who begin together have not all seen each other yet."""
+    """At first they have not all seen each other."""
     await fill(store, accounts=20)
     async with workers(store, checkpoints, *"abcd") as four:
         await until(lambda: are_shared(four))
@@ -165,7 +163,7 @@ async def test_the_living_are_not_robbed(
     assert "taken over" not in caplog.text
 
 
-async def test_a_fenced_worker_goes_on_with_what_is_left(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await checkpoints.heartbeat("thief")
     async with workers(store, checkpoints, "ann", slots=4) as [ann]:
         await until(lambda: ann.slots == {0, 1, 2, 3})
@@ -173,14 +171,14 @@ async def test_a_fenced_worker_goes_on_with_what_is_left(store: MemoryStore, che
         for slot in current_slots(await checkpoints.slots(thief.name))[:2]:
             await thief.claim(slot, "thief")
         await fill(store, accounts=20)
-        await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief does not beat again, so it is dead
+        await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief sends no second heartbeat, so it is dead
         await until(lambda: ann.processor.commits == 80)
-        told = await ann.processor.projection.told()  # some of it twice: effects of which the position was refused
+        told = await ann.processor.projection.told()  # some twice: effects whose position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 
 class Mute(MemoryCheckpoints):
-    """Beats fail, or hang, while they are told to."""
+    """Heartbeats fail or hang while `fails` or `hangs` is set."""
 
     fails = hangs = False
 
@@ -193,7 +191,7 @@ class Mute(MemoryCheckpoints):
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-async def test_who_cannot_beat_stops_and_goes_on_when_it_can(store: MemoryStore, how: str) -> None:
+async def test_a_worker_without_heartbeat_stops_and_resumes(store: MemoryStore, how: str) -> None:
     checkpoints = Mute()
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
@@ -207,7 +205,7 @@ async def test_who_cannot_beat_stops_and_goes_on_when_it_can(store: MemoryStore,
         await until(lambda: ann.processor.commits == 12)
 
 
-async def test_a_handler_that_takes_too_long_for_a_mute_worker_is_cancelled(store: MemoryStore) -> None:
+async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(store: MemoryStore) -> None:
     checkpoints = Mute()
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
@@ -229,7 +227,7 @@ async def test_a_handler_that_takes_too_long_for_a_mute_worker_is_cancelled(stor
         assert ann.processor.commits == 0
 
 
-async def test_another_number_of_slots_is_had_as_soon_as_no_other_worker_lives(
+async def test_a_changed_number_of_slots_takes_effect_once_no_other_worker_is_alive(
     store: MemoryStore, checkpoints: Checkpoints
 ) -> None:
     await fill(store, accounts=20)
@@ -243,7 +241,7 @@ async def test_another_number_of_slots_is_had_as_soon_as_no_other_worker_lives(
         assert await bob.processor.positions(list(await ids_of(store))) == dict.fromkeys(await ids_of(store), 4)
 
 
-async def test_a_layout_that_was_cut_short_is_ended_by_the_next(store: MemoryStore) -> None:
+async def test_an_interrupted_creation_of_slots_is_completed_by_the_next_process(store: MemoryStore) -> None:
     class Cut(MemoryCheckpoints):
         left = 5
 
@@ -262,8 +260,10 @@ async def test_a_layout_that_was_cut_short_is_ended_by_the_next(store: MemorySto
     assert [slot.of for slot in current_slots(await checkpoints.slots(processor.name))] == [8] * 8
 
 
-async def test_a_job_ends_once_all_is_in_good_hands(store: MemoryStore, checkpoints: Checkpoints) -> None:
-    """Also if the slots were those of a worker that was killed: it waits until they are its own."""
+async def test_run_until_caught_up_takes_over_slots_of_a_dead_worker(
+    store: MemoryStore, checkpoints: Checkpoints
+) -> None:
+    """It ends only after the slots are its own."""
     await fill(store)
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
     await checkpoints.heartbeat("dead")
@@ -276,7 +276,7 @@ async def test_a_job_ends_once_all_is_in_good_hands(store: MemoryStore, checkpoi
     assert job.commits == 12
 
 
-async def test_a_job_leaves_what_others_handle(store: MemoryStore, checkpoints: Checkpoints) -> None:
+async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await fill(store)
     async with workers(store, checkpoints, "ann", slots=1) as [ann]:
         await until(lambda: ann.slots)
@@ -287,7 +287,7 @@ async def test_a_job_leaves_what_others_handle(store: MemoryStore, checkpoints: 
     assert job.commits == 0
 
 
-async def test_what_goes_wrong_with_the_beats_comes_out(store: MemoryStore) -> None:
+async def test_an_error_in_the_heartbeat_task_is_raised(store: MemoryStore) -> None:
     class Broken(MemoryCheckpoints):
         async def beats(self) -> Any:
             if self._beats.get("ann", 0) > 1:
@@ -300,7 +300,7 @@ async def test_what_goes_wrong_with_the_beats_comes_out(store: MemoryStore) -> N
             await ann.task
 
 
-async def test_workers_of_a_version_that_was_replaced_end(store: MemoryStore, tmp_path: Path) -> None:
+async def test_workers_of_a_replaced_version_stop(store: MemoryStore, tmp_path: Path) -> None:
     class Newer(InSQLite):
         version = 2
 
@@ -325,7 +325,7 @@ async def test_wrong_values_are_refused(store: MemoryStore) -> None:
         await Runner(*pair, leases=Leases()).run()
 
 
-async def test_a_worker_that_waits_for_slots_is_well(store: MemoryStore) -> None:
+async def test_a_worker_that_waits_for_slots_is_healthy(store: MemoryStore) -> None:
     checkpoints = MemoryCheckpoints()
     first, second = (Processor(Outside(), store, checkpoints) for _ in range(2))
     runners = [Runner(each, leases=Leases(slots=1, ttl=0.5)) for each in (first, second)]

@@ -1,4 +1,4 @@
-"""A mirror: another store that holds the same commits, whatever is stopped, raced or in the way."""
+"""A mirror: another store that holds the same commits, despite restarts, races and foreign commits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def full(stream: str, version: int) -> Commit:
-    """With all that a commit can have."""
+    """Return a commit with every field set."""
     return make_commit(
         stream,
         version,
@@ -64,7 +64,7 @@ async def expect_copied(target: Store, expected: dict[str, list[Commit]]) -> Non
 
 
 @pytest.mark.parametrize("stores", PAIRS, indirect=True, ids="-".join)
-async def test_a_mirror_has_the_same(stores: tuple[Store, Store]) -> None:
+async def test_a_mirror_copies_commits_unchanged(stores: tuple[Store, Store]) -> None:
     store, target = stores
     expected = await filled(store)
     await store.append(commit := full("full", 1))
@@ -76,8 +76,8 @@ async def test_a_mirror_has_the_same(stores: tuple[Store, Store]) -> None:
     assert await processor.positions(["full", "account-a-0", "none"]) == {"full": 1, "account-a-0": 5}
 
 
-async def test_while_others_write(stores: tuple[Store, Store]) -> None:
-    """And a restart in the midst of it, with nothing known."""
+async def test_a_mirror_copies_while_writers_continue(stores: tuple[Store, Store]) -> None:
+    """With restarts in between, each without checkpoints."""
     store, target = stores
     expected: dict[str, list[Commit]] = {}
 
@@ -94,7 +94,7 @@ async def test_while_others_write(stores: tuple[Store, Store]) -> None:
     await expect_copied(target, expected)
 
 
-async def test_several_at_once(stores: tuple[Store, Store]) -> None:
+async def test_several_mirrors_at_once_copy_each_commit_once(stores: tuple[Store, Store]) -> None:
     store, target = stores
     expected = await filled(store, 6, 30)
     mirrors = [Processor(Mirror(target), store, MemoryCheckpoints()) for _ in range(3)]
@@ -102,8 +102,8 @@ async def test_several_at_once(stores: tuple[Store, Store]) -> None:
     await expect_copied(target, expected)
 
 
-async def test_it_goes_on_where_the_target_is(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    """Also when the target has been put back to what it was, and the checkpoints have not."""
+async def test_a_mirror_resumes_at_the_versions_of_the_target(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Also if the target was restored from a backup, and the checkpoints were not."""
     store, target = stores
     expected = await filled(store, 2, 3)
     async with SQLiteCheckpoints(tmp_path / "checkpoints.db") as checkpoints:
@@ -119,10 +119,8 @@ async def test_it_goes_on_where_the_target_is(stores: tuple[Store, Store], tmp_p
 
 
 @pytest.mark.parametrize("strangers", [1, 3, 4, 7])
-async def test_a_target_that_somebody_else_has_written_to_parks_the_stream(
-    stores: tuple[Store, Store], strangers: int
-) -> None:
-    """Whether it has fewer commits than the store, as many, or more; the others go on."""
+async def test_a_target_with_foreign_commits_parks_the_stream(stores: tuple[Store, Store], strangers: int) -> None:
+    """Whether it has fewer commits than the store, as many, or more. Other streams continue."""
     store, target = stores
     expected = await filled(store, 2, 4)
     foreign = await fill(target, "account-a-0", strangers)
@@ -133,13 +131,13 @@ async def test_a_target_that_somebody_else_has_written_to_parks_the_stream(
     with pytest.raises(StreamParked) as error:
         await processor.retry("account-a-0")
     assert isinstance(error.value.__cause__, ConflictError)
-    with pytest.raises(ValueError, match="passes over nothing"):
+    with pytest.raises(ValueError, match="cannot skip commits"):
         await processor.skip("account-a-0", "never mind")
     await expect_copied(target, {"account-a-0": foreign})
 
 
-async def test_a_target_that_is_further_collides_once_the_store_gets_there(stores: tuple[Store, Store]) -> None:
-    """The store was put back to what it was."""
+async def test_a_target_ahead_of_the_store_conflicts_at_the_next_commit(stores: tuple[Store, Store]) -> None:
+    """As after the store was restored from a backup."""
     store, target = stores
     commits = await fill(target, "account-a-0", 5)
     for commit in commits[:3]:
@@ -165,7 +163,7 @@ async def test_a_commit_that_the_target_cannot_hold_parks_its_stream(tmp_path: P
 
 
 class Unsure(SQLiteStore):
-    """Every other answer is lost; what was asked is done."""
+    """Every second reply is lost, after the commit was stored."""
 
     lost = 0
 
@@ -177,7 +175,7 @@ class Unsure(SQLiteStore):
         return receipt
 
 
-async def test_an_unknown_outcome_is_found_out(tmp_path: Path) -> None:
+async def test_an_unknown_outcome_is_settled(tmp_path: Path) -> None:
     async with MemoryStore() as store, Unsure(tmp_path / "unsure.db") as target:
         expected = await filled(store, 2, 3)
         await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)

@@ -1,4 +1,4 @@
-"""Streams that are tried again, parked, retried and skipped: nothing is lost on the way, and not too much at once."""
+"""Parked streams: retry and skip lose nothing, and stay within their limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def store() -> AsyncIterator[MemoryStore]:
 
 
 async def parked(store: MemoryStore, checkpoints: Checkpoints, accounts: int = 1) -> Processor[Outside]:
-    """One that has parked all streams at version 2."""
+    """Return a processor that has parked all streams at version 2."""
     await fill(store, accounts=accounts)
     processor = Processor(Outside(), store, checkpoints, attempts=1)
     processor.projection.poison = {1}
@@ -34,7 +34,7 @@ async def parked(store: MemoryStore, checkpoints: Checkpoints, accounts: int = 1
 
 
 class Breaking(MemoryCheckpoints):
-    """Something happens right before a stream is released, and right after it they fail, once."""
+    """Calls `before_release` right before a stream is released, and fails once right after it."""
 
     before_release: Callable[[], Awaitable[None]] | None = None
     breaks = True
@@ -54,19 +54,19 @@ class Breaking(MemoryCheckpoints):
         return await super().positions(processor, streams)
 
 
-async def test_a_retry_that_breaks_off_after_the_release_can_be_made_again(store: MemoryStore) -> None:
-    """What the processor was told of before the release, it has passed by."""
+async def test_a_retry_interrupted_after_the_release_can_be_repeated(store: MemoryStore) -> None:
+    """The processor has ignored commits that its feed delivered before the release."""
     processor = await parked(store, checkpoints := Breaking())
     other = Processor(processor.projection, store, checkpoints)
     async with running(processor):
         await until(lambda: processor.parking.parked)
 
-        async def told_too_early() -> None:
-            """While the stream is still parked, behind what the retry has read."""
+        async def deliver_early() -> None:
+            """While the stream is still parked, after the commits that the retry has read."""
             receipt = await deposit(store, "a-0", 9)
             await until(lambda: processor.checkpoint == str(receipt.position))
 
-        checkpoints.before_release = told_too_early
+        checkpoints.before_release = deliver_early
         with pytest.raises(Throttled):
             await other.retry("account-a-0")
         await other.retry("account-a-0")
@@ -78,30 +78,30 @@ async def test_a_stream_that_fails_while_it_is_being_released_stays_parked(store
     processor = await parked(store, checkpoints := Breaking())
     checkpoints.breaks = False
 
-    async def goes_on() -> None:
+    async def fail_on_a_new_commit() -> None:
         await deposit(store, "a-0", 66)
         processor.projection.poison = {66}
 
-    checkpoints.before_release = goes_on
+    checkpoints.before_release = fail_on_a_new_commit
     with pytest.raises(StreamParked):
         await processor.retry("account-a-0")
     [found] = await processor.parked()
     assert (found.version, found.released) == (5, False)
 
 
-@pytest.mark.parametrize("mended", [True, False])
-async def test_a_released_stream_is_no_longer_waited_for(store: MemoryStore, mended: bool) -> None:
+@pytest.mark.parametrize("released", [True, False])
+async def test_wait_for_ignores_the_entry_of_a_released_stream(store: MemoryStore, released: bool) -> None:
     processor = await parked(store, checkpoints := MemoryCheckpoints())
     [found] = await processor.parked()
-    await checkpoints.park(processor.name, structs.replace(found, released=mended))
+    await checkpoints.park(processor.name, structs.replace(found, released=released))
     receipt = await deposit(store, "a-0", 2)
-    expected: type[Exception] = TimeoutError if mended else StreamParked
+    expected: type[Exception] = TimeoutError if released else StreamParked
     with pytest.raises(expected):
         await processor.wait_for(receipt, timeout=0.05)
 
 
-async def test_what_many_parked_streams_cost(store: MemoryStore) -> None:
-    """Only those that a batch is about are looked up."""
+async def test_a_batch_reads_only_its_own_parked_streams(store: MemoryStore) -> None:
+    """Not all parked streams of the processor."""
     asked: list[int] = []
 
     class Counting(MemoryCheckpoints):
@@ -123,7 +123,7 @@ async def test_what_many_parked_streams_cost(store: MemoryStore) -> None:
     assert max(asked) == 1
 
 
-async def test_an_error_that_no_text_can_hold_is_told(store: MemoryStore, tmp_path: Path) -> None:
+async def test_an_error_with_invalid_characters_is_stored(store: MemoryStore, tmp_path: Path) -> None:
     class Odd(InSQLite, tag="odd"):
         def taste(self, event: Movement) -> None:
             raise OSError("no such file: \udcff")
@@ -152,7 +152,7 @@ async def test_each_commit_has_its_own_attempts(store: MemoryStore) -> None:
     assert set((await processor.projection.told())["account-a-0"]) == set((await ids_of(store))["account-a-0"])
 
 
-async def test_streams_that_are_tried_again_keep_to_the_concurrency(store: MemoryStore) -> None:
+async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> None:
     class Narrow(Outside, tag="narrow"):
         concurrency = 2
         inside = most = 0
@@ -172,7 +172,7 @@ async def test_streams_that_are_tried_again_keep_to_the_concurrency(store: Memor
     await processor.prepare()
     await processor.take_all()
     await processor.handle(await commits_of(store))
-    assert len(processor.parking.aside) == 30
+    assert len(processor.parking.catching_up) == 30
     processor.projection.failing = False
     await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)

@@ -31,7 +31,7 @@ async def store() -> AsyncIterator[MemoryStore]:
 
 @pytest.fixture
 async def make(kind: str, store: MemoryStore, tmp_path: Path) -> AsyncIterator[Make]:
-    """A processor of this kind; each has a projection of its own, and they share checkpoints, as processes do."""
+    """Creates processors of this kind. Each has its own projection; all share checkpoints, as processes do."""
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
 
         def made(projection: Any = None, **options: Any) -> Processor[Any]:
@@ -45,7 +45,7 @@ async def make(kind: str, store: MemoryStore, tmp_path: Path) -> AsyncIterator[M
 
 
 @every_kind
-async def test_all_is_handled_once_and_in_order(store: MemoryStore, make: Make) -> None:
+async def test_every_commit_is_handled_once_and_in_order(store: MemoryStore, make: Make) -> None:
     await fill(store)
     processor = make()
     await processor.run(until_caught_up=True)
@@ -54,7 +54,7 @@ async def test_all_is_handled_once_and_in_order(store: MemoryStore, make: Make) 
 
 
 @every_kind
-async def test_what_comes_is_handled_as_it_comes(store: MemoryStore, make: Make) -> None:
+async def test_new_commits_are_handled_while_it_runs(store: MemoryStore, make: Make) -> None:
     processor = make()
     async with running(processor):
         await fill(store)
@@ -64,14 +64,14 @@ async def test_what_comes_is_handled_as_it_comes(store: MemoryStore, make: Make)
 
 
 @every_kind
-async def test_nothing_at_all_is_caught_up(make: Make) -> None:
+async def test_an_empty_store_is_caught_up(make: Make) -> None:
     processor = make()
     await processor.run(until_caught_up=True)
     assert processor.commits == 0
 
 
 @every_durable_kind
-async def test_another_process_goes_on_where_one_stopped(store: MemoryStore, make: Make) -> None:
+async def test_another_process_resumes_where_the_first_one_stopped(store: MemoryStore, make: Make) -> None:
     await fill(store)
     first = make()
     await first.run(until_caught_up=True)
@@ -82,8 +82,8 @@ async def test_another_process_goes_on_where_one_stopped(store: MemoryStore, mak
 
 
 @every_durable_kind
-async def test_without_its_checkpoint_positions_alone_keep_it_exact(store: MemoryStore, make: Make) -> None:
-    """As when it was killed before it wrote one."""
+async def test_positions_keep_it_exact_without_a_checkpoint(store: MemoryStore, make: Make) -> None:
+    """As after a kill before the first checkpoint."""
     await fill(store)
     first = make()
     await first.prepare()
@@ -96,7 +96,7 @@ async def test_without_its_checkpoint_positions_alone_keep_it_exact(store: Memor
 
 @every_kind
 @pytest.mark.parametrize("seed", range(5))
-async def test_hints_in_any_order_and_number(store: MemoryStore, make: Make, seed: int) -> None:
+async def test_hints_may_repeat_and_come_in_any_order(store: MemoryStore, make: Make, seed: int) -> None:
     dice = Random(seed)
     await fill(store, accounts=5, deposits=30)
     processor = make()
@@ -114,21 +114,21 @@ async def test_hints_in_any_order_and_number(store: MemoryStore, make: Make, see
 
 
 @every_kind
-async def test_a_stream_of_which_much_is_missing_catches_up_by_itself(store: MemoryStore, make: Make) -> None:
+async def test_a_stream_that_misses_many_commits_catches_up_in_its_own_task(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=2, deposits=350)
     processor = make()
     await processor.prepare()
     await processor.take_all()
     commits = await commits_of(store)
     await processor.handle([commits[349], commits[350]])
-    assert processor.parking.aside.keys() == {"account-a-0"}
-    await processor.handle([commits[348], commits[699]])  # dropped while it is aside, and the other one
+    assert processor.parking.catching_up.keys() == {"account-a-0"}
+    await processor.handle([commits[348], commits[699]])  # the first is dropped while its stream catches up
     await processor.wait_until_idle()
     assert await processor.projection.told() == await ids_of(store)
 
 
 @every_kind
-async def test_from_now_on(store: MemoryStore, make: Make) -> None:
+async def test_start_now_handles_only_newer_commits(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=2)
     processor = make(start="now")
     async with running(processor):
@@ -144,7 +144,7 @@ async def test_a_handler_that_fails_for_a_while_is_called_again(store: MemorySto
     processor = make()
     processor.projection.poison = {2}
     async with running(processor):
-        await until(lambda: processor.parking.aside)
+        await until(lambda: processor.parking.catching_up)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert not await processor.parked()
@@ -152,7 +152,7 @@ async def test_a_handler_that_fails_for_a_while_is_called_again(store: MemorySto
 
 
 @every_kind
-async def test_a_stream_whose_handler_fails_is_parked_and_the_others_go_on(store: MemoryStore, make: Make) -> None:
+async def test_a_stream_whose_handler_fails_is_parked_and_others_continue(store: MemoryStore, make: Make) -> None:
     await fill(store)
     await deposit(store, "a-1", 66)
     await deposit(store, "a-1", 1)
@@ -171,7 +171,7 @@ async def test_a_stream_whose_handler_fails_is_parked_and_the_others_go_on(store
 
 
 @every_kind
-async def test_behind_a_parked_commit_later_ones_wait(store: MemoryStore, make: Make) -> None:
+async def test_commits_after_a_parked_one_wait(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=2)
     processor = make(attempts=1)
     processor.projection.poison = {66}
@@ -181,17 +181,17 @@ async def test_behind_a_parked_commit_later_ones_wait(store: MemoryStore, make: 
         receipt = await deposit(store, "a-1", 1)
         with pytest.raises(StreamParked, match="account-a-1"):
             await processor.wait_for(receipt)
-        await processor.wait_for(await deposit(store, "a-0", 1))  # the others go on
+        await processor.wait_for(await deposit(store, "a-0", 1))  # other streams continue
         processor.projection.poison = set()
         await processor.retry("account-a-1")
         await processor.wait_for(receipt)
-        await processor.wait_for(await deposit(store, "a-1", 2))  # and so does this one now
+        await processor.wait_for(await deposit(store, "a-1", 2))  # and now this one, too
     assert await processor.projection.told() == await ids_of(store)
     assert not await processor.parked()
 
 
 @every_kind
-async def test_what_fails_again_stays_parked(store: MemoryStore, make: Make) -> None:
+async def test_a_stream_that_fails_again_stays_parked(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=1)
     processor = make(attempts=1)
     processor.projection.poison = {2}
@@ -238,7 +238,7 @@ async def test_a_damaged_commit_can_be_skipped(store: MemoryStore, make: Make) -
 
 
 @every_durable_kind
-async def test_another_process_may_retry_while_one_runs(store: MemoryStore, make: Make) -> None:
+async def test_another_process_can_retry_while_one_runs(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=2)
     processor = make(attempts=1)
     processor.projection.poison = {3}
@@ -255,7 +255,7 @@ async def test_another_process_may_retry_while_one_runs(store: MemoryStore, make
 
 
 @every_kind
-async def test_a_processor_may_stop_instead(store: MemoryStore, make: Make) -> None:
+async def test_on_error_stop_raises_the_handlers_error(store: MemoryStore, make: Make) -> None:
     await fill(store)
     processor = make(attempts=2, on_error="stop")
     processor.projection.poison = {2}
@@ -264,25 +264,25 @@ async def test_a_processor_may_stop_instead(store: MemoryStore, make: Make) -> N
     assert processor.state == "failed"
     assert not await processor.parked()
     processor.projection.poison = set()
-    await processor.run(until_caught_up=True)  # mended, it goes on
+    await processor.run(until_caught_up=True)  # it continues once the handler works
     assert await processor.projection.told() == await ids_of(store)
 
 
-async def test_of_a_commit_that_fails_in_memory_nothing_is_done_twice(store: MemoryStore) -> None:
-    """Its first event has had its effect."""
+async def test_in_memory_no_event_of_a_failed_commit_is_handled_twice(store: MemoryStore) -> None:
+    """The first event of the commit keeps its effect."""
     await fill(store, accounts=1)
     processor = Processor(InMemory(), store)
     processor.projection.poison = {100}
     async with running(processor):
-        await until(lambda: processor.parking.aside)
+        await until(lambda: processor.parking.catching_up)
         processor.projection.poison = set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
     assert await processor.projection.told() == await ids_of(store)
 
 
 @every_durable_kind
-async def test_two_at_once_without_leases(store: MemoryStore, make: Make) -> None:
-    """Positions let one of them handle each commit; effects outside may be had by both."""
+async def test_two_processes_without_leases_stay_exact(store: MemoryStore, make: Make) -> None:
+    """Positions let only one of them change the read model; outside effects may happen in both."""
     await fill(store, accounts=4, deposits=20)
     commits, processors = await commits_of(store), [make(), make()]
     for processor in processors:
@@ -301,7 +301,7 @@ async def test_two_at_once_without_leases(store: MemoryStore, make: Make) -> Non
 
 
 @every_durable_kind
-async def test_who_runs_later_fences_who_ran_before(store: MemoryStore, make: Make) -> None:
+async def test_a_later_run_fences_the_earlier_one(store: MemoryStore, make: Make) -> None:
     first, second = make(), make()
     async with running(second):
         pass
@@ -318,16 +318,16 @@ async def test_who_runs_later_fences_who_ran_before(store: MemoryStore, make: Ma
 
 
 @every_kind
-async def test_waiting_for_ones_own_write_ends(store: MemoryStore, make: Make) -> None:
+async def test_wait_for_times_out(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=1)
     processor = make()
     await processor.prepare()
     with pytest.raises(TimeoutError):
         await processor.wait_for(await deposit(store, "a-0", 1), timeout=0.05)
-    assert not processor._waiting
+    assert not processor._waiters
 
 
-async def test_what_does_not_fit_together_is_refused(store: MemoryStore, tmp_path: Path) -> None:
+async def test_arguments_that_do_not_fit_together_are_refused(store: MemoryStore, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="needs checkpoints"):
         Processor(Outside(), store)
     with pytest.raises(TypeError, match="SQLiteCheckpoints"):
@@ -338,7 +338,7 @@ async def test_what_does_not_fit_together_is_refused(store: MemoryStore, tmp_pat
         Processor(InMemory(), store, start="yesterday")  # type: ignore[arg-type]
 
 
-async def test_versions_that_readers_do_not_use_do_not_run(store: MemoryStore) -> None:
+async def test_a_version_that_is_not_active_does_not_run(store: MemoryStore) -> None:
     class Second(Outside, tag="outside"):
         version = 2
 
@@ -349,7 +349,7 @@ async def test_versions_that_readers_do_not_use_do_not_run(store: MemoryStore) -
     assert (raised.value.version, raised.value.active) == (2, 1)
 
 
-async def test_many_streams_of_sqlite(tmp_path: Path) -> None:
+async def test_many_streams_in_sqlite(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "ledger.db") as store, SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         await fill(store, accounts=300, deposits=5)  # more than a page of commits, and of positions
         processor = Processor(InSQLite(), store, checkpoints)
@@ -363,7 +363,7 @@ async def test_many_streams_of_sqlite(tmp_path: Path) -> None:
 
 
 @every_durable_kind
-async def test_from_another_checkpoint_what_was_handled_is_dropped(store: MemoryStore, make: Make) -> None:
+async def test_resume_from_delivers_again_and_handled_commits_are_dropped(store: MemoryStore, make: Make) -> None:
     await fill(store)
     processor = make()
     await processor.run(until_caught_up=True)
@@ -385,7 +385,7 @@ async def test_from_another_checkpoint_what_was_handled_is_dropped(store: Memory
     assert slot.checkpoint == "13"
 
 
-async def test_forgetting_drops_the_read_model_with_its_positions(store: MemoryStore, tmp_path: Path) -> None:
+async def test_forget_drops_the_read_model_with_its_positions(store: MemoryStore, tmp_path: Path) -> None:
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         await fill(store)
         processor = Processor(InSQLite(), store, checkpoints)
@@ -396,14 +396,14 @@ async def test_forgetting_drops_the_read_model_with_its_positions(store: MemoryS
                 await processor.forget()
         await processor.forget()
         assert await checkpoints.slots(processor.name) == []
-        await processor.run(until_caught_up=True)  # builds it anew, with nothing twice
+        await processor.run(until_caught_up=True)  # builds it again, with nothing twice
         assert await processor.projection.told() == await ids_of(store)
     with pytest.raises(TypeError, match="in memory"):
         await Processor(InMemory(), store).forget()
 
 
 @every_kind
-async def test_all_that_is_parked_can_be_retried_at_once(store: MemoryStore, make: Make) -> None:
+async def test_retry_all_retries_every_parked_stream(store: MemoryStore, make: Make) -> None:
     await fill(store, accounts=5)
     await deposit(store, "a-3", 66)
     processor = make(attempts=1)
@@ -418,7 +418,7 @@ async def test_all_that_is_parked_can_be_retried_at_once(store: MemoryStore, mak
 
 
 @every_kind
-async def test_when_it_has_ended_caught_up_it_is_not_behind(store: MemoryStore, make: Make) -> None:
+async def test_a_run_that_ended_caught_up_has_no_lag(store: MemoryStore, make: Make) -> None:
     await fill(store)
     processor = make()
     processor.handled_up_to = 1
@@ -428,13 +428,13 @@ async def test_when_it_has_ended_caught_up_it_is_not_behind(store: MemoryStore, 
     assert (await status(processor)).lag_commits == 0
 
 
-async def test_reading_a_read_model_changes_nothing(tmp_path: Path) -> None:
+async def test_reads_of_a_read_model_cannot_write(tmp_path: Path) -> None:
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         await checkpoints.write(lambda db: db.execute("CREATE TABLE mine (x)"))
         with pytest.raises(StoreRejected, match="READONLY"):
             await checkpoints.read(lambda db: db.execute("INSERT INTO mine VALUES (1)"))
 
 
-def test_what_is_no_projection_is_told(store: MemoryStore) -> None:
+def test_an_object_that_is_not_a_projection_is_refused(store: MemoryStore) -> None:
     with pytest.raises(TypeError, match="give an object"):
         Processor(InMemory, store)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""A read model built anew beside the one in use: nothing is had twice outside, and readers are switched at the end."""
+"""`rebuild` builds a read model while the old one is in use: no outside effect happens twice, then readers switch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def outside(store: MemoryStore) -> list[str]:
     return sorted(id for ids in (await ids_of(store)).values() for id in ids)
 
 
-async def test_beside_a_running_one_each_effect_outside_is_had_once(
+async def test_while_the_old_version_runs_each_outside_effect_happens_once(
     store: MemoryStore, checkpoints: SQLiteCheckpoints
 ) -> None:
     await fill(store, accounts=5, deposits=20)
@@ -90,7 +90,7 @@ async def write_on(store: MemoryStore) -> None:
         number += 1
 
 
-async def test_what_the_old_one_has_parked_is_handled_by_the_new_one_and_not_muted(
+async def test_commits_parked_by_the_old_version_are_handled_by_the_new_one_not_muted(
     store: MemoryStore, checkpoints: SQLiteCheckpoints
 ) -> None:
     await fill(store, accounts=2, deposits=5)
@@ -98,7 +98,7 @@ async def test_what_the_old_one_has_parked_is_handled_by_the_new_one_and_not_mut
     old.projection.poison = {3}
     await old.run(until_caught_up=True)
     assert len(await old.parked()) == 2
-    had = set(OUTSIDE)  # twice, as the transaction of a batch with a poisoned commit is undone
+    had = set(OUTSIDE)  # a set, as a batch with a poisoned commit is rolled back and repeated
     assert len(had) == 8
     OUTSIDE.clear()
     await rebuild(new)
@@ -107,12 +107,12 @@ async def test_what_the_old_one_has_parked_is_handled_by_the_new_one_and_not_mut
 
 
 @pytest.mark.parametrize("moment", range(12))
-async def test_it_goes_on_after_having_been_cancelled(
+async def test_a_cancelled_rebuild_continues_when_called_again(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, moment: int
 ) -> None:
     await fill(store, accounts=5, deposits=40)
     await Processor(First(), store, checkpoints).run(until_caught_up=True)
-    await deposit(store, "a-1", 1)  # not handled by the old one
+    await deposit(store, "a-1", 1)  # not handled by the old version
     rebuilding = asyncio.create_task(rebuild(Processor(Second(), store, checkpoints)))
     for _ in range(moment * 3):
         await asyncio.sleep(0.001)
@@ -125,7 +125,7 @@ async def test_it_goes_on_after_having_been_cancelled(
     assert await checkpoints.active("model") == 2
 
 
-async def test_an_error_stops_it_and_the_old_one_stays_in_use(
+async def test_an_error_stops_the_rebuild_and_the_old_version_stays_active(
     store: MemoryStore, checkpoints: SQLiteCheckpoints
 ) -> None:
     await fill(store)
@@ -142,8 +142,8 @@ async def test_an_error_stops_it_and_the_old_one_stays_in_use(
     assert await new.projection.told() == await ids_of(store)
 
 
-async def test_afterwards_it_runs_as_it_was_made_to(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
-    """It parks what fails, although the rebuild stopped for that."""
+async def test_after_the_rebuild_on_error_applies_again(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+    """The processor parks again, although the rebuild stopped at errors."""
     await fill(store)
     await Processor(First(), store, checkpoints).run(until_caught_up=True)
     new = Processor(Second(), store, checkpoints, attempts=1)
@@ -154,7 +154,7 @@ async def test_afterwards_it_runs_as_it_was_made_to(store: MemoryStore, checkpoi
     assert len(await new.parked()) == 1
 
 
-async def test_one_that_failed_does_not_run_on(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_a_version_whose_rebuild_failed_does_not_run(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     await fill(store)
     await Processor(First(), store, checkpoints).run(until_caught_up=True)
     new = Processor(Second(), store, checkpoints, attempts=1)
@@ -165,10 +165,10 @@ async def test_one_that_failed_does_not_run_on(store: MemoryStore, checkpoints: 
         await new.run(until_caught_up=True)
 
 
-async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_old_one_was(
+async def test_a_held_back_stream_that_then_fails_is_muted_up_to_the_old_position(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one handles much of it just before it is fenced."""
+    """The old version handles many of its commits just before it is fenced."""
     await fill(store, accounts=1, deposits=3)
     old = Processor(First(), store, checkpoints)
     await old.run(until_caught_up=True)
@@ -191,7 +191,7 @@ async def test_a_stream_that_was_held_back_and_then_fails_is_muted_to_where_the_
     assert len(OUTSIDE) == len(set(OUTSIDE))
 
 
-async def test_what_progress_raises_comes_out(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_an_error_of_progress_is_raised(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     def broken(done: int, total: int) -> None:
         raise BrokenPipeError
 
@@ -200,7 +200,7 @@ async def test_what_progress_raises_comes_out(store: MemoryStore, checkpoints: S
         await rebuild(Processor(Second(), store, checkpoints), progress=broken)
 
 
-async def test_of_nothing(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_rebuild_of_an_empty_store(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     steps: list[Any] = []
     await Processor(First(), store, checkpoints).run(until_caught_up=True)
     await rebuild(Processor(Second(), store, checkpoints), progress=lambda *step: steps.append(step))
@@ -208,18 +208,18 @@ async def test_of_nothing(store: MemoryStore, checkpoints: SQLiteCheckpoints) ->
     assert await checkpoints.active("model") == 2
 
 
-async def test_without_one_in_use_it_becomes_the_one(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_without_an_active_version_it_becomes_active(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     await fill(store)
     steps: list[Any] = []
     only = Processor(Second(), store, checkpoints)
     await rebuild(only, progress=lambda *step: steps.append(step))
     assert await only.projection.told() == await ids_of(store)
-    assert sorted(OUTSIDE) == await outside(store)  # nobody has had them before
+    assert sorted(OUTSIDE) == await outside(store)  # no other version has acted
     assert steps[-1] == (12, 12)
-    await rebuild(only)  # done already
+    await rebuild(only)  # does nothing
 
 
-async def test_the_old_one_can_be_forgotten(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_the_old_version_can_be_forgotten(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     await fill(store)
     old = Processor(First(), store, checkpoints)
     await old.run(until_caught_up=True)
@@ -230,7 +230,9 @@ async def test_the_old_one_can_be_forgotten(store: MemoryStore, checkpoints: SQL
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-async def test_what_began_now_is_not_rebuilt(store: MemoryStore, checkpoints: SQLiteCheckpoints, which: str) -> None:
+async def test_a_version_with_start_now_is_not_rebuilt(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, which: str
+) -> None:
     await fill(store)
     start: Any = {which: "now"}
     old = Processor(First(), store, checkpoints, start=start.get("old", "beginning"))

@@ -1,4 +1,4 @@
-"""The runner: patience with stores, checkpoints that say no more than is true, and clean ends."""
+"""The runner: it waits for stores, writes only true checkpoints, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def store() -> AsyncIterator[MemoryStore]:
 
 
 class Counting(MemoryCheckpoints):
-    """Knows what was saved, and fails when it is told to."""
+    """Records what was saved, and raises `failures`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Counting(MemoryCheckpoints):
 
 
 class Shaky:
-    """A feed that fails so often."""
+    """A feed that raises `failures`, one at each start or batch."""
 
     ordered = True
 
@@ -92,7 +92,7 @@ async def test_checkpoints_that_cannot_be_written_are_waited_for(store: MemorySt
 
 
 @pytest.mark.parametrize("error", [StoreRejected("no", "ask somebody"), StoreClosed("closed"), LookupError("a bug")])
-async def test_what_no_patience_mends_comes_out(store: MemoryStore, error: Exception) -> None:
+async def test_errors_that_are_not_transient_are_raised(store: MemoryStore, error: Exception) -> None:
     feed: Any = Shaky(store, error)
     processor = Processor(InMemory(), store, feed=feed)
     with pytest.raises(type(error)):
@@ -101,7 +101,7 @@ async def test_what_no_patience_mends_comes_out(store: MemoryStore, error: Excep
     assert not tasks_left()
 
 
-async def test_a_store_that_is_closed_ends_it(store: MemoryStore) -> None:
+async def test_closing_the_store_ends_the_run(store: MemoryStore) -> None:
     processor = Processor(InMemory(), store)
     running = asyncio.create_task(Runner(processor).run())
     await until(processor.caught_up.is_set)
@@ -126,7 +126,7 @@ async def test_a_handlers_error_that_looks_like_the_stores_is_not_waited_for(
     with pytest.raises(Throttled, match="another service"):
         async with asyncio.timeout(20):
             await Runner(processor, leases=Leases(slots=2) if with_leases else None).run()
-    assert not any(checkpoints.saved)  # nothing that says it was handled
+    assert not any(checkpoints.saved)  # no checkpoint that says it was handled
     assert not tasks_left()
 
 
@@ -135,26 +135,26 @@ async def test_the_first_of_two_without_leases_is_fenced(store: MemoryStore, tmp
         first, second = (Processor(InSQLite(), store, checkpoints) for _ in range(2))
         running = asyncio.create_task(Runner(first).run())
         await until(first.caught_up.is_set)
-        going_on = Runner(second)
-        other = asyncio.create_task(going_on.run())
+        second_runner = Runner(second)
+        other = asyncio.create_task(second_runner.run())
         await until(second.caught_up.is_set)
         await fill(store)
         with pytest.raises(Fenced):
             async with asyncio.timeout(20):
                 await running
         await until(lambda: second.commits == 12)
-        going_on.stop()
+        second_runner.stop()
         await other
         assert await second.projection.told() == await ids_of(store)
 
 
-async def test_nothing_is_written_while_there_is_nothing_to_do(store: MemoryStore) -> None:
+async def test_no_checkpoint_is_written_while_there_are_no_commits(store: MemoryStore) -> None:
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints)
     runner = Runner(processor, leases=Leases(slots=1, ttl=0.3), save_every=0.01)
     running = asyncio.create_task(runner.run())
-    await until(lambda: checkpoints.saved == ["12"])  # though the feed tells nothing more
+    await until(lambda: checkpoints.saved == ["12"])  # written although no more commits come
     beaten = checkpoints.beaten
     await until(lambda: checkpoints.beaten > beaten + 5)
     assert checkpoints.saved == ["12"]
@@ -165,7 +165,7 @@ async def test_nothing_is_written_while_there_is_nothing_to_do(store: MemoryStor
     assert checkpoints.saved == ["12", "13"]
 
 
-async def test_checkpoints_are_not_written_more_often_than_asked_for(store: MemoryStore) -> None:
+async def test_checkpoints_are_written_at_most_every_save_every_seconds(store: MemoryStore) -> None:
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints)
@@ -179,7 +179,7 @@ async def test_checkpoints_are_not_written_more_often_than_asked_for(store: Memo
     assert checkpoints.saved == ["17"]
 
 
-async def test_no_checkpoint_passes_what_is_aside(store: MemoryStore) -> None:
+async def test_no_checkpoint_is_written_while_a_stream_catches_up(store: MemoryStore) -> None:
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints, attempts=1_000)
@@ -200,7 +200,7 @@ async def test_no_checkpoint_passes_what_is_aside(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("with_leases", [False, True])
-async def test_it_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_leases: bool, tmp_path: Path) -> None:
+async def test_a_run_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_leases: bool, tmp_path: Path) -> None:
     await fill(store, accounts=6)
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         for steps in range(120):
@@ -222,7 +222,7 @@ async def test_it_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_lea
 
 
 class Slow(Outside):
-    """Effects that end when they may."""
+    """Effects that end once `may_end` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Slow(Outside):
 
 
 @pytest.mark.parametrize("with_leases", [False, True])
-async def test_stopped_it_ends_what_is_in_flight_and_nothing_else(store: MemoryStore, *, with_leases: bool) -> None:
+async def test_stop_finishes_commits_in_flight_and_starts_no_others(store: MemoryStore, *, with_leases: bool) -> None:
     await fill(store, accounts=2, deposits=1)
     checkpoints = Counting()
     processor = Processor(Slow(), store, checkpoints)
@@ -245,7 +245,7 @@ async def test_stopped_it_ends_what_is_in_flight_and_nothing_else(store: MemoryS
     assert processor.in_flight == 2
     runner.stop()
     await fill(store, accounts=0)
-    await deposit(store, "a-1", 7)  # too late for this one
+    await deposit(store, "a-1", 7)  # too late for this run
     assert not running.done()
     processor.projection.may_end.set()
     async with asyncio.timeout(20):
@@ -255,7 +255,7 @@ async def test_stopped_it_ends_what_is_in_flight_and_nothing_else(store: MemoryS
     assert not tasks_left()
 
 
-async def test_sigterm_stops_it(store: MemoryStore) -> None:
+async def test_sigterm_stops_the_run(store: MemoryStore) -> None:
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints)
@@ -269,8 +269,10 @@ async def test_sigterm_stops_it(store: MemoryStore) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-async def test_it_ends_though_a_store_is_gone_for_good(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+async def test_a_stopped_run_ends_if_a_store_stays_unreachable(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.processing.runner._STOP_TIMEOUT", 0.2)
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints)
@@ -285,15 +287,17 @@ async def test_it_ends_though_a_store_is_gone_for_good(store: MemoryStore, monke
     assert not tasks_left()
 
 
-async def test_it_ends_though_a_stream_is_tried_for_ever(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsrc.processing.runner._AT_THE_END", 0.2)
+async def test_a_stopped_run_ends_if_a_stream_keeps_failing(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.processing.runner._STOP_TIMEOUT", 0.2)
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints, attempts=1_000_000)
     processor.projection.poison = {2}
     runner = Runner(processor)
     running = asyncio.create_task(runner.run())
-    await until(lambda: processor.parking.aside)
+    await until(lambda: processor.parking.catching_up)
     runner.stop()
     async with asyncio.timeout(20):
         await running
@@ -301,8 +305,8 @@ async def test_it_ends_though_a_stream_is_tried_for_ever(store: MemoryStore, mon
     assert not tasks_left()
 
 
-async def test_a_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) -> None:
-    class Told(Shaky):
+async def test_the_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) -> None:
+    class CountingFeed(Shaky):
         batches = 0
 
         async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
@@ -312,7 +316,7 @@ async def test_a_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) -> N
             yield Batch([], "12", caught_up=True)
 
     await fill(store)
-    feed: Any = Told(store)
+    feed: Any = CountingFeed(store)
     processor = Processor(Slow(), store, MemoryCheckpoints(), feed=feed)
     running = asyncio.create_task(Runner(processor).run(until_caught_up=True))
     await until(lambda: processor.projection.begun)
@@ -344,7 +348,7 @@ async def test_one_reader_for_all_processors(store: MemoryStore) -> None:
 
 
 class Ending(Shaky):
-    """A feed that ends, also for who follows, as one of an export does."""
+    """A feed that ends even with `follow=True`, as the feed of an export does."""
 
     begun = 0
 
@@ -354,7 +358,7 @@ class Ending(Shaky):
             yield batch
 
 
-async def test_with_leases_a_feed_that_ends_ends_the_run(store: MemoryStore) -> None:
+async def test_with_leases_the_run_ends_with_its_feed(store: MemoryStore) -> None:
     await fill(store)
     feed: Any = Ending(store)
     processor = Processor(Outside(), store, MemoryCheckpoints(), feed=feed)

@@ -1,4 +1,4 @@
-"""Where a processor begins, and that it never has to begin again."""
+"""Where a processor starts, and that its checkpoint does not expire."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOUR = 3_600_000_000  # µs
 
 
 class Hints(MemoryStore):
-    """Its feed promises no order, as that of a table."""
+    """A store whose feed is not ordered, as on DynamoDB."""
 
     ordered = False
 
@@ -27,14 +27,14 @@ async def store() -> AsyncIterator[Hints]:
 
 
 async def age(store: MemoryStore, hours: int = 4) -> None:
-    """What is stored was stored so long ago."""
+    """Make all stored commits this much older."""
     for commits in (*store._streams.values(), store._all):
         commits[:] = [structs.replace(commit, time=commit.time - hours * HOUR) for commit in commits]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-async def test_from_now_on_what_is_older_is_not_handled_however_it_is_told(store: Hints, at_once: int) -> None:
-    """The feed of a table tells commits of some hours before, too."""
+async def test_start_now_does_not_handle_older_commits_in_any_batches(store: Hints, at_once: int) -> None:
+    """The feed of a table delivers commits of some hours before, too."""
     await fill(store, accounts=2)
     await age(store)
     processor = Processor(InMemory(), store, start="now")
@@ -50,10 +50,10 @@ async def test_from_now_on_what_is_older_is_not_handled_however_it_is_told(store
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_from_now_on_verify_handles_all_that_came_since(
+async def test_with_start_now_verify_handles_every_commit_since_the_start(
     store: Hints, ordered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only the last commit, which is what it compares."""
+    """Not only the last commit of the stream, whose version it compares."""
     monkeypatch.setattr(Hints, "ordered", ordered)
     await fill(store, accounts=2)
     await age(store)
@@ -67,8 +67,8 @@ async def test_from_now_on_verify_handles_all_that_came_since(
     assert await processor.projection.told() == {"account-a-1": [f"account-a-1@{v}.0" for v in (5, 6, 7)]}
 
 
-async def test_the_checkpoint_is_kept_also_while_nothing_happens(store: MemoryStore) -> None:
-    """That of a table holds for 23 hours."""
+async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: MemoryStore) -> None:
+    """A checkpoint of a DynamoDB feed is valid for 23 hours."""
     checkpoints = MemoryCheckpoints()
     processor = Processor(Outside(), store, checkpoints)
     await processor.prepare()

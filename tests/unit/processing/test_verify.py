@@ -1,4 +1,4 @@
-"""Every stream's head against where a processor is; and how a processor does, for people and machines."""
+"""`verify` compares streams with positions; `status` and `health` report on a processor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def checkpoints(tmp_path: Path) -> AsyncIterator[SQLiteCheckpoints]:
 
 
 async def hinted(store: MemoryStore, checkpoints: SQLiteCheckpoints, streams: int) -> Processor[InSQLite]:
-    """One that was told of some streams only."""
+    """Return a processor that has handled only the first `streams` streams."""
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
     await processor.prepare()
     await processor.take_all()
@@ -34,7 +34,9 @@ async def hinted(store: MemoryStore, checkpoints: SQLiteCheckpoints, streams: in
     return processor
 
 
-async def test_what_no_feed_has_told_is_found_and_handled(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_commits_that_the_feed_has_not_delivered_are_found_and_handled(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints
+) -> None:
     await fill(store, accounts=6)
     processor = await hinted(store, checkpoints, 2)
     await deposit(store, "a-1", 9)
@@ -46,7 +48,9 @@ async def test_what_no_feed_has_told_is_found_and_handled(store: MemoryStore, ch
     assert (await verify(processor)).missing == 0
 
 
-async def test_from_another_process_while_none_runs(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_verify_runs_in_another_process_while_none_runs(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints
+) -> None:
     await fill(store)
     await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
     await deposit(store, "a-1", 9)
@@ -56,32 +60,32 @@ async def test_from_another_process_while_none_runs(store: MemoryStore, checkpoi
 
 
 class Busy(MemoryStore):
-    """Where something happens once its heads have been read."""
+    """Calls `after_heads` once its heads were read."""
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         async for page in super().heads():
-            await self.meanwhile()
+            await self.after_heads()
             yield page
 
-    meanwhile: Callable[[], Awaitable[None]]
+    after_heads: Callable[[], Awaitable[None]]
 
 
-async def test_workers_that_take_over_meanwhile_do_not_end_it(checkpoints: SQLiteCheckpoints) -> None:
+async def test_verify_continues_after_a_worker_has_taken_over(checkpoints: SQLiteCheckpoints) -> None:
     async with Busy() as store:
         await fill(store)
         worker = Processor(InSQLite(), store, checkpoints)
         await worker.take_all()
-        store.meanwhile = worker.take_all
+        store.after_heads = worker.take_all
         found = await verify(other := Processor(InSQLite(), store, checkpoints))
         assert (found.missing, found.handled) == (12, 12)
         assert await other.projection.told() == await ids_of(store)
-        store.meanwhile = Processor(InSQLite(), store, checkpoints).take_all
+        store.after_heads = Processor(InSQLite(), store, checkpoints).take_all
         await deposit(store, "a-1", 9)
-        with pytest.raises(Fenced):  # one that holds its slots by itself has lost them
+        with pytest.raises(Fenced):  # a worker with slots of its own has lost them
             await verify(worker)
 
 
-async def test_parked_streams_are_counted_and_left(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_parked_streams_are_counted_and_not_handled(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     await fill(store, accounts=2)
     processor = await hinted(store, checkpoints, 0)
     processor.projection.poison = {2}
@@ -91,7 +95,9 @@ async def test_parked_streams_are_counted_and_left(store: MemoryStore, checkpoin
     assert (found.parked, found.missing) == (2, 0)
 
 
-async def test_a_stream_that_ends_too_early_is_told(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_a_stream_that_ends_too_early_is_reported_as_lost(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints
+) -> None:
     await fill(store, accounts=2)
     processor = await hinted(store, checkpoints, 2)
     async with MemoryStore() as restored:
@@ -102,7 +108,7 @@ async def test_a_stream_that_ends_too_early_is_told(store: MemoryStore, checkpoi
     assert found.missing == 0
 
 
-async def test_a_stream_that_goes_on_meanwhile_is_not_lost(
+async def test_a_stream_that_grows_during_verify_is_not_lost(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, accounts=2)
@@ -119,7 +125,7 @@ async def test_a_stream_that_goes_on_meanwhile_is_not_lost(
     assert (list(found.lost), found.missing) == ([], 0)
 
 
-async def test_what_is_older_than_the_start_is_not_missing(store: MemoryStore) -> None:
+async def test_commits_older_than_the_start_are_not_missing(store: MemoryStore) -> None:
     await fill(store, accounts=2)
     processor = Processor(InMemory(), store, start="now")
     async with running(processor):
@@ -130,7 +136,7 @@ async def test_what_is_older_than_the_start_is_not_missing(store: MemoryStore) -
     assert await processor.projection.told() == {"account-a-0": ["account-a-0@5.0"]}
 
 
-async def test_a_processor_tells_how_it_does(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
+async def test_status_and_health_of_a_processor(store: MemoryStore, checkpoints: SQLiteCheckpoints) -> None:
     await fill(store, accounts=2)
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
     stopped = await status(processor)
@@ -151,8 +157,8 @@ async def test_a_processor_tells_how_it_does(store: MemoryStore, checkpoints: SQ
     assert (await status(processor)).lag_commits == 0
 
 
-async def test_one_that_is_behind_is_not_well(store: MemoryStore) -> None:
-    blocked, go_on = asyncio.Event(), asyncio.Event()
+async def test_health_reports_a_processor_that_lags(store: MemoryStore) -> None:
+    blocked, resume = asyncio.Event(), asyncio.Event()
 
     class Slow(InMemory, tag="slow"): ...
 
@@ -162,7 +168,7 @@ async def test_one_that_is_behind_is_not_well(store: MemoryStore) -> None:
     async def slowly(runs):  # type: ignore[no-untyped-def]
         failures = await apply(runs)
         blocked.set()
-        await go_on.wait()
+        await resume.wait()
         return failures
 
     processor.projection.apply = slowly  # type: ignore[method-assign]
@@ -171,7 +177,7 @@ async def test_one_that_is_behind_is_not_well(store: MemoryStore) -> None:
     async with running(processor):
         await blocked.wait()
         assert processor.in_flight == 4
-        assert "seconds behind" in health(processor)["slow@1"]
-        go_on.set()
+        assert "it lags by" in health(processor)["slow@1"]
+        resume.set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         assert health(processor) == {}

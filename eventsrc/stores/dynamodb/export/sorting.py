@@ -20,7 +20,8 @@ import msgspec
 
 from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
-from ...feed import PAGE, Head
+from ...feed import Head
+from ...ordered import PAGE
 from ...sqlite.connection import ERRORS, typed
 from .data_file import Row
 

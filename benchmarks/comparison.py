@@ -1,4 +1,4 @@
-"""eventsrc beside other libraries: the same account, the same payloads, the same service or the same durability."""
+"""Compare eventsrc with other libraries: same account, same payloads, same service or same durability."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .plots import horizontal, plot
 
 ROUNDS = 5
 SAVES = 200
-LOADS = {10: 50, 100: 20, 1_000: 5, 10_000: 1}  # commits of the stream: loads a round
+LOADS = {10: 50, 100: 20, 1_000: 5, 10_000: 1}  # loads per round, by the number of commits in the stream
 TASKS = (1, 32, 64, 256)
-AT_ONCE = 512  # saves, by all tasks together
+AT_ONCE = 512  # saves of all tasks together
 RACERS = 10
 OURS = "eventsrc"
 
@@ -45,7 +45,7 @@ async def _measure(peers: tuple[Peer, ...]) -> dict[str, Any]:
             try:
                 driver = await stack.enter_async_context(driving(peer, ENVIRONMENTS / "log"))
             except Unavailable as error:
-                print(f"Left out: {error}", file=sys.stderr)
+                print(f"Skipped: {error}", file=sys.stderr)
                 continue
             await driver.ask("open", where=endpoint or str(folder / f"{number}.db"))
             drivers[peer] = driver
@@ -58,11 +58,11 @@ async def _measure(peers: tuple[Peer, ...]) -> dict[str, Any]:
 
 
 async def _rounds(drivers: dict[Peer, Driver]) -> dict[Peer, Answers]:
-    """All answers of each. What is compared is asked of one after the other, round by round."""
+    """Return all answers of each peer. In each round the peers run the same command one after the other."""
     answers: dict[Peer, Answers] = {peer: {} for peer in drivers}
 
     async def ask(peer: Peer, name: str, per: int, do: str, **command: Any) -> None:
-        """`per` is how many operations that is."""
+        """Send a command and store its answer. `per` is its number of operations."""
         answer = await drivers[peer].ask(do, **command)
         answers[peer].setdefault(name, []).append({"per": per, **answer})
 
@@ -99,18 +99,18 @@ def _lengths(peer: Peer) -> list[int]:
 
 
 def _figures(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians in ms for one operation and what else was told, or what went wrong."""
+    """Return medians in ms per operation and the last answer's other fields; or the answer with the error."""
     for answer in answers:
         if "missing" in answer or "error" in answer:
             return answer
-    told = {name: value for name, value in answers[-1].items() if name not in ("per", "cpu", "wall")}
+    others = {name: value for name, value in answers[-1].items() if name not in ("per", "cpu", "wall")}
     return {
         unit: median_of(answer[unit] / answer["per"] for answer in answers) * 1e3 for unit in ("cpu", "wall")
-    } | told
+    } | others
 
 
 async def _counts(peer: Peer, proxy: CountingProxy) -> dict[str, list[float]]:
-    """Requests, read units and write units of each operation, seen by the proxy."""
+    """Return requests, read units and write units per operation, as counted by the proxy."""
     found: dict[str, list[float]] = {}
     async with driving(peer, ENVIRONMENTS / "log") as driver:
         await driver.ask("open", where=proxy.url)
@@ -126,11 +126,12 @@ async def _counts(peer: Peer, proxy: CountingProxy) -> dict[str, list[float]]:
 
 
 def section(found: dict[str, Any]) -> str:
-    return f"""## Beside other libraries
+    return f"""## Compared with other libraries
 
-Each in an environment and a process of its own, the same account, deposits with a memo of 40 characters, one event a
-commit, medians of {ROUNDS} rounds in which all take turns. `benchmarks/peers.py` pins the versions, and
-`benchmarks/drivers` shows how each is used. CPU is that of the library's process, for one operation.
+Each library runs in an environment and a process of its own. All use the same account, deposits with a memo of 40
+characters, and one event per commit. The figures are medians of {ROUNDS} rounds in which the libraries take turns.
+`benchmarks/peers.py` pins the versions, and `benchmarks/drivers` shows how each library is used. CPU is the CPU time of
+the library's process per operation.
 
 ### On SQLite, WAL with `synchronous=FULL`
 
@@ -147,9 +148,9 @@ commit, medians of {ROUNDS} rounds in which all take turns. `benchmarks/peers.py
 
 {_lost(found["dynamodb"])}
 
-Requests, read units and write units of a save, and of a load of 100 commits, counted by the same proxy for all.
-eventsourcing-dynamodb reads with eventual consistency, which costs half the units and may miss the latest commits; its
-saves have no condition:
+The next table shows requests, read units and write units of a save and of a load of 100 commits. One proxy counts them
+for all libraries. eventsourcing-dynamodb reads with eventual consistency, which costs half the units and may miss the
+latest commits. Its saves do not have a condition.
 
 {_counted(found["dynamodb"])}
 
@@ -159,7 +160,7 @@ saves have no condition:
 
 
 def readme(found: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """Return the table for the README."""
     rows = []
     for name, figures in found["dynamodb"].items():
         race, counts = figures["race"], figures["counts"]
@@ -195,7 +196,7 @@ def _cell(figure: dict[str, Any] | None) -> str:
 
 
 def _found(figure: dict[str, Any] | None, length: int) -> str:
-    """What to say of a load that came back with less than was saved."""
+    """Return a note if a load returned fewer commits than were saved, else an empty string."""
     commits = figure["balance"] + 1 if figure and "balance" in figure else length
     return "" if commits == length else f", finds {commits:,}"
 
@@ -205,8 +206,8 @@ def _rate(figure: dict[str, Any] | None) -> str:
 
 
 def _lost(found: dict[str, Any]) -> str:
-    """What races came to: an update is lost if it was acknowledged and is not in the balance."""
-    lines = [f"Saves that race on one account, from {RACERS} tasks:", ""]
+    """Return the table of races. An update is lost if it was acknowledged and is missing from the balance."""
+    lines = [f"{RACERS} tasks save to one account at the same time:", ""]
     rows = []
     for name, figures in found.items():
         race = figures["race"]
@@ -237,7 +238,7 @@ def draw(found: dict[str, Any]) -> None:
 
 
 def goals(found: dict[str, Any]) -> list[Figure]:
-    """What was to be reached beside them."""
+    """Return the figures that have a goal."""
     sqlite, dynamodb = found["sqlite"], found["dynamodb"]
     best = min(figures["at once 64"]["wall"] for name, figures in sqlite.items() if _is_peer(name, figures))
     figures = [
@@ -255,5 +256,5 @@ def _is_peer(name: str, figures: dict[str, Any]) -> bool:
 
 
 def _ratio(found: dict[str, Any], peer: str, unit: str = "cpu") -> float:
-    """How much more a load of 1,000 takes a peer than us."""
+    """Return the cost of a load of 1,000 with a peer ÷ the cost with eventsrc."""
     return float(found[peer]["load 1000"][unit] / found[OURS]["load 1000"][unit])

@@ -1,0 +1,124 @@
+"""The life cycle of a store: opening and closing, calls in flight, and background work."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Coroutine
+from typing import Any
+
+from ..errors import StoreClosed
+from ..log import log
+from ..store import Store
+from ..usage import Usage
+
+
+class CallsInFlight:
+    """How many calls have begun and not ended."""
+
+    __slots__ = ("count", "idle")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.idle = asyncio.Event()  # set whenever the last one ends
+
+
+class CallInFlight:
+    """One call, as a block: counted while the block lasts, and what it `used` is added to the `usage` at its end."""
+
+    __slots__ = ("_calls", "_usage", "_used")
+
+    def __init__(self, calls: CallsInFlight, usage: Usage, used: Usage | None) -> None:
+        self._calls, self._usage, self._used = calls, usage, used
+
+    def __enter__(self) -> None:
+        self._calls.count += 1
+
+    def __exit__(self, *error: object) -> None:
+        calls = self._calls
+        calls.count -= 1
+        self._usage.add(self._used or Usage(calls=1))
+        if not calls.count:
+            calls.idle.set()
+
+
+class ManagedStore(Store):
+    """A store with a life cycle. Subclass it to write a store: the four methods of `Store`, and two hooks.
+
+    Each method does its work inside `with self.in_flight():`, so that a closed store refuses it and a close waits for
+    it. `docs/stores.md` shows a whole store.
+    """
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._calls = CallsInFlight()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: asyncio.Lock | None = None  # one for each time the store is open; held by the task that closes it
+        self._closing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @abstractmethod
+    async def on_open(self) -> None:
+        """Acquire what the store needs. If it raises, the store stays closed and `on_close` is not called."""
+
+    @abstractmethod
+    async def on_close(self) -> None:
+        """Release everything, also when cancelled: it is not called again. No call is in flight any more."""
+
+    def in_flight(self, *, closing: bool = False, used: Usage | None = None) -> CallInFlight:
+        """Guard one call: the store stays open until the block ends, and `usage` then grows by what it `used`.
+
+        `closing=True` is for work that a close waits for, such as a snapshot: it is still allowed while the store
+        closes.
+
+        Raises StoreClosed if the store is not open, or open in another event loop.
+        """
+        if self._loop is None or (self._closing and not closing):
+            raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
+        return CallInFlight(self._calls, self.usage, used)
+
+    async def open(self) -> None:
+        """Prepare to work in the running event loop. `async with` calls it. Raises StoreClosed if it is open already,
+        and what `on_open` raises.
+        """
+        if self._life is not None:
+            raise StoreClosed(f"{type(self).__name__} is open already; open it once, and share it")
+        self._calls, self._life, self._closing = CallsInFlight(), asyncio.Lock(), False
+        try:
+            async with self._life:
+                await self.on_open()
+                self._loop = asyncio.get_running_loop()
+        except BaseException:
+            self._life = None
+            raise
+
+    async def aclose(self) -> None:
+        if (life := self._life) is None:
+            return
+        self._closing = True
+        async with life:
+            if life is not self._life:
+                return  # another task has closed it in the meantime
+            while self._tasks or self._calls.count:  # a call may leave background work
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+                else:
+                    self._calls.idle.clear()
+                    await self._calls.idle.wait()
+            self._loop = None
+            try:
+                await self.on_close()
+            finally:
+                self._life = None
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("background work after a save failed: %s", error)
