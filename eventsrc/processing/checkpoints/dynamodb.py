@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -22,12 +23,13 @@ from zlib import crc32
 
 import msgspec
 
-from ...errors import Fenced
+from ...errors import Fenced, StoreClosed
 from ...stores.dynamodb.table import Refusal, Table
 from ...stores.dynamodb.wire.attributes import number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from ...stores.dynamodb.wire.responses import Item
 from ...stores.feed import Head
+from ...stores.opening import CallInFlight, CallsInFlight
 from ...usage import Usage
 from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
@@ -82,17 +84,36 @@ class DynamoDBCheckpoints(Checkpoints):
             sort_key=sort_key,
             sort_type="S",
             connection=connection,
-            owner=type(self).__name__,
-            count=lambda used: self.usage.add(used),
+            guard=self._in_flight,
         )
         self._sort_key = sort_key
+        self._calls = CallsInFlight()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
 
     async def open(self) -> None:
-        await self.table.open()
+        if self.table.connection.client is not None:
+            raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
+        await self.table.connection.open()
+        self._calls, self._loop = CallsInFlight(), asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        await self.table.aclose()
+        """Refuse new calls, wait for those in flight, close the connection."""
+        self._loop = None
+        try:
+            while self._calls.count:
+                self._calls.idle.clear()
+                await self._calls.idle.wait()
+        finally:
+            await self.table.connection.aclose()
+
+    def _in_flight(self, used: Usage) -> CallInFlight:
+        """Guard one request. Raises StoreClosed."""
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreClosed(
+                "DynamoDBCheckpoints is not open (here); use `async with checkpoints:` around all that uses it"
+            )
+        return CallInFlight(self._calls, self.usage, used)
 
     async def create_table(self, *, point_in_time_recovery: bool = False, deletion_protection: bool = False) -> bool:
         """Create the table, billed on demand, and wait until it can be used. False if it was there already."""

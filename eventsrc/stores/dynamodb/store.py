@@ -76,8 +76,7 @@ class DynamoDBStore(ManagedStore):
             sort_key=sort_key,
             sort_type="N",
             connection=connection,
-            owner=type(self).__name__,
-            count=lambda used: self.usage.add(used),
+            guard=lambda used: self.in_flight(used=used),
         )
         self.items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
@@ -233,7 +232,7 @@ class DynamoDBStore(ManagedStore):
             return await self.table.send("Scan", request, self.items.scan_response, used)
 
     async def on_open(self) -> None:
-        await self.table.open()
+        await self.table.connection.open()
         self._table_feed = TableFeed(self.table, self.items, self.scan)
 
     async def aclose(self) -> None:
@@ -241,4 +240,4 @@ class DynamoDBStore(ManagedStore):
         await super().aclose()
 
     async def on_close(self) -> None:
-        await self.table.aclose()
+        await self.table.connection.aclose()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgspec
 
-from ...errors import StoreClosed, StoreError, StoreRejected
+from ...errors import StoreError, StoreRejected
 from ...usage import Usage
 from .creation import create_table
 from .wire.attributes import text_of
@@ -44,11 +43,12 @@ class Refusal(NamedTuple):
 
 
 class Table:
-    """A table and the connection to it, for one `owner`, which adds up what calls consume with `count`.
+    """A table, and the connection to it.
 
-    `send` is for an owner that guards and counts its calls itself. All other requests are guarded here: they raise
-    StoreClosed while the table is not open, count as one call each, and `aclose` waits for them. They read with strong
-    consistency. Keys that are given as texts need a table whose keys are texts. Requests raise StoreError.
+    `send` is for an owner that guards and counts its calls itself. Each other request counts as one call of the owner:
+    `guard(used)` is a block that raises StoreClosed while the owner is not open, keeps it open until the block ends,
+    and adds up what it used. Reads are strongly consistent. Keys that are given as texts need a table whose keys are
+    texts. Requests raise StoreError.
     """
 
     def __init__(
@@ -59,53 +59,19 @@ class Table:
         sort_key: str,
         sort_type: Literal["S", "N"],
         connection: Connection,
-        owner: str,
-        count: Callable[[Usage], None],
+        guard: Callable[[Usage], AbstractContextManager[None]],
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
             raise ValueError(f"{name!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
-        self.name, self.connection = name, connection
+        self.name, self.connection, self.guard = name, connection, guard
         self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
-        self._owner, self._count = owner, count
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls, self._idle = 0, asyncio.Event()
-
-    async def open(self) -> None:
-        if self.connection.client is not None:
-            raise StoreClosed(f"{self._owner} is open already; open it once, and share it")
-        await self.connection.open()
-        self._loop = asyncio.get_running_loop()
-
-    async def aclose(self) -> None:
-        """Refuse new calls, wait for those in flight, close the connection."""
-        self._loop = None
-        try:
-            while self._calls:
-                self._idle.clear()
-                await self._idle.wait()
-        finally:
-            await self.connection.aclose()
-
-    @contextmanager
-    def in_flight(self, used: Usage) -> Iterator[None]:
-        """Guard one call, and count what it `used`. Raises StoreClosed."""
-        if self._loop is not asyncio.get_running_loop():
-            raise StoreClosed(f"{self._owner} is not open (here); use `async with` around all that uses it")
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self._count(used)
-            if not self._calls:
-                self._idle.set()
 
     async def create(self, **options: bool) -> bool:
         """Create the table; False if it exists. Raises StoreRejected if it has other keys. For `options` see
         `create_table`.
         """
         keys = {self._partition_key: "S", self._sort_key: self._sort_type}
-        with self.in_flight(Usage(calls=1)):
+        with self.guard(Usage(calls=1)):
             return await create_table(SDKClient(self.connection.sdk), self.name, keys, **options)
 
     async def send(
@@ -195,7 +161,7 @@ class Table:
         """Update an item of this table, or of another one that `update` names; None if that was done."""
         fixed = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD", "ReturnConsumedCapacity": "TOTAL"}
         used = Usage(calls=1)
-        with self.in_flight(used):
+        with self.guard(used):
             try:
                 request = {"TableName": self.name, **update, **fixed}
                 await self.send("UpdateItem", request, Response, used, quoting=quoting)
@@ -212,7 +178,7 @@ class Table:
             "ReturnConsumedCapacity": "TOTAL",
         }
         used = Usage(calls=1)
-        with self.in_flight(used):
+        with self.guard(used):
             try:
                 await self.send("TransactWriteItems", request, TransactResponse, used, quoting=True)
             except ConditionNotMet as failed:
@@ -244,7 +210,7 @@ class Table:
 
     async def _call(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
         used = Usage(calls=1)
-        with self.in_flight(used):
+        with self.guard(used):
             return await self.send(operation, request, kind, used)
 
     async def _send_batch(self, operation: str, items: Mapping[str, Any]) -> Sequence[BatchResponse]:
@@ -259,7 +225,7 @@ class Table:
                 request["RequestItems"] = left
                 raise ServiceError("ThrottlingException", 400)  # which is why the service leaves things out
 
-        with self.in_flight(used):
+        with self.guard(used):
             assert connection.client is not None
             call = count_tries(connection.client, operation, request, BatchResponse, used)
             try:

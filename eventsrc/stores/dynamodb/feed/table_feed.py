@@ -112,13 +112,13 @@ class TableFeed:
         """Of the stream. Raises ServiceError for a refusal, and StoreError."""
         async with self._opening:
             if self._client is None:
-                with self._table.in_flight(Usage(calls=1)):
+                with self._table.guard(Usage(calls=1)):
                     self._client = await self._table.connection.open_streams()
         return await self._send(self._client, operation, request, kind)
 
     async def _send(self, client: Client | None, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         used = Usage(calls=1)
-        with self._table.in_flight(used):
+        with self._table.guard(used):
             assert client is not None
             deadline = self._table.connection.deadline
             return await send_read(client, operation, request, kind, self._slots, deadline, used)
