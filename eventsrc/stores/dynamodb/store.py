@@ -99,10 +99,10 @@ class DynamoDBStore(ManagedStore):
             try:
                 await self.table.send("PutItem", request, Response, used, unknown=unknown)
             except ConditionNotMet as failed:
-                standing = self.items.read_stored(failed.reply)
+                stored = self.items.read_stored(failed.reply)
             else:
                 return settle(commit, commit, used)
-            return await self._settle(commit, standing, used)
+            return await self._settle(commit, stored, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -215,16 +215,16 @@ class DynamoDBStore(ManagedStore):
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def _settle(self, commit: Commit, standing: Stored | None, used: Usage) -> Receipt:
+    async def _settle(self, commit: Commit, stored: Stored | None, used: Usage) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
-        if standing is None:  # an endpoint that does not return what stood there
+        if stored is None:  # an endpoint that does not return what stood there
             try:
-                standing = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
+                stored = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
             except StoreError as error:  # none of them is a definite no: what stands there may be this commit
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if standing is None:  # what was there is being deleted, or our own commit is still on its way
+            if stored is None:  # what was there is being deleted, or our own commit is still on its way
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settle(commit, self.items.to_commit(standing, commit.stream), used)
+        return settle(commit, self.items.to_commit(stored, commit.stream), used)
 
     async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
         used = Usage(calls=1)

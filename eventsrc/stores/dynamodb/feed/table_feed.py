@@ -132,15 +132,15 @@ async def send_read(
     operation: str,
     request: dict[str, Any],
     kind: type[T],
-    connections: asyncio.Semaphore,
+    slots: asyncio.Semaphore,
     deadline: float,
     used: Usage,
 ) -> T:
     """The answer to a request that may be sent twice. Raises ServiceError for a refusal, and StoreError."""
     try:
-        return await send(count_tries(client, operation, request, kind, used), connections, deadline)
-    except DeadlinePassed as given_up:
-        last = given_up.last
+        return await send(count_tries(client, operation, request, kind, used), slots, deadline)
+    except DeadlinePassed as passed:
+        last = passed.last
         # What became of an earlier try does not matter here.
         refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None
-        raise refusal or given_up.definite() from None
+        raise refusal or passed.definite() from None
