@@ -13,7 +13,7 @@ from support.tables import fresh_name, store_on
 
 from eventsrc import Commit, DynamoDBStore, Repository, Snapshot, SnapshotPolicy
 from eventsrc.local import dynamodb_local
-from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS
+from eventsrc.stores.dynamodb.layouts import LAYOUTS
 from eventsrc.uuid7 import uuid7
 from examples.flights.aircraft import Aircraft
 from examples.flights.importer import import_fleet

@@ -122,11 +122,11 @@ class Bench:
     def _items(self, stream: str) -> Any:
         """Return items like those that `save` sends, as large as a commit of a deposit."""
         commits = (make_commit(stream, version) for version in range(1, SAVES + 1))
-        return iter([self._store._items.from_commit(commit) for commit in commits])
+        return iter([self._store.items.from_commit(commit) for commit in commits])
 
     def _put_request(self, item: dict[str, Any]) -> dict[str, Any]:
         return {
-            "TableName": self._store._table,
+            "TableName": self._store.table.name,
             "Item": item,
             "ConditionExpression": "attribute_not_exists(PK)",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
@@ -147,7 +147,7 @@ class Bench:
 
         async def put() -> None:
             try:
-                await self._aiodynamo.put_item(self._store._table, next(items), condition=condition)
+                await self._aiodynamo.put_item(self._store.table.name, next(items), condition=condition)
             except ConditionalCheckFailed:
                 raise AssertionError("nothing else writes here") from None
 
@@ -161,7 +161,7 @@ class Bench:
 
     def _query_request(self, length: int) -> dict[str, Any]:
         return {
-            "TableName": self._store._table,
+            "TableName": self._store.table.name,
             "KeyConditionExpression": "PK = :p",
             "ExpressionAttributeValues": {":p": {"S": f"account-long-{length}"}},
             "ConsistentRead": True,
@@ -181,7 +181,7 @@ class Bench:
         condition = HashKey("PK", f"account-long-{length}") & RangeKey("SK").gte(1)
 
         async def query() -> None:
-            found = self._aiodynamo.query(self._store._table, condition, consistent_read=True)
+            found = self._aiodynamo.query(self._store.table.name, condition, consistent_read=True)
             assert len([item async for item in found]) == length
 
         return query

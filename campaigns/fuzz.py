@@ -21,8 +21,10 @@ from eventsrc.aggregates.codec import LZ4, RAW, join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.wire.client import SDKReply, ServiceError, TransportError
+from eventsrc.stores.dynamodb.partitions import TablePartitions
+from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
+from eventsrc.stores.dynamodb.wire.sdk import SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.sqlite import rows
 from eventsrc.usage import Usage
@@ -227,14 +229,14 @@ class Fuzzer:
     async def _asked(self, reply: Any) -> object:
         """Call the store with a client that gives this answer to every request, without retries."""
         client = Answering(reply)
-        self._store._requests.client = client
-        call = self._random.randrange(4)
+        self._store.table.connection.client = client
+        call, partitions = self._random.randrange(4), TablePartitions(self._store.table, self._items, Usage())
         if call == 0:
-            return await self._store.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
+            return await partitions.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
         if call == 1:
-            return await self._store.get_snapshot(STREAM, 0)
+            return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
-            return await self._store._settle(self._commits[0], self._items.standing(reply), Usage())
+            return await self._store._settle(self._commits[0], self._items.read_stored(reply), Usage())
         client.refuses = True
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])
@@ -311,7 +313,7 @@ async def _once(call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
 def campaign(inputs: int, seed: int) -> Layer:
     """Pass `inputs` inputs to the decoders, each decoder with the same probability."""
     begun = perf_counter()
-    sending, logging = "eventsrc.stores.dynamodb.wire.connection.send", "eventsrc.repository.snapshots.log"
+    sending, logging = "eventsrc.stores.dynamodb.table.send", "eventsrc.repository.snapshots.log"
     expanding = "lz4.block.decompress"
     with patch(sending, _once), patch(logging), patch(expanding, _guarded):
         violations, decoded = asyncio.run(_campaign(inputs, seed))

@@ -126,7 +126,7 @@ async def _table(endpoint: str, layout: str) -> str:
     options: dict[str, Any] = {"layout": layout}
     async with store_on(endpoint, fresh_name(), **options) as store:
         await store.create_table()
-        return store._table
+        return store.table.name
 
 
 def _work(history: History, random: Random, proxy: Proxy, tables: dict[str, str], layout: str, number: int) -> Workload:

@@ -256,5 +256,5 @@ async def _tables(endpoint: str) -> dict[str, str]:
     for layout in LAYOUTS:
         async with store_on(endpoint, fresh_name()) as store:
             await store.create_table()
-            tables[layout] = store._table
+            tables[layout] = store.table.name
     return tables

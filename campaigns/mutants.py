@@ -14,8 +14,9 @@ from eventsrc.aggregates.aggregate import Journal
 from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
 from eventsrc.stores.dynamodb import store as dynamodb
 from eventsrc.stores.dynamodb.wire import outcomes as outcome
-from eventsrc.stores.dynamodb.wire.client import SDKClient, SDKReply, TransportError
+from eventsrc.stores.dynamodb.wire.client import TransportError
 from eventsrc.stores.dynamodb.wire.responses import QueryResponse
+from eventsrc.stores.dynamodb.wire.sdk import SDKClient, SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.stores.settle import settle
 from eventsrc.usage import Usage
@@ -182,7 +183,7 @@ def unknown_forgotten_after_a_throttle() -> list[Patch]:
         def __init__(self, unsure: bool, last: Exception | None) -> None:
             super().__init__(unsure and not (last is not None and outcome.is_throttle(last)), last)
 
-    return [(outcome, "DeadlinePassed", Mutant), (dynamodb, "DeadlinePassed", Mutant)]
+    return [(outcome, "DeadlinePassed", Mutant)]
 
 
 def unknown_forgotten_by_the_repository() -> list[Patch]:

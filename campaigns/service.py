@@ -170,12 +170,16 @@ class Service:
         items = self._seen(request, partition)
         forward = request["ScanIndexForward"]
         sorts = sorted((sort for sort in items if low <= sort <= high), reverse=not forward)
+        before = {"PK": {"S": partition}, "SK": {"N": str(low - HALF if forward else high + HALF)}}
+        before = request.get("ExclusiveStartKey", before)
+        start = Decimal(before["SK"]["N"])
+        sorts = [sort for sort in sorts if (sort > start if forward else sort < start)]
         size = self._random.randint(1, 12) if self._random.random() < 0.3 else 1000
         size = min(size, request.get("Limit", size))
         answer: Answer = {
             "ConsumedCapacity": {"CapacityUnits": 1.0},
             "Items": [items[sort] for sort in sorts[:size]],
-            "_before": {"PK": {"S": partition}, "SK": {"N": str(low - HALF if forward else high + HALF)}},
+            "_before": before,
         }
         if size <= len(sorts) and sorts:
             answer["LastEvaluatedKey"] = {"PK": {"S": partition}, "SK": {"N": str(sorts[size - 1])}}

@@ -28,7 +28,7 @@ def _unchecked(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("target", "broken"),
     [
-        ("eventsrc.stores.dynamodb.items._there", _unchecked),
+        ("eventsrc.stores.dynamodb.items._require", _unchecked),
         ("eventsrc.stores.sqlite.rows.CorruptPayload", ArithmeticError),
         ("eventsrc.aggregates.codec.MAX_EXPANDED", 2**40),
     ],

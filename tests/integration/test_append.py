@@ -167,7 +167,7 @@ async def test_a_store_that_does_not_answer_is_unavailable(bench: Bench) -> None
 
 async def test_the_deadline_holds_however_many_wait_for_a_connection(bench: Bench) -> None:
     bench.proxy.then = STALL
-    async with store_on(bench.proxy.url, bench.store._table, deadline=0.5, max_connections=1) as narrow:
+    async with store_on(bench.proxy.url, bench.store.table.name, deadline=0.5, max_connections=1) as narrow:
         accounts = Repository(Account, narrow)
         saves = [accounts.save(Account.open(f"n-{each}", owner="ann")) for each in range(100)]
         async with asyncio.timeout(5):

@@ -28,7 +28,7 @@ from eventsrc import (
     Throttled,
 )
 from eventsrc.store import Commit, Loaded
-from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS
+from eventsrc.stores.dynamodb.layouts import LAYOUTS
 from eventsrc.testing.contract.samples import expect_stored, fill, fresh_stream, make_commit, make_snapshot
 from eventsrc.uuid7 import uuid7
 

@@ -57,15 +57,15 @@ async def filled(store: DynamoDBStore) -> list[Commit]:
     for number, length in enumerate((1, 12, 40)):
         commits += await fill(store, f"a-{number}", length, size=2_000)
         await store.put_snapshot(make_snapshot(f"a-{number}", 1))
-    async with store_on(store._requests.endpoint_url or "", store._table, tenant="other") as other:
+    async with store_on(store.table.connection.endpoint_url or "", store.table.name, tenant="other") as other:
         await fill(other, "a-1", 5)
     return commits
 
 
 async def items_of(store: DynamoDBStore) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
-    async with session().client("dynamodb", endpoint_url=store._requests.endpoint_url) as client:
-        async for page in client.get_paginator("scan").paginate(TableName=store._table):
+    async with session().client("dynamodb", endpoint_url=store.table.connection.endpoint_url) as client:
+        async for page in client.get_paginator("scan").paginate(TableName=store.table.name):
             items += page["Items"]
     return items
 

@@ -116,7 +116,7 @@ def event_of(store: DynamoDBStore, commits: Sequence[Commit]) -> dict[str, Any]:
         {
             "eventID": f"event-{number}",
             "eventName": "INSERT",
-            "dynamodb": {"Keys": {}, "NewImage": store._items.from_commit(commit), "SequenceNumber": str(number)},
+            "dynamodb": {"Keys": {}, "NewImage": store.items.from_commit(commit), "SequenceNumber": str(number)},
         }
         for number, commit in enumerate(commits, 100)
     ]

@@ -143,7 +143,7 @@ async def test_reads_that_meet_nothing_but_a_fault_tell_what_it_was(bench: Bench
             await store.load(fresh_stream())
         assert len(proxy.operations) > (1 if proxy.then == STALL else 2)
 
-    async with meeting(FAULTS, dynamodb_endpoint, bench.store._table) as each:
+    async with meeting(FAULTS, dynamodb_endpoint, bench.store.table.name) as each:
         await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 
 
@@ -245,7 +245,7 @@ async def test_calls_that_get_no_answer_end_by_themselves_when_the_store_closes(
 
 async def test_a_stalled_endpoint_holds_nobody_beyond_the_deadline(bench: Bench) -> None:
     bench.proxy.then = STALL
-    async with store_on(bench.proxy.url, bench.store._table, deadline=0.6, max_connections=1) as narrow:
+    async with store_on(bench.proxy.url, bench.store.table.name, deadline=0.6, max_connections=1) as narrow:
         loads = [narrow.load(fresh_stream()) for _ in range(50)]
         appends = [narrow.append(make_commit(fresh_stream())) for _ in range(50)]
         outcomes = await asyncio.gather(*loads, *appends, return_exceptions=True)
@@ -259,7 +259,7 @@ async def test_a_stalled_endpoint_holds_nobody_beyond_the_deadline(bench: Bench)
 async def test_who_is_cancelled_while_waiting_for_a_connection_keeps_none(bench: Bench) -> None:
     commits = [make_commit(fresh_stream()) for _ in range(10)]
     bench.proxy.faults = [HOLD]
-    async with store_on(bench.proxy.url, bench.store._table, max_connections=1) as narrow:
+    async with store_on(bench.proxy.url, bench.store.table.name, max_connections=1) as narrow:
         appending = [asyncio.create_task(narrow.append(commit)) for commit in commits]
         await until(lambda: len(bench.proxy.operations) == 1)
         for task in appending[:5]:
@@ -328,7 +328,7 @@ async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench)
     )
     commits = [make_commit(fresh_stream()) for _ in range(12)]
     bench.proxy.faults.extend([error(code) for code in codes] * 500)
-    async with store_on(bench.proxy.url, bench.store._table, deadline=1.5) as store:
+    async with store_on(bench.proxy.url, bench.store.table.name, deadline=1.5) as store:
         outcomes = await asyncio.gather(*map(store.append, commits), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Throttled}
     assert len(bench.proxy.operations) > 2 * len(commits)
@@ -381,7 +381,7 @@ async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: 
 
     # Local's errors carry no checksum, so a failed condition is told through a flipped bit.
     faults = [fault for fault in FAULTS if fault not in (THROTTLE, FLIP)]
-    async with meeting(faults, dynamodb_endpoint, bench.store._table) as each:
+    async with meeting(faults, dynamodb_endpoint, bench.store.table.name) as each:
         await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 
 
@@ -425,7 +425,7 @@ async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(ben
     bench.proxy.then = STALL
     async with (
         session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
-        DynamoDBStore(bench.store._table, client=client, deadline=0.3) as store,
+        DynamoDBStore(bench.store.table.name, client=client, deadline=0.3) as store,
         asyncio.timeout(30),  # the client itself would wait for minutes
     ):
         with pytest.raises(StoreUnavailable, match="no answer"):

@@ -38,7 +38,7 @@ async def filled(store: DynamoDBStore) -> Streams:
         stream = fresh_stream()
         streams[stream] = await fill(store, stream, length, size=60_000)
         await store.put_snapshot(make_snapshot(stream, 1))
-    async with store_on(store._requests.endpoint_url or "", store._table, tenant="other") as other:
+    async with store_on(store.table.connection.endpoint_url or "", store.table.name, tenant="other") as other:
         await fill(other, fresh_stream(), 5)
     return streams
 

@@ -80,7 +80,7 @@ async def test_a_clock_that_cannot_be_corrected_causes_no_storm(proxy: Proxy, st
 
 async def test_credentials_that_expire_are_sent_with_their_token(proxy: Proxy, store: DynamoDBStore) -> None:
     session = aioboto3.Session(**CREDENTIALS, aws_session_token="token-9")
-    async with DynamoDBStore(store._table, endpoint_url=proxy.url, session=session) as other:
+    async with DynamoDBStore(store.table.name, endpoint_url=proxy.url, session=session) as other:
         await other.append(make_commit(fresh_stream()))
     head = proxy.heads[-1]
     assert head["x-amz-security-token"] == "token-9"
@@ -113,7 +113,7 @@ async def test_the_proxy_of_the_environment_is_used(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, proxy.url)
-    elsewhere = store_on("http://dynamodb.example.invalid:8000", store._table, deadline=2.0)
+    elsewhere = store_on("http://dynamodb.example.invalid:8000", store.table.name, deadline=2.0)
     async with elsewhere:
         await elsewhere.append(make_commit(fresh_stream()))
 
@@ -148,17 +148,17 @@ async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
     authority.cert_pem.write_to_path(str(bundle))
     commits = [make_commit(stream := fresh_stream(), 1, payload=os.urandom(300_000)), make_commit(stream, 2)]
     async with encrypted(dynamodb_endpoint, authority.issue_cert("localhost")) as endpoint:
-        async with store_on(endpoint, store._table, deadline=1.0) as stranger:
+        async with store_on(endpoint, store.table.name, deadline=1.0) as stranger:
             with pytest.raises(StoreUnavailable):
                 await stranger.load(stream)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
-        async with store_on(endpoint, store._table, session=aioboto3.Session(**CREDENTIALS)) as other:
+        async with store_on(endpoint, store.table.name, session=aioboto3.Session(**CREDENTIALS)) as other:
             await other.append(commits[0])
             await other.append(commits[1])
             await expect_stored(other, stream, commits)
     async with (
         encrypted(dynamodb_endpoint, authority.issue_cert("elsewhere.example")) as endpoint,
-        store_on(endpoint, store._table, session=aioboto3.Session(**CREDENTIALS), deadline=1.0) as impostor,
+        store_on(endpoint, store.table.name, session=aioboto3.Session(**CREDENTIALS), deadline=1.0) as impostor,
     ):
         with pytest.raises(StoreUnavailable):
             await impostor.load(stream)
@@ -166,13 +166,13 @@ async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
 
 async def test_transactions_go_through_the_same_call(store: DynamoDBStore) -> None:
     """Nothing in the library needs them yet; the seam carries them as it is."""
-    client, stream = store._requests.client, fresh_stream()
+    client, stream = store.table.connection.client, fresh_stream()
     assert client is not None
     puts = [
         {
             "Put": {
-                "TableName": store._table,
-                "Item": store._items.from_commit(make_commit(stream, version)),
+                "TableName": store.table.name,
+                "Item": store.items.from_commit(make_commit(stream, version)),
                 "ConditionExpression": "attribute_not_exists(PK)",
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }

@@ -139,7 +139,7 @@ async def test_it_goes_on_behind_each_checkpoint_also_within_the_scan(dynamodb_e
         scans = ['"scan"' in batch.checkpoint for batch in first]
         assert True in scans[2:]
         assert scans[-1] is False
-    async with store_on(dynamodb_endpoint, store._table) as store:
+    async with store_on(dynamodb_endpoint, store.table.name) as store:
         for number, batch in enumerate(first, 1):
             rest = await told(store, batch.checkpoint)
             assert commits_of(first[:number]) | commits_of(rest) == written
@@ -177,7 +177,7 @@ async def test_heads(dynamodb_endpoint: str) -> None:
 
 async def set_stream(store: DynamoDBStore, view: str | None) -> None:
     on = {"StreamEnabled": True, "StreamViewType": view} if view else {"StreamEnabled": False}
-    await store._requests.sdk.update_table(TableName=store._table, StreamSpecification=on)
+    await store.table.connection.sdk.update_table(TableName=store.table.name, StreamSpecification=on)
 
 
 async def test_a_stream_that_was_turned_off_and_on_has_a_gap_which_is_an_error(dynamodb_endpoint: str) -> None:

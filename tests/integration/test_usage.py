@@ -12,7 +12,8 @@ from support.proxy import ANSWER_LOST, PASS, Proxy, error, proxy_to
 from support.tables import fresh_name, store_on
 
 from eventsrc import ConflictError, DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store, Usage
-from eventsrc.stores.dynamodb.layouts.layout import LAYOUTS, SnapshotFirst
+from eventsrc.stores.dynamodb.layouts import LAYOUTS
+from eventsrc.stores.dynamodb.layouts.snapshot_first import SnapshotFirst
 from eventsrc.testing.contract.samples import fill, fresh_stream, make_commit, make_snapshot
 
 NONE = SnapshotPolicy(enabled=False)

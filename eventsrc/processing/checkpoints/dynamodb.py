@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -22,14 +23,16 @@ from zlib import crc32
 
 import msgspec
 
-from ...errors import Fenced
-from ...stores.dynamodb.wire.connection import Requests
+from ...errors import Fenced, StoreClosed
+from ...stores.dynamodb.table import Refusal, Table
+from ...stores.dynamodb.wire.attributes import number_of, text_of
+from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from ...stores.dynamodb.wire.responses import Item
 from ...stores.feed import Head
+from ...stores.opening import CallInFlight, CallsInFlight
 from ...usage import Usage
 from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
-from .dynamodb_table import Table, number, text
 
 _NAMES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
 _PARTITIONS = 64  # of a processor's positions: a partition takes 1,000 writes a second
@@ -59,13 +62,13 @@ class DynamoDBCheckpoints(Checkpoints):
         partition_key: str = "PK",
         sort_key: str = "SK",
         plain_http: bool = False,
-        deadline: float = 10.0,
-        max_connections: int = 64,
+        deadline: float = DEADLINE,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & _NAMES:
             taken = ", ".join(sorted(_NAMES))
             raise ValueError(f"key names {partition_key!r}, {sort_key!r}: two different ones, none of {taken}")
-        requests = Requests(
+        connection = Connection(
             region_name=region_name,
             endpoint_url=endpoint_url,
             session=session,
@@ -74,20 +77,43 @@ class DynamoDBCheckpoints(Checkpoints):
             deadline=deadline,
             max_connections=max_connections,
         )
-        self.table = Table(table, partition_key, sort_key, requests)
-        self._sk = sort_key
+        self.usage = Usage()  # of all requests, writes of read models included
+        self.table = Table(
+            table,
+            partition_key=partition_key,
+            sort_key=sort_key,
+            sort_type="S",
+            connection=connection,
+            guard=self._in_flight,
+        )
+        self._sort_key = sort_key
+        self._calls = CallsInFlight()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
 
-    @property
-    def usage(self) -> Usage:
-        """What all of it has consumed, read models' writes too."""
-        return self.table.usage
-
     async def open(self) -> None:
-        await self.table.open()
+        if self.table.connection.client is not None:
+            raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
+        await self.table.connection.open()
+        self._calls, self._loop = CallsInFlight(), asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        await self.table.aclose()
+        """Refuse new calls, wait for those in flight, close the connection."""
+        self._loop = None
+        try:
+            while self._calls.count:
+                self._calls.idle.clear()
+                await self._calls.idle.wait()
+        finally:
+            await self.table.connection.aclose()
+
+    def _in_flight(self, used: Usage) -> CallInFlight:
+        """Guard one request. Raises StoreClosed."""
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreClosed(
+                "DynamoDBCheckpoints is not open (here); use `async with checkpoints:` around all that uses it"
+            )
+        return CallInFlight(self._calls, self.usage, used)
 
     async def create_table(self, *, point_in_time_recovery: bool = False, deletion_protection: bool = False) -> bool:
         """Create the table, billed on demand, and wait until it can be used. False if it was there already."""
@@ -98,24 +124,23 @@ class DynamoDBCheckpoints(Checkpoints):
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
         asked = {_sort(stream): stream for stream in streams}
         keys = [self.table.key(*_place(processor, stream)) for stream in asked.values()]
-        items = await self.table.get(self.table.name, keys, [self._sk, "version"])
-        return {asked[self.table.sort_of(item)]: number(item, "version") for item in items}
+        items = await self.table.get_all(self.table.name, keys, [self._sort_key, "version"])
+        return {asked[self.table.sort_key_of(item)]: number_of(item, "version") for item in items}
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         for partition in _partitions(processor):
             async with aclosing(self.table.query(partition)) as pages:
                 async for page in pages:
-                    yield [Head(self._stream_of(item), number(item, "version")) for item in page]
+                    yield [Head(self._stream_of(item), number_of(item, "version")) for item in page]
 
     def _stream_of(self, item: Item) -> str:
-        return text(item, "stream") if "stream" in item else self.table.sort_of(item)
+        return text_of(item, "stream") if "stream" in item else self.table.sort_key_of(item)
 
     async def advance(self, processor: str, run: Slice) -> None:
-        used = Usage(calls=1)
-        if (standing := await self.table.update(self.moving(processor, run), used)) is not None:
-            await self.settle(processor, run, standing, again=used.requests > 1)
+        if (refusal := await self.table.update(self.advance_request(processor, run))) is not None:
+            await self.explain_failed_condition(processor, run, refusal)
 
-    def moving(self, processor: str, run: Slice) -> dict[str, Any]:
+    def advance_request(self, processor: str, run: Slice) -> dict[str, Any]:
         """The update that sets a position: also an action of a transaction."""
         names, values = (
             ["version", "epoch"],
@@ -136,14 +161,14 @@ class DynamoDBCheckpoints(Checkpoints):
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
-    async def settle(self, processor: str, run: Slice, standing: Item, *, again: bool) -> None:
-        """As the function: for a condition on a position that has failed. `standing` is {} where that was not told."""
-        item = standing or await self.table.read(*_place(processor, run.stream)) or {}
-        place = (number(item, "version"), number(item, "epoch")) if item else None
-        settle(processor, run, place, again=again)
+    async def explain_failed_condition(self, processor: str, run: Slice, refusal: Refusal) -> None:
+        """Raise Fenced or PositionMoved, as the function of this name, for a position that could not be set."""
+        item = refusal.item or await self.table.get(self.table.key(*_place(processor, run.stream))) or {}
+        found = (number_of(item, "version"), number_of(item, "epoch")) if item else None
+        explain_failed_condition(processor, run, found, again=refusal.repeated)
 
     async def slots(self, processor: str) -> Sequence[Slot]:
-        found = [_slot(text(item, "slot")) for item in await self.table.all(f"@{processor}", "slot#")]
+        found = [_slot(text_of(item, "slot")) for item in await self.table.query_all(f"@{processor}", "slot#")]
         return sorted(found, key=lambda slot: slot.number)
 
     async def claim(self, processor: str, slot: Slot) -> None:
@@ -166,8 +191,8 @@ class DynamoDBCheckpoints(Checkpoints):
             "SET #slot = :slot, #stamp = :stamp REMOVE #token",
             "#epoch = :epoch AND #stamp <= :stamp",
         )
-        failed = await self.table.update(update)
-        if failed is not None and (not failed or number(failed, "epoch") != slot.epoch):
+        refusal = await self.table.update(update)
+        if refusal is not None and (not refusal.item or number_of(refusal.item, "epoch") != slot.epoch):
             raise Fenced(processor, slot.number)
 
     def _slot_update(self, processor: str, slot: Slot, update: str, condition: str) -> dict[str, Any]:
@@ -194,7 +219,7 @@ class DynamoDBCheckpoints(Checkpoints):
         )
 
     async def beats(self) -> Mapping[str, int]:
-        return {self.table.sort_of(item): number(item, "beats") for item in await self.table.all(_WORKERS)}
+        return {self.table.sort_key_of(item): number_of(item, "beats") for item in await self.table.query_all(_WORKERS)}
 
     async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
@@ -208,11 +233,11 @@ class DynamoDBCheckpoints(Checkpoints):
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         if streams is None:
-            items: Sequence[Item] = await self.table.all(f"@{processor}", "parked#")
+            items: Sequence[Item] = await self.table.query_all(f"@{processor}", "parked#")
         else:
             keys = [self._parked_key(processor, stream) for stream in dict.fromkeys(streams)]
-            items = await self.table.get(self.table.name, keys, ["parked"])
-        return [_parked(text(item, "parked")) for item in items]
+            items = await self.table.get_all(self.table.name, keys, ["parked"])
+        return [_parked(text_of(item, "parked")) for item in items]
 
     def _parked_key(self, processor: str, stream: str) -> dict[str, Any]:
         return self.table.key(f"@{processor}", f"parked#{_sort(stream)}")
@@ -223,11 +248,11 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.put({**key, "skipped": {"S": _json(skipped)}})
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        return [_skipped(text(item, "skipped")) for item in await self.table.all(f"@{processor}", "skipped#")]
+        return [_skipped(text_of(item, "skipped")) for item in await self.table.query_all(f"@{processor}", "skipped#")]
 
     async def active(self, tag: str) -> int | None:
-        item = await self.table.read(_ACTIVE, tag)
-        return number(item, "version") if item is not None else None
+        item = await self.table.get(self.table.key(_ACTIVE, tag))
+        return number_of(item, "version") if item is not None else None
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
         before = "attribute_not_exists(#version)" if instead_of is None else "#version = :before"
@@ -246,14 +271,14 @@ class DynamoDBCheckpoints(Checkpoints):
             await self.table.clear(partition)
 
 
-def settle(processor: str, run: Slice, standing: tuple[int, int] | None, *, again: bool) -> None:
+def explain_failed_condition(processor: str, run: Slice, found: tuple[int, int] | None, *, again: bool) -> None:
     """A position is not where the run begins, but at this version and epoch: raise Fenced or PositionMoved, unless that
     is where the run ends and this was tried `again`.
 
     A try that has had no answer may have landed, so it can be our own doing. It may be another worker's as well, and
     need not be told apart: whoever has moved the position there has handled these very commits together with it.
     """
-    version, epoch = standing or (0, 0)
+    version, epoch = found or (0, 0)
     if epoch > run.fence.epoch:
         raise Fenced(processor, run.fence.slot)
     if not (again and version == run.last_version):

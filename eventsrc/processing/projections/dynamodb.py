@@ -6,17 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from inspect import isawaitable
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
 from ...errors import StoreRejected
 from ...store import Commit
 from ...stores.dynamodb.wire.attributes import to_item, to_value
-from ...stores.dynamodb.wire.client import Reply, ServiceError
-from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, rejected
-from ...stores.dynamodb.wire.responses import Cancelled, Reason, Transacted
-from ...usage import Usage
+from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints
 from ..slice import Context, HandlerFailed, Slice
@@ -147,29 +143,17 @@ class DynamoDBProjection(Projection):
 
     async def _transact(self, run: Slice, actions: Sequence[Mapping[str, Any]]) -> None:
         checkpoints = self._checkpoints
-        request: dict[str, Any] = {
-            "TransactItems": [{"Update": checkpoints.moving(self.name, run)}, *actions],
-            # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
-            "ClientRequestToken": str(uuid4()),
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        used = Usage(calls=1)
+        advance = {"Update": checkpoints.advance_request(self.name, run)}
         try:
-            await checkpoints.table.send("TransactWriteItems", request, Transacted, used)
-        except ServiceError as error:
-            reasons = _reasons(error.reply)
-            if error.code != CONDITION_FAILED or not reasons:
-                named = (action for each in request["TransactItems"] for action in each.values())
-                tables = [action["TableName"] for action in named if "TableName" in action]
-                failure = rejected(error, *tables, quoting=True)
-                raise HandlerFailed(failure) if is_at_fault(failure) else failure from None
-        else:
+            refusal = await checkpoints.table.transact([advance, *actions])
+        except StoreRejected as error:
+            raise HandlerFailed(error) if is_at_fault(error) else error from None
+        if refusal is None:
             return
-        if reasons[0].Code == "ConditionalCheckFailed":
-            await checkpoints.settle(self.name, run, reasons[0].Item or {}, again=used.requests > 1)
+        if refusal.action == 0:
+            await checkpoints.explain_failed_condition(self.name, run, refusal)
             return
-        place = next(index for index, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
-        [(kind, action)] = actions[place - 1].items()
+        [(kind, action)] = actions[refusal.action - 1].items()
         raise HandlerFailed(
             StoreRejected(CONDITION_FAILED, f"the condition of a {kind} in {action['TableName']} failed")
         )
@@ -202,10 +186,3 @@ async def by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> N
     first = run._replace(commits=run.commits[:middle])
     await by_halves(first, handle)
     await by_halves(run._replace(after=first.last_version, commits=run.commits[middle:]), handle)
-
-
-def _reasons(reply: Reply | None) -> Sequence[Reason]:
-    try:
-        return reply.read(Cancelled).CancellationReasons if reply is not None else ()
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return ()

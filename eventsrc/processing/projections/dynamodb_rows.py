@@ -13,12 +13,10 @@ import msgspec
 
 from ...errors import DeclarationError, StoreRejected
 from ...store import Commit
-from ...stores.dynamodb.wire.attributes import to_item, to_value
+from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
-from ...usage import Usage
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints, settle
-from ..checkpoints.dynamodb_table import number, text
+from ..checkpoints.dynamodb import DynamoDBCheckpoints, explain_failed_condition
 from ..slice import Context, HandlerFailed, Slice
 from .dynamodb import by_halves, check_kind, is_at_fault
 from .projection import Failure, Guarantee, Projection, side_by_side
@@ -140,9 +138,9 @@ class DynamoDBRows(Projection):
             if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
                 raise self._shared()
         found: dict[str, int] = {}
-        for item in await self._checkpoints.table.get(self.table, keys, [self.position_attribute]):
+        for item in await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute]):
             if (place := self._place(item)) is not None:
-                found[text(place, "stream")] = number(place, "version")
+                found[text_of(place, "stream")] = number_of(place, "version")
         return found
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
@@ -193,22 +191,22 @@ class DynamoDBRows(Projection):
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
         }
-        used = Usage(calls=1)
         try:
-            standing = await self._checkpoints.table.update(request, used, quoting=True)
+            refusal = await self._checkpoints.table.update(request, quoting=True)
         except StoreRejected as error:
             raise HandlerFailed(error) if is_at_fault(error) else error from None
-        if standing is None:
+        if refusal is None:
             return
-        found = self._place(standing or await self._read(run.stream))
-        if found is not None and text(found, "stream") != run.stream:
+        found = self._place(refusal.item or await self._read(run.stream))
+        if found is not None and text_of(found, "stream") != run.stream:
             raise self._shared()
-        where = (number(found, "version"), number(found, "epoch")) if found is not None else None
-        settle(self.name, run, where, again=used.requests > 1)
+        position = (number_of(found, "version"), number_of(found, "epoch")) if found is not None else None
+        explain_failed_condition(self.name, run, position, again=refusal.repeated)
 
     async def _read(self, stream: str) -> Item:
         """Read the row's position, if the service has not returned it."""
-        found = await self._checkpoints.table.get(self.table, [to_item(self.key(stream))], [self.position_attribute])
+        keys = [to_item(self.key(stream))]
+        found = await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute])
         return found[0] if found else {}
 
     def _place(self, item: Item) -> Item | None:

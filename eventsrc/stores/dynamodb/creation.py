@@ -11,7 +11,7 @@ import msgspec
 from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 from .wire.client import Client, ServiceError, TransportError
 from .wire.outcomes import is_throttle, is_worth_repeating, rejected
-from .wire.responses import ask
+from .wire.responses import send_once
 
 T = TypeVar("T")
 
@@ -72,7 +72,9 @@ async def create_table(
                     "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
                 }
                 backups = "ContinuousBackupsUnavailableException"
-                await _once_ready(lambda: ask(client, "UpdateContinuousBackups", recovery, BackedUp), not_yet=backups)
+                await _once_ready(
+                    lambda: send_once(client, "UpdateContinuousBackups", recovery, BackedUp), not_yet=backups
+                )
     except (ServiceError, TransportError, TimeoutError) as error:
         raise _failure(table, error) from None
     return created
@@ -88,7 +90,7 @@ def _failure(table: str, error: Exception) -> StoreError:
 
 async def _create(client: Client, request: dict[str, Any]) -> bool:
     try:
-        await ask(client, "CreateTable", request, Created)
+        await send_once(client, "CreateTable", request, Created)
     except ServiceError as error:
         if error.code != "ResourceInUseException":
             raise
@@ -100,7 +102,9 @@ async def _wait_until_active(client: Client, table: str, keys: Mapping[str, str]
     missing = "ResourceNotFoundException"
     request = {"TableName": table}
     while True:
-        found = (await _once_ready(lambda: ask(client, "DescribeTable", request, Described), not_yet=missing)).Table
+        found = (
+            await _once_ready(lambda: send_once(client, "DescribeTable", request, Described), not_yet=missing)
+        ).Table
         if not _fits(found, keys):
             raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
         if found.TableStatus == "ACTIVE":

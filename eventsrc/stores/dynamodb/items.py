@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +11,7 @@ from ...errors import CorruptPayload, InvalidStreamId, StoreRejected
 from ...store import Commit, Snapshot
 from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_stored, check_version
-from .layouts.layout import Sort, half_above, is_snapshot
+from .layouts.layout import SortKey, commit_version
 from .wire.client import Reply
 from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryResponse, Text, TextMap, Texts
 
@@ -68,10 +69,10 @@ class Items:
             gc=False,
         )
         self.keyed: type[Keyed] = keyed
-        self.scanned: type[QueryResponse[Keyed]] = QueryResponse[keyed]
-        self.got: type[GetResponse[Stored]] = GetResponse[stored]
-        self.found: type[QueryResponse[Stored]] = QueryResponse[stored]
-        self._refused: type[ConditionFailed[Stored]] = ConditionFailed[stored]
+        self.scan_response: type[QueryResponse[Keyed]] = QueryResponse[keyed]
+        self.get_response: type[GetResponse[Stored]] = GetResponse[stored]
+        self.query_response: type[QueryResponse[Stored]] = QueryResponse[stored]
+        self._condition_failed: type[ConditionFailed[Stored]] = ConditionFailed[stored]
         self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:
@@ -82,7 +83,7 @@ class Items:
             raise InvalidStreamId(stream, f"with its tenant it has more than {MAX_STREAM_BYTES:,} bytes")
         return {"S": value}
 
-    def key(self, stream: str, sort: Sort) -> dict[str, Any]:
+    def key(self, stream: str, sort: SortKey) -> dict[str, Any]:
         return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
 
     def from_commit(self, commit: Commit) -> dict[str, Any]:
@@ -107,68 +108,75 @@ class Items:
         check_commit(commit, MAX_COMMIT_BYTES - names)
         return item
 
-    def standing(self, reply: Reply | None) -> Stored | None:
-        """What stands where a put was refused, if the answer tells."""
+    def read_stored(self, reply: Reply | None) -> Stored | None:
+        """Return what is stored where a put was refused, None where the endpoint does not return it."""
         try:
-            return reply.read(self._refused).Item if reply is not None else None
+            return reply.read(self._condition_failed).Item if reply is not None else None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
 
-    def sort_of(self, item: Stored, stream: str) -> Sort:
-        """Raises CorruptPayload."""
+    def read_sort_key(self, item: Stored, stream: str) -> SortKey:
+        """Raises CorruptPayload if the sort key is not a number."""
         text = item.sort.N or ""
         try:
-            return int(text) if text[-2:] != ".5" else half_above(int(text[:-2]))
+            return int(text)
         except ValueError:
             pass
-        raise CorruptPayload(stream, 0, "an item has a sort key that is no version")
+        try:
+            key = Decimal(text)  # exact in any decimal context
+        except InvalidOperation:
+            key = Decimal("NaN")
+        if key.is_finite():
+            return key
+        raise CorruptPayload(stream, 0, "an item has a sort key that is not a number")
 
     def to_commit(self, item: Stored, stream: str) -> Commit:
         """Raises CorruptPayload if the item is not one of ours."""
-        sort = self.sort_of(item, stream)
-        version = int(sort)
+        version = commit_version(self.read_sort_key(item, stream))
         try:
-            if version != sort:
+            if version is None:
                 raise ValueError
-            id, time = _there(item.id.B), int(_there(item.time.N))
+            id, time = _require(item.id.B), int(_require(item.time.N))
             check_stored(id, time)
             return Commit(
                 stream=stream,
                 version=version,
                 id=id,
                 time=time,
-                events=int(_there(item.events.N)),
-                tags=tuple([_there(tag.S) for tag in _there(item.tags.L)]),
-                payload=_there(item.payload.B),
-                correlation_id=_there(item.correlation.S) if item.correlation else None,
-                causation_ids=tuple([_there(cause.S) for cause in _there(item.causation.L)]) if item.causation else (),
-                command_id=_there(item.command.S) if item.command else None,
-                command_digest=_there(item.digest.B) if item.digest else None,
-                metadata={k: _there(v.S) for k, v in _there(item.metadata.M).items()} if item.metadata else {},
+                events=int(_require(item.events.N)),
+                tags=tuple([_require(tag.S) for tag in _require(item.tags.L)]),
+                payload=_require(item.payload.B),
+                correlation_id=_require(item.correlation.S) if item.correlation else None,
+                causation_ids=tuple([_require(cause.S) for cause in _require(item.causation.L)])
+                if item.causation
+                else (),
+                command_id=_require(item.command.S) if item.command else None,
+                command_digest=_require(item.digest.B) if item.digest else None,
+                metadata={k: _require(v.S) for k, v in _require(item.metadata.M).items()} if item.metadata else {},
             )
         except ValueError:
             pass
-        raise CorruptPayload(stream, version, "the item is not a commit of this library")
+        raise CorruptPayload(stream, version or 0, "the item is not a commit of this library")
 
     def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
         """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
-        place = self.place_of(item)
+        place = self.read_place(item)
         return self.to_commit(item, place[0]) if place is not None else None
 
-    def place_of(self, item: Keyed) -> tuple[str, int] | None:
+    def read_place(self, item: Keyed) -> tuple[str, int] | None:
         """Stream and version, by the keys alone. None if no commit of this tenant is there. Raises CorruptPayload."""
         if (key := item.partition.S) is None:
             raise CorruptPayload("", 0, "an item has a partition key that is no stream")
         stream = key.removeprefix(self.prefix)
         if not key.startswith(self.prefix) or TENANT_DELIMITER in stream:
             return None
-        sort = self.sort_of(item, stream)
-        return None if is_snapshot(sort) else (stream, int(sort))
+        version = commit_version(self.read_sort_key(item, stream))
+        return None if version is None else (stream, version)
 
-    def key_of(self, item: Keyed) -> dict[str, Any]:
+    def read_key(self, item: Keyed) -> dict[str, Any]:
         return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
 
-    def from_snapshot(self, snapshot: Snapshot, sort: Sort) -> dict[str, Any]:
+    def from_snapshot(self, snapshot: Snapshot, sort: SortKey) -> dict[str, Any]:
         """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self.prefix.encode())) > MAX_COMMIT_BYTES:
@@ -181,14 +189,18 @@ class Items:
     def to_snapshot(self, item: Stored, stream: str) -> Snapshot | None:
         """None if the item is no snapshot of this library: whatever it is, the log is the truth."""
         try:
-            version, shape, payload = int(_there(item.snapshot_version.N)), _there(item.shape.S), _there(item.payload.B)
+            version, shape, payload = (
+                int(_require(item.snapshot_version.N)),
+                _require(item.shape.S),
+                _require(item.payload.B),
+            )
             check_version(version)
         except ValueError:
             return None
         return Snapshot(stream=stream, version=version, shape=shape, payload=payload)
 
 
-def _there(value: T | None) -> T:
+def _require(value: T | None) -> T:
     if value is None:
         raise ValueError
     return value

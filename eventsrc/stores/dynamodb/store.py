@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from ...errors import CommitOutcomeUnknown, StoreError
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
@@ -14,19 +13,18 @@ from ...usage import Usage
 from ..feed import Batch, Head
 from ..opening import ManagedStore
 from ..settle import settle
-from .creation import create_table
-from .feed.change_records import ChangeRecord, changes
-from .feed.checkpoint import earliest, parsed
-from .feed.scan import scanned, scanned_heads
+from .feed.change_records import ChangeRecord, read_changes
+from .feed.checkpoint import find_earliest, parse_checkpoint
+from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
-from .items import ID, SNAPSHOT_VERSION, Items, Keyed, Stored
-from .layouts.layout import LAYOUTS, Page, Sort, beyond, is_snapshot
-from .wire.client import Client, SDKClient, ServiceError
-from .wire.connection import Requests
-from .wire.outcomes import CONDITION_FAILED, DeadlinePassed, rejected
-from .wire.responses import Answer, QueryResponse
-
-T = TypeVar("T", bound=Answer)
+from .items import Items, Keyed, Stored
+from .layouts import LAYOUTS, LayoutName
+from .layouts.layout import SortKey
+from .partitions import TablePartitions
+from .table import Table
+from .wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
+from .wire.outcomes import ConditionNotMet
+from .wire.responses import QueryResponse, Response
 
 
 class DynamoDBStore(ManagedStore):
@@ -52,98 +50,89 @@ class DynamoDBStore(ManagedStore):
         client: Any = None,
         streams_client: Any = None,
         tenant: str | None = None,
-        layout: Literal["snapshot-last", "snapshot-first", "interleaved"] = "snapshot-last",
+        layout: LayoutName = "snapshot-last",
         partition_key: str = "PK",
         sort_key: str = "SK",
         plain_http: bool = False,
-        deadline: float = 10.0,
-        max_connections: int = 64,
+        deadline: float = DEADLINE,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__()
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", table):
-            raise ValueError(f"{table!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
-        self._table = table
-        self._items = Items(partition_key, sort_key, tenant)
-        self._layout = LAYOUTS[layout]()
-        self._requests = Requests(
+        connection = Connection(
             region_name=region_name,
             endpoint_url=endpoint_url,
             session=session,
             client=client,
+            streams_client=streams_client,
             plain_http=plain_http,
             deadline=deadline,
             max_connections=max_connections,
         )
-        self._streams_client = streams_client
-        self._table_feed = TableFeed(self, max_connections)
+        self.table = Table(
+            table,
+            partition_key=partition_key,
+            sort_key=sort_key,
+            sort_type="N",
+            connection=connection,
+            guard=lambda used: self.in_flight(used=used),
+        )
+        self.items = Items(partition_key, sort_key, tenant)
+        self._layout = LAYOUTS[layout]()
+        self._table_feed = TableFeed(self.table, self.items, self.scan)
 
     async def append(self, commit: Commit) -> Receipt:
+        def unknown(reason: str) -> CommitOutcomeUnknown:
+            return CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason)
+
         request = {
-            "TableName": self._table,
-            "Item": self._items.from_commit(commit),
+            "TableName": self.table.name,
+            "Item": self.items.from_commit(commit),
             "ConditionExpression": "attribute_not_exists(#pk)",
-            "ExpressionAttributeNames": {"#pk": self._items.partition_key},
+            "ExpressionAttributeNames": {"#pk": self.items.partition_key},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             "ReturnConsumedCapacity": "TOTAL",
         }
         used = Usage(calls=1)
         with self.in_flight(used=used):
             try:
-                await self._requests.send("PutItem", request, Answer, used)
-            except DeadlinePassed as given_up:
-                if given_up.ambiguous:
-                    reason = given_up.reason
-                    raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason) from None
-                raise given_up.definite() from None
-            except ServiceError as error:
-                if error.code != CONDITION_FAILED:
-                    raise rejected(error, self._table) from None
-                standing = self._items.standing(error.reply)
+                await self.table.send("PutItem", request, Response, used, unknown=unknown)
+            except ConditionNotMet as failed:
+                stored = self.items.read_stored(failed.reply)
             else:
                 return settle(commit, commit, used)
-            return await self._settle(commit, standing, used)
+            return await self._settle(commit, stored, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
-        with self.in_flight():
-            return await self._layout.load(self, stream)
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            return await self._layout.load(TablePartitions(self.table, self.items, used), stream)
 
     async def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
-        rest: tuple[Sort, Sort] | None = (max(after, 0) + 1, min(until, MAX_VERSION))
-        while rest and rest[0] <= rest[1]:
-            with self.in_flight():
-                page = await self.query(stream, *rest, backward=backward)
+        first, last = max(after, 0) + 1, min(until, MAX_VERSION)
+        if first > last:
+            return
+        beyond: SortKey | None = None
+        while True:
+            used = Usage(calls=1)
+            with self.in_flight(used=used):
+                partitions = TablePartitions(self.table, self.items, used)
+                page = await partitions.query(stream, first, last, beyond=beyond, backward=backward)
             for commit in page.commits:
                 yield commit
-            rest = page.rest
+            beyond = page.reached
+            if beyond is None or (beyond <= first if backward else beyond >= last):
+                return
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
-        request = {
-            "TableName": self._table,
-            "Item": self._items.from_snapshot(snapshot, self._layout.key(snapshot.version)),
-            # Whatever the key is, what has a commit's id is never replaced.
-            "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
-            "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
-            "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        with self.in_flight(closing=True):
-            if await self._layout.outdated(self, snapshot):
-                return False
-            try:
-                await self._requests.send("PutItem", request, Answer, self.usage)
-            except DeadlinePassed as given_up:
-                raise given_up.definite() from None
-            except ServiceError as error:
-                if error.code != CONDITION_FAILED:
-                    raise rejected(error, self._table) from None
-                return False
-            return True
+        used = Usage(calls=1)
+        with self.in_flight(closing=True, used=used):
+            return await self._layout.put_snapshot(TablePartitions(self.table, self.items, used), snapshot)
 
     def changes(self, event: object) -> Iterator[ChangeRecord]:
         """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
@@ -153,7 +142,7 @@ class DynamoDBStore(ManagedStore):
         store need not be open. Raises ValueError for anything else, StoreRejected if the stream carries no new images,
         and CorruptPayload for an item that is not of this library.
         """
-        return changes(event, self._items)
+        return read_changes(event, self.items)
 
     async def scan(
         self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
@@ -168,9 +157,9 @@ class DynamoDBStore(ManagedStore):
         if not 1 <= segments <= 1_000_000 or (units_per_second is not None and not units_per_second > 0):
             raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
 
-        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
-        batches = scanned(
-            self._scan_page, request, self._items, segments=segments, after=after, units_per_second=units_per_second
+        request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
+        batches = scan_commits(
+            self._scan_page, request, self.items, segments=segments, after=after, units_per_second=units_per_second
         )
         async with aclosing(batches):
             async for batch in batches:
@@ -199,18 +188,18 @@ class DynamoDBStore(ManagedStore):
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         """As `Feed.earliest`."""
-        return earliest(checkpoints)
+        return find_earliest(checkpoints)
 
     async def remaining(self, after: str) -> int | None:
         """None: only a scan could tell. Raises ValueError for what is no checkpoint."""
         if after:
-            parsed(after)
+            parse_checkpoint(after)
         return None
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""
-        request = {"TableName": self._table, "ReturnConsumedCapacity": "TOTAL"}
-        async with aclosing(scanned_heads(self._scan_page, request, self._items, segments=4)) as pages:
+        request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
+        async with aclosing(scan_heads(self._scan_page, request, self.items, segments=4)) as pages:
             async for heads in pages:
                 yield heads
 
@@ -222,115 +211,33 @@ class DynamoDBStore(ManagedStore):
         `stream` turns on DynamoDB Streams with new images. A table that was there keeps its settings, but
         `point_in_time_recovery` is turned on for it too. Raises StoreRejected, also if its keys are others.
         """
-        with self.in_flight():
-            return await create_table(
-                SDKClient(self._requests.sdk),
-                self._table,
-                {self._items.partition_key: "S", self._items.sort_key: "N"},
-                stream=stream,
-                point_in_time_recovery=point_in_time_recovery,
-                deletion_protection=deletion_protection,
-            )
+        return await self.table.create(
+            stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
+        )
 
-    async def query(
-        self,
-        stream: str,
-        low: Sort,
-        high: Sort,
-        *,
-        newest: bool = False,
-        backward: bool = False,
-        limit: int | None = None,
-    ) -> Page:
-        """One consistent query for the sort keys from `low` to `high`; with `newest`, which goes backward, for the
-        newest snapshot there and the commits from its version on, else for all commits.
-        """
-        request: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
-            "ExpressionAttributeNames": {"#pk": self._items.partition_key, "#sk": self._items.sort_key},
-            "ExpressionAttributeValues": {
-                ":pk": self._items.partition(stream),
-                ":low": {"N": str(low)},
-                ":high": {"N": str(high)},
-            },
-            "ScanIndexForward": not backward,
-            "ConsistentRead": True,
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        if limit is not None:
-            request["Limit"] = limit
-        page = await self._read("Query", request, self._items.found)
-        snapshot: Snapshot | None = None
-        commits: list[Commit] = []
-        for item in page.Items:
-            sort = self._items.sort_of(item, stream)
-            if is_snapshot(sort):
-                found = self._items.to_snapshot(item, stream) if newest else None
-                snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
-            elif snapshot is None or sort >= snapshot.version:  # what lies behind a snapshot is not looked at
-                commits.append(self._items.to_commit(item, stream))
-        self.usage.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
-        rest = None
-        if page.LastEvaluatedKey is not None:
-            reached = self._items.sort_of(page.LastEvaluatedKey, stream)
-            reached = beyond(reached, backward=backward)
-            rest = (low, reached) if backward else (reached, high)
-        return Page(snapshot, commits, rest)
-
-    async def get_snapshot(self, stream: str, sort: Sort) -> Snapshot | None:
-        """One consistent read of the snapshot's key."""
-        item = await self._get(stream, sort)
-        snapshot = self._items.to_snapshot(item, stream) if item else None
-        self.usage.bytes_read += snapshot.size if snapshot else 0
-        return snapshot
-
-    async def _settle(self, commit: Commit, standing: Stored | None, used: Usage) -> Receipt:
+    async def _settle(self, commit: Commit, stored: Stored | None, used: Usage) -> Receipt:
         """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
-        if standing is None:  # an endpoint that does not return what stood there
+        if stored is None:  # an endpoint that does not return what stood there
             try:
-                standing = await self._get(commit.stream, commit.version)
+                stored = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
             except StoreError as error:  # none of them is a definite no: what stands there may be this commit
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if standing is None:  # what was there is being deleted, or our own commit is still on its way
+            if stored is None:  # what was there is being deleted, or our own commit is still on its way
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settle(commit, self._items.to_commit(standing, commit.stream), used)
-
-    async def _get(self, stream: str, sort: Sort) -> Stored | None:
-        request = {
-            "TableName": self._table,
-            "Key": self._items.key(stream, sort),
-            "ConsistentRead": True,
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        return (await self._read("GetItem", request, self._items.got)).Item
+        return settle(commit, self.items.to_commit(stored, commit.stream), used)
 
     async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
-        with self.in_flight():
-            return await self._read("Scan", request, self._items.scanned)
-
-    async def _read(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        """Its errors are the library's."""
-        try:
-            return await self._requests.send(operation, request, kind, self.usage)
-        except DeadlinePassed as given_up:
-            raise given_up.definite() from None
-        except ServiceError as error:
-            raise rejected(error, self._table) from None
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            return await self.table.send("Scan", request, self.items.scan_response, used)
 
     async def on_open(self) -> None:
-        await self._requests.open()
-        self._table_feed = TableFeed(self, self._requests.max_connections)
-
-    async def _open_streams(self) -> Client:
-        """A client of the table's stream, open until the store is closed. Raises StoreRejected."""
-        if self._streams_client is not None:
-            return SDKClient(self._streams_client)
-        return await self._requests.open_streams()
+        await self.table.connection.open()
+        self._table_feed = TableFeed(self.table, self.items, self.scan)
 
     async def aclose(self) -> None:
         self._table_feed.close()
         await super().aclose()
 
     async def on_close(self) -> None:
-        await self._requests.aclose()
+        await self.table.connection.aclose()

@@ -22,7 +22,7 @@ from ...feed import Batch, Head
 from ..feed.checkpoint import from_moment
 from ..store import DynamoDBStore
 from .data_file import FileLines, reader_of
-from .files import Bucket, Files, Folder, open_s3, parts
+from .files import Bucket, Files, Folder, open_s3, read_parts
 from .manifest import Manifest, name_of, read_manifest
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ class Export:
     ) -> None:
         if not folders:
             raise ValueError("name the folder of an export, the one with manifest-summary.json")
-        self._items = store._items
+        self._items = store.items
         self._folders = [fspath(folder) for folder in folders]
         for folder in self._folders:
             if folder.startswith("s3:") and not re.match("s3://[^/]+/+[^/]", folder):
                 raise ValueError(f"{folder!r} is none of an export; it is s3://bucket/prefix/AWSDynamoDB/id")
-        self._session = session or store._requests.session
-        self._region_name = region_name or store._requests.region_name
+        self._session = session or store.table.connection.session
+        self._region_name = region_name or store.table.connection.region_name
         self._endpoint_url, self._plain_http = endpoint_url, plain_http
         self._path = None if sorted is None else Path(sorted)
         self._manifests: Sequence[Manifest] = ()
@@ -160,7 +160,7 @@ class Export:
         for number, (files, manifest) in enumerate(zip(opened, self._manifests, strict=True)):
             for file in manifest.files:
                 lines = FileLines(file, read)
-                async for part in parts(files, name_of(file, manifest.id)):
+                async for part in read_parts(files, name_of(file, manifest.id)):
                     await commits.add(lines.feed(part), number)
                 await commits.add(lines.end(), number)
         await commits.sort()

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ....errors import StoreRejected, StoreUnavailable
-from ..wire.client import TransportError, _check_endpoint, _is_private
+from ..wire.client import TransportError
+from ..wire.sdk import open_client
 
 PART = 4 * 1024 * 1024  # bytes read at once
 
@@ -33,7 +34,7 @@ class Files(Protocol):
         ...
 
 
-async def parts(files: Files, name: str) -> AsyncGenerator[bytes]:
+async def read_parts(files: Files, name: str) -> AsyncGenerator[bytes]:
     """A file, part by part."""
     offset = 0
     while part := await files.part(name, offset):
@@ -135,24 +136,15 @@ async def open_s3(
     stack: AsyncExitStack, *, session: Any, region_name: str | None, endpoint_url: str | None, plain_http: bool
 ) -> Any:
     """A client of the SDK, open until `stack` closes. Raises StoreRejected."""
-    import aioboto3
-    from aiobotocore.config import AioConfig
-    from botocore.exceptions import BotoCoreError
-
-    config = AioConfig(
+    return await open_client(
+        stack,
+        "s3",
+        session=session,
+        region_name=region_name,
+        endpoint_url=endpoint_url,
+        plain_http=plain_http,
         retries={"mode": "standard", "total_max_attempts": 1},  # what is read may break off too, so they are above it
         connect_timeout=3.0,
         read_timeout=20.0,
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
-    try:
-        client: Any = (session or aioboto3.Session()).client(
-            "s3", region_name=region_name, endpoint_url=endpoint_url, config=config
-        )
-        opened = await stack.enter_async_context(client)
-    except (BotoCoreError, ValueError) as error:
-        raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
-    _check_endpoint(opened.meta.endpoint_url)
-    if not plain_http and not _is_private(opened.meta.endpoint_url):
-        raise StoreRejected("PLAIN_HTTP", "the endpoint sends events in the clear; use https, or say plain_http=True")
-    return opened

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from ....errors import CorruptPayload, StoreRejected
-from .files import Files, parts
+from .files import Files, read_parts
 
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)  # so it leads nowhere else, on no system
 
@@ -99,8 +99,8 @@ def name_of(file: DataFile, export: str) -> str:
 
 
 async def _checked(files: Files, stem: str) -> bytes:
-    content = b"".join([part async for part in parts(files, f"{stem}.json")])
-    expected = b"".join([part async for part in parts(files, f"{stem}.md5")])
+    content = b"".join([part async for part in read_parts(files, f"{stem}.json")])
+    expected = b"".join([part async for part in read_parts(files, f"{stem}.md5")])
     if b64encode(md5(content, usedforsecurity=False).digest()) != expected.strip():
         raise CorruptPayload(
             "", 0, f"{files.where}/{stem}.json has not the checksum of {stem}.md5; copy the export again"

@@ -32,7 +32,7 @@ class ChangeRecord(NamedTuple):
     sequence: str = ""
 
 
-def changes(event: object, items: Items) -> Iterator[ChangeRecord]:
+def read_changes(event: object, items: Items) -> Iterator[ChangeRecord]:
     """The changes in an event, in its order.
 
     Raises ValueError for what has none of the shapes, StoreRejected if the stream carries no new images, and

@@ -11,7 +11,7 @@ import msgspec
 
 from ....errors import FeedTrimmed
 from .lineage import Cursor, order
-from .scan import places_of
+from .scan import parse_places
 
 RETENTION = 24 * 3600  # seconds for which a stream keeps a record
 MARGIN = 3600  # seconds; clocks differ, and who begins late must still come in time
@@ -59,12 +59,12 @@ def check_age(since: float) -> None:
         raise FeedTrimmed("DynamoDB keeps changes for 24 hours, and the feed is about as far behind")
 
 
-def parsed(text: str) -> Checkpoint:
+def parse_checkpoint(text: str) -> Checkpoint:
     """Raises ValueError for what is no checkpoint."""
     try:
         checkpoint = msgspec.json.decode(text, type=Checkpoint)
         if checkpoint.scan:
-            places_of(checkpoint.scan)
+            parse_places(checkpoint.scan)
         for sequence in {sequence for cursor in checkpoint.cursors for sequence in cursor.at.values()}:
             order(sequence)
         if checkpoint.cursors:
@@ -74,10 +74,10 @@ def parsed(text: str) -> Checkpoint:
     raise ValueError(f"{text!r} is no checkpoint of a table's feed; keep what its batches say, or begin with ''")
 
 
-def earliest(texts: Iterable[str]) -> str:
+def find_earliest(texts: Iterable[str]) -> str:
     """As `Feed.earliest`. Streams that are not the same have no common place but the beginning."""
     texts = list(texts)
-    found = [parsed(text) for text in texts if text]
+    found = [parse_checkpoint(text) for text in texts if text]
     if len(found) < len(texts) or len({each.stream for each in found}) != 1:
         return ""
     scans = {each.scan for each in found if each.scan is not None}

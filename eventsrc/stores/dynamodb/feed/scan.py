@@ -14,7 +14,7 @@ from ...feed import Batch, Head
 from ..items import Items, Keyed
 from ..wire.responses import QueryResponse
 
-Ask = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
+ScanPage = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
 
 
 class Place(msgspec.Struct, omit_defaults=True):
@@ -24,14 +24,20 @@ class Place(msgspec.Struct, omit_defaults=True):
     done: bool = False
 
 
-async def scanned(
-    ask: Ask, request: dict[str, Any], items: Items, *, segments: int, after: str, units_per_second: float | None
+async def scan_commits(
+    scan_page: ScanPage,
+    request: dict[str, Any],
+    items: Items,
+    *,
+    segments: int,
+    after: str,
+    units_per_second: float | None,
 ) -> AsyncGenerator[Batch]:
     """Batches as the segments bring them. Closing it ends the requests under way."""
-    places = places_of(after) or [Place() for _ in range(segments)]
+    places = parse_places(after) or [Place() for _ in range(segments)]
     if ends := all(place.done for place in places):
         yield Batch((), after, caught_up=True)
-    async with aclosing(_scanned(ask, request, items, places, Pace(units_per_second))) as pages:
+    async with aclosing(_scan_pages(scan_page, request, items, places, Pace(units_per_second))) as pages:
         async for _, page in pages:
             commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
             ends = all(place.done for place in places)
@@ -39,19 +45,19 @@ async def scanned(
                 yield Batch(commits, msgspec.json.encode(places).decode(), ends)
 
 
-async def scanned_heads(
-    ask: Ask, request: dict[str, Any], items: Items, *, segments: int
+async def scan_heads(
+    scan_page: ScanPage, request: dict[str, Any], items: Items, *, segments: int
 ) -> AsyncGenerator[Sequence[Head]]:
     """The last version of each stream. A partition's items come one after the other, within one segment."""
     names = {"#pk": items.partition_key, "#sk": items.sort_key}
     request |= {"ProjectionExpression": "#pk, #sk", "ExpressionAttributeNames": names, "ConsistentRead": True}
     places = [Place() for _ in range(segments)]
     last: list[Head | None] = [None] * segments
-    async with aclosing(_scanned(ask, request, items, places, Pace(None))) as pages:
+    async with aclosing(_scan_pages(scan_page, request, items, places, Pace(None))) as pages:
         async for segment, page in pages:
             heads: list[Head] = []
             head = last[segment]
-            for stream, version in (place for item in page.Items if (place := items.place_of(item)) is not None):
+            for stream, version in (place for item in page.Items if (place := items.read_place(item)) is not None):
                 if head is not None and head.stream != stream:
                     heads.append(head)
                     head = None
@@ -63,8 +69,8 @@ async def scanned_heads(
                 yield heads
 
 
-async def _scanned(
-    ask: Ask, request: dict[str, Any], items: Items, places: list[Place], pace: Pace
+async def _scan_pages(
+    scan_page: ScanPage, request: dict[str, Any], items: Items, places: list[Place], pace: Pace
 ) -> AsyncGenerator[tuple[int, QueryResponse[Keyed]]]:
     """Pages with their segment, whose place is the one behind the page by then."""
     pages: asyncio.Queue[tuple[int, QueryResponse[Keyed], Place] | Exception] = asyncio.Queue(maxsize=len(places))
@@ -73,10 +79,10 @@ async def _scanned(
         try:
             while not place.done:
                 await pace.wait()
-                page = await ask(_asked(request, items, segment, len(places), place))
-                pace.used(page.ConsumedCapacity.CapacityUnits)
+                page = await scan_page(_segment_request(request, items, segment, len(places), place))
+                pace.spend(page.ConsumedCapacity.CapacityUnits)
                 key = page.LastEvaluatedKey
-                place = Place(done=True) if key is None else Place(items.key_of(key))
+                place = Place(done=True) if key is None else Place(items.read_key(key))
                 await pages.put((segment, page, place))
         except Exception as error:  # noqa: BLE001  # whoever reads gets it, in its own turn
             await pages.put(error)
@@ -105,13 +111,15 @@ class Pace:
     async def wait(self) -> None:
         await asyncio.sleep(max(0.0, self._free - asyncio.get_running_loop().time()))
 
-    def used(self, units: float) -> None:
+    def spend(self, units: float) -> None:
         if self._rate is not None:
             self._free = max(self._free, asyncio.get_running_loop().time()) + units / self._rate
 
 
-def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, place: Place) -> dict[str, Any]:
-    """Commits only, but for snapshots between them: what is filtered out is paid for, but not sent."""
+def _segment_request(
+    request: dict[str, Any], items: Items, segment: int, segments: int, place: Place
+) -> dict[str, Any]:
+    """Sort keys of commits, among which a layout may keep snapshots. Other items are paid for, but not sent."""
     names = {"#sk": items.sort_key} | request.get("ExpressionAttributeNames", {})
     values = {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
     asked = request | {
@@ -127,7 +135,7 @@ def _asked(request: dict[str, Any], items: Items, segment: int, segments: int, p
     return asked if place.key is None else asked | {"ExclusiveStartKey": place.key}
 
 
-def places_of(after: str) -> list[Place]:
+def parse_places(after: str) -> list[Place]:
     """Raises ValueError for what is no checkpoint."""
     if not after:
         return []

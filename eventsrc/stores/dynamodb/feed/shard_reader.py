@@ -30,7 +30,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds, on a shard that is quiet
 _EXPIRED, _TRIMMED, GONE = "ExpiredIteratorException", "TrimmedDataAccessException", "ResourceNotFoundException"
 
 
-class Ask(Protocol):
+class Send(Protocol):
     """Sends a request until the answer is definite. Raises ServiceError for a refusal, and StoreError."""
 
     async def __call__(self, operation: str, request: dict[str, Any], kind: type[T]) -> T: ...
@@ -76,15 +76,15 @@ class Page(NamedTuple):
     ended: bool = False
 
 
-async def list_shards(ask: Ask, stream: str) -> Listing:
+async def list_shards(send: Send, stream: str) -> Listing:
     """Raises FeedTrimmed if the stream is gone, and StoreError."""
     shards: list[Shard] = []
     asked, request = time(), {"StreamArn": stream}
     while True:
         try:
-            found = (await ask("DescribeStream", request, _Description)).StreamDescription
+            found = (await send("DescribeStream", request, _Description)).StreamDescription
         except ServiceError as error:
-            raise gone("the table's stream") if error.code == GONE else rejected(error) from None
+            raise feed_trimmed("the table's stream") if error.code == GONE else rejected(error) from None
         shards += found.Shards
         if found.LastEvaluatedShardId is None:
             return Listing(shards, found.StreamStatus != "DISABLED", asked)
@@ -92,7 +92,7 @@ async def list_shards(ask: Ask, stream: str) -> Listing:
 
 
 async def read_shard(
-    ask: Ask, stream: str, shard: str, sequence: str, room: asyncio.Semaphore, closed: Callable[[], bool]
+    send: Send, stream: str, shard: str, sequence: str, room: asyncio.Semaphore, closed: Callable[[], bool]
 ) -> AsyncGenerator[Page]:
     """Pages with records behind that sequence number, or from the shard's beginning, and those that show that it is
     quiet or has ended. Each takes room, which is to be released when the page has been handled. `closed` tells whether
@@ -107,8 +107,8 @@ async def read_shard(
         await room.acquire()
         fresh, asked = not iterator, time()
         try:
-            iterator = iterator or await _iterator(ask, stream, shard, sequence)
-            page = await ask("GetRecords", {"ShardIterator": iterator, "Limit": PAGE}, _Records)
+            iterator = iterator or await _get_iterator(send, stream, shard, sequence)
+            page = await send("GetRecords", {"ShardIterator": iterator, "Limit": PAGE}, _Records)
         except ServiceError as error:
             refusals += (trimmed := error.code == _TRIMMED)
             if trimmed and not sequence and refusals > REFUSALS and closed():
@@ -122,7 +122,7 @@ async def read_shard(
                     iterator, pause = "", FIRST_PAUSE
                     continue
                 lost = trimmed or error.code == GONE
-                raise gone(f"what comes next in shard {shard}") if lost else rejected(error) from None
+                raise feed_trimmed(f"what comes next in shard {shard}") if lost else rejected(error) from None
         except BaseException:
             room.release()
             raise
@@ -131,7 +131,7 @@ async def read_shard(
         if page.Records:
             empty.clear()
             sequence, pause = page.Records[-1]["dynamodb"]["SequenceNumber"], 0.0
-            since = _stored(page.Records[-1])
+            since = _stored_at(page.Records[-1])
         else:
             empty.append(asked)
             since = empty[0]
@@ -148,18 +148,18 @@ async def read_shard(
             turns.give_back()
 
 
-async def _iterator(ask: Ask, stream: str, shard: str, sequence: str) -> str:
+async def _get_iterator(send: Send, stream: str, shard: str, sequence: str) -> str:
     request = {"StreamArn": stream, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"}
     if sequence:
         request |= {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": sequence}
-    return (await ask("GetShardIterator", request, _Iterator)).ShardIterator
+    return (await send("GetShardIterator", request, _Iterator)).ShardIterator
 
 
-def gone(what: str) -> FeedTrimmed:
+def feed_trimmed(what: str) -> FeedTrimmed:
     return FeedTrimmed(f"{what} is gone, as DynamoDB keeps changes for 24 hours")
 
 
-def _stored(record: dict[str, Any]) -> float:
+def _stored_at(record: dict[str, Any]) -> float:
     """About when, and not later; the SDK has it as a datetime."""
     told = record["dynamodb"].get("ApproximateCreationDateTime", 0)
     return told.timestamp() if isinstance(told, datetime) else float(told)

@@ -13,7 +13,7 @@ from ....store import Commit
 from ...feed import Batch
 from .checkpoint import Checkpoint, check_age
 from .lineage import Lineage
-from .shard_reader import Ask, Listing, Page, list_shards, read_shard
+from .shard_reader import Listing, Page, Send, list_shards, read_shard
 
 ROOM = 16  # pages that are asked for or wait to be handled, all shards together
 LOOKS = 3  # at the list of shards, after which a closed shard counts as one without children
@@ -31,9 +31,9 @@ class StreamReader:
     """
 
     def __init__(
-        self, ask: Ask, checkpoint: Checkpoint, commits: Callable[[list[dict[str, Any]]], list[Commit]]
+        self, send: Send, checkpoint: Checkpoint, commits: Callable[[list[dict[str, Any]]], list[Commit]]
     ) -> None:
-        self._ask, self._begin, self._commits = ask, checkpoint, commits
+        self._send, self._begin, self._commits = send, checkpoint, commits
         self._news: asyncio.Queue[Page | Listing | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(ROOM)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,7 +121,7 @@ class StreamReader:
     def _start(self, shard: str, sequence: str, since: float) -> None:
         async def read() -> None:
             stream, closed = self._begin.stream, lambda: shard in self._closed
-            async with aclosing(read_shard(self._ask, stream, shard, sequence, self._room, closed)) as pages:
+            async with aclosing(read_shard(self._send, stream, shard, sequence, self._room, closed)) as pages:
                 async for page in pages:
                     self._news.put_nowait(page)
 
@@ -148,7 +148,7 @@ class StreamReader:
         pause = SOON
         while True:
             await self._room.acquire()
-            self._news.put_nowait(await list_shards(self._ask, self._begin.stream))
+            self._news.put_nowait(await list_shards(self._send, self._begin.stream))
             try:
                 async with asyncio.timeout(pause):
                     await self._ended.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -17,16 +17,15 @@ from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ....usage import Usage
 from ...feed import Batch
+from ..items import Items
+from ..table import Table
 from ..wire.client import Client, ServiceError
-from ..wire.outcomes import DeadlinePassed, is_worth_repeating, rejected, send
-from ..wire.responses import ask
-from .checkpoint import Checkpoint, check_age, parsed
+from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, rejected, send
+from .change_records import read_changes
+from .checkpoint import Checkpoint, check_age, parse_checkpoint
 from .lineage import from_before, from_now
 from .shard_reader import list_shards
 from .stream_reader import StreamReader
-
-if TYPE_CHECKING:
-    from ..store import DynamoDBStore
 
 T = TypeVar("T")
 
@@ -45,34 +44,40 @@ class _Described(msgspec.Struct):
     Table: _Table
 
 
-class TableFeed:
-    """The feed of a store's table, for one time that the store is open."""
+class Scan(Protocol):
+    """Iterates over all commits of a table, from a checkpoint of its own on."""
 
-    def __init__(self, store: DynamoDBStore, max_connections: int) -> None:
-        self._store = store
-        self._connections = asyncio.Semaphore(max_connections)
+    def __call__(self, *, after: str) -> AsyncGenerator[Batch]: ...
+
+
+class TableFeed:
+    """The feed of a table, for one time that the table is open."""
+
+    def __init__(self, table: Table, items: Items, scan: Scan) -> None:
+        self._table, self._items, self._scan = table, items, scan
+        self._slots = asyncio.Semaphore(table.connection.max_connections)  # as the stream has a client of its own
         self._opening = asyncio.Lock()
         self._client: Client | None = None
         self._readers: set[StreamReader] = set()
 
     async def batches(self, after: str, *, follow: bool) -> AsyncGenerator[Batch]:
         """As `DynamoDBStore.feed`."""
-        checkpoint = parsed(after) if after else None
+        checkpoint = parse_checkpoint(after) if after else None
         stream = await self._stream()
         if checkpoint is None:
-            listing = await list_shards(self._ask, stream)
+            listing = await list_shards(self._send_to_stream, stream)
             checkpoint = Checkpoint(stream, int(listing.asked), [from_before(listing.shards)], scan="")
         else:
             checkpoint = checkpoint.on(stream)
         check_age(checkpoint.since)
         if checkpoint.scan is not None:
-            async with aclosing(self._store.scan(after=checkpoint.scan)) as batches:
+            async with aclosing(self._scan(after=checkpoint.scan)) as batches:
                 async for batch in batches:
                     check_age(checkpoint.since)
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
                     yield Batch(batch.commits, checkpoint.text(), caught_up=False)
-        self._readers.add(reader := StreamReader(self._ask, checkpoint, self._commits))
+        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._commits))
         try:
             async with aclosing(reader.batches(follow=follow)) as batches:
                 async for batch in batches:
@@ -82,7 +87,7 @@ class TableFeed:
 
     async def end(self) -> str:
         """As `DynamoDBStore.end`."""
-        listing = await list_shards(self._ask, stream := await self._stream())
+        listing = await list_shards(self._send_to_stream, stream := await self._stream())
         return Checkpoint(stream, int(listing.asked), [from_now(listing.shards)]).text()
 
     def close(self) -> None:
@@ -92,8 +97,7 @@ class TableFeed:
 
     async def _stream(self) -> str:
         """The ARN of the table's stream. Raises StoreRejected if there is none that will do, and StoreError."""
-        client = self._store._requests.client
-        request = {"TableName": self._store._table}
+        client, request = self._table.connection.client, {"TableName": self._table.name}
         try:
             table = (await self._send(client, "DescribeTable", request, _Described)).Table
         except ServiceError as error:
@@ -104,44 +108,39 @@ class TableFeed:
             raise StoreRejected("StreamViewType", "the stream carries no new images; make it anew, as NEW_IMAGE")
         return table.LatestStreamArn
 
-    async def _ask(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
+    async def _send_to_stream(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
         """Of the stream. Raises ServiceError for a refusal, and StoreError."""
         async with self._opening:
             if self._client is None:
-                with self._store.in_flight():
-                    self._client = await self._store._open_streams()
+                with self._table.guard(Usage(calls=1)):
+                    self._client = await self._table.connection.open_streams()
         return await self._send(self._client, operation, request, kind)
 
     async def _send(self, client: Client | None, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        assert client is not None
-        store, used = self._store, Usage(calls=1)
-        with store.in_flight(used=used):
-            return await sent(client, operation, request, kind, self._connections, store._requests.deadline, used)
+        used = Usage(calls=1)
+        with self._table.guard(used):
+            assert client is not None
+            deadline = self._table.connection.deadline
+            return await send_read(client, operation, request, kind, self._slots, deadline, used)
 
     def _commits(self, records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in self._store.changes(records) if change.commit is not None]
+        return [change.commit for change in read_changes(records, self._items) if change.commit is not None]
 
 
-async def sent(
+async def send_read(
     client: Client,
     operation: str,
     request: dict[str, Any],
     kind: type[T],
-    connections: asyncio.Semaphore,
+    slots: asyncio.Semaphore,
     deadline: float,
     used: Usage,
 ) -> T:
     """The answer to a request that may be sent twice. Raises ServiceError for a refusal, and StoreError."""
-
-    async def once() -> T:
-        used.requests += 1
-        used.retries += used.requests > 1
-        return await ask(client, operation, request, kind)
-
     try:
-        return await send(once, connections, deadline)
-    except DeadlinePassed as given_up:
-        last = given_up.last
+        return await send(count_tries(client, operation, request, kind, used), slots, deadline)
+    except DeadlinePassed as passed:
+        last = passed.last
         # What became of an earlier try does not matter here.
         refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None
-        raise refusal or given_up.definite() from None
+        raise refusal or passed.definite() from None

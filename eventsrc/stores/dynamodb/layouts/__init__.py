@@ -1,1 +1,19 @@
-"""Where snapshots are stored, one file a layout."""
+"""Where snapshots lie in a stream's partition, one file a layout. docs/storage.md compares them."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from .interleaved import Interleaved
+from .layout import Layout
+from .snapshot_first import SnapshotFirst
+from .snapshot_last import SnapshotLast
+
+__all__ = ["LAYOUTS", "Layout", "LayoutName"]
+
+LayoutName = Literal["snapshot-last", "snapshot-first", "interleaved"]
+
+LAYOUTS: dict[str, Callable[[], Layout]] = {
+    "snapshot-last": SnapshotLast,
+    "snapshot-first": SnapshotFirst,
+    "interleaved": Interleaved,
+}

@@ -1,10 +1,13 @@
-"""Plain Python values as attributes of items."""
+"""Plain Python values as attributes of items, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+
+from ....errors import StoreRejected
+from .responses import Item
 
 
 def to_value(value: object) -> dict[str, Any]:
@@ -35,3 +38,28 @@ def to_item(values: Mapping[str, object]) -> dict[str, dict[str, Any]]:
     if not all(isinstance(name, str) for name in values):
         raise TypeError("names of attributes, and keys of a dict, are texts")
     return {name: to_value(value) for name, value in values.items()}
+
+
+def text_of(item: Item, name: str) -> str:
+    """Return an attribute that is a text. Raises StoreRejected."""
+    return _attribute(item, name, "S")
+
+
+def number_of(item: Item, name: str) -> int:
+    """Return an attribute that is a whole number. Raises StoreRejected."""
+    try:
+        return int(_attribute(item, name, "N"))
+    except ValueError:
+        pass
+    raise _foreign(name)
+
+
+def _attribute(item: Item, name: str, kind: str) -> str:
+    value = item.get(name, {}).get(kind)
+    if not isinstance(value, str):
+        raise _foreign(name)
+    return value
+
+
+def _foreign(name: str) -> StoreRejected:
+    return StoreRejected("ForeignItem", f"an item has no {name} as this library writes it; who else writes there?")

@@ -7,17 +7,20 @@ that no transport error proves that nothing was written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from ....errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .client import CLOCK_CORRECTED, NotSent, ServiceError, TransportError
-from .responses import Cancelled
+from ....usage import Usage
+from .client import CLOCK_CORRECTED, Client, NotSent, Reply, ServiceError, TransportError
+from .responses import Cancelled, Metered, send_once
 
 T = TypeVar("T")
+
+_READS = frozenset({"GetItem", "Query", "Scan", "BatchGetItem"})
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 
@@ -80,7 +83,7 @@ _LAST_TRY = 0.9
 
 
 class DeadlinePassed(Exception):
-    """The deadline passed without a definite answer. `unsure`: something may have been done."""
+    """The deadline passed without a definite answer. `ambiguous`: something may have been done."""
 
     def __init__(self, ambiguous: bool, last: Exception | None) -> None:
         super().__init__(ambiguous)
@@ -104,6 +107,14 @@ class DeadlinePassed(Exception):
         return StoreUnavailable(f"{self.reason or 'no answer'} until the deadline; is the endpoint reachable?")
 
 
+class ConditionNotMet(StoreRejected):
+    """The condition of a write was not met. `reply` may contain what is stored there, so it is never shown."""
+
+    def __init__(self, code: str, advice: str, reply: Reply | None = None) -> None:
+        super().__init__(code, advice)
+        self.reply = reply
+
+
 def rejected(error: ServiceError, *tables: str, quoting: bool = False) -> StoreRejected:
     """The library's error for a permanent refusal of a request to these tables.
 
@@ -119,6 +130,8 @@ def rejected(error: ServiceError, *tables: str, quoting: bool = False) -> StoreR
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             said = _Said()
         advice += "".join(f": {text}" for text in (said.text, *(each.Message for each in said.reasons)) if text)
+    if error.code == CONDITION_FAILED:
+        return ConditionNotMet(code, advice, error.reply)
     return StoreRejected(code, advice)
 
 
@@ -149,6 +162,33 @@ def refusal(error: ServiceError) -> ServiceError:
         return error
     code = next((code for reason, code in _CANCELLED.items() if reason in reasons), error.code)
     return ServiceError(code, error.status, error.reply)
+
+
+def count_tries(
+    client: Client, operation: str, request: Mapping[str, Any], kind: type[T], used: Usage
+) -> Callable[[], Awaitable[T]]:
+    """Return a function that sends the request once, and counts in `used` what that consumed."""
+    tries = 0
+
+    async def once() -> T:
+        nonlocal tries
+        tries += 1
+        used.requests += 1
+        used.retries += tries > 1
+        try:
+            response = await send_once(client, operation, request, kind)
+        except ServiceError as error:
+            failure = refusal(error)
+        else:
+            if isinstance(response, Metered):
+                if operation in _READS:
+                    used.read_units += response.units
+                else:
+                    used.write_units += response.units
+            return response
+        raise failure  # outside the handler: it stands for the other one
+
+    return once
 
 
 async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:

@@ -45,8 +45,16 @@ class Capacity(msgspec.Struct):
     CapacityUnits: float
 
 
-class Answer(msgspec.Struct, kw_only=True):
-    """To a request that asked what it consumed: a body that does not tell is not the service's."""
+class Metered(msgspec.Struct, kw_only=True):
+    """A response with the capacity units that the request consumed."""
+
+    @property
+    def units(self) -> float:
+        raise NotImplementedError
+
+
+class Response(Metered, kw_only=True):
+    """To a request for one table. It asked what it consumed: a body that does not say so is not the service's."""
 
     ConsumedCapacity: Capacity
 
@@ -55,8 +63,8 @@ class Answer(msgspec.Struct, kw_only=True):
         return self.ConsumedCapacity.CapacityUnits
 
 
-class Transacted(msgspec.Struct, kw_only=True):
-    """To TransactWriteItems: what each table took."""
+class TransactResponse(Metered, kw_only=True):
+    """To TransactWriteItems: what each table consumed."""
 
     ConsumedCapacity: list[Capacity]
 
@@ -65,7 +73,7 @@ class Transacted(msgspec.Struct, kw_only=True):
         return sum(capacity.CapacityUnits for capacity in self.ConsumedCapacity)
 
 
-class Batch(Transacted, kw_only=True):
+class BatchResponse(TransactResponse, kw_only=True):
     """To BatchGetItem and BatchWriteItem: items by table, and what was left out."""
 
     Responses: dict[str, list[Item]] = {}
@@ -73,13 +81,13 @@ class Batch(Transacted, kw_only=True):
     UnprocessedItems: dict[str, Any] = {}
 
 
-class GetResponse(Answer, Generic[T], kw_only=True):
+class GetResponse(Response, Generic[T], kw_only=True):
     """To GetItem."""
 
     Item: T | None = None
 
 
-class QueryResponse(Answer, Generic[T], kw_only=True):
+class QueryResponse(Response, Generic[T], kw_only=True):
     """To Query: a page. It may end anywhere, and be empty: only the key to go on from tells whether there is more."""
 
     Items: list[T]
@@ -105,8 +113,8 @@ class Cancelled(msgspec.Struct):
     CancellationReasons: list[Reason]
 
 
-async def ask(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
-    """Send one request, and read the answer. Raises ServiceError, and TransportError for what is no such answer."""
+async def send_once(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
+    """Send a request once and return its response. Raises ServiceError, and TransportError for any other answer."""
     reply = await client.call(operation, request)
     try:
         return reply.read(kind)

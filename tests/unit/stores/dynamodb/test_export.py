@@ -28,7 +28,7 @@ from eventsrc.stores.dynamodb import Export
 from eventsrc.stores.dynamodb.export import data_file as lines
 from eventsrc.stores.dynamodb.export import files, sorting
 from eventsrc.stores.dynamodb.export.manifest import DataFile
-from eventsrc.stores.dynamodb.layouts.layout import SnapshotLast
+from eventsrc.stores.dynamodb.layouts.snapshot_last import SnapshotLast
 from eventsrc.testing.contract.samples import expect_same, make_commit, make_snapshot
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "export" / "AWSDynamoDB"
@@ -44,7 +44,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def items(commits: Sequence[Commit], store: DynamoDBStore = STORE) -> list[Item]:
-    return [store._items.from_commit(commit) for commit in commits]
+    return [store.items.from_commit(commit) for commit in commits]
 
 
 def stream(name: str, versions: int) -> list[Commit]:
@@ -55,7 +55,7 @@ def stream(name: str, versions: int) -> list[Commit]:
 
 
 def snapshot(name: str) -> list[Item]:
-    return [STORE._items.from_snapshot(make_snapshot(name, 1), SnapshotLast().key(1))]
+    return [STORE.items.from_snapshot(make_snapshot(name, 1), SnapshotLast().key(1))]
 
 
 async def batches(export: Export, after: str = "") -> list[Batch]:
@@ -361,7 +361,7 @@ async def test_a_line_longer_than_any_item_is_refused_before_it_fills_memory(
 
 
 def test_a_file_with_more_items_than_the_manifest_says_is_refused_before_it_fills_the_disk() -> None:
-    read = lines.reader_of(STORE._items)
+    read = lines.reader_of(STORE.items)
     [commit] = stream("a-1", 1)
     line = json.dumps(there(items([commit]))[0], default=lambda value: b64encode(value).decode()).encode() + b"\n"
     file = lines.FileLines(DataFile(2, "", "AWSDynamoDB/data/1.json.gz"), read)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, earliest, parsed
+from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
 from eventsrc.stores.dynamodb.feed.lineage import Cursor, Lineage, Range, Shard, from_before, from_now
 
 
@@ -114,15 +114,17 @@ def text(cursor: Cursor, since: int = 100, stream: str = "s", scan: str | None =
 
 def test_the_earliest_of_checkpoints() -> None:
     here, there = Cursor({"a": "9", "b": "9"}), Cursor({"a": "10", "b": "8"})
-    assert earliest([text(here), text(there, since=50)]) == text(Cursor({"a": "9", "b": "8"}), since=50)
-    assert parsed(earliest([text(here), text(Cursor({"a": "3"}))])).cursors == [here, Cursor({"a": "3"})]
-    assert earliest([text(here), ""]) == earliest([]) == ""
-    assert earliest([text(here), text(here, stream="t")]) == ""
+    assert find_earliest([text(here), text(there, since=50)]) == text(Cursor({"a": "9", "b": "8"}), since=50)
+    assert parse_checkpoint(find_earliest([text(here), text(Cursor({"a": "3"}))])).cursors == [here, Cursor({"a": "3"})]
+    assert find_earliest([text(here), ""]) == find_earliest([]) == ""
+    assert find_earliest([text(here), text(here, stream="t")]) == ""
     one, other = '[{"done":true},{}]', "[{},{}]"
-    assert parsed(earliest([text(here), text(here, scan=one)])).scan == one
-    assert parsed(earliest([text(here, scan=one), text(here, scan=other)])).scan == ""  # the scan begins anew
+    assert parse_checkpoint(find_earliest([text(here), text(here, scan=one)])).scan == one
+    assert (
+        parse_checkpoint(find_earliest([text(here, scan=one), text(here, scan=other)])).scan == ""
+    )  # the scan begins anew
     with pytest.raises(ValueError, match="no checkpoint"):
-        earliest(["", "7"])
+        find_earliest(["", "7"])
 
 
 NONSENSE = ["7", "{}", "[]", '[{"done":true}]', '{"stream":"s","since":1,"cursors":[]}', "[" * 100_000]
@@ -132,10 +134,10 @@ NONSENSE += [text(Cursor({"a": "x"})), text(Cursor(), scan="7"), "\udc80"]
 @pytest.mark.parametrize("nonsense", NONSENSE, ids=range(len(NONSENSE)))
 def test_what_is_no_checkpoint_is_a_value_error(nonsense: str) -> None:
     with pytest.raises(ValueError, match="no checkpoint"):
-        parsed(nonsense)
+        parse_checkpoint(nonsense)
 
 
 @given(st.text())
 def test_any_text_is_no_checkpoint(text: str) -> None:
     with pytest.raises(ValueError, match="no checkpoint"):
-        parsed(text)
+        parse_checkpoint(text)

@@ -18,13 +18,13 @@ from support.fakestreams import ARN, FakeShard, FakeStreams, refused
 from eventsrc import Batch, Commit, FeedTrimmed, MemoryStore, StoreRejected, Usage
 from eventsrc.stores.dynamodb.feed import shard_reader as reading
 from eventsrc.stores.dynamodb.feed import stream_reader as streaming
-from eventsrc.stores.dynamodb.feed.change_records import changes
-from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, earliest, parsed
+from eventsrc.stores.dynamodb.feed.change_records import read_changes
+from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
 from eventsrc.stores.dynamodb.feed.lineage import Cursor
 from eventsrc.stores.dynamodb.feed.stream_reader import StreamReader
-from eventsrc.stores.dynamodb.feed.table_feed import sent
+from eventsrc.stores.dynamodb.feed.table_feed import send_read
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.wire.client import SDKClient
+from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.gate import Gate
 from eventsrc.testing.contract.samples import make_commit
 
@@ -46,12 +46,12 @@ def reader(service: FakeStreams, checkpoint: str) -> StreamReader:
     client, items, connections = SDKClient(service), Items("PK", "SK", None), asyncio.Semaphore(64)
 
     async def asked(operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        return await sent(client, operation, request, kind, connections, 10.0, Usage())
+        return await send_read(client, operation, request, kind, connections, 10.0, Usage())
 
     def commits(records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in changes(records, items) if change.commit is not None]
+        return [change.commit for change in read_changes(records, items) if change.commit is not None]
 
-    return StreamReader(asked, parsed(checkpoint), commits)
+    return StreamReader(asked, parse_checkpoint(checkpoint), commits)
 
 
 def beginning(since: float | None = None, **at: str) -> str:
@@ -144,7 +144,9 @@ class Campaign:
     def _drop(self) -> None:
         """Shards that nobody needs any more, as checkpoints are forgotten."""
         self.told = {each: self.told[each] for each in {self.after, *list(self.told)[-1:]}}
-        needed = {id for each in self.told for cursor in parsed(each).cursors for id in (*cursor.at, *cursor.done)}
+        needed = {
+            id for each in self.told for cursor in parse_checkpoint(each).cursors for id in (*cursor.at, *cursor.done)
+        }
         for id, shard in list(self.service.shards.items()):
             shard.hidden = 0  # a day has passed
             if shard.closed and id not in needed and all(keys_in([shard]) <= told for told in self.told.values()):
@@ -171,7 +173,7 @@ class Campaign:
     def go_back(self, choice: tuple[int, int]) -> None:
         """To the earlier of two checkpoints."""
         one, other = (list(self.told)[each % len(self.told)] for each in choice)
-        self.after = earliest([one, other])
+        self.after = find_earliest([one, other])
         self.told[self.after] = self.told[one] & self.told[other]
 
 
@@ -234,7 +236,7 @@ async def test_an_end_is_told_again_behind_what_is_no_commit_and_behind_a_shard(
         checkpoints.append((await anext(feed)).checkpoint)
         service.roll(service.open()[0])
         checkpoints.append((await anext(feed)).checkpoint)
-    assert len({str(parsed(each).cursors) for each in checkpoints}) == 3
+    assert len({str(parse_checkpoint(each).cursors) for each in checkpoints}) == 3
 
 
 async def test_an_iterator_that_is_refused_is_renewed_as_long_as_its_place_is_there() -> None:
@@ -366,13 +368,16 @@ async def test_an_age_is_that_of_what_may_come_next() -> None:
     long_ago = datetime.now(UTC) - timedelta(hours=9)
     await writer.write(["s-1"], long_ago)
     await writer.write(["s-1"])
-    ages = [time() - parsed(batch.checkpoint).since async for batch in batches(service, beginning(time() - 20 * HOUR))]
+    ages = [
+        time() - parse_checkpoint(batch.checkpoint).since
+        async for batch in batches(service, beginning(time() - 20 * HOUR))
+    ]
     hours = [round(age / HOUR) for age in ages]
     assert hours == [9, 0, 0]
     service.roll(service.open()[0])  # with children that are read, and without
-    assert time() - parsed(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
+    assert time() - parse_checkpoint(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
     service.shards[service.open()[0]].hidden = 10**6
-    assert time() - parsed(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
+    assert time() - parse_checkpoint(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
 
 
 async def test_a_checkpoint_that_wears_out_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:

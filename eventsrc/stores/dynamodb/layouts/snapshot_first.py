@@ -1,0 +1,27 @@
+"""The snapshot below all commits, as in the article."""
+
+from __future__ import annotations
+
+from ....store import MAX_VERSION, Commit, Loaded, Snapshot
+from .layout import Partitions, SortKey
+
+
+class SnapshotFirst:
+    """The snapshot has sort key 0: one request reads it, and one the commits from its version on."""
+
+    def key(self, version: int) -> SortKey:
+        return 0
+
+    async def put_snapshot(self, partitions: Partitions, snapshot: Snapshot) -> bool:
+        return await partitions.put_snapshot(snapshot, self.key(snapshot.version))
+
+    async def load(self, partitions: Partitions, stream: str) -> Loaded:
+        snapshot = await partitions.get_snapshot(stream, self.key(0))
+        commits: list[Commit] = []
+        first, beyond = snapshot.version if snapshot else 1, None
+        while True:
+            page = await partitions.query(stream, first, MAX_VERSION, beyond=beyond)
+            commits += page.commits
+            if page.reached is None:
+                return Loaded(snapshot, commits)
+            beyond = page.reached

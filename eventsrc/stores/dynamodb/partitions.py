@@ -1,0 +1,98 @@
+"""The requests to one stream's partition: what loads, reads and layouts are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...store import Commit, Snapshot
+from ...usage import Usage
+from .items import ID, SNAPSHOT_VERSION, Items, Stored
+from .layouts.layout import Page, SortKey, commit_version
+from .table import Table
+from .wire.outcomes import ConditionNotMet
+from .wire.responses import Response
+
+
+class TablePartitions:
+    """The partitions of a table, one a stream. Implements `layouts.layout.Partitions`.
+
+    Each method is one request, which the caller guards; `used` counts what it consumes. Reads are strongly consistent.
+    Raises StoreError, and CorruptPayload for an item that is not of this library.
+    """
+
+    def __init__(self, table: Table, items: Items, used: Usage) -> None:
+        self._table, self._items, self._used = table, items, used
+
+    async def query(
+        self,
+        stream: str,
+        low: SortKey,
+        high: SortKey,
+        *,
+        beyond: SortKey | None = None,
+        newest: bool = False,
+        backward: bool = False,
+        limit: int | None = None,
+    ) -> Page:
+        items, used = self._items, self._used
+        request: dict[str, Any] = {
+            "TableName": self._table.name,
+            "KeyConditionExpression": "#pk = :pk AND #sk BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#pk": items.partition_key, "#sk": items.sort_key},
+            "ExpressionAttributeValues": {
+                ":pk": items.partition(stream),
+                ":low": {"N": str(low)},
+                ":high": {"N": str(high)},
+            },
+            "ScanIndexForward": not backward,
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        if limit is not None:
+            request["Limit"] = limit
+        if beyond is not None:
+            request["ExclusiveStartKey"] = items.key(stream, beyond)
+        response = await self._table.send("Query", request, items.query_response, used)
+        snapshot: Snapshot | None = None
+        commits: list[Commit] = []
+        for item in response.Items:
+            version = commit_version(items.read_sort_key(item, stream))
+            if version is None:
+                found = items.to_snapshot(item, stream) if newest else None
+                snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
+            elif snapshot is None or version >= snapshot.version:  # commits before the snapshot are not looked at
+                commits.append(items.to_commit(item, stream))
+        used.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
+        last = response.LastEvaluatedKey
+        return Page(snapshot, commits, None if last is None else items.read_sort_key(last, stream))
+
+    async def get(self, stream: str, key: SortKey) -> Stored | None:
+        request = {
+            "TableName": self._table.name,
+            "Key": self._items.key(stream, key),
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        return (await self._table.send("GetItem", request, self._items.get_response, self._used)).Item
+
+    async def get_snapshot(self, stream: str, key: SortKey) -> Snapshot | None:
+        item = await self.get(stream, key)
+        snapshot = self._items.to_snapshot(item, stream) if item else None
+        self._used.bytes_read += snapshot.size if snapshot else 0
+        return snapshot
+
+    async def put_snapshot(self, snapshot: Snapshot, key: SortKey) -> bool:
+        request = {
+            "TableName": self._table.name,
+            "Item": self._items.from_snapshot(snapshot, key),
+            # Whatever the key is, what has a commit's id is never replaced.
+            "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
+            "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
+            "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        try:
+            await self._table.send("PutItem", request, Response, self._used)
+        except ConditionNotMet:
+            return False
+        return True

@@ -1,0 +1,274 @@
+"""One table of DynamoDB, and the requests to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
+from typing import Any, Literal, NamedTuple, TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from ...errors import StoreError, StoreRejected
+from ...usage import Usage
+from .creation import create_table
+from .wire.attributes import text_of
+from .wire.client import Reply, ServiceError
+from .wire.connection import Connection
+from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, rejected, send
+from .wire.responses import (
+    BatchResponse,
+    Cancelled,
+    ConditionFailed,
+    GetResponse,
+    Item,
+    QueryResponse,
+    Response,
+    TransactResponse,
+)
+from .wire.sdk import SDKClient
+
+T = TypeVar("T", bound=Response | TransactResponse)
+
+_READ, _WRITTEN = 100, 25  # items of one batch
+
+
+class Refusal(NamedTuple):
+    """The condition of a write was not met, so nothing was written."""
+
+    item: Item  # what is stored there; {} where the endpoint does not return it
+    repeated: bool  # the request was sent more than once: an earlier try may have been carried out
+    action: int = 0  # of a transaction: the first one whose condition was not met
+
+
+class Table:
+    """A table, and the connection to it.
+
+    `send` is for an owner that guards and counts its calls itself. Each other request counts as one call of the owner:
+    `guard(used)` is a block that raises StoreClosed while the owner is not open, keeps it open until the block ends,
+    and adds up what it used. Reads are strongly consistent. Keys that are given as texts need a table whose keys are
+    texts. Requests raise StoreError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        partition_key: str,
+        sort_key: str,
+        sort_type: Literal["S", "N"],
+        connection: Connection,
+        guard: Callable[[Usage], AbstractContextManager[None]],
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
+            raise ValueError(f"{name!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
+        self.name, self.connection, self.guard = name, connection, guard
+        self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
+
+    async def create(self, **options: bool) -> bool:
+        """Create the table; False if it exists. Raises StoreRejected if it has other keys. For `options` see
+        `create_table`.
+        """
+        keys = {self._partition_key: "S", self._sort_key: self._sort_type}
+        with self.guard(Usage(calls=1)):
+            return await create_table(SDKClient(self.connection.sdk), self.name, keys, **options)
+
+    async def send(
+        self,
+        operation: str,
+        request: Mapping[str, Any],
+        kind: type[T],
+        used: Usage,
+        *,
+        unknown: Callable[[str], StoreError] | None = None,
+        quoting: bool = False,
+    ) -> T:
+        """Send a request until its outcome is definite.
+
+        `unknown` makes the error to raise where something may have been written, of the reason why that is not known.
+        Without it, such an outcome is raised as if nothing had been: for reads, and writes that may be done twice.
+        `quoting` adds the service's own words to an error, for requests that a user has written.
+
+        Raises:
+            ConditionNotMet: a condition of the request was not met.
+            StoreError: any other failure.
+        """
+        connection = self.connection
+        assert connection.client is not None
+        call = count_tries(connection.client, operation, request, kind, used)
+        try:
+            return await send(call, connection.slots, connection.deadline)
+        except (DeadlinePassed, ServiceError) as error:
+            raise _typed(error, request, unknown, quoting) from None
+
+    def key(self, partition: str, sort: str) -> Item:
+        return {self._partition_key: {"S": partition}, self._sort_key: {self._sort_type: sort}}
+
+    def sort_key_of(self, item: Item) -> str:
+        return text_of(item, self._sort_key)
+
+    async def get(self, key: Item) -> Item | None:
+        request = {"TableName": self.name, "Key": key, "ConsistentRead": True, "ReturnConsumedCapacity": "TOTAL"}
+        return (await self._call("GetItem", request, GetResponse[Item])).Item
+
+    async def get_all(self, table: str, keys: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
+        """Return these attributes of those items of `table` that exist, in no order. The keys are all different."""
+        aliases = {f"#{number}": name for number, name in enumerate(names)}
+        items: list[Item] = []
+        for start in range(0, len(keys), _READ):
+            wanted = {
+                "Keys": keys[start : start + _READ],
+                "ConsistentRead": True,
+                "ProjectionExpression": ", ".join(aliases),
+                "ExpressionAttributeNames": aliases,
+            }
+            for response in await self._send_batch("BatchGetItem", {table: wanted}):
+                items += [item for found in response.Responses.values() for item in found]
+        return items
+
+    async def query(self, partition: str, prefix: str = "") -> AsyncGenerator[Sequence[Item]]:
+        """Iterate over a partition's items whose sort keys begin with `prefix`, by sort key, a page at a time."""
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "KeyConditionExpression": "#pk = :pk",
+            "ExpressionAttributeNames": {"#pk": self._partition_key},
+            "ExpressionAttributeValues": {":pk": {"S": partition}},
+            "ConsistentRead": True,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        if prefix:
+            request["KeyConditionExpression"] += " AND begins_with(#sk, :prefix)"
+            request["ExpressionAttributeNames"]["#sk"] = self._sort_key
+            request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
+        while True:
+            page = await self._call("Query", request, QueryResponse[Item])
+            if page.Items:
+                yield page.Items
+            if page.LastEvaluatedKey is None:
+                return
+            request["ExclusiveStartKey"] = page.LastEvaluatedKey
+
+    async def query_all(self, partition: str, prefix: str = "") -> list[Item]:
+        async with aclosing(self.query(partition, prefix)) as pages:
+            return [item async for page in pages for item in page]
+
+    async def put(self, item: Item) -> None:
+        request = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
+        await self._call("PutItem", request, Response)
+
+    async def update(self, update: Mapping[str, Any], *, quoting: bool = False) -> Refusal | None:
+        """Update an item of this table, or of another one that `update` names; None if that was done."""
+        fixed = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD", "ReturnConsumedCapacity": "TOTAL"}
+        used = Usage(calls=1)
+        with self.guard(used):
+            try:
+                request = {"TableName": self.name, **update, **fixed}
+                await self.send("UpdateItem", request, Response, used, quoting=quoting)
+            except ConditionNotMet as failed:
+                return Refusal(_read_stored(failed.reply) or {}, used.requests > 1)
+        return None
+
+    async def transact(self, actions: Sequence[Mapping[str, Any]]) -> Refusal | None:
+        """Carry out the actions of a TransactWriteItems, all of them or none; None if that was done."""
+        request = {
+            "TransactItems": actions,
+            # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
+            "ClientRequestToken": str(uuid4()),
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        used = Usage(calls=1)
+        with self.guard(used):
+            try:
+                await self.send("TransactWriteItems", request, TransactResponse, used, quoting=True)
+            except ConditionNotMet as failed:
+                if (refusal := _read_cancelled(failed.reply, used.requests > 1)) is not None:
+                    return refusal
+                raise StoreRejected(failed.code, failed.advice) from None
+        return None
+
+    async def delete(self, key: Item, *, only_if: tuple[str, str] | None = None) -> None:
+        """Delete an item. With `only_if`, an attribute and a text, an item with any other value stays."""
+        request = {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}
+        if only_if is not None:
+            request["ConditionExpression"] = "#name = :value"
+            request["ExpressionAttributeNames"] = {"#name": only_if[0]}
+            request["ExpressionAttributeValues"] = {":value": {"S": only_if[1]}}
+        try:
+            await self._call("DeleteItem", request, Response)
+        except ConditionNotMet:
+            return
+
+    async def clear(self, partition: str) -> None:
+        """Delete all items of a partition."""
+        async with aclosing(self.query(partition)) as pages:
+            async for page in pages:
+                keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
+                deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
+                for start in range(0, len(deletes), _WRITTEN):
+                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _WRITTEN]})
+
+    async def _call(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
+        used = Usage(calls=1)
+        with self.guard(used):
+            return await self.send(operation, request, kind, used)
+
+    async def _send_batch(self, operation: str, items: Mapping[str, Any]) -> Sequence[BatchResponse]:
+        """Send a batch until all of it is done: what the service leaves out is sent again."""
+        connection, used = self.connection, Usage(calls=1)
+        request = {"RequestItems": items, "ReturnConsumedCapacity": "TOTAL"}
+        responses: list[BatchResponse] = []
+
+        async def once() -> None:
+            responses.append(response := await call())
+            if left := response.UnprocessedKeys or response.UnprocessedItems:
+                request["RequestItems"] = left
+                raise ServiceError("ThrottlingException", 400)  # which is why the service leaves things out
+
+        with self.guard(used):
+            assert connection.client is not None
+            call = count_tries(connection.client, operation, request, BatchResponse, used)
+            try:
+                await send(once, connection.slots, connection.deadline)
+            except (DeadlinePassed, ServiceError) as error:
+                raise _typed(error, {"RequestItems": items}) from None
+        return responses
+
+
+def _typed(
+    error: DeadlinePassed | ServiceError,
+    request: Mapping[str, Any],
+    unknown: Callable[[str], StoreError] | None = None,
+    quoting: bool = False,
+) -> StoreError:
+    """Return the library's error for a request that failed."""
+    if isinstance(error, ServiceError):
+        return rejected(error, *_tables_of(request), quoting=quoting)
+    if unknown is not None and error.ambiguous:
+        return unknown(error.reason)
+    return error.definite()
+
+
+def _tables_of(request: Mapping[str, Any]) -> list[str]:
+    if "TransactItems" in request:
+        named = [named for action in request["TransactItems"] for named in action.values()]
+        return [each["TableName"] for each in named if "TableName" in each]
+    return [request["TableName"]] if "TableName" in request else list(request["RequestItems"])
+
+
+def _read_stored(reply: Reply | None) -> Item | None:
+    """Return what is stored where a condition was not met, None where the endpoint does not return it."""
+    try:
+        return reply.read(ConditionFailed[Item]).Item if reply is not None else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _read_cancelled(reply: Reply | None, repeated: bool) -> Refusal | None:
+    """Return the first action of a transaction whose condition was not met, None where the endpoint does not say."""
+    try:
+        reasons = reply.read(Cancelled).CancellationReasons if reply is not None else []
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    failed = ((reason, place) for place, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
+    return next((Refusal(reason.Item or {}, repeated, place) for reason, place in failed), None)
