@@ -170,4 +170,4 @@ def adopt(aggregate: Aggregate, other: Aggregate) -> None:
     """Give an aggregate the state and the journal of another object of its class, which is not used afterwards."""
     for name in aggregate.__struct_fields__:
         setattr(aggregate, name, getattr(other, name))
-    aggregate._journal = journal_of(other)  # this file owns it
+    aggregate._journal = journal_of(other)  # noqa: SLF001  # this file owns it

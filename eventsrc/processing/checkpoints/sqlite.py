@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import Fenced, StoreClosed
 from ...stores.feed import Head
-from ...stores.sqlite.errors import ERRORS, to_store_error
+from ...stores.sqlite_errors import ERRORS, to_store_error
 from ..slice import Fence, PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 

@@ -8,7 +8,7 @@ from time import monotonic
 from urllib.parse import quote
 
 from ...errors import StoreRejected
-from .errors import ERRORS, to_store_error
+from ..sqlite_errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 1
 

@@ -12,8 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import StoreRejected, StoreUnavailable, Throttled
+from ..sqlite_errors import ERRORS, to_store_error
 from .connection import connect
-from .errors import ERRORS, to_store_error
 
 T = TypeVar("T")
 

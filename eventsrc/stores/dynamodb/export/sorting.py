@@ -22,7 +22,7 @@ from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ...feed import Head
 from ...ordered import PAGE
-from ...sqlite.errors import ERRORS, to_store_error
+from ...sqlite_errors import ERRORS, to_store_error
 from .data_file import Row
 
 T = TypeVar("T")

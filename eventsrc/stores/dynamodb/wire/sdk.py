@@ -104,7 +104,7 @@ async def open_sdk(
         parameter_validation=False,
         account_id_endpoint_mode="disabled",
     )
-    ca_bundle = session._session.get_config_variable("ca_bundle")  # aioboto3 has no other way to it
+    ca_bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  # no other way
     return client, await session.get_credentials(), ca_bundle
 
 

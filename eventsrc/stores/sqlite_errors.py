@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from ..errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """The errors that sqlite3 raises. UnicodeDecodeError: the schema is damaged, and its names cannot be decoded."""
