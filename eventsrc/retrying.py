@@ -1,6 +1,6 @@
-"""When something is tried again, and after how long: policies over tenacity, named after what went wrong.
+"""Retry policies, built on tenacity. Each is named after the failure that it retries.
 
-A policy is called with what is to be tried: `await on_conflict(attempts)(save)`.
+Call a policy with the function to try: `await on_conflict(attempts)(save)`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .errors import ConflictError
 
 
 def on_conflict(attempts: int) -> AsyncRetrying:
-    """Decide again when another writer came first: up to `attempts` times, 10 ms apart at first and 0.5 s at most."""
+    """Try again after ConflictError, `attempts` times in all, with random waits of up to 10 ms at first, then 0.5 s."""
     return AsyncRetrying(
         retry=retry_if_exception_type(ConflictError),
         stop=stop_after_attempt(attempts),

@@ -43,7 +43,7 @@ def test_an_event_id_looks_as_promised() -> None:
     ],
 )
 def test_what_is_no_event_id_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="no event id") as raised:
+    with pytest.raises(ValueError, match="not an event id") as raised:
         EventId.parse(text)
     assert repr(text) in str(raised.value)
 

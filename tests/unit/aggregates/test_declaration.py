@@ -397,12 +397,12 @@ class EmptyCategory(Aggregate, tag=""):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("Hyphen", "the tag 'my-base' holds '-'")
+@wrong("Hyphen", "the tag 'my-base' contains '-'")
 class Hyphen(Aggregate, tag="my-base"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("Delimiter", "cannot start a stream id: it holds '|'")
+@wrong("Delimiter", "cannot start a stream id: it contains '|'")
 class Delimiter(Aggregate, tag="my|base"):
     def apply_x(self, event: A) -> None: ...
 
