@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, Ty
 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import AppliedCommand, check_command_id, content_of, digest_of, has_run
+from ..aggregates.commands import AppliedCommand, check_command_id, check_has_run, compute_digest, describe_call
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event, tag_of
 from ..concurrency import load_all
@@ -152,10 +152,10 @@ class Repository(Generic[A]):
                 compared as encoded by msgspec; those that it cannot encode, by their type.
             TypeError: the command is a coroutine function or a generator.
         """
-        digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
+        digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
 
         def decide(aggregate: A) -> Any:
-            return has_run(command, command(aggregate, *args, **kwargs))
+            return check_has_run(command, command(aggregate, *args, **kwargs))
 
         async with self._cache.turn(stream_id(self._declaration.category, id)):
             return await Execution(self._steps, id, decide, command_id, digest).run(self._attempts)
@@ -223,7 +223,7 @@ class Repository(Generic[A]):
         events, version = aggregate.uncommitted, journal.version + 1
         if command_id is not None:
             check_command_id(command_id)
-            digest = digest or digest_of(events)
+            digest = digest or compute_digest(events)
         return Commit(
             stream=journal.stream,
             version=version,

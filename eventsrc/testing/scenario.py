@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import has_run
+from ..aggregates.commands import check_has_run
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import UnhandledEvent
@@ -125,7 +125,7 @@ def _outcome(
         result = command(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  # whatever the command raises is what the test is about
         return Outcome(aggregate, past, None, error)
-    has_run(command, result)
+    check_has_run(command, result)
     if aggregate is None:
         if not isinstance(result, Aggregate):
             raise AssertionError(f"{result!r} is no aggregate; for a command write given(...).when(command, ...)")

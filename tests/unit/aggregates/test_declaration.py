@@ -224,7 +224,7 @@ class Anything(Aggregate, tag="x"):
     def apply_x(self, event: Any) -> None: ...
 
 
-@wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not known in its module")
+@wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not defined in its module")
 class OnlyForTypeCheckers(Aggregate, tag="x"):
     def apply_x(self, event: Decimal) -> None: ...
 
@@ -234,7 +234,7 @@ class Misspelt(Aggregate, tag="x"):
     def apply_x(self, event: bank.Openned) -> None: ...  # type: ignore[name-defined]
 
 
-@wrong("NoExpression.apply_x", "makes no sense")
+@wrong("NoExpression.apply_x", "cannot be used")
 class NoExpression(Aggregate, tag="x"):
     def apply_x(self, event: "A B") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
@@ -244,7 +244,7 @@ class EventItself(Aggregate, tag="x"):
     def apply_x(self, event: Event) -> None: ...
 
 
-@wrong("NoTag", 'has no tag, its name on disk; write `class NoTag\\(Event, tag="..."\\)`')
+@wrong("NoTag", 'has no tag, its stored name; write `class NoTag\\(Event, tag="..."\\)`')
 class EventWithoutTag(Aggregate, tag="x"):
     def apply_x(self, event: NoTag) -> None: ...
 
@@ -322,7 +322,7 @@ class Required(Aggregate, tag="x"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("StateOnlyForTypeCheckers", "annotation 'Decimal' is not known in its module")
+@wrong("StateOnlyForTypeCheckers", "annotation 'Decimal' is not defined in its module")
 class StateOnlyForTypeCheckers(Base, tag="x"):
     price: Decimal | None = None
 
@@ -332,17 +332,17 @@ class AmbiguousState(Base, tag="x"):
     either: A | dict[str, int] | None = None
 
 
-@wrong("Priced", "annotation 'Decimal' is not known in its module")
+@wrong("Priced", "annotation 'Decimal' is not defined in its module")
 class EventOnlyForTypeCheckers(Aggregate, tag="x"):
     def apply_x(self, event: Priced) -> None: ...
 
 
-@wrong("Listed", "array_like or tag_field, which are the framework's")
+@wrong("Listed", "array_like or tag_field, which belong to the framework")
 class EventThatIsNoMap(Aggregate, tag="x"):
     def apply_x(self, event: Listed) -> None: ...
 
 
-@wrong("Kinded", "array_like or tag_field, which are the framework's")
+@wrong("Kinded", "array_like or tag_field, which belong to the framework")
 class EventWithItsTagElsewhere(Aggregate, tag="x"):
     def apply_x(self, event: Kinded) -> None: ...
 
@@ -352,32 +352,32 @@ class EventThatMayChange(Aggregate, tag="x"):
     def apply_x(self, event: Mutable) -> None: ...
 
 
-@wrong("OwnVersion.version", "is the framework's name")
+@wrong("OwnVersion.version", "is a name of the framework")
 class OwnVersion(Base, tag="x"):
     version: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@wrong("OwnStream.stream", "is the framework's name")
+@wrong("OwnStream.stream", "is a name of the framework")
 class OwnStream(Base, tag="x"):
     stream: str = ""  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@wrong("AnnotatedSetting.snapshot_version", "a setting is written without annotation")
+@wrong("AnnotatedSetting.snapshot_version", "write a setting without annotation")
 class AnnotatedSetting(Base, tag="x"):
     snapshot_version: int = 1  # type: ignore[misc]
 
 
-@wrong("NegativeSetting.remembered_commands", "is -1; it is a number from 0 on")
+@wrong("NegativeSetting.remembered_commands", "is -1; it must be an int of at least 0")
 class NegativeSetting(Base, tag="x"):
     remembered_commands = -1
 
 
-@wrong("SettingOfText.snapshot_version", "is '2'; it is a number from 0 on")
+@wrong("SettingOfText.snapshot_version", "is '2'; it must be an int of at least 0")
 class SettingOfText(Base, tag="x"):
     snapshot_version = "2"  # type: ignore[assignment]
 
 
-@wrong("BooleanSetting.snapshot_version", "is True; it is a number from 0 on")
+@wrong("BooleanSetting.snapshot_version", "is True; it must be an int of at least 0")
 class BooleanSetting(Base, tag="x"):
     snapshot_version = True
 
@@ -407,20 +407,20 @@ class Delimiter(Aggregate, tag="my|base"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("OnlyTo", "it takes both")
+@wrong("OnlyTo", "override both")
 class OnlyTo(Base, tag="x"):
     def to_snapshot(self) -> int:
         return 0
 
 
-@wrong("OnlyFrom", "it takes both")
+@wrong("OnlyFrom", "override both")
 class OnlyFrom(Base, tag="x"):
     @classmethod
     def from_snapshot(cls, id: str, state: int) -> OnlyFrom:
         return cls(id=id)
 
 
-@wrong("UnannotatedSnapshot.to_snapshot", "annotate what it returns")
+@wrong("UnannotatedSnapshot.to_snapshot", "annotate its return type")
 class UnannotatedSnapshot(Base, tag="x"):
     def to_snapshot(self):  # type: ignore[no-untyped-def]
         return 0
@@ -430,7 +430,7 @@ class UnannotatedSnapshot(Base, tag="x"):
         return cls(id=id)
 
 
-@wrong("AnySnapshot.to_snapshot", "annotate what it returns")
+@wrong("AnySnapshot.to_snapshot", "annotate its return type")
 class AnySnapshot(Base, tag="x"):
     def to_snapshot(self) -> Any:
         return 0
@@ -440,7 +440,7 @@ class AnySnapshot(Base, tag="x"):
         return cls(id=id)
 
 
-@wrong("SnapshotOnlyForTypeCheckers.to_snapshot", "annotation 'Decimal' is not known")
+@wrong("SnapshotOnlyForTypeCheckers.to_snapshot", "annotation 'Decimal' is not defined")
 class SnapshotOnlyForTypeCheckers(Base, tag="x"):
     def to_snapshot(self) -> dict[str, Decimal]:
         return {}
@@ -476,21 +476,21 @@ class Bag:
     items: list[str] = field(default_factory=list)
 
 
-@wrong("Sharing.bag", "has a default that all aggregates would share")
+@wrong("Sharing.bag", "has a mutable default that all aggregates would share")
 class Sharing(Aggregate, tag="a"):
     bag: Bag = Bag()
 
     def apply_a(self, event: bank.Opened) -> None: ...
 
 
-@wrong("Recording.record", "is the framework's name")
+@wrong("Recording.record", "is a name of the framework")
 class Recording(Aggregate, tag="a"):
     def record(self, event: Event) -> None: ...
 
     def apply_a(self, event: bank.Opened) -> None: ...
 
 
-@wrong("PostInit.__post_init__", "is the framework's")
+@wrong("PostInit.__post_init__", "is a name of the framework")
 class PostInit(Base, tag="x"):
     def __post_init__(self) -> None: ...
 
@@ -588,7 +588,7 @@ class UpcasterWithoutAnnotation(OnlyC, tag="x"):
     upcasters = (no_annotation,)
 
 
-@wrong("no_return", "annotate what it returns")
+@wrong("no_return", "annotate its return type")
 class UpcasterWithoutReturn(OnlyC, tag="x"):
     upcasters = (no_return,)
 
