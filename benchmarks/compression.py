@@ -110,7 +110,7 @@ def _snapshot(events: int) -> Content:
     board = Board(id="1")
     for _ in range(events):
         place(board)
-    return Repository(Board, MemoryStore())._snapshots._codec.body(board), OVERHEAD
+    return Repository(Board, MemoryStore())._snapshots._codec.encode_state(board), OVERHEAD
 
 
 def _costs(contents: Sequence[Content]) -> dict[str, dict[str, float]]:

@@ -209,7 +209,7 @@ async def test_commands_on_one_id_take_turns_and_others_do_not_wait(store: Count
     balances = await asyncio.gather(*(here.execute(id, Account.deposit, 1) for _ in range(50) for id in ("a-1", "b-2")))
     assert sorted(balances) == [each for each in range(1, 51) for _ in range(2)]
     assert store.asked == {"append": 102, "load": 2}  # no conflict, so none was sent in vain
-    assert not here._cache._turns
+    assert not here._cache._locks
 
 
 class Noted(Event, tag="list.noted"):

@@ -15,30 +15,30 @@ def test_by_default_one_is_written_behind_the_save_for_more_than_a_read_unit() -
 
 def test_nothing_is_weighed_before_the_floor() -> None:
     policy = SnapshotPolicy(floor=4096)
-    assert not policy.weighs(4095, 0)
-    assert policy.weighs(4096, 0)
+    assert not policy.should_encode(4095, 0)
+    assert policy.should_encode(4096, 0)
 
 
 def test_nothing_is_weighed_before_the_tail_outgrows_the_threshold() -> None:
     policy = SnapshotPolicy(floor=10)
-    assert not policy.weighs(500, 500)
-    assert policy.weighs(501, 500)
+    assert not policy.should_encode(500, 500)
+    assert policy.should_encode(501, 500)
 
 
 def test_a_disabled_policy_never_weighs() -> None:
-    assert not SnapshotPolicy(enabled=False).weighs(10**9, 0)
+    assert not SnapshotPolicy(enabled=False).should_encode(10**9, 0)
 
 
 def test_without_a_floor_an_empty_tail_is_still_not_weighed() -> None:
-    assert not SnapshotPolicy(floor=0).weighs(0, 0)
-    assert SnapshotPolicy(floor=0).weighs(1, 0)
+    assert not SnapshotPolicy(floor=0).should_encode(0, 0)
+    assert SnapshotPolicy(floor=0).should_encode(1, 0)
 
 
 @pytest.mark.parametrize(("ratio", "enough"), [(0.5, 500), (1.0, 1000), (3.0, 3000)])
 def test_a_snapshot_is_written_once_the_commits_weigh_ratio_times_as_much(ratio: float, enough: int) -> None:
     policy = SnapshotPolicy(ratio=ratio)
-    assert not policy.writes(enough - 1, 1000)
-    assert policy.writes(enough, 1000)
+    assert not policy.should_write(enough - 1, 1000)
+    assert policy.should_write(enough, 1000)
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
@@ -66,7 +66,7 @@ def test_the_threshold_grows_by_a_quarter_and_is_never_beyond_the_writing_point(
     assert threshold >= tail + tail // 4
     assert threshold <= max(ratio * size, 1.25 * tail)
     if threshold == int(ratio * size):
-        assert policy.writes(threshold + 1, size)  # no commit is waited for in vain
+        assert policy.should_write(threshold + 1, size)  # no commit is waited for in vain
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
@@ -79,9 +79,9 @@ def test_encoding_stays_a_constant_share_of_saving(growth: float, ratio: float) 
     for commit in range(20_000):
         size = 100 + commit % 900
         tail, saved, state = tail + size, saved + size, state + growth * size
-        if not policy.weighs(tail, threshold):
+        if not policy.should_encode(tail, threshold):
             continue
-        if policy.writes(tail, int(state)):
+        if policy.should_write(tail, int(state)):
             written += int(state)
             tail, threshold = 0, int(policy.ratio * state)
         else:

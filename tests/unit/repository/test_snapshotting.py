@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -132,7 +133,7 @@ async def test_a_snapshot_that_cannot_be_written_fails_no_save(
     await store.aclose()
     await store.open()
     assert (await accounts.load("a-1")).balance == 50
-    assert "no snapshot account-a-1@" in caplog.text
+    assert re.search(r"snapshot account-a-1@\d+ was not written", caplog.text)
 
 
 class Unsnapshotable(Account, tag="unsnapshotable"):
@@ -304,7 +305,7 @@ class Recorder(Purse, tag="recorder"):
         return Summary(self.owner, 0)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(Loan, "another aggregate's"), (Recorder, "recorded events")])
+@pytest.mark.parametrize(("kind", "reason"), [(Loan, "another aggregate"), (Recorder, "recorded events")])
 async def test_what_from_snapshot_must_not_give_is_ignored(
     store: ScriptedStore, caplog: pytest.LogCaptureFixture, kind: type[Purse], reason: str
 ) -> None:
