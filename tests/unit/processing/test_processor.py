@@ -370,7 +370,7 @@ async def test_from_another_checkpoint_what_was_handled_is_dropped(store: Memory
     other = make()
     running_on = asyncio.create_task(other.run())
     await until(lambda: other.held)
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         await processor.resume_from("nowhere")
     await processor.resume_from("")
     await deposit(store, "a-0", 7)
