@@ -19,7 +19,7 @@ import lz4.block
 import zstandard
 
 from eventsrc import Aggregate, Commit, Event, MemoryStore, Receipt, Repository, SnapshotPolicy
-from eventsrc.aggregates.codec import _WORTH_COMPRESSING, pack, unpack
+from eventsrc.aggregates.codec import _MIN_COMPRESSED, pack, unpack
 from eventsrc.store import OVERHEAD
 from eventsrc.stores.limits import item_size
 from examples.flights.aircraft import Aircraft
@@ -110,7 +110,7 @@ def _snapshot(events: int) -> Content:
     board = Board(id="1")
     for _ in range(events):
         place(board)
-    return Repository(Board, MemoryStore())._snapshots._codec.body(board), OVERHEAD
+    return Repository(Board, MemoryStore())._snapshots._codec.encode_state(board), OVERHEAD
 
 
 def _costs(contents: Sequence[Content]) -> dict[str, dict[str, float]]:
@@ -128,7 +128,7 @@ def _costs(contents: Sequence[Content]) -> dict[str, dict[str, float]]:
 def _kept(body: bytes, compress: Way, expand: Way) -> bytes:
     block = compress(body)
     assert expand(block) == body
-    return block if len(block) < len(body) and len(body) >= _WORTH_COMPRESSING else body
+    return block if len(block) < len(body) and len(body) >= _MIN_COMPRESSED else body
 
 
 def _sizes(bodies: Sequence[bytes], contents: Sequence[Content]) -> dict[str, float]:
@@ -139,7 +139,7 @@ def _sizes(bodies: Sequence[bytes], contents: Sequence[Content]) -> dict[str, fl
 
 def _times(plain: Sequence[bytes], kept: Sequence[bytes], compress: Way, expand: Way) -> dict[str, float]:
     """Return µs of CPU per payload. A payload that is not tried, or stays uncompressed, counts as 0."""
-    tried = [body for body in plain if len(body) >= _WORTH_COMPRESSING]
+    tried = [body for body in plain if len(body) >= _MIN_COMPRESSED]
     blocks = [block for block, body in zip(kept, plain, strict=True) if block is not body]
     return {"compress": _time(compress, tried) / len(plain), "expand": _time(expand, blocks) / len(plain)}
 
@@ -163,7 +163,7 @@ def section(found: dict[str, Any]) -> str:
 The table shows means per payload:
 
 - Units are units of the payload's item. A load adds up items before it rounds to 4 KB, so fractions count.
-- CPU is the CPU time of the compressor alone, as medians of {ROUNDS} rounds. Payloads below {_WORTH_COMPRESSING} bytes
+- CPU is the CPU time of the compressor alone, as medians of {ROUNDS} rounds. Payloads below {_MIN_COMPRESSED} bytes
   are not compressed.
 - Deposits have a memo of 40 characters, paragraphs are taken from this documentation, and snapshots of 22 KB consist of
   hex digits.

@@ -73,7 +73,7 @@ def ours() -> Rule:
 
     def rule(commits: int, tail: int, state: int) -> bool:
         nonlocal threshold
-        written = (weighed := POLICY.weighs(tail, threshold)) and POLICY.writes(tail, state)
+        written = (weighed := POLICY.should_encode(tail, threshold)) and POLICY.should_write(tail, state)
         if weighed:
             threshold = int(POLICY.ratio * state) if written else POLICY.next_threshold(tail, state)
         return written

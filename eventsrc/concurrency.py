@@ -1,4 +1,4 @@
-"""Several things at once: many loads, the first of some events, the end of tasks."""
+"""Helpers for concurrent tasks: load many, wait for the first of several events, cancel all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ T = TypeVar("T")
 
 
 async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
-    """Load these ids, up to `concurrency` at once. Return what was found by id, in the order of the ids.
+    """Load these ids, up to `concurrency` at once. Return the results by id, in the order of `ids`.
 
-    When one load fails, the others are cancelled and its error is raised.
+    Ids that raise AggregateNotFound are left out. If a load raises another error, the other loads are cancelled and
+    that error is raised.
     """
     if isinstance(ids, str):
-        raise TypeError(f"ids is the text {ids!r}; give several, as in [{ids!r}]")
+        raise TypeError(f"ids is the string {ids!r}; pass a list of ids: [{ids!r}]")
     if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; it is a number from 1 on")
+        raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
     wanted, found = list(dict.fromkeys(ids)), dict[str, T]()
     rest = iter(wanted)
 
@@ -38,7 +39,7 @@ async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], conc
 
 
 async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Wait until one of these events is set, or for `timeout` seconds; without events, for `timeout` seconds."""
+    """Wait until one of these events is set, or for `timeout` seconds. Without events, wait for `timeout` seconds."""
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
         if waiting:
@@ -50,7 +51,7 @@ async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None
 
 
 async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel these tasks and wait until all have ended. What they raise is dropped."""
+    """Cancel these tasks and wait until all have ended. Their errors are dropped."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,32 +1,32 @@
-"""Every error the library raises. Each carries its facts as attributes and says what to do.
+"""All errors that the library raises. Each has its facts as attributes and says what to do.
 
 EventsrcError
-├── DeclarationError            an aggregate, event or upcaster is declared wrongly; mend the code
-├── InvalidStreamId             the id cannot name a stream; choose another
-├── InvalidEvent                the event could not be read back; nothing was written
-├── UnhandledEvent              the aggregate has no handler for this event
+├── DeclarationError            an aggregate, event or upcaster is declared wrongly; fix the code
+├── InvalidStreamId             the id cannot name a stream; choose another id
+├── InvalidEvent                the event cannot be read back once encoded; nothing was written
+├── UnhandledEvent              the aggregate has no handler for this event; add one
 ├── AggregateNotFound           the stream has no such commit
-├── ConflictError               another commit took the version; load again and decide again
-├── IdempotencyError            a command id came back with other content
+├── ConflictError               another commit has this version; load again and decide again
+├── IdempotencyError            the command id was already applied with other content; use a new command id
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
 ├── Fenced                      another worker has taken over; this one stops
-├── StreamParked                a handler failed: this stream waits until it is retried or skipped
-├── NotActive                   another version of the processor is the active one; rebuild, then switch
-├── StoredDataError             what is stored cannot be used
-│   ├── CorruptPayload          bytes damaged or not ours
-│   ├── PayloadTooLarge         would expand beyond the cap (also refused before a write)
+├── StreamParked                a handler failed; the stream waits until it is retried or skipped
+├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
+├── StoredDataError             stored data cannot be used
+│   ├── CorruptPayload          the bytes are damaged, or were not written by this library
+│   ├── PayloadTooLarge         the payload expands beyond the limit; raised on a save too, before the write
 │   ├── UnknownEventType        the code has no class for a stored tag
 │   ├── SchemaMismatch          a stored event does not fit its class
 │   └── StreamCorrupt           a version is missing
-└── StoreError                  the store could not do it
+└── StoreError                  the store could not do what was asked
     ├── CommitOutcomeUnknown    the commit may or may not be stored; save the same object again
     ├── Throttled               not done: the service asked to slow down until the deadline
-    ├── StoreUnavailable        not done: no answer before the deadline
-    ├── StoreRejected           not done, and trying again will not help
-    ├── FeedTrimmed             what a feed should go on with is gone; begin anew, from the table
-    └── StoreClosed             the store is not open (here)
+    ├── StoreUnavailable        not done: no usable answer before the deadline
+    ├── StoreRejected           not done, and the same call will fail again
+    ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again from the beginning
+    └── StoreClosed             the store is not open, or not in this event loop
 
-No message, repr or traceback shows an event's content: payloads do not belong in logs.
+No message, repr or traceback shows the content of an event, because payloads do not belong in logs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 class EventsrcError(Exception):
-    """The root: catch this for everything the library raises on purpose."""
+    """The base class of all errors that the library raises on purpose."""
 
 
 class DeclarationError(EventsrcError, TypeError):
-    """`culprit` (a class, method or function) is declared in a way that cannot work; `reason` says why."""
+    """The declaration of `culprit`, a class, method or function, cannot work; `reason` says why."""
 
     def __init__(self, culprit: str, reason: str) -> None:
         super().__init__(culprit, reason)
@@ -61,13 +61,13 @@ class InvalidStreamId(EventsrcError, ValueError):
 
     def __str__(self) -> str:
         shown = ascii(self.id)
-        return f"{shown if len(shown) <= 80 else shown[:77] + '...'} is no stream id: {self.reason}"
+        return f"{shown if len(shown) <= 80 else shown[:77] + '...'} is not a stream id: {self.reason}"
 
 
 class InvalidEvent(EventsrcError, ValueError):
-    """An event would poison its stream: what was encoded could not be read back. Nothing was written.
+    """An event cannot be read back once it is encoded, so that its stream could not be loaded. Nothing was written.
 
-    `event` is the tag, `reason` names the field.
+    `event` is the tag. `reason` names the field.
     """
 
     def __init__(self, event: str, reason: str) -> None:
@@ -79,33 +79,36 @@ class InvalidEvent(EventsrcError, ValueError):
 
 
 class UnhandledEvent(EventsrcError, TypeError):
-    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, also if it does nothing."""
+    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, even if it does nothing."""
 
     def __init__(self, aggregate: str, event: str) -> None:
         super().__init__(aggregate, event)
         self.aggregate, self.event = aggregate, event
 
     def __str__(self) -> str:
-        return f"{self.aggregate} has no apply_* handler annotated with {self.event}; add one"
+        return f"{self.aggregate} has no apply_* handler annotated with {self.event}; add one, even if it does nothing"
 
 
 class AggregateNotFound(EventsrcError, LookupError):
-    """The stream has no commit, or not the one asked for (`version`, or anything at that time)."""
+    """The stream has no commit, or no commit at the version or time that was asked for."""
 
     def __init__(self, stream: str, detail: str = "it has no commit") -> None:
         super().__init__(stream, detail)
         self.stream, self.detail = stream, detail
 
     def __str__(self) -> str:
-        return f"{self.stream} not found: {self.detail}; a new aggregate is made by its class, and saved"
+        return f"{self.stream} not found: {self.detail}; to create an aggregate, call its class and save the object"
 
 
 class ConflictError(EventsrcError):
-    """Another commit stands where this one should: nothing of this one was written.
+    """Another commit has the version of this one. Nothing of this commit was written.
 
-    `actual` is a version known to be taken (at least `expected + 1`; lower only when the expected version lies
-    beyond the stream's end). `winner` is the commit that stands there, when the store returned it.
-    Load again and decide again, or use `Repository.execute`, which does.
+    - `expected` is the version that the commit was to follow.
+    - `actual` is a version that the stream is known to have: at least `expected + 1`, or lower if `expected` is beyond
+      the end of the stream.
+    - `winner` is the commit that has the version, if the store returned it.
+
+    Load again and decide again, or use `Repository.execute`, which does both.
     """
 
     def __init__(self, stream: str, expected: int, actual: int, winner: Commit | None = None) -> None:
@@ -114,13 +117,13 @@ class ConflictError(EventsrcError):
 
     def __str__(self) -> str:
         return (
-            f"{self.stream} is at version {self.actual} or later, not at the expected {self.expected}; "
+            f"{self.stream} is at version {self.actual} or later, not at the expected version {self.expected}; "
             "load it again and decide again"
         )
 
 
 class IdempotencyError(EventsrcError):
-    """The command id was applied before with other content. Nothing was written: use a fresh command id."""
+    """The command id was already applied with other content. Nothing was written. Use a new command id."""
 
     def __init__(self, stream: str, command_id: str, version: int) -> None:
         super().__init__(stream, command_id, version)
@@ -128,13 +131,13 @@ class IdempotencyError(EventsrcError):
 
     def __str__(self) -> str:
         return (
-            f"command id {self.command_id!r} was applied to {self.stream} at version {self.version} with other "
-            "content; a new command needs an id of its own"
+            f"command id {self.command_id!r} was already applied to {self.stream} at version {self.version} with other "
+            "content; use a new command id for a new command"
         )
 
 
 class CommitTooLarge(EventsrcError, ValueError):
-    """The commit needs `size` bytes, the store holds `limit` per commit. Nothing was sent; save fewer events."""
+    """The commit needs `size` bytes, and the store allows `limit` per commit. Nothing was sent. Save fewer events."""
 
     def __init__(self, stream: str, size: int, limit: int) -> None:
         super().__init__(stream, size, limit)
@@ -143,23 +146,26 @@ class CommitTooLarge(EventsrcError, ValueError):
     def __str__(self) -> str:
         return (
             f"a commit to {self.stream} needs {self.size:,} bytes, the limit is {self.limit:,}; record fewer "
-            "events per save, or keep large content elsewhere and record a reference"
+            "events per save, or store large content elsewhere and record a reference"
         )
 
 
 class Fenced(EventsrcError):
-    """Another worker has taken over what this one handled, a `slot` of a `processor`. Nothing was written: stop."""
+    """Another worker has taken over `slot` of `processor`. Nothing was written. Stop this worker."""
 
     def __init__(self, processor: str, slot: int) -> None:
         super().__init__(processor, slot)
         self.processor, self.slot = processor, slot
 
     def __str__(self) -> str:
-        return f"{self.processor}: another worker, or another version, has taken over slot {self.slot}"
+        return (
+            f"{self.processor}: another worker, or another version, has taken over slot {self.slot}; nothing was "
+            "written; to run several workers at once, use Leases"
+        )
 
 
 class StreamParked(EventsrcError):
-    """A handler could not take `version` of `stream`, so that the processor holds that stream back."""
+    """A handler failed on `version` of `stream`, so the processor does not handle later commits of that stream."""
 
     def __init__(self, processor: str, stream: str, version: int) -> None:
         super().__init__(processor, stream, version)
@@ -167,12 +173,14 @@ class StreamParked(EventsrcError):
 
     def __str__(self) -> str:
         where = f"{self.processor} has parked {self.stream} at version {self.version}"
-        return f"{where}; mend the handler and retry, or skip"
+        return f"{where}; fix the handler and call `retry`, or call `skip`"
 
 
 class NotActive(EventsrcError):
-    """Readers use version `active` of the processor `tag`, not `version`. A new one is rebuilt, which switches to it;
-    one that was replaced does not run again: give its handlers a new version.
+    """Readers use version `active` of the processor `tag`, not `version`.
+
+    - If `version` is new, `rebuild` it, which switches to it.
+    - If it was replaced, it does not run again. Give its handlers a new version.
     """
 
     def __init__(self, tag: str, version: int, active: int) -> None:
@@ -181,15 +189,15 @@ class NotActive(EventsrcError):
 
     def __str__(self) -> str:
         return (
-            f"{self.tag}@{self.version} is not in use, {self.tag}@{self.active} is; deploy that one, or `rebuild` this "
-            "one if it is new; one that was replaced needs a new version to come back"
+            f"{self.tag}@{self.version} is not active, {self.tag}@{self.active} is; deploy the active version, or call "
+            "`rebuild` if this one is new; a version that was replaced cannot run again, give its handlers a new one"
         )
 
 
 class StoredDataError(EventsrcError):
-    """What is stored for `stream` at `version` cannot be used. `Store.read` still returns the raw commit.
+    """The data stored for `stream` at `version` cannot be used. `Store.read` still returns the raw commit.
 
-    Where it cannot be told which stream that is, `stream` is empty.
+    `stream` is empty if it is not known.
     """
 
     def __init__(self, stream: str, version: int, reason: str) -> None:
@@ -205,25 +213,31 @@ class CorruptPayload(StoredDataError):
 
 
 class PayloadTooLarge(StoredDataError):
-    """The payload expands to `size` bytes, beyond `limit`; refused before anything was expanded."""
+    """The payload expands to `size` bytes, and the limit is `limit`. It was refused before it was expanded."""
 
     def __init__(self, stream: str, version: int, size: int, limit: int) -> None:
         Exception.__init__(self, stream, version, size, limit)
         self.stream, self.version, self.size, self.limit = stream, version, size, limit
-        self.reason = f"the payload expands to {size:,} bytes, the limit is {limit:,}"
+        self.reason = (
+            f"the payload expands to {size:,} bytes, the limit is {limit:,}; record fewer events per save, or find the "
+            "program that wrote it"
+        )
 
 
 class UnknownEventType(StoredDataError):
-    """No event class of the aggregate has the stored `tag`. Keep old classes, or add an upcaster from them."""
+    """The aggregate has no event class with the stored `tag`. Keep the old class and add an upcaster from it."""
 
     def __init__(self, stream: str, version: int, tag: str) -> None:
         Exception.__init__(self, stream, version, tag)
         self.stream, self.version, self.tag = stream, version, tag
-        self.reason = f"no handled event class has the tag {tag!r}; keep old classes and give them an upcaster"
+        self.reason = f"no handled event class has the tag {tag!r}; keep the old class and add an upcaster from it"
 
 
 class SchemaMismatch(StoredDataError):
-    """A stored event lacks a field of its class `event`, or holds another type there; `reason` names the field."""
+    """A stored event lacks a field of its class, or has a field of another type.
+
+    `event` is its tag. `detail` names the field.
+    """
 
     def __init__(self, stream: str, version: int, event: str, detail: str) -> None:
         Exception.__init__(self, stream, version, event, detail)
@@ -232,23 +246,23 @@ class SchemaMismatch(StoredDataError):
 
 
 class StreamCorrupt(StoredDataError):
-    """`version` is missing though later ones exist. The stream was read twice; restore it from a backup."""
+    """`version` is missing though later ones exist, on two reads. Restore the missing commit from a backup."""
 
     def __init__(self, stream: str, version: int) -> None:
         Exception.__init__(self, stream, version)
         self.stream, self.version = stream, version
-        self.reason = "this version is missing though later ones exist"
+        self.reason = "this version is missing though later ones exist; restore the commit from a backup"
 
 
 class StoreError(EventsrcError):
-    """The store could not do what it was asked; the subclass says whether anything may have been written."""
+    """The store could not do what was asked. The subclass says whether anything may have been written."""
 
 
 class CommitOutcomeUnknown(StoreError):
-    """No definite answer came before the deadline: the commit may be stored, or may still be.
+    """No definite answer came before the deadline. The commit may be stored, now or later.
 
-    Save the *same object* again: it sends the same commit under the same id and ends with an exact outcome.
-    With a command id, issuing the same command again on a freshly loaded aggregate is exact as well.
+    Save the *same object* again: this sends the same commit with the same id, and its outcome is exact.
+    With a command id, issuing the same command again on a newly loaded aggregate is exact too.
     """
 
     def __init__(self, stream: str, version: int, commit_id: str, reason: str = "") -> None:
@@ -256,7 +270,7 @@ class CommitOutcomeUnknown(StoreError):
         self.stream, self.version, self.commit_id, self.reason = stream, version, commit_id, reason
 
     def __str__(self) -> str:
-        last = f" ({self.reason} in the end)" if self.reason else ""
+        last = f" (last: {self.reason})" if self.reason else ""
         return (
             f"commit {self.commit_id} to {self.stream}@{self.version}: no definite answer{last}; save the same object "
             "again to learn the outcome"
@@ -264,15 +278,15 @@ class CommitOutcomeUnknown(StoreError):
 
 
 class Throttled(StoreError):
-    """Definitely not done: the service, or the store's own queue, asked to slow down until the deadline."""
+    """Not done. The service throttled, or a lock or a connection stayed taken, until the deadline. Slow down."""
 
 
 class StoreUnavailable(StoreError):
-    """Definitely not done: the store gave no usable answer before the deadline. Try again later."""
+    """Not done. The store gave no usable answer before the deadline. Try again later."""
 
 
 class StoreRejected(StoreError):
-    """Definitely not done, and the same call will fail again. `code` is the service's, the text says what to do."""
+    """Not done, and the same call will fail again. `code` is the service's error code, `advice` says what to do."""
 
     def __init__(self, code: str, advice: str) -> None:
         super().__init__(code, advice)
@@ -283,12 +297,15 @@ class StoreRejected(StoreError):
 
 
 class FeedTrimmed(StoreError):
-    """A feed cannot go on where it was without missing something, for a `reason`; it has told nothing beyond that.
+    """A feed cannot resume from its checkpoint without missing commits. `reason` says why.
 
-    A table's stream keeps changes for a day; or the store was restored, or is another one. Begin anew with an empty
-    checkpoint (`Processor.resume_from`), which reads all there is, or from an export. What processors have handled they
-    drop; `verify` tells which streams they have handled further than the store goes. For other data, drop the read
-    model and begin with nothing (`Processor.forget`).
+    Nothing after the gap was delivered. A DynamoDB stream keeps changes for 24 hours. It also happens if the store was
+    restored from a backup, or if the checkpoint is from another store.
+
+    - For the same data, resume from an empty checkpoint (`Processor.resume_from`), which reads all commits, or from an
+      export. Processors ignore commits that they have handled. `verify` reports streams of which they have handled more
+      commits than the store has.
+    - For other data, drop the read model and start from nothing (`Processor.forget`).
     """
 
     def __init__(self, reason: str) -> None:
@@ -296,7 +313,7 @@ class FeedTrimmed(StoreError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.reason}; begin anew, with an empty checkpoint or an export: what was handled is dropped"
+        return f"{self.reason}; start again from an empty checkpoint or an export; processors ignore handled commits"
 
 
 class StoreClosed(StoreError):

@@ -1,7 +1,7 @@
-"""When something is tried again, and after how long: policies over tenacity, named after what went wrong.
+"""Retry policies, built on tenacity. Each is named after the failure that it retries.
 
-A policy is called with what is to be tried: `await on_conflict(attempts)(save)`. Waits are in seconds, and random up to
-a limit that doubles, so that many callers do not come back at once.
+Call a policy with the function to try: `await on_conflict(attempts)(save)`. Waits are in seconds, and random up to a
+limit that doubles, so that many callers do not come back at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # after a failed handler; each pause i
 
 
 def on_conflict(attempts: int) -> AsyncRetrying:
-    """Decide again when another writer came first, in `attempts` attempts at most."""
+    """Try again after ConflictError, `attempts` times in all, with random waits of up to 10 ms at first, then 0.5 s."""
     return AsyncRetrying(
         retry=retry_if_exception_type(ConflictError),
         stop=stop_after_attempt(attempts),

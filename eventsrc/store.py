@@ -1,4 +1,4 @@
-"""What a store is: four methods over bytes, and the records they take and return.
+"""The interface of a store: four methods over bytes, and the records that they take and return.
 
 Stores know neither aggregates nor the codec.
 """
@@ -16,14 +16,14 @@ import msgspec
 from .usage import Usage
 
 MAX_VERSION = 2**53 - 2
-"""The last version a stream can have: with one key above it, every JSON reader still keeps the number exact."""
+"""The last version a stream can have. One more is still an exact number in every JSON reader."""
 
-OVERHEAD = 100  # bytes of an item that are neither stream, payload nor text: names, numbers, the id, list headers
+OVERHEAD = 100  # bytes of an item except its stream, payload and texts: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EventId(msgspec.Struct, frozen=True, order=True):
-    """Where an event stands; as text `account-a-1@7.0`: stream, version, index in the commit from 0."""
+    """The position of an event: stream, version, and index in the commit from 0. As text: `account-a-1@7.0`."""
 
     stream: str
     version: int
@@ -34,48 +34,48 @@ class EventId(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> EventId:
-        """The inverse of `str`. Raises ValueError."""
-        stream, at, place = text.rpartition("@")
-        version, dot, index = place.partition(".")
-        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and place.isascii()):
-            raise ValueError(f"{text!r} is no event id; they look like account-a-1@7.0")
+        """Return the id with this text, the inverse of `str`. Raises ValueError."""
+        stream, at, numbers = text.rpartition("@")
+        version, dot, index = numbers.partition(".")
+        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and numbers.isascii()):
+            raise ValueError(f"{text!r} is not an event id; write stream@version.index, as in account-a-1@7.0")
         return cls(stream, int(version), int(index))
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # refers to nothing that refers to it
-    """Events saved together: one item, one atomic unit."""
+class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # holds no reference cycles
+    """Events that were saved together, atomically, as one item."""
 
     stream: str
     version: int
-    id: bytes  # 16, a UUIDv7, drawn once: whoever finds it in the stream knows the commit landed
-    time: int  # µs since the epoch; within a stream it never goes back
-    events: int  # how many the payload holds
+    id: bytes  # 16 bytes, a UUIDv7, the same in each try: if it is in the stream, this commit is stored
+    time: int  # µs since the epoch; never decreases within a stream
+    events: int  # number of events in the payload
     tags: tuple[str, ...]  # distinct, in order of first occurrence
     payload: bytes
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     command_id: str | None = None
-    command_digest: bytes | None = None  # of what the command was, to tell a redelivery from a reuse
+    command_digest: bytes | None = None  # of the command, to distinguish a redelivery from a reuse of its id
     metadata: Mapping[str, str] = {}
-    position: int | None = None  # in the whole store, where it counts one; set by the store
+    position: int | None = None  # among all commits, set by stores that count them
 
     @property
     def uuid(self) -> UUID:
-        """`id` as people read it."""
+        """`id` as a UUID."""
         return UUID(bytes=self.id)
 
     @property
     def at(self) -> datetime:
-        """`time`, in UTC."""
+        """`time` in UTC."""
         return _EPOCH + timedelta(microseconds=self.time)
 
     @property
     def size(self) -> int:
-        """About the bytes it takes in a store; what the snapshot policy weighs."""
+        """Approximate bytes in a store, used by the snapshot policy."""
         return OVERHEAD + len(self.payload)
 
     def event_id(self, index: int) -> EventId:
-        """Where the event with this index stands."""
+        """Return the id of the event with this index."""
         return EventId(self.stream, self.version, index)
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # refers to 
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The state at a version, cached. It may be missing, old, or unreadable at any time."""
+    """The cached state at a version. It may be missing, old or unreadable at any time."""
 
     stream: str
     version: int
@@ -92,7 +92,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """About the bytes it takes in a store."""
+        """Approximate bytes in a store."""
         return OVERHEAD + len(self.payload)
 
     def __repr__(self) -> str:
@@ -100,9 +100,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(NamedTuple):
-    """The newest snapshot, and the commits from its version on; without one, all commits. Oldest first.
+    """The newest snapshot and the commits from its version on, or all commits if there is no snapshot. Oldest first.
 
-    The commit that a snapshot stands for is included: that it is there shows the snapshot is not ahead of the log.
+    The commit at the snapshot's version is included: it shows that the snapshot is not ahead of the log.
     """
 
     snapshot: Snapshot | None
@@ -110,57 +110,56 @@ class Loaded(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """Where a commit landed."""
+    """The result of an append."""
 
     stream: str
     version: int
     commit_id: bytes | None  # None if nothing was recorded, so nothing was written
     events: int = 0
-    position: int | None = None  # in the whole store, where it counts one
-    duplicate: bool = False  # the command id had been applied before; nothing was written now
-    usage: Usage | None = None  # what it took, where the store can tell
+    position: int | None = None  # among all commits, from stores that count them
+    duplicate: bool = False  # the command id was applied before; nothing was written now
+    usage: Usage | None = None  # consumed by the append, if the store knows
 
 
 class Store(ABC):
     """Streams of commits, as four methods over bytes. Use it as `async with store:`, in one event loop at a time.
 
     - An append, a snapshot, and each page of a read end within the store's deadline.
-    - Reads are consistent: they see all that was acknowledged before they began.
-    - `usage` adds up what the store has consumed since it was made.
+    - Reads are consistent: they see every commit that was acknowledged before they began.
+    - `usage` is the sum of what the store has consumed since it was created.
+    - Each call may raise StoreClosed, Throttled, StoreUnavailable or StoreRejected, in addition to the errors it names.
 
-    - Each call raises StoreClosed, Throttled, StoreUnavailable or StoreRejected, in addition to the errors it names.
-
-    A store of your own subclasses `eventsrc.stores.ManagedStore`, which has the life cycle.
+    To write a store, subclass `eventsrc.stores.ManagedStore`, which has the life cycle.
     """
 
     usage: Usage
 
     @abstractmethod
     async def append(self, commit: Commit) -> Receipt:
-        """Store the commit at its version, if that is the next one, with an exact outcome.
+        """Store the commit if its version is the next one of the stream. The outcome is exact.
 
-        On return the commit is stored once and durably, by this call or by an earlier one with the same commit id.
-        After a cancellation the outcome is unknown; appending the same commit again settles it.
+        - On return the commit is stored once and durably, by this call or by an earlier one with the same commit id.
+        - After a cancellation the outcome is unknown. Append the same commit again to learn it.
 
         Raises:
-            ConflictError: another commit stands there (`winner`), and this one is not stored.
-            CommitTooLarge: refused before any I/O.
-            CommitOutcomeUnknown: no definite answer before the deadline.
+            ConflictError: the version is taken (by `winner`) or is not the next one; this commit is not stored.
+            CommitTooLarge: the commit is beyond the limit; nothing was sent.
+            CommitOutcomeUnknown: there was no definite answer before the deadline.
         """
 
     @abstractmethod
     async def load(self, stream: str) -> Loaded:
-        """Return the newest snapshot with the commits that follow it, in as few requests as the store can."""
+        """Return the newest snapshot and the commits from its version on, in as few requests as possible."""
 
     @abstractmethod
     def read(
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
-        """Yield commits with `after < version <= until`, read a page at a time: memory stays flat for any length."""
+        """Yield commits with `after < version <= until`. One page is held at a time, so memory use is constant."""
 
     @abstractmethod
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
-        """Store a snapshot. Return False if one for this version or a later one is stored already."""
+        """Store a snapshot. Return False if there is already one for this version or a later one."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -172,7 +171,7 @@ class Store(ABC):
 
     @abstractmethod
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` in the background. The store owns the task and awaits it on close; errors are logged."""
+        """Run `work` in the background. Closing the store waits for it. Its errors are logged."""
 
     async def __aenter__(self) -> Self:
         await self.open()

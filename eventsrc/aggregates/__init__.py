@@ -1,1 +1,1 @@
-"""What users declare: aggregates and their events, and how these become bytes. Pure: no I/O, no await."""
+"""Aggregates, their events, and the encoding of events as bytes. Pure: no I/O, no await."""

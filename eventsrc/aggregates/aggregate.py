@@ -1,4 +1,4 @@
-"""Aggregates: state that is folded from events, and commands that record new ones. Pure: no I/O, no await."""
+"""Aggregates: state folded from events, and commands that record new events. Pure: no I/O, no await."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .event import Event, untagged
 
 
 class Journal(msgspec.Struct):
-    """What the framework knows of one aggregate object beside its state: where it stands, what is not saved."""
+    """The bookkeeping of one aggregate object: its version, its unsaved events, and all else except its state."""
 
     stream: str
     version: int = 0
     commit_id: bytes = b""  # of the last commit
-    time: int = 0  # of the last commit, µs since the epoch; commit times never go back in a stream
-    uncommitted: list[bytes] = []  # events as they will be stored
+    time: int = 0  # of the last commit, µs since the epoch; never decreases within a stream
+    uncommitted: list[bytes] = []  # encoded events
     commands: dict[str, AppliedCommand] = {}  # oldest first
-    draft: Commit | None = None  # sent, or about to be; kept until its outcome is known
-    unsure: bool = False  # an earlier try of the draft may have landed
+    draft: Commit | None = None  # being sent; kept until its outcome is known
+    unsure: bool = False  # an earlier try may have stored the draft
     saving: bool = False
-    applying: bool = False  # a handler runs, which must not record
+    applying: bool = False  # a handler runs; it must not record
     snapshot: int = 0  # version of the last snapshot
     tail: int = 0  # stored bytes of the commits since the last snapshot
-    threshold: int = 0  # the tail must outgrow this before a snapshot is weighed
+    threshold: int = 0  # bytes; a snapshot is encoded only when the tail is longer
 
     def apply(self) -> Journal:
-        """While handlers run: `with journal.apply():`. One that records would do so at each load: RuntimeError."""
+        """Guard a block in which handlers run: `with journal.apply():`. Raises RuntimeError if one records an event."""
         if self.applying:
-            raise RuntimeError(f"{self.stream}: a handler recorded an event; handlers change state, commands record")
+            raise RuntimeError(f"{self.stream}: a handler recorded an event; record only in commands")
         self.applying = True
         return self
 
@@ -46,11 +46,11 @@ class Journal(msgspec.Struct):
         self.applying = False
 
     def advance_to(self, commit: Commit) -> None:
-        """The state is now that of this commit."""
+        """Note that the state is the one after this commit."""
         self.version, self.commit_id, self.time = commit.version, commit.id, commit.time
 
     def remember(self, commit: Commit, limit: int) -> None:
-        """Note the command id of a commit, if it has one; the oldest beyond `limit` are forgotten."""
+        """Remember the command id of a commit, if it has one. Forget the oldest ids beyond `limit`."""
         if commit.command_id is not None:
             self.commands[commit.command_id] = AppliedCommand.of(commit)
             while len(self.commands) > limit:
@@ -58,7 +58,7 @@ class Journal(msgspec.Struct):
 
 
 if TYPE_CHECKING:
-    # Type checkers see a plain class that takes an id: state comes from events, never from the constructor.
+    # Type checkers see a constructor that takes only an id, because state comes from events.
     class _Struct:
         id: str
         _journal: Journal
@@ -93,45 +93,49 @@ class Aggregate(_Struct):
         def apply_movement(self, event: Deposited | Withdrawn) -> None: ...
     ```
 
-    The tag is the stream category, for ever. Annotated fields are the state; each has a default, for a new
-    aggregate starts from them. Only handlers change state. A handler is found by the annotation of its event;
-    the name after `apply_` is for people. Assigning to a name that is no field is an AttributeError.
+    - The tag is the stream category. It never changes.
+    - Annotated fields are the state. Each has a default, from which a new aggregate starts.
+    - Only handlers change state. The annotation of its event selects a handler; the name after `apply_` is free.
+    - Assigning to a name that is not a field raises AttributeError.
     """
 
     upcasters: ClassVar[Sequence[Callable[[Any], Event]]] = ()
-    """Functions from an old event class to its successor, e.g. `def renamed(old: V1) -> V2`; they may chain."""
+    """Functions from an old event class to its successor, e.g. `def renamed(old: V1) -> V2`. They may form chains."""
 
     snapshot_version: ClassVar[int] = 0
-    """Raise it when handlers begin to mean something else: older snapshots are then ignored."""
+    """Increase it when the meaning of a handler changes. Older snapshots are then ignored."""
 
     remembered_commands: ClassVar[int] = 64
-    """How many of the latest command ids a stream recognises; a redelivery after more than that is new. Snapshots hold
-    as many as there were when they were written."""
+    """How many of the latest command ids a stream recognises; a redelivery of an older id counts as a new command. A
+    snapshot holds the ids that were recognised when it was written."""
 
     def __post_init__(self) -> None:
         self._journal = Journal(stream_id(declaration_of(type(self)).category, self.id))
 
     @property
     def stream(self) -> str:
-        """Category and id: `account-a-1`."""
+        """Category and id, e.g. `account-a-1`."""
         return self._journal.stream
 
     @property
     def version(self) -> int:
-        """Number of the last commit folded in; 0 when there is none yet. Uncommitted events do not count."""
+        """The number of the last commit applied, 0 if there is none. Uncommitted events do not count."""
         return self._journal.version
 
     @property
     def uncommitted(self) -> tuple[Event, ...]:
-        """Events recorded and not known to be saved, oldest first."""
-        return tuple(map(declaration_of(type(self)).codec.event, self._journal.uncommitted))
+        """Recorded events that are not known to be saved, oldest first."""
+        return tuple(map(declaration_of(type(self)).codec.decode_event, self._journal.uncommitted))
 
     def record(self, event: Event) -> None:
-        """Apply an event and keep it for the next save. Raises UnhandledEvent, and InvalidEvent if no reader would
-        get it back as it is.
+        """Apply an event and keep it for the next save.
 
-        It is encoded here and now, and the handler gets what is read back, as it will on every load: whatever is done
-        to a list inside an event later does not change what is stored.
+        The event is encoded at once, and the handler receives it decoded again, as on every load. Later changes to a
+        list inside the event do not change the stored event.
+
+        Raises:
+            UnhandledEvent: the aggregate has no handler for it.
+            InvalidEvent: it would not be read back as an equal event.
         """
         declaration = declaration_of(type(self))
         handler = declaration.handlers.get(type(event))
@@ -143,31 +147,31 @@ class Aggregate(_Struct):
         journal.uncommitted.append(body)
 
     def to_snapshot(self) -> Any:
-        """What a snapshot holds; by default all fields.
+        """Return the content of a snapshot, by default all fields.
 
-        Override it together with `from_snapshot` and annotate what it returns: that type is what is decoded, and
-        its fields are the snapshot's shape.
+        Override it together with `from_snapshot`, and annotate its return type: snapshots are decoded as that type,
+        and its fields are the snapshot's shape.
         """
         return self
 
     @classmethod
     def from_snapshot(cls, id: str, state: Any) -> Self:
-        """The aggregate that `to_snapshot` returned `state` for."""
+        """Return the aggregate for which `to_snapshot` returned `state`."""
         return state  # type: ignore[no-any-return]  # by default the state is the decoded aggregate itself
 
     def __copy__(self) -> NoReturn:
-        raise TypeError("an aggregate is one writer's view of its stream: load it again instead of copying it")
+        raise TypeError("an aggregate object belongs to one writer and cannot be copied; load it again")
 
     def __reduce__(self) -> NoReturn:
         self.__copy__()
 
 
 journal_of: Callable[[Aggregate], Journal] = attrgetter("_journal")
-"""Return what the framework knows of an aggregate except its state. There is no other way to it from outside."""
+"""Return the journal of an aggregate. Other modules reach it only through this function."""
 
 
 def adopt(aggregate: Aggregate, other: Aggregate) -> None:
-    """Give an aggregate the state and the journal of another object of its class, which is not used afterwards."""
+    """Move the state and the journal of `other` into `aggregate`. `other` must not be used afterwards."""
     for name in aggregate.__struct_fields__:
         setattr(aggregate, name, getattr(other, name))
     aggregate._journal = journal_of(other)  # noqa: SLF001  # this file owns it

@@ -1,4 +1,4 @@
-"""Command ids: how a redelivered command is told from a new one."""
+"""Command ids: recognise a redelivered command."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 
 from ..store import Commit
 from ..tracing import check_text
-from .event_values import reason_of
-from .shape import fingerprint
+from .event_values import explain_error
+from .shape import compute_fingerprint
 
 T = TypeVar("T")
 
 
 class AppliedCommand(NamedTuple):
-    """A command id that a commit carried: the commit's version, and a digest of what the command was."""
+    """The command of a commit that has a command id: the commit's version, and a digest of the command."""
 
     version: int
     digest: bytes
@@ -29,47 +29,47 @@ class AppliedCommand(NamedTuple):
 
 
 def check_command_id(command_id: object) -> None:
-    """Raise TypeError or ValueError for what can be none."""
+    """Raise TypeError or ValueError unless this can be a command id."""
     check_text("command_id", command_id)
     if not command_id:
-        raise ValueError("command_id is empty; give each command an id of its own, or None")
+        raise ValueError("command_id is empty; give each command its own id, or None")
 
 
 def command_name(command: Callable[..., Any]) -> str:
     return getattr(command, "__name__", type(command).__name__)
 
 
-def content_of(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """What a call of a command is, beside its id."""
+def describe_call(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Return the content of a command: its name and arguments. `partial` objects are resolved."""
     while isinstance(command, partial):
         args, kwargs, command = (*command.args, *args), {**command.keywords, **kwargs}, command.func
     return [command_name(command), args, kwargs]
 
 
-def has_run(command: Callable[..., Any], result: T) -> T:
-    """What a command returned. Raises TypeError if that shows that it has not run: it awaits or yields."""
+def check_has_run(command: Callable[..., Any], result: T) -> T:
+    """Return the result of a command. Raises TypeError if the command has not run because it awaits or yields."""
     if inspect.iscoroutine(result):
         result.close()
     if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
         kind = type(result).__name__
-        raise TypeError(f"{command_name(command)} returned {kind}; a command is a plain function, and awaits nothing")
+        raise TypeError(f"{command_name(command)} returned {kind}; a command is a plain function without await")
     return result
 
 
-def digest_of(content: Any) -> bytes:
-    """8 bytes that tell a redelivered command from another one under its id; the same in every process.
+def compute_digest(content: Any) -> bytes:
+    """Return 8 bytes that differ for other content and are the same in every process.
 
-    A value that msgspec cannot encode counts by its type only. Raises ValueError for what cannot be encoded at all, or
-    not the same way each time.
+    Of a value that msgspec cannot encode, only the type counts. Raises ValueError for content that cannot be encoded,
+    or not in the same way each time.
     """
     try:
         encoded = msgspec.msgpack.encode(content, enc_hook=_type_name, order="deterministic")
     except (OverflowError, UnicodeError, RecursionError) as error:
-        reason = reason_of(error)
+        reason = explain_error(error)
     except TypeError:
-        reason = "a map has other keys than strings, or the members of a set have no order"
+        reason = "a map has keys that are not strings, or the members of a set have no order"
     else:
-        return fingerprint(encoded)
+        return compute_fingerprint(encoded)
     raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason}")
 
 

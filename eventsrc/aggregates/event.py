@@ -1,4 +1,4 @@
-"""Events: facts, frozen, with a tag that is their name on disk."""
+"""Events: frozen structs with a tag, which is their stored name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from ..errors import DeclarationError
 
 UNTAGGED = "!"
-"""Starts the tag of a class that was given none; no such event can be recorded or stored."""
+"""Starts the tag of a class that was declared without one. Its events cannot be recorded."""
 
 
 def untagged(class_name: str) -> str:
@@ -18,7 +18,7 @@ def untagged(class_name: str) -> str:
 
 
 if TYPE_CHECKING:
-    # msgspec lets subclasses inherit `frozen`; type checkers accept that only when it is said like this.
+    # msgspec lets subclasses inherit `frozen`. Type checkers accept that only in this form.
     @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
     class _Struct:
         __struct_config__: ClassVar[msgspec.structs.StructConfig]
@@ -33,15 +33,16 @@ else:
 
 
 class Event(_Struct):
-    """A fact that happened. Subclass it, give it a tag for ever, and annotate its fields.
+    """A fact that happened. Subclass it with a tag, and annotate its fields.
 
     ```python
     class Deposited(Event, tag="account.deposited"):
         amount: int
     ```
 
-    The tag is what is stored, so the class may be renamed and moved. A field added later needs a default.
-    Fields may have any type that msgspec reads back from MessagePack.
+    - The tag is stored and never changes. The class may be renamed or moved.
+    - A field that is added later needs a default.
+    - Fields may have any type that msgspec reads back from MessagePack.
     """
 
 
@@ -50,11 +51,11 @@ Upcaster = Callable[[Any], Event]
 
 
 def tag_of(event_type: Any) -> str:
-    """The name on disk of an event class. Raises DeclarationError if it was given none."""
+    """Return the stored name of an event class. Raises DeclarationError if it was declared without a tag."""
     if not (isinstance(event_type, type) and issubclass(event_type, Event)):
         raise DeclarationError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
     tag: object = event_type.__struct_config__.tag
     if not isinstance(tag, str) or not tag or tag.startswith(UNTAGGED):
         name = event_type.__qualname__
-        raise DeclarationError(name, f'has no tag, its name on disk; write `class {name}(Event, tag="...")`')
+        raise DeclarationError(name, f'has no tag, its stored name; write `class {name}(Event, tag="...")`')
     return tag

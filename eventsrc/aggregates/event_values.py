@@ -1,7 +1,7 @@
-"""Values that a store would take and no reader would get back, and why something does not encode or decode.
+"""Find event values that would not be read back from a store, and explain why an event does not encode or decode.
 
-Most event classes cannot hold such values, which is known from their annotations; only the others are walked. Reasons
-come from msgspec's errors and never quote a value.
+The annotations of most event classes show that they cannot hold such values. Only events of other classes are searched.
+Reasons are made from msgspec's errors. They never quote a value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import CorruptPayload, SchemaMismatch, StoredDataError, UnknownEve
 from .event import Event
 
 MAX_DEPTH = 64
-"""Levels of nesting an event may have, itself counted."""
+"""The largest number of nested levels in an event, including the event itself."""
 
 _PLAIN = (
     inspect.IntType,
@@ -38,18 +38,18 @@ _PLAIN = (
 
 
 def may_be_unstorable(event_type: type[Any]) -> bool:
-    """Whether an instance could hold a non-finite float, a key that is no string, or endless nesting."""
+    """Return whether an event could hold a non-finite float, a key that is not a string, or unlimited nesting."""
     return not _is_plain(inspect.type_info(event_type), ())
 
 
 def find_unstorable(value: Any) -> str | None:
-    """The reason why this event must not be stored, with the path to it; None if there is none."""
+    """Return why this event cannot be stored, with the path to the value, or None if it can."""
     try:
         return _walk(msgspec.to_builtins(value, builtin_types=(bytes,)), "$", 1)
     except RecursionError:
         return f"it is nested more than {MAX_DEPTH} levels deep"
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is said here, where the event is known
-        return reason_of(error)
+    except Exception as error:  # noqa: BLE001  # the caller reports it together with the event
+        return explain_error(error)
 
 
 def _is_plain(kind: inspect.Type, above: tuple[type[Any], ...]) -> bool:
@@ -80,7 +80,7 @@ def _walk(value: Any, path: str, depth: int) -> str | None:
         for key, item in value.items():
             if not isinstance(key, str):
                 return f"a map key is {type(key).__name__}, not a string, at {path}"
-            # Below the event's own fields a key may be content, which belongs in no error.
+            # Below the event's own fields a key may be content, which must not be in an error.
             if reason := _walk(item, f"{path}.{key}" if depth == 1 else f"{path}[...]", depth + 1):
                 return reason
     elif isinstance(value, (list, tuple)):
@@ -90,8 +90,8 @@ def _walk(value: Any, path: str, depth: int) -> str | None:
     return None
 
 
-def difference(event: Event, back: Event) -> str | None:
-    """What an event is not read back as it was, if so: a value of another type than the annotated one, most often."""
+def find_change(event: Event, back: Event) -> str | None:
+    """Return which field would be read back changed, or None. Most often its value is not of the annotated type."""
     if back == event:
         return None
     changed = [name for name in event.__struct_fields__ if getattr(event, name) != getattr(back, name)]
@@ -101,38 +101,38 @@ def difference(event: Event, back: Event) -> str | None:
 def explain_mismatch(
     body: bytes, known: Collection[str], stream: str, version: int, error: Exception
 ) -> StoredDataError:
-    """Tell an unknown tag from a wrong field, and both from bytes that are no list of events."""
+    """Return the typed error for a body that does not decode: unknown tag, wrong field, or not a list of events."""
     damaged = (msgspec.DecodeError, UnicodeError, RecursionError)
     if isinstance(error, damaged) and not isinstance(error, msgspec.ValidationError):
-        return CorruptPayload(stream, version, "the body is not MessagePack of events")
+        return CorruptPayload(stream, version, "the body is not MessagePack of events; restore from a backup")
     try:
-        tags = tags_in(body)
+        tags = read_tags(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return CorruptPayload(stream, version, "the body is not a list of tagged events")
+        return CorruptPayload(stream, version, "the body is not a list of tagged events; restore from a backup")
     for tag in tags:
         if tag not in known:
             return UnknownEventType(stream, version, tag)
-    place = re.search(r"`\$\[(\d+)\]", str(error))
-    event = tags[int(place[1])] if place else " or ".join(dict.fromkeys(tags))
-    return SchemaMismatch(stream, version, event, reason_of(error))
+    index = re.search(r"`\$\[(\d+)\]", str(error))
+    event = tags[int(index[1])] if index else " or ".join(dict.fromkeys(tags))
+    return SchemaMismatch(stream, version, event, explain_error(error))
 
 
-def tags_in(body: bytes) -> list[str]:
-    """The tag of each event of a body; its fields are not looked at. Raises what msgspec does."""
-    return [event.tag for event in _tagged(body)]
+def read_tags(body: bytes) -> list[str]:
+    """Return the tag of each event of a body, without decoding its fields. Raises what msgspec raises."""
+    return [event.tag for event in _decode_tags(body)]
 
 
-def reason_of(error: Exception) -> str:
-    """What went wrong, without the values: some of these errors carry the whole text they were given."""
+def explain_error(error: Exception) -> str:
+    """Return what went wrong without quoting values: some of these errors contain the whole text they were given."""
     if isinstance(error, UnicodeError):
-        return "a text holds a lone surrogate, which is not valid Unicode"
+        return "a text contains a lone surrogate, which is not valid Unicode"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, OverflowError):
         return "an integer needs more than 64 bits"
-    own = error.__cause__ or error
+    cause = error.__cause__ or error
     if error.__cause__ or not isinstance(error, (msgspec.MsgspecError, TypeError, ValueError)):
-        return f"its own check raises {type(own).__name__}"
+        return f"its own check raises {type(cause).__name__}"
     return re.sub(r"^(Invalid [a-z ]*?value) .*?( - at `[^`]*`)?$", r"\1\2", str(error), flags=re.DOTALL)
 
 
@@ -140,4 +140,4 @@ class _Tagged(msgspec.Struct):
     tag: str = msgspec.field(name="$")
 
 
-_tagged = msgspec.msgpack.Decoder(list[_Tagged]).decode
+_decode_tags = msgspec.msgpack.Decoder(list[_Tagged]).decode

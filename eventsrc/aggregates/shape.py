@@ -1,7 +1,7 @@
 """The shape of a state: a fingerprint of its field names, types and defaults.
 
-msgspec decodes a renamed field silently to its default, so that a snapshot decodes proves nothing; it is used only
-if it was written under the same shape.
+A snapshot is used only if it was written with the same shape. That it decodes is not enough, because msgspec silently
+decodes a renamed field as its default.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from msgspec import inspect
 
 
 def shape_of(state_type: Any, salt: int = 0) -> str:
-    """16 hexadecimal digits that change when a field's name, type, default or order in the tree of types changes.
+    """Return 16 hexadecimal digits that change with the name, type, default or order of any field, also nested.
 
-    What a default factory makes is not seen.
+    The results of default factories are not compared.
     """
     described = f"{salt}:{_describe(inspect.type_info(state_type), ())}"
-    return fingerprint(described.encode()).hex()
+    return compute_fingerprint(described.encode()).hex()
 
 
-def fingerprint(described: bytes) -> bytes:
-    """Return 8 bytes that differ for other descriptions: a BLAKE2b hash, the same in every process."""
-    from hashlib import blake2b  # here, as it loads OpenSSL: 8 % of what importing this library costs
+def compute_fingerprint(described: bytes) -> bytes:
+    """Return 8 bytes that differ for other descriptions and are the same in every process: a BLAKE2b hash."""
+    from hashlib import blake2b  # here, because it loads OpenSSL: 8 % of the time to import this library
 
     return blake2b(described, digest_size=8).digest()
 
@@ -34,7 +34,8 @@ def _describe(kind: Any, above: tuple[Any, ...]) -> str:
             return f"^{above.index(kind.cls)}"
         nested = (*above, kind.cls)
         fields = ",".join(
-            f"{field.encode_name}:{_describe(field.type, nested)}={_default(field.default)}" for field in kind.fields
+            f"{field.encode_name}:{_describe(field.type, nested)}={_describe_default(field.default)}"
+            for field in kind.fields
         )
         return f"{type(kind).__name__}[{getattr(kind, 'tag', None)}]{{{fields}}}"
     if isinstance(kind, inspect.EnumType):
@@ -49,8 +50,8 @@ def _describe(kind: Any, above: tuple[Any, ...]) -> str:
     return repr(kind)
 
 
-def _default(value: Any) -> str:
-    """Also of the state that a replay starts from, so a changed one makes older snapshots wrong."""
+def _describe_default(value: Any) -> str:
+    """A replay starts from the defaults, so a changed default makes older snapshots wrong."""
     try:
         return "" if value is msgspec.NODEFAULT else msgspec.json.encode(value, order="sorted").decode()
     except (TypeError, ValueError, msgspec.MsgspecError):

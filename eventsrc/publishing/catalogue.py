@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ..aggregates.codec import Codec
-from ..aggregates.declaration import check_event, check_tags, upcasters_by_type
+from ..aggregates.declaration import check_event, check_tags, collect_upcasters
 from ..aggregates.event import Event, tag_of
 from ..errors import DeclarationError
 from ..store import Commit
@@ -68,7 +68,7 @@ class Catalogue:
             raise DeclarationError("events_api", "nothing is published")
         if not source or " " in source or not (source.isascii() and source.isprintable()):
             raise DeclarationError("events_api", f"source is {source!r}, not a URI; it may be relative, as in /ledger")
-        upcast = upcasters_by_type(upcasters, "events_api")
+        upcast = collect_upcasters(upcasters, "events_api")
         if both := self._by_event.keys() & upcast.keys():
             raise DeclarationError("events_api", f"publishes {both.pop().__qualname__}, which an upcaster takes")
         check_tags([*self._by_event, *upcast], "events_api")

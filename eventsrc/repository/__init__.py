@@ -1,1 +1,1 @@
-"""Load, fold, save, execute."""
+"""Load, fold, save and execute commands on aggregates."""

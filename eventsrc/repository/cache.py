@@ -1,4 +1,4 @@
-"""Aggregates that were used lately, frozen: so that `execute` can decide without reading them again."""
+"""The cache of `execute`: recently used aggregates as bytes, so that a decision needs no read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import msgspec
 
 
 class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How much `execute` remembers: `max_bytes` of states as a snapshot would hold them, the latest used first, and
-    each for `max_age` seconds since it was known to be current. `enabled=False` remembers nothing.
+    """How much `execute` remembers.
 
-    A remembered state may be behind the stream; no decision rests on that (Repository.execute).
+    - `max_bytes`: the size of all states, encoded as in a snapshot. The least recently used are removed first.
+    - `max_age`: seconds for which a state is used after it was known to be current.
+    - `enabled=False` remembers nothing.
+
+    A remembered state may be older than the stream. No outcome of `Repository.execute` depends on that.
     """
 
     max_bytes: int = 16 * 1024 * 1024
@@ -23,11 +26,11 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.max_bytes < 0 or not self.max_age >= 0:
-            raise ValueError(f"max_bytes {self.max_bytes} and max_age {self.max_age} must not be negative")
+            raise ValueError(f"max_bytes is {self.max_bytes} and max_age is {self.max_age}; they must not be negative")
 
 
 class CacheUse(msgspec.Struct, frozen=True):
-    """How the cache did since its repository was made."""
+    """Use of the cache: hits and misses since its repository was created, and the entries and bytes in it now."""
 
     hits: int
     misses: int
@@ -36,7 +39,7 @@ class CacheUse(msgspec.Struct, frozen=True):
 
 
 class Frozen(msgspec.Struct, frozen=True, gc=False):
-    """An aggregate without uncommitted events, as bytes: nobody who holds a part of its state can change it."""
+    """An aggregate without uncommitted events. As bytes, it cannot be changed through a reference to its state."""
 
     body: bytes  # commit id, command ids and state, as in a snapshot
     version: int
@@ -47,13 +50,13 @@ class Frozen(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cache:
-    """Frozen aggregates by id, and a turn for each id: within a process one command at a time is decided on it."""
+    """Frozen aggregates by id, and a lock for each id, so that commands on it run one at a time within the process."""
 
     def __init__(self, policy: CachePolicy) -> None:
         self._policy = policy
-        self._entries: dict[str, tuple[Frozen, float]] = {}  # the least lately used first
+        self._entries: dict[str, tuple[Frozen, float]] = {}  # the least recently used first
         self._bytes = self._hits = self._misses = 0
-        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     @property
     def use(self) -> CacheUse:
@@ -61,21 +64,21 @@ class Cache:
 
     @asynccontextmanager
     async def turn(self, id: str) -> AsyncIterator[None]:
-        """Wait until nobody else in this process decides on this id."""
-        lock, waiting = self._turns.get(id) or (asyncio.Lock(), 0)
-        self._turns[id] = lock, waiting + 1
+        """Guard a block in which this id is used: one block at a time in this process."""
+        lock, waiting = self._locks.get(id) or (asyncio.Lock(), 0)
+        self._locks[id] = lock, waiting + 1
         try:
             async with lock:
                 yield
         finally:
-            lock, waiting = self._turns[id]
+            lock, waiting = self._locks[id]
             if waiting > 1:
-                self._turns[id] = lock, waiting - 1
+                self._locks[id] = lock, waiting - 1
             else:
-                del self._turns[id]
+                del self._locks[id]
 
     def take(self, id: str) -> Frozen | None:
-        """What is known of an id, which is then no longer known: whoever took it puts back what it became."""
+        """Remove and return the entry of an id, or None. The caller puts the new state back."""
         entry = self._entries.pop(id, None)
         if entry is not None:
             self._bytes -= len(entry[0].body)
@@ -86,7 +89,7 @@ class Cache:
         return None
 
     def put(self, id: str, frozen: Frozen) -> None:
-        """Remember what an id has become, and forget the least lately used of others."""
+        """Store the state of an id, and remove the least recently used entries beyond `max_bytes`."""
         if not self._policy.enabled or len(frozen.body) > self._policy.max_bytes:
             return
         self._entries[id] = frozen, monotonic()

@@ -17,25 +17,25 @@ A = TypeVar("A", bound=Aggregate)
 
 
 class Steps(msgspec.Struct, Generic[A], frozen=True):
-    """What an execution calls, and where it keeps states between executions."""
+    """The functions that an execution calls, and the cache of states between executions."""
 
-    load: Callable[[str], Awaitable[A]]  # by id, as it is now
-    fold: Callable[[A, Sequence[Commit]], A]  # apply the commits that follow
-    catch_up: Callable[[A], Awaitable[None]]  # read and apply what is newer
+    load: Callable[[str], Awaitable[A]]  # read the latest state of an id
+    fold: Callable[[A, Sequence[Commit]], A]  # apply the next commits
+    catch_up: Callable[[A], Awaitable[None]]  # read and apply newer commits
     commit: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
     snapshots: Snapshots[A]
     cache: Cache
 
 
 class Execution(Generic[A]):
-    """One call of `execute`, through all its attempts.
+    """One call of `execute`, with all its attempts.
 
-    It is linearizable: it takes effect at one moment between its start and its end, though it may start with a
-    remembered state that is older than the stream.
+    It is linearizable: it takes effect at one moment between its start and its end. It may start with a remembered
+    state that is older than the stream.
 
-    - What the command records is saved only if that state was the latest.
-    - What it raises, or returns without recording anything, is passed to the caller only if the state was read after
-      the call began.
+    - Events that the command records are saved only if that state was the latest.
+    - An error of the command, or a result without recorded events, is passed to the caller only if the state was read
+      after the call began.
     """
 
     def __init__(
@@ -43,24 +43,24 @@ class Execution(Generic[A]):
     ) -> None:
         self._steps, self._id, self._decide = steps, id, decide
         self._command_id, self._digest = command_id, digest
-        self._base: Frozen | None = steps.cache.take(id)  # the state to decide on; None: it has to be loaded
+        self._base: Frozen | None = steps.cache.take(id)  # the state to decide on; None if it must be loaded
         self._is_current = False  # whether it was read after the call began
-        self._is_behind = False  # whether it is known not to be the latest
+        self._is_outdated = False  # whether it is known not to be the latest
         self._has_followed = False
 
     async def run(self, attempts: int) -> Any:
-        """Return what the command returned. Raises what it raises, and ConflictError after that many attempts."""
+        """Return the result of the command. Raises its error, or ConflictError if every attempt ends in a conflict."""
         try:
             return await self._attempt()
         except ConflictError:
             if attempts < 2:
                 raise
-        from ..retrying import on_conflict  # here, as few calls need it: tenacity is slow to import
+        from ..retrying import on_conflict  # here, because few calls need it and tenacity is slow to import
 
         return await on_conflict(attempts - 1)(self._attempt)
 
     async def _attempt(self) -> Any:
-        """Decide and save. Raises ConflictError, ready for the next attempt; and what the command raises."""
+        """Decide and save. Raises the error of the command, or ConflictError, after which it may be called again."""
         while True:
             aggregate = await self._state()
             if self._command_id is not None and (applied := journal_of(aggregate).commands.get(self._command_id)):
@@ -80,8 +80,8 @@ class Execution(Generic[A]):
             return await self._save(aggregate, result)
 
     async def _state(self) -> A:
-        """Return the state to decide on, for this attempt only: no object is used for two."""
-        if self._is_behind:
+        """Return the state to decide on, a new object for each attempt."""
+        if self._is_outdated:
             await self._has_changed()
         if self._base is not None and (aggregate := self._steps.snapshots.thaw(self._id, self._base)) is not None:
             return aggregate
@@ -94,7 +94,7 @@ class Execution(Generic[A]):
         """Bring the state up to date. Return whether it was older than the stream."""
         if self._is_current or self._base is None:
             return False
-        self._is_behind, base, self._base = False, self._base, None  # if this fails, the state is loaded
+        self._is_outdated, base, self._base = False, self._base, None  # on failure the next attempt loads
         aggregate = self._steps.snapshots.thaw(self._id, base)
         if aggregate is None:
             return True
@@ -103,8 +103,8 @@ class Execution(Generic[A]):
         return aggregate.version > base.version
 
     def _replay(self, aggregate: A) -> A:
-        """Return the state decided on with the recorded events applied. Any other change that the command made to its
-        object is dropped: it enters neither the memory nor a snapshot.
+        """Return the base state with the recorded events applied. Any other change that the command made to its object
+        is dropped, so that it is not stored in the cache or in a snapshot.
         """
         if self._base is None or (clean := self._steps.snapshots.thaw(self._id, self._base)) is None:
             return aggregate
@@ -114,7 +114,7 @@ class Execution(Generic[A]):
 
     async def _save(self, aggregate: A, result: Any) -> Any:
         aggregate = self._replay(aggregate)
-        base, self._base = self._base, None  # whatever ends this, the state is no longer what it was
+        base, self._base = self._base, None  # until the outcome is known, no state is
         try:
             receipt = await self._steps.commit(aggregate, self._command_id, self._digest)
         except ConflictError as conflict:
@@ -123,18 +123,18 @@ class Execution(Generic[A]):
             raise
         self._base = self._steps.snapshots.freeze(aggregate)
         self._remember()
-        return None if receipt.duplicate else result  # another delivery of this command was first
+        return None if receipt.duplicate else result  # duplicate: another delivery of this command was saved first
 
     def _follow(self, winner: Commit | None) -> None:
-        """Apply the commit that came first: the conflict returned it, so nothing is read. If others came after it, the
-        next conflict shows that, and the rest is read.
+        """Apply the commit that caused the conflict, if the store returned it. This needs no read. If other commits
+        follow it, the next attempt ends in a conflict too, and then the rest is read.
         """
-        base, self._is_behind = self._base, True
+        base, self._is_outdated = self._base, True
         if base is None or winner is None or winner.version != base.version + 1 or self._has_followed:
             return
         if (aggregate := self._steps.snapshots.thaw(self._id, base)) is not None:
             self._base = self._steps.snapshots.freeze(self._steps.fold(aggregate, (winner,)))
-            self._has_followed, self._is_behind = True, False
+            self._has_followed, self._is_outdated = True, False
 
     def _remember(self) -> None:
         if self._base is not None:

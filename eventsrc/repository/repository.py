@@ -1,4 +1,4 @@
-"""Load, fold, save, execute: the one package that knows aggregates, the codec and a store."""
+"""The repository: load, fold and save aggregates, execute commands, read the history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, Ty
 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import AppliedCommand, check_command_id, content_of, digest_of, has_run
+from ..aggregates.commands import AppliedCommand, check_command_id, check_has_run, compute_digest, describe_call
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event, tag_of
 from ..concurrency import load_all
@@ -39,7 +39,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
-_DECODED_AT_ONCE = 128  # commits; more saves nothing
+_DECODED_AT_ONCE = 128  # commits; larger runs are not faster
 
 
 class Recorded(NamedTuple):
@@ -50,9 +50,9 @@ class Recorded(NamedTuple):
 
 
 class Repository(Generic[A]):
-    """Load and save the aggregates of one class, `aggregate`. Only the store holds a connection and has to be closed.
+    """Load and save the aggregates of one class, `aggregate`. It has nothing to close; the store has.
 
-    `attempts` bounds how often `execute` decides when other writers come first.
+    `attempts` is how often `execute` tries to save before it raises ConflictError.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Repository(Generic[A]):
     ) -> None:
         self._declaration = declaration_of(aggregate)
         if type(attempts) is not int or attempts < 1:
-            raise ValueError(f"attempts is {attempts!r}; it is a number from 1 on")
+            raise ValueError(f"attempts is {attempts!r}; it must be an int of at least 1")
         self.aggregate = aggregate
         self._store = store
         self._attempts = attempts
@@ -76,11 +76,11 @@ class Repository(Generic[A]):
 
     @property
     def cache_use(self) -> CacheUse:
-        """How often `execute` found the state it needed in memory, and how much is held there."""
+        """Hits and misses of the cache of `execute`, and its size."""
         return self._cache.use
 
     async def load(self, id: str, *, version: int | None = None, at: datetime | None = None) -> A:
-        """Return the aggregate as it is now, or as it was at a version or at a time (with a zone), that one included.
+        """Return the aggregate as it is now, or as it was at a version or at a time with a zone, inclusive.
 
         Raises AggregateNotFound if there is no such commit, StoredDataError and StoreError.
         """
@@ -94,32 +94,32 @@ class Repository(Generic[A]):
             if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
-            log.warning("%s: a version is missing; reading it again", stream)
+            log.warning("%s: a version is missing; reading the stream again", stream)
         commits = [commit async for commit in read_without_gaps(self._store, stream)]
-        return self._snapshots.pass_over(snapshot, commits, self._fold(self.aggregate(id=id), commits))
+        return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate(id=id), commits))
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
-        """Return the aggregates with these ids, in that order, without those that do not exist.
+        """Return the aggregates by id, in the order of `ids`. Ids that do not exist are left out.
 
-        Up to `concurrency` loads run at once. When one fails, the others are cancelled and its error is raised.
+        Up to `concurrency` loads run at once. If one fails, the others are cancelled and its error is raised.
         """
         return await load_all(self.load, ids, concurrency)
 
     async def save(
         self, aggregate: A, *, command_id: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> Receipt:
-        """Store what the aggregate recorded as one commit, with an exact outcome.
+        """Store the recorded events as one commit, with an exact outcome.
 
         - If nothing was recorded, nothing is written.
-        - After any error the aggregate still holds its events. A conflict is not retried: the caller holds old state.
-        - After CommitOutcomeUnknown or a cancellation, saving the same object again settles that commit first; events
+        - After any error the aggregate still has its events. A conflict is not retried: the caller has old state.
+        - After CommitOutcomeUnknown or a cancellation, saving the same object again first settles that commit. Events
           recorded since then become a second commit.
-        - If the stream has applied the `command_id` before, nothing is written, the object takes on the stored state,
-          and the receipt says `duplicate`.
+        - If the `command_id` was applied before, nothing is written, the object gets the stored state, and the receipt
+          has `duplicate`.
 
         Raises:
             ConflictError: another commit has the version.
-            CommitOutcomeUnknown: the commit may be stored or not; save the same object again.
+            CommitOutcomeUnknown: the commit may or may not be stored; save the same object again.
             IdempotencyError: the command id was applied with other events.
             CommitTooLarge, StoreError: nothing was written.
         """
@@ -140,22 +140,22 @@ class Repository(Generic[A]):
 
         - It is linearizable (repository/execution.py). If another writer comes first, the command is called again on
           the new state, so it must have no effects except recording events.
-        - The state is loaded, or remembered from the last call: then all this takes one request.
-        - Within a process, commands on one id are decided one after the other.
-        - A command whose `command_id` was applied before is not called again: the result is None. A stream remembers
-          the latest ids (Aggregate.remembered_commands).
+        - The state is loaded, or remembered from the last call. With a remembered state the call takes one request.
+        - Within a process, commands on the same id run one at a time.
+        - A command whose `command_id` was applied before is not called again, and the result is None. A stream
+          remembers the latest ids (`Aggregate.remembered_commands`).
 
         Raises:
-            Exception: what the command raised; nothing was saved.
-            ConflictError: other writers came first in all `attempts`.
-            IdempotencyError: the command id was applied with another command or other arguments. Arguments are
-                compared as encoded by msgspec; those that it cannot encode, by their type.
-            TypeError: the command is a coroutine function or a generator.
+            Exception: the error that the command raised; nothing was saved.
+            ConflictError: another writer came first in each of the `attempts`.
+            IdempotencyError: the command id was applied with another command or other arguments. Arguments are compared
+                as msgspec encodes them, or by type if it cannot.
+            TypeError: the command is a coroutine function or a generator function.
         """
-        digest = digest_of(content_of(command, args, kwargs)) if command_id is not None else None
+        digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
 
         def decide(aggregate: A) -> Any:
-            return has_run(command, command(aggregate, *args, **kwargs))
+            return check_has_run(command, command(aggregate, *args, **kwargs))
 
         async with self._cache.turn(stream_id(self._declaration.category, id)):
             return await Execution(self._steps, id, decide, command_id, digest).run(self._attempts)
@@ -172,7 +172,7 @@ class Repository(Generic[A]):
                 yield Recorded(commit, self._declaration.codec.decode(commit.payload, stream, commit.version))
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
-        """Apply the commits that follow. Raises StreamCorrupt where one is missing, and StoredDataError."""
+        """Apply the next commits. Raises StreamCorrupt if a version is missing, and StoredDataError."""
         journal, handlers = journal_of(aggregate), self._declaration.handlers
         check_contiguous(journal.stream, journal.version, commits)
         for start in range(0, len(commits), _DECODED_AT_ONCE):
@@ -197,18 +197,18 @@ class Repository(Generic[A]):
             raise TypeError(f"this repository saves {self.aggregate.__qualname__}, not {type(aggregate).__qualname__}")
         journal = journal_of(aggregate)
         if journal.saving:
-            raise RuntimeError(f"{journal.stream} is being saved by another task; an object belongs to one at a time")
+            raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
         journal.saving = True
         try:
             receipt = Receipt(journal.stream, journal.version, None)
             if (earlier := journal.draft) is not None:
                 receipt = await self._append(aggregate, earlier)
-            current = journal_of(aggregate)  # a settled duplicate has replaced it
+            current = journal_of(aggregate)  # a duplicate replaces the journal
             if not current.uncommitted:
                 return receipt
             draft = self._draft(aggregate, command_id, digest, metadata)
             if command_id is not None and (applied := current.commands.get(command_id)):
-                if earlier is not None and earlier.command_id == command_id:  # what was recorded since is other content
+                if earlier is not None and earlier.command_id == command_id:  # later events are other content
                     raise IdempotencyError(current.stream, command_id, applied.version)
                 return await self._resolve_duplicate(aggregate, applied, draft)
             current.draft, current.unsure = draft, False
@@ -223,7 +223,7 @@ class Repository(Generic[A]):
         events, version = aggregate.uncommitted, journal.version + 1
         if command_id is not None:
             check_command_id(command_id)
-            digest = digest or digest_of(events)
+            digest = digest or compute_digest(events)
         return Commit(
             stream=journal.stream,
             version=version,
@@ -240,9 +240,9 @@ class Repository(Generic[A]):
         )
 
     async def _append(self, aggregate: A, draft: Commit) -> Receipt:
-        """Append the draft, which stays with the aggregate exactly as long as its outcome is unknown."""
+        """Append the draft. It stays in the journal as long as its outcome is unknown."""
         journal = journal_of(aggregate)
-        unsure, journal.unsure = journal.unsure, True  # a cancellation leaves it so
+        unsure, journal.unsure = journal.unsure, True  # stays True after a cancellation
         try:
             receipt = await self._store.append(draft)
         except ConflictError as conflict:
@@ -271,12 +271,12 @@ class Repository(Generic[A]):
         if applied.digest != draft.command_digest:
             raise IdempotencyError(draft.stream, draft.command_id or "", applied.version)
         stored = await self.load(aggregate.id)
-        if len(journal_of(aggregate).uncommitted) > draft.events:  # adopting would lose events recorded since
+        if len(journal_of(aggregate).uncommitted) > draft.events:  # `adopt` would lose later events
             raise ConflictError(draft.stream, draft.version - 1, stored.version)
         adopt(aggregate, stored)
         return Receipt(draft.stream, applied.version, None, duplicate=True)
 
     async def _catch_up(self, aggregate: A) -> None:
-        """Read and apply what is newer than the aggregate."""
+        """Read and apply the commits after the aggregate's version."""
         newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
         self._fold(aggregate, [commit async for commit in newer])

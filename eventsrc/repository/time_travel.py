@@ -1,4 +1,4 @@
-"""Time travel: an aggregate as it was."""
+"""Load an aggregate as it was at a version or at a time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ async def load_as_of(
     version: int | None,
     at: datetime | None,
 ) -> A:
-    """A new aggregate, folded up to a version and a time, both included.
+    """Return this new aggregate folded up to a version and a time, both inclusive.
 
-    Raises AggregateNotFound if there is no such commit, and TypeError or ValueError for what is no version or time.
+    Raises AggregateNotFound if there is no such commit, and TypeError or ValueError for an invalid version or time.
     """
     if version is not None:
         check_version(version)
     if at is not None and not isinstance(at, datetime):
-        raise TypeError(f"a time is a datetime, not {type(at).__name__}")
+        raise TypeError(f"`at` is {type(at).__name__}; it must be a datetime")
     if at is not None and at.tzinfo is None:
-        raise ValueError(f"{at} has no time zone; say which one, e.g. datetime.now(UTC)")
+        raise ValueError(f"{at} has no time zone; give it one, e.g. datetime.now(UTC)")
     async with aclosing(read_without_gaps(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
         async for commit in commits:
             if at is not None and commit.at > at:
@@ -40,6 +40,6 @@ async def load_as_of(
             fold(aggregate, (commit,))
     if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
         wanted = f"version {version}" if at is None else f"{at}"
-        detail = f"nothing at {wanted}; it was read up to version {aggregate.version}"
+        detail = f"nothing at {wanted}; its commits were read up to version {aggregate.version}"
         raise AggregateNotFound(aggregate.stream, detail)
     return aggregate

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .settle import settle  # now, as importing the module of this name later would hide the function
+
 if TYPE_CHECKING:
     from ..stream_id import check_stream
     from .dynamodb import DynamoDBStore, Export
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from .memory import MemoryStore
     from .opening import ManagedStore
     from .ordered import OrderedStore
-    from .settle import settle
     from .sqlite import SQLiteStore
     from .url import open_store
 
@@ -52,7 +53,6 @@ _HOMES = {
     "check_commit": ".limits",
     "check_stream": "..stream_id",
     "open_store": ".url",
-    "settle": ".settle",
 }
 
 

@@ -1,22 +1,19 @@
-"""The feed: all commits of a store, as far as they go and then as they come."""
+"""The interface of a feed: all commits of a store, those stored already and then new ones."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..store import Commit
 
-if TYPE_CHECKING:
-    pass
-
 
 class Batch(NamedTuple):
-    """Commits, oldest first. `checkpoint` is where to go on behind them: a text to keep."""
+    """Commits, oldest first. Keep `checkpoint`, a text, to resume the feed after them."""
 
     commits: Sequence[Commit]
     checkpoint: str
-    caught_up: bool  # nothing was behind them when they were read
+    caught_up: bool  # no later commits were stored when they were read
 
 
 class Head(NamedTuple):
@@ -28,42 +25,47 @@ class Head(NamedTuple):
 
 @runtime_checkable
 class Feed(Protocol):
-    """What tells all commits: a transport.
+    """A transport that delivers all commits of a store.
 
-    An ordered one tells each commit once, each stream's in order. Any other repeats and reorders: what it tells is a
-    hint that something happened, to be taken through a `Gate`, as processors do.
+    An `ordered` feed delivers each commit once, and those of each stream in order. Other feeds may repeat and reorder
+    commits. Pass their commits through a `Gate`, as processors do.
     """
 
     ordered: bool
 
     def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
-        """All commits behind the checkpoint `after`, from the first one on if it is empty.
+        """Yield the commits after the checkpoint `after`, or all commits if it is empty. Memory use is constant.
 
-        Memory stays flat however many there are. At the end there is a batch with `caught_up`, also if there was
-        nothing at all; then it waits for more. Without `follow` it ends there, or once all is told that was there when
-        it began, though writers go on. Raises ValueError for what is no checkpoint, FeedTrimmed for one behind which
-        something would be missed, StoreClosed when the store is closed meanwhile, and StoreError and CorruptPayload as
-        other reads do.
+        - At the end of the stored commits it yields a batch with `caught_up`, even if there were no commits. Then it
+          waits for new ones.
+        - With `follow=False` it ends there. While writers continue, it ends after the commits that were stored when it
+          began.
+
+        Raises:
+            ValueError: `after` is not a checkpoint of this feed.
+            FeedTrimmed: commits after the checkpoint are no longer available.
+            StoreClosed: the store was closed while the feed was read.
+            StoreError, CorruptPayload: as from other reads.
         """
         ...
 
     async def end(self) -> str:
-        """A checkpoint to begin at now: nothing that is stored from here on is missed."""
+        """Return a checkpoint of now. A feed from it delivers every commit that is stored from now on."""
         ...
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
-        """A checkpoint from which nothing is missed that is behind any of these; "" if one of them is, or if there are
-        none. Raises ValueError for what is no checkpoint.
+        """Return a checkpoint from which no commit is missed that comes after any of these. It is "" if one of them is
+        "", or if there are none. Raises ValueError if one is not a checkpoint of this feed.
         """
         ...
 
     async def remaining(self, after: str) -> int | None:
-        """How many commits are behind a checkpoint; None where that would take a scan."""
+        """Return how many commits come after a checkpoint, or None if counting them would need a scan."""
         ...
 
     def heads(self) -> AsyncGenerator[Sequence[Head]]:
-        """Each stream of the store once, a page at a time, with a version that its last commit has or had meanwhile.
+        """Yield each stream of the store once, in pages. The versions are current at some moment during the call.
 
-        This reads through the whole store; on DynamoDB that is billed as a scan.
+        This reads the whole store. On DynamoDB it is billed as a scan.
         """
         ...

@@ -1,8 +1,8 @@
-"""The version gate: each commit of a stream once and in order, whatever a transport repeats, reorders or drops.
+"""The version gate: each commit of a stream once and in order, even if a transport repeats, reorders or drops commits.
 
-Transports give hints that something happened. DynamoDB Streams orders the changes of one item only, and each commit is
-an item of its own; Kinesis, Lambda and a scan repeat and reorder as they like. One integer a stream makes all of them
-exact: the version that was handled last.
+Commits from such transports are hints that something happened. DynamoDB Streams orders only the changes of one item,
+and each commit is an item of its own. Kinesis, Lambda and a scan may repeat and reorder. The gate keeps one integer for
+each stream, the last handled version, and reads missing commits from the store.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ from .reading import read_without_gaps
 
 
 class FarBehind(Exception):
-    """More commits are missing than are to be read at once."""
+    """More commits are missing before a hint than the gate may read at once."""
 
 
 class Gate:
-    """`seen` holds, for each stream, the version that was handled last; it begins with what was handled before.
+    """Decides which commits to handle, given hints from a transport.
 
-    One task at a time per stream: ask what is `due`, handle it, say `handled`. Gates share nothing, so each processor
-    has its own. Where more than `most` commits are missing before a hint, `due` raises FarBehind and reads none.
+    `seen` maps each stream to its last handled version. Pass the versions that were handled earlier.
+
+    - Use one task at a time for each stream: call `due`, handle the commits, and call `handled` for each.
+    - Gates share nothing. Give each processor its own.
+    - If more than `most` commits are missing before a hint, `due` raises FarBehind and reads nothing.
     """
 
     def __init__(self, store: Store, seen: MutableMapping[str, int], *, most: int = MAX_VERSION) -> None:
         self._store, self._seen, self._most = store, seen, most
 
     async def due(self, *hints: Commit) -> Sequence[Commit]:
-        """What is to be handled now, in order, so that these commits of one stream are handled too: nothing if they
-        have been already, and between them what the transport has not told yet, read from the store.
+        """Return the commits to handle now, in order, up to the newest of these hints, which are of one stream.
 
-        Raises StreamCorrupt if the store misses a version, and what its reads raise.
+        Commits that were handled already are left out. Commits that the transport has not delivered are read from the
+        store. Raises StreamCorrupt if a version is missing in the store, and the errors of `Store.read`.
         """
-        reached = self._seen.get(hints[0].stream, 0)
+        last = self._seen.get(hints[0].stream, 0)
         due: list[Commit] = []
         for hint in hints if len(hints) == 1 else sorted(hints, key=_version):
-            if hint.version <= reached:
+            if hint.version <= last:
                 continue
-            if hint.version > reached + 1:
-                due += await self._missing(hint, reached)
+            if hint.version > last + 1:
+                due += await self._missing(hint, last)
             due.append(hint)
-            reached = hint.version
+            last = hint.version
         return due
 
     async def _missing(self, hint: Commit, seen: int) -> Sequence[Commit]:
-        """What is before the hint; it was there before the hint was written."""
+        """Return the commits after `seen` and before the hint. They were stored before the hint was."""
         if (count := hint.version - seen - 1) > self._most:
             raise FarBehind(hint.stream)
         missing = [commit async for commit in read_without_gaps(self._store, hint.stream, seen, hint.version - 1)]
@@ -55,7 +58,7 @@ class Gate:
         return missing
 
     def handled(self, commit: Commit) -> None:
-        """The commit has had its effect; later ones may follow."""
+        """Note that this commit was handled."""
         self._seen[commit.stream] = commit.version
 
 

@@ -1,4 +1,4 @@
-"""How large a commit may be: what one item of DynamoDB holds, in every store."""
+"""Limits of commits, the same in every store. The size limit is that of one DynamoDB item."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from ..errors import CommitTooLarge
 from ..store import MAX_VERSION, OVERHEAD, Commit
 
 MAX_COMMIT_BYTES = 409_600
-"""An item of DynamoDB holds this much, attribute names counted. Other stores keep to it unless told otherwise, so
-that what works on one works on all."""
+"""The limit of a DynamoDB item, including attribute names. It is the default in other stores too, so that a commit that
+one store accepts is accepted by all."""
 
 
 def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
-    """Raise CommitTooLarge beyond `limit` bytes, and ValueError for a version that no stream can have."""
+    """Raise CommitTooLarge beyond `limit` bytes, and ValueError for an invalid version, id or time."""
     if (size := item_size(commit)) > limit:
         raise CommitTooLarge(commit.stream, size, limit)
     check_version(commit.version)
@@ -21,21 +21,21 @@ def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
 def check_stored(id: bytes, time: int) -> None:
     """Raise ValueError unless these can be a commit's id and time."""
     if len(id) != 16:
-        raise ValueError(f"a commit id has 16 bytes, not {len(id)}")
-    if not 0 <= time < 250_000_000_000_000_000:  # the year 9892, which datetime still knows
-        raise ValueError(f"{time} is no time in microseconds since 1970")
+        raise ValueError(f"a commit id has {len(id)} bytes; it must have 16")
+    if not 0 <= time < 250_000_000_000_000_000:  # the year 9892, within the range of datetime
+        raise ValueError(f"{time} is not a commit time; it must be in microseconds since 1970, up to the year 9892")
 
 
 def check_version(version: object) -> None:
-    """Raise TypeError or ValueError unless a commit can stand there."""
+    """Raise TypeError or ValueError unless a commit can have this version."""
     if type(version) is not int:
-        raise TypeError(f"a version is an int, not {type(version).__name__}")
+        raise TypeError(f"a version must be an int, not {type(version).__name__}")
     if not 0 < version <= MAX_VERSION:
-        raise ValueError(f"{version} is no version; they run from 1 to {MAX_VERSION}")
+        raise ValueError(f"{version} is not a version; versions run from 1 to {MAX_VERSION}")
 
 
 def item_size(commit: Commit) -> int:
-    """Bytes of the commit as an item of DynamoDB, names and all, keys called PK and SK; numbers rounded up.
+    """Return the bytes of the commit as a DynamoDB item, names and the keys PK and SK included. Numbers are rounded up.
 
     Source: "DynamoDB item sizes and formats" in the Amazon DynamoDB Developer Guide.
     """
@@ -45,6 +45,6 @@ def item_size(commit: Commit) -> int:
 
 
 def check_deadline(deadline: float) -> None:
-    """Raise ValueError unless a call can end within so many seconds."""
+    """Raise ValueError unless this can be a deadline in seconds."""
     if not 0 < deadline <= 86_400:
-        raise ValueError(f"deadline is {deadline}; it is a time in seconds, above 0 and up to a day")
+        raise ValueError(f"deadline is {deadline}; it must be in seconds, above 0 and up to 86,400 (a day)")

@@ -1,4 +1,4 @@
-"""A store in memory, for tests and experiments. Its promises are those of the real ones, durability aside."""
+"""A store in memory, for tests and experiments. It keeps every promise of the other stores except durability."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .settle import settle
 
 
 class MemoryStore(OrderedStore):
-    """Streams in a dictionary. What it holds stays until the object is gone, also when closed and opened again."""
+    """Streams in a dictionary. They live as long as the object, also after it was closed and opened again."""
 
     def __init__(self, *, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class MemoryStore(OrderedStore):
         check_commit(commit, self._max_commit_bytes)
         used = Usage(calls=1)
         with self.in_flight(used=used):
-            await _others()
+            await _yield_to_others()
             commits = self._streams.setdefault(commit.stream, [])
             if commit.version <= len(commits):
                 return settle(commit, commits[commit.version - 1], used)
@@ -44,13 +44,13 @@ class MemoryStore(OrderedStore):
             commits.append(stored)
             self._all.append(stored)
             self.notify()
-            await _others()  # who is cancelled here has stored it all the same
+            await _yield_to_others()  # a cancellation here leaves it stored
             return settle(commit, stored, used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
         with self.in_flight():
-            await _others()
+            await _yield_to_others()
             snapshot = self._snapshots.get(stream)
             commits = self._streams.get(stream, [])
             return Loaded(snapshot, commits[snapshot.version - 1 :] if snapshot else commits[:])
@@ -60,7 +60,7 @@ class MemoryStore(OrderedStore):
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
         with self.in_flight():
-            await _others()
+            await _yield_to_others()
             commits = self._streams.get(stream, [])[max(after, 0) : max(until, 0)]
         for commit in reversed(commits) if backward else commits:
             yield commit
@@ -68,26 +68,26 @@ class MemoryStore(OrderedStore):
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)
         with self.in_flight(closing=True):
-            await _others()
-            standing = self._snapshots.get(snapshot.stream)
-            if standing and standing.version >= snapshot.version:
+            await _yield_to_others()
+            stored = self._snapshots.get(snapshot.stream)
+            if stored and stored.version >= snapshot.version:
                 return False
             self._snapshots[snapshot.stream] = snapshot
             return True
 
     async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
         with self.in_flight():
-            await _others()
+            await _yield_to_others()
             return self._all[position : position + PAGE], len(self._all) <= position + PAGE
 
     async def last_position(self) -> int:
         with self.in_flight():
-            await _others()
+            await _yield_to_others()
             return len(self._all)
 
     async def heads_after(self, after: str) -> list[Head]:
         with self.in_flight():
-            await _others()
+            await _yield_to_others()
             heads = [Head(stream, len(commits)) for stream, commits in self._streams.items() if commits]
             return nsmallest(PAGE, (head for head in heads if head.stream > after))
 
@@ -96,6 +96,6 @@ class MemoryStore(OrderedStore):
 
 
 @coroutine
-def _others() -> Generator[None]:
-    """Let other tasks run, as every call to a real store does: races and cancellations happen here too."""
+def _yield_to_others() -> Generator[None]:
+    """Let other tasks run, as a call to a real store does, so that races and cancellations occur here too."""
     yield

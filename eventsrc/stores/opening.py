@@ -14,17 +14,17 @@ from ..usage import Usage
 
 
 class CallsInFlight:
-    """How many calls have begun and not ended."""
+    """The number of calls that have begun and not ended."""
 
     __slots__ = ("count", "idle")
 
     def __init__(self) -> None:
         self.count = 0
-        self.idle = asyncio.Event()  # set whenever the last one ends
+        self.idle = asyncio.Event()  # set when the last one ends
 
 
 class CallInFlight:
-    """One call, as a block: counted while the block lasts, and what it `used` is added to the `usage` at its end."""
+    """A block that counts one call while it runs. At its end it adds `used` to `usage`."""
 
     __slots__ = ("_calls", "_usage", "_used")
 
@@ -45,15 +45,15 @@ class CallInFlight:
 class ManagedStore(Store):
     """A store with a life cycle. Subclass it to write a store: the four methods of `Store`, and two hooks.
 
-    Each method does its work inside `with self.in_flight():`, so that a closed store refuses it and a close waits for
-    it. `docs/stores.md` shows a whole store.
+    Each method works inside `with self.in_flight():`, so that a closed store refuses the call and a close waits for it.
+    `docs/stores.md` shows a whole store.
     """
 
     def __init__(self) -> None:
         self.usage = Usage()
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: asyncio.Lock | None = None  # one for each time the store is open; held by the task that closes it
+        self._open_lock: asyncio.Lock | None = None  # a new one for each open; held by the task that closes the store
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -63,43 +63,43 @@ class ManagedStore(Store):
 
     @abstractmethod
     async def on_close(self) -> None:
-        """Release everything, also when cancelled: it is not called again. No call is in flight any more."""
+        """Release everything, also if cancelled: it is called once. No call is in flight any longer."""
 
     def in_flight(self, *, closing: bool = False, used: Usage | None = None) -> CallInFlight:
-        """Guard one call: the store stays open until the block ends, and `usage` then grows by what it `used`.
+        """Guard one call: the store stays open until the block ends. Then `used` is added to `usage`.
 
-        `closing=True` is for work that a close waits for, such as a snapshot: it is still allowed while the store
-        closes.
+        With `closing=True` the call is allowed while the store closes. Use it for background work, such as a snapshot.
 
         Raises StoreClosed if the store is not open, or open in another event loop.
         """
         if self._loop is None or (self._closing and not closing):
-            raise StoreClosed(f"{type(self).__name__} is not open; use `async with store:` around all that uses it")
+            raise StoreClosed(f"{type(self).__name__} is not open; use it inside `async with store:`")
         if self._loop is not asyncio.get_running_loop():
             raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
         return CallInFlight(self._calls, self.usage, used)
 
     async def open(self) -> None:
-        """Prepare to work in the running event loop. `async with` calls it. Raises StoreClosed if it is open already,
-        and what `on_open` raises.
+        """Prepare to work in the running event loop. `async with` calls it.
+
+        Raises StoreClosed if the store is already open, and the errors of `on_open`.
         """
-        if self._life is not None:
-            raise StoreClosed(f"{type(self).__name__} is open already; open it once, and share it")
-        self._calls, self._life, self._closing = CallsInFlight(), asyncio.Lock(), False
+        if self._open_lock is not None:
+            raise StoreClosed(f"{type(self).__name__} is already open; open it once and share it")
+        self._calls, self._open_lock, self._closing = CallsInFlight(), asyncio.Lock(), False
         try:
-            async with self._life:
+            async with self._open_lock:
                 await self.on_open()
                 self._loop = asyncio.get_running_loop()
         except BaseException:
-            self._life = None
+            self._open_lock = None
             raise
 
     async def aclose(self) -> None:
-        if (life := self._life) is None:
+        if (open_lock := self._open_lock) is None:
             return
         self._closing = True
-        async with life:
-            if life is not self._life:
+        async with open_lock:
+            if open_lock is not self._open_lock:
                 return  # another task has closed it in the meantime
             while self._tasks or self._calls.count:  # a call may leave background work
                 if self._tasks:
@@ -111,14 +111,14 @@ class ManagedStore(Store):
             try:
                 await self.on_close()
             finally:
-                self._life = None
+                self._open_lock = None
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._end_task)
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _end_task(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.warning("background work after a save failed: %s", error)

@@ -1,4 +1,4 @@
-"""Stores that count their commits in one order, and so have a feed of their own."""
+"""Stores that number all their commits in one order, and therefore have a feed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_POSITION = 2**63 - 1
 
 
 class OrderedStore(ManagedStore):
-    """A store that counts its commits in the order in which they become visible.
+    """A store that numbers its commits in the order in which they become visible.
 
-    Followers are woken by what this object stores. With `poll`, in seconds, they also look by themselves for what
-    others have stored.
+    A commit stored through this object wakes the feeds that follow it. With `poll`, in seconds, the feeds also look for
+    commits that other processes have stored.
     """
 
     ordered = True
@@ -31,35 +31,35 @@ class OrderedStore(ManagedStore):
 
     @abstractmethod
     async def commits_after(self, position: int) -> tuple[Sequence[Commit], bool]:
-        """Some commits of all streams behind a position, in order, up to PAGE; and whether they are all there are."""
+        """Return up to PAGE commits of all streams after a position, in order, and whether there are no more."""
 
     @abstractmethod
     async def last_position(self) -> int:
-        """The last position that was given; there are no gaps, unless streams were deleted."""
+        """Return the last position in use. Positions have no gaps unless streams were deleted."""
 
     @abstractmethod
     async def heads_after(self, after: str) -> Sequence[Head]:
-        """Up to PAGE streams behind that one, in the order of their UTF-8."""
+        """Return up to PAGE streams after this one, in the order of their UTF-8 bytes."""
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
-        """As `Feed.feed`. Checkpoints are positions, so they hold for this store's data only."""
-        position, caught_up = _position(after), False
+        """Yield commits as `Feed.feed` does. Checkpoints are positions, so they are valid only for the same data."""
+        position, caught_up = _parse_position(after), False
         if position and position > (last := await self.last_position()):
-            raise FeedTrimmed(f"checkpoint {position} is ahead of all commits, up to {last}: these are other data")
-        end = MAX_POSITION if follow else await self.last_position()  # writers may go on for ever
+            raise FeedTrimmed(f"checkpoint {position} is ahead of the last commit, {last}, so the store has other data")
+        end = MAX_POSITION if follow else await self.last_position()  # writers may never stop
         self._followers.add(grown := asyncio.Event())
         try:
             while True:
                 grown.clear()
-                commits, all_there_are = await self.commits_after(position)
+                commits, complete = await self.commits_after(position)
                 position = commits[-1].position or position if commits else position
                 if commits or not caught_up:
-                    caught_up = all_there_are or position >= end
+                    caught_up = complete or position >= end
                     yield Batch(commits, str(position), caught_up)
                 if caught_up and not follow:
                     return
                 if caught_up:
-                    await _until(grown, self.poll)
+                    await _wait_for(grown, self.poll)
         finally:
             self._followers.discard(grown)
 
@@ -67,10 +67,10 @@ class OrderedStore(ManagedStore):
         return str(await self.last_position())
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
-        return str(min((_position(each) for each in checkpoints), default=0) or "")
+        return str(min((_parse_position(each) for each in checkpoints), default=0) or "")
 
     async def remaining(self, after: str) -> int:
-        return max(0, await self.last_position() - _position(after))
+        return max(0, await self.last_position() - _parse_position(after))
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         after = ""
@@ -79,18 +79,18 @@ class OrderedStore(ManagedStore):
             after = heads[-1].stream
 
     def notify(self) -> None:
-        """Have followers look for more."""
+        """Wake the feeds that follow this store."""
         for grown in self._followers:
             grown.set()
 
     async def aclose(self) -> None:
         self._closing = True
-        self.notify()  # they then find the store closed
+        self.notify()  # they raise StoreClosed
         await super().aclose()
 
 
-async def _until(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for the event, or as long."""
+async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for the event, at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -98,7 +98,7 @@ async def _until(event: asyncio.Event, seconds: float | None) -> None:
         pass
 
 
-def _position(checkpoint: str) -> int:
+def _parse_position(checkpoint: str) -> int:
     if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) <= MAX_POSITION):
-        raise ValueError(f"{checkpoint!r} is no checkpoint of this store; keep what its batches say, or begin with ''")
+        raise ValueError(f"{checkpoint!r} is not a checkpoint of this store; use one of a batch, or '' for the start")
     return int(checkpoint or 0)

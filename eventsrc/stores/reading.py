@@ -1,4 +1,4 @@
-"""Reading a stream without gaps: a version that is missing is read again, and then it is an error."""
+"""Read a stream without gaps: a missing version is read again once, and then raises StreamCorrupt."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from ..store import MAX_VERSION, Commit, Store
 
 
 def check_contiguous(stream: str, version: int, commits: Sequence[Commit]) -> None:
-    """Raise StreamCorrupt unless these follow `version` without a gap. Stores give each version once, in order, so
-    first and last tell."""
+    """Raise StreamCorrupt unless these commits follow `version` without a gap.
+
+    Stores return each version once and in order, so comparing the last version and the count is enough.
+    """
     if commits and commits[-1].version != version + len(commits):
         missing = next(expected for expected, commit in enumerate(commits, version + 1) if commit.version != expected)
         raise StreamCorrupt(stream, missing)
@@ -20,11 +22,11 @@ def check_contiguous(stream: str, version: int, commits: Sequence[Commit]) -> No
 async def read_without_gaps(
     store: Store, stream: str, after: int = 0, until: int = MAX_VERSION
 ) -> AsyncGenerator[Commit]:
-    """The commits behind `after`, oldest first. Raises StreamCorrupt.
+    """Yield the commits after version `after`, oldest first. Raises StreamCorrupt.
 
-    A version may be missing in a page because its writer was quicker than the page, so it is read again once.
+    A version may be missing in a page that was read while it was written, so a gap is read again once.
     """
-    looked_again_at = None
+    read_again_at = None
     while True:
         async with aclosing(store.read(stream, after=after, until=until)) as commits:
             async for commit in commits:
@@ -34,15 +36,15 @@ async def read_without_gaps(
                 yield commit
             else:
                 return
-        if looked_again_at == after:
+        if read_again_at == after:
             raise StreamCorrupt(stream, after + 1)
-        looked_again_at = after
+        read_again_at = after
 
 
 async def read_backward_without_gaps(store: Store, stream: str, after: int = 0) -> AsyncGenerator[Commit]:
-    """The commits behind `after`, newest first. Raises StreamCorrupt.
+    """Yield the commits after version `after`, newest first. Raises StreamCorrupt.
 
-    Who reads downwards and sees n+1 sees n too, because n was written before: a gap is no race here.
+    Version n is written before n+1, so a read that goes downwards from n+1 sees n. A gap is therefore never a race.
     """
     expected = None
     async with aclosing(store.read(stream, after=after, backward=True)) as commits:

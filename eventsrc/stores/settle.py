@@ -1,4 +1,4 @@
-"""The outcome of an append whose place is taken."""
+"""The outcome of an append whose version is taken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..usage import Usage
 
 
 def settle(commit: Commit, standing: Commit, used: Usage) -> Receipt:
-    """Return the receipt if `standing`, the commit found in its place, is the same one by its id. Count it in `used`.
+    """Return the receipt if `standing`, the commit found at its version, has the same id. Add the outcome to `used`.
 
     Raises ConflictError if it is another commit.
     """

@@ -1,4 +1,4 @@
-"""Stores named by a URL."""
+"""Create a store from a URL."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from ..store import Store
 
 
 def open_store(url: str) -> Store:
-    """The store that `url` names, not yet opened: use it as `async with open_store(url) as store:`.
+    """Return the store of a URL, not yet open. Use it as `async with open_store(url) as store:`.
 
-    `memory://`, `sqlite:///relative.db` and `sqlite:////absolute.db` (a path starts behind the third slash),
-    `dynamodb://table?region=…&endpoint=…&tenant=…&layout=…&plain_http=true`. Raises ValueError for anything else, and
-    names the part.
+    - `memory://`
+    - `sqlite:///relative.db` or `sqlite:////absolute.db`: the path starts after the third slash.
+    - `dynamodb://table?region=…&endpoint=…&tenant=…&layout=…&plain_http=true`: all options may be left out.
+
+    Raises ValueError for any other URL. The message names the wrong part.
     """
-    from urllib.parse import parse_qsl, unquote, urlsplit  # here, as most never name a store by URL
+    from urllib.parse import parse_qsl, unquote, urlsplit  # here, because few programs need it
 
     if not url.isprintable():
-        raise ValueError(f"{url!r}: a store URL holds no control characters")
+        raise ValueError(f"{url!r}: a store URL must not contain control characters")
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     options = dict(pairs)
     if len(options) < len(pairs):
         raise ValueError(f"{url!r}: an option is given twice: {', '.join(name for name, _ in pairs)}")
     if parts.fragment:
-        raise ValueError(f"{url!r}: a store URL has no #fragment")
+        raise ValueError(f"{url!r}: a store URL must not have a #fragment")
     if parts.scheme == "memory":
-        _refuse(url, options, bool(parts.netloc or parts.path))
+        _check(url, options, bool(parts.netloc or parts.path))
         from .memory import MemoryStore
 
         return MemoryStore()
     if parts.scheme == "sqlite":
-        _refuse(url, options, bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path)
+        _check(url, options, bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path)
         from .sqlite import SQLiteStore
 
         return SQLiteStore(unquote(parts.path[1:], errors="strict"))
@@ -38,7 +40,7 @@ def open_store(url: str) -> Store:
         tenant, layout = options.pop("tenant", None), options.pop("layout", "snapshot-last")
         plain_http = options.pop("plain_http", "false")
         malformed = not parts.netloc or parts.path not in ("", "/") or plain_http not in ("true", "false")
-        _refuse(url, options, malformed)
+        _check(url, options, malformed)
         from .dynamodb import DynamoDBStore
 
         return DynamoDBStore(
@@ -49,10 +51,10 @@ def open_store(url: str) -> Store:
             plain_http=plain_http == "true",
             layout=layout,  # type: ignore[arg-type]  # checked by the store
         )
-    raise ValueError(f"{url!r}: a store URL starts with memory://, sqlite:/// or dynamodb://")
+    raise ValueError(f"{url!r}: a store URL must start with memory://, sqlite:/// or dynamodb://")
 
 
-def _refuse(url: str, unknown: dict[str, str], malformed: bool) -> None:
+def _check(url: str, unknown: dict[str, str], malformed: bool) -> None:
     if unknown:
         raise ValueError(f"{url!r}: unknown option {', '.join(unknown)}")
     if malformed:

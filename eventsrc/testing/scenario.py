@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import has_run
+from ..aggregates.commands import check_has_run
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import UnhandledEvent
@@ -134,7 +134,7 @@ def _call(
         result = command(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  # the test is about the error that the command raises
         return Outcome(aggregate, past, None, error)
-    has_run(command, result)
+    check_has_run(command, result)
     if aggregate is None:
         if not isinstance(result, Aggregate):
             raise AssertionError(f"{result!r} is not an aggregate; for a command write given(...).when(command, ...)")

@@ -196,7 +196,7 @@ async def test_a_stream_that_was_turned_off_and_on_has_a_gap_which_is_an_error(d
         with pytest.raises(StoreRejected, match="NEW_IMAGE"):
             await told(store, checkpoint)
         await set_stream(store, "NEW_AND_OLD_IMAGES")
-        with pytest.raises(FeedTrimmed, match="begin anew"):
+        with pytest.raises(FeedTrimmed, match="start again"):
             await told(store, checkpoint)
         await add(store, streams, 2)
         await handler.take_all(store)

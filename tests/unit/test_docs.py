@@ -1,8 +1,8 @@
-"""The examples in README.md and docs/ run, and what the pages list is what the code has.
+"""The examples in README.md and docs/ run, and the tables of the pages match the code.
 
-The python blocks of one page run in order, in one module, in an empty folder; `await` is allowed at the top. A block
-after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment. All python blocks run: what is
-not meant to run is of another language, and those are counted out below.
+The python blocks of a page run in order, as one module, in an empty folder. `await` is allowed at the top level. A
+block after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment. All python blocks run:
+examples that cannot run use one of the languages in NOT_RUN.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def test_the_examples_run(
     with _module(page) as (module, runner):
         for block in blocks:
             line = text.count("\n", 0, block.start("code"))
-            source = "\n" * line + block["code"]  # so that a traceback names the page's line
+            source = "\n" * line + block["code"]  # a traceback then has the line of the page
             code = compile(source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             if code.co_flags & inspect.CO_COROUTINE:
                 runner.run(eval(code, module.__dict__))
@@ -67,7 +67,7 @@ def test_the_examples_run(
 
 @contextmanager
 def _module(page: Path) -> Iterator[tuple[ModuleType, asyncio.Runner]]:
-    """A real module, as handlers find their events by the globals of their functions, and a loop for its awaits."""
+    """Yield a real module, because annotations of handlers are resolved in its globals, and a loop for its awaits."""
     module = ModuleType(f"example_{page.stem}")
     sys.modules[module.__name__] = module
     try:
@@ -78,17 +78,17 @@ def _module(page: Path) -> Iterator[tuple[ModuleType, asyncio.Runner]]:
 
 
 @every_page
-def test_no_example_is_left_out(page: Path) -> None:
+def test_every_example_is_run_or_listed_as_not_run(page: Path) -> None:
     fences = FENCE.findall(text := page.read_text())
     assert fences[1::2] == [""] * (len(fences) // 2), "a block is not closed"
     to_run = [language for language in fences[::2] if language not in NOT_RUN]
     assert to_run == ["python"] * len(BLOCK.findall(text)), (
-        "a block is of no known language, or not at the line's start"
+        "a block has an unknown language, or does not start at the start of a line"
     )
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
@@ -115,7 +115,7 @@ def test_every_setting_is_listed_with_its_default(store: type[Any], heading: str
     assert listed == {name: setting.default for name, setting in settings.items() if name != "table"}
 
 
-def test_the_rights_are_those_of_the_calls_made() -> None:
+def test_the_listed_rights_are_those_of_the_calls_made() -> None:
     files = [path for path in (ROOT / "eventsrc").rglob("*.py") if "dynamodb" in str(path.relative_to(ROOT))]
     source = "".join(path.read_text() for path in files)
     calls = set(re.findall(r'(?:ask|_?send\w*|_call)\((?:client)?[, ]*"(\w+)"', source)) - {"TransactWriteItems"}
@@ -125,14 +125,14 @@ def test_the_rights_are_those_of_the_calls_made() -> None:
         msgspec.json.decode(policy)
 
 
-def test_every_attribute_is_explained() -> None:
+def test_every_attribute_of_an_item_is_explained() -> None:
     commit, snapshot = table("storage.md", "DynamoDB: a commit"), table("storage.md", "DynamoDB: a snapshot")
     assert {name for row in [*commit, *snapshot] for name in quoted(row[0])} == {*_OURS, "PK", "SK"}
     assert {name for row in commit for name in quoted(row[2])} == {*Commit.__struct_fields__} - {"position"}
     assert {name for row in snapshot for name in quoted(row[2])} == {*Snapshot.__struct_fields__}
 
 
-def test_every_column_is_listed() -> None:
+def test_every_column_of_sqlite_is_listed() -> None:
     listed = {row[0].strip("`"): quoted(row[1]) for row in table("storage.md", "SQLite")}
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SCHEMA)
@@ -143,7 +143,7 @@ def test_every_column_is_listed() -> None:
 
 
 def table(page: str, heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading."""
+    """Return the rows of the first table below a heading."""
     section = (ROOT / "docs" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = re.findall(r"^\|(.*)\|$", section.split("|\n\n")[0] + "|", re.MULTILINE)
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in lines[2:]]

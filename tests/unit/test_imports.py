@@ -1,4 +1,4 @@
-"""What an import loads, and the public names. Which module may import which is checked by import-linter."""
+"""The modules that an import loads, and the public names. import-linter checks which module may import which."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import eventsrc
 PACKAGE = Path(eventsrc.__file__).parent
 
 
-def test_importing_the_library_loads_no_client_of_a_database() -> None:
+def test_importing_the_library_does_not_load_database_clients() -> None:
     code = """
 import sys
 import eventsrc
@@ -27,7 +27,7 @@ print([name for name in heavy if name in sys.modules])
     assert done.stdout.splitlines() == ["[]", "['sqlite3']"]
 
 
-def test_importing_the_read_side_loads_no_client_of_dynamodb() -> None:
+def test_importing_the_read_side_does_not_load_dynamodb_clients() -> None:
     code = """
 import sys
 import eventsrc.processing as read_side
@@ -41,15 +41,15 @@ print([name for name in heavy if name in sys.modules])
 
 
 @pytest.mark.parametrize("name", eventsrc.__all__)
-def test_every_public_name_is_there_and_told(name: str) -> None:
+def test_every_public_name_exists_and_has_a_docstring(name: str) -> None:
     thing = getattr(eventsrc, name)
-    own = vars(thing).get("__doc__") if isinstance(thing, type) else thing.__doc__  # not what is inherited
+    own = vars(thing).get("__doc__") if isinstance(thing, type) else thing.__doc__  # not an inherited one
     assert own
     assert own.strip()
-    assert not own.startswith(f"{name}("), "that is the signature dataclasses make up"
+    assert not own.startswith(f"{name}("), "this is the signature that dataclasses generate"
 
 
-def test_public_names_are_sorted_and_no_other_is_made_up() -> None:
+def test_public_names_are_sorted_and_unknown_names_raise() -> None:
     assert eventsrc.__all__ == sorted(set(eventsrc.__all__))
     with pytest.raises(AttributeError, match="NoSuchStore"):
         _ = eventsrc.NoSuchStore

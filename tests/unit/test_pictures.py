@@ -24,7 +24,7 @@ def test_the_picture_has_a_title_and_a_description() -> None:
     assert description.text
 
 
-def test_the_glossary_has_each_box_of_the_picture() -> None:
+def test_the_glossary_explains_each_box_of_the_picture() -> None:
     rows = re.findall(r"^\| \*\*(.+?)\*\* \|", (DOCS / "concepts.md").read_text(), re.MULTILINE)
     words = {word for row in rows for word in row.split(", ")}
     boxes = {box.title.lower() for box in SCRIPT["BOXES"] if box.kind in ("yours", "ours")} - {"your code"}

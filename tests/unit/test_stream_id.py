@@ -21,7 +21,7 @@ def test_parse_is_the_inverse_of_str(stream: str, version: int, index: int) -> N
 
 @settings(deadline=None)
 @given(st.text())
-def test_what_parses_is_written_the_same_way(text: str) -> None:
+def test_every_parsed_event_id_survives_a_round_trip(text: str) -> None:
     try:
         event_id = EventId.parse(text)
     except ValueError:
@@ -29,7 +29,7 @@ def test_what_parses_is_written_the_same_way(text: str) -> None:
     assert EventId.parse(str(event_id)) == event_id
 
 
-def test_an_event_id_looks_as_promised() -> None:
+def test_event_ids_have_the_documented_text() -> None:
     assert str(EventId("account-a@b-1", 7, 0)) == "account-a@b-1@7.0"
     assert EventId.parse("account-a@b-1@7.0") == EventId("account-a@b-1", 7, 0)
     assert sorted([EventId("a-1", 10, 0), EventId("a-1", 9, 1), EventId("a-1", 9, 0)])[0] == EventId("a-1", 9, 0)
@@ -42,14 +42,14 @@ def test_an_event_id_looks_as_promised() -> None:
         *("a-1@7.0 ", "a-1@7,0", "a-1@7.x", "a-1@7.²", "a-1@\u0667.0"),
     ],
 )
-def test_what_is_no_event_id_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="no event id") as raised:
+def test_invalid_event_ids_are_refused_and_named(text: str) -> None:
+    with pytest.raises(ValueError, match="not an event id") as raised:
         EventId.parse(text)
     assert repr(text) in str(raised.value)
 
 
 @pytest.mark.parametrize("id", ["a", "a-1", "Ünïcödé", "日本", "a b", "a/b:c#d@e", "😀", "0"])
-def test_ordinary_ids_make_a_stream(id: str) -> None:
+def test_ordinary_ids_give_a_stream(id: str) -> None:
     assert stream_id("account", id) == f"account-{id}"
     assert category_of(stream_id("account", id)) == "account"
 
@@ -96,17 +96,17 @@ def test_a_stream_has_up_to_2048_bytes_in_utf8(character: str) -> None:
 
 
 @pytest.mark.parametrize("stream", ["", None, 7, "a|b", " a-1", "a-1 ", "a\n", "a" * 2049])
-def test_a_store_refuses_the_same(stream: str) -> None:
+def test_a_store_refuses_invalid_streams_too(stream: str) -> None:
     with pytest.raises(InvalidStreamId):
         check_stream(stream)
 
 
 @pytest.mark.parametrize("category", ["a-b", "", "a|b", " a", "a\n", "x" * 2049])
-def test_a_category_that_cannot_start_a_stream_names_its_class(category: str) -> None:
+def test_the_error_for_an_invalid_category_names_the_class(category: str) -> None:
     with pytest.raises(DeclarationError, match=r"^Account: the tag") as raised:
         check_category(category, "Account")
     assert raised.value.culprit == "Account"
 
 
-def test_any_other_category_is_fine() -> None:
+def test_other_categories_are_accepted() -> None:
     check_category("bank.account_2", "Account")

@@ -1,4 +1,4 @@
-"""Correlation and causation: nested, inherited by tasks, and only ever text."""
+"""Correlation and causation: nested, inherited by tasks, and always text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from eventsrc import EventId, Trace, current_trace, trace
 
 
-def test_outside_there_is_nothing() -> None:
+def test_without_a_trace_the_current_trace_is_empty() -> None:
     assert current_trace() == Trace(None, (), {})
 
 
-def test_what_is_left_out_is_inherited() -> None:
+def test_omitted_values_are_inherited() -> None:
     with trace("c-1", "a-1@7.0", {"user": "ann", "ip": "::1"}) as outer:
         assert current_trace() is outer
         assert outer == Trace("c-1", ("a-1@7.0",), {"user": "ann", "ip": "::1"})
@@ -45,12 +45,12 @@ def test_an_error_ends_the_trace() -> None:
         ([EventId("a-1", 7, 0), "b-2@1.3"], ("a-1@7.0", "b-2@1.3")),
     ],
 )
-def test_causes_are_kept_as_text(causes: EventId | str | Sequence[EventId | str], kept: tuple[str, ...]) -> None:
+def test_causes_are_stored_as_text(causes: EventId | str | Sequence[EventId | str], kept: tuple[str, ...]) -> None:
     with trace(causation_id=causes) as inner:
         assert inner.causation_ids == kept
 
 
-async def test_a_task_inherits_the_trace_it_was_made_in_and_keeps_its_own_to_itself() -> None:
+async def test_a_task_inherits_its_creators_trace_and_its_own_stays_local() -> None:
     inside, go_on = asyncio.Event(), asyncio.Event()
 
     async def work(name: str) -> tuple[str | None, str | None]:
@@ -69,7 +69,7 @@ async def test_a_task_inherits_the_trace_it_was_made_in_and_keeps_its_own_to_its
     assert await task == ("c-1", "c-2")
 
 
-async def test_a_thread_of_the_loop_inherits_it_too() -> None:
+async def test_a_thread_of_the_loop_inherits_the_trace() -> None:
     with trace("c-1"):
         assert (await asyncio.to_thread(current_trace)).correlation_id == "c-1"
 
@@ -94,13 +94,13 @@ def test_the_callers_metadata_is_copied() -> None:
         ({"causation_id": b"a-1@7.0"}, "causation_id is"),
     ],
 )
-def test_what_is_no_text_is_a_type_error(arguments: dict[str, Any], what: str) -> None:
+def test_a_value_that_is_not_text_raises_type_error(arguments: dict[str, Any], what: str) -> None:
     with pytest.raises(TypeError, match=what), trace(**arguments):
         raise AssertionError("not reached")
     assert current_trace() == Trace()
 
 
-def test_an_empty_metadata_key_is_a_value_error() -> None:
+def test_an_empty_metadata_key_raises_value_error() -> None:
     with pytest.raises(ValueError, match="key is empty"), trace(metadata={"": "a"}):
         raise AssertionError("not reached")
 
@@ -114,7 +114,7 @@ def test_an_empty_metadata_key_is_a_value_error() -> None:
         {"metadata": {"a": "\ud800"}},
     ],
 )
-def test_what_no_store_can_keep_is_a_value_error(arguments: dict[str, Any]) -> None:
+def test_a_text_that_cannot_be_stored_raises_value_error(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lone surrogate"), trace(**arguments):
         raise AssertionError("not reached")
     assert current_trace() == Trace()

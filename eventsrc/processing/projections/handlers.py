@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from ...aggregates.codec import Codec
-from ...aggregates.declaration import check_event, check_tags, event_types, hints_of, name_of, upcasters_by_type
+from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
 from ...aggregates.event import Event
 from ...errors import DeclarationError
 
@@ -85,12 +85,12 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
         for event in events:
             if event in found:
                 raise DeclarationError(
-                    culprit, f"handles {event.__qualname__}, and so does {name_of(found[event].call)}"
+                    culprit, f"handles {event.__qualname__}, and so does {get_name(found[event].call)}"
                 )
             found[event] = handler
     if not found:
         raise DeclarationError(name, "has no handle_* method; write one for each event that it needs")
-    upcast = upcasters_by_type(upcasters, name)
+    upcast = collect_upcasters(upcasters, name)
     if both := found.keys() & upcast.keys():
         raise DeclarationError(
             name, f"handles {both.pop().__qualname__}, which an upcaster replaces; handle the new type"
@@ -111,7 +111,7 @@ def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
         raise DeclarationError(
             culprit, "has the wrong parameters; write def handle_x(self, event: X), with a context: Context or without"
         )
-    annotation = hints_of(function).get(parameters[1].name)
+    annotation = read_hints(function).get(parameters[1].name)
     takes_sequence = get_origin(annotation) in (list, Sequence)
     events = event_types(get_args(annotation)[0] if takes_sequence else annotation, function, parameters[1].name)
     awaits = inspect.iscoroutinefunction(function)

@@ -1,4 +1,4 @@
-"""Aggregates alone: recording applies, nothing else changes state, and no aggregate is copied."""
+"""Aggregates without a repository: record applies events, nothing else changes state, copies are refused."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Parcel(Aggregate, tag="parcel"):
         self.stops.append(event.to)
 
 
-def test_a_new_aggregate_has_no_past() -> None:
+def test_a_new_aggregate_has_version_0_and_no_events() -> None:
     account = Account(id="a-1")
     assert (account.id, account.stream, account.version, account.uncommitted) == ("a-1", "account-a-1", 0, ())
     assert (account.owner, account.balance) == ("", 0)
 
 
-def test_recording_applies_and_keeps_in_order_but_commits_nothing() -> None:
+def test_record_applies_events_in_order_without_committing_them() -> None:
     account = Account.open("a-1", owner="ann")
     assert account.deposit(5) == 5
     assert account.withdraw(2) == 3
@@ -66,7 +66,7 @@ def test_recording_applies_and_keeps_in_order_but_commits_nothing() -> None:
     assert account.version == 0
 
 
-def test_a_refused_command_leaves_no_trace() -> None:
+def test_a_refused_command_changes_nothing() -> None:
     account = Account.open("a-1", owner="ann")
     before = account.uncommitted
     with pytest.raises(InsufficientFunds):
@@ -74,7 +74,7 @@ def test_a_refused_command_leaves_no_trace() -> None:
     assert (account.uncommitted, account.balance) == (before, 0)
 
 
-def test_an_event_that_its_handler_refuses_is_not_kept() -> None:
+def test_an_event_whose_handler_raises_is_not_recorded() -> None:
     parcel = Parcel(id="p-1")
     with pytest.raises(Refused):
         parcel.move("")
@@ -82,7 +82,7 @@ def test_an_event_that_its_handler_refuses_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("event", [Lost(), Untagged(), Opened(owner="ann")])
-def test_an_event_without_handler_is_refused_by_name(event: Event) -> None:
+def test_an_event_without_handler_raises_an_error_that_names_it(event: Event) -> None:
     parcel = Parcel(id="p-1")
     with pytest.raises(UnhandledEvent, match=f"Parcel has no .* annotated with {type(event).__name__}") as raised:
         parcel.record(event)
@@ -91,7 +91,7 @@ def test_an_event_without_handler_is_refused_by_name(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", [None, "moved", Moved, {"to": "Rome"}])
-def test_what_is_no_event_is_refused(event: Event) -> None:
+def test_only_events_can_be_recorded(event: Event) -> None:
     parcel = Parcel(id="p-1")
     with pytest.raises(UnhandledEvent):
         parcel.record(event)
@@ -131,10 +131,10 @@ class Basket(Aggregate, tag="basket"):
         if self.items:
             self.items.extend(event.items)
         else:
-            self.items = event.items  # from now on the state and the event share it
+            self.items = event.items  # the state and the event now share the list
 
 
-def test_what_is_done_to_a_list_later_changes_no_event() -> None:
+def test_a_list_changed_after_record_does_not_change_the_event() -> None:
     basket = Basket(id="b-1")
     basket.place("pen").append("ink")
     basket.place("cup")
@@ -154,7 +154,7 @@ def test_a_value_of_another_type_is_refused_and_changes_nothing(wrong: dict[str,
     assert (basket.items, basket.colours, basket.uncommitted) == ([], [], ())
 
 
-def test_mutable_state_belongs_to_one_object() -> None:
+def test_aggregates_do_not_share_mutable_defaults() -> None:
     one, other = Parcel(id="p-1"), Parcel(id="p-2")
     one.move("Rome")
     assert (one.stops, other.stops) == (["Rome"], [])
@@ -169,19 +169,19 @@ def test_a_misspelt_attribute_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["version", "stream"])
-def test_where_it_stands_cannot_be_assigned(name: str) -> None:
+def test_stream_and_version_cannot_be_assigned(name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(Account(id="a-1"), name, 7)
 
 
-def test_no_aggregate_is_copied_or_pickled() -> None:
+def test_aggregates_cannot_be_copied_or_pickled() -> None:
     account = Account.open("a-1", owner="ann")
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="load it again"):
             attempt(account)
 
 
-def test_events_are_values() -> None:
+def test_events_can_be_compared_copied_and_pickled() -> None:
     event = Moved(to="Rome")
     assert copy.copy(event) == event == Moved(to="Rome") != Moved(to="Oslo")
     assert pickle.loads(pickle.dumps(event)) == event
@@ -189,7 +189,7 @@ def test_events_are_values() -> None:
         Moved()  # type: ignore[call-arg]
 
 
-def test_the_tag_of_an_event_is_its_name_on_disk() -> None:
+def test_tag_of_returns_the_stored_name_of_an_event() -> None:
     assert tag_of(Moved) == "parcel.moved"
     for thing in (Untagged, Numbered, Empty, Event, Parcel, int, 7, "parcel.moved", None):
         with pytest.raises(DeclarationError) as raised:
@@ -205,7 +205,7 @@ def test_a_bad_id_is_refused_at_once(id: str) -> None:
 
 
 @pytest.mark.parametrize("id", [7, None, b"a-1"])
-def test_an_id_is_text(id: str) -> None:
+def test_an_id_must_be_a_string(id: str) -> None:
     with pytest.raises(InvalidStreamId, match="string"):
         Account(id=id)
 
@@ -217,6 +217,6 @@ def test_an_aggregate_needs_its_id() -> None:
         Account("a-1")  # type: ignore[call-arg]
 
 
-def test_the_base_class_is_no_aggregate() -> None:
+def test_the_base_class_cannot_be_used() -> None:
     with pytest.raises(DeclarationError, match="Aggregate"):
         Aggregate(id="a-1")

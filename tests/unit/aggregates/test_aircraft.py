@@ -1,4 +1,4 @@
-"""The flights example without a store: the aircraft's rules, the odd rows, and the whole month against its table."""
+"""The flights example without a store: the rules of aircraft, odd rows, and the whole month against its table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def minutes(count: int) -> timedelta:
 
 
 def flight(**columns: Any) -> Flight:
-    """To Houston, an hour behind New York: scheduled 12:00 to 15:00, and flown so, unless columns say otherwise."""
+    """Return a flight to Houston (one hour earlier than New York), scheduled and flown 12:00 to 15:00 by default."""
     row: dict[str, Any] = {
         "day": 1,
         "tailnum": "N1",
@@ -78,19 +78,19 @@ def test_one_leg_at_a_time(past: tuple[Any, ...]) -> None:
     given(Aircraft, *past).when(Aircraft.schedule, LEG).then_raises(Impossible)
 
 
-def test_it_is_nowhere_while_in_the_air() -> None:
+def test_an_aircraft_in_the_air_has_no_place() -> None:
     given(Aircraft, SCHEDULED).when(Aircraft.depart, NOON).then(DEPARTED).then_state(
         phase="airborne", position=None, departures=1, delays=0
     )
 
 
 @pytest.mark.parametrize("early_or_late", [-30, 0, 14])
-def test_less_than_15_minutes_is_no_delay(early_or_late: int) -> None:
+def test_less_than_15_minutes_do_not_count_as_a_delay(early_or_late: int) -> None:
     at = NOON + minutes(early_or_late)
     given(Aircraft, SCHEDULED).when(Aircraft.depart, at).then(Departed(at=at))
 
 
-def test_15_minutes_are_a_delay() -> None:
+def test_15_minutes_count_as_a_delay() -> None:
     at = NOON + minutes(15)
     given(Aircraft, SCHEDULED).when(Aircraft.depart, at).then(Delayed(minutes=15), Departed(at=at)).then_state(
         delays=1, delay_minutes=15
@@ -98,7 +98,7 @@ def test_15_minutes_are_a_delay() -> None:
 
 
 @pytest.mark.parametrize("past", [(), (SCHEDULED, DEPARTED), (SCHEDULED, DEPARTED, ARRIVED), (SCHEDULED, Cancelled())])
-def test_only_what_is_scheduled_departs_or_is_cancelled(past: tuple[Any, ...]) -> None:
+def test_only_a_scheduled_aircraft_departs_or_is_cancelled(past: tuple[Any, ...]) -> None:
     given(Aircraft, *past).when(Aircraft.depart, NOON).then_raises(Impossible)
     given(Aircraft, *past).when(Aircraft.cancel).then_raises(Impossible)
 
@@ -116,12 +116,12 @@ def test_an_arrival_adds_hours_and_miles() -> None:
 
 
 @pytest.mark.parametrize("past", [(), (SCHEDULED,), (SCHEDULED, Cancelled()), (SCHEDULED, DEPARTED, ARRIVED)])
-def test_what_has_not_departed_does_not_arrive(past: tuple[Any, ...]) -> None:
+def test_an_aircraft_that_has_not_departed_cannot_arrive(past: tuple[Any, ...]) -> None:
     given(Aircraft, *past).when(Aircraft.arrive, ARRIVED.at, 210).then_raises(Impossible, "cannot arrive")
     given(Aircraft, *past).when(Aircraft.divert).then_raises(Impossible, "cannot be diverted")
 
 
-def test_it_arrives_after_it_departed() -> None:
+def test_an_arrival_must_be_after_the_departure() -> None:
     given(Aircraft, SCHEDULED, DEPARTED).when(Aircraft.arrive, NOON, 0).then_raises(Impossible)
 
 
@@ -131,7 +131,7 @@ def test_a_cancelled_aircraft_stays_where_it_is() -> None:
     )
 
 
-def test_nobody_says_where_a_diverted_aircraft_is() -> None:
+def test_a_diverted_aircraft_has_no_place() -> None:
     given(Aircraft, SCHEDULED, DEPARTED).when(Aircraft.divert).then(Diverted()).then_state(
         phase="diverted", position=None, diversions=1, miles=0
     )
@@ -165,11 +165,11 @@ def test_a_row_becomes_events() -> None:
     ],
     ids=["cancelled", "diverted, came later", "diverted, never came"],
 )
-def test_odd_rows(columns: dict[str, Any], events: list[Any]) -> None:
+def test_odd_rows_become_the_expected_events(columns: dict[str, Any], events: list[Any]) -> None:
     given(Aircraft).when(report, flight(**columns)).then(SCHEDULED, *events)
 
 
-def test_midnight_passes() -> None:
+def test_a_flight_past_midnight_arrives_on_the_next_day() -> None:
     to_phoenix = flight(dest="PHX", sched_dep_time=2350, dep_delay=30, sched_arr_time=2400, arr_time=5)
     assert to_phoenix.departs == datetime(2013, 1, 2, 4, 50, tzinfo=UTC)
     assert to_phoenix.departed == datetime(2013, 1, 2, 5, 20, tzinfo=UTC)
@@ -177,7 +177,7 @@ def test_midnight_passes() -> None:
     assert to_phoenix.arrived == datetime(2013, 1, 2, 7, 5, tzinfo=UTC)
 
 
-def test_flights_without_an_aircraft_are_in_no_stream_and_no_total() -> None:
+def test_flights_without_an_aircraft_are_left_out_of_streams_and_totals() -> None:
     rows = [flight(), flight(tailnum=None, **CANCELLED)]
     assert by_aircraft(rows) == {"N1": rows[:1]}
     assert Totals.of(rows).legs == 1
@@ -188,7 +188,7 @@ def month() -> list[Flight]:
     return read_flights()
 
 
-def test_the_times_agree_with_columns_they_were_not_made_from(month: list[Flight]) -> None:
+def test_computed_times_agree_with_the_delay_columns(month: list[Flight]) -> None:
     for row in month:
         if row.departed is None:
             continue

@@ -1,4 +1,4 @@
-"""Payloads: their bytes, what damages them, and what would poison a stream."""
+"""Payloads: their bytes, damage to them, and events that could not be read back."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_compressed_payload_byte_for_byte() -> None:
     assert decode(payload) == [Moved(place="far " * 100)]
 
 
-def test_what_does_not_get_smaller_is_not_compressed() -> None:
+def test_a_body_that_does_not_shrink_is_not_compressed() -> None:
     body = msgspec.msgpack.encode(os.urandom(5000))
     assert stored(body)[:1] == b"\x01"
     assert len(stored(body)) == len(body) + 5
@@ -180,7 +180,7 @@ def test_what_does_not_get_smaller_is_not_compressed() -> None:
         members=st.frozensets(st.integers(0, 9)),
     )
 )
-def test_what_goes_in_comes_out(event: Rich) -> None:
+def test_decoded_events_equal_the_encoded_ones(event: Rich) -> None:
     assert decode(stored(encoded([event, event]))) == [event, event]
 
 
@@ -192,7 +192,7 @@ PACKED = stored(encoded([Moved(place="far " * 100)]))
 
 
 @pytest.mark.parametrize("payload", [PLAIN, PACKED], ids=["plain", "packed"])
-def test_no_flipped_bit_and_no_cut_goes_unseen(payload: bytes) -> None:
+def test_every_flipped_bit_and_every_truncation_is_detected(payload: bytes) -> None:
     damaged = [payload[:end] for end in range(len(payload))]
     for position in range(len(payload) * 8):
         flipped = bytearray(payload)
@@ -231,7 +231,7 @@ def test_an_unknown_format_is_corrupt() -> None:
     ],
     ids=["bomb", "forged", "negative"],
 )
-def test_bombs_are_refused_before_they_expand(block: bytes) -> None:
+def test_decompression_bombs_are_refused_before_they_expand(block: bytes) -> None:
     content = b"\x02" + block
     payload = content + (crc32(content) ^ 0xFFFFFFFF).to_bytes(4, "little")
     tracemalloc.start()
@@ -253,7 +253,7 @@ def test_a_body_that_could_not_be_read_back_is_not_written() -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200))
-def test_any_sealed_bytes_decode_or_are_a_typed_error(body: bytes) -> None:
+def test_any_bytes_decode_or_raise_a_typed_error(body: bytes) -> None:
     for payload in (stored(body), body):
         try:
             events = decode(payload)
@@ -286,7 +286,7 @@ BODY = encoded(SOUND)
 
 @settings(deadline=None, max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.binary(max_size=3)), min_size=1, max_size=4))
-def test_a_forged_body_decodes_or_is_a_typed_error(changes: list[tuple[int, bytes]]) -> None:
+def test_a_forged_body_decodes_or_raises_a_typed_error(changes: list[tuple[int, bytes]]) -> None:
     body = bytearray(BODY)
     for position, instead in changes:
         body[position : position + 1] = instead
@@ -301,10 +301,10 @@ def test_a_forged_body_decodes_or_is_a_typed_error(changes: list[tuple[int, byte
         assert all(isinstance(event, (Moved, Rich, Loose, Measured)) for event in events)
 
 
-# --- what does not fit the classes
+# --- events that do not fit the classes
 
 
-def test_an_unknown_tag_is_named() -> None:
+def test_the_error_for_an_unknown_tag_names_it() -> None:
     with pytest.raises(UnknownEventType) as raised:
         decode(stored(msgspec.msgpack.encode([{"$": "moved", "place": "x"}, {"$": "danced"}])))
     assert raised.value.tag == "danced"
@@ -320,7 +320,7 @@ def test_an_unknown_tag_is_named() -> None:
         ({"$": "loose", "chosen": SECRET}, "chosen"),
     ],
 )
-def test_a_field_that_does_not_fit_is_named_and_its_value_is_not(fields: dict[str, object], said: str) -> None:
+def test_the_error_for_a_wrong_field_names_it_without_its_value(fields: dict[str, object], said: str) -> None:
     with pytest.raises(SchemaMismatch, match=said) as raised:
         decode(stored(msgspec.msgpack.encode([{"$": "moved", "place": "x"}, fields])))
     assert raised.value.event == fields["$"]
@@ -328,12 +328,12 @@ def test_a_field_that_does_not_fit_is_named_and_its_value_is_not(fields: dict[st
 
 
 @pytest.mark.parametrize("body", [b"", b"\x01", b"\x80", b"\x91\x80", b"\xc1", b"\x91" * 5000, b"\xdf\xff\xff\xff\xff"])
-def test_bodies_that_are_no_events_are_corrupt(body: bytes) -> None:
+def test_a_body_that_is_not_a_list_of_events_is_corrupt(body: bytes) -> None:
     with pytest.raises(CorruptPayload):
         decode(stored(body))
 
 
-# --- what would poison a stream
+# --- events that could not be read back
 
 
 def nested(depth: int) -> Any:
@@ -351,7 +351,7 @@ def tree(depth: int) -> Tree:
 
 
 def endless(value: Any, put: Any) -> Any:
-    """A value that holds itself."""
+    """Return a value that contains itself."""
     put(value)
     return value
 
@@ -395,19 +395,19 @@ NAN, INF = float("nan"), float("inf")
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_poison_is_refused_with_its_reason_and_without_its_value(event: Event, said: str) -> None:
+def test_an_unstorable_event_is_refused_with_a_reason_without_its_value(event: Event, said: str) -> None:
     with pytest.raises(InvalidEvent, match=said) as raised:
         encoded([Moved(place="x"), event])
     assert raised.value.event == tag_of(type(event))
     assert SECRET not in str(raised.value) + repr(raised.value)
 
 
-def test_nesting_up_to_the_limit_is_kept() -> None:
+def test_nesting_up_to_the_limit_is_stored() -> None:
     event = Loose(anything=nested(62))
     assert decode(stored(encoded([event]))) == [event]
 
 
-def test_keys_that_are_written_as_text_are_kept() -> None:
+def test_keys_that_encode_as_text_are_stored() -> None:
     event = Measured(
         by_colour={Colour.BLUE: 1}, by_key={UUID(int=5): 2}, by_day={date(2026, 1, 2): 3}, by_choice={"b": 4}
     )
@@ -415,7 +415,7 @@ def test_keys_that_are_written_as_text_are_kept() -> None:
 
 
 class Checked(Event, tag="checked"):
-    """Its own check is of what it was made with, and changes its mind."""
+    """An event with a check of its own, which can start to fail later."""
 
     value: int
     refuses: ClassVar[Exception | None] = None
@@ -428,7 +428,7 @@ class Checked(Event, tag="checked"):
 @pytest.mark.parametrize(
     "error", [ValueError(SECRET), TypeError(SECRET), KeyError(SECRET), RuntimeError(SECRET)], ids=repr
 )
-def test_an_event_whose_own_check_fails_is_told_without_its_words(
+def test_the_error_of_an_events_own_check_is_reported_without_its_message(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Codec([Checked], {})
@@ -460,7 +460,7 @@ class Gauge:
 
 
 def event_of(kind: Any) -> Any:
-    """An event class with one field of this type."""
+    """Return an event class with one field of this type."""
     return msgspec.defstruct("One", [("field", kind)], bases=(Event,), tag="one", frozen=True, kw_only=True)
 
 
@@ -495,7 +495,7 @@ def event_of(kind: Any) -> Any:
     ],
     ids=str,
 )
-def test_each_type_that_can_hold_poison_is_looked_into(kind: Any, value: Any) -> None:
+def test_every_type_that_can_hold_an_unstorable_value_is_searched(kind: Any, value: Any) -> None:
     one = event_of(kind)
     with pytest.raises(InvalidEvent):
         Codec([one], {}).encode(one(field=value))
@@ -510,12 +510,12 @@ def test_each_type_that_can_hold_poison_is_looked_into(kind: Any, value: Any) ->
     ],
     ids=str,
 )
-def test_events_that_cannot_hold_any_are_not_walked(kind: Any) -> None:
-    """Most are so, and walking one costs more than encoding it."""
+def test_types_that_cannot_hold_an_unstorable_value_are_not_searched(kind: Any) -> None:
+    """Most classes are like that, and a search costs more than the encoding."""
     assert not may_be_unstorable(event_of(kind))
 
 
-def test_poison_is_found_wherever_it_stands() -> None:
+def test_an_unstorable_value_is_found_at_any_depth() -> None:
     clean: list[Event] = [Loose(anything={"a": [1.5, {"b": [None, "c"]}]}), Measured(sample=Sample(reading=1.5))]
     assert decode(stored(encoded(clean))) == clean
     for position in range(3):
@@ -525,7 +525,7 @@ def test_poison_is_found_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize("number", [-(2**63), 2**63 - 1, 2**64 - 1])
-def test_integers_of_64_bits_are_kept(number: int) -> None:
+def test_integers_of_64_bits_are_stored(number: int) -> None:
     assert decode(stored(encoded([Loose(anything=number)]))) == [Loose(anything=number)]
 
 
@@ -537,7 +537,7 @@ def test_an_event_of_an_unknown_class_is_refused() -> None:
 # --- upcasters
 
 
-def test_old_events_come_out_as_new_ones() -> None:
+def test_old_events_are_decoded_as_new_ones() -> None:
     newer = Codec([MovedLater], {Moved: in_paces})
     payload = stored(encoded([Moved(place="x", steps=2)]))
     expected = [MovedLater(place="x", paces=4)]
@@ -545,7 +545,7 @@ def test_old_events_come_out_as_new_ones() -> None:
     assert newer.decode_run(commits(payload, payload))[0] == [expected, expected]
 
 
-# --- readers who know some events only
+# --- readers that know only some events
 
 
 def mixed(*events: Event, tags: Sequence[str] | None = None) -> Commit:
@@ -564,26 +564,26 @@ def mixed(*events: Event, tags: Sequence[str] | None = None) -> Commit:
 HERE, THERE = Moved(place="here"), Moved(place="there", steps=2)
 
 
-def test_a_reader_gets_the_events_it_knows_with_their_places() -> None:
+def test_a_reader_gets_known_events_with_their_indexes() -> None:
     reader = Codec([Moved], {})
     assert reader.decode_known(mixed(HERE, THERE)) == [(0, HERE), (1, THERE)]
     assert reader.decode_known(mixed(RICH, HERE, Loose(), Loose(), THERE, RICH)) == [(1, HERE), (4, THERE)]
     assert reader.decode_known(mixed(RICH, Loose(anything="far " * 100), HERE)) == [(2, HERE)]  # compressed
 
 
-def test_what_a_reader_knows_nothing_of_is_not_looked_at() -> None:
+def test_a_payload_without_known_events_is_not_read() -> None:
     reader = Codec([Moved], {})
     assert reader.decode_known(msgspec.structs.replace(mixed(RICH, Loose()), payload=b"damaged")) == []
 
 
-def test_a_reader_gets_old_events_as_new_ones() -> None:
+def test_a_reader_gets_old_events_upcast() -> None:
     reader = Codec([MovedLater], {Moved: in_paces})
     upcast = MovedLater(place="there", paces=4)
     assert reader.decode_known(mixed(THERE)) == [(0, upcast)]
     assert reader.decode_known(mixed(Loose(), THERE)) == [(1, upcast)]
 
 
-def test_what_a_reader_skips_is_checked_for_damage_all_the_same() -> None:
+def test_skipped_events_are_checked_for_damage_too() -> None:
     commit = mixed(Loose(anything="long " * 100), HERE)
     for position in range(len(commit.payload)):
         damaged = bytearray(commit.payload)
@@ -594,7 +594,7 @@ def test_what_a_reader_skips_is_checked_for_damage_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("other", [{"$": "danced", "with": SECRET}, {"$": "loose"}], ids=["unknown", "known to others"])
-def test_a_readers_event_that_does_not_fit_is_named_and_its_value_is_not(other: dict[str, object]) -> None:
+def test_the_error_for_a_readers_wrong_field_names_it_without_its_value(other: dict[str, object]) -> None:
     fields = [other, {"$": "moved", "place": "x"}, {"$": "moved", "place": "x", "steps": SECRET}]
     commit = msgspec.structs.replace(
         mixed(tags=(str(other["$"]), "moved")), payload=stored(msgspec.msgpack.encode(fields))
@@ -606,11 +606,11 @@ def test_a_readers_event_that_does_not_fit_is_named_and_its_value_is_not(other: 
 
 
 @pytest.mark.parametrize("body", [b"", b"\x80", b"\x91\x80", b"\x91" * 5000, b"\x92\x81\xa1$\xa5moved"])
-def test_a_reader_of_some_events_takes_no_damaged_body(body: bytes) -> None:
+def test_a_reader_of_some_events_refuses_a_damaged_body(body: bytes) -> None:
     with pytest.raises(CorruptPayload):
         Codec([Moved], {}).decode_known(msgspec.structs.replace(mixed(RICH, HERE), payload=stored(body)))
 
 
-def test_a_reader_is_told_when_the_tags_hide_an_event() -> None:
+def test_an_event_missing_from_the_tags_is_an_error_for_a_reader() -> None:
     with pytest.raises(UnknownEventType):
         Codec([Moved], {}).decode_known(mixed(RICH, HERE, tags=["moved"]))

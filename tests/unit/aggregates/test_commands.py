@@ -1,4 +1,4 @@
-"""Command ids: a redelivered command is a no-op, also over conflicts, lost outcomes and snapshots."""
+"""Command ids: a redelivered command is a no-op, also after conflicts, unknown outcomes and snapshots."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_the_same_id_with_other_content_is_refused(accounts: Repository[Ac
     assert (await accounts.load("a-1")).balance == 5
 
 
-async def test_a_redelivered_creation_takes_on_the_stored_state(accounts: Repository[Account]) -> None:
+async def test_a_redelivered_creation_gets_the_stored_state(accounts: Repository[Account]) -> None:
     first = await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
     await accounts.execute("b-2", Account.deposit, 5)
     again = Account.open("b-2", owner="bob")
@@ -52,7 +52,7 @@ async def test_a_redelivered_creation_takes_on_the_stored_state(accounts: Reposi
         await accounts.save(Account.open("b-2", owner="eve"), command_id="c-1")
 
 
-async def test_a_redelivered_save_on_newer_state_takes_on_the_stored_state(accounts: Repository[Account]) -> None:
+async def test_a_redelivered_save_on_newer_state_gets_the_stored_state(accounts: Repository[Account]) -> None:
     account = await accounts.load("a-1")
     account.deposit(5)
     await accounts.save(account, command_id="c-1")
@@ -88,7 +88,7 @@ async def test_another_delivery_that_wins_the_race_is_recognised(
     assert (await accounts.load("a-1")).balance == 5
 
 
-async def test_ids_are_remembered_by_snapshots(store: ScriptedStore) -> None:
+async def test_snapshots_keep_command_ids(store: ScriptedStore) -> None:
     accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
     await accounts.save(Account.open("a-1", owner="ann"))
     await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
@@ -104,7 +104,7 @@ class Forgetful(Account, tag="forgetful"):
     remembered_commands = 3
 
 
-async def test_old_ids_are_forgotten(store: ScriptedStore) -> None:
+async def test_old_command_ids_are_forgotten(store: ScriptedStore) -> None:
     accounts = Repository(Forgetful, store)
     await accounts.save(Forgetful.open("a-1", owner="ann"))
     for each in range(4):
@@ -122,7 +122,7 @@ async def test_events_recorded_during_a_lost_race_are_not_lost(accounts: Reposit
     assert (await accounts.load("b-2")).owner == "carl"
 
 
-async def test_what_is_no_command_id(accounts: Repository[Account]) -> None:
+async def test_invalid_command_ids_are_refused(accounts: Repository[Account]) -> None:
     number: Any = 7
     with pytest.raises(TypeError):
         await accounts.execute("a-1", Account.deposit, 5, command_id=number)

@@ -1,4 +1,4 @@
-"""What an aggregate class declares is read off its annotations, and every mistake names its culprit."""
+"""Declarations are read from the annotations of an aggregate class, and errors name the culprit."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Child(Base, tag="child"):
 
 
 class Swapped(Base, tag="swapped"):
-    def apply_b(self, event: C) -> None:  # type: ignore[override]  # the method is another one now
+    def apply_b(self, event: C) -> None:  # type: ignore[override]  # replaces the inherited handler
         self.seen += ("Swapped.c",)
 
 
@@ -101,7 +101,7 @@ class Mixed(Mixin, Base, tag="mixed"):
 
 
 class Plain(Aggregate, tag="plain"):
-    """Handlers of all ways to write an annotation."""
+    """Handlers with every way to write an annotation."""
 
     seen: tuple[str, ...] = ()
 
@@ -115,7 +115,7 @@ class Plain(Aggregate, tag="plain"):
         self.seen += ("text",)
 
     def applicable(self, anything: int) -> None:
-        """No handler: only names that start with apply_ are."""
+        """Not a handler, because its name does not start with `apply_`."""
 
 
 def seen(aggregate: type[Any], *events: Event) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def test_handlers_are_found_by_annotation() -> None:
 if sys.version_info >= (3, 12):
     from typing import TypeAliasType
 
-    # What `type AliasOfTwo = A | B` makes, in a way that older Pythons can read.
+    # The same as `type AliasOfTwo = A | B`, in a form that older Pythons can parse.
     AliasOfTwo = TypeAliasType("AliasOfTwo", A | B)
     AliasOfAlias = TypeAliasType("AliasOfAlias", AliasOfTwo | C)
 
@@ -146,7 +146,7 @@ if sys.version_info >= (3, 12):
         def apply_other(self, event: Annotated[TypeAliasType("AliasOfD", D), "note"]) -> None:
             self.seen += ("D",)
 
-    def test_aliases_of_the_type_statement_are_seen_through() -> None:
+    def test_aliases_of_the_type_statement_are_resolved() -> None:
         assert seen(Aliased, A(), B(), C(), D()) == ("A", "B", "C", "D")
 
 
@@ -156,7 +156,7 @@ def test_handlers_are_inherited_and_overridden() -> None:
     assert seen(Mixed, A(), D()) == ("Base.a", "Mixin.d")
 
 
-def test_an_overridden_handler_takes_only_what_it_is_annotated_with_now() -> None:
+def test_an_overriding_handler_takes_only_the_events_of_its_own_annotation() -> None:
     assert seen(Swapped, A(), C()) == ("Base.a", "Swapped.c")
     with pytest.raises(TypeError, match="Swapped has no"):
         seen(Swapped, B())
@@ -171,7 +171,7 @@ T = TypeVar("T", bound=Aggregate)
 
 
 def wrong(culprit: str, reason: str) -> Callable[[type[T]], type[T]]:
-    """A class that `test_every_mistake_names_its_culprit` is to find fault with."""
+    """Add a class to those for which `test_the_error_for_a_mistake_names_the_culprit` expects an error."""
 
     def mark(aggregate: type[T]) -> type[T]:
         WRONG.append(pytest.param(aggregate, culprit, reason, id=aggregate.__name__))
@@ -224,7 +224,7 @@ class Anything(Aggregate, tag="x"):
     def apply_x(self, event: Any) -> None: ...
 
 
-@wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not known in its module")
+@wrong("OnlyForTypeCheckers.apply_x", "annotation 'Decimal' is not defined in its module")
 class OnlyForTypeCheckers(Aggregate, tag="x"):
     def apply_x(self, event: Decimal) -> None: ...
 
@@ -234,7 +234,7 @@ class Misspelt(Aggregate, tag="x"):
     def apply_x(self, event: bank.Openned) -> None: ...  # type: ignore[name-defined]
 
 
-@wrong("NoExpression.apply_x", "makes no sense")
+@wrong("NoExpression.apply_x", "cannot be used")
 class NoExpression(Aggregate, tag="x"):
     def apply_x(self, event: "A B") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
@@ -244,7 +244,7 @@ class EventItself(Aggregate, tag="x"):
     def apply_x(self, event: Event) -> None: ...
 
 
-@wrong("NoTag", 'has no tag, its name on disk; write `class NoTag\\(Event, tag="..."\\)`')
+@wrong("NoTag", 'has no tag, its stored name; write `class NoTag\\(Event, tag="..."\\)`')
 class EventWithoutTag(Aggregate, tag="x"):
     def apply_x(self, event: NoTag) -> None: ...
 
@@ -322,7 +322,7 @@ class Required(Aggregate, tag="x"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("StateOnlyForTypeCheckers", "annotation 'Decimal' is not known in its module")
+@wrong("StateOnlyForTypeCheckers", "annotation 'Decimal' is not defined in its module")
 class StateOnlyForTypeCheckers(Base, tag="x"):
     price: Decimal | None = None
 
@@ -332,17 +332,17 @@ class AmbiguousState(Base, tag="x"):
     either: A | dict[str, int] | None = None
 
 
-@wrong("Priced", "annotation 'Decimal' is not known in its module")
+@wrong("Priced", "annotation 'Decimal' is not defined in its module")
 class EventOnlyForTypeCheckers(Aggregate, tag="x"):
     def apply_x(self, event: Priced) -> None: ...
 
 
-@wrong("Listed", "array_like or tag_field, which are the framework's")
+@wrong("Listed", "array_like or tag_field, which belong to the framework")
 class EventThatIsNoMap(Aggregate, tag="x"):
     def apply_x(self, event: Listed) -> None: ...
 
 
-@wrong("Kinded", "array_like or tag_field, which are the framework's")
+@wrong("Kinded", "array_like or tag_field, which belong to the framework")
 class EventWithItsTagElsewhere(Aggregate, tag="x"):
     def apply_x(self, event: Kinded) -> None: ...
 
@@ -352,32 +352,32 @@ class EventThatMayChange(Aggregate, tag="x"):
     def apply_x(self, event: Mutable) -> None: ...
 
 
-@wrong("OwnVersion.version", "is the framework's name")
+@wrong("OwnVersion.version", "is a name of the framework")
 class OwnVersion(Base, tag="x"):
     version: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@wrong("OwnStream.stream", "is the framework's name")
+@wrong("OwnStream.stream", "is a name of the framework")
 class OwnStream(Base, tag="x"):
     stream: str = ""  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@wrong("AnnotatedSetting.snapshot_version", "a setting is written without annotation")
+@wrong("AnnotatedSetting.snapshot_version", "write a setting without annotation")
 class AnnotatedSetting(Base, tag="x"):
     snapshot_version: int = 1  # type: ignore[misc]
 
 
-@wrong("NegativeSetting.remembered_commands", "is -1; it is a number from 0 on")
+@wrong("NegativeSetting.remembered_commands", "is -1; it must be an int of at least 0")
 class NegativeSetting(Base, tag="x"):
     remembered_commands = -1
 
 
-@wrong("SettingOfText.snapshot_version", "is '2'; it is a number from 0 on")
+@wrong("SettingOfText.snapshot_version", "is '2'; it must be an int of at least 0")
 class SettingOfText(Base, tag="x"):
     snapshot_version = "2"  # type: ignore[assignment]
 
 
-@wrong("BooleanSetting.snapshot_version", "is True; it is a number from 0 on")
+@wrong("BooleanSetting.snapshot_version", "is True; it must be an int of at least 0")
 class BooleanSetting(Base, tag="x"):
     snapshot_version = True
 
@@ -397,30 +397,30 @@ class EmptyCategory(Aggregate, tag=""):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("Hyphen", "the tag 'my-base' holds '-'")
+@wrong("Hyphen", "the tag 'my-base' contains '-'")
 class Hyphen(Aggregate, tag="my-base"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("Delimiter", "cannot start a stream id: it holds '|'")
+@wrong("Delimiter", "cannot start a stream id: it contains '|'")
 class Delimiter(Aggregate, tag="my|base"):
     def apply_x(self, event: A) -> None: ...
 
 
-@wrong("OnlyTo", "it takes both")
+@wrong("OnlyTo", "override both")
 class OnlyTo(Base, tag="x"):
     def to_snapshot(self) -> int:
         return 0
 
 
-@wrong("OnlyFrom", "it takes both")
+@wrong("OnlyFrom", "override both")
 class OnlyFrom(Base, tag="x"):
     @classmethod
     def from_snapshot(cls, id: str, state: int) -> OnlyFrom:
         return cls(id=id)
 
 
-@wrong("UnannotatedSnapshot.to_snapshot", "annotate what it returns")
+@wrong("UnannotatedSnapshot.to_snapshot", "annotate its return type")
 class UnannotatedSnapshot(Base, tag="x"):
     def to_snapshot(self):  # type: ignore[no-untyped-def]
         return 0
@@ -430,7 +430,7 @@ class UnannotatedSnapshot(Base, tag="x"):
         return cls(id=id)
 
 
-@wrong("AnySnapshot.to_snapshot", "annotate what it returns")
+@wrong("AnySnapshot.to_snapshot", "annotate its return type")
 class AnySnapshot(Base, tag="x"):
     def to_snapshot(self) -> Any:
         return 0
@@ -440,7 +440,7 @@ class AnySnapshot(Base, tag="x"):
         return cls(id=id)
 
 
-@wrong("SnapshotOnlyForTypeCheckers.to_snapshot", "annotation 'Decimal' is not known")
+@wrong("SnapshotOnlyForTypeCheckers.to_snapshot", "annotation 'Decimal' is not defined")
 class SnapshotOnlyForTypeCheckers(Base, tag="x"):
     def to_snapshot(self) -> dict[str, Decimal]:
         return {}
@@ -461,7 +461,7 @@ class SnapshotThatIsNotDecoded(Base, tag="x"):
 
 
 class Loose:
-    """Without slots: what is assigned to it is no field."""
+    """A base without slots: its attributes are not fields."""
 
     notes: str = ""
 
@@ -476,21 +476,21 @@ class Bag:
     items: list[str] = field(default_factory=list)
 
 
-@wrong("Sharing.bag", "has a default that all aggregates would share")
+@wrong("Sharing.bag", "has a mutable default that all aggregates would share")
 class Sharing(Aggregate, tag="a"):
     bag: Bag = Bag()
 
     def apply_a(self, event: bank.Opened) -> None: ...
 
 
-@wrong("Recording.record", "is the framework's name")
+@wrong("Recording.record", "is a name of the framework")
 class Recording(Aggregate, tag="a"):
     def record(self, event: Event) -> None: ...
 
     def apply_a(self, event: bank.Opened) -> None: ...
 
 
-@wrong("PostInit.__post_init__", "is the framework's")
+@wrong("PostInit.__post_init__", "is a name of the framework")
 class PostInit(Base, tag="x"):
     def __post_init__(self) -> None: ...
 
@@ -588,7 +588,7 @@ class UpcasterWithoutAnnotation(OnlyC, tag="x"):
     upcasters = (no_annotation,)
 
 
-@wrong("no_return", "annotate what it returns")
+@wrong("no_return", "annotate its return type")
 class UpcasterWithoutReturn(OnlyC, tag="x"):
     upcasters = (no_return,)
 
@@ -680,17 +680,17 @@ class OldWithoutTag(OnlyC, tag="x"):
 
 
 @pytest.mark.parametrize(("aggregate", "culprit", "reason"), WRONG)
-def test_every_mistake_names_its_culprit(aggregate: type[Aggregate], culprit: str, reason: str) -> None:
+def test_the_error_for_a_mistake_names_the_culprit(aggregate: type[Aggregate], culprit: str, reason: str) -> None:
     with pytest.raises(DeclarationError, match=reason) as raised:
         Repository(aggregate, MemoryStore())
     assert raised.value.culprit in culprit.split("|")
     assert str(raised.value) == f"{raised.value.culprit}: {raised.value.reason}"
-    with pytest.raises(DeclarationError):  # a class that was found wrong stays wrong
+    with pytest.raises(DeclarationError):  # also the second time
         Repository(aggregate, MemoryStore())
 
 
 @pytest.mark.parametrize("thing", [5, "account", int, A, Event, None])
-def test_a_repository_is_of_an_aggregate(thing: Any) -> None:
+def test_a_repository_needs_an_aggregate_class(thing: Any) -> None:
     with pytest.raises(DeclarationError, match="is not a subclass of Aggregate") as raised:
         Repository(thing, MemoryStore())
     assert raised.value.culprit == getattr(thing, "__qualname__", repr(thing))
@@ -713,7 +713,7 @@ class TotalOfTwo(Aggregate, tag="total"):
         self.seen += (f"{type(event).__name__}{event.n}",)
 
 
-async def test_upcasters_are_chained_in_whatever_order_they_are_listed() -> None:
+async def test_upcasters_are_chained_in_any_listed_order() -> None:
     async with MemoryStore() as store:
         old = OldTotal(id="1")
         for event in (A(n=1), B(n=3), C(n=5)):
@@ -731,6 +731,6 @@ async def test_an_upcaster_may_take_and_return_several_classes() -> None:
         assert (await Repository(TotalOfTwo, store).load("1")).seen == ("C1", "D3", "D5")
 
 
-def test_an_old_class_is_not_recorded_any_more() -> None:
+def test_an_old_class_cannot_be_recorded() -> None:
     with pytest.raises(TypeError, match="Total has no"):
         Total(id="1").record(A(n=1))

@@ -1,4 +1,4 @@
-"""The shape of a state: it changes with every name and type in it, and only then."""
+"""The shape of a state changes with the names, types and defaults in it, and only with them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Options(TypedDict):
 
 
 class Money:
-    """No type that msgspec knows: it goes through a hook."""
+    """A type that msgspec does not know and that needs a hook."""
 
 
 TYPES: list[Any] = [
@@ -107,17 +107,17 @@ def test_a_shape_is_16_hexadecimal_digits() -> None:
         pytest.param({"owner": str, "balance": int, "lines": set[str]}, id="other container"),
     ],
 )
-def test_it_changes_with_every_field(fields: dict[str, Any]) -> None:
+def test_a_shape_changes_with_every_field(fields: dict[str, Any]) -> None:
     assert shape_of(state(**fields)) != BASE
 
 
-def test_it_stays_when_the_class_is_renamed_or_moved() -> None:
+def test_a_shape_stays_when_the_class_is_renamed_or_moved() -> None:
     fields = [("owner", str), ("balance", int), ("lines", list[Line])]
     assert shape_of(defstruct("Renamed", fields, tag="state", module="elsewhere")) == BASE
 
 
-def test_it_changes_with_a_default() -> None:
-    """A replay starts from it, so that a snapshot from before holds another state than a replay gives."""
+def test_a_shape_changes_with_a_default() -> None:
+    """A replay starts from the default, so an older snapshot holds another state than a replay returns."""
 
     def shape(balance: Any) -> str:
         return shape_of(defstruct("State", [("balance", Any, balance)]))
@@ -126,7 +126,7 @@ def test_it_changes_with_a_default() -> None:
     assert len({shape(each) for each in (NODEFAULT, 0, 7, None, "", (), object(), object)}) == 8
 
 
-def test_it_changes_with_a_field_deep_inside() -> None:
+def test_a_shape_changes_with_a_nested_field() -> None:
     def nested(*fields: tuple[str, Any]) -> str:
         inner = defstruct("Inner", fields)
         return shape_of(state(pages=dict[str, list[tuple[inner, ...]]]))  # type: ignore[valid-type]
@@ -141,23 +141,23 @@ def test_it_changes_with_a_field_deep_inside() -> None:
     assert len(shapes) == 5
 
 
-def test_it_changes_with_the_tag() -> None:
+def test_a_shape_changes_with_the_tag() -> None:
     fields = [("owner", str)]
     assert len({shape_of(defstruct("State", fields, tag=tag)) for tag in (None, "a", "b")}) == 3
 
 
-def test_it_changes_with_the_name_in_the_encoding() -> None:
+def test_a_shape_changes_with_the_encoded_name() -> None:
     plain, renamed = defstruct("S", [("some_name", int)]), defstruct("S", [("some_name", int)], rename="camel")
     assert shape_of(plain) != shape_of(renamed)
 
 
-def test_it_changes_with_an_enums_values_but_not_their_names() -> None:
+def test_a_shape_changes_with_the_values_of_an_enum_but_not_their_names() -> None:
     one, renamed, more = Enum("E", {"A": "a"}), Enum("E", {"B": "a"}), Enum("E", {"A": "a", "B": "b"})
     assert shape_of(one) == shape_of(renamed) != shape_of(more)
     assert shape_of(Enum("E", {"A": 1})) != shape_of(Enum("E", {"A": "1"}))
 
 
-def test_it_changes_with_the_snapshot_version() -> None:
+def test_a_shape_changes_with_the_snapshot_version() -> None:
     assert len({shape_of(Line, version) for version in range(10)}) == 10
     assert SnapshotCodec(Account, 0).shape != SnapshotCodec(Account, 1).shape
 
@@ -171,13 +171,13 @@ def test_two_ways_to_write_a_type_have_one_shape() -> None:
     assert shape_of(Optional[int]) == shape_of(int | None) == shape_of(Union[int, None])  # noqa: UP007, UP045
 
 
-def test_recursion_ends_and_tells_types_apart() -> None:
-    assert shape_of(Node) == shape_of(Other)  # the same but for the name of the class
+def test_recursive_types_have_shapes_that_distinguish_them() -> None:
+    assert shape_of(Node) == shape_of(Other)  # they differ only in the name of the class
     assert shape_of(Husband) != shape_of(Wife)
     assert shape_of(Node) != shape_of(Line)
 
 
-def test_an_aggregate_has_one_too() -> None:
+def test_an_aggregate_has_a_shape() -> None:
     class Sub(Account, tag="account"):
         pass
 
@@ -185,7 +185,7 @@ def test_an_aggregate_has_one_too() -> None:
     assert shape_of(Account) != shape_of(Aggregate)
 
 
-def test_it_is_the_same_in_every_process() -> None:
+def test_a_shape_is_the_same_in_every_process() -> None:
     code = """
 import sys
 sys.path[:0] = ["tests", "tests/unit/aggregates"]
@@ -208,7 +208,7 @@ print([shape_of(kind) for kind in TYPES])
 
 
 def test_a_renamed_field_would_decode_silently() -> None:
-    """Why there are shapes at all: msgspec takes what a field was called before for an unknown one."""
+    """The reason for shapes: msgspec ignores the old name of a field as unknown."""
     before = defstruct("Before", [("balance", int, 0)])
     after = defstruct("After", [("total", int, 0)])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(before(balance=7)), type=after) == after(total=0)

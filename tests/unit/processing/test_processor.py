@@ -370,7 +370,7 @@ async def test_resume_from_delivers_again_and_handled_commits_are_dropped(store:
     other = make()
     running_on = asyncio.create_task(other.run())
     await until(lambda: other.held)
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         await processor.resume_from("nowhere")
     await processor.resume_from("")
     await deposit(store, "a-0", 7)

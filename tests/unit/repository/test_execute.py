@@ -1,4 +1,4 @@
-"""`execute` on a remembered state: one request where it can be, and never a decision on what was no longer so."""
+"""`execute` with remembered states: one request if possible, and no outcome that depends on an outdated state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from eventsrc.store import MAX_VERSION
 
 
 class CountingStore(MemoryStore):
-    """Counts what it is asked."""
+    """Counts the calls by method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ async def store() -> AsyncIterator[CountingStore]:
 
 @pytest.fixture
 async def here(store: CountingStore) -> Repository[Account]:
-    """A repository that remembers a-1 with 10 on it."""
+    """A repository that remembers the account a-1 with a balance of 10."""
     here = Repository(Account, store)
     await here.save(Account.open("a-1", owner="ann"))
     await here.execute("a-1", Account.deposit, 10)
@@ -74,18 +74,18 @@ async def here(store: CountingStore) -> Repository[Account]:
 
 @pytest.fixture
 def there(store: CountingStore) -> Repository[Account]:
-    """The same in another process."""
+    """A repository as in another process, which remembers nothing."""
     return Repository(Account, store, cache=CachePolicy(enabled=False))
 
 
-async def test_a_remembered_state_takes_one_request(here: Repository[Account], store: CountingStore) -> None:
+async def test_execute_on_a_remembered_state_takes_one_request(here: Repository[Account], store: CountingStore) -> None:
     for balance in (15, 20, 25):
         assert await here.execute("a-1", Account.deposit, 5) == balance
     assert store.asked == {"append": 3}
     assert (await here.load("a-1")).balance == 25
 
 
-async def test_a_conflict_takes_no_read(
+async def test_a_conflict_needs_no_read(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
     await there.execute("a-1", Account.deposit, 100)
@@ -94,7 +94,7 @@ async def test_a_conflict_takes_no_read(
     assert store.asked == {"append": 2}
 
 
-async def test_whoever_is_far_behind_reads_the_rest_at_once(
+async def test_many_missed_commits_are_read_at_once(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
     for _ in range(30):
@@ -104,19 +104,19 @@ async def test_whoever_is_far_behind_reads_the_rest_at_once(
     assert store.asked == {"append": 3, "read": 1}
 
 
-async def test_a_command_that_raises_has_seen_the_latest(
+async def test_a_command_that_raises_has_seen_the_latest_state(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
     await there.execute("a-1", Account.deposit, 100)
     store.asked.clear()
-    assert await here.execute("a-1", Account.withdraw, 50) == 60  # it would have raised on what is remembered
+    assert await here.execute("a-1", Account.withdraw, 50) == 60  # on the remembered state it would have raised
     with pytest.raises(InsufficientFunds, match="holds 60"):
         await here.execute("a-1", Account.withdraw, 70)
     assert store.asked["load"] == 0
     assert (await there.load("a-1")).balance == 60
 
 
-async def test_a_command_that_records_nothing_has_seen_the_latest(
+async def test_a_command_that_records_nothing_has_seen_the_latest_state(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
     assert await here.execute("a-1", lambda account: account.balance) == 10
@@ -134,7 +134,7 @@ async def test_a_command_that_records_nothing_changes_nothing(here: Repository[A
     assert await here.execute("a-1", lambda account: (account.owner, account.balance)) == (before.owner, before.balance)
 
 
-async def test_what_a_command_does_beside_its_events_stays_nowhere(
+async def test_changes_that_a_command_makes_without_events_are_dropped(
     here: Repository[Account], store: CountingStore
 ) -> None:
     def tamper(account: Account) -> int:
@@ -151,7 +151,7 @@ async def test_what_a_command_does_beside_its_events_stays_nowhere(
     assert (loaded.owner, loaded.balance) == remembered == (before.owner, before.balance + 1)
 
 
-async def test_a_failed_command_leaves_nothing_behind(here: Repository[Account]) -> None:
+async def test_a_failed_command_changes_nothing(here: Repository[Account]) -> None:
     def half(account: Account) -> None:
         account.deposit(1000)
         raise InsufficientFunds
@@ -165,7 +165,7 @@ async def test_a_failed_command_leaves_nothing_behind(here: Repository[Account])
 @pytest.mark.parametrize(
     "error", [CommitOutcomeUnknown("account-a-1", 3, "?"), RuntimeError(), ConflictError("account-a-1", 2, 3)]
 )
-async def test_a_save_that_failed_is_not_remembered(
+async def test_the_state_of_a_failed_save_is_not_remembered(
     here: Repository[Account], store: CountingStore, error: Exception
 ) -> None:
     once = Repository(Account, store, attempts=1)
@@ -177,7 +177,7 @@ async def test_a_save_that_failed_is_not_remembered(
     assert await once.execute("a-1", Account.deposit, 1) == 12
 
 
-async def test_a_cancelled_command_is_not_remembered(here: Repository[Account], store: CountingStore) -> None:
+async def test_a_cancelled_command_leaves_no_wrong_state(here: Repository[Account], store: CountingStore) -> None:
     for turns in range(12):
         executing = asyncio.create_task(here.execute("a-1", Account.deposit, 1))
         for _ in range(turns):
@@ -188,7 +188,7 @@ async def test_a_cancelled_command_is_not_remembered(here: Repository[Account], 
         assert await here.execute("a-1", lambda account: account.balance) == known
 
 
-async def test_a_redelivery_is_known_from_memory(
+async def test_a_redelivery_is_recognised_without_a_read(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
     assert await here.execute("a-1", Account.deposit, 5, command_id="c-1") == 15
@@ -202,14 +202,14 @@ async def test_a_redelivery_is_known_from_memory(
     assert (await there.load("a-1")).balance == 22
 
 
-async def test_commands_on_one_id_take_turns_and_others_do_not_wait(store: CountingStore) -> None:
+async def test_commands_on_one_id_run_one_at_a_time_and_other_ids_do_not_wait(store: CountingStore) -> None:
     here = Repository(Account, store)
     for id in ("a-1", "b-2"):
         await here.save(Account.open(id, owner="ann"))
     balances = await asyncio.gather(*(here.execute(id, Account.deposit, 1) for _ in range(50) for id in ("a-1", "b-2")))
     assert sorted(balances) == [each for each in range(1, 51) for _ in range(2)]
-    assert store.asked == {"append": 102, "load": 2}  # no conflict, so none was sent in vain
-    assert not here._cache._turns
+    assert store.asked == {"append": 102, "load": 2}  # there were no conflicts
+    assert not here._cache._locks
 
 
 class Noted(Event, tag="list.noted"):
@@ -227,7 +227,7 @@ class Notes(Aggregate, tag="list"):
         self.notes += event.notes
 
 
-async def test_nobody_can_change_what_is_remembered(store: CountingStore) -> None:
+async def test_a_remembered_state_cannot_be_changed_from_outside(store: CountingStore) -> None:
     lists = Repository(Notes, store)
     first = Notes(id="1")
     first.note("a")
@@ -237,7 +237,7 @@ async def test_nobody_can_change_what_is_remembered(store: CountingStore) -> Non
     assert await lists.execute("1", Notes.note, "c") == ["a", "b", "c"]
 
 
-async def test_no_more_is_remembered_than_allowed(store: CountingStore) -> None:
+async def test_the_cache_stays_within_max_bytes(store: CountingStore) -> None:
     lists = Repository(Notes, store, cache=CachePolicy(max_bytes=3_000))
     for each in range(9):
         made = Notes(id=str(each))
@@ -249,8 +249,8 @@ async def test_no_more_is_remembered_than_allowed(store: CountingStore) -> None:
     assert 2_400 < use.bytes <= 3_000
     store.asked.clear()
     await lists.execute("8", Notes.note, "z")
-    assert store.asked == {"append": 1}  # the latest stayed
-    await lists.execute("0", Notes.note, "x" * 3_000)  # larger than all there is room for
+    assert store.asked == {"append": 1}  # the most recent entry was kept
+    await lists.execute("0", Notes.note, "x" * 3_000)  # larger than max_bytes
     assert lists.cache_use.entries == 3
     store.asked.clear()
     await lists.execute("0", Notes.note, "z")
@@ -258,7 +258,7 @@ async def test_no_more_is_remembered_than_allowed(store: CountingStore) -> None:
 
 
 @pytest.mark.parametrize("policy", [CachePolicy(enabled=False), CachePolicy(max_age=0.0), CachePolicy(max_bytes=0)])
-async def test_what_must_not_be_remembered_is_loaded(store: CountingStore, policy: CachePolicy) -> None:
+async def test_a_state_that_may_not_be_remembered_is_loaded(store: CountingStore, policy: CachePolicy) -> None:
     here = Repository(Account, store, cache=policy)
     await here.save(Account.open("a-1", owner="ann"))
     for _ in range(3):
@@ -266,7 +266,7 @@ async def test_what_must_not_be_remembered_is_loaded(store: CountingStore, polic
     assert (store.asked["load"], here.cache_use.hits) == (3, 0)
 
 
-async def test_how_often_it_was_remembered_can_be_seen(here: Repository[Account]) -> None:
+async def test_cache_use_counts_hits_and_misses(here: Repository[Account]) -> None:
     await here.execute("a-1", Account.deposit, 1)
     use = here.cache_use
     assert use == CacheUse(hits=1, misses=1, entries=1, bytes=use.bytes)
@@ -274,7 +274,7 @@ async def test_how_often_it_was_remembered_can_be_seen(here: Repository[Account]
 
 
 @pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"max_age": -1.0}, {"max_age": float("nan")}])
-def test_a_policy_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_cache_policy_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         CachePolicy(**wrong)
 
@@ -288,7 +288,7 @@ class Unsnapshotable(Account, tag="unsnapshotable"):
         return cls(id=id)
 
 
-async def test_what_makes_no_snapshot_is_loaded_each_time(
+async def test_an_aggregate_without_snapshots_is_loaded_each_time(
     store: CountingStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = (Repository(Unsnapshotable, store) for _ in range(2))

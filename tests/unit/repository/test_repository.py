@@ -47,7 +47,7 @@ from eventsrc import (
 )
 from eventsrc.aggregates.aggregate import Aggregate
 from eventsrc.aggregates.codec import pack
-from eventsrc.aggregates.commands import digest_of
+from eventsrc.aggregates.commands import compute_digest
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def versions(store: ScriptedStore) -> list[int]:
     return [commit.version async for commit in store.read("account-a-1")]
 
 
-async def test_what_was_saved_is_loaded(accounts: Repository[Account]) -> None:
+async def test_load_returns_the_saved_aggregate(accounts: Repository[Account]) -> None:
     account = await accounts.load("a-1")
     account.deposit(80)
     account.withdraw(30)
@@ -119,7 +119,7 @@ class Other(Aggregate, tag="other"):
     def apply_opened(self, event: Opened) -> None: ...
 
 
-async def test_what_cannot_be_stored_is_refused_and_changes_nothing(
+async def test_an_unstorable_event_is_refused_and_changes_nothing(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     account = await accounts.load("a-1")
@@ -133,7 +133,7 @@ async def test_what_cannot_be_stored_is_refused_and_changes_nothing(
 # --- time travel
 
 
-async def test_past_versions_and_times(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_load_returns_past_versions_and_times(accounts: Repository[Account], store: ScriptedStore) -> None:
     for amount in (10, 20, 30):
         await accounts.execute("a-1", Account.deposit, amount)
     assert [(await accounts.load("a-1", version=v)).balance for v in (1, 2, 3, 4)] == [0, 10, 30, 60]
@@ -150,7 +150,9 @@ async def test_past_versions_and_times(accounts: Repository[Account], store: Scr
 @pytest.mark.parametrize(
     ("version", "error"), [(True, TypeError), (1.0, TypeError), (0, ValueError), (-1, ValueError), (2**60, ValueError)]
 )
-async def test_what_is_no_version(accounts: Repository[Account], version: int, error: type[Exception]) -> None:
+async def test_an_invalid_version_is_refused(
+    accounts: Repository[Account], version: int, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         await accounts.load("a-1", version=version)
 
@@ -185,7 +187,7 @@ async def test_racing_commands_are_all_counted(store: ScriptedStore) -> None:
     assert (await accounts.load("a-1")).balance == 50
 
 
-async def test_attempts_are_bounded(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_execute_stops_after_its_attempts(accounts: Repository[Account], store: ScriptedStore) -> None:
     accounts = Repository(Account, store, attempts=3)
     store.appends = [("before", ConflictError("account-a-1", 1, 2))] * 9
     with pytest.raises(ConflictError):
@@ -200,7 +202,7 @@ async def test_a_command_that_raises_saves_nothing(accounts: Repository[Account]
     assert await versions(store) == [1]
 
 
-async def test_a_command_that_has_not_run_is_refused(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_an_async_or_generator_command_is_refused(accounts: Repository[Account], store: ScriptedStore) -> None:
     async def deposit(account: Account) -> None:
         account.deposit(1)
 
@@ -251,7 +253,9 @@ async def test_events_recorded_after_an_unknown_outcome_make_a_second_commit(
     assert await accounts.load("a-1") == account
 
 
-async def test_unknown_is_sticky(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_an_outcome_stays_unknown_until_it_is_settled(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
     account = await accounts.load("a-1")
     account.deposit(5)
     store.appends = [("after", CommitOutcomeUnknown("account-a-1", 2, "?")), ("before", Throttled("slow down"))]
@@ -262,10 +266,10 @@ async def test_unknown_is_sticky(accounts: Repository[Account], store: ScriptedS
     assert await versions(store) == [1, 2]
 
 
-async def test_what_stands_in_its_place_settles_an_unknown_outcome(
+async def test_a_foreign_commit_at_its_version_settles_an_unknown_outcome(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
-    """A damaged commit of another writer in this one's place says for certain that this one is not there."""
+    """A damaged commit of another writer at the same version proves that this commit is not stored."""
     account = await accounts.load("a-1")
     account.deposit(5)
     foreign = CorruptPayload("account-a-1", 2, "not ours")
@@ -278,7 +282,7 @@ async def test_what_stands_in_its_place_settles_an_unknown_outcome(
     assert store.appended[-1].id != store.appended[-2].id
 
 
-async def test_a_definite_no_is_told_and_the_next_save_is_a_new_commit(
+async def test_after_a_definite_failure_the_next_save_is_a_new_commit(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     account = await accounts.load("a-1")
@@ -306,7 +310,7 @@ async def test_a_conflict_after_an_unknown_outcome_is_definite(
     assert account.uncommitted == (Deposited(amount=5),)
 
 
-async def test_one_object_is_saved_by_one_task(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_two_tasks_cannot_save_one_object_at_once(accounts: Repository[Account], store: ScriptedStore) -> None:
     account = await accounts.load("a-1")
     account.deposit(5)
     store.appends = [("hang", None)]
@@ -314,7 +318,7 @@ async def test_one_object_is_saved_by_one_task(accounts: Repository[Account], st
     await store.hanging.wait()
     with pytest.raises(RuntimeError, match="another task"):
         await accounts.save(account)
-    account.deposit(6)  # while the save is under way
+    account.deposit(6)  # while the save is running
     saving.cancel()
     await asyncio.wait([saving])
     assert (await accounts.save(account)).version == 3
@@ -324,7 +328,7 @@ async def test_one_object_is_saved_by_one_task(accounts: Repository[Account], st
 # --- history and gaps
 
 
-async def test_history_gives_commits_with_their_events(accounts: Repository[Account]) -> None:
+async def test_history_yields_commits_with_their_events(accounts: Repository[Account]) -> None:
     with trace(correlation_id="r-9", metadata={"user": "ann"}):
         await accounts.execute("a-1", Account.deposit, 5)
     await accounts.execute("a-1", Account.withdraw, 3)
@@ -343,7 +347,7 @@ async def test_history_gives_commits_with_their_events(accounts: Repository[Acco
             break
 
 
-async def test_a_gap_that_was_a_race_is_read_again(
+async def test_a_gap_caused_by_a_race_is_read_again(
     accounts: Repository[Account], store: ScriptedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(4):
@@ -357,7 +361,7 @@ async def test_a_gap_that_was_a_race_is_read_again(
     assert [commit.version async for commit, _ in accounts.history("a-1")] == [1, 2, 3, 4, 5]
 
 
-async def test_a_gap_that_stays_is_an_error(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_a_lasting_gap_raises_stream_corrupt(accounts: Repository[Account], store: ScriptedStore) -> None:
     for _ in range(4):
         await accounts.execute("a-1", Account.deposit, 1)
     store.hidden = {3}
@@ -371,7 +375,7 @@ async def test_a_gap_that_stays_is_an_error(accounts: Repository[Account], store
             _ = [entry async for entry in accounts.history("a-1", backward=backward)]
 
 
-async def test_what_a_snapshot_stands_for_is_not_read_and_not_missed(store: ScriptedStore) -> None:
+async def test_load_does_not_read_commits_before_the_snapshot(store: ScriptedStore) -> None:
     accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
     account = Account.open("a-1", owner="ann")
     await accounts.save(account)
@@ -384,11 +388,11 @@ async def test_what_a_snapshot_stands_for_is_not_read_and_not_missed(store: Scri
     with pytest.raises(StreamCorrupt) as raised:
         _ = [entry async for entry in accounts.history("a-1")]
     assert raised.value.version == 2
-    store.hidden = {21}  # the newest; nobody can know of it
+    store.hidden = {21}  # the newest, whose absence cannot be detected
     assert (await accounts.load("a-1")).version == 20
 
 
-async def test_a_missing_first_version_is_seen_from_both_ends(
+async def test_a_missing_first_version_is_detected_in_both_directions(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     await accounts.execute("a-1", Account.deposit, 1)
@@ -405,10 +409,10 @@ async def test_the_history_of_an_unknown_id_is_empty(accounts: Repository[Accoun
     assert [entry async for entry in accounts.history("b-2", backward=backward)] == []
 
 
-# --- many
+# --- load_many
 
 
-async def test_many_are_loaded_at_once_in_their_order(store: ScriptedStore) -> None:
+async def test_load_many_loads_concurrently_and_keeps_the_order(store: ScriptedStore) -> None:
     accounts = Repository(Account, store)
     for each in range(20):
         await accounts.save(Account.open(f"a-{each}", owner=str(each)))
@@ -436,7 +440,7 @@ async def test_many_are_loaded_at_once_in_their_order(store: ScriptedStore) -> N
         await accounts.load_many(ids, concurrency=0)
 
 
-async def test_of_many_one_that_fails_ends_all(store: ScriptedStore) -> None:
+async def test_load_many_cancels_all_loads_if_one_fails(store: ScriptedStore) -> None:
     accounts = Repository(Account, store)
     for each in range(3):
         await accounts.save(Account.open(f"a-{each}", owner=str(each)))
@@ -447,10 +451,10 @@ async def test_of_many_one_that_fails_ends_all(store: ScriptedStore) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-# --- the past
+# --- past versions
 
 
-async def test_a_past_object_cannot_overwrite_what_came_since(accounts: Repository[Account]) -> None:
+async def test_an_object_at_a_past_version_cannot_overwrite_later_commits(accounts: Repository[Account]) -> None:
     for amount in (10, 20):
         await accounts.execute("a-1", Account.deposit, amount)
     past = await accounts.load("a-1", version=2)
@@ -461,10 +465,10 @@ async def test_a_past_object_cannot_overwrite_what_came_since(accounts: Reposito
     assert (await accounts.load("a-1")).balance == 30
 
 
-async def test_what_is_no_time(accounts: Repository[Account]) -> None:
+async def test_invalid_times_are_refused(accounts: Repository[Account]) -> None:
     wrong: Any
     for wrong in ("2026-01-01", datetime.now(UTC).date(), 0):
-        with pytest.raises(TypeError, match="a time is a datetime"):
+        with pytest.raises(TypeError, match="must be a datetime"):
             await accounts.load("a-1", at=wrong)
 
 
@@ -478,7 +482,7 @@ async def test_a_version_and_a_time_bound_each_other(accounts: Repository[Accoun
         await accounts.load("a-1", version=2, at=first.at - timedelta(microseconds=1))
 
 
-async def test_a_time_counts_to_the_microsecond(
+async def test_times_are_exact_to_the_microsecond(
     accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noon = datetime(2100, 1, 1, 12, tzinfo=UTC)
@@ -497,9 +501,9 @@ async def test_a_time_counts_to_the_microsecond(
     assert (await accounts.load("a-1", at=eastern)).balance == 2
 
 
-async def test_what_is_not_there_says_how_far_it_was_read(accounts: Repository[Account]) -> None:
+async def test_the_error_for_a_missing_version_says_how_far_the_stream_goes(accounts: Repository[Account]) -> None:
     await accounts.execute("a-1", Account.deposit, 1)
-    with pytest.raises(AggregateNotFound, match="nothing at version 9; it was read up to version 2"):
+    with pytest.raises(AggregateNotFound, match="nothing at version 9; its commits were read up to version 2"):
         await accounts.load("a-1", version=9)
     for past in ({"version": 1}, {"at": datetime.now(UTC)}):
         with pytest.raises(AggregateNotFound, match="account-b-2"):
@@ -510,10 +514,10 @@ async def test_what_is_not_there_says_how_far_it_was_read(accounts: Repository[A
         await accounts.load("a-1", version=2**53 - 1)
 
 
-# --- what a commit says
+# --- the fields of a commit
 
 
-async def test_a_commit_carries_what_it_is(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_a_commit_has_the_facts_of_its_save(accounts: Repository[Account], store: ScriptedStore) -> None:
     account = await accounts.load("a-1")
     for _ in range(2):
         account.deposit(2)
@@ -530,7 +534,7 @@ async def test_a_commit_carries_what_it_is(accounts: Repository[Account], store:
     assert commit.position == 2
 
 
-async def test_commit_ids_are_drawn_anew_and_tell_their_time(
+async def test_commit_ids_are_unique_and_contain_their_time(
     accounts: Repository[Account], store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 4_102_444_800_123_456_789)
@@ -571,7 +575,7 @@ async def test_commits_are_stamped_with_the_trace_around_the_save(
 
 
 @pytest.mark.parametrize("metadata", [{"n": 7}, {7: "n"}, {"n": None}, {"n": "\ud800"}])
-async def test_metadata_that_is_no_text_is_refused_and_the_events_are_kept(
+async def test_metadata_that_is_not_text_is_refused_and_the_events_are_kept(
     accounts: Repository[Account], store: ScriptedStore, metadata: Any
 ) -> None:
     account = await accounts.load("a-1")
@@ -583,10 +587,10 @@ async def test_metadata_that_is_no_text_is_refused_and_the_events_are_kept(
     assert (await accounts.load("a-1")).balance == 5
 
 
-# --- decisions
+# --- decisions after conflicts
 
 
-async def test_a_decision_is_made_anew_on_what_the_winner_left(
+async def test_after_a_conflict_the_command_decides_on_the_winners_state(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     await accounts.execute("a-1", Account.deposit, 50)
@@ -624,7 +628,7 @@ async def test_racing_withdrawals_never_overdraw(store: ScriptedStore) -> None:
     assert (await accounts.load("a-1")).balance == 0
 
 
-async def test_one_attempt_is_no_second_one(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_with_one_attempt_a_conflict_is_not_retried(accounts: Repository[Account], store: ScriptedStore) -> None:
     once = Repository(Account, store, attempts=1)
     store.appends = [("before", ConflictError("account-a-1", 1, 2))]
     with pytest.raises(ConflictError):
@@ -633,7 +637,7 @@ async def test_one_attempt_is_no_second_one(accounts: Repository[Account], store
     assert await once.execute("a-1", Account.deposit, 1) == 1
 
 
-async def test_two_attempts_are_two(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_with_two_attempts_it_is_retried_once(accounts: Repository[Account], store: ScriptedStore) -> None:
     twice = Repository(Account, store, attempts=2)
     store.appends = [("before", ConflictError("account-a-1", 1, 2))]
     assert await twice.execute("a-1", Account.deposit, 1) == 1
@@ -643,7 +647,7 @@ async def test_two_attempts_are_two(accounts: Repository[Account], store: Script
     assert len(store.appends) == 1
 
 
-async def test_only_conflicts_are_tried_again(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_only_conflicts_are_retried(accounts: Repository[Account], store: ScriptedStore) -> None:
     for error in (Throttled("slow down"), StoreUnavailable("gone"), CommitOutcomeUnknown("account-a-1", 2, "?")):
         store.appends = [("before", error)]
         with pytest.raises(type(error)):
@@ -661,7 +665,7 @@ async def test_a_subclass_is_another_aggregate(accounts: Repository[Account], st
     assert await versions(store) == [1]
 
 
-async def test_an_unknown_event_stops_an_aggregate_and_is_still_there_raw(
+async def test_an_unknown_event_fails_the_load_but_stays_readable_as_raw_commit(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     await accounts.execute("a-1", Account.deposit, 5)
@@ -691,7 +695,7 @@ async def test_a_commit_that_is_too_large_is_refused_and_kept(accounts: Reposito
     assert (await accounts.load("a-1")).owner == "ann"
 
 
-async def test_a_closed_store_takes_nothing(store: ScriptedStore) -> None:
+async def test_a_closed_store_refuses_every_call(store: ScriptedStore) -> None:
     accounts = Repository(Account, store)
     account = Account.open("a-1", owner="ann")
     await store.aclose()
@@ -703,11 +707,11 @@ async def test_a_closed_store_takes_nothing(store: ScriptedStore) -> None:
     assert (await accounts.save(account)).version == 1
 
 
-# --- whatever happens, each event is stored once and in order
+# --- after any failure, each event is stored once and in order
 
 
 def cancel_after(turns: int, task: asyncio.Task[Any]) -> None:
-    """Cancel the task after as many turns of the loop."""
+    """Cancel the task after this many turns of the event loop."""
     if turns:
         asyncio.get_running_loop().call_soon(cancel_after, turns - 1, task)
     else:
@@ -715,7 +719,7 @@ def cancel_after(turns: int, task: asyncio.Task[Any]) -> None:
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int) -> None:
+async def test_a_save_cancelled_at_any_moment_is_stored_once(turns: int) -> None:
     async with ScriptedStore() as store:
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
         account = Account.open("a-1", owner="ann")
@@ -731,7 +735,7 @@ async def test_a_save_cancelled_at_any_turn_is_one_commit_in_the_end(turns: int)
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_an_execute_cancelled_at_any_turn_and_issued_again_is_applied_once(turns: int) -> None:
+async def test_an_execute_cancelled_at_any_moment_and_repeated_is_applied_once(turns: int) -> None:
     async with ScriptedStore() as store:
         accounts = Repository(Account, store)
         await accounts.save(Account.open("a-1", owner="ann"))
@@ -754,7 +758,7 @@ FATES: list[tuple[str, EventsrcError | None]] = [
 
 
 @pytest.mark.parametrize("fates", list(product(FATES, repeat=3)), ids=lambda fates: "")
-async def test_whatever_becomes_of_the_saves_each_event_is_stored_once_and_in_order(fates: Any) -> None:
+async def test_after_any_sequence_of_failures_each_event_is_stored_once_and_in_order(fates: Any) -> None:
     async with ScriptedStore() as store:
         accounts = Repository(Account, store)
         account = Account.open("a-1", owner="ann")
@@ -767,13 +771,13 @@ async def test_whatever_becomes_of_the_saves_each_event_is_stored_once_and_in_or
             try:
                 await accounts.save(account)
             except EventsrcError as error:
-                told = error
+                raised = error
             else:
                 assert account.uncommitted == ()
                 continue
             lost = len(recorded) - len(account.uncommitted)
             assert account.uncommitted == tuple(recorded[lost:])
-            assert isinstance(told, (CommitOutcomeUnknown, Throttled, StoreUnavailable))
+            assert isinstance(raised, (CommitOutcomeUnknown, Throttled, StoreUnavailable))
         store.appends = []
         await accounts.save(account)
         assert [event async for _, events in accounts.history("a-1", after=1) for event in events] == recorded
@@ -784,8 +788,8 @@ async def test_whatever_becomes_of_the_saves_each_event_is_stored_once_and_in_or
 # --- command ids
 
 
-async def test_a_redelivered_creation_is_recognised_for_ever(store: ScriptedStore) -> None:
-    """The commit that stands in its place carries the id, whatever has been forgotten since."""
+async def test_a_redelivered_creation_is_always_recognised(store: ScriptedStore) -> None:
+    """The commit at its version has the id, even if the stream no longer remembers it."""
     accounts = Repository(Account, store)
     await accounts.save(Account.open("a-1", owner="ann"), command_id="c-0")
     for each in range(Account.remembered_commands + 5):
@@ -805,7 +809,7 @@ async def test_a_delivery_with_other_content_keeps_its_events(accounts: Reposito
     assert (other.owner, other.uncommitted, other.version) == ("eve", (Opened(owner="eve"),), 0)
 
 
-async def test_events_recorded_after_a_command_are_not_taken_for_it(
+async def test_events_recorded_after_a_command_are_not_part_of_it(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     account = await accounts.load("a-1")
@@ -814,35 +818,35 @@ async def test_events_recorded_after_a_command_are_not_taken_for_it(
     with pytest.raises(CommitOutcomeUnknown):
         await accounts.save(account, command_id="c-1")
     account.deposit(5)
-    with pytest.raises(IdempotencyError):  # the first was c-1
+    with pytest.raises(IdempotencyError):  # the first event was saved with c-1
         await accounts.save(account, command_id="c-1")
     assert account.uncommitted == (Deposited(amount=5),)
     assert (await accounts.save(account)).version == 3
 
 
-async def test_events_recorded_while_a_redelivery_is_told_are_not_lost(store: ScriptedStore) -> None:
+async def test_events_recorded_while_a_redelivery_is_resolved_are_not_lost(store: ScriptedStore) -> None:
     accounts = Repository(Account, store)
     await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
     again = Account.open("b-2", owner="bob")
 
-    class Meanwhile(Repository[Account]):
+    class RecordingWhileLoading(Repository[Account]):
         async def load(self, id: str, **options: Any) -> Account:
             again.deposit(5)
             return await super().load(id, **options)
 
     with pytest.raises(ConflictError):
-        await Meanwhile(Account, store).save(again, command_id="c-1")
+        await RecordingWhileLoading(Account, store).save(again, command_id="c-1")
     assert again.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
 
 
-async def test_the_arguments_of_a_partial_command_are_content(accounts: Repository[Account]) -> None:
+async def test_the_arguments_of_a_partial_command_are_compared(accounts: Repository[Account]) -> None:
     assert await accounts.execute("a-1", partial(Account.deposit, amount=5), command_id="c-1") == 5
     with pytest.raises(IdempotencyError):
         await accounts.execute("a-1", partial(Account.deposit, amount=6), command_id="c-1")
 
 
 @pytest.mark.parametrize("attempts", [0, -1, True, 1.0, "x"])
-def test_what_is_no_number_of_attempts(attempts: Any) -> None:
+def test_invalid_attempts_are_refused(attempts: Any) -> None:
     with pytest.raises(ValueError, match="attempts"):
         Repository(Account, MemoryStore(), attempts=attempts)
 
@@ -852,7 +856,7 @@ class Tagged(Event, tag="crate.tagged"):
 
 
 class Crate(Aggregate, tag="crate"):
-    """Empty as far as Python is concerned."""
+    """An aggregate that is falsy, because its length is 0."""
 
     tags: set[str] = msgspec.field(default_factory=set)
 
@@ -863,14 +867,14 @@ class Crate(Aggregate, tag="crate"):
         self.tags |= event.tags
 
 
-def test_a_set_is_the_same_content_in_every_order() -> None:
-    """Its order is another one in each process."""
+def test_the_digest_of_a_set_does_not_depend_on_its_order() -> None:
+    """The order of a set differs between processes."""
     one, other = ({f"t{each}" for each in order} for order in (range(50), reversed(range(50))))
     assert [*one] != [*other]
-    assert digest_of([Tagged(tags=one)]) == digest_of([Tagged(tags=other)])
+    assert compute_digest([Tagged(tags=one)]) == compute_digest([Tagged(tags=other)])
 
 
-async def test_an_aggregate_that_counts_as_false_has_its_snapshots(store: ScriptedStore) -> None:
+async def test_an_aggregate_that_is_falsy_is_loaded_from_its_snapshot(store: ScriptedStore) -> None:
     crates = Repository(Crate, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
     crate = Crate(id="c-1")
     for each in range(5):
@@ -880,12 +884,12 @@ async def test_an_aggregate_that_counts_as_false_has_its_snapshots(store: Script
     assert (await crates.load("c-1")).version == 5
 
 
-async def test_a_history_after_less_than_nothing_is_all_of_it(accounts: Repository[Account]) -> None:
+async def test_a_history_after_a_negative_version_is_complete(accounts: Repository[Account]) -> None:
     for backward in (False, True):
         assert [commit.version async for commit, _ in accounts.history("a-1", after=-7, backward=backward)] == [1]
 
 
-async def test_another_command_that_was_first_is_a_conflict(accounts: Repository[Account]) -> None:
+async def test_another_command_at_the_same_version_is_a_conflict(accounts: Repository[Account]) -> None:
     await accounts.save(Account.open("b-2", owner="bob"), command_id="c-1")
     for command_id in ("c-2", None):
         with pytest.raises(ConflictError):
@@ -893,7 +897,7 @@ async def test_another_command_that_was_first_is_a_conflict(accounts: Repository
 
 
 @pytest.mark.parametrize("amount", [2**70, "\ud800", {1: 2}, {1, "a"}])
-async def test_a_command_whose_content_cannot_be_told_is_refused(
+async def test_a_command_whose_arguments_cannot_be_encoded_is_refused(
     accounts: Repository[Account], store: ScriptedStore, amount: Any
 ) -> None:
     with pytest.raises(ValueError, match="arguments of a command with an id cannot be encoded"):
@@ -901,13 +905,13 @@ async def test_a_command_whose_content_cannot_be_told_is_refused(
     assert await versions(store) == [1]
 
 
-def test_what_tells_a_redelivery_is_the_same_in_every_process_and_release() -> None:
-    """It is stored: were it computed otherwise tomorrow, redelivered commands would be refused."""
-    assert digest_of(["deposit", (5,), {}]).hex() == "6276d9295d69e124"
-    assert digest_of(["f", ({"b", "a", "c"}, {"y": 1, "x": 2}), {"k": b"z"}]).hex() == "8a803912355dd8f4"
+def test_digests_are_the_same_in_every_process_and_release() -> None:
+    """Digests are stored. If a release computed them differently, it would refuse redelivered commands."""
+    assert compute_digest(["deposit", (5,), {}]).hex() == "6276d9295d69e124"
+    assert compute_digest(["f", ({"b", "a", "c"}, {"y": 1, "x": 2}), {"k": b"z"}]).hex() == "8a803912355dd8f4"
 
 
-async def test_events_recorded_since_are_not_lost_to_another_delivery(
+async def test_later_events_are_not_lost_to_another_delivery(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     mine = Account.open("b-2", owner="bob")
@@ -921,7 +925,7 @@ async def test_events_recorded_since_are_not_lost_to_another_delivery(
     assert mine.uncommitted == (Opened(owner="bob"), Deposited(amount=5))
 
 
-async def test_an_unknown_outcome_that_another_delivery_settled_is_a_duplicate(
+async def test_an_unknown_outcome_settled_by_another_delivery_is_a_duplicate(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:
     mine = Account.open("b-2", owner="bob")
@@ -937,14 +941,14 @@ async def test_an_unknown_outcome_that_another_delivery_settled_is_a_duplicate(
     assert [commit.version async for commit in store.read("account-b-2")] == [1, 2]
 
 
-async def test_nothing_recorded_needs_no_id_and_takes_none(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_a_save_without_events_does_not_use_its_id(accounts: Repository[Account], store: ScriptedStore) -> None:
     receipt = await accounts.save(await accounts.load("a-1"), command_id="c-1")
     assert (receipt.commit_id, receipt.duplicate) == (None, False)
     assert await accounts.execute("a-1", lambda account: account.balance, command_id="c-1") == 0
     assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") == 5
 
 
-async def test_an_id_belongs_to_one_stream(accounts: Repository[Account]) -> None:
+async def test_a_command_id_applies_to_one_stream(accounts: Repository[Account]) -> None:
     await accounts.save(Account.open("b-2", owner="bob"))
     for id in ("a-1", "b-2"):
         assert await accounts.execute(id, Account.deposit, 5, command_id="c-1") == 5
@@ -954,7 +958,7 @@ async def test_an_id_belongs_to_one_stream(accounts: Repository[Account]) -> Non
 
 
 class Slow(ScriptedStore):
-    """Appends and snapshots wait until they are let go."""
+    """A store whose appends and snapshots wait until the test releases them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -973,7 +977,7 @@ class Slow(ScriptedStore):
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_save_waits_for_its_snapshot_only_if_told_to(inline: bool) -> None:
+async def test_a_save_waits_for_its_snapshot_only_with_inline(inline: bool) -> None:
     async with Slow() as store:
         store.let_append.set()
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=inline))
@@ -987,8 +991,8 @@ async def test_a_save_waits_for_its_snapshot_only_if_told_to(inline: bool) -> No
     assert store.snapshots
 
 
-async def test_a_snapshot_holds_only_what_was_stored() -> None:
-    """Events recorded while a save is under way are in the state already, and not yet in the stream."""
+async def test_a_snapshot_contains_only_stored_events() -> None:
+    """Events recorded during a save are already in the state, and not yet in the stream."""
     async with Slow() as store:
         store.let_snapshot.set()
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
@@ -1005,7 +1009,7 @@ async def test_a_snapshot_holds_only_what_was_stored() -> None:
         assert [snapshot.version for snapshot in store.snapshots] == [2]
 
 
-async def test_a_snapshot_without_any_commit_is_ignored(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_snapshot_without_commits_is_ignored(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
     accounts = Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True))
     account = Account.open("a-1", owner="ann")
     for _ in range(5):
@@ -1018,7 +1022,7 @@ async def test_a_snapshot_without_any_commit_is_ignored(store: ScriptedStore, ca
     assert "ahead of the log" in caplog.text
 
 
-# --- what logs and errors tell
+# --- the content of logs and errors
 
 
 SECRET = "ann owes 4711"
@@ -1038,12 +1042,12 @@ class Diary(Aggregate, tag="diary"):
 
 
 def spoilt(snapshot: Snapshot) -> Snapshot:
-    """One whose state is sound MessagePack of another kind."""
+    """Return this snapshot with a state that is valid MessagePack of another type."""
     body = msgspec.msgpack.encode(({SECRET: SECRET}, {"text": {SECRET: SECRET}}))
     return msgspec.structs.replace(snapshot, payload=pack(body, snapshot.stream, snapshot.version))
 
 
-async def test_no_log_line_and_no_error_holds_content(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_logs_and_errors_do_not_contain_content(store: ScriptedStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "eventsrc")
     diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
     diary = Diary(id="d-1")
@@ -1060,18 +1064,18 @@ async def test_no_log_line_and_no_error_holds_content(store: ScriptedStore, capl
         diary.write(SECRET)
         await diaries.save(diary)
     for _ in range(2):
-        diary.write(f"{SECRET}!")  # no snapshot can be made from here on
+        diary.write(f"{SECRET}!")  # from here on no snapshot can be encoded
         await diaries.save(diary)
     diary.write(SECRET * 200)
     await diaries.save(diary)
     assert "is ignored" in caplog.text
-    assert "no snapshot" in caplog.text
+    assert "was not written" in caplog.text
     for record in caplog.records:
         assert SECRET not in f"{record.getMessage()} {record.args!r} {record.exc_info!r}"
         assert record.levelno == logging.WARNING
 
 
-async def test_representations_hold_no_content(accounts: Repository[Account], store: ScriptedStore) -> None:
+async def test_reprs_do_not_contain_content(accounts: Repository[Account], store: ScriptedStore) -> None:
     diaries = Repository(Diary, store, snapshots=SnapshotPolicy(floor=0, inline=True))
     diary = Diary(id="d-1")
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""What a transport repeats, reorders and drops: behind the gate there is each commit once, in order."""
+"""The gate passes each commit once and in order, even if the transport repeats, reorders or drops commits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ids(commits: Iterable[Commit]) -> list[bytes]:
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.floats(0, 1), st.floats(0, 0.5))
-def test_each_commit_once_and_in_order(seed: int, commits: int, repeated: float, dropped: float) -> None:
+def test_each_commit_is_due_once_and_in_order(seed: int, commits: int, repeated: float, dropped: float) -> None:
     random = Random(seed)
 
     async def run() -> None:
@@ -37,7 +37,7 @@ def test_each_commit_once_and_in_order(seed: int, commits: int, repeated: float,
             hints = [commit for stored in streams.values() for commit in stored if random.random() >= dropped]
             hints += [hint for hint in hints if random.random() < repeated]
             random.shuffle(hints)
-            last = [stored[-1] for stored in streams.values()]  # later writes bring what was dropped at the end
+            last = [stored[-1] for stored in streams.values()]  # as later writes do after dropped commits
             handled: list[Commit] = []
             await handle(Gate(store, {}), [*hints, *last], handled)
             for name, stored in streams.items():
@@ -46,7 +46,7 @@ def test_each_commit_once_and_in_order(seed: int, commits: int, repeated: float,
     asyncio.run(run())
 
 
-async def test_it_goes_on_from_what_was_handled_before() -> None:
+async def test_a_gate_continues_after_the_last_handled_version() -> None:
     async with MemoryStore() as store:
         commits = await fill(store, "a-1", 9)
         handled: list[Commit] = []
@@ -54,7 +54,7 @@ async def test_it_goes_on_from_what_was_handled_before() -> None:
         assert ids(handled) == ids(commits[4:])
 
 
-async def test_what_was_not_handled_comes_again() -> None:
+async def test_commits_that_were_not_handled_are_due_again() -> None:
     async with MemoryStore() as store:
         commits = await fill(store, "a-1", 3)
         gate = Gate(store, {})
@@ -63,7 +63,7 @@ async def test_what_was_not_handled_comes_again() -> None:
         assert ids(await gate.due(commits[2])) == ids(commits[1:])
 
 
-async def test_writers_that_go_on_are_no_trouble() -> None:
+async def test_a_gate_works_while_writers_continue() -> None:
     async with MemoryStore() as store:
         hints: asyncio.Queue[Commit] = asyncio.Queue()
         stored: list[Commit] = []
@@ -82,7 +82,7 @@ async def test_writers_that_go_on_are_no_trouble() -> None:
         assert ids(handled) == ids(stored)
 
 
-async def test_a_version_that_the_store_misses_is_told() -> None:
+async def test_a_version_missing_in_the_store_raises_stream_corrupt() -> None:
     async with MemoryStore() as store:
         commits = await fill(store, "a-1", 5)
         del store._streams["a-1"][2:]

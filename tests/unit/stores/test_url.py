@@ -1,4 +1,4 @@
-"""Stores named by a URL."""
+"""Stores from URLs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eventsrc import Commit, DynamoDBStore, MemoryStore, SQLiteStore, open_store
 COMMIT = Commit(stream="s-1", version=1, id=bytes(16), time=1, events=1, tags=("t",), payload=b"")
 
 
-def test_memory() -> None:
+def test_memory_urls() -> None:
     assert isinstance(open_store("memory://"), MemoryStore)
 
 
@@ -25,7 +25,7 @@ def test_memory() -> None:
         ("sqlite:///%C3%BC.db", "ü.db"),
     ],
 )
-async def test_a_relative_file(url: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_with_a_relative_file(url: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     async with open_store(url) as store:
@@ -34,13 +34,13 @@ async def test_a_relative_file(url: str, file: str, tmp_path: Path, monkeypatch:
     assert (tmp_path / file).is_file()
 
 
-async def test_an_absolute_file(tmp_path: Path) -> None:
+async def test_a_url_with_an_absolute_file(tmp_path: Path) -> None:
     async with open_store(f"sqlite:///{tmp_path}/events.db") as store:
         await store.append(COMMIT)
     assert (tmp_path / "events.db").is_file()
 
 
-def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_with_a_table_and_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
 
     def init(self: DynamoDBStore, table: str, **options: object) -> None:
@@ -55,7 +55,7 @@ def test_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [("Events", plain), ("events", {**plain, **local}), ("events", {**plain, "plain_http": True})]
 
 
-def test_a_table_can_be_made_from_its_url() -> None:
+def test_a_url_with_a_table_creates_a_store() -> None:
     assert isinstance(open_store("dynamodb://events?region=eu-west-1&tenant=acme"), DynamoDBStore)
 
 
@@ -75,7 +75,7 @@ def test_a_table_can_be_made_from_its_url() -> None:
         *("dynamodb://", "dynamodb:///events", "dynamodb://events/more"),
     ],
 )
-def test_what_names_no_store_is_refused_with_how_it_is_written(url: str) -> None:
+def test_the_error_for_an_invalid_url_shows_valid_ones(url: str) -> None:
     with pytest.raises(ValueError, match=r"memory://, sqlite:///.* or dynamodb://") as raised:
         open_store(url)
     assert repr(url) in str(raised.value)
@@ -95,6 +95,6 @@ def test_what_names_no_store_is_refused_with_how_it_is_written(url: str) -> None
         ("sqlite:///:memory:", "MemoryStore"),
     ],
 )
-def test_a_wrong_part_is_named(url: str, part: str) -> None:
+def test_the_error_for_a_wrong_part_names_it(url: str, part: str) -> None:
     with pytest.raises(ValueError, match=part):
         open_store(url)

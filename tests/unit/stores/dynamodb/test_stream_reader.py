@@ -310,7 +310,7 @@ async def test_a_place_that_is_gone_is_an_error() -> None:
     await writer.write(["s-1"] * 6)
     first = [batch async for batch in batches(service)]
     service.shards[service.open()[0]].trimmed = 5
-    with pytest.raises(FeedTrimmed, match="begin anew"):
+    with pytest.raises(FeedTrimmed, match="start again"):
         await told(service, first[0].checkpoint)
     assert len(await told(service, beginning())) == 1  # from the beginning that there is
 
