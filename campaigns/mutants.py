@@ -72,13 +72,13 @@ def own_commit_taken_for_a_conflict() -> list[Patch]:
 
 def new_id_on_a_retry() -> list[Patch]:
     """The next save uses a new commit id, although the outcome of the last save is unknown."""
-    save = Repository._commit
+    save = Repository._save
 
     async def mutant(self: Any, aggregate: Any, *rest: Any) -> Any:
         aggregate._journal.draft = None
         return await save(self, aggregate, *rest)
 
-    return [(Repository, "_commit", mutant)]
+    return [(Repository, "_save", mutant)]
 
 
 def transient_error_reported_as_failed() -> list[Patch]:
@@ -191,7 +191,7 @@ def unknown_forgotten_by_the_repository() -> list[Patch]:
     append = Repository._append
 
     async def mutant(self: Any, aggregate: Any, draft: Any) -> Any:
-        aggregate._journal.unsure = False
+        aggregate._journal.ambiguous = False
         return await append(self, aggregate, draft)
 
     return [(Repository, "_append", mutant)]

@@ -103,7 +103,7 @@ def instrument(
         meter.create_observable_counter(f"eventsrc.{name}", [reader], unit)
     for name in ("hits", "misses"):
         each = [
-            (partial(_read_cache_use, one, name), {**kind, "eventsrc.aggregate": one.aggregate.__name__})
+            (partial(_read_cache_use, one, name), {**kind, "eventsrc.aggregate": one.aggregate_class.__name__})
             for one in repositories
         ]
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")

@@ -26,15 +26,15 @@ class Journal(msgspec.Struct):
     uncommitted: list[bytes] = []  # encoded events
     commands: dict[str, AppliedCommand] = {}  # oldest first
     draft: Commit | None = None  # being sent; kept until its outcome is known
-    unsure: bool = False  # an earlier try may have stored the draft
+    ambiguous: bool = False  # an earlier try may have stored the draft
     saving: bool = False
     applying: bool = False  # a handler runs; it must not record
     snapshot: int = 0  # version of the last snapshot
     tail: int = 0  # stored bytes of the commits since the last snapshot
     threshold: int = 0  # bytes; a snapshot is encoded only when the tail is longer
 
-    def apply(self) -> Journal:
-        """Guard a block in which handlers run: `with journal.apply():`. Raises RuntimeError if one records an event."""
+    def handlers_running(self) -> Journal:
+        """Guard the block in which handlers run: one that records an event would do so at each load. RuntimeError."""
         if self.applying:
             raise RuntimeError(f"{self.stream}: a handler recorded an event; record only in commands")
         self.applying = True
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 else:
 
-    class _Slots:
+    class _Slots:  # not a field, so that neither msgspec nor a snapshot sees it
         __slots__ = ("_journal",)
 
     class _Struct(_Slots, msgspec.Struct, kw_only=True, tag_field="$", tag=untagged):
@@ -142,7 +142,7 @@ class Aggregate(_Struct):
         if handler is None:
             raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
         (body, decoded), journal = declaration.codec.encode(event), self._journal
-        with journal.apply():
+        with journal.handlers_running():
             handler(self, decoded)
         journal.uncommitted.append(body)
 

@@ -22,7 +22,7 @@ class Steps(msgspec.Struct, Generic[A], frozen=True):
     load: Callable[[str], Awaitable[A]]  # read the latest state of an id
     fold: Callable[[A, Sequence[Commit]], A]  # apply the next commits
     catch_up: Callable[[A], Awaitable[None]]  # read and apply newer commits
-    commit: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
+    save: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
     snapshots: Snapshots[A]
     cache: Cache
 
@@ -116,7 +116,7 @@ class Execution(Generic[A]):
         aggregate = self._replay(aggregate)
         base, self._base = self._base, None  # until the outcome is known, no state is
         try:
-            receipt = await self._steps.commit(aggregate, self._command_id, self._digest)
+            receipt = await self._steps.save(aggregate, self._command_id, self._digest)
         except ConflictError as conflict:
             self._base, self._is_current = base, False
             self._follow(conflict.winner)

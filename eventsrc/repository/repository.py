@@ -12,7 +12,8 @@ from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import AppliedCommand, check_command_id, check_has_run, compute_digest, describe_call
 from ..aggregates.declaration import declaration_of
-from ..aggregates.event import Event, tag_of
+from ..aggregates.event import Event
+from ..aggregates.event_values import read_tags
 from ..concurrency import load_all
 from ..errors import (
     AggregateNotFound,
@@ -50,7 +51,7 @@ class Recorded(NamedTuple):
 
 
 class Repository(Generic[A]):
-    """Load and save the aggregates of one class, `aggregate`. It has nothing to close; the store has.
+    """Load and save the aggregates of one class, `aggregate_class`. It has nothing to close; the store has.
 
     `attempts` is how often `execute` tries to save before it raises ConflictError.
     """
@@ -67,12 +68,12 @@ class Repository(Generic[A]):
         self._declaration = declaration_of(aggregate)
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it must be an int of at least 1")
-        self.aggregate = aggregate
+        self.aggregate_class = aggregate
         self._store = store
         self._attempts = attempts
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache)
-        self._steps = Steps(self.load, self._fold, self._catch_up, self._commit, self._snapshots, self._cache)
+        self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache)
 
     @property
     def cache_use(self) -> CacheUse:
@@ -86,23 +87,21 @@ class Repository(Generic[A]):
         """
         stream = stream_id(self._declaration.category, id)
         if version is not None or at is not None:
-            return await load_as_of(self.aggregate(id=id), self._fold, self._store, version, at)
+            return await load_as_of(self.aggregate_class(id=id), self._fold, self._store, version, at)
         snapshot, commits = await self._store.load(stream)
         try:
             if snapshot is None:
-                return self._fold(self.aggregate(id=id), commits)
+                return self._fold(self.aggregate_class(id=id), commits)
             if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
                 return self._fold(aggregate, commits[1:])
         except StreamCorrupt:
             log.warning("%s: a version is missing; reading the stream again", stream)
+        # There is no usable snapshot, or a version was missing: read all commits.
         commits = [commit async for commit in read_without_gaps(self._store, stream)]
-        return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate(id=id), commits))
+        return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate_class(id=id), commits))
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
-        """Return the aggregates by id, in the order of `ids`. Ids that do not exist are left out.
-
-        Up to `concurrency` loads run at once. If one fails, the others are cancelled and its error is raised.
-        """
+        """Return the aggregates by id, in the order of `ids`, without those that do not exist. One error cancels all."""
         return await load_all(self.load, ids, concurrency)
 
     async def save(
@@ -114,8 +113,7 @@ class Repository(Generic[A]):
         - After any error the aggregate still has its events. A conflict is not retried: the caller has old state.
         - After CommitOutcomeUnknown or a cancellation, saving the same object again first settles that commit. Events
           recorded since then become a second commit.
-        - If the `command_id` was applied before, nothing is written, the object gets the stored state, and the receipt
-          has `duplicate`.
+        - If the `command_id` was applied before, nothing is written, and the object gets the stored state (`duplicate`).
 
         Raises:
             ConflictError: another commit has the version.
@@ -123,7 +121,7 @@ class Repository(Generic[A]):
             IdempotencyError: the command id was applied with other events.
             CommitTooLarge, StoreError: nothing was written.
         """
-        return await self._commit(aggregate, command_id, None, metadata)
+        return await self._save(aggregate, command_id, None, metadata)
 
     @overload
     async def execute(
@@ -157,14 +155,12 @@ class Repository(Generic[A]):
         def decide(aggregate: A) -> Any:
             return check_has_run(command, command(aggregate, *args, **kwargs))
 
-        async with self._cache.turn(stream_id(self._declaration.category, id)):
+        stream_id(self._declaration.category, id)  # raises InvalidStreamId
+        async with self._cache.turn(id):
             return await Execution(self._steps, id, decide, command_id, digest).run(self._attempts)
 
     async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
-        """Yield the commits with a version above `after` and their events, oldest first, or newest first if `backward`.
-
-        Commits are read a page at a time. Raises StoredDataError and StoreError.
-        """
+        """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""
         stream = stream_id(self._declaration.category, id)
         commits = (read_backward_without_gaps if backward else read_without_gaps)(self._store, stream, max(after, 0))
         async with aclosing(commits):
@@ -178,40 +174,40 @@ class Repository(Generic[A]):
         for start in range(0, len(commits), _DECODED_AT_ONCE):
             run = commits[start : start + _DECODED_AT_ONCE]
             decoded, size = self._declaration.codec.decode_run(run)
-            with journal.apply():
+            with journal.handlers_running():
                 for commit, events in zip(run, decoded, strict=True):
                     for event in events:
                         handlers[type(event)](aggregate, event)
                     if commit.command_id is not None:
-                        journal.remember(commit, self.aggregate.remembered_commands)
+                        journal.remember(commit, self.aggregate_class.remembered_commands)
             journal.advance_to(run[-1])
             journal.tail += size + OVERHEAD * len(run)
         if not journal.version:
             raise AggregateNotFound(journal.stream)
         return aggregate
 
-    async def _commit(
+    async def _save(
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None = None
     ) -> Receipt:
-        if type(aggregate) is not self.aggregate:
-            raise TypeError(f"this repository saves {self.aggregate.__qualname__}, not {type(aggregate).__qualname__}")
+        if (given := type(aggregate)) is not self.aggregate_class:
+            raise TypeError(f"this repository saves {self.aggregate_class.__qualname__}, not {given.__qualname__}")
         journal = journal_of(aggregate)
         if journal.saving:
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
         journal.saving = True
         try:
-            receipt = Receipt(journal.stream, journal.version, None)
-            if (earlier := journal.draft) is not None:
+            if (earlier := journal.draft) is not None:  # its outcome is unknown, so it is settled first
                 receipt = await self._append(aggregate, earlier)
-            current = journal_of(aggregate)  # a duplicate replaces the journal
-            if not current.uncommitted:
-                return receipt
+                if receipt.duplicate or not journal.uncommitted:
+                    return receipt
+            elif not journal.uncommitted:
+                return Receipt(journal.stream, journal.version, None)
             draft = self._draft(aggregate, command_id, digest, metadata)
-            if command_id is not None and (applied := current.commands.get(command_id)):
+            if command_id is not None and (applied := journal.commands.get(command_id)):
                 if earlier is not None and earlier.command_id == command_id:  # later events are other content
-                    raise IdempotencyError(current.stream, command_id, applied.version)
+                    raise IdempotencyError(journal.stream, command_id, applied.version)
                 return await self._resolve_duplicate(aggregate, applied, draft)
-            current.draft, current.unsure = draft, False
+            journal.draft, journal.ambiguous = draft, False
             return await self._append(aggregate, draft)
         finally:
             journal.saving = False
@@ -220,18 +216,19 @@ class Repository(Generic[A]):
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
     ) -> Commit:
         journal, trace = journal_of(aggregate), current_trace().merged(metadata)
-        events, version = aggregate.uncommitted, journal.version + 1
+        body, version = join(journal.uncommitted), journal.version + 1
+        tags = read_tags(body)
         if command_id is not None:
             check_command_id(command_id)
-            digest = digest or compute_digest(events)
+            digest = digest or compute_digest(aggregate.uncommitted)
         return Commit(
             stream=journal.stream,
             version=version,
             id=uuid7(),
             time=max(time.time_ns() // 1000, journal.time),
-            events=len(events),
-            tags=tuple(dict.fromkeys(tag_of(type(event)) for event in events)),
-            payload=pack(join(journal.uncommitted), journal.stream, version),
+            events=len(tags),
+            tags=tuple(dict.fromkeys(tags)),
+            payload=pack(body, journal.stream, version),
             correlation_id=trace.correlation_id,
             causation_ids=trace.causation_ids,
             command_id=command_id,
@@ -242,7 +239,7 @@ class Repository(Generic[A]):
     async def _append(self, aggregate: A, draft: Commit) -> Receipt:
         """Append the draft. It stays in the journal as long as its outcome is unknown."""
         journal = journal_of(aggregate)
-        unsure, journal.unsure = journal.unsure, True  # stays True after a cancellation
+        ambiguous, journal.ambiguous = journal.ambiguous, True  # stays so if this is cancelled
         try:
             receipt = await self._store.append(draft)
         except ConflictError as conflict:
@@ -251,10 +248,10 @@ class Repository(Generic[A]):
             if winner is None or winner.command_id is None or winner.command_id != draft.command_id:
                 raise
             return await self._resolve_duplicate(aggregate, AppliedCommand.of(winner), draft)
-        except CommitOutcomeUnknown:
-            raise
         except EventsrcError as error:
-            if unsure and isinstance(error, StoreError):
+            if isinstance(error, CommitOutcomeUnknown):
+                raise
+            if ambiguous and isinstance(error, StoreError):  # an earlier try may have stored it
                 raise CommitOutcomeUnknown(draft.stream, draft.version, str(draft.uuid)) from error
             journal.draft = None
             raise
@@ -262,7 +259,7 @@ class Repository(Generic[A]):
         del journal.uncommitted[: draft.events]
         journal.advance_to(draft)
         journal.tail += draft.size
-        journal.remember(draft, self.aggregate.remembered_commands)
+        journal.remember(draft, self.aggregate_class.remembered_commands)
         await self._snapshots.after_save(aggregate)
         return receipt
 

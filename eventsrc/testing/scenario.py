@@ -150,7 +150,7 @@ def _fold(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
     declaration = declaration_of(aggregate)
     payload = pack(join([declaration.codec.encode(event)[0] for event in events]), declaration.category, 1)
     folded = aggregate(id=id)
-    with journal_of(folded).apply():
+    with journal_of(folded).handlers_running():
         for event in declaration.codec.decode(payload, declaration.category, 1):
             declaration.handlers[type(event)](folded, event)
     return folded
