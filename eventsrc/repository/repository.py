@@ -101,7 +101,7 @@ class Repository(Generic[A]):
         return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate_class(id=id), commits))
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
-        """Return the aggregates by id, in the order of `ids`, without those that do not exist. One error cancels all."""
+        """Return the aggregates by id, in the order of `ids`, without ids that do not exist. An error cancels all."""
         return await load_all(self.load, ids, concurrency)
 
     async def save(
@@ -113,7 +113,7 @@ class Repository(Generic[A]):
         - After any error the aggregate still has its events. A conflict is not retried: the caller has old state.
         - After CommitOutcomeUnknown or a cancellation, saving the same object again first settles that commit. Events
           recorded since then become a second commit.
-        - If the `command_id` was applied before, nothing is written, and the object gets the stored state (`duplicate`).
+        - If the `command_id` was applied before, nothing is written; the object gets the stored state (`duplicate`).
 
         Raises:
             ConflictError: another commit has the version.
