@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .dynamodb import DynamoDBStore, Export
     from .feed import Batch, Feed, Head
     from .gate import Gate
+    from .lifecycle import ManagedStore
     from .limits import check_commit
     from .memory import MemoryStore
-    from .opening import ManagedStore
     from .ordered import OrderedStore
     from .sqlite import SQLiteStore
     from .url import open_store
@@ -46,7 +46,7 @@ _HOMES = {
     "Feed": ".feed",
     "Gate": ".gate",
     "Head": ".feed",
-    "ManagedStore": ".opening",
+    "ManagedStore": ".lifecycle",
     "MemoryStore": ".memory",
     "OrderedStore": ".ordered",
     "SQLiteStore": ".sqlite",

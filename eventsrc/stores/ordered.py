@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from ..errors import FeedTrimmed
 from ..store import Commit
 from .feed import Batch, Head
-from .opening import ManagedStore
+from .lifecycle import ManagedStore
 
 PAGE = 1_000  # commits
 MAX_POSITION = 2**63 - 1

@@ -29,7 +29,7 @@ from ...stores.dynamodb.wire.attributes import number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from ...stores.dynamodb.wire.responses import Item
 from ...stores.feed import Head
-from ...stores.opening import CallInFlight, CallsInFlight
+from ...stores.lifecycle import CallInFlight, CallsInFlight
 from ...usage import Usage
 from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot

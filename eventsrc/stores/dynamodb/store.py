@@ -11,7 +11,7 @@ from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head
-from ..opening import ManagedStore
+from ..lifecycle import ManagedStore
 from ..settle import settle
 from .feed.change_records import ChangeRecord, read_changes
 from .feed.checkpoint import find_earliest, parse_checkpoint
