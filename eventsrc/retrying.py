@@ -1,7 +1,7 @@
 """Retry policies, built on tenacity. Each is named after the failure that it retries.
 
 Call a policy with the function to try: `await on_conflict(attempts)(save)`. Waits are in seconds, and random up to a
-limit that doubles, so that many callers do not come back at once.
+limit that doubles, so that many callers do not try again at the same moment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tenacity import (
 from .errors import ConflictError, StoreUnavailable, Throttled
 
 TRANSIENT = (Throttled, StoreUnavailable)
-"""Errors after which a store is asked again: it has done nothing, and may do it later."""
+"""Errors after which the same call is tried again: nothing was done, and a later try may succeed."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # after a failed handler; each pause is four times the last one
 
@@ -50,7 +50,7 @@ def on_indefinite(is_worth_repeating: Callable[[BaseException], bool], deadline:
 
 
 def on_broken_download(error: type[Exception], attempts: int) -> AsyncRetrying:
-    """Read a part of a file again after this error, in `attempts` attempts at most."""
+    """Read a part of a file again after this error, up to `attempts` times in all."""
     return AsyncRetrying(
         retry=retry_if_exception_type(error),
         stop=stop_after_attempt(attempts),
@@ -69,7 +69,7 @@ def on_outage(
 ) -> AsyncRetrying:
     """Wait for a store that cannot be reached, at most `longest` seconds between attempts, until the caller `gives_up`.
 
-    `note` is called before each wait with what was raised and the seconds.
+    `note` is called before each wait with the error and the seconds to wait.
     """
 
     def before_sleep(state: RetryCallState) -> None:

@@ -1,7 +1,4 @@
-"""The interface of a store: four methods over bytes, and the records that they take and return.
-
-Stores know neither aggregates nor the codec.
-"""
+"""The interface of a store: four methods over bytes, and their records. Stores know no aggregates and no codec."""
 
 from __future__ import annotations
 

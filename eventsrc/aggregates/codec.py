@@ -30,8 +30,7 @@ RAW, LZ4 = b"\x01", b"\x02"
 _BODY = slice(1, -4)
 _TRAILER_RAW = 0x6DD90A9D  # makes the CRC-32 of the payload 0, the value at which a CRC-32 starts
 _TRAILER_LZ4 = 0xFFFFFFFF
-_CRC_RAW = 0  # of an undamaged payload
-_CRC_LZ4 = 0xFFFFFFFF
+_CRC_RAW, _CRC_LZ4 = 0, 0xFFFFFFFF  # of undamaged payloads
 _LIST_OF_ONE = b"\x91"  # in MessagePack, before its item
 _MIN_COMPRESSED = 128  # bytes; the lz4 block of a shorter body is rarely smaller, and then by little
 

@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 from ..errors import Fenced, StoredDataError, StreamParked
 from ..store import Commit, Receipt, Store
 from ..stores.feed import Batch, Feed
-from ..stores.gate import FarBehind, Gate
+from ..stores.gate import Gate, TooManyMissing
 from .assignment import Assignment
 from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, now
 from .parking import Parking
@@ -349,7 +349,7 @@ class Processor(Assignment, Generic[P]):
         for stream, hints in by_stream.items():
             try:
                 due = await self._gate.due(*hints)
-            except (FarBehind, StoredDataError):  # the stream's own task reports damaged data
+            except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
                 self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in hints))
                 continue
             if due:

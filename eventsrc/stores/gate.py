@@ -14,7 +14,7 @@ from ..store import MAX_VERSION, Commit, Store
 from .reading import read_without_gaps
 
 
-class FarBehind(Exception):
+class TooManyMissing(Exception):
     """More commits are missing before a hint than the gate may read at once."""
 
 
@@ -25,7 +25,7 @@ class Gate:
 
     - Use one task at a time for each stream: call `due`, handle the commits, and call `handled` for each.
     - Gates share nothing. Give each processor its own.
-    - If more than `most` commits are missing before a hint, `due` raises FarBehind and reads nothing.
+    - If more than `most` commits are missing before a hint, `due` raises TooManyMissing and reads nothing.
     """
 
     def __init__(self, store: Store, seen: MutableMapping[str, int], *, most: int = MAX_VERSION) -> None:
@@ -51,7 +51,7 @@ class Gate:
     async def _missing(self, hint: Commit, seen: int) -> Sequence[Commit]:
         """Return the commits after `seen` and before the hint. They were stored before the hint was."""
         if (count := hint.version - seen - 1) > self._most:
-            raise FarBehind(hint.stream)
+            raise TooManyMissing(hint.stream)
         missing = [commit async for commit in read_without_gaps(self._store, hint.stream, seen, hint.version - 1)]
         if len(missing) != count:
             raise StreamCorrupt(hint.stream, seen + len(missing) + 1)

@@ -15,10 +15,10 @@ def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
     if (size := item_size(commit)) > limit:
         raise CommitTooLarge(commit.stream, size, limit)
     check_version(commit.version)
-    check_stored(commit.id, commit.time)
+    check_id_and_time(commit.id, commit.time)
 
 
-def check_stored(id: bytes, time: int) -> None:
+def check_id_and_time(id: bytes, time: int) -> None:
     """Raise ValueError unless these can be a commit's id and time."""
     if len(id) != 16:
         raise ValueError(f"a commit id has {len(id)} bytes; it must have 16")

@@ -10,7 +10,7 @@ import msgspec
 from ...errors import CorruptPayload, InvalidStreamId, StoreRejected
 from ...store import Commit, Snapshot
 from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
-from ..limits import MAX_COMMIT_BYTES, check_commit, check_stored, check_version
+from ..limits import MAX_COMMIT_BYTES, check_commit, check_id_and_time, check_version
 from .layouts.layout import SortKey, commit_version
 from .wire.client import Reply
 from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryResponse, Text, TextMap, Texts
@@ -137,7 +137,7 @@ class Items:
             if version is None:
                 raise ValueError
             id, time = _require(item.id.B), int(_require(item.time.N))
-            check_stored(id, time)
+            check_id_and_time(id, time)
             return Commit(
                 stream=stream,
                 version=version,

@@ -13,7 +13,7 @@ from ...errors import ConflictError, CorruptPayload
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...usage import Usage
 from ..feed import Head
-from ..limits import check_stored
+from ..limits import check_id_and_time
 from ..settle import settle
 
 _PAGE_BYTES = 4 * 1024 * 1024  # of payloads; a page of all streams ends after it
@@ -127,7 +127,7 @@ def _to_commit(
     payload: bytes,
 ) -> Commit:
     try:
-        check_stored(id, time)
+        check_id_and_time(id, time)
         return Commit(
             position=position,
             stream=stream,
