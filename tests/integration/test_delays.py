@@ -168,7 +168,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     arguments = ["--path", str(tmp_path / "flights.db")]
     assert main([*arguments, "--days", "1"]) == 0
     assert "agrees with the table" in capsys.readouterr().out
-    assert main([*arguments, "--days", "2"]) == 0  # goes on
+    assert main([*arguments, "--days", "2"]) == 0  # continues
     assert main([*arguments, "--days", "1"]) == 1  # the store has more
     assert "✗" in capsys.readouterr().out
 

@@ -50,7 +50,7 @@ async def test_the_totals_are_those_of_the_table(store: Store, flights: list[Fli
 
 
 async def test_importing_again_changes_nothing(store: Store, flights: list[Flight]) -> None:
-    """Nor does an import that goes on where another one was cut short."""
+    """Nor does an import that continues where another one was cut short."""
     aircraft, fleet = Repository(Aircraft, store), by_aircraft(flights)
     half = {tailnum: rows[: len(rows) // 2] for tailnum, rows in fleet.items()}
     first = await import_fleet(half, aircraft)

@@ -59,7 +59,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def check_silent(call: Awaitable[object], expected: type[Exception], heard: pytest.LogCaptureFixture) -> None:
-    """The call raises what is expected, and nothing that can be seen of it tells the secret."""
+    """The call raises what is expected, and nothing that can be seen of it says the secret."""
     with pytest.raises(expected) as raised:
         await call
     told = [*traceback.format_exception(raised.value), heard.text]
