@@ -124,7 +124,7 @@ async def more(store: DynamoDBStore) -> Sequence[Commit]:
 async def test_the_live_feed_goes_on_behind_an_export(
     store: DynamoDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "TURNING_ON", 0)
+    monkeypatch.setattr(checkpoint, "ENABLE_DELAY", 0)
     await filled(store)
     folder = write_export(tmp_path, there(await items_of(store)), end=datetime.now(UTC) + timedelta(seconds=1))
     await more(store)

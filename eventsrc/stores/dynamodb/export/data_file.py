@@ -44,7 +44,7 @@ def reader_of(items: Items) -> Callable[[bytes], Row | None]:
         image = told.Item or told.NewImage
         if (key := image or told.Keys) is None:
             raise CorruptPayload("", 0, "a line without an item")
-        if (place := items.read_place(key)) is None:
+        if (place := items.read_commit_key(key)) is None:
             return None
         return Row(*place, items.to_commit(image, place[0]) if image is not None else None)
 

@@ -19,7 +19,7 @@ import msgspec
 
 from ....errors import StoreClosed
 from ...feed import Batch, Head
-from ..feed.checkpoint import from_moment
+from ..feed.checkpoint import checkpoint_at
 from ..store import DynamoDBStore
 from .data_file import FileLines, reader_of
 from .files import Bucket, Files, Folder, open_s3, read_parts
@@ -112,7 +112,7 @@ class Export:
         Take it once all is told, and keep what the processors know of the streams: what comes twice they drop. The feed
         raises FeedTrimmed if the export is of about a day ago, or if the table's stream was turned on after it.
         """
-        return from_moment(self.time)
+        return checkpoint_at(self.time)
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
         """As `Feed.feed`, stream by stream; it ends at the export's end, with `follow` as well.
