@@ -10,7 +10,7 @@ import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 from .wire.client import Client, ServiceError, TransportError
-from .wire.outcomes import is_throttle, is_worth_repeating, rejected
+from .wire.outcomes import is_throttle, is_worth_repeating, to_store_rejected
 from .wire.responses import send_once
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ async def create_table(
 
 def _to_store_error(table: str, error: Exception) -> StoreError:
     if isinstance(error, ServiceError) and not is_worth_repeating(error):
-        return rejected(error)
+        return to_store_rejected(error)
     reason = error.code or str(error.status) if isinstance(error, ServiceError) else str(error) or type(error).__name__
     kind = Throttled if is_throttle(error) else StoreUnavailable
     return kind(f"table {table} is not ready ({reason}); call it again")

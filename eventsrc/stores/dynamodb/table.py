@@ -16,7 +16,7 @@ from .creation import create_table
 from .wire.attributes import text_of
 from .wire.client import Reply, ServiceError
 from .wire.connection import Connection
-from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, rejected, send
+from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, send, to_store_rejected
 from .wire.responses import (
     BatchResponse,
     Cancelled,
@@ -246,10 +246,10 @@ def _to_store_error(
 ) -> StoreError:
     """Return the library's error for a request that failed."""
     if isinstance(error, ServiceError):
-        return rejected(error, *_find_tables(request), quoting=quoting)
+        return to_store_rejected(error, *_find_tables(request), quoting=quoting)
     if unknown is not None and error.ambiguous:
         return unknown(error.reason)
-    return error.definite()
+    return error.to_store_error()
 
 
 def _find_tables(request: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 
 from ....errors import FeedTrimmed
 from ..wire.client import ServiceError
-from ..wire.outcomes import rejected
+from ..wire.outcomes import to_store_rejected
 from .lineage import Shard
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ async def list_shards(send: Send, stream: str) -> Listing:
         try:
             description = (await send("DescribeStream", request, _Description)).StreamDescription
         except ServiceError as error:
-            raise feed_trimmed("the table's stream") if error.code == GONE else rejected(error) from None
+            raise feed_trimmed("the table's stream") if error.code == GONE else to_store_rejected(error) from None
         shards += description.Shards
         if description.LastEvaluatedShardId is None:
             return Listing(shards, description.StreamStatus != "DISABLED", requested_at)
@@ -127,7 +127,9 @@ async def read_shard(
                     iterator, pause = "", FIRST_PAUSE
                     continue
                 is_gone = is_trimmed or error.code == GONE
-                raise feed_trimmed(f"the next record of shard {shard}") if is_gone else rejected(error) from None
+                raise (
+                    feed_trimmed(f"the next record of shard {shard}") if is_gone else to_store_rejected(error)
+                ) from None
         except BaseException:
             room.release()
             raise

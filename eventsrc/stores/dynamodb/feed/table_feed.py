@@ -20,7 +20,7 @@ from ...feed import Batch
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
-from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, rejected, send
+from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, send, to_store_rejected
 from .change_records import read_changes
 from .checkpoint import Checkpoint, check_age, parse_checkpoint
 from .lineage import cursor_before_scan, cursor_from_now
@@ -104,7 +104,7 @@ class TableFeed:
         try:
             table = (await self._send(client, "DescribeTable", request, _DescribeResponse)).Table
         except ServiceError as error:
-            raise rejected(error) from None
+            raise to_store_rejected(error) from None
         if not table.StreamSpecification.StreamEnabled:
             raise StoreRejected("StreamSpecification", "the table has no stream; turn it on, with view type NEW_IMAGE")
         if table.StreamSpecification.StreamViewType not in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
@@ -148,4 +148,4 @@ async def send_read(
         last = passed.last
         # The outcome of earlier tries does not matter for a read, so a refusal of the last one is definite.
         refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None
-        raise refusal or passed.definite() from None
+        raise refusal or passed.to_store_error() from None
