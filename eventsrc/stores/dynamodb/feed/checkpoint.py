@@ -60,7 +60,9 @@ def _enabled_since(stream: str) -> float:
 def check_age(since: float) -> None:
     """Raise FeedTrimmed if the stream may have dropped changes made since then (seconds since the epoch)."""
     if time() - since > RETENTION - MARGIN:
-        raise FeedTrimmed("DynamoDB keeps changes for 24 hours, and the feed is almost that far behind")
+        raise FeedTrimmed(
+            "DynamoDB keeps changes for 24 hours, and the feed has read changes only up to about that age"
+        )
 
 
 def parse_checkpoint(text: str) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The SDK's client behind the library's interface, and opening clients of the SDK."""
+"""Opening clients of the SDK, and their adapter to the interface `Client`."""
 
 from __future__ import annotations
 
