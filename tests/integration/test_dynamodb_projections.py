@@ -344,7 +344,7 @@ async def test_more_writes_than_a_transaction_has_are_several(bench: Bench) -> N
     await processor.run(until_caught_up=True)
     [parked] = await processor.parked()
     assert parked.version == 14
-    assert "100 writes; a transaction has 99" in parked.error
+    assert "100 writes; a transaction holds 99" in parked.error
 
 
 async def test_two_writes_to_an_item_within_a_run_come_in_order(bench: Bench) -> None:
@@ -685,6 +685,6 @@ async def test_who_looks_at_what_the_service_refuses_is_told_why(bench: Bench) -
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
     await processor.run(until_caught_up=True)
     [parked] = await processor.parked()
-    assert "key" in parked.error.lower().partition("store's?")[2]  # the service's words
+    assert "key" in parked.error.lower().partition("of the store?")[2]  # the service's words
     with pytest.raises(StoreRejected, match="no-such-table"):
         await Processor(Misspelt(), bench.store, bench.direct, attempts=1).run(until_caught_up=True)

@@ -124,7 +124,7 @@ async def more(store: DynamoDBStore) -> Sequence[Commit]:
 async def test_the_live_feed_goes_on_behind_an_export(
     store: DynamoDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "TURNING_ON", 0)
+    monkeypatch.setattr(checkpoint, "ENABLE_DELAY", 0)
     await filled(store)
     folder = write_export(tmp_path, there(await items_of(store)), end=datetime.now(UTC) + timedelta(seconds=1))
     await more(store)
@@ -157,7 +157,7 @@ async def test_an_export_that_the_stream_does_not_reach_back_to_is_told(
     store: DynamoDBStore, tmp_path: Path, ago: timedelta, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reason == "24 hours":
-        monkeypatch.setattr(checkpoint, "_turned_on", lambda stream: 0.0)  # long before
+        monkeypatch.setattr(checkpoint, "_enabled_since", lambda stream: 0.0)  # long before
     async with Export(store, write_export(tmp_path, [], end=datetime.now(UTC) - ago)) as export:
         with pytest.raises(FeedTrimmed, match=reason):
             [batch async for batch in store.feed(after=export.checkpoint, follow=False)]

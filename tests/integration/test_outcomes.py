@@ -428,7 +428,7 @@ async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(ben
         DynamoDBStore(bench.store.table.name, client=client, deadline=0.3) as store,
         asyncio.timeout(30),  # the client itself would wait for minutes
     ):
-        with pytest.raises(StoreUnavailable, match="no answer"):
+        with pytest.raises(StoreUnavailable, match="no response"):
             await store.load(fresh_stream())
         with pytest.raises(CommitOutcomeUnknown):
             await store.append(make_commit(fresh_stream()))

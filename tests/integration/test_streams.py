@@ -223,7 +223,7 @@ async def test_a_checkpoint_that_is_a_day_old_is_refused(dynamodb_endpoint: str)
             old = f'{before}"since":{int(rest[:10]) - 86_400}{rest[10:]}'
             with pytest.raises(FeedTrimmed):
                 await told(store, old)
-            with pytest.raises(ValueError, match="no checkpoint"):
+            with pytest.raises(ValueError, match="not a checkpoint"):
                 await told(store, batch.checkpoint[:-1])
 
 

@@ -25,7 +25,7 @@ import pytest
 
 import eventsrc
 from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
-from eventsrc.stores.dynamodb.items import _OURS
+from eventsrc.stores.dynamodb.items import NAMES
 from eventsrc.stores.sqlite.connection import SCHEMA
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_the_listed_rights_are_those_of_the_calls_made() -> None:
 
 def test_every_attribute_of_an_item_is_explained() -> None:
     commit, snapshot = table("storage.md", "DynamoDB: a commit"), table("storage.md", "DynamoDB: a snapshot")
-    assert {name for row in [*commit, *snapshot] for name in quoted(row[0])} == {*_OURS, "PK", "SK"}
+    assert {name for row in [*commit, *snapshot] for name in quoted(row[0])} == {*NAMES, "PK", "SK"}
     assert {name for row in commit for name in quoted(row[2])} == {*Commit.__struct_fields__} - {"position"}
     assert {name for row in snapshot for name in quoted(row[2])} == {*Snapshot.__struct_fields__}
 

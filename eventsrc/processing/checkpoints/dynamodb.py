@@ -1,9 +1,9 @@
-"""What processors must not forget, in a DynamoDB table:
+"""The durable state of processors in a DynamoDB table.
 
 | partition | sort | attributes |
 |---|---|---|
-| `@balances@1/17`, by a hash | `account-a-1`, or its hash if it is long | version, epoch; stream if it is long |
-| `@balances@1` | `slot#00000003` | slot, epoch, token of who took it, stamp of the last save |
+| `@balances@1/17`, 0 to 63 by hash | `account-a-1`, or its hash if it is long | version, epoch; stream if it is long |
+| `@balances@1` | `slot#00000003` | slot, epoch, token of the last claim, stamp of the last save |
 | | `parked#account-a-1` | parked |
 | | `skipped#00001764201600000000#account-a-1@7` | skipped |
 | `@active` | `balances` | version |
@@ -34,21 +34,24 @@ from ...usage import Usage
 from ..slice import PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
 
-_NAMES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
-_PARTITIONS = 64  # of a processor's positions: a partition takes 1,000 writes a second
+_ATTRIBUTES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
+_PARTITIONS = 64  # for the positions of a processor: a partition accepts 1,000 writes a second
 _WORKERS, _ACTIVE = "@workers", "@active"  # partition keys
-_MAX_SORT = 900  # bytes of a stream that can be in a sort key, which holds 1,024
+_MAX_SORT_KEY = 900  # bytes of a stream id that is used as a sort key, which holds 1,024
 _MAX_ERROR = 10_000  # characters
 
 
 class DynamoDBCheckpoints(Checkpoints):
-    """In a DynamoDB table of their own or beside rows of read models: partition key and sort key are texts (S), and
-    partition keys that begin with '@' are taken.
+    """Checkpoints in a DynamoDB table, which may also hold the rows of read models.
 
-    Settings are those of DynamoDBStore. A position is an item, written with one request for one unit of write
-    capacity; all reads are strongly consistent. Whoever has lost a slot is fenced for each stream that its successor
-    has handled since, and for the others PositionMoved keeps it exact. `forget` is several requests: where it fails,
-    call it again. `usage` is what all of it has consumed.
+    - The partition key and the sort key are texts (S). Partition keys that start with '@' belong to the library.
+    - The settings are those of `DynamoDBStore`.
+    - A position is an item. Setting it takes one request and one write unit.
+    - All reads are strongly consistent.
+    - A worker that has lost a slot gets Fenced for each stream that the new owner has handled since. For other streams
+      both may write; the second write raises PositionMoved, so positions stay exact.
+    - `forget` makes several requests. If it fails, call it again.
+    - `usage` adds up what all requests have consumed.
     """
 
     def __init__(
@@ -65,9 +68,9 @@ class DynamoDBCheckpoints(Checkpoints):
         deadline: float = DEADLINE,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & _NAMES:
-            taken = ", ".join(sorted(_NAMES))
-            raise ValueError(f"key names {partition_key!r}, {sort_key!r}: two different ones, none of {taken}")
+        if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & _ATTRIBUTES:
+            taken = ", ".join(sorted(_ATTRIBUTES))
+            raise ValueError(f"key names {partition_key!r}, {sort_key!r} must differ, and not be any of {taken}")
         connection = Connection(
             region_name=region_name,
             endpoint_url=endpoint_url,
@@ -77,7 +80,7 @@ class DynamoDBCheckpoints(Checkpoints):
             deadline=deadline,
             max_connections=max_connections,
         )
-        self.usage = Usage()  # of all requests, writes of read models included
+        self.usage = Usage()  # of all requests, including those that write read models
         self.table = Table(
             table,
             partition_key=partition_key,
@@ -92,6 +95,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self._stamp = 0
 
     async def open(self) -> None:
+        """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
         if self.table.connection.client is not None:
             raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
         await self.table.connection.open()
@@ -111,24 +115,24 @@ class DynamoDBCheckpoints(Checkpoints):
         """Guard one request. Raises StoreClosed."""
         if self._loop is not asyncio.get_running_loop():
             raise StoreClosed(
-                "DynamoDBCheckpoints is not open (here); use `async with checkpoints:` around all that uses it"
+                "DynamoDBCheckpoints is not open in this event loop; use `async with checkpoints:` around its use"
             )
         return CallInFlight(self._calls, self.usage, used)
 
     async def create_table(self, *, point_in_time_recovery: bool = False, deletion_protection: bool = False) -> bool:
-        """Create the table, billed on demand, and wait until it can be used. False if it was there already."""
+        """Create the table, billed on demand, and wait until it can be used. Return False if it exists already."""
         return await self.table.create(
             point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
-        asked = {_sort(stream): stream for stream in streams}
-        keys = [self.table.key(*_place(processor, stream)) for stream in asked.values()]
+        by_sort_key = {_to_sort_key(stream): stream for stream in streams}
+        keys = [self.table.key(*_position_key(processor, stream)) for stream in by_sort_key.values()]
         items = await self.table.get_all(self.table.name, keys, [self._sort_key, "version"])
-        return {asked[self.table.sort_key_of(item)]: number_of(item, "version") for item in items}
+        return {by_sort_key[self.table.sort_key_of(item)]: number_of(item, "version") for item in items}
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
-        for partition in _partitions(processor):
+        for partition in _position_partitions(processor):
             async with aclosing(self.table.query(partition)) as pages:
                 async for page in pages:
                     yield [Head(self._stream_of(item), number_of(item, "version")) for item in page]
@@ -141,38 +145,38 @@ class DynamoDBCheckpoints(Checkpoints):
             await self.explain_failed_condition(processor, run, refusal)
 
     def advance_request(self, processor: str, run: Slice) -> dict[str, Any]:
-        """The update that sets a position: also an action of a transaction."""
+        """Return the update that sets a position. It can also be an action of a transaction."""
         names, values = (
             ["version", "epoch"],
             {":reached": run.last_version, ":after": run.after, ":epoch": run.fence.epoch},
         )
         update, texts = "SET #version = :reached, #epoch = :epoch", dict[str, Any]()
-        if _sort(run.stream) != run.stream:
+        if _to_sort_key(run.stream) != run.stream:
             names.append("stream")
             update, texts = f"{update}, #stream = :stream", {":stream": {"S": run.stream}}
         return {
             "TableName": self.table.name,
-            "Key": self.table.key(*_place(processor, run.stream)),
+            "Key": self.table.key(*_position_key(processor, run.stream)),
             "UpdateExpression": update,
             "ConditionExpression": "(attribute_not_exists(#version) OR #version = :after) "
             "AND (attribute_not_exists(#epoch) OR #epoch <= :epoch)",
-            "ExpressionAttributeNames": _named(*names),
-            "ExpressionAttributeValues": _numbers(values) | texts,
+            "ExpressionAttributeNames": _alias(*names),
+            "ExpressionAttributeValues": _to_numbers(values) | texts,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
     async def explain_failed_condition(self, processor: str, run: Slice, refusal: Refusal) -> None:
-        """Raise Fenced or PositionMoved, as the function of this name, for a position that could not be set."""
-        item = refusal.item or await self.table.get(self.table.key(*_place(processor, run.stream))) or {}
+        """Raise Fenced or PositionMoved if a position could not be set, as the function of this name."""
+        item = refusal.item or await self.table.get(self.table.key(*_position_key(processor, run.stream))) or {}
         found = (number_of(item, "version"), number_of(item, "epoch")) if item else None
-        explain_failed_condition(processor, run, found, again=refusal.repeated)
+        explain_failed_condition(processor, run, found, repeated=refusal.repeated)
 
     async def slots(self, processor: str) -> Sequence[Slot]:
-        found = [_slot(text_of(item, "slot")) for item in await self.table.query_all(f"@{processor}", "slot#")]
+        found = [_decode_slot(text_of(item, "slot")) for item in await self.table.query_all(f"@{processor}", "slot#")]
         return sorted(found, key=lambda slot: slot.number)
 
     async def claim(self, processor: str, slot: Slot) -> None:
-        # The token is of this call: a try of it that has landed without an answer is not taken for somebody quicker.
+        # The token identifies this call, so a try that was carried out without a response is not another's claim.
         update = self._slot_update(
             processor,
             slot,
@@ -184,7 +188,7 @@ class DynamoDBCheckpoints(Checkpoints):
             raise Fenced(processor, slot.number)
 
     async def save(self, processor: str, slot: Slot) -> None:
-        # The stamp: a try that the network has held back until a later save has landed changes nothing any more.
+        # With the stamp, a try that arrives late, after a later save, changes nothing.
         update = self._slot_update(
             processor,
             slot,
@@ -201,10 +205,10 @@ class DynamoDBCheckpoints(Checkpoints):
             "Key": self.table.key(f"@{processor}", f"slot#{slot.number:08}"),
             "UpdateExpression": update,
             "ConditionExpression": condition,
-            "ExpressionAttributeNames": _named("slot", "epoch", "stamp", "token"),
+            "ExpressionAttributeNames": _alias("slot", "epoch", "stamp", "token"),
             "ExpressionAttributeValues": {
-                ":slot": {"S": _json(slot)},
-                **_numbers({":epoch": slot.epoch, ":stamp": self._stamp}),
+                ":slot": {"S": _to_json(slot)},
+                **_to_numbers({":epoch": slot.epoch, ":stamp": self._stamp}),
             },
         }
 
@@ -213,8 +217,8 @@ class DynamoDBCheckpoints(Checkpoints):
             {
                 "Key": self.table.key(_WORKERS, worker),
                 "UpdateExpression": "ADD #beats :one",
-                "ExpressionAttributeNames": _named("beats"),
-                "ExpressionAttributeValues": _numbers({":one": 1}),
+                "ExpressionAttributeNames": _alias("beats"),
+                "ExpressionAttributeValues": _to_numbers({":one": 1}),
             }
         )
 
@@ -225,11 +229,15 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.delete(self.table.key(_WORKERS, worker))
 
     async def park(self, processor: str, parked: Parked) -> None:
-        await self.table.put({**self._parked_key(processor, parked.stream), "parked": {"S": _json(_short(parked))}})
+        await self.table.put(
+            {**self._parked_key(processor, parked.stream), "parked": {"S": _to_json(_shorten(parked))}}
+        )
 
     async def unpark(self, processor: str, parked: Parked) -> None:
-        # So a try that the network has held back does not undo that it is parked anew, either.
-        await self.table.delete(self._parked_key(processor, parked.stream), only_if=("parked", _json(_short(parked))))
+        # With the condition, a try that arrives late, after the stream was parked again, changes nothing.
+        await self.table.delete(
+            self._parked_key(processor, parked.stream), only_if=("parked", _to_json(_shorten(parked)))
+        )
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         if streams is None:
@@ -237,18 +245,21 @@ class DynamoDBCheckpoints(Checkpoints):
         else:
             keys = [self._parked_key(processor, stream) for stream in dict.fromkeys(streams)]
             items = await self.table.get_all(self.table.name, keys, ["parked"])
-        return [_parked(text_of(item, "parked")) for item in items]
+        return [_decode_parked(text_of(item, "parked")) for item in items]
 
     def _parked_key(self, processor: str, stream: str) -> dict[str, Any]:
-        return self.table.key(f"@{processor}", f"parked#{_sort(stream)}")
+        return self.table.key(f"@{processor}", f"parked#{_to_sort_key(stream)}")
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        place = f"{skipped.time:020}#{_sort(skipped.stream)}@{skipped.version}"
-        key = self.table.key(f"@{processor}", f"skipped#{place}")
-        await self.table.put({**key, "skipped": {"S": _json(skipped)}})
+        sort = f"skipped#{skipped.time:020}#{_to_sort_key(skipped.stream)}@{skipped.version}"
+        key = self.table.key(f"@{processor}", sort)
+        await self.table.put({**key, "skipped": {"S": _to_json(skipped)}})
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        return [_skipped(text_of(item, "skipped")) for item in await self.table.query_all(f"@{processor}", "skipped#")]
+        return [
+            _decode_skipped(text_of(item, "skipped"))
+            for item in await self.table.query_all(f"@{processor}", "skipped#")
+        ]
 
     async def active(self, tag: str) -> int | None:
         item = await self.table.get(self.table.key(_ACTIVE, tag))
@@ -261,62 +272,65 @@ class DynamoDBCheckpoints(Checkpoints):
             "Key": self.table.key(_ACTIVE, tag),
             "UpdateExpression": "SET #version = :version",
             "ConditionExpression": f"{before} OR #version = :version",
-            "ExpressionAttributeNames": _named("version"),
-            "ExpressionAttributeValues": _numbers(values),
+            "ExpressionAttributeNames": _alias("version"),
+            "ExpressionAttributeValues": _to_numbers(values),
         }
         return await self.table.update(update) is None
 
     async def forget(self, processor: str) -> None:
-        for partition in (*_partitions(processor), f"@{processor}"):
+        for partition in (*_position_partitions(processor), f"@{processor}"):
             await self.table.clear(partition)
 
 
-def explain_failed_condition(processor: str, run: Slice, found: tuple[int, int] | None, *, again: bool) -> None:
-    """A position is not where the run begins, but at this version and epoch: raise Fenced or PositionMoved, unless that
-    is where the run ends and this was tried `again`.
+def explain_failed_condition(processor: str, run: Slice, found: tuple[int, int] | None, *, repeated: bool) -> None:
+    """Raise the error for a position that could not be set, because `found` (version, epoch) was stored.
 
-    A try that has had no answer may have landed, so it can be our own doing. It may be another worker's as well, and
-    need not be told apart: whoever has moved the position there has handled these very commits together with it.
+    If the request was `repeated` and the stored version is the slice's last one, return without an error. Either an
+    earlier try without a response set the position, or another worker did. Both mean that these commits were handled.
+
+    Raises:
+        Fenced: the stored epoch is newer.
+        PositionMoved: the stored version is another one.
     """
     version, epoch = found or (0, 0)
     if epoch > run.fence.epoch:
         raise Fenced(processor, run.fence.slot)
-    if not (again and version == run.last_version):
+    if not (repeated and version == run.last_version):
         raise PositionMoved(run.stream)
 
 
-def _partitions(processor: str) -> list[str]:
+def _position_partitions(processor: str) -> list[str]:
     return [f"@{processor}/{each}" for each in range(_PARTITIONS)]
 
 
-def _place(processor: str, stream: str) -> tuple[str, str]:
-    """Where its position stands."""
-    return f"@{processor}/{crc32(stream.encode()) % _PARTITIONS}", _sort(stream)
+def _position_key(processor: str, stream: str) -> tuple[str, str]:
+    """Return the partition and the sort key of a position."""
+    return f"@{processor}/{crc32(stream.encode()) % _PARTITIONS}", _to_sort_key(stream)
 
 
-def _sort(stream: str) -> str:
-    """The stream as a sort key, or its hash if it is too long for one. No stream has a '|'."""
+def _to_sort_key(stream: str) -> str:
+    """Return the sort key for a stream: the stream, or its hash if it is too long. Streams do not contain '|'."""
     encoded = stream.encode()
-    return stream if len(encoded) <= _MAX_SORT else f"|{sha256(encoded).hexdigest()}"
+    return stream if len(encoded) <= _MAX_SORT_KEY else f"|{sha256(encoded).hexdigest()}"
 
 
-def _named(*names: str) -> dict[str, str]:
+def _alias(*names: str) -> dict[str, str]:
     return {f"#{name}": name for name in names}
 
 
-def _numbers(values: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def _to_numbers(values: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     return {name: {"N": str(value)} for name, value in values.items()}
 
 
-def _short(parked: Parked) -> Parked:
-    """It has to fit into an item."""
+def _shorten(parked: Parked) -> Parked:
+    """Shorten the error, so that it fits into an item."""
     return msgspec.structs.replace(parked, error=parked.error[:_MAX_ERROR])
 
 
-def _json(value: Slot | Parked | Skipped) -> str:
+def _to_json(value: Slot | Parked | Skipped) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_slot = msgspec.json.Decoder(Slot).decode
-_parked = msgspec.json.Decoder(Parked).decode
-_skipped = msgspec.json.Decoder(Skipped).decode
+_decode_slot = msgspec.json.Decoder(Slot).decode
+_decode_parked = msgspec.json.Decoder(Parked).decode
+_decode_skipped = msgspec.json.Decoder(Skipped).decode

@@ -1,4 +1,4 @@
-"""Read models in DynamoDB: your own items, changed in one transaction with the position."""
+"""Read models in DynamoDB: your own items, written in one transaction with the position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..checkpoints.dynamodb import DynamoDBCheckpoints
 from ..slice import Context, HandlerFailed, Slice
 from .projection import Failure, Guarantee, Projection, side_by_side
 
-_MAX_ACTIONS = 99  # actions of a transaction, next to the position
+_MAX_ACTIONS = 99  # actions of a transaction in addition to the position
 _HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
 
 
@@ -34,31 +34,31 @@ class Writes:
 
     def add(self, table: str, key: Mapping[str, Any], numbers: Mapping[str, int | Decimal]) -> None:
         attributes = to_item(key)
-        _, sums = self._sums.setdefault((table, _identity(attributes)), (attributes, {}))
+        _, sums = self._sums.setdefault((table, _encode_key(attributes)), (attributes, {}))
         for name, number in numbers.items():
             sums[name] = sums.get(name, 0) + number
 
     def actions(self) -> list[dict[str, Any]]:
         """Return the actions of the transaction. Raises ValueError if a transaction cannot hold them."""
-        actions = [*self._actions, *(_addition(table, *each) for (table, _), each in self._sums.items())]
+        actions = [*self._actions, *(_to_update(table, *each) for (table, _), each in self._sums.items())]
         if len(actions) > _MAX_ACTIONS:
-            raise ValueError(f"{len(actions)} writes; a transaction has {_MAX_ACTIONS}, and one for the position")
-        named = [
-            (inner["TableName"], _identity(inner["Key"]))
+            raise ValueError(f"{len(actions)} writes; a transaction holds {_MAX_ACTIONS} and the position")
+        keys = [
+            (inner["TableName"], _encode_key(inner["Key"]))
             for each in actions
             for inner in each.values()
             if "Key" in inner
         ]
-        if len(set(named)) < len(named):
-            raise ValueError("two writes to one item, which a transaction cannot hold; use add(), which sums up")
+        if len(set(keys)) < len(keys):
+            raise ValueError("two writes to one item, which a transaction cannot hold; use add(), which combines them")
         return actions
 
 
-def _identity(key: Mapping[str, Any]) -> bytes:
+def _encode_key(key: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(key, order="sorted")
 
 
-def _addition(table: str, key: Mapping[str, Any], sums: Mapping[str, int | Decimal]) -> dict[str, Any]:
+def _to_update(table: str, key: Mapping[str, Any], sums: Mapping[str, int | Decimal]) -> dict[str, Any]:
     numbers = range(len(sums))
     return {
         "Update": {
@@ -87,7 +87,7 @@ class DynamoDBContext(Context):
     def write(self, action: Mapping[str, Any]) -> None:
         """Add an action of TransactWriteItems, in the service's own JSON: `{"Put": {"TableName": "delays", "Item":
         {"PK": {"S": "LH-400"}, "minutes": {"N": "7"}}}}`. Binary values are bytes. If its condition fails, the handler
-        has failed.
+        counts as failed.
         """
         self._writes.write(action)
 
@@ -104,8 +104,8 @@ class DynamoDBProjection(Projection):
     What handlers write with the context is in one transaction with the stream's position. So each event is handled
     exactly once, even if a process is killed at any moment. Handlers may be async.
 
-    - A slice is halved if it makes more than 99 writes or two writes to one item, or if it fails. Handlers are then
-      called again, for fewer commits.
+    - A slice is split in half if it makes more than 99 writes or two writes to one item, or if a handler fails. Then
+      handlers are called again, for fewer commits.
     - Streams are handled concurrently, `concurrency` at a time. Transactions that change the same item conflict and are
       tried again: if many streams change few items, set `concurrency` low.
     - A write in a transaction costs twice the units of a single write.
@@ -116,14 +116,14 @@ class DynamoDBProjection(Projection):
     _checkpoints: DynamoDBCheckpoints
 
     def bind(self, checkpoints: Checkpoints) -> None:
-        check_kind(self, checkpoints)
+        check_checkpoints(self, checkpoints)
         super().bind(checkpoints)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self._semaphore)
+        return await side_by_side(runs, self._apply_slice, self._semaphore)
 
-    async def _by_halves(self, run: Slice) -> None:
-        await by_halves(run, self._handle)
+    async def _apply_slice(self, run: Slice) -> None:
+        await handle_by_halves(run, self._handle)
 
     async def _handle(self, run: Slice) -> None:
         try:
@@ -147,7 +147,7 @@ class DynamoDBProjection(Projection):
         try:
             refusal = await checkpoints.table.transact([advance, *actions])
         except StoreRejected as error:
-            raise HandlerFailed(error) if is_at_fault(error) else error from None
+            raise HandlerFailed(error) if is_handler_error(error) else error from None
         if refusal is None:
             return
         if refusal.action == 0:
@@ -159,21 +159,21 @@ class DynamoDBProjection(Projection):
         )
 
 
-def is_at_fault(refused: StoreRejected) -> bool:
-    """Whether a write was refused because it is wrong or too large: its handler has failed."""
+def is_handler_error(refused: StoreRejected) -> bool:
+    """Whether a write was refused because of what the handler wrote: it is not valid, or too large."""
     return refused.code in _HANDLER_ERRORS
 
 
-def check_kind(projection: Projection, checkpoints: Checkpoints) -> None:
-    """Raise TypeError for checkpoints that are not in DynamoDB."""
+def check_checkpoints(projection: Projection, checkpoints: Checkpoints) -> None:
+    """Raise TypeError if the checkpoints are not in DynamoDB."""
     if not isinstance(checkpoints, DynamoDBCheckpoints):
         raise TypeError(f"{type(projection).__qualname__} needs DynamoDBCheckpoints, as both are written together")
 
 
-async def by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> None:
-    """Handle a slice at once, or by halves if a handler fails or the writes do not fit into one transaction.
+async def handle_by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> None:
+    """Handle a slice. If a handler fails or the writes do not fit into one transaction, handle each half by itself.
 
-    So the commits before a failing one have their effect.
+    So the commits before the one that fails are handled.
     """
     try:
         await handle(run)
@@ -184,5 +184,5 @@ async def by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]]) -> N
         return
     middle = len(run.commits) // 2
     first = run._replace(commits=run.commits[:middle])
-    await by_halves(first, handle)
-    await by_halves(run._replace(after=first.last_version, commits=run.commits[middle:]), handle)
+    await handle_by_halves(first, handle)
+    await handle_by_halves(run._replace(after=first.last_version, commits=run.commits[middle:]), handle)

@@ -1,4 +1,4 @@
-"""Read models in DynamoDB with one row per stream, which also holds the stream's position."""
+"""Read models in DynamoDB with one row per stream. The row also holds the stream's position."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, explain_failed_condition
 from ..slice import Context, HandlerFailed, Slice
-from .dynamodb import by_halves, check_kind, is_at_fault
+from .dynamodb import check_checkpoints, handle_by_halves, is_handler_error
 from .projection import Failure, Guarantee, Projection, side_by_side
 
 
 class Changes:
-    """The changes that the handlers of a slice make to the stream's row: one outcome per attribute."""
+    """The changes that the handlers of a slice make to the stream's row, combined to one per attribute."""
 
     def __init__(self) -> None:
         self._set: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class Changes:
         self._removed[name] = None
 
     def expression(self, names: dict[str, str], values: dict[str, Any]) -> str:
-        """Return the rest of an update expression that starts with a SET. Adds placeholders to `names` and `values`."""
+        """Return what follows a first SET in an update expression. Add its placeholders to `names` and `values`."""
 
         def refer(name: str, *value: object) -> str:
             alias = f"{len(names)}"
@@ -67,8 +67,9 @@ class Changes:
 
 
 class RowContext(Context):
-    """A context that changes the stream's row. Values are str, int, Decimal, bool, bytes, None, and lists and dicts of
-    these.
+    """A context that changes the stream's row.
+
+    Values are str, int, Decimal, bool, bytes or None, or lists and dicts of these.
     """
 
     __slots__ = ("_changes",)
@@ -78,6 +79,7 @@ class RowContext(Context):
         self._changes = changes
 
     def set(self, /, **values: Any) -> None:
+        """Set attributes."""
         for name, value in values.items():
             self._changes.set(name, value)
 
@@ -87,6 +89,7 @@ class RowContext(Context):
             self._changes.add(name, value)
 
     def remove(self, *names: str) -> None:
+        """Remove attributes. Missing ones are ignored."""
         for name in names:
             self._changes.remove(name)
 
@@ -97,7 +100,7 @@ class DynamoDBRows(Projection):
     The row also holds the stream's position, so one write changes both: each event is handled exactly once, for the
     units of the row alone. Handlers may be async; they are called again if a write fails.
 
-    - Each stream of the feed gets a row, if only for its position.
+    - Each stream of the feed gets a row, even if handlers write nothing to it.
     - If you delete a row, the events of its stream are handled again.
     - The attribute `eventsrc`, or the name in `position_attribute`, belongs to the library. It is a map with `version`,
       `epoch` and `stream`.
@@ -118,12 +121,12 @@ class DynamoDBRows(Projection):
         """
 
     def bind(self, checkpoints: Checkpoints) -> None:
-        check_kind(self, checkpoints)
+        check_checkpoints(self, checkpoints)
         if not self.table:
             raise DeclarationError(
                 f"{type(self).__qualname__}.table", "is not set; set it to the name of the table that holds the rows"
             )
-        other = self._at(self.version + 1)
+        other = self._with_version(self.version + 1)
         if (self.table, self.key("probe-1")) == (other.table, other.key("probe-1")):
             raise DeclarationError(
                 f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it"
@@ -136,17 +139,17 @@ class DynamoDBRows(Projection):
         for stream in dict.fromkeys(streams):
             keys.append(key := to_item(self.key(stream)))
             if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
-                raise self._shared()
+                raise self._shared_row_error()
         found: dict[str, int] = {}
         for item in await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute]):
-            if (place := self._place(item)) is not None:
-                found[text_of(place, "stream")] = number_of(place, "version")
+            if (position := self._position_of(item)) is not None:
+                found[text_of(position, "stream")] = number_of(position, "version")
         return found
 
     async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
-        return await self._at(int(name.rpartition("@")[2])).positions(streams)
+        return await self._with_version(int(name.rpartition("@")[2])).positions(streams)
 
-    def _at(self, version: int) -> DynamoDBRows:
+    def _with_version(self, version: int) -> DynamoDBRows:
         """Return a copy with the keys of another version."""
         other = copy(self)
         vars(other)["version"] = version
@@ -156,10 +159,10 @@ class DynamoDBRows(Projection):
         await self._write(run, Changes())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._by_halves, self._semaphore)
+        return await side_by_side(runs, self._apply_slice, self._semaphore)
 
-    async def _by_halves(self, run: Slice) -> None:
-        await by_halves(run, self._handle)
+    async def _apply_slice(self, run: Slice) -> None:
+        await handle_by_halves(run, self._handle)
 
     async def _handle(self, run: Slice) -> None:
         changes = Changes()
@@ -175,8 +178,8 @@ class DynamoDBRows(Projection):
 
     async def _write(self, run: Slice, changes: Changes) -> None:
         names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
-        place = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
-        values = {":p": to_value(place), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
+        position = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
+        values = {":p": to_value(position), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
         values[":stream"] = to_value(run.stream)
         try:
             update = "SET #p = :p" + changes.expression(names, values)
@@ -194,26 +197,26 @@ class DynamoDBRows(Projection):
         try:
             refusal = await self._checkpoints.table.update(request, quoting=True)
         except StoreRejected as error:
-            raise HandlerFailed(error) if is_at_fault(error) else error from None
+            raise HandlerFailed(error) if is_handler_error(error) else error from None
         if refusal is None:
             return
-        found = self._place(refusal.item or await self._read(run.stream))
+        found = self._position_of(refusal.item or await self._read(run.stream))
         if found is not None and text_of(found, "stream") != run.stream:
-            raise self._shared()
-        position = (number_of(found, "version"), number_of(found, "epoch")) if found is not None else None
-        explain_failed_condition(self.name, run, position, again=refusal.repeated)
+            raise self._shared_row_error()
+        stored = (number_of(found, "version"), number_of(found, "epoch")) if found is not None else None
+        explain_failed_condition(self.name, run, stored, repeated=refusal.repeated)
 
     async def _read(self, stream: str) -> Item:
-        """Read the row's position, if the service has not returned it."""
+        """Read the row's position, for services that do not return it with a failed condition."""
         keys = [to_item(self.key(stream))]
         found = await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute])
         return found[0] if found else {}
 
-    def _place(self, item: Item) -> Item | None:
-        place: Item | None = item.get(self.position_attribute, {}).get("M")
-        return place
+    def _position_of(self, item: Item) -> Item | None:
+        position: Item | None = item.get(self.position_attribute, {}).get("M")
+        return position
 
-    def _shared(self) -> DeclarationError:
+    def _shared_row_error(self) -> DeclarationError:
         return DeclarationError(
-            f"{type(self).__qualname__}.key", "gives two streams the same row; return another key for each stream"
+            f"{type(self).__qualname__}.key", "gives two streams the same row; return a different key for each stream"
         )

@@ -1,4 +1,4 @@
-"""The store on Amazon DynamoDB, and what its tables tell."""
+"""The store on Amazon DynamoDB, and the exports of its tables."""
 
 from .export.export import Export
 from .store import DynamoDBStore

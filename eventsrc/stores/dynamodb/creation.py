@@ -1,4 +1,4 @@
-"""Creating the table."""
+"""Creation of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
 from .wire.client import Client, ServiceError, TransportError
-from .wire.outcomes import is_throttle, is_worth_repeating, rejected
+from .wire.outcomes import is_throttle, is_worth_repeating, to_store_rejected
 from .wire.responses import send_once
 
 T = TypeVar("T")
@@ -22,20 +22,20 @@ class TableDescription(msgspec.Struct):
     AttributeDefinitions: list[dict[str, str]]
 
 
-class Created(msgspec.Struct):
+class CreateResponse(msgspec.Struct):
     TableDescription: dict[str, Any]
 
 
-class Described(msgspec.Struct):
+class DescribeResponse(msgspec.Struct):
     Table: TableDescription
 
 
-class BackedUp(msgspec.Struct):
+class BackupsResponse(msgspec.Struct):
     ContinuousBackupsDescription: dict[str, Any]
 
 
-_READY_WITHIN = 120.0  # seconds
-_POLL = 0.5  # seconds
+_TIMEOUT = 120.0  # seconds
+_POLL_INTERVAL = 0.5  # seconds
 
 
 async def create_table(
@@ -47,10 +47,13 @@ async def create_table(
     point_in_time_recovery: bool = False,
     deletion_protection: bool = False,
 ) -> bool:
-    """Create the table and wait until it is active; False if it was there. `keys` are the types of the partition key
-    and of the sort key, in this order.
+    """Create the table and wait until it is active; False if it exists already.
 
-    Raises Throttled or StoreUnavailable when calling it again may help, else StoreRejected.
+    `keys` maps the partition key and the sort key, in this order, to their types.
+
+    Raises:
+        Throttled, StoreUnavailable: the table is not ready; call it again.
+        StoreRejected: calling it again does not help, for example because the table has different keys.
     """
     request: dict[str, Any] = {
         "TableName": table,
@@ -63,7 +66,7 @@ async def create_table(
     if deletion_protection:
         request["DeletionProtectionEnabled"] = True
     try:
-        async with asyncio.timeout(_READY_WITHIN):
+        async with asyncio.timeout(_TIMEOUT):
             created = await _create(client, request)
             await _wait_until_active(client, table, keys)
             if point_in_time_recovery:
@@ -72,17 +75,17 @@ async def create_table(
                     "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
                 }
                 backups = "ContinuousBackupsUnavailableException"
-                await _once_ready(
-                    lambda: send_once(client, "UpdateContinuousBackups", recovery, BackedUp), not_yet=backups
+                await _call_until_ready(
+                    lambda: send_once(client, "UpdateContinuousBackups", recovery, BackupsResponse), not_yet=backups
                 )
     except (ServiceError, TransportError, TimeoutError) as error:
-        raise _failure(table, error) from None
+        raise _to_store_error(table, error) from None
     return created
 
 
-def _failure(table: str, error: Exception) -> StoreError:
+def _to_store_error(table: str, error: Exception) -> StoreError:
     if isinstance(error, ServiceError) and not is_worth_repeating(error):
-        return rejected(error)
+        return to_store_rejected(error)
     reason = error.code or str(error.status) if isinstance(error, ServiceError) else str(error) or type(error).__name__
     kind = Throttled if is_throttle(error) else StoreUnavailable
     return kind(f"table {table} is not ready ({reason}); call it again")
@@ -90,7 +93,7 @@ def _failure(table: str, error: Exception) -> StoreError:
 
 async def _create(client: Client, request: dict[str, Any]) -> bool:
     try:
-        await send_once(client, "CreateTable", request, Created)
+        await send_once(client, "CreateTable", request, CreateResponse)
     except ServiceError as error:
         if error.code != "ResourceInUseException":
             raise
@@ -102,29 +105,33 @@ async def _wait_until_active(client: Client, table: str, keys: Mapping[str, str]
     missing = "ResourceNotFoundException"
     request = {"TableName": table}
     while True:
-        found = (
-            await _once_ready(lambda: send_once(client, "DescribeTable", request, Described), not_yet=missing)
+        description = (
+            await _call_until_ready(
+                lambda: send_once(client, "DescribeTable", request, DescribeResponse), not_yet=missing
+            )
         ).Table
-        if not _fits(found, keys):
-            raise StoreRejected("KeySchema", f"table {table} exists with other keys than the store's")
-        if found.TableStatus == "ACTIVE":
+        if not _has_keys(description, keys):
+            raise StoreRejected(
+                "KeySchema", f"table {table} exists with other keys than the store's; use another table"
+            )
+        if description.TableStatus == "ACTIVE":
             return
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(_POLL_INTERVAL)
 
 
-async def _once_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:
-    """Call until the answer is not `not_yet`: what is said of a new table is only eventually consistent."""
+async def _call_until_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:
+    """Call again while the error is `not_yet`: what the service reports of a new table is eventually consistent."""
     while True:
         try:
             return await call()
         except ServiceError as error:
             if error.code != not_yet:
                 raise
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(_POLL_INTERVAL)
 
 
-def _fits(table: TableDescription, keys: Mapping[str, str]) -> bool:
-    """Whether keys have the names and types that the store needs; further attributes may be indexed."""
+def _has_keys(table: TableDescription, keys: Mapping[str, str]) -> bool:
+    """Whether the keys have these names and types. Indexes of the table may define further attributes."""
     names = all(key in table.KeySchema for key in _key_schema(keys))
     return names and all(key in table.AttributeDefinitions for key in _key_types(keys))
 

@@ -1,4 +1,4 @@
-"""Commits and snapshots as items. docs/storage.md explains each attribute."""
+"""Conversion of commits and snapshots to items and back. docs/storage.md explains each attribute."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 ID, TIME, EVENTS, TAGS, PAYLOAD = "i", "t", "n", "e", "p"
 CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "a", "k", "d", "m"
 SNAPSHOT_VERSION, SHAPE = "v", "s"
-_OURS = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
+NAMES = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
 
 
 class Stored(msgspec.Struct, kw_only=True, gc=False):
-    """An item as it comes back: what it has of our attributes."""
+    """An item as the service returns it, with those of the library's attributes that it has."""
 
     sort: Number
     id: Binary = msgspec.field(name=ID, default_factory=Binary)
@@ -42,27 +42,29 @@ class Stored(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Keyed(Stored, kw_only=True, gc=False):
-    """An item of any stream."""
+    """A stored item with its partition key, for reads across streams."""
 
     partition: Text
 
 
 class Items:
-    """Translates for one table and one tenant."""
+    """Converts commits and snapshots to items and back, for one table and one tenant."""
 
     def __init__(self, partition_key: str, sort_key: str, tenant: str | None) -> None:
-        if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & _OURS:
-            taken = ", ".join(sorted(_OURS))
-            raise ValueError(f"key names {partition_key!r}, {sort_key!r}: two different ones, none of {taken}")
+        if partition_key == sort_key or not partition_key or not sort_key or {partition_key, sort_key} & NAMES:
+            taken = ", ".join(sorted(NAMES))
+            raise ValueError(f"key names {partition_key!r}, {sort_key!r} must differ, and not be any of {taken}")
         if tenant is not None:
             check_stream(tenant)
         self.partition_key, self.sort_key = partition_key, sort_key
         sort: Any = msgspec.field(name=sort_key)
-        stored: Any = msgspec.defstruct("StoredHere", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False)
+        stored: Any = msgspec.defstruct(
+            "StoredInTable", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False
+        )
         self.stored: type[Stored] = stored
         partition: Any = msgspec.field(name=partition_key)
         keyed: Any = msgspec.defstruct(
-            "KeyedHere",
+            "KeyedInTable",
             [("sort", Number, sort), ("partition", Text, partition)],
             bases=(Keyed,),
             kw_only=True,
@@ -76,18 +78,18 @@ class Items:
         self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:
-        """The partition key's value. Raises InvalidStreamId."""
+        """Return the value of the partition key. Raises InvalidStreamId."""
         check_stream(stream)
         value = self.prefix + stream
         if self.prefix and len(value.encode()) > MAX_STREAM_BYTES:
-            raise InvalidStreamId(stream, f"with its tenant it has more than {MAX_STREAM_BYTES:,} bytes")
+            raise InvalidStreamId(stream, f"has more than {MAX_STREAM_BYTES:,} bytes together with its tenant")
         return {"S": value}
 
     def key(self, stream: str, sort: SortKey) -> dict[str, Any]:
         return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
 
     def from_commit(self, commit: Commit) -> dict[str, Any]:
-        """Raises CommitTooLarge, InvalidStreamId, ValueError."""
+        """Return the item of a commit. Raises CommitTooLarge, InvalidStreamId or ValueError."""
         item = self.key(commit.stream, commit.version)
         item[ID] = {"B": commit.id}
         item[TIME] = {"N": str(commit.time)}
@@ -109,14 +111,14 @@ class Items:
         return item
 
     def read_stored(self, reply: Reply | None) -> Stored | None:
-        """Return what is stored where a put was refused, None where the endpoint does not return it."""
+        """Return the stored item because of which a put was refused; None if the endpoint does not return it."""
         try:
             return reply.read(self._condition_failed).Item if reply is not None else None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
 
     def read_sort_key(self, item: Stored, stream: str) -> SortKey:
-        """Raises CorruptPayload if the sort key is not a number."""
+        """Return the sort key of an item. Raises CorruptPayload if it is not a number."""
         text = item.sort.N or ""
         try:
             return int(text)
@@ -131,7 +133,7 @@ class Items:
         raise CorruptPayload(stream, 0, "an item has a sort key that is not a number")
 
     def to_commit(self, item: Stored, stream: str) -> Commit:
-        """Raises CorruptPayload if the item is not one of ours."""
+        """Return the commit of an item. Raises CorruptPayload if this library did not write the item."""
         version = commit_version(self.read_sort_key(item, stream))
         try:
             if version is None:
@@ -159,14 +161,20 @@ class Items:
         raise CorruptPayload(stream, version or 0, "the item is not a commit of this library")
 
     def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
-        """None if it is no commit of this tenant. Raises CorruptPayload if the item is not one of ours."""
-        place = self.read_place(item)
-        return self.to_commit(item, place[0]) if place is not None else None
+        """Return the commit of an item; None if it is not a commit of this tenant.
 
-    def read_place(self, item: Keyed) -> tuple[str, int] | None:
-        """Stream and version, by the keys alone. None if no commit of this tenant is there. Raises CorruptPayload."""
+        Raises CorruptPayload if this library did not write the item.
+        """
+        key = self.read_commit_key(item)
+        return self.to_commit(item, key[0]) if key is not None else None
+
+    def read_commit_key(self, item: Keyed) -> tuple[str, int] | None:
+        """Return the stream and the version from the keys alone; None if they are not those of a commit of this tenant.
+
+        Raises CorruptPayload if the keys are not those of this library.
+        """
         if (key := item.partition.S) is None:
-            raise CorruptPayload("", 0, "an item has a partition key that is no stream")
+            raise CorruptPayload("", 0, "an item has a partition key that is not a stream")
         stream = key.removeprefix(self.prefix)
         if not key.startswith(self.prefix) or TENANT_DELIMITER in stream:
             return None
@@ -177,17 +185,17 @@ class Items:
         return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
 
     def from_snapshot(self, snapshot: Snapshot, sort: SortKey) -> dict[str, Any]:
-        """Raises StoreRejected if an item cannot hold it, and InvalidStreamId."""
+        """Return the item of a snapshot. Raises StoreRejected if it is too large for an item, and InvalidStreamId."""
         item = self.key(snapshot.stream, sort)
         if (size := snapshot.size + len(snapshot.stream.encode()) + len(self.prefix.encode())) > MAX_COMMIT_BYTES:
-            raise StoreRejected("ItemTooLarge", f"a snapshot of {size:,} bytes; an item holds {MAX_COMMIT_BYTES:,}")
+            raise StoreRejected("ItemTooLarge", f"the snapshot has {size:,} bytes; an item holds {MAX_COMMIT_BYTES:,}")
         item[SNAPSHOT_VERSION] = {"N": str(snapshot.version)}
         item[SHAPE] = {"S": snapshot.shape}
         item[PAYLOAD] = {"B": snapshot.payload}
         return item
 
     def to_snapshot(self, item: Stored, stream: str) -> Snapshot | None:
-        """None if the item is no snapshot of this library: whatever it is, the log is the truth."""
+        """Return the snapshot of an item; None if it is not one of this library, because the commits suffice."""
         try:
             version, shape, payload = (
                 int(_require(item.snapshot_version.N)),

@@ -1,4 +1,4 @@
-"""The requests to one stream's partition: what loads, reads and layouts are made of."""
+"""The requests to one stream's partition, from which loads, reads and layouts are composed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from .wire.responses import Response
 
 
 class TablePartitions:
-    """The partitions of a table, one a stream. Implements `layouts.layout.Partitions`.
+    """The partitions of a table, one for each stream. Implements `layouts.layout.Partitions`.
 
-    Each method is one request, which the caller guards; `used` counts what it consumes. Reads are strongly consistent.
-    Raises StoreError, and CorruptPayload for an item that is not of this library.
+    - Each method sends one request, which the caller guards. `used` counts what it consumes.
+    - Reads are strongly consistent.
+
+    Raises:
+        StoreError: a request failed.
+        CorruptPayload: this library did not write the item.
     """
 
     def __init__(self, table: Table, items: Items, used: Usage) -> None:
@@ -29,7 +33,7 @@ class TablePartitions:
         low: SortKey,
         high: SortKey,
         *,
-        beyond: SortKey | None = None,
+        after: SortKey | None = None,
         newest: bool = False,
         backward: bool = False,
         limit: int | None = None,
@@ -50,8 +54,8 @@ class TablePartitions:
         }
         if limit is not None:
             request["Limit"] = limit
-        if beyond is not None:
-            request["ExclusiveStartKey"] = items.key(stream, beyond)
+        if after is not None:
+            request["ExclusiveStartKey"] = items.key(stream, after)
         response = await self._table.send("Query", request, items.query_response, used)
         snapshot: Snapshot | None = None
         commits: list[Commit] = []
@@ -60,7 +64,7 @@ class TablePartitions:
             if version is None:
                 found = items.to_snapshot(item, stream) if newest else None
                 snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
-            elif snapshot is None or version >= snapshot.version:  # commits before the snapshot are not looked at
+            elif snapshot is None or version >= snapshot.version:  # commits before the snapshot are not decoded
                 commits.append(items.to_commit(item, stream))
         used.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
         last = response.LastEvaluatedKey
@@ -85,7 +89,7 @@ class TablePartitions:
         request = {
             "TableName": self._table.name,
             "Item": self._items.from_snapshot(snapshot, key),
-            # Whatever the key is, what has a commit's id is never replaced.
+            # An item with a commit id is never replaced, whatever the key is.
             "ConditionExpression": "attribute_not_exists(#i) AND (attribute_not_exists(#v) OR #v < :v)",
             "ExpressionAttributeNames": {"#i": ID, "#v": SNAPSHOT_VERSION},
             "ExpressionAttributeValues": {":v": {"N": str(snapshot.version)}},

@@ -1,4 +1,4 @@
-"""The store on DynamoDB: one item per commit, one request per save, one per load."""
+"""The store on DynamoDB: one item per commit, one request per save and per load."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ from .wire.responses import QueryResponse, Response
 
 
 class DynamoDBStore(ManagedStore):
-    """Streams in a DynamoDB table, a partition each: partition key the stream (S), sort key the version (N).
+    """A store in a DynamoDB table. Each stream is a partition.
 
-    The store owns one long-lived client, made from `session` (an aioboto3.Session), `region_name` and
-    `endpoint_url`; or it uses `client` (aiobotocore-like, already open) and leaves closing it to the caller. Both
-    belong to one event loop. A feed makes a client of the table's stream likewise, or uses `streams_client`: beside a
-    `client` it must. An endpoint without encryption is refused when it is opened, unless it is on this machine or
-    `plain_http` allows it. `deadline` is the time in seconds that a call may take, retries and all; `max_connections`
-    bounds the requests in flight. Several tenants may share a table: each store object sees one.
+    The partition key is the stream (S), the sort key is the version (N).
+
+    - The store opens one long-lived client from `session` (an aioboto3.Session), `region_name` and `endpoint_url`, and
+      closes it. Or it uses `client` (of aiobotocore, already open), which the caller closes.
+    - A feed opens a client of DynamoDB Streams in the same way, or uses `streams_client`. With `client`, a feed needs
+      `streams_client`.
+    - All clients belong to one event loop.
+    - Opening the store raises StoreRejected for an endpoint without encryption, unless it is on this machine or
+      `plain_http` is true.
+    - `deadline` is the number of seconds that a call may take, including retries.
+    - `max_connections` limits the requests in flight.
+    - Several tenants may share a table. A store object sees one `tenant`.
     """
 
     ordered = False
@@ -59,7 +65,7 @@ class DynamoDBStore(ManagedStore):
     ) -> None:
         super().__init__()
         if layout not in LAYOUTS:
-            raise ValueError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
+            raise ValueError(f"layout {layout!r} is not known; choose one of {', '.join(LAYOUTS)}")
         connection = Connection(
             region_name=region_name,
             endpoint_url=endpoint_url,
@@ -117,16 +123,16 @@ class DynamoDBStore(ManagedStore):
         first, last = max(after, 0) + 1, min(until, MAX_VERSION)
         if first > last:
             return
-        beyond: SortKey | None = None
+        last_key: SortKey | None = None
         while True:
             used = Usage(calls=1)
             with self.in_flight(used=used):
                 partitions = TablePartitions(self.table, self.items, used)
-                page = await partitions.query(stream, first, last, beyond=beyond, backward=backward)
+                page = await partitions.query(stream, first, last, after=last_key, backward=backward)
             for commit in page.commits:
                 yield commit
-            beyond = page.reached
-            if beyond is None or (beyond <= first if backward else beyond >= last):
+            last_key = page.last_key
+            if last_key is None or (last_key <= first if backward else last_key >= last):
                 return
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
@@ -135,24 +141,36 @@ class DynamoDBStore(ManagedStore):
             return await self._layout.put_snapshot(TablePartitions(self.table, self.items, used), snapshot)
 
     def changes(self, event: object) -> Iterator[ChangeRecord]:
-        """The changes of this table that an event tells: records of DynamoDB Streams, of Kinesis Data Streams for
-        DynamoDB, both also as AWS Lambda and EventBridge Pipes deliver them, or a line of an export to S3.
+        """Iterate over the changes of this table in an event.
 
-        They come as the event has them: repeated, and between a stream's versions in no order that is promised. The
-        store need not be open. Raises ValueError for anything else, StoreRejected if the stream carries no new images,
-        and CorruptPayload for an item that is not of this library.
+        An event has records of DynamoDB Streams or of Kinesis Data Streams for DynamoDB, as the SDK, AWS Lambda or
+        EventBridge Pipes deliver them, or it is a line of an export to S3.
+
+        - The changes have the order of the event. They may be repeated, and a stream's versions may be out of order.
+        - The store need not be open.
+
+        Raises:
+            ValueError: the event has none of these forms.
+            StoreRejected: the stream carries no new images.
+            CorruptPayload: this library did not write the item.
         """
         return read_changes(event, self.items)
 
     async def scan(
         self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
     ) -> AsyncGenerator[Batch]:
-        """All commits of the table, each stream's in order, read in parallel segments: what is there when the scan
-        comes by, so later ones only by chance, and with eventual consistency, at half the units.
+        """Iterate over all commits of the table, each stream's in order, in parallel segments.
 
-        A batch's checkpoint is where to go on; the scan that goes on has the segments of the one it continues.
-        `units_per_second` spreads the read units that it takes, so that others have their share; requests of up to
-        1 MB take 128. Raises ValueError for what is no checkpoint, and StoreError and CorruptPayload.
+        - Commits that are stored during the scan may be missing. Reads are eventually consistent, for half the
+          units of consistent ones.
+        - `after` is the checkpoint of a batch, to resume a scan. A resumed scan keeps its number of segments.
+        - `units_per_second` limits the read units that the scan consumes, which leaves capacity for other requests. One
+          request of the scan reads up to 1 MB and takes up to 128 units.
+
+        Raises:
+            ValueError: `after` is not a checkpoint of a scan, or a number is not above 0.
+            StoreError: a request failed.
+            CorruptPayload: this library did not write an item.
         """
         if not 1 <= segments <= 1_000_000 or (units_per_second is not None and not units_per_second > 0):
             raise ValueError(f"segments {segments} and units_per_second {units_per_second} must be above 0")
@@ -166,38 +184,47 @@ class DynamoDBStore(ManagedStore):
                 yield batch
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
-        """As `Feed.feed`, of the table's stream, which repeats and reorders. From the beginning on, the table is
-        scanned first, and the stream is then read from before the scan.
+        """Iterate over all commits, as `Feed.feed`, from the table's stream, which repeats and reorders them.
 
-        A checkpoint goes on within the scan too. It holds for 23 hours, as the stream keeps a day, so each batch's is
-        to be kept, also one without commits. `caught_up` says that each shard gave several empty pages in a row: the
-        service tells of no end, and needs a moment for what has just been stored.
+        - With an empty `after`, the table is scanned first. The stream is then read from before the start of the scan.
+        - A checkpoint resumes the scan as well.
+        - A checkpoint is valid for 23 hours, because the stream keeps changes for 24. Save the checkpoint of each
+          batch, including batches without commits.
+        - `caught_up` means that each shard returned several empty pages in a row. The service does not report the end
+          of an open shard, and a commit appears in the stream a moment after it is stored.
 
-        Raises FeedTrimmed where going on could miss something: the checkpoint is too old, the scan has taken too long,
-        or the stream has been turned off meanwhile; StoreRejected for a table without a stream of new images.
+        Raises:
+            FeedTrimmed: commits could be missed, because the checkpoint is too old, the scan took too long, or the
+                stream was turned off.
+            StoreRejected: the table has no stream of new images.
         """
         async with aclosing(self._table_feed.batches(after, follow=follow)) as batches:
             async for batch in batches:
                 yield batch
 
     async def end(self) -> str:
-        """As `Feed.end`. Behind it come also the older commits of the shards that are open, those of some hours: no
-        place in a shard is durable that no record has.
+        """Return the checkpoint of the end, as `Feed.end`.
+
+        It starts at the beginning of each open shard, so the last few hours of commits are delivered again: only a
+        record's sequence number can name a point within a shard.
         """
         return await self._table_feed.end()
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
-        """As `Feed.earliest`."""
+        """Return the earliest of the checkpoints, as `Feed.earliest`."""
         return find_earliest(checkpoints)
 
     async def remaining(self, after: str) -> int | None:
-        """None: only a scan could tell. Raises ValueError for what is no checkpoint."""
+        """Return None, because counting would take a scan. Raises ValueError if `after` is not a checkpoint."""
         if after:
             parse_checkpoint(after)
         return None
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
-        """As `Feed.heads`: a consistent scan of the whole table, at a read unit for 4 KB."""
+        """Iterate over the heads of all streams, as `Feed.heads`.
+
+        This is a strongly consistent scan of the whole table, which takes one read unit for each 4 KB.
+        """
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
         async with aclosing(scan_heads(self._scan_page, request, self.items, segments=4)) as pages:
             async for heads in pages:
@@ -206,23 +233,30 @@ class DynamoDBStore(ManagedStore):
     async def create_table(
         self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
     ) -> bool:
-        """Create the table, billed on demand, and wait until it can be used. False if it was there already.
+        """Create the table, billed on demand, and wait until it can be used. Return False if it exists already.
 
-        `stream` turns on DynamoDB Streams with new images. A table that was there keeps its settings, but
-        `point_in_time_recovery` is turned on for it too. Raises StoreRejected, also if its keys are others.
+        - `stream` turns on DynamoDB Streams with new images.
+        - An existing table keeps its settings, except that `point_in_time_recovery` is turned on for it too.
+
+        Raises:
+            StoreRejected: the service refuses the request, or an existing table has different keys.
+            Throttled, StoreUnavailable: the table is not ready; call it again.
         """
         return await self.table.create(
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
     async def _settle(self, commit: Commit, stored: Stored | None, used: Usage) -> Receipt:
-        """The slot is taken: by this very commit, which an earlier try had landed, or by another."""
-        if stored is None:  # an endpoint that does not return what stood there
+        """Return the receipt of a commit whose put was refused, if an earlier try stored it.
+
+        Raises ConflictError if another commit has the version, and CommitOutcomeUnknown.
+        """
+        if stored is None:  # the endpoint does not return the stored item
             try:
                 stored = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
-            except StoreError as error:  # none of them is a definite no: what stands there may be this commit
+            except StoreError as error:  # not a definite failure: the stored item may be this commit
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if stored is None:  # what was there is being deleted, or our own commit is still on its way
+            if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
                 raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
         return settle(commit, self.items.to_commit(stored, commit.stream), used)
 

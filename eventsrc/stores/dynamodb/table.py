@@ -1,4 +1,4 @@
-"""One table of DynamoDB, and the requests to it."""
+"""A DynamoDB table and the requests to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .creation import create_table
 from .wire.attributes import text_of
 from .wire.client import Reply, ServiceError
 from .wire.connection import Connection
-from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, rejected, send
+from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, send, to_store_rejected
 from .wire.responses import (
     BatchResponse,
     Cancelled,
@@ -31,24 +31,26 @@ from .wire.sdk import SDKClient
 
 T = TypeVar("T", bound=Response | TransactResponse)
 
-_READ, _WRITTEN = 100, 25  # items of one batch
+_MAX_BATCH_READ, _MAX_BATCH_WRITE = 100, 25  # items of one batch
 
 
 class Refusal(NamedTuple):
-    """The condition of a write was not met, so nothing was written."""
+    """A write whose condition was not met. The last try wrote nothing."""
 
-    item: Item  # what is stored there; {} where the endpoint does not return it
-    repeated: bool  # the request was sent more than once: an earlier try may have been carried out
-    action: int = 0  # of a transaction: the first one whose condition was not met
+    item: Item  # the stored item; {} if the endpoint does not return it
+    repeated: bool  # the request was sent more than once, so an earlier try may have written
+    action: int = 0  # index of the first action of a transaction whose condition was not met
 
 
 class Table:
-    """A table, and the connection to it.
+    """A table and the connection to it, which belong to one owner: a store or a set of checkpoints.
 
-    `send` is for an owner that guards and counts its calls itself. Each other request counts as one call of the owner:
-    `guard(used)` is a block that raises StoreClosed while the owner is not open, keeps it open until the block ends,
-    and adds up what it used. Reads are strongly consistent. Keys that are given as texts need a table whose keys are
-    texts. Requests raise StoreError.
+    - `guard(used)` returns a context manager. It raises StoreClosed if the owner is not open, keeps it open until the
+      block ends, and then adds `used` to the owner's usage.
+    - `send` is for an owner that guards and counts its calls itself. Each other request counts as one call.
+    - Reads are strongly consistent.
+    - `key`, `query` and `clear` need a table whose keys are texts.
+    - Requests raise StoreError.
     """
 
     def __init__(
@@ -62,13 +64,14 @@ class Table:
         guard: Callable[[Usage], AbstractContextManager[None]],
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
-            raise ValueError(f"{name!r} is no table name: 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.', or an ARN")
+            raise ValueError(f"{name!r} is not a table name; use 3 to 255 of A-Z, a-z, 0-9, '_', '-', '.', or an ARN")
         self.name, self.connection, self.guard = name, connection, guard
         self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
 
     async def create(self, **options: bool) -> bool:
-        """Create the table; False if it exists. Raises StoreRejected if it has other keys. For `options` see
-        `create_table`.
+        """Create the table; False if it exists already. `options` are those of `creation.create_table`.
+
+        Raises StoreRejected if it has different keys.
         """
         keys = {self._partition_key: "S", self._sort_key: self._sort_type}
         with self.guard(Usage(calls=1)):
@@ -86,9 +89,9 @@ class Table:
     ) -> T:
         """Send a request until its outcome is definite.
 
-        `unknown` makes the error to raise where something may have been written, of the reason why that is not known.
-        Without it, such an outcome is raised as if nothing had been: for reads, and writes that may be done twice.
-        `quoting` adds the service's own words to an error, for requests that a user has written.
+        - `unknown` is given a reason and returns the error to raise if the request may have written something. Without
+          it, that error is the same as if nothing was written: for reads, and for writes that may be done twice.
+        - `quoting` adds the service's message to the error, for requests that a user has written.
 
         Raises:
             ConditionNotMet: a condition of the request was not met.
@@ -100,7 +103,7 @@ class Table:
         try:
             return await send(call, connection.slots, connection.deadline)
         except (DeadlinePassed, ServiceError) as error:
-            raise _typed(error, request, unknown, quoting) from None
+            raise _to_store_error(error, request, unknown, quoting) from None
 
     def key(self, partition: str, sort: str) -> Item:
         return {self._partition_key: {"S": partition}, self._sort_key: {self._sort_type: sort}}
@@ -110,25 +113,25 @@ class Table:
 
     async def get(self, key: Item) -> Item | None:
         request = {"TableName": self.name, "Key": key, "ConsistentRead": True, "ReturnConsumedCapacity": "TOTAL"}
-        return (await self._call("GetItem", request, GetResponse[Item])).Item
+        return (await self._guard_and_send("GetItem", request, GetResponse[Item])).Item
 
     async def get_all(self, table: str, keys: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
-        """Return these attributes of those items of `table` that exist, in no order. The keys are all different."""
+        """Return the attributes `names` of the items that exist in `table`, in any order. The keys must differ."""
         aliases = {f"#{number}": name for number, name in enumerate(names)}
         items: list[Item] = []
-        for start in range(0, len(keys), _READ):
-            wanted = {
-                "Keys": keys[start : start + _READ],
+        for start in range(0, len(keys), _MAX_BATCH_READ):
+            request = {
+                "Keys": keys[start : start + _MAX_BATCH_READ],
                 "ConsistentRead": True,
                 "ProjectionExpression": ", ".join(aliases),
                 "ExpressionAttributeNames": aliases,
             }
-            for response in await self._send_batch("BatchGetItem", {table: wanted}):
+            for response in await self._send_batch("BatchGetItem", {table: request}):
                 items += [item for found in response.Responses.values() for item in found]
         return items
 
     async def query(self, partition: str, prefix: str = "") -> AsyncGenerator[Sequence[Item]]:
-        """Iterate over a partition's items whose sort keys begin with `prefix`, by sort key, a page at a time."""
+        """Iterate over a partition's items whose sort keys start with `prefix`, in their order, a page at a time."""
         request: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": "#pk = :pk",
@@ -142,7 +145,7 @@ class Table:
             request["ExpressionAttributeNames"]["#sk"] = self._sort_key
             request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
         while True:
-            page = await self._call("Query", request, QueryResponse[Item])
+            page = await self._guard_and_send("Query", request, QueryResponse[Item])
             if page.Items:
                 yield page.Items
             if page.LastEvaluatedKey is None:
@@ -155,10 +158,10 @@ class Table:
 
     async def put(self, item: Item) -> None:
         request = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
-        await self._call("PutItem", request, Response)
+        await self._guard_and_send("PutItem", request, Response)
 
     async def update(self, update: Mapping[str, Any], *, quoting: bool = False) -> Refusal | None:
-        """Update an item of this table, or of another one that `update` names; None if that was done."""
+        """Update an item of this table, or of the table that `update` names. Return None if it was updated."""
         fixed = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD", "ReturnConsumedCapacity": "TOTAL"}
         used = Usage(calls=1)
         with self.guard(used):
@@ -170,10 +173,10 @@ class Table:
         return None
 
     async def transact(self, actions: Sequence[Mapping[str, Any]]) -> Refusal | None:
-        """Carry out the actions of a TransactWriteItems, all of them or none; None if that was done."""
+        """Carry out all actions of a TransactWriteItems, or none. Return None if they were carried out."""
         request = {
             "TransactItems": actions,
-            # One for each time that it is done, not one made of what is written: after `forget` the same is due again.
+            # Random, not derived from the actions: after `forget` the same actions must be carried out again.
             "ClientRequestToken": str(uuid4()),
             "ReturnConsumedCapacity": "TOTAL",
         }
@@ -188,14 +191,14 @@ class Table:
         return None
 
     async def delete(self, key: Item, *, only_if: tuple[str, str] | None = None) -> None:
-        """Delete an item. With `only_if`, an attribute and a text, an item with any other value stays."""
+        """Delete an item. With `only_if`, an attribute and a text, delete it only if the attribute has that text."""
         request = {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}
         if only_if is not None:
             request["ConditionExpression"] = "#name = :value"
             request["ExpressionAttributeNames"] = {"#name": only_if[0]}
             request["ExpressionAttributeValues"] = {":value": {"S": only_if[1]}}
         try:
-            await self._call("DeleteItem", request, Response)
+            await self._guard_and_send("DeleteItem", request, Response)
         except ConditionNotMet:
             return
 
@@ -205,16 +208,16 @@ class Table:
             async for page in pages:
                 keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
                 deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
-                for start in range(0, len(deletes), _WRITTEN):
-                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _WRITTEN]})
+                for start in range(0, len(deletes), _MAX_BATCH_WRITE):
+                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _MAX_BATCH_WRITE]})
 
-    async def _call(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
+    async def _guard_and_send(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
         used = Usage(calls=1)
         with self.guard(used):
             return await self.send(operation, request, kind, used)
 
     async def _send_batch(self, operation: str, items: Mapping[str, Any]) -> Sequence[BatchResponse]:
-        """Send a batch until all of it is done: what the service leaves out is sent again."""
+        """Send a batch until all of it is processed: the items that the service leaves out are sent again."""
         connection, used = self.connection, Usage(calls=1)
         request = {"RequestItems": items, "ReturnConsumedCapacity": "TOTAL"}
         responses: list[BatchResponse] = []
@@ -223,7 +226,7 @@ class Table:
             responses.append(response := await call())
             if left := response.UnprocessedKeys or response.UnprocessedItems:
                 request["RequestItems"] = left
-                raise ServiceError("ThrottlingException", 400)  # which is why the service leaves things out
+                raise ServiceError("ThrottlingException", 400)  # the service leaves items out when it throttles
 
         with self.guard(used):
             assert connection.client is not None
@@ -231,11 +234,11 @@ class Table:
             try:
                 await send(once, connection.slots, connection.deadline)
             except (DeadlinePassed, ServiceError) as error:
-                raise _typed(error, {"RequestItems": items}) from None
+                raise _to_store_error(error, {"RequestItems": items}) from None
         return responses
 
 
-def _typed(
+def _to_store_error(
     error: DeadlinePassed | ServiceError,
     request: Mapping[str, Any],
     unknown: Callable[[str], StoreError] | None = None,
@@ -243,21 +246,21 @@ def _typed(
 ) -> StoreError:
     """Return the library's error for a request that failed."""
     if isinstance(error, ServiceError):
-        return rejected(error, *_tables_of(request), quoting=quoting)
+        return to_store_rejected(error, *_find_tables(request), quoting=quoting)
     if unknown is not None and error.ambiguous:
         return unknown(error.reason)
-    return error.definite()
+    return error.to_store_error()
 
 
-def _tables_of(request: Mapping[str, Any]) -> list[str]:
+def _find_tables(request: Mapping[str, Any]) -> list[str]:
     if "TransactItems" in request:
-        named = [named for action in request["TransactItems"] for named in action.values()]
-        return [each["TableName"] for each in named if "TableName" in each]
+        actions = [content for action in request["TransactItems"] for content in action.values()]
+        return [each["TableName"] for each in actions if "TableName" in each]
     return [request["TableName"]] if "TableName" in request else list(request["RequestItems"])
 
 
 def _read_stored(reply: Reply | None) -> Item | None:
-    """Return what is stored where a condition was not met, None where the endpoint does not return it."""
+    """Return the stored item because of which a condition failed; None if the endpoint does not return it."""
     try:
         return reply.read(ConditionFailed[Item]).Item if reply is not None else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -265,10 +268,10 @@ def _read_stored(reply: Reply | None) -> Item | None:
 
 
 def _read_cancelled(reply: Reply | None, repeated: bool) -> Refusal | None:
-    """Return the first action of a transaction whose condition was not met, None where the endpoint does not say."""
+    """Return the first action of a transaction whose condition failed; None if the response does not name it."""
     try:
         reasons = reply.read(Cancelled).CancellationReasons if reply is not None else []
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    failed = ((reason, place) for place, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
-    return next((Refusal(reason.Item or {}, repeated, place) for reason, place in failed), None)
+    failed = ((reason, index) for index, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
+    return next((Refusal(reason.Item or {}, repeated, index) for reason, index in failed), None)

@@ -1,1 +1,1 @@
-"""Exports of a table to S3, as a feed."""
+"""Reading exports of a table to S3 as a feed."""

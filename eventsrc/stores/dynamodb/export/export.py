@@ -1,7 +1,7 @@
-"""Exports of a table to S3 as a feed: the whole event store at a moment, at no cost to the table.
+"""Exports of a table to S3 as a feed: the whole event store at one moment, without requests to the table.
 
-What is read here: `manifest.py` checks what an export says of itself, `files.py` gets its files, `lines.py` reads and
-checks them, and `sorting.py` brings their commits into order.
+`manifest.py` reads and checks the manifests of an export, `files.py` reads its files, `data_file.py` parses and checks
+them, and `sorting.py` sorts their commits.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ import msgspec
 
 from ....errors import StoreClosed
 from ...feed import Batch, Head
-from ..feed.checkpoint import from_moment
+from ..feed.checkpoint import checkpoint_at
 from ..store import DynamoDBStore
-from .data_file import FileLines, reader_of
+from .data_file import DataFileParser, make_line_reader
 from .files import Bucket, Files, Folder, open_s3, read_parts
-from .manifest import Manifest, name_of, read_manifest
+from .manifest import Manifest, read_manifest, relative_name
 
 if TYPE_CHECKING:
-    from .sorting import Place, Sorted
+    from .sorting import CommitKey, SortedCommits
 
 
 class Export:
-    """An export of the store's table to S3, or a full one and the incremental ones after it, as an ordered feed.
+    """An ordered feed of an export of the store's table to S3, or of a full export and the incremental ones after it.
 
-    Each of `folders` is an export's own, with its `manifest-summary.json`: `s3://bucket/prefix/AWSDynamoDB/0169...`, or
-    where a copy of it lies. The store gives key names, tenant, and, unless they are given, session and region; it
-    need not be open.
+    - Each of `folders` is the folder of one export, with its `manifest-summary.json`:
+      `s3://bucket/prefix/AWSDynamoDB/0169...`, or a local copy of it.
+    - The store provides the key names and the tenant, and the session and the region unless you pass them. It need not
+      be open.
+    - `async with export:` reads all files, compares them with the manifests, and sorts the commits by stream and
+      version in a temporary file. Memory stays flat. The feed delivers commits only after everything was checked.
+    - With `sorted`, the sorted file is kept at that path. The next time it is used instead of the export.
 
-    `async with export:` reads all of it, compares it with its manifests, and sorts it by stream and version, in a
-    temporary file, with flat memory: nothing is told before all was found to be whole. With `sorted` that file is kept,
-    and the next time it is used instead of the export. It raises StoreRejected if something is missing, not finished,
-    or of a kind that is not read, CorruptPayload if something is damaged, StoreUnavailable if S3 does not answer, and
-    ValueError if the exports do not follow each other.
+    `async with export:` raises:
+        StoreRejected: a file is missing, or the export is not finished or has an unsupported format.
+        CorruptPayload: a file is damaged.
+        StoreUnavailable: S3 does not respond.
+        ValueError: the exports do not follow each other, or the file at `sorted` is of other exports.
     """
 
     ordered = True
@@ -56,30 +60,31 @@ class Export:
         sorted: str | PathLike[str] | None = None,
     ) -> None:
         if not folders:
-            raise ValueError("name the folder of an export, the one with manifest-summary.json")
+            raise ValueError("pass the folder of an export, which has its manifest-summary.json")
         self._items = store.items
         self._folders = [fspath(folder) for folder in folders]
         for folder in self._folders:
             if folder.startswith("s3:") and not re.match("s3://[^/]+/+[^/]", folder):
-                raise ValueError(f"{folder!r} is none of an export; it is s3://bucket/prefix/AWSDynamoDB/id")
+                raise ValueError(f"{folder!r} is not the folder of an export; pass s3://bucket/prefix/AWSDynamoDB/id")
         self._session = session or store.table.connection.session
         self._region_name = region_name or store.table.connection.region_name
         self._endpoint_url, self._plain_http = endpoint_url, plain_http
         self._path = None if sorted is None else Path(sorted)
         self._manifests: Sequence[Manifest] = ()
-        self._sorted: Sorted | None = None
+        self._sorted: SortedCommits | None = None
 
     async def open(self) -> None:
+        """Read, check and sort the exports. `async with` calls it."""
         if self._sorted is not None:
             raise StoreClosed("the export is open already; open it once, and share it")
         async with AsyncExitStack() as stack:
             async with AsyncExitStack() as s3:
-                opened = await self._files(s3)
+                opened = await self._open_files(s3)
                 self._manifests = [await read_manifest(files) for files in opened]
                 _check_order(self._manifests)
-                from .sorting import Sorted  # here: it imports sqlite3
+                from .sorting import SortedCommits  # imported here, because it imports sqlite3
 
-                commits = Sorted(self._path, self._about())
+                commits = SortedCommits(self._path, self._describe_source())
                 stack.push_async_callback(commits.aclose)
                 await commits.open()
                 if not commits.complete:
@@ -101,41 +106,43 @@ class Export:
 
     @property
     def time(self) -> datetime:
-        """The moment of which the export is: it has what was acknowledged before. Of several, the last one's."""
+        """The moment of the last export: it has the commits that were acknowledged before."""
         self._commits()
         return self._manifests[-1].end
 
     @property
     def checkpoint(self) -> str:
-        """Where `DynamoDBStore.feed` goes on behind this export: with the table's stream, as far back as that goes.
+        """The checkpoint from which `DynamoDBStore.feed` continues after this export.
 
-        Take it once all is told, and keep what the processors know of the streams: what comes twice they drop. The feed
-        raises FeedTrimmed if the export is of about a day ago, or if the table's stream was turned on after it.
+        - Use it after the export was delivered completely.
+        - That feed starts at the beginning of the table's stream, so it repeats commits. Processors drop them if they
+          keep the positions that they reached in the export.
+        - That feed raises FeedTrimmed if the export is about a day old, or if the stream was turned on after it.
         """
-        return from_moment(self.time)
+        return checkpoint_at(self.time)
 
     async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
-        """As `Feed.feed`, stream by stream; it ends at the export's end, with `follow` as well.
+        """Iterate over all commits, as `Feed.feed`, one stream after the other. `follow` has no effect.
 
-        A checkpoint holds for the same exports, in any place, of the same tenant.
+        A checkpoint is valid for the same exports, wherever they are stored, and the same tenant.
         """
-        place, caught_up = self._place(after), False
+        last, caught_up = self._parse_checkpoint(after), False
         while not caught_up:
-            commits, caught_up = await self._commits().page(place)
+            commits, caught_up = await self._commits().page(last)
             if commits:
-                place = commits[-1].stream, commits[-1].version
-            yield Batch(commits, self._text(place), caught_up)
+                last = commits[-1].stream, commits[-1].version
+            yield Batch(commits, self._to_checkpoint(last), caught_up)
 
     async def end(self) -> str:
-        return self._text(await self._commits().end())
+        return self._to_checkpoint(await self._commits().end())
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
-        places = [self._place(each) for each in checkpoints]
-        first = min(places, key=lambda place: (place[0].encode(), place[1]), default=("", 0))
-        return self._text(first) if first[0] else ""
+        keys = [self._parse_checkpoint(each) for each in checkpoints]
+        first = min(keys, key=lambda key: (key[0].encode(), key[1]), default=("", 0))
+        return self._to_checkpoint(first) if first[0] else ""
 
     async def remaining(self, after: str) -> int:
-        return await self._commits().remaining(self._place(after))
+        return await self._commits().remaining(self._parse_checkpoint(after))
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         after = ""
@@ -143,7 +150,7 @@ class Export:
             yield heads
             after = heads[-1].stream
 
-    async def _files(self, stack: AsyncExitStack) -> list[Files]:
+    async def _open_files(self, stack: AsyncExitStack) -> list[Files]:
         if not any(folder.startswith("s3://") for folder in self._folders):
             return [Folder(folder) for folder in self._folders]
         client = await open_s3(
@@ -155,17 +162,17 @@ class Export:
         )
         return [Bucket(folder, client) if folder.startswith("s3://") else Folder(folder) for folder in self._folders]
 
-    async def _read(self, opened: Sequence[Files], commits: Sorted) -> None:
-        read = reader_of(self._items)
+    async def _read(self, opened: Sequence[Files], commits: SortedCommits) -> None:
+        read = make_line_reader(self._items)
         for number, (files, manifest) in enumerate(zip(opened, self._manifests, strict=True)):
             for file in manifest.files:
-                lines = FileLines(file, read)
-                async for part in read_parts(files, name_of(file, manifest.id)):
-                    await commits.add(lines.feed(part), number)
-                await commits.add(lines.end(), number)
+                parser = DataFileParser(file, read)
+                async for part in read_parts(files, relative_name(file, manifest.id)):
+                    await commits.add(parser.feed(part), number)
+                await commits.add(parser.end(), number)
         await commits.sort()
 
-    def _commits(self) -> Sorted:
+    def _commits(self) -> SortedCommits:
         if self._sorted is None:
             raise StoreClosed("the export is not open; use `async with export:` around all that uses it")
         return self._sorted
@@ -173,35 +180,35 @@ class Export:
     def _ids(self) -> str:
         return "+".join(manifest.id for manifest in self._manifests)
 
-    def _about(self) -> str:
-        """What the sorted commits are of."""
+    def _describe_source(self) -> str:
+        """Return a text that identifies the exports and the settings with which they were read."""
         return msgspec.json.encode(
             [self._ids(), self._items.partition_key, self._items.sort_key, self._items.prefix]
         ).decode()
 
-    def _text(self, place: Place) -> str:
-        return f"{self._ids()}:{place[0]}@{place[1]}"
+    def _to_checkpoint(self, key: CommitKey) -> str:
+        return f"{self._ids()}:{key[0]}@{key[1]}"
 
-    def _place(self, checkpoint: str) -> Place:
-        """Raises ValueError."""
+    def _parse_checkpoint(self, checkpoint: str) -> CommitKey:
+        """Raises ValueError if the text is not a checkpoint of these exports."""
         self._commits()
         if not checkpoint:
             return "", 0
-        ids, _, place = checkpoint.partition(":")
-        stream, at, version = place.rpartition("@")
+        ids, _, key = checkpoint.partition(":")
+        stream, at, version = key.rpartition("@")
         if ids != self._ids() or not at or not re.fullmatch("[0-9]{1,18}", version):
             raise ValueError(
-                f"{checkpoint!r} is no checkpoint of this export; keep what its batches say, or begin with ''"
+                f"{checkpoint!r} is not a checkpoint of this export; use that of a batch, or '' for the beginning"
             )
         return stream, int(version)
 
 
 def _check_order(manifests: Sequence[Manifest]) -> None:
-    """Raise ValueError unless each has what follows the one before."""
+    """Raise ValueError unless each export starts where the one before ends, or earlier."""
     for before, after in pairwise(manifests):
         if after.begin is None:
-            raise ValueError(f"{after.id} is a full export; it comes first, and needs none before it")
+            raise ValueError(f"{after.id} is a full export; pass it first, without others before it")
         if after.table != before.table:
-            raise ValueError(f"{after.id} is of the table {after.table}, {before.id} of {before.table}")
+            raise ValueError(f"{after.id} is of table {after.table}, but {before.id} is of {before.table}")
         if not after.begin <= before.end <= after.end:
-            raise ValueError(f"{after.id} is from {after.begin} to {after.end}, and {before.id} ends at {before.end}")
+            raise ValueError(f"{after.id} is from {after.begin} to {after.end}, but {before.id} ends at {before.end}")

@@ -1,4 +1,4 @@
-"""The files of an export: in a folder of this machine, or in a bucket of S3."""
+"""Reading the files of an export, from a local folder or from a bucket of S3."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from ..wire.sdk import open_client
 
 PART = 4 * 1024 * 1024  # bytes read at once
 
-_TRIES = 8  # for a part of a file: about ten seconds in all
+_TRIES = 8  # for one part of a file, in about ten seconds
 _ADVICE = {
-    "NoSuchBucket": "there is no such bucket",
-    "AccessDenied": "the credentials need s3:GetObject on the export, and s3:ListBucket to be told what is missing",
-    "PermanentRedirect": "the bucket is in another region; give region_name",
+    "NoSuchBucket": "the bucket does not exist; check its name",
+    "AccessDenied": "the credentials need s3:GetObject on the export, and s3:ListBucket to report missing files",
+    "PermanentRedirect": "the bucket is in another region; pass region_name",
 }
 
 
 class Files(Protocol):
-    """Names are relative to the export's folder, as in `manifest-summary.json` and `../data/file.json.gz`."""
+    """The files of an export. Names are relative to its folder: `manifest-summary.json`, `../data/file.json.gz`."""
 
-    where: str
+    where: str  # the folder, for messages
 
     async def part(self, name: str, offset: int) -> bytes:
-        """PART bytes of a file from there on; fewer only at its end. Raises StoreRejected and StoreUnavailable."""
+        """Return PART bytes of a file from `offset` on, or fewer at its end.
+
+        Raises StoreRejected if the file is missing or cannot be read, and StoreUnavailable if S3 does not respond.
+        """
         ...
 
 
 async def read_parts(files: Files, name: str) -> AsyncGenerator[bytes]:
-    """A file, part by part."""
+    """Iterate over the parts of a file."""
     offset = 0
     while part := await files.part(name, offset):
         yield part
@@ -45,7 +48,7 @@ async def read_parts(files: Files, name: str) -> AsyncGenerator[bytes]:
 
 
 class Folder:
-    """A local copy, as `aws s3 sync` makes it."""
+    """A local copy of an export, as `aws s3 sync` makes it."""
 
     def __init__(self, path: str) -> None:
         self.where = path
@@ -61,21 +64,21 @@ class Folder:
                 file.seek(offset)
                 return file.read(PART)
         except FileNotFoundError:
-            raise missing(str(path)) from None
+            raise _missing(str(path)) from None
         except OSError as error:
             raise StoreRejected(type(error).__name__, f"{path}: {error.strerror}") from None
 
 
-def missing(where: str) -> StoreRejected:
+def _missing(where: str) -> StoreRejected:
     return StoreRejected(
-        "NoSuchKey", f"there is no {where}: the export is not finished, not copied completely, or not there"
+        "NoSuchKey", f"{where} does not exist: the export is not finished, not copied completely, or has another path"
     )
 
 
 class Bucket:
-    """Objects below `s3://bucket/prefix`, read by `client`, the SDK's.
+    """The objects below `s3://bucket/prefix`. `client` is one of the SDK.
 
-    Reading is repeated where it breaks off, by parts: a long file does not begin again.
+    If reading a part fails, it is tried again, so a long file does not start again from its beginning.
     """
 
     def __init__(self, url: str, client: Any) -> None:
@@ -90,7 +93,7 @@ class Bucket:
 
     async def part(self, name: str, offset: int) -> bytes:
         folder = self._prefix
-        if name.startswith("../"):  # S3 knows nothing of that, and two slashes are another name there than one
+        if name.startswith("../"):  # S3 does not resolve "..", and two slashes would be another name
             folder, name = folder.rpartition("/")[0], name[3:]
         key = f"{folder}/{name}" if folder else name
         trying = AsyncRetrying(
@@ -108,34 +111,36 @@ class Bucket:
     async def _get(self, key: str, offset: int) -> bytes:
         wanted = f"bytes={offset}-{offset + PART - 1}"
         try:
-            answer = await self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
-            async with answer["Body"] as body:
+            response = await self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
+            async with response["Body"] as body:
                 part: bytes = await body.read()
         except self._client_error as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            if code == "InvalidRange":  # that is where it ends
+            if code == "InvalidRange":  # the offset is at the end of the file
                 return b""
             if code == "NoSuchKey":
-                raise missing(f"s3://{self._bucket}/{key}") from None
+                raise _missing(f"s3://{self._bucket}/{key}") from None
             if status >= 500 or code in ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed"):
                 raise TransportError(code or str(status)) from None
             raise StoreRejected(code or str(status), _ADVICE.get(code, "S3 refuses the request")) from None
         except self._never_sent as error:
-            raise StoreRejected(type(error).__name__, "no credentials were found; give the session some") from None
+            raise StoreRejected(type(error).__name__, "no credentials were found; configure the session") from None
         except self._no_name as error:
-            raise StoreRejected(type(error).__name__, f"{self.where} is no name of a bucket and a folder") from None
-        except Exception as error:  # noqa: BLE001  # the SDK lets its HTTP library's and parser's errors through
+            raise StoreRejected(
+                type(error).__name__, f"{self.where} is not a valid name of a bucket and a folder"
+            ) from None
+        except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
             raise TransportError(type(error).__name__) from None
-        if len(part) != int(answer["ContentLength"]):
-            raise TransportError("a part of an answer")
+        if len(part) != int(response["ContentLength"]):
+            raise TransportError("the response is not complete")
         return part
 
 
 async def open_s3(
     stack: AsyncExitStack, *, session: Any, region_name: str | None, endpoint_url: str | None, plain_http: bool
 ) -> Any:
-    """A client of the SDK, open until `stack` closes. Raises StoreRejected."""
+    """Open a client of S3, which is open until `stack` closes. Raises StoreRejected as `open_client`."""
     return await open_client(
         stack,
         "s3",
@@ -143,7 +148,7 @@ async def open_s3(
         region_name=region_name,
         endpoint_url=endpoint_url,
         plain_http=plain_http,
-        retries={"mode": "standard", "total_max_attempts": 1},  # what is read may break off too, so they are above it
+        retries={"mode": "standard", "total_max_attempts": 1},  # `Bucket` retries, as reading the body can fail too
         connect_timeout=3.0,
         read_timeout=20.0,
         s3={"addressing_style": "path"} if endpoint_url else {},

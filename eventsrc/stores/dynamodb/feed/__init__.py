@@ -1,1 +1,1 @@
-"""All commits of a table: its scan and its stream."""
+"""The feed of a table: a scan of its items, and its stream."""

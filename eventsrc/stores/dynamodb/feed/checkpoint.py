@@ -1,4 +1,4 @@
-"""Checkpoints of a table's feed: a scan and how far it is, or the table's stream and how far its shards are."""
+"""Checkpoints of a table's feed: the progress of a scan, and of each shard of the table's stream."""
 
 from __future__ import annotations
 
@@ -10,43 +10,47 @@ from time import time
 import msgspec
 
 from ....errors import FeedTrimmed
-from .lineage import Cursor, order
-from .scan import parse_places
+from .lineage import Cursor, to_number
+from .scan import parse_scan_checkpoint
 
 RETENTION = 24 * 3600  # seconds for which a stream keeps a record
-MARGIN = 3600  # seconds; clocks differ, and who begins late must still come in time
-TURNING_ON = 60  # seconds that it may take until a new stream tells all
+MARGIN = 3600  # seconds before the end of the retention: clocks differ, and reading takes time
+ENABLE_DELAY = 60  # seconds that may pass until a new stream records all changes
 
 
 class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of several cursors each may be the one that is behind."""
+    """A point in a table's feed. If there are several cursors, each shard is read from the earliest one."""
 
-    stream: str  # its ARN: a table whose stream is turned off and on has another one. Empty: see `from_moment`
-    since: int  # seconds since the epoch; what has not been told was stored later
+    stream: str  # its ARN, which changes when the stream is turned off and on; empty: see `checkpoint_at`
+    since: int  # seconds since the epoch; commits that were not delivered yet were stored later
     cursors: list[Cursor]
-    scan: str | None = None  # the checkpoint of a scan that comes first; None when it is over
+    scan: str | None = None  # the checkpoint of the scan that comes first; None after the scan
 
     def text(self) -> str:
         return msgspec.json.encode(self).decode()
 
-    def on(self, stream: str) -> Checkpoint:
-        """The same on the stream that the table has now. Raises FeedTrimmed if that misses what comes behind it."""
+    def for_stream(self, stream: str) -> Checkpoint:
+        """Return this checkpoint for the stream that the table has now.
+
+        Raises FeedTrimmed if later changes may be missing from that stream.
+        """
         if self.stream == stream:
             return self
-        if self.stream or _turned_on(stream) + TURNING_ON > self.since:
-            raise FeedTrimmed("the table has a new stream: what was stored before it is not in it")
+        if self.stream or _enabled_since(stream) + ENABLE_DELAY > self.since:
+            raise FeedTrimmed("the table has a new stream, without the changes made before it was turned on")
         return msgspec.structs.replace(self, stream=stream)
 
 
-def from_moment(moment: datetime) -> str:
-    """The checkpoint behind all that was stored before that moment, wherever that has been read: the whole of a stream
-    that was on by then.
+def checkpoint_at(moment: datetime) -> str:
+    """Return a checkpoint for a reader that has all commits stored before `moment` from another source.
+
+    It starts at the beginning of the table's stream, which must have been turned on before that moment.
     """
     return Checkpoint("", int(moment.timestamp()), [Cursor()]).text()
 
 
-def _turned_on(stream: str) -> float:
-    """When it was, in seconds since the epoch; its ARN ends with that."""
+def _enabled_since(stream: str) -> float:
+    """Return when the stream was turned on, in seconds since the epoch. Its ARN ends with that time."""
     try:
         return datetime.fromisoformat(stream.rpartition("/")[2]).replace(tzinfo=UTC).timestamp()
     except ValueError:
@@ -54,28 +58,32 @@ def _turned_on(stream: str) -> float:
 
 
 def check_age(since: float) -> None:
-    """Raise FeedTrimmed if a stream may have lost some of what was stored since then."""
+    """Raise FeedTrimmed if the stream may have dropped changes made since then (seconds since the epoch)."""
     if time() - since > RETENTION - MARGIN:
-        raise FeedTrimmed("DynamoDB keeps changes for 24 hours, and the feed is about as far behind")
+        raise FeedTrimmed(
+            "DynamoDB keeps changes for 24 hours, and the feed has read changes only up to about that age"
+        )
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
-    """Raises ValueError for what is no checkpoint."""
+    """Return the checkpoint. Raises ValueError if the text is not one."""
     try:
         checkpoint = msgspec.json.decode(text, type=Checkpoint)
         if checkpoint.scan:
-            parse_places(checkpoint.scan)
+            parse_scan_checkpoint(checkpoint.scan)
         for sequence in {sequence for cursor in checkpoint.cursors for sequence in cursor.at.values()}:
-            order(sequence)
+            to_number(sequence)
         if checkpoint.cursors:
             return checkpoint
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
-    raise ValueError(f"{text!r} is no checkpoint of a table's feed; keep what its batches say, or begin with ''")
+    raise ValueError(
+        f"{text!r} is not a checkpoint of a table's feed; use the checkpoint of a batch, or '' for the beginning"
+    )
 
 
 def find_earliest(texts: Iterable[str]) -> str:
-    """As `Feed.earliest`. Streams that are not the same have no common place but the beginning."""
+    """Return the earliest checkpoint, as `Feed.earliest`: the beginning if they are of different streams."""
     texts = list(texts)
     found = [parse_checkpoint(text) for text in texts if text]
     if len(found) < len(texts) or len({each.stream for each in found}) != 1:
@@ -83,20 +91,20 @@ def find_earliest(texts: Iterable[str]) -> str:
     scans = {each.scan for each in found if each.scan is not None}
     cursors: list[Cursor] = []
     for cursor in (cursor for each in found for cursor in each.cursors):
-        _add(cursors, cursor)
+        _merge(cursors, cursor)
     return Checkpoint(
         found[0].stream,
         min(each.since for each in found),
         cursors,
-        min(scans) if len(scans) == 1 else "" if scans else None,  # keys of a scan are in no order that we know
+        min(scans) if len(scans) == 1 else "" if scans else None,  # the to_number of a scan's keys is not known
     ).text()
 
 
-def _add(cursors: list[Cursor], cursor: Cursor) -> None:
-    """One for each set of shards, with the earliest place in each."""
+def _merge(cursors: list[Cursor], cursor: Cursor) -> None:
+    """Add a cursor, or merge it with one of the same shards: keep the earlier sequence number of each shard."""
     for number, other in enumerate(cursors):
         if other.at.keys() == cursor.at.keys() and {*other.done} == {*cursor.done}:
-            at = {id: min(place, cursor.at[id], key=order) for id, place in other.at.items()}
+            at = {id: min(sequence, cursor.at[id], key=to_number) for id, sequence in other.at.items()}
             cursors[number] = Cursor(at, other.done)
             return
     cursors.append(cursor)

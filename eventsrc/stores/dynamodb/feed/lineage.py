@@ -1,9 +1,10 @@
-"""The shards of a table's stream, and their lineage: what has been read, and what may be read next.
+"""The lineage of the shards of a table's stream: which shards have been read, and which may be read next.
 
-A shard is closed after some hours, or when its partition is split, and its children go on. What is in a parent is older
-than what is in its children, so a shard is read only after its parent. A shard that is no longer listed has been
-trimmed: its children need not wait for it. See "DynamoDB Streams: reading and processing a stream" in the Amazon
-DynamoDB Developer Guide.
+A shard is closed after some hours, or when its partition is split. Later records go to its children. The records of a
+parent are older than those of its children, so a shard is read only after its parent. A shard that is no longer listed
+has been trimmed, and its children do not wait for it.
+
+See "DynamoDB Streams: reading and processing a stream" in the Amazon DynamoDB Developer Guide.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ class Range(msgspec.Struct):
 
 
 class Shard(msgspec.Struct):
-    """As the service lists it. Only a closed one has a last sequence number."""
+    """A shard as the service lists it. Only a closed shard has an ending sequence number."""
 
     ShardId: str
     ParentShardId: str | None = None
     SequenceNumberRange: Range = msgspec.field(default_factory=Range)
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         return self.SequenceNumberRange.EndingSequenceNumber is not None
 
 
 class Cursor(msgspec.Struct, omit_defaults=True):
-    """How far a stream has been read: what comes before these shards has been, what comes behind them has not.
+    """How far a stream has been read. Ancestors of the shards named here have been read, descendants have not.
 
-    `at` has the sequence number of the last record that was read of a shard, empty before the first. `done` are those
-    that have been read to their end, as far as none behind them has been begun.
+    `at` maps each shard that is being read to the sequence number of its last record that was read, or to an empty text
+    at its beginning. `done` are the shards that have been read to their end and of which no descendant was started.
     """
 
     at: dict[str, str] = {}
@@ -46,8 +47,8 @@ def parents_of(shards: Iterable[Shard]) -> dict[str, str | None]:
     return {shard.ShardId: shard.ParentShardId for shard in shards}
 
 
-def ancestors(ids: Iterable[str], parents: Parents) -> set[str]:
-    """All that come before these, as far as they are listed."""
+def ancestors_of(ids: Iterable[str], parents: Parents) -> set[str]:
+    """Return all ancestors of these shards that are listed."""
     found: set[str] = set()
     for id in ids:
         parent = parents.get(id)
@@ -57,91 +58,96 @@ def ancestors(ids: Iterable[str], parents: Parents) -> set[str]:
     return found
 
 
-def from_now(shards: Sequence[Shard]) -> Cursor:
-    """Behind it is all that is stored from now on, with what the open shards hold: no place within one is durable that
-    no record has. What is in the closed ones is older.
+def cursor_from_now(shards: Sequence[Shard]) -> Cursor:
+    """Return a cursor after which all records that are written from now on follow.
+
+    Older records of the open shards follow too, because only a record's sequence number can name a point within a
+    shard. Records of closed shards do not follow.
     """
-    inner = ancestors((shard.ShardId for shard in shards), parents_of(shards))
-    last = [shard for shard in shards if shard.ShardId not in inner]
-    return Cursor({each.ShardId: "" for each in last if not each.closed}, [e.ShardId for e in last if e.closed])
+    inner = ancestors_of((shard.ShardId for shard in shards), parents_of(shards))
+    leaves = [shard for shard in shards if shard.ShardId not in inner]
+    return Cursor(
+        {leaf.ShardId: "" for leaf in leaves if not leaf.is_closed}, [leaf.ShardId for leaf in leaves if leaf.is_closed]
+    )
 
 
-def from_before(shards: Sequence[Shard]) -> Cursor:
-    """Behind it is also what was stored a moment ago, which a scan that begins now may not see yet: one more shard
-    back.
+def cursor_before_scan(shards: Sequence[Shard]) -> Cursor:
+    """Return a cursor for a scan that starts now. It starts one shard earlier than `cursor_from_now`.
+
+    So commits that were stored a moment ago, which the scan may not see yet, follow too.
     """
     parents = parents_of(shards)
-    inner = ancestors(parents, parents)
-    begin = {parent if parent and parent in parents else id for id, parent in parents.items() if id not in inner}
-    return Cursor({id: "" for id in begin if not ancestors([id], parents) & begin})
+    inner = ancestors_of(parents, parents)
+    first = {parent if parent and parent in parents else id for id, parent in parents.items() if id not in inner}
+    return Cursor({id: "" for id in first if not ancestors_of([id], parents) & first})
 
 
 class Lineage:
-    """How far the shards have been read, of those that are listed and those that are being read.
+    """How far the shards have been read that are listed or being read.
 
-    Of several cursors it takes, shard by shard, the one that is furthest behind.
+    If there are several cursors, each shard is read from the earliest of them.
     """
 
     def __init__(self, cursors: Sequence[Cursor], shards: Iterable[Shard]) -> None:
         self._parents = parents = parents_of(shards)
-        before = [{*cursor.done, *ancestors([*cursor.at, *cursor.done], parents)} for cursor in cursors]
+        before = [{*cursor.done, *ancestors_of([*cursor.at, *cursor.done], parents)} for cursor in cursors]
         self._read = {id for id in parents if all(id in read for read in before)}
-        places = list(zip((cursor.at for cursor in cursors), before, strict=True))
-        self._lost = {*parents.values()} - parents.keys()
+        cursors_at = list(zip((cursor.at for cursor in cursors), before, strict=True))
+        self._gone = {*parents.values()} - parents.keys()  # parents that are not listed any more
         self.at: dict[str, str] = {}
-        for id in {id for at, _ in places for id in at}:
-            # One that is not listed stays: that it is gone must be noticed. One that another cursor has not come to
-            # is left to its turn.
-            if id not in parents or all(id in at or id in read for at, read in places):
-                self.at[id] = min((at[id] for at, _ in places if id in at), key=order)
-        self._look()
+        for id in {id for at, _ in cursors_at for id in at}:
+            # A shard that is not listed is kept, because reading it reports that it is gone. A shard that another
+            # cursor has not reached is started later, after its parent.
+            if id not in parents or all(id in at or id in read for at, read in cursors_at):
+                self.at[id] = min((at[id] for at, _ in cursors_at if id in at), key=to_number)
+        self._update_done()
 
-    def listed(self, shards: Iterable[Shard]) -> None:
-        """These are there now. A parent that never was is still to be listed, and its children wait for it."""
+    def update(self, shards: Iterable[Shard]) -> None:
+        """Replace the list of shards. The children of a parent that was never listed wait until it is."""
         before, self._parents = self._parents, parents_of(shards)
-        self._lost = {*self._parents.values()} & (self._lost | before.keys()) - self._parents.keys()
+        self._gone = {*self._parents.values()} & (self._gone | before.keys()) - self._parents.keys()
         self._read &= self._parents.keys()
-        self._look()
+        self._update_done()
 
-    def ended(self, id: str) -> None:
-        """This one has been read to its end."""
+    def finish(self, id: str) -> None:
+        """Note that a shard has been read to its end."""
         del self.at[id]
         if id in self._parents:
             self._read.add(id)
-        self._look()
+        self._update_done()
 
-    def begin(self) -> list[str]:
-        """Those that may be read from now on: from their beginning, as `at` has them."""
-        begun = [id for id in self._waiting() if self._is_free(self._parents[id])]
-        self.at.update(dict.fromkeys(begun, ""))
-        self._look()
-        return begun
+    def start_ready(self) -> list[str]:
+        """Start all shards that may be read now, at their beginning, and return them."""
+        ready = [id for id in self._find_waiting() if self._is_finished(self._parents[id])]
+        self.at.update(dict.fromkeys(ready, ""))
+        self._update_done()
+        return ready
 
     @property
     def done(self) -> Sequence[str]:
-        """Those that have been read to their end, with no child that has been begun."""
+        """The shards that have been read to their end and of which no child was started."""
         return self._done
 
     @property
-    def waiting(self) -> bool:
-        """Whether there are some that have not been begun."""
-        return bool(self._waiting())
+    def has_waiting(self) -> bool:
+        """Whether there are shards that were not started."""
+        return bool(self._find_waiting())
 
     def cursor(self) -> Cursor:
         return Cursor(dict(self.at), self._done)
 
-    def _waiting(self) -> list[str]:
+    def _find_waiting(self) -> list[str]:
         return [id for id in self._parents if id not in self.at and id not in self._read]
 
-    def _is_free(self, parent: str | None) -> bool:
-        """Whether a parent has been read, or can be no longer."""
-        return parent not in self.at and (parent is None or parent in self._read or parent in self._lost)
+    def _is_finished(self, parent: str | None) -> bool:
+        """Whether a parent has been read to its end, or cannot be read any more."""
+        return parent not in self.at and (parent is None or parent in self._read or parent in self._gone)
 
-    def _look(self) -> None:
-        before = ancestors([*self.at, *self._read], self._parents)
+    def _update_done(self) -> None:
+        before = ancestors_of([*self.at, *self._read], self._parents)
         self._done = [id for id in self._parents if id in self._read and id not in before]
 
 
-def order(sequence: str) -> int:
-    """Sequence numbers are compared as numbers; a shard's beginning comes first."""
+def to_number(sequence: str) -> int:
+    """Return a sequence number as an int, for comparison. The beginning of a shard is less than all others."""
     return int(sequence) if sequence else -1

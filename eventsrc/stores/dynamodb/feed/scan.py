@@ -1,4 +1,4 @@
-"""Reading a whole table, in parallel segments that can be resumed."""
+"""Scans of a whole table, in parallel segments that can be resumed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..wire.responses import QueryResponse
 ScanPage = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
 
 
-class Place(msgspec.Struct, omit_defaults=True):
-    """How far a segment has been read: behind a key, or at the start or the end."""
+class Progress(msgspec.Struct, omit_defaults=True):
+    """How far a segment has been read: up to a key (included), to the end, or not at all."""
 
     key: dict[str, Any] | None = None
     done: bool = False
@@ -33,36 +33,39 @@ async def scan_commits(
     after: str,
     units_per_second: float | None,
 ) -> AsyncGenerator[Batch]:
-    """Batches as the segments bring them. Closing it ends the requests under way."""
-    places = parse_places(after) or [Place() for _ in range(segments)]
-    if ends := all(place.done for place in places):
+    """Iterate over batches in the order in which the segments return them. Closing it cancels requests in flight."""
+    progress = parse_scan_checkpoint(after) or [Progress() for _ in range(segments)]
+    if is_complete := all(segment.done for segment in progress):
         yield Batch((), after, caught_up=True)
-    async with aclosing(_scan_pages(scan_page, request, items, places, Pace(units_per_second))) as pages:
+    async with aclosing(_scan_pages(scan_page, request, items, progress, Pace(units_per_second))) as pages:
         async for _, page in pages:
             commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
-            ends = all(place.done for place in places)
-            if commits or ends:
-                yield Batch(commits, msgspec.json.encode(places).decode(), ends)
+            is_complete = all(segment.done for segment in progress)
+            if commits or is_complete:
+                yield Batch(commits, msgspec.json.encode(progress).decode(), is_complete)
 
 
 async def scan_heads(
     scan_page: ScanPage, request: dict[str, Any], items: Items, *, segments: int
 ) -> AsyncGenerator[Sequence[Head]]:
-    """The last version of each stream. A partition's items come one after the other, within one segment."""
+    """Iterate over the last version of each stream.
+
+    The items of a partition follow each other within one segment, so memory stays flat.
+    """
     names = {"#pk": items.partition_key, "#sk": items.sort_key}
     request |= {"ProjectionExpression": "#pk, #sk", "ExpressionAttributeNames": names, "ConsistentRead": True}
-    places = [Place() for _ in range(segments)]
+    progress = [Progress() for _ in range(segments)]
     last: list[Head | None] = [None] * segments
-    async with aclosing(_scan_pages(scan_page, request, items, places, Pace(None))) as pages:
+    async with aclosing(_scan_pages(scan_page, request, items, progress, Pace(None))) as pages:
         async for segment, page in pages:
             heads: list[Head] = []
             head = last[segment]
-            for stream, version in (place for item in page.Items if (place := items.read_place(item)) is not None):
+            for stream, version in (key for item in page.Items if (key := items.read_commit_key(item)) is not None):
                 if head is not None and head.stream != stream:
                     heads.append(head)
                     head = None
                 head = Head(stream, max(version, head.version if head else 0))
-            if head is not None and places[segment].done:
+            if head is not None and progress[segment].done:
                 heads.append(head)
             last[segment] = head
             if heads:
@@ -70,59 +73,62 @@ async def scan_heads(
 
 
 async def _scan_pages(
-    scan_page: ScanPage, request: dict[str, Any], items: Items, places: list[Place], pace: Pace
+    scan_page: ScanPage, request: dict[str, Any], items: Items, progress: list[Progress], pace: Pace
 ) -> AsyncGenerator[tuple[int, QueryResponse[Keyed]]]:
-    """Pages with their segment, whose place is the one behind the page by then."""
-    pages: asyncio.Queue[tuple[int, QueryResponse[Keyed], Place] | Exception] = asyncio.Queue(maxsize=len(places))
+    """Iterate over pages with their segment. `progress` is updated before each page."""
+    pages: asyncio.Queue[tuple[int, QueryResponse[Keyed], Progress] | Exception] = asyncio.Queue(maxsize=len(progress))
 
-    async def read(segment: int, place: Place) -> None:
+    async def read(segment: int, read_so_far: Progress) -> None:
         try:
-            while not place.done:
+            while not read_so_far.done:
                 await pace.wait()
-                page = await scan_page(_segment_request(request, items, segment, len(places), place))
+                page = await scan_page(_build_request(request, items, segment, len(progress), read_so_far))
                 pace.spend(page.ConsumedCapacity.CapacityUnits)
                 key = page.LastEvaluatedKey
-                place = Place(done=True) if key is None else Place(items.read_key(key))
-                await pages.put((segment, page, place))
-        except Exception as error:  # noqa: BLE001  # whoever reads gets it, in its own turn
+                read_so_far = Progress(done=True) if key is None else Progress(items.read_key(key))
+                await pages.put((segment, page, read_so_far))
+        except Exception as error:  # noqa: BLE001  # raised below, after the pages read before it
             await pages.put(error)
 
-    reading = [asyncio.create_task(read(*each)) for each in enumerate(places)]
+    tasks = [asyncio.create_task(read(*each)) for each in enumerate(progress)]
     try:
-        while not all(place.done for place in places):
-            page = await pages.get()
-            if isinstance(page, Exception):
-                raise page
-            segment, found, places[segment] = page
-            yield segment, found
+        while not all(segment.done for segment in progress):
+            received = await pages.get()
+            if isinstance(received, Exception):
+                raise received
+            number, page, progress[number] = received
+            yield number, page
     finally:
-        for task in reading:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Pace:
-    """Spreads read units over time, all segments together."""
+    """Limits the read units per second of all segments together."""
 
     def __init__(self, units_per_second: float | None) -> None:
         self._rate = units_per_second
-        self._free = 0.0  # when the next request may start
+        self._next = 0.0  # when the next request may start, in the loop's time
 
     async def wait(self) -> None:
-        await asyncio.sleep(max(0.0, self._free - asyncio.get_running_loop().time()))
+        await asyncio.sleep(max(0.0, self._next - asyncio.get_running_loop().time()))
 
     def spend(self, units: float) -> None:
         if self._rate is not None:
-            self._free = max(self._free, asyncio.get_running_loop().time()) + units / self._rate
+            self._next = max(self._next, asyncio.get_running_loop().time()) + units / self._rate
 
 
-def _segment_request(
-    request: dict[str, Any], items: Items, segment: int, segments: int, place: Place
+def _build_request(
+    request: dict[str, Any], items: Items, segment: int, segments: int, progress: Progress
 ) -> dict[str, Any]:
-    """Sort keys of commits, among which a layout may keep snapshots. Other items are paid for, but not sent."""
+    """Return the request for a segment's next page, filtered by the sort keys that commits can have.
+
+    Snapshots of some layouts pass the filter. Items that do not pass it cost read units but are not returned.
+    """
     names = {"#sk": items.sort_key} | request.get("ExpressionAttributeNames", {})
     values = {":first": {"N": "1"}, ":last": {"N": str(MAX_VERSION)}}
-    asked = request | {
+    scan = request | {
         "Segment": segment,
         "TotalSegments": segments,
         "FilterExpression": "#sk BETWEEN :first AND :last",
@@ -130,19 +136,21 @@ def _segment_request(
         "ExpressionAttributeValues": values,
     }
     if items.prefix:
-        asked["FilterExpression"] += " AND begins_with(#pk, :prefix)"
+        scan["FilterExpression"] += " AND begins_with(#pk, :prefix)"
         names["#pk"], values[":prefix"] = items.partition_key, {"S": items.prefix}
-    return asked if place.key is None else asked | {"ExclusiveStartKey": place.key}
+    return scan if progress.key is None else scan | {"ExclusiveStartKey": progress.key}
 
 
-def parse_places(after: str) -> list[Place]:
-    """Raises ValueError for what is no checkpoint."""
+def parse_scan_checkpoint(after: str) -> list[Progress]:
+    """Return the progress of each segment; [] for an empty text. Raises ValueError if it is not a checkpoint."""
     if not after:
         return []
     try:
-        places = msgspec.json.decode(after, type=list[Place])
+        progress = msgspec.json.decode(after, type=list[Progress])
     except (msgspec.MsgspecError, UnicodeError):
-        places = []
-    if not places:
-        raise ValueError(f"{after!r} is no checkpoint of a scan; keep what its batches say, or begin with ''")
-    return places
+        progress = []
+    if not progress:
+        raise ValueError(
+            f"{after!r} is not a checkpoint of a scan; use the checkpoint of a batch, or '' for the beginning"
+        )
+    return progress

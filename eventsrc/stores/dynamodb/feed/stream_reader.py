@@ -1,4 +1,4 @@
-"""Reading a table's stream: all of its shards at once, parents before children, as fast as the reader takes it."""
+"""Reading a table's stream: all shards concurrently, parents before children, as fast as batches are taken."""
 
 from __future__ import annotations
 
@@ -15,68 +15,72 @@ from .checkpoint import Checkpoint, check_age
 from .lineage import Lineage
 from .shard_reader import Listing, Page, Send, list_shards, read_shard
 
-ROOM = 16  # pages that are asked for or wait to be handled, all shards together
-LOOKS = 3  # at the list of shards, after which a closed shard counts as one without children
-SOON, OFTEN, SELDOM = 0.1, 5.0, 60.0  # seconds between looks; often while a closed shard has no children
-REFRESH = 3_600  # seconds after which a checkpoint is told again though nothing has come: the old one wears out
-_APART = 5.0  # seconds that the service's clock may be behind ours
-SKIPPED = 10_000  # records that are no commits, after which one is told too
+MAX_PAGES = 16  # pages of all shards that are requested or wait to be handled
+CHILDLESS_LISTINGS = 3  # listings without children of a closed shard, after which it counts as one without children
+SHORTEST_WAIT = 0.1  # seconds to the next listing of the shards after one of them ended; each further wait is doubled
+CHILDLESS_WAIT = 5.0  # seconds, the longest wait while a closed shard has no children
+LONGEST_WAIT = 60.0  # seconds, the longest wait otherwise
+RENEW_AFTER = 3_600  # seconds after which a batch without commits renews the checkpoint before it is too old
+MAX_SKIPPED = 10_000  # records that are not commits, after which a batch without commits renews the checkpoint
+_CLOCK_DIFFERENCE = 5.0  # seconds by which the service's clock may be slow
 
 
 class StreamReader:
-    """Reads one stream from a checkpoint on; `commits` finds them in records.
+    """Reads one stream from a checkpoint on. `find_commits` returns the commits in records.
 
-    Each shard has a task, which reads while there is room. What they find is taken by `batches` alone, so that
-    checkpoints are those of what has been told.
+    Each shard has a task that reads pages while there is room. Only `batches` takes these pages, so a checkpoint covers
+    exactly the commits that were delivered.
     """
 
     def __init__(
-        self, send: Send, checkpoint: Checkpoint, commits: Callable[[list[dict[str, Any]]], list[Commit]]
+        self, send: Send, checkpoint: Checkpoint, find_commits: Callable[[list[dict[str, Any]]], list[Commit]]
     ) -> None:
-        self._send, self._begin, self._commits = send, checkpoint, commits
-        self._news: asyncio.Queue[Page | Listing | Exception] = asyncio.Queue()
-        self._room = asyncio.Semaphore(ROOM)
+        self._send, self._initial, self._find_commits = send, checkpoint, find_commits
+        self._received: asyncio.Queue[Page | Listing | Exception] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MAX_PAGES)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = asyncio.Event()  # a shard has: there may be children
+        self._ended = asyncio.Event()  # a shard has ended, so it may have children
         self._lineage = Lineage([], [])
-        self._since: dict[str, float] = {}  # of each shard whose records or children are to come
+        self._since: dict[str, float] = {}  # by shard: its next records, or its children's, were stored after this
         self._closed: set[str] = set()
         self._quiet: set[str] = set()
-        self._looks: dict[str, int] | None = None  # at the list, for children of these; none before the first
-        self._on = True
+        self._listings: dict[str, int] | None = None  # by shard that ended without children; None before the first
+        self._is_enabled = True
 
     def fail(self, error: Exception) -> None:
-        """Have `batches` raise this."""
-        self._news.put_nowait(error)
+        """Make `batches` raise this error."""
+        self._received.put_nowait(error)
 
     async def batches(self, *, follow: bool) -> AsyncGenerator[Batch]:
-        """Commits as they come, and a batch without any where they end or a checkpoint has worn out."""
-        told, skipped, refreshed, began = False, 0, float(self._begin.since), time()
+        """Iterate over the commits. A batch has none at the end, or if it only renews the checkpoint."""
+        end_reported, skipped, renewed, began = False, 0, float(self._initial.since), time()
         try:
-            self._spawn(self._look)
+            self._spawn(self._list_repeatedly)
             while True:
-                news = await self._news.get()
-                if isinstance(news, Exception):
-                    raise news
+                received = await self._received.get()
+                if isinstance(received, Exception):
+                    raise received
                 self._room.release()
                 commits: list[Commit] = []
-                if isinstance(news, Listing):
-                    self._list(news)
+                if isinstance(received, Listing):
+                    self._update_shards(received)
                 else:
-                    told = told and not news.records and not news.ended
-                    skipped += len(news.records)
-                    commits = self._commits(news.records)
-                    self._advance(news)
-                since, caught_up = min(self._since.values(), default=self._begin.since), self._caught_up()
+                    end_reported = end_reported and not received.records and not received.is_last
+                    skipped += len(received.records)
+                    commits = self._find_commits(received.records)
+                    self._advance(received)
+                since, caught_up = min(self._since.values(), default=self._initial.since), self._is_caught_up()
                 check_age(since)
-                if caught_up and not self._on:
-                    raise FeedTrimmed("the table's stream was turned off: what is stored meanwhile is in none")
-                if not follow and since > max(began, self._begin.since) + _APART:  # writers may go on for ever
+                if caught_up and not self._is_enabled:
+                    raise FeedTrimmed("the table's stream was turned off, so later changes are not recorded")
+                if (
+                    not follow and since > max(began, self._initial.since) + _CLOCK_DIFFERENCE
+                ):  # writers may never pause
                     caught_up = True
-                worn = since - refreshed >= REFRESH or skipped >= SKIPPED
-                if commits or worn or (caught_up and not told):
-                    told, skipped, refreshed = caught_up, 0, since
-                    checkpoint = Checkpoint(self._begin.stream, int(since), [self._lineage.cursor()])
+                is_due = since - renewed >= RENEW_AFTER or skipped >= MAX_SKIPPED
+                if commits or is_due or (caught_up and not end_reported):
+                    end_reported, skipped, renewed = caught_up, 0, since
+                    checkpoint = Checkpoint(self._initial.stream, int(since), [self._lineage.cursor()])
                     yield Batch(commits, checkpoint.text(), caught_up)
                 if caught_up and not follow:
                     return
@@ -85,74 +89,74 @@ class StreamReader:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _list(self, listing: Listing) -> None:
-        self._closed = {shard.ShardId for shard in listing.shards if shard.closed}
-        if self._looks is None:
-            self._lineage = Lineage(self._begin.cursors, listing.shards)
+    def _update_shards(self, listing: Listing) -> None:
+        self._closed = {shard.ShardId for shard in listing.shards if shard.is_closed}
+        if self._listings is None:
+            self._lineage = Lineage(self._initial.cursors, listing.shards)
             for shard, sequence in self._lineage.at.items():
-                self._start(shard, sequence, self._begin.since)
+                self._start_shard(shard, sequence, self._initial.since)
         else:
-            self._lineage.listed(listing.shards)
-        self._on = listing.on
-        self._begin_more()
+            self._lineage.update(listing.shards)
+        self._is_enabled = listing.is_enabled
+        self._start_ready()
         done = self._lineage.done
-        # What is behind these is in children that are not there yet, so it is still to be stored.
-        self._since.update(dict.fromkeys(done, listing.asked))
-        self._looks = {shard: (self._looks or {}).get(shard, 0) + 1 for shard in done}
+        # Their children did not exist at that time, so the children's records were stored later.
+        self._since.update(dict.fromkeys(done, listing.requested_at))
+        self._listings = {shard: (self._listings or {}).get(shard, 0) + 1 for shard in done}
 
     def _advance(self, page: Page) -> None:
         self._since[page.shard] = max(self._since[page.shard], page.since)
         self._lineage.at[page.shard] = page.sequence
         self._quiet.discard(page.shard)
-        if page.ended:
-            self._lineage.ended(page.shard)
-            self._begin_more()
+        if page.is_last:
+            self._lineage.finish(page.shard)
+            self._start_ready()
             self._ended.set()
-        elif page.quiet:
+        elif page.is_quiet:
             self._quiet.add(page.shard)
 
-    def _begin_more(self) -> None:
-        """Those shards that may be read now."""
-        floor = min(self._since.values(), default=self._begin.since)
-        for shard in self._lineage.begin():
-            self._start(shard, "", floor)
+    def _start_ready(self) -> None:
+        """Start to read the shards that may be read now."""
+        floor = min(self._since.values(), default=self._initial.since)
+        for shard in self._lineage.start_ready():
+            self._start_shard(shard, "", floor)
         self._since = {shard: self._since.get(shard, floor) for shard in (*self._lineage.at, *self._lineage.done)}
 
-    def _start(self, shard: str, sequence: str, since: float) -> None:
+    def _start_shard(self, shard: str, sequence: str, since: float) -> None:
         async def read() -> None:
-            stream, closed = self._begin.stream, lambda: shard in self._closed
-            async with aclosing(read_shard(self._send, stream, shard, sequence, self._room, closed)) as pages:
+            stream, is_closed = self._initial.stream, lambda: shard in self._closed
+            async with aclosing(read_shard(self._send, stream, shard, sequence, self._room, is_closed)) as pages:
                 async for page in pages:
-                    self._news.put_nowait(page)
+                    self._received.put_nowait(page)
 
         self._since[shard] = since
         self._spawn(read)
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        async def reading() -> None:
+        async def run() -> None:
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001  # whoever takes the batches gets it
+            except Exception as error:  # noqa: BLE001  # `batches` raises it
                 self.fail(error)
 
-        self._tasks.add(task := asyncio.create_task(reading()))
+        self._tasks.add(task := asyncio.create_task(run()))
         task.add_done_callback(self._tasks.discard)
 
-    def _caught_up(self) -> bool:
-        looks, lineage = self._looks or {}, self._lineage
-        all_quiet = self._quiet >= lineage.at.keys() and not lineage.waiting
-        return all_quiet and all(looks.get(shard, 0) >= LOOKS for shard in lineage.done)
+    def _is_caught_up(self) -> bool:
+        listings, lineage = self._listings or {}, self._lineage
+        all_quiet = self._quiet >= lineage.at.keys() and not lineage.has_waiting
+        return all_quiet and all(listings.get(shard, 0) >= CHILDLESS_LISTINGS for shard in lineage.done)
 
-    async def _look(self) -> None:
-        """Look at the list of shards again and again: soon after one has ended, seldom when all is settled."""
-        pause = SOON
+    async def _list_repeatedly(self) -> None:
+        """List the shards again and again: soon after a shard ended, less often while nothing changes."""
+        wait = SHORTEST_WAIT
         while True:
             await self._room.acquire()
-            self._news.put_nowait(await list_shards(self._send, self._begin.stream))
+            self._received.put_nowait(await list_shards(self._send, self._initial.stream))
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(wait):
                     await self._ended.wait()
-                pause = SOON
+                wait = SHORTEST_WAIT
             except TimeoutError:
-                pause = min(pause * 2, OFTEN if self._looks else SELDOM)
+                wait = min(wait * 2, CHILDLESS_WAIT if self._listings else LONGEST_WAIT)
             self._ended.clear()

@@ -1,7 +1,7 @@
-"""All commits of a table: a scan of what is there, and its stream from before the scan.
+"""The feed of a table: a scan of its items, then its stream from before the scan.
 
-What is stored while the scan goes on may come twice, by both, and the stream repeats and reorders besides. A gate makes
-each commit come once and in order.
+Commits that are stored during the scan may be delivered twice, by the scan and by the stream. The stream itself repeats
+and reorders. A `Gate` passes each commit once and in order.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ...feed import Batch
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
-from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, rejected, send
+from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, send, to_store_rejected
 from .change_records import read_changes
 from .checkpoint import Checkpoint, check_age, parse_checkpoint
-from .lineage import from_before, from_now
+from .lineage import cursor_before_scan, cursor_from_now
 from .shard_reader import list_shards
 from .stream_reader import StreamReader
 
@@ -40,35 +40,35 @@ class _Table(msgspec.Struct):
     StreamSpecification: _Specification = msgspec.field(default_factory=_Specification)
 
 
-class _Described(msgspec.Struct):
+class _DescribeResponse(msgspec.Struct):
     Table: _Table
 
 
 class Scan(Protocol):
-    """Iterates over all commits of a table, from a checkpoint of its own on."""
+    """Iterates over all commits of a table after `after`, a checkpoint of the scan."""
 
     def __call__(self, *, after: str) -> AsyncGenerator[Batch]: ...
 
 
 class TableFeed:
-    """The feed of a table, for one time that the table is open."""
+    """The feed of a table. Make a new one each time that the table is opened."""
 
     def __init__(self, table: Table, items: Items, scan: Scan) -> None:
         self._table, self._items, self._scan = table, items, scan
-        self._slots = asyncio.Semaphore(table.connection.max_connections)  # as the stream has a client of its own
-        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(table.connection.max_connections)  # the stream has its own client
+        self._open_lock = asyncio.Lock()
         self._client: Client | None = None
         self._readers: set[StreamReader] = set()
 
     async def batches(self, after: str, *, follow: bool) -> AsyncGenerator[Batch]:
-        """As `DynamoDBStore.feed`."""
+        """Iterate over the commits, as `DynamoDBStore.feed`."""
         checkpoint = parse_checkpoint(after) if after else None
-        stream = await self._stream()
+        stream = await self._find_stream()
         if checkpoint is None:
             listing = await list_shards(self._send_to_stream, stream)
-            checkpoint = Checkpoint(stream, int(listing.asked), [from_before(listing.shards)], scan="")
+            checkpoint = Checkpoint(stream, int(listing.requested_at), [cursor_before_scan(listing.shards)], scan="")
         else:
-            checkpoint = checkpoint.on(stream)
+            checkpoint = checkpoint.for_stream(stream)
         check_age(checkpoint.since)
         if checkpoint.scan is not None:
             async with aclosing(self._scan(after=checkpoint.scan)) as batches:
@@ -77,7 +77,7 @@ class TableFeed:
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
                     yield Batch(batch.commits, checkpoint.text(), caught_up=False)
-        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._commits))
+        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._find_commits))
         try:
             async with aclosing(reader.batches(follow=follow)) as batches:
                 async for batch in batches:
@@ -86,31 +86,36 @@ class TableFeed:
             self._readers.discard(reader)
 
     async def end(self) -> str:
-        """As `DynamoDBStore.end`."""
-        listing = await list_shards(self._send_to_stream, stream := await self._stream())
-        return Checkpoint(stream, int(listing.asked), [from_now(listing.shards)]).text()
+        """Return the checkpoint of the end, as `DynamoDBStore.end`."""
+        listing = await list_shards(self._send_to_stream, stream := await self._find_stream())
+        return Checkpoint(stream, int(listing.requested_at), [cursor_from_now(listing.shards)]).text()
 
     def close(self) -> None:
-        """End those who follow."""
+        """Make all running feeds raise StoreClosed."""
         for reader in self._readers:
             reader.fail(StoreClosed("DynamoDBStore was closed, which ends its feeds"))
 
-    async def _stream(self) -> str:
-        """The ARN of the table's stream. Raises StoreRejected if there is none that will do, and StoreError."""
+    async def _find_stream(self) -> str:
+        """Return the ARN of the table's stream.
+
+        Raises StoreRejected if the table has no stream of new images, and StoreError.
+        """
         client, request = self._table.connection.client, {"TableName": self._table.name}
         try:
-            table = (await self._send(client, "DescribeTable", request, _Described)).Table
+            table = (await self._send(client, "DescribeTable", request, _DescribeResponse)).Table
         except ServiceError as error:
-            raise rejected(error) from None
+            raise to_store_rejected(error) from None
         if not table.StreamSpecification.StreamEnabled:
             raise StoreRejected("StreamSpecification", "the table has no stream; turn it on, with view type NEW_IMAGE")
         if table.StreamSpecification.StreamViewType not in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
-            raise StoreRejected("StreamViewType", "the stream carries no new images; make it anew, as NEW_IMAGE")
+            raise StoreRejected(
+                "StreamViewType", "the stream carries no new images; turn it off, and on again with view type NEW_IMAGE"
+            )
         return table.LatestStreamArn
 
     async def _send_to_stream(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        """Of the stream. Raises ServiceError for a refusal, and StoreError."""
-        async with self._opening:
+        """Send a request to the stream's endpoint. Raises ServiceError if it is refused, and StoreError."""
+        async with self._open_lock:
             if self._client is None:
                 with self._table.guard(Usage(calls=1)):
                     self._client = await self._table.connection.open_streams()
@@ -123,7 +128,7 @@ class TableFeed:
             deadline = self._table.connection.deadline
             return await send_read(client, operation, request, kind, self._slots, deadline, used)
 
-    def _commits(self, records: list[dict[str, Any]]) -> list[Commit]:
+    def _find_commits(self, records: list[dict[str, Any]]) -> list[Commit]:
         return [change.commit for change in read_changes(records, self._items) if change.commit is not None]
 
 
@@ -136,11 +141,11 @@ async def send_read(
     deadline: float,
     used: Usage,
 ) -> T:
-    """The answer to a request that may be sent twice. Raises ServiceError for a refusal, and StoreError."""
+    """Send a request that may be sent twice. Raises ServiceError if it is refused, and StoreError."""
     try:
         return await send(count_tries(client, operation, request, kind, used), slots, deadline)
     except DeadlinePassed as passed:
         last = passed.last
-        # What became of an earlier try does not matter here.
+        # The outcome of earlier tries does not matter for a read, so a refusal of the last one is definite.
         refusal = last if isinstance(last, ServiceError) and not is_worth_repeating(last) else None
-        raise refusal or passed.definite() from None
+        raise refusal or passed.to_store_error() from None

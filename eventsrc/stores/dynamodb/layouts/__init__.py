@@ -1,4 +1,4 @@
-"""Where snapshots lie in a stream's partition, one file a layout. docs/storage.md compares them."""
+"""The layouts: where snapshots are stored in a stream's partition. docs/storage.md compares them."""
 
 from collections.abc import Callable
 from typing import Literal

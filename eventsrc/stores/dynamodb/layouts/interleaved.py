@@ -1,4 +1,4 @@
-"""Snapshots between the commits: the article's alternative."""
+"""The layout with snapshots between the commits, the article's alternative."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .layout import HIGHEST, Partitions, SortKey
 
 
 class Interleaved:
-    """A snapshot has the key half a version above its commit, and stays there.
+    """The sort key of a snapshot is the version of its commit plus one half. Old snapshots stay in the partition.
 
-    A load is a backward query that ends at the newest snapshot, wherever that is. Each put costs one more query, which
-    looks for a newer snapshot.
+    - A load queries backward until it finds the newest snapshot.
+    - Each put makes an additional query, which looks for a newer snapshot.
     """
 
     def __init__(self) -> None:
         self._backward = BackwardLoad(next_limit=lambda limit: limit and limit * 4)
 
     def key(self, version: int) -> SortKey:
-        return Decimal(f"{version}.5")  # exact in any decimal context; rounded, it would be a commit's key
+        return Decimal(f"{version}.5")  # a text is exact in any decimal context; a rounded key would be a commit's
 
     async def put_snapshot(self, partitions: Partitions, snapshot: Snapshot) -> bool:
         if await self._has_newer(partitions, snapshot):
@@ -31,12 +31,12 @@ class Interleaved:
         return await self._backward.load(partitions, stream)
 
     async def _has_newer(self, partitions: Partitions, snapshot: Snapshot) -> bool:
-        """Whether a newer snapshot is stored at another key, where the condition of a put cannot see it."""
-        first, beyond = snapshot.version + 1, None
+        """Whether a newer snapshot is stored. It has another key, so the condition of a put cannot see it."""
+        first, after = snapshot.version + 1, None
         while True:
-            page = await partitions.query(snapshot.stream, first, HIGHEST, beyond=beyond, newest=True, backward=True)
+            page = await partitions.query(snapshot.stream, first, HIGHEST, after=after, newest=True, backward=True)
             if page.snapshot and page.snapshot.version >= snapshot.version:
                 return True
-            if page.reached is None or page.reached <= first:
+            if page.last_key is None or page.last_key <= first:
                 return False
-            beyond = page.reached
+            after = page.last_key

@@ -1,4 +1,4 @@
-"""What a layout is: it chooses the sort key of a snapshot, and how a load finds it."""
+"""The protocol of a layout, which chooses the sort key of a snapshot and how a load finds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from ....store import MAX_VERSION, Commit, Loaded, Snapshot
 
 SortKey = int | Decimal
-"""A commit's is its version. Every other number may be a snapshot's: the layout chooses it."""
+"""The sort key of a commit is its version. A layout may choose any other number for a snapshot."""
 
 HIGHEST = MAX_VERSION + 1
 """The highest sort key that a layout uses."""
@@ -23,15 +23,15 @@ def commit_version(key: SortKey) -> int | None:
 
 
 class Page(NamedTuple):
-    """What one query found in a range of sort keys. `reached` is the last key it read, None at the range's end."""
+    """The result of one query. `last_key` is the last sort key that it read, or None if it read the whole range."""
 
     snapshot: Snapshot | None
-    commits: list[Commit]  # in the order read
-    reached: SortKey | None
+    commits: list[Commit]  # in the order of the query
+    last_key: SortKey | None
 
 
 class Partitions(Protocol):
-    """The requests that a layout may make, one each: a partition holds one stream."""
+    """The requests that layouts make. A partition holds one stream, and each method sends one request."""
 
     async def query(
         self,
@@ -39,28 +39,29 @@ class Partitions(Protocol):
         low: SortKey,
         high: SortKey,
         *,
-        beyond: SortKey | None = None,
+        after: SortKey | None = None,
         newest: bool = False,
         backward: bool = False,
         limit: int | None = None,
     ) -> Page:
-        """Query the sort keys from `low` to `high`, both included, or what follows the key `beyond` in that range.
+        """Query the sort keys from `low` to `high`, both included.
 
-        Returns all commits. With `newest`, which needs `backward`: the newest snapshot, and the commits from its
-        version on.
+        - With `after`, start after that key, in the order of the query.
+        - With `newest`, return the newest snapshot and the commits from its version on. This needs `backward`.
+        - Otherwise return all commits and no snapshot.
         """
         ...
 
     async def get_snapshot(self, stream: str, key: SortKey) -> Snapshot | None: ...
 
     async def put_snapshot(self, snapshot: Snapshot, key: SortKey) -> bool:
-        """Store a snapshot; False if a commit, or a snapshot of this version or a later one, is stored at the key."""
+        """Store a snapshot; False if the key has a commit, or a snapshot of this version or a later one."""
         ...
 
 
 class Layout(Protocol):
     async def put_snapshot(self, partitions: Partitions, snapshot: Snapshot) -> bool:
-        """Store a snapshot; False if one of this version or a later one is stored already."""
+        """Store a snapshot; False if a snapshot of this version or a later one is stored already."""
         ...
 
     async def load(self, partitions: Partitions, stream: str) -> Loaded: ...

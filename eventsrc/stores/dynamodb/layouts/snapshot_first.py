@@ -1,4 +1,4 @@
-"""The snapshot below all commits, as in the article."""
+"""The layout with the snapshot before all commits, as in the article."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .layout import Partitions, SortKey
 
 
 class SnapshotFirst:
-    """The snapshot has sort key 0: one request reads it, and one the commits from its version on."""
+    """The snapshot has sort key 0. A load makes one request for it, and one for the commits from its version on."""
 
     def key(self, version: int) -> SortKey:
         return 0
@@ -18,10 +18,10 @@ class SnapshotFirst:
     async def load(self, partitions: Partitions, stream: str) -> Loaded:
         snapshot = await partitions.get_snapshot(stream, self.key(0))
         commits: list[Commit] = []
-        first, beyond = snapshot.version if snapshot else 1, None
+        first, after = snapshot.version if snapshot else 1, None
         while True:
-            page = await partitions.query(stream, first, MAX_VERSION, beyond=beyond)
+            page = await partitions.query(stream, first, MAX_VERSION, after=after)
             commits += page.commits
-            if page.reached is None:
+            if page.last_key is None:
                 return Loaded(snapshot, commits)
-            beyond = page.reached
+            after = page.last_key

@@ -1,4 +1,4 @@
-"""The snapshot above all commits."""
+"""The layout with the snapshot after all commits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .layout import HIGHEST, Partitions, SortKey
 
 
 class SnapshotLast:
-    """The snapshot has one fixed key above every version: one backward query reads it, then the newest commits."""
+    """The snapshot has a fixed key above every version. One backward query reads it and then the newest commits."""
 
     def __init__(self) -> None:
-        # A query that met no snapshot at the top has shown that there is none, so all commits are needed.
+        # A query whose first item is not a snapshot shows that the stream has none, so all commits are needed.
         self._backward = BackwardLoad(next_limit=lambda limit: None)
 
     def key(self, version: int) -> SortKey:

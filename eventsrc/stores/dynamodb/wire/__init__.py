@@ -1,1 +1,1 @@
-"""Requests to the service and its responses."""
+"""Requests to the service and its responses: clients, signatures, HTTP, and what a response proves."""

@@ -1,4 +1,4 @@
-"""Plain Python values as attributes of items, and back."""
+"""Conversion of plain Python values to attributes of items, and back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from .responses import Item
 
 
 def to_value(value: object) -> dict[str, Any]:
-    """A text, an int, a Decimal, a bool, bytes, None, or a list or dict of these. Raises TypeError, ValueError."""
+    """Return the attribute for a str, int, Decimal, bool, bytes or None, or for a list or dict of these.
+
+    Raises TypeError for other types, and ValueError for a Decimal that is not finite.
+    """
     match value:
         case str():
             return {"S": value}
         case bool():
             return {"BOOL": value}
         case Decimal() if not value.is_finite():
-            raise ValueError("DynamoDB has no numbers that are not finite")
+            raise ValueError("DynamoDB stores finite numbers only")
         case int() | Decimal():
             return {"N": str(value)}
         case bytes():
@@ -29,24 +32,24 @@ def to_value(value: object) -> dict[str, Any]:
             return {"L": [to_value(each) for each in value]}
         case dict():
             return {"M": to_item(value)}
-    hint = "; numbers there are decimal, so give a Decimal" if isinstance(value, float) else ""
+    hint = "; use a Decimal, because numbers there are decimal" if isinstance(value, float) else ""
     raise TypeError(f"an attribute cannot be a {type(value).__name__}{hint}")
 
 
 def to_item(values: Mapping[str, object]) -> dict[str, dict[str, Any]]:
-    """Attributes by name, as in `{"PK": "airline#LH", "flights": 3}`. Raises TypeError, ValueError."""
+    """Return an item with these values, as in `{"PK": "airline#LH", "flights": 3}`. Raises as `to_value`."""
     if not all(isinstance(name, str) for name in values):
-        raise TypeError("names of attributes, and keys of a dict, are texts")
+        raise TypeError("names of attributes and keys of dicts must be str")
     return {name: to_value(value) for name, value in values.items()}
 
 
 def text_of(item: Item, name: str) -> str:
-    """Return an attribute that is a text. Raises StoreRejected."""
+    """Return the value of a text attribute. Raises StoreRejected if the item has no such text."""
     return _attribute(item, name, "S")
 
 
 def number_of(item: Item, name: str) -> int:
-    """Return an attribute that is a whole number. Raises StoreRejected."""
+    """Return the value of an integer attribute. Raises StoreRejected if the item has no such integer."""
     try:
         return int(_attribute(item, name, "N"))
     except ValueError:
@@ -62,4 +65,6 @@ def _attribute(item: Item, name: str, kind: str) -> str:
 
 
 def _foreign(name: str) -> StoreRejected:
-    return StoreRejected("ForeignItem", f"an item has no {name} as this library writes it; who else writes there?")
+    return StoreRejected(
+        "ForeignItem", f"an item has no {name} that this library wrote; does another program write to the table?"
+    )

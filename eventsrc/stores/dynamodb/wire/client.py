@@ -1,7 +1,7 @@
-"""The seam: one call, which sends one request once, and the two ways it fails.
+"""The interface of a client: one method that sends one request once, and the errors that it raises.
 
-Requests have the shape of the service's own JSON, with bytes for binary values. Answers are decoded by whoever asked,
-who knows what they should be.
+Requests have the form of the service's JSON, with bytes for binary values. The caller decodes the reply, because it
+knows its type.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ T = TypeVar("T")
 
 
 CLOCK_CORRECTED = "ClockCorrected"
-"""No code of the service: our clock was off, the request was refused, and the next one will be signed rightly."""
+"""A code of this library: the request was refused because our clock was wrong. The next one has the right time."""
 
 
 class Reply(Protocol):
-    """An answer as it came."""
+    """A response as it was received."""
 
     def read(self, kind: type[T]) -> T:
-        """The answer as this type. Raises msgspec.ValidationError if it is no such thing."""
+        """Decode the response as this type. Raises msgspec.ValidationError if it has another form."""
         ...
 
 
 class ServiceError(Exception):
-    """The service answered with an error. `reply` is all it said, for what stood there when a condition failed.
+    """An error that the service returned. `reply` is the whole response: it has the item if a condition failed.
 
-    The service's text is dropped: it is no contract, and may quote values.
+    The service's message is not kept, because it may change and may quote values.
     """
 
     def __init__(self, code: str, status: int, reply: Reply | None = None) -> None:
@@ -36,16 +36,16 @@ class ServiceError(Exception):
 
 
 class TransportError(Exception):
-    """No usable answer: the request may have been carried out, or still be."""
+    """No usable response: the request may have been carried out, or may be carried out later."""
 
 
 class NotSent(TransportError):
-    """No connection came about: this try has done nothing."""
+    """No connection was made, so this try did nothing."""
 
 
 class Client(Protocol):
-    """What the store needs. A call sends one request, once."""
+    """A client as the store needs it."""
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
-        """Send a request for an operation such as `PutItem`. Raises ServiceError or TransportError."""
+        """Send one request, once, for an operation such as `PutItem`. Raises ServiceError or TransportError."""
         ...

@@ -1,4 +1,4 @@
-"""The connection to DynamoDB: its settings, and the clients while it is open."""
+"""The connection to DynamoDB: its settings, and its clients while it is open."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from ....errors import StoreRejected
 from ...limits import check_deadline
 from .client import Client
-from .sdk import SDKClient, is_of_aws, open_sdk
+from .sdk import SDKClient, is_aws_endpoint, open_sdk
 
 DEADLINE = 10.0
-"""Seconds that a call may take, retries included."""
+"""Seconds that a call may take, including retries."""
 MAX_CONNECTIONS = 64
-"""Requests in flight."""
+"""The limit of requests in flight."""
 
 
 class Connection:
-    """Belongs to one owner, and while it is open to one event loop. The settings are those of `DynamoDBStore`.
+    """The clients of one owner. While they are open, they belong to one event loop.
 
-    A client that was given (`client`, `streams_client`) is used and never closed. Raises ValueError for settings that
-    contradict each other.
+    The settings are those of `DynamoDBStore`. A client that the caller passes (`client`, `streams_client`) is never
+    closed. Raises ValueError if settings contradict each other.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class Connection:
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         if client is not None and (session, region_name, endpoint_url) != (None, None, None):
-            raise ValueError("give client, or session, region_name and endpoint_url: a client has its own")
+            raise ValueError(
+                "pass either client, or session, region_name and endpoint_url: a client has its own region and endpoint"
+            )
         check_deadline(deadline)
         if max_connections < 1:
             raise ValueError("max_connections must be above 0")
@@ -50,8 +52,8 @@ class Connection:
         self.client: Client | None = None  # None while the connection is not open
 
     async def open(self) -> None:
-        """Open the clients. Raises StoreRejected."""
-        async with AsyncExitStack() as stack:  # closes what is open already if the rest fails
+        """Open the clients. Raises StoreRejected as `sdk.open_client`."""
+        async with AsyncExitStack() as stack:  # closes the clients that are open if a later one fails
             self.sdk, self.client = await self._open_clients(stack)
             self._stack = stack.pop_all()
         self.slots = asyncio.Semaphore(self.max_connections)
@@ -62,23 +64,25 @@ class Connection:
         await self._stack.aclose()
 
     async def open_streams(self) -> Client:
-        """Return a client of tables' streams at the same endpoint, open as long as the connection is.
+        """Return a client of DynamoDB Streams, which is open as long as the connection is.
 
-        Raises StoreRejected.
+        Raises StoreRejected if `client` was passed without `streams_client`, and as `sdk.open_client`.
         """
         if self._given_streams is not None:
             return SDKClient(self._given_streams)
         if self._given is not None:
-            raise StoreRejected("STREAMS_CLIENT", "a store that was given a client needs a streams_client for its feed")
-        endpoint = self.sdk.meta.endpoint_url  # the service has another for streams; all else serves both at one
-        sdk, _, _ = await self._open_sdk(self._stack, "dynamodbstreams", None if is_of_aws(endpoint) else endpoint)
+            raise StoreRejected("STREAMS_CLIENT", "a store with a client needs a streams_client for its feed; pass one")
+        endpoint = self.sdk.meta.endpoint_url  # only AWS has another endpoint for streams
+        sdk, _, _ = await self._open_sdk(
+            self._stack, "dynamodbstreams", None if is_aws_endpoint(endpoint) else endpoint
+        )
         return SDKClient(sdk)
 
     async def _open_clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
-        """Return the SDK's client and the one that sends requests, open until `stack` closes."""
+        """Return the SDK's client and the client for requests. Both are open until `stack` closes."""
         if self._given is not None:
             return self._given, SDKClient(self._given)
-        from .signed_client import SignedClient, is_proxied  # here: it imports the SDK
+        from .signed_client import SignedClient, is_proxied  # imported here, because it imports the SDK
 
         sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self.endpoint_url)
         endpoint = sdk.meta.endpoint_url

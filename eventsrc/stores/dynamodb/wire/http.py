@@ -1,8 +1,8 @@
-"""HTTP/1.1 for one kind of exchange: a whole request, a whole answer, over connections that are kept.
+"""HTTP/1.1 over kept-alive connections: each exchange is one whole request and one whole response.
 
-Source: RFC 9112. Connections belong to this module, because a general HTTP library would double the CPU of a request
-(figures: docs/performance.md); answers are parsed by llhttp, under `httptools`. A connection that breaks proves nothing
-about its request: callers settle that.
+Source: RFC 9112. This module has its own connections, because a general HTTP library would double the CPU time of a
+request (figures: docs/performance.md). Responses are parsed by llhttp, through `httptools`. If a connection breaks, the
+request may have been carried out or not; callers handle that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-_PER_ADDRESS = 1.0  # seconds to wait for a host's address while there are others to try
-_KEPT = 20.0  # seconds a connection may rest; the service keeps it longer
-_BEGINNING = re.compile(rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL)  # interim answers, the answer
-_MAX_HEAD = 65_536  # bytes, those of interim answers included
-_MAX_ANSWER = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
+_ADDRESS_TIMEOUT = 1.0  # seconds to wait for an address of the host while there are others to try
+_MAX_IDLE = 20.0  # seconds that a connection may be idle; the service keeps it longer
+_START = re.compile(
+    rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL
+)  # interim responses, then the response
+_MAX_HEAD = 65_536  # bytes, including interim responses
+_MAX_RESPONSE = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
 
 
 class Response(NamedTuple):
@@ -29,39 +31,42 @@ class Response(NamedTuple):
 
 
 class BadResponse(Exception):
-    """What came is not HTTP, or ended too early."""
+    """The response is not HTTP, or ended too early."""
 
 
 class Unreachable(Exception):
-    """No connection came about, so that nothing was sent."""
+    """No connection was made, so nothing was sent."""
 
 
 class Pool:
-    """Connections to one host: as many as there are exchanges at a time. Belongs to one event loop."""
+    """Connections to one host, one for each concurrent exchange. A pool belongs to one event loop."""
 
     def __init__(self, host: str, port: int, tls: SSLContext | None, *, connect_timeout: float = 3.0) -> None:
         self._host, self._port, self._tls, self._connect_timeout = host, port, tls, connect_timeout
-        self._address: object = None  # that answered last
+        self._address: object = None  # the address that was connected to last
         self._open: set[Connection] = set()
-        self._resting: list[Connection] = []  # the one used last at the end
+        self._idle: list[Connection] = []  # the one used last at the end
 
     async def exchange(self, request: bytes) -> Response:
-        """Send a request, once. Raises BadResponse or OSError; the connection is then closed, as when cancelled. Raises
-        Unreachable if nothing was sent.
+        """Send a request, once, and return the response. On an error or when cancelled, close the connection.
+
+        Raises:
+            Unreachable: no connection was made, so nothing was sent.
+            BadResponse, OSError: the request may have been carried out.
         """
-        connection = self._rested() or await self._connect()
+        connection = self._take_idle() or await self._connect()
         try:
             response = await connection.exchange(request)
         except BaseException:
             connection.abort()
             raise
-        if connection.is_good:
-            connection.rests_since = asyncio.get_running_loop().time()
-            self._resting.append(connection)
+        if connection.is_usable:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
         return response
 
     async def aclose(self) -> None:
-        """Close all connections; the other side has a second to agree."""
+        """Close all connections. Abort those that the other side has not closed after one second."""
         for connection in (connections := list(self._open)):
             connection.close()
         try:
@@ -71,27 +76,27 @@ class Pool:
             for connection in connections:
                 connection.abort()
 
-    def _rested(self) -> Connection | None:
-        oldest = asyncio.get_running_loop().time() - _KEPT
-        while self._resting and self._resting[0].rests_since < oldest:
-            self._resting.pop(0).close()
-        while self._resting:
-            if (connection := self._resting.pop()).is_good:
+    def _take_idle(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - _MAX_IDLE
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.pop(0).close()
+        while self._idle:
+            if (connection := self._idle.pop()).is_usable:
                 return connection
         return None
 
     async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                return await self._over(await self._socket())
-        except (OSError, ValueError) as error:  # a name that cannot be one is a ValueError
+                return await self._wrap_socket(await self._connect_socket())
+        except (OSError, ValueError) as error:  # ValueError: the host name is not valid
             reason = type(error).__name__
         raise Unreachable(reason)
 
-    async def _socket(self) -> socket.socket:
-        """Connected to the first of the host's addresses that answers; the one that did so last is tried first.
+    async def _connect_socket(self) -> socket.socket:
+        """Connect to the first address of the host that answers. Try the address that was used last first.
 
-        asyncio would wait for the first one only, or, trying two at a time, leak a socket when cancelled.
+        asyncio would give the first address all of the time or, with two at a time, leak a socket when cancelled.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
@@ -101,7 +106,7 @@ class Pool:
             try:
                 connected.setblocking(False)
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                async with asyncio.timeout(_PER_ADDRESS if number < len(found) else None):
+                async with asyncio.timeout(_ADDRESS_TIMEOUT if number < len(found) else None):
                     await loop.sock_connect(connected, address)
             except BaseException as error:
                 connected.close()
@@ -112,14 +117,14 @@ class Pool:
                 return connected
         raise OSError("the host has no address")
 
-    async def _over(self, connected: socket.socket) -> Connection:
+    async def _wrap_socket(self, connected: socket.socket) -> Connection:
         connection = Connection(self._open)
         try:
             await asyncio.get_running_loop().create_connection(
                 lambda: connection, sock=connected, ssl=self._tls, server_hostname=self._host if self._tls else None
             )
         except BaseException:
-            connection.abort()  # also where the loop has not, or not yet, told it that it was made
+            connection.abort()  # also if `connection_made` was not called yet
             self._open.discard(connection)
             connected.close()
             raise
@@ -127,22 +132,22 @@ class Pool:
 
 
 class Connection(asyncio.Protocol):
-    """One exchange after the other."""
+    """A connection for one exchange after the other."""
 
     def __init__(self, open: set[Connection]) -> None:
         self._open = open
-        self._answers = Answers()
+        self._parser = ResponseParser()
         self._waiter: asyncio.Future[Response] | None = None
         self._transport: Any = None
-        self.is_good = True
-        self.rests_since = 0.0
+        self.is_usable = True
+        self.idle_since = 0.0
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        if self.is_good:
+        if self.is_usable:
             self._open.add(self)
-        else:  # nobody waits for it any more
+        else:  # it was aborted before it was made
             transport.abort()
 
     async def exchange(self, request: bytes) -> Response:
@@ -151,20 +156,20 @@ class Connection(asyncio.Protocol):
         return await self._waiter
 
     def close(self) -> None:
-        self.is_good = False
-        if not self._transport.is_closing():  # closed twice, asyncio's TLS could not be aborted any more
+        self.is_usable = False
+        if not self._transport.is_closing():  # a TLS connection of asyncio that is closed twice cannot be aborted
             self._transport.close()
 
     def abort(self) -> None:
-        self.is_good = False
+        self.is_usable = False
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
             if self._waiter is None or self._waiter.done():
-                raise BadResponse("an answer to no request")
-            response = self._answers.feed(data)
+                raise BadResponse("a response without a request")
+            response = self._parser.feed(data)
         except BadResponse as error:
             self._fail(error)
         else:
@@ -172,19 +177,19 @@ class Connection(asyncio.Protocol):
                 self._finish(response)
 
     def eof_received(self) -> None:
-        self.is_good = False  # it is closed once this returns, and lost in a later turn of the loop
-        if self._transport.get_write_buffer_size():  # asyncio would wait until all is sent, to nobody
+        self.is_usable = False  # closed when this returns; `connection_lost` is called later
+        if self._transport.get_write_buffer_size():  # asyncio would first try to send the rest
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
         self.lost.set_result(None)
-        if exc is None and (response := self._answers.end()) is not None:
+        if exc is None and (response := self._parser.end()) is not None:
             self._finish(response)
         self._fail(exc if isinstance(exc, OSError) else BadResponse("the connection was closed"))
 
     def _finish(self, response: Response) -> None:
-        if self._answers.is_last or self._transport.get_write_buffer_size():
+        if self._parser.is_last or self._transport.get_write_buffer_size():
             self.close()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(response)
@@ -195,22 +200,22 @@ class Connection(asyncio.Protocol):
             self._waiter.set_exception(error)
 
 
-class Answers:
-    """Parser of the answers of one connection, one after the other: llhttp, made stricter.
+class ResponseParser:
+    """A parser of the responses of one connection, one after the other: llhttp with further checks.
 
-    It refuses, in addition:
+    It also refuses:
     - versions other than 1.0 and 1.1, other protocols, and blank lines before a status line;
     - transfer codings other than `chunked`;
-    - heads of more than 64 KiB, and answers of more than 64 MiB.
+    - heads of more than 64 KiB, and responses of more than 64 MiB.
     """
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
-        self.is_last = False  # whether the answer returned most recently ends the use of its connection
+        self.is_last = False  # the connection cannot be used after the response returned last
         self._start()
 
     def _start(self) -> None:
-        self._head = b""  # as received; the body may have begun in it
+        self._head = b""  # as received; the start of the body may follow it
         self._size = 0  # bytes received
         self._status = 0  # until the head is complete
         self._headers: dict[str, str] = {}
@@ -218,16 +223,16 @@ class Answers:
         self._is_complete = False
 
     def feed(self, data: bytes) -> Response | None:
-        """Return the answer if these bytes complete it. Raises BadResponse."""
+        """Return the response if these bytes complete it. Raises BadResponse."""
         self._size += len(data)
-        if self._size > _MAX_ANSWER:
-            raise BadResponse("an answer that is too large")
+        if self._size > _MAX_RESPONSE:
+            raise BadResponse("a response that is too large")
         if not self._status:
             self._head += data
         view, has_more = memoryview(data), True
         try:
             self._parser.feed_data(view[:-1])
-            has_more = self._is_complete  # already before the last byte; llhttp would skip a blank line silently
+            has_more = self._is_complete  # complete before the last byte: llhttp would skip a blank line
             self._parser.feed_data(view[-1:])
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._is_complete:
@@ -236,11 +241,11 @@ class Answers:
             self.is_last |= has_more
             return self._take()
         if not self._status and self._size > _MAX_HEAD:
-            raise BadResponse("a head that does not end")
+            raise BadResponse("a head without an end")
         return None
 
     def end(self) -> Response | None:
-        """Return the answer if it ends where its connection ends."""
+        """Return the response if the end of the connection completes it."""
         if self._status and not self._headers.keys() & {"content-length", "transfer-encoding"}:
             return self._take()
         return None
@@ -252,8 +257,8 @@ class Answers:
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            raise BadResponse("a second answer")
-        self._headers.clear()  # those of an interim answer
+            raise BadResponse("a second response")
+        self._headers.clear()  # of an interim response
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._status:
@@ -264,14 +269,14 @@ class Answers:
     def on_headers_complete(self) -> None:
         if 100 <= (status := self._parser.get_status_code()) < 200:
             return
-        if not (begins := _BEGINNING.match(self._head)):
+        if not (start := _START.match(self._head)):
             raise BadResponse("a status line that is not HTTP/1")
-        if self._head.find(b"\r\n\r\n", begins.end(), _MAX_HEAD) < 0:
+        if self._head.find(b"\r\n\r\n", start.end(), _MAX_HEAD) < 0:
             raise BadResponse("a head that is too large")
         if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
             raise BadResponse("a body of unknown length")
-        if int(self._headers.get("content-length", 0)) > _MAX_ANSWER:
-            raise BadResponse("an answer that is too large")
+        if int(self._headers.get("content-length", 0)) > _MAX_RESPONSE:
+            raise BadResponse("a response that is too large")
         self._status = status
 
     def on_body(self, body: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What an answer of the service proves, and sending until it proves something.
+"""Retries until the outcome of a request is to_store_error, and what each response of the service proves.
 
-Sources: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide, and trials against the SDK, which show
-that no transport error proves that nothing was written.
+Sources: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide, and experiments with the SDK, which show
+that a transport error never proves that nothing was written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _READS = frozenset({"GetItem", "Query", "Scan", "BatchGetItem"})
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 
-_THROTTLED = frozenset(
+_THROTTLE_CODES = frozenset(
     {
         "ProvisionedThroughputExceededException",
         "ThrottlingException",
@@ -35,20 +35,20 @@ _THROTTLED = frozenset(
     }
 )
 
-_NOT_DONE = _THROTTLED | {CLOCK_CORRECTED}
+_RETRYABLE_CODES = _THROTTLE_CODES | {CLOCK_CORRECTED}
 
-_CREDENTIALS = "the credentials are not valid (any more); renew them"
-_CLOCK = "the signature does not fit; correct the clock, or the secret key"
+_CREDENTIALS = "the credentials are not valid or have expired; renew them"
+_CLOCK = "the signature does not match; correct the clock, or the secret key"
 _RIGHTS = "the credentials lack a right that the store needs; see the IAM policy in docs/operations.md"
-_REJECTED = {
+_ADVICE = {
     CONDITION_FAILED: "the condition failed",
-    "ValidationException": "the service refuses the request; do the table's key names and types fit the store's?",
-    "ResourceNotFoundException": "there is no such table here; create it with `await store.create_table()`",
+    "ValidationException": "the service refuses the request; are the table's key names and types those of the store?",
+    "ResourceNotFoundException": "there is no table of this name; create it with `await store.create_table()`",
     "ResourceInUseException": "the table exists or is being changed",
     "ItemCollectionSizeLimitExceededException": "the stream is larger than a table with a local index allows",
-    "RequestEntityTooLarge": "the request is larger than the service takes; save fewer events",
-    "ExpiredIteratorException": "the place in the stream was kept for too long; ask for it again",
-    "TrimmedDataAccessException": "what was asked for is gone from the stream",
+    "RequestEntityTooLarge": "the request is larger than the service accepts; save fewer events",
+    "ExpiredIteratorException": "the shard iterator is too old; request a new one",
+    "TrimmedDataAccessException": "the requested records are gone from the stream",
     "UnknownOperationException": "this endpoint does not offer the operation",
     "AccessDeniedException": _RIGHTS,
     "AccessDenied": _RIGHTS,
@@ -61,14 +61,14 @@ _REJECTED = {
     "InvalidSignatureException": _CLOCK,
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
-    "NoCredentialsError": "no credentials were found; give the session some",
-    "PartialCredentialsError": "the credentials are incomplete; give key and secret",
-    "CredentialRetrievalError": "the credentials could not be had from their source",
+    "NoCredentialsError": "no credentials were found; configure the session",
+    "PartialCredentialsError": "the credentials are incomplete; give both the access key and the secret key",
+    "CredentialRetrievalError": "the source of the credentials did not return them",
     "ParamValidationError": "the SDK refuses the request",
 }
 
 
-_CANCELLED = {
+_CANCELLATION_CODES = {
     "ConditionalCheckFailed": CONDITION_FAILED,
     "ValidationError": "ValidationException",
     "ItemCollectionSizeLimitExceeded": "ItemCollectionSizeLimitExceededException",
@@ -76,14 +76,14 @@ _CANCELLED = {
     "ProvisionedThroughputExceeded": "ProvisionedThroughputExceededException",
     "ThrottlingError": "ThrottlingException",
 }
-"""By weight: a transaction of which a condition has failed is not worth repeating for being throttled, too."""
+"""By precedence: a transaction with a failed condition is not sent again, even if it was also throttled."""
 
-_LAST_TRY = 0.9
-"""After this share of the deadline no try begins: it would be cut short, and a definite outcome made unknown."""
+_LAST_TRY_SHARE = 0.9
+"""The share of the deadline after which no try starts: it could be cut short, and its outcome would be unknown."""
 
 
 class DeadlinePassed(Exception):
-    """The deadline passed without a definite answer. `ambiguous`: something may have been done."""
+    """The deadline passed without a to_store_error outcome. If `ambiguous`, something may have been written."""
 
     def __init__(self, ambiguous: bool, last: Exception | None) -> None:
         super().__init__(ambiguous)
@@ -91,45 +91,47 @@ class DeadlinePassed(Exception):
 
     @property
     def reason(self) -> str:
-        """What the last answer was, or the kind of error there was instead."""
+        """The code of the last response, or the kind of the last error."""
         if isinstance(self.last, ServiceError):
             return self.last.code or str(self.last.status)
         return str(self.last or "")
 
-    def definite(self) -> StoreError:
-        """The error to raise where nothing can have been done, or where doing it twice does no harm."""
+    def to_store_error(self) -> StoreError:
+        """Return the error to raise if nothing was written, or if writing it twice does no harm."""
         if isinstance(self.last, ServiceError):
             if is_throttle(self.last):
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
             return StoreUnavailable(f"{self.reason} until the deadline; try again later")
         if self.last is None and not self.ambiguous:
-            return Throttled("no connection became free before the deadline; raise max_connections, or do less at once")
-        return StoreUnavailable(f"{self.reason or 'no answer'} until the deadline; is the endpoint reachable?")
+            return Throttled(
+                "no connection became free before the deadline; raise max_connections, or send fewer requests at once"
+            )
+        return StoreUnavailable(f"{self.reason or 'no response'} until the deadline; is the endpoint reachable?")
 
 
 class ConditionNotMet(StoreRejected):
-    """The condition of a write was not met. `reply` may contain what is stored there, so it is never shown."""
+    """The condition of a write was not met. `reply` may contain the stored item, so it is never shown."""
 
     def __init__(self, code: str, advice: str, reply: Reply | None = None) -> None:
         super().__init__(code, advice)
         self.reply = reply
 
 
-def rejected(error: ServiceError, *tables: str, quoting: bool = False) -> StoreRejected:
-    """The library's error for a permanent refusal of a request to these tables.
+def to_store_rejected(error: ServiceError, *tables: str, quoting: bool = False) -> StoreRejected:
+    """Return the library's error for a request to these tables that the service refused permanently.
 
-    `quoting` adds what the service says, for requests that a user has written: it may quote values.
+    `quoting` adds the service's message, which may quote values. It is for requests that a user has written.
     """
     code = error.code or str(error.status)
-    advice = _REJECTED.get(error.code, "the service refuses the request")
+    advice = _ADVICE.get(error.code, "the service refuses the request")
     if error.code == "ResourceNotFoundException" and tables:
         advice += f" ({', '.join(sorted(set(tables)))})"
     if quoting and error.reply is not None:
         try:
-            said = error.reply.read(_Said)
+            message = error.reply.read(_ErrorMessage)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            said = _Said()
-        advice += "".join(f": {text}" for text in (said.text, *(each.Message for each in said.reasons)) if text)
+            message = _ErrorMessage()
+        advice += "".join(f": {text}" for text in (message.text, *(each.Message for each in message.reasons)) if text)
     if error.code == CONDITION_FAILED:
         return ConditionNotMet(code, advice, error.reply)
     return StoreRejected(code, advice)
@@ -139,8 +141,8 @@ class _Reason(msgspec.Struct):
     Message: str | None = None
 
 
-class _Said(msgspec.Struct):
-    """What an error says for people, in the shapes of the service and of the SDK."""
+class _ErrorMessage(msgspec.Struct):
+    """The message of an error, in the forms of the service and of the SDK."""
 
     message: str = ""
     Message: str = ""
@@ -152,22 +154,22 @@ class _Said(msgspec.Struct):
         return self.message or self.Message or str(self.Error.get("Message", ""))
 
 
-def refusal(error: ServiceError) -> ServiceError:
-    """The same or, of a cancelled transaction, what cancelled it, under the code that a single write would get."""
+def unwrap_cancellation(error: ServiceError) -> ServiceError:
+    """Return the error, or for a cancelled transaction its reason, with the code that a single write would get."""
     if error.code != "TransactionCanceledException" or error.reply is None:
         return error
     try:
         reasons = {reason.Code for reason in error.reply.read(Cancelled).CancellationReasons}
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return error
-    code = next((code for reason, code in _CANCELLED.items() if reason in reasons), error.code)
+    code = next((code for reason, code in _CANCELLATION_CODES.items() if reason in reasons), error.code)
     return ServiceError(code, error.status, error.reply)
 
 
 def count_tries(
     client: Client, operation: str, request: Mapping[str, Any], kind: type[T], used: Usage
 ) -> Callable[[], Awaitable[T]]:
-    """Return a function that sends the request once, and counts in `used` what that consumed."""
+    """Return a function that sends the request once and adds what it consumed to `used`."""
     tries = 0
 
     async def once() -> T:
@@ -178,7 +180,7 @@ def count_tries(
         try:
             response = await send_once(client, operation, request, kind)
         except ServiceError as error:
-            failure = refusal(error)
+            failure = unwrap_cancellation(error)
         else:
             if isinstance(response, Metered):
                 if operation in _READS:
@@ -186,21 +188,23 @@ def count_tries(
                 else:
                     used.write_units += response.units
             return response
-        raise failure  # outside the handler: it stands for the other one
+        raise failure  # outside the handler, so that the original error is not its context
 
     return once
 
 
 async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
-    """Call until the answer is definite; a resent request must therefore be the same to the last byte.
+    """Call until the outcome is to_store_error. Each call must send exactly the same request.
 
-    Raises ServiceError when the service definitely refused, and DeadlinePassed when `deadline` seconds have passed, or
-    when a permanent refusal came after a try whose outcome is unknown: unknown is sticky.
+    Raises:
+        ServiceError: the service refused the request. If a condition failed, an earlier try may have written.
+        DeadlinePassed: `deadline` seconds passed, or the service refused the request permanently after a try with an
+            unknown outcome. Such an outcome stays unknown.
     """
     ambiguous = False
     last: Exception | None = None
     now = asyncio.get_running_loop().time
-    latest = now() + deadline * _LAST_TRY
+    latest = now() + deadline * _LAST_TRY_SHARE
 
     async def once() -> T:
         nonlocal ambiguous, last
@@ -240,19 +244,20 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
 
 
 def _is_definite(error: Exception) -> bool:
-    """Whether this try provably did nothing, by its answer or because it was never sent. Codes count, never texts; an
-    unknown code proves nothing.
+    """Whether this try provably wrote nothing: it was refused, or never sent.
+
+    The code decides, never the message. An unknown code proves nothing.
     """
     if not isinstance(error, ServiceError):
         return isinstance(error, NotSent)
-    return error.status == 413 or (error.status < 500 and (error.code in _NOT_DONE or error.code in _REJECTED))
+    return error.status == 413 or (error.status < 500 and (error.code in _RETRYABLE_CODES or error.code in _ADVICE))
 
 
 def is_throttle(error: BaseException) -> bool:
-    return isinstance(error, ServiceError) and error.code in _THROTTLED
+    return isinstance(error, ServiceError) and error.code in _THROTTLE_CODES
 
 
 def is_worth_repeating(error: BaseException) -> bool:
     if isinstance(error, ServiceError):
-        return error.code in _NOT_DONE or not _is_definite(error)
+        return error.code in _RETRYABLE_CODES or not _is_definite(error)
     return isinstance(error, TransportError)

@@ -1,7 +1,7 @@
-"""The service's answers, typed. What the library does not use of them is not decoded.
+"""The types of the service's responses. Fields that the library does not use are not decoded.
 
-They are kept from the garbage collector (`gc=False`), which would look through thousands of them while a page is
-decoded: none refers to what refers to it.
+`gc=False` hides the attributes from the garbage collector, which would otherwise scan thousands of them while a page is
+decoded. They cannot be part of a reference cycle.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .client import Client, TransportError
 T = TypeVar("T")
 
 Item = dict[str, dict[str, Any]]
-"""Of which nothing is known but its keys."""
+"""An item with attributes of any names and types."""
 
 
 class Text(msgspec.Struct, gc=False):
-    """An attribute that should be one. Where it is of another type, this is empty, and that attribute is at fault."""
+    """An attribute that should be a text. `S` is None if it has another type. The same holds for the types below."""
 
     S: str | None = None
 
@@ -46,7 +46,7 @@ class Capacity(msgspec.Struct):
 
 
 class Metered(msgspec.Struct, kw_only=True):
-    """A response with the capacity units that the request consumed."""
+    """A response that reports the capacity units that the request consumed."""
 
     @property
     def units(self) -> float:
@@ -54,7 +54,7 @@ class Metered(msgspec.Struct, kw_only=True):
 
 
 class Response(Metered, kw_only=True):
-    """To a request for one table. It asked what it consumed: a body that does not say so is not the service's."""
+    """The response to a request for one table, which asks for its capacity: a body without it is not the service's."""
 
     ConsumedCapacity: Capacity
 
@@ -64,7 +64,7 @@ class Response(Metered, kw_only=True):
 
 
 class TransactResponse(Metered, kw_only=True):
-    """To TransactWriteItems: what each table consumed."""
+    """The response to TransactWriteItems, with the capacity that each table consumed."""
 
     ConsumedCapacity: list[Capacity]
 
@@ -74,7 +74,7 @@ class TransactResponse(Metered, kw_only=True):
 
 
 class BatchResponse(TransactResponse, kw_only=True):
-    """To BatchGetItem and BatchWriteItem: items by table, and what was left out."""
+    """The response to BatchGetItem or BatchWriteItem: items by table, and the requests that were left out."""
 
     Responses: dict[str, list[Item]] = {}
     UnprocessedKeys: dict[str, Any] = {}
@@ -82,41 +82,41 @@ class BatchResponse(TransactResponse, kw_only=True):
 
 
 class GetResponse(Response, Generic[T], kw_only=True):
-    """To GetItem."""
+    """The response to GetItem."""
 
     Item: T | None = None
 
 
 class QueryResponse(Response, Generic[T], kw_only=True):
-    """To Query: a page. It may end anywhere, and be empty: only the key to go on from tells whether there is more."""
+    """The response to Query or Scan: a page, which may be empty. There are more pages if `LastEvaluatedKey` is set."""
 
     Items: list[T]
     LastEvaluatedKey: T | None = None
 
 
 class ConditionFailed(msgspec.Struct, Generic[T]):
-    """To a put whose condition failed: what stands there, if the endpoint tells."""
+    """The response to a write whose condition failed, with the stored item if the endpoint returns it."""
 
     Item: T | None = None
 
 
 class Reason(msgspec.Struct):
-    """Of one action of a transaction: `None` if it is not at fault."""
+    """Why one action of a transaction was cancelled. The code is "None" if the action did not fail."""
 
     Code: str = "None"
     Item: dict[str, dict[str, Any]] | None = None
 
 
 class Cancelled(msgspec.Struct):
-    """To TransactWriteItems: a reason for each action, in their order."""
+    """The response to TransactWriteItems that was cancelled: a reason for each action, in their order."""
 
     CancellationReasons: list[Reason]
 
 
 async def send_once(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
-    """Send a request once and return its response. Raises ServiceError, and TransportError for any other answer."""
+    """Send a request once. Raises ServiceError if it is refused, and TransportError without a valid response."""
     reply = await client.call(operation, request)
     try:
         return reply.read(kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise TransportError("an answer that is not DynamoDB's") from None
+        raise TransportError("the response is not one of DynamoDB") from None

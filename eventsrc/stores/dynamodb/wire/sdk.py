@@ -1,4 +1,4 @@
-"""The SDK's client under the seam, and how one is opened."""
+"""Opening clients of the SDK, and their adapter to the interface `Client`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 
 class SDKReply:
-    """What the SDK has parsed."""
+    """A response that the SDK has parsed."""
 
-    def __init__(self, answer: Mapping[str, Any]) -> None:
-        self._answer = answer
+    def __init__(self, response: Mapping[str, Any]) -> None:
+        self._response = response
 
     def read(self, kind: type[T]) -> T:
-        return msgspec.convert(self._answer, kind)
+        return msgspec.convert(self._response, kind)
 
 
 class SDKClient:
-    """A client of the SDK (aioboto3, aiobotocore) under the seam. It checks the checksum of each answer."""
+    """A client of the SDK (aioboto3, aiobotocore) as a `Client`. It verifies the checksum of each response."""
 
     def __init__(self, sdk: Any) -> None:
         from botocore import exceptions, xform_name
 
         self._sdk = sdk
         self._method_name = xform_name
-        sdk.meta.events.register("response-received", _check_answer, unique_id=f"{__name__}.check_answer")
+        sdk.meta.events.register("response-received", _check_response, unique_id=f"{__name__}.check_response")
         self._client_error = exceptions.ClientError
         self._never_sent = (
             exceptions.NoCredentialsError,
@@ -56,18 +56,18 @@ class SDKClient:
             )
         except self._never_sent as error:
             failure = ServiceError(type(error).__name__, 0)
-        except Exception as error:  # noqa: BLE001  # the SDK lets its HTTP library's and parser's errors through
+        except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
             failure = TransportError(type(error).__name__)
         raise failure  # outside the handlers: the SDK's error may hold another writer's payload
 
 
-def _check_answer(response_dict: dict[str, Any] | None, **_: object) -> None:
-    """Raise TransportError for a damaged answer: without retries the SDK lets one through, as on its last attempt."""
+def _check_response(response_dict: dict[str, Any] | None, **_: object) -> None:
+    """Raise TransportError if the response is damaged: without retries the SDK does not check that."""
     if response_dict is None:
         return
     expected = response_dict["headers"].get("x-amz-crc32")
     if expected is not None and int(expected) != crc32(response_dict["body"]):
-        raise TransportError("an answer with a wrong checksum")
+        raise TransportError("the response has a wrong checksum")
 
 
 async def open_sdk(
@@ -81,10 +81,10 @@ async def open_sdk(
     plain_http: bool,
     service: str = "dynamodb",
 ) -> tuple[Any, Any, str | None]:
-    """Open an SDK client that sends each request once; what the environment could decide is set here.
+    """Open a client of the SDK that sends each request once, whatever the environment configures.
 
-    Returns the client, which lives until `stack` closes, the credentials it uses, and the file of certificates that it
-    trusts instead of the usual ones. Raises StoreRejected, as `open_client`.
+    Return the client, which is open until `stack` closes; its credentials; and the path of the certificates that it
+    trusts instead of the default ones, or None. Raises StoreRejected as `open_client`.
     """
     import aioboto3
 
@@ -96,7 +96,10 @@ async def open_sdk(
         region_name=region_name,
         endpoint_url=endpoint_url,
         plain_http=plain_http,
-        retries={"mode": "standard", "total_max_attempts": 1},  # the SDK resends silently and hides our own success
+        retries={
+            "mode": "standard",
+            "total_max_attempts": 1,
+        },  # retries of the SDK would turn our own success into a conflict
         connect_timeout=min(timeout, 3.0),
         read_timeout=timeout,
         max_pool_connections=max_connections,
@@ -118,10 +121,13 @@ async def open_client(
     plain_http: bool,
     **config: Any,
 ) -> Any:
-    """Open a client of the SDK that lives until `stack` closes. `config` is that of the SDK.
+    """Open a client of the SDK, which is open until `stack` closes. `config` is that of the SDK.
 
-    Raises StoreRejected where the SDK can make no client, for an endpoint that is more than a scheme, a host and a
-    port, and, unless `plain_http` allows it, for one that receives events in the clear over the network.
+    Raises StoreRejected if
+
+    - the SDK cannot make the client;
+    - the endpoint is more than a scheme, a host and a port;
+    - the endpoint is neither encrypted nor on this machine, and `plain_http` is false.
     """
     import aioboto3
     from aiobotocore.config import AioConfig
@@ -132,18 +138,20 @@ async def open_client(
             service, region_name=region_name, endpoint_url=endpoint_url, config=AioConfig(**config)
         )
         opened = await stack.enter_async_context(client)
-    except (BotoCoreError, ValueError) as error:  # no region, a profile that is not there, no URL
+    except (BotoCoreError, ValueError) as error:  # for example no region, a missing profile, or a bad URL
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
-    endpoint = opened.meta.endpoint_url  # also where the environment or a profile chose it
-    if not _is_plain(endpoint):  # it may hold a password, so it is not quoted
-        raise StoreRejected("ENDPOINT", "an endpoint is a scheme, a host and a port, as in http://localhost:8000")
-    if not plain_http and not _is_private(endpoint):
-        raise StoreRejected("PLAIN_HTTP", f"{endpoint} sends events in the clear; use https, or say plain_http=True")
+    endpoint = opened.meta.endpoint_url  # the environment or a profile may have set it
+    if not _is_origin(endpoint):  # not quoted, because it may contain a password
+        raise StoreRejected(
+            "ENDPOINT", "the endpoint has more than a scheme, a host and a port; write it as http://localhost:8000"
+        )
+    if not plain_http and not _is_confidential(endpoint):
+        raise StoreRejected("PLAIN_HTTP", f"{endpoint} is not encrypted; use https, or pass plain_http=True")
     return opened
 
 
-def _is_plain(endpoint: str) -> bool:
-    """Whether it is a scheme, a host and a port, and nothing else."""
+def _is_origin(endpoint: str) -> bool:
+    """Whether the endpoint is only a scheme, a host and a port."""
     try:
         parts = urlsplit(endpoint)
         return parts.port != 0 and parts.path in ("", "/") and not parts.query and parts.username is None
@@ -151,13 +159,13 @@ def _is_plain(endpoint: str) -> bool:
         return False
 
 
-def is_of_aws(endpoint: str) -> bool:
-    """Whether it is the service itself, and not an emulator or the like."""
+def is_aws_endpoint(endpoint: str) -> bool:
+    """Whether the endpoint is one of AWS, and not an emulator."""
     return (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
-def _is_private(endpoint: str) -> bool:
-    """Whether what is sent there is encrypted, or stays on this machine."""
+def _is_confidential(endpoint: str) -> bool:
+    """Whether requests to the endpoint are encrypted, or stay on this machine."""
     parts = urlsplit(endpoint)
     if parts.scheme == "https" or parts.hostname == "localhost":
         return True

@@ -1,7 +1,7 @@
-"""The client of the data plane: signed POSTs, and nothing else.
+"""The client for reads and writes: it sends signed requests without the SDK.
 
-The SDK spends most of its time on what these requests do not need: hooks, endpoint rules, generic parsing. It still
-finds the credentials, the region and the endpoint, and administers tables.
+The SDK spends most of its time on what these requests do not need: hooks, endpoint rules, generic parsing. It is still
+used to find the credentials, the region and the endpoint, and to administer tables.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .signature import Credentials, Signer
 T = TypeVar("T")
 
 _API = "DynamoDB_20120810."
-_SKEWED = 4 * 60  # seconds; the service refuses signatures that are older than five minutes
+_MAX_CLOCK_ERROR = 4 * 60  # seconds; the service refuses signatures that are older than five minutes
 _CLOCK_CODES = frozenset({"InvalidSignatureException", "RequestTimeTooSkewed", "RequestExpired"})
 
 
 class JSONReply:
-    """The body of an answer."""
+    """A response with a JSON body."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
 
     def read(self, kind: type[T]) -> T:
-        answer: T = _decoder(kind).decode(self._body)  # type: ignore[arg-type]  # classes are hashable
-        return answer
+        response: T = _decoder(kind).decode(self._body)  # type: ignore[arg-type]  # classes are hashable
+        return response
 
 
 @lru_cache(maxsize=256)
@@ -49,7 +49,7 @@ def _decoder(kind: Any) -> Any:
 
 
 class _Error(msgspec.Struct):
-    """What all errors of the service have in common."""
+    """The field that all errors of the service have."""
 
     type: str = msgspec.field(name="__type", default="")
 
@@ -61,10 +61,12 @@ def is_proxied(endpoint: str) -> bool:
 
 
 class SignedClient:
-    """Sends each request once, over a pool of connections. Belongs to one event loop; `aclose` it there.
+    """Sends each request once, over a pool of connections. It belongs to one event loop, which also closes it.
 
-    `credentials` are those of the SDK, which renews them. Certificates are the ones the SDK would trust. A clock that
-    is off is corrected from the service's own time. It knows no proxies: see `is_proxied`.
+    - `credentials` are an object of the SDK, which renews them.
+    - It trusts the certificates that the SDK trusts.
+    - If the clock is wrong, requests are signed with the service's time.
+    - It does not support proxies: see `is_proxied`.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class SignedClient:
         self._timeout = timeout
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
-        self._ahead = 0.0  # seconds the service's clock is ahead of ours
+        self._ahead = 0.0  # seconds by which the service's clock is ahead of ours
         self._encode = msgspec.json.Encoder().encode
 
     async def aclose(self) -> None:
@@ -91,8 +93,8 @@ class SignedClient:
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
         body = self._encode(request)
-        frozen, ahead = await self._frozen(), self._ahead
-        headers = self._signer.headers(_API + operation, body, frozen, time() + ahead)
+        credentials, ahead = await self._get_credentials(), self._ahead
+        headers = self._signer.headers(_API + operation, body, credentials, time() + ahead)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST / HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode()
         try:
@@ -104,50 +106,51 @@ class SignedClient:
             failure = TransportError(type(error).__name__)
         else:
             return self._read(response, ahead)
-        raise failure  # outside the handlers: their errors may name what was sent
+        raise failure  # outside the handlers, because the original error may contain the request
 
     def _read(self, response: Response, ahead: float) -> Reply:
         expected = response.headers.get("x-amz-crc32")
         if expected is not None and expected != str(crc32(response.body)):
-            raise TransportError("an answer with a wrong checksum")
+            raise TransportError("the response has a wrong checksum")
         if response.status == 200:
             return JSONReply(response.body)
-        raise self._refused(response.status, response.body, ahead, response.headers.get("date"))
+        raise self._to_service_error(response.status, response.body, ahead, response.headers.get("date"))
 
-    async def _frozen(self) -> Credentials:
+    async def _get_credentials(self) -> Credentials:
         if self._credentials is None:
             raise ServiceError("NoCredentialsError", 0)
         try:
-            frozen = await self._credentials.get_frozen_credentials()
-        except Exception as error:  # noqa: BLE001  # whatever the source of the credentials raises, nothing was sent
+            credentials = await self._credentials.get_frozen_credentials()
+        except Exception as error:  # noqa: BLE001  # any error of the credentials' source; nothing was sent
             reason = type(error).__name__
         else:
-            told = f"{frozen.access_key}{frozen.token or ''}"  # in headers
-            if told.isascii() and told.isprintable():
-                return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-            reason = "a character in the credentials that no header can hold"
+            in_headers = f"{credentials.access_key}{credentials.token or ''}"
+            if in_headers.isascii() and in_headers.isprintable():
+                return Credentials(credentials.access_key, credentials.secret_key, credentials.token)
+            reason = "the credentials have a character that a header cannot contain"
         raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
 
-    def _refused(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:
+    def _to_service_error(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:
         reply = JSONReply(body)
         try:
             code = reply.read(_Error).type.rpartition("#")[2]
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             code = ""
-        if code in _CLOCK_CODES and self._corrected(ahead, date):
+        if code in _CLOCK_CODES and self._correct_clock(ahead, date):
             return ServiceError(CLOCK_CORRECTED, status)
         return ServiceError(code, status, reply)
 
-    def _corrected(self, signed: float, date: str | None) -> bool:
-        """Whether the service's time shows that the clock was wrong that a request was signed by, which was `signed`
-        seconds ahead of ours. The next one is right then.
+    def _correct_clock(self, signed_ahead: float, date: str | None) -> bool:
+        """Correct the clock from the service's time, and return whether it was wrong.
+
+        The refused request was signed with a time `signed_ahead` seconds ahead of our clock.
         """
         try:
-            theirs = parsedate_to_datetime(date or "").replace(tzinfo=UTC)
+            service_time = parsedate_to_datetime(date or "").replace(tzinfo=UTC)
         except (ValueError, OverflowError):
             return False
-        ahead = (theirs - datetime.now(UTC)).total_seconds()
-        if abs(ahead - signed) < _SKEWED:
+        ahead = (service_time - datetime.now(UTC)).total_seconds()
+        if abs(ahead - signed_ahead) < _MAX_CLOCK_ERROR:
             return False
         self._ahead = ahead
         return True

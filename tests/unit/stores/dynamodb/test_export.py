@@ -263,8 +263,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "a file packed anew": (change_data(repacked(lambda data: data)), CorruptPayload, "checksum"),
     "an empty file": (change_data(lambda data: b""), CorruptPayload, "checksum"),
     "cut short before the checksum": (replace_data(lambda data: data[:-30]), CorruptPayload, "ends too early"),
-    "no gzip": (replace_data(lambda data: b"{}"), CorruptPayload, "no gzip"),
-    "more behind the gzip": (replace_data(lambda data: data + b"{}"), CorruptPayload, "no gzip"),
+    "no gzip": (replace_data(lambda data: b"{}"), CorruptPayload, "not a gzip file"),
+    "more behind the gzip": (replace_data(lambda data: data + b"{}"), CorruptPayload, "not a gzip file"),
     "an item too few": (replace_data(repacked(lambda data: data.partition(b"\n")[2])), CorruptPayload, "items"),
     "an item too many": (
         replace_data(repacked(lambda data: data + data[: data.index(b"\n")])),
@@ -308,22 +308,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "a file elsewhere": (
         manifest("manifest-files", lambda data: data.replace(b"AWSDynamoDB/", b"AWSDynamoDB/../../")),
         CorruptPayload,
-        "none of an export",
+        "outside the export",
     ),
     "a hidden file": (
         manifest("manifest-files", lambda data: data.replace(b"/data/", b"/.data/")),
         CorruptPayload,
-        "none of an export",
+        "outside the export",
     ),
     "a file with a name that no file can have": (
         manifest("manifest-files", lambda data: data.replace(b"/data/", b"/data/\\u0000")),
         CorruptPayload,
-        "none of an export",
+        "outside the export",
     ),
     "a file elsewhere on Windows": (
         manifest("manifest-files", lambda data: data.replace(b"/data/", b"/data\\\\..\\\\")),
         CorruptPayload,
-        "none of an export",
+        "outside the export",
     ),
     "not finished": (summary(exportStatus="IN_PROGRESS"), StoreRejected, "COMPLETED"),
     "ION": (summary(outputFormat="ION"), StoreRejected, "DYNAMODB_JSON"),
@@ -352,7 +352,7 @@ async def test_nothing_is_told_of_what_is_damaged(tmp_path: Path, kind: str) -> 
 async def test_a_line_longer_than_any_item_is_refused_before_it_fills_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "_LONGEST", 2_000)
+    monkeypatch.setattr(lines, "_MAX_LINE", 2_000)
     folder = write_export(tmp_path, there(items([make_commit("a-1", 1, payload=b"x" * 1_000)])))
     assert len(await told(Export(STORE, folder))) == 1
     replace_data(repacked(lambda data: data.replace(b'"acme', b'"' + b"x" * 100_000 + b"acme")))(folder)
@@ -361,10 +361,10 @@ async def test_a_line_longer_than_any_item_is_refused_before_it_fills_memory(
 
 
 def test_a_file_with_more_items_than_the_manifest_says_is_refused_before_it_fills_the_disk() -> None:
-    read = lines.reader_of(STORE.items)
+    read = lines.make_line_reader(STORE.items)
     [commit] = stream("a-1", 1)
     line = json.dumps(there(items([commit]))[0], default=lambda value: b64encode(value).decode()).encode() + b"\n"
-    file = lines.FileLines(DataFile(2, "", "AWSDynamoDB/data/1.json.gz"), read)
+    file = lines.DataFileParser(DataFile(2, "", "AWSDynamoDB/data/1.json.gz"), read)
     told = file.feed(gzip.compress(line * 1_000))
     expect_same([row.commit for row in (next(told), next(told)) if row.commit], [commit, commit], "told")
     with pytest.raises(CorruptPayload, match="more than 2 items"):
@@ -450,14 +450,14 @@ async def test_cancelled_while_it_sorts_it_leaves_nothing_behind(
     numbers = "WITH RECURSIVE all_of_them(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM all_of_them)"
     endless = f"INSERT INTO commits SELECT n, 1, x'' FROM ({numbers} SELECT n FROM all_of_them)"
     begun = threading.Event()
-    sort = sorting.Sorted._sort
+    sort = sorting.SortedCommits._sort
 
     def sort_endlessly(self: Any) -> None:
         begun.set()
         sort(self)
 
     monkeypatch.setattr(sorting, "_SORT", endless)
-    monkeypatch.setattr(sorting.Sorted, "_sort", sort_endlessly)
+    monkeypatch.setattr(sorting.SortedCommits, "_sort", sort_endlessly)
     folder = write_export(tmp_path, there(items(stream("a-1", 9))))
     opening = asyncio.create_task(Export(STORE, folder, sorted=tmp_path / "sorted").open())
     await asyncio.to_thread(begun.wait)
@@ -471,7 +471,7 @@ async def test_cancelled_while_it_sorts_it_leaves_nothing_behind(
 async def test_cancelled_while_s3_is_left_it_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = Export._files
+    files = Export._open_files
     leaving = asyncio.Event()
 
     async def leave() -> None:
@@ -482,7 +482,7 @@ async def test_cancelled_while_s3_is_left_it_leaves_nothing_behind(
         stack.push_async_callback(leave)
         return await files(self, stack)
 
-    monkeypatch.setattr(Export, "_files", with_slow_s3)
+    monkeypatch.setattr(Export, "_open_files", with_slow_s3)
     export = Export(STORE, write_export(tmp_path, there(items(stream("a-1", 9)))))
     opening = asyncio.create_task(export.open())
     await leaving.wait()

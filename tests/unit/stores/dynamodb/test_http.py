@@ -72,7 +72,7 @@ def test_an_answer_may_be_cut_anywhere(kind: str, cuts: list[int]) -> None:
     pieces = [WHOLE[kind][start:end] for start, end in itertools.pairwise(places)]
     body, connection = asyncio.run(answered(pieces))
     assert body == BODY
-    assert connection.is_good
+    assert connection.is_usable
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -84,7 +84,7 @@ async def test_an_answer_may_come_byte_by_byte(kind: str) -> None:
 async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     body, connection = await answered([UNTIL_CLOSE[:60], UNTIL_CLOSE[60:]], ends=True)
     assert body == BODY
-    assert not connection.is_good
+    assert not connection.is_usable
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
 async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> None:
     body, connection = await answered([answer])
     assert body == BODY
-    assert not connection.is_good
+    assert not connection.is_usable
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_whatever_comes_is_an_answer_or_told(noise: bytes, before: bytes) -> Non
         try:
             await waiting
         except BadResponse:
-            assert not connection.is_good
+            assert not connection.is_usable
 
     asyncio.run(take())
 
@@ -299,7 +299,7 @@ async def test_a_connection_that_was_closed_while_it_rested_is_not_used() -> Non
 async def test_a_connection_that_rested_for_long_is_not_used() -> None:
     async with served(echo) as (pool, connections):
         await pool.exchange(b"one\n")
-        pool._resting[0].rests_since -= 60
+        pool._idle[0].idle_since -= 60
         await pool.exchange(b"two\n")
         assert len(connections) == 2
 
@@ -342,7 +342,7 @@ async def test_an_address_that_does_not_answer_is_passed_over_and_remembered(mon
         connects = loop.sock_connect
         monkeypatch.setattr(loop, "getaddrinfo", two_addresses)
         monkeypatch.setattr(loop, "sock_connect", connect)
-        monkeypatch.setattr("eventsrc.stores.dynamodb.wire.http._PER_ADDRESS", 0.05)
+        monkeypatch.setattr("eventsrc.stores.dynamodb.wire.http._ADDRESS_TIMEOUT", 0.05)
         pool = Pool("two.example", port, None)
         async with server:
             assert (await pool.exchange(b"one\n")).body == b"one\n"
@@ -362,8 +362,8 @@ async def answering_once(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() -> None:
     async with served(echo) as (pool, connections):
         await asyncio.gather(*(pool.exchange(b"%d\n" % number) for number in range(5)))
-        for connection in pool._resting[:4]:
-            connection.rests_since -= 60
+        for connection in pool._idle[:4]:
+            connection.idle_since -= 60
         await pool.exchange(b"again\n")
         await until(lambda: len(pool._open) == 1)
         assert len(connections) == 5
@@ -386,7 +386,7 @@ async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
     wire.unsent = 7
     connection.data_received(LENGTH)
     assert (await waiting).body == BODY
-    assert not connection.is_good
+    assert not connection.is_usable
 
 
 async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
@@ -404,7 +404,7 @@ async def test_many_small_chunks_are_taken_as_they_come() -> None:
     whole = head + chunks + b"0\r\n\r\n"
     found, connection = await answered([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
     assert found == body
-    assert connection.is_good
+    assert connection.is_usable
 
 
 @pytest.mark.parametrize(
@@ -439,4 +439,4 @@ async def test_an_answer_that_has_no_body_needs_no_length(status: int, head: byt
     connection.data_received(b"HTTP/1.1 %d \r\n%b\r\n" % (status, head))
     found = await waiting
     assert (found.status, found.body) == (status, b"")
-    assert connection.is_good
+    assert connection.is_usable

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
-from eventsrc.stores.dynamodb.feed.lineage import Cursor, Lineage, Range, Shard, from_before, from_now
+from eventsrc.stores.dynamodb.feed.lineage import Cursor, Lineage, Range, Shard, cursor_before_scan, cursor_from_now
 
 
 def shards(tree: str) -> list[Shard]:
@@ -25,67 +25,67 @@ FAMILY = shards("a. b.<a c.<a d<b e<b f<c")  # a was split twice, c was closed b
 
 def test_children_wait_for_their_parent_and_then_begin() -> None:
     lineage = Lineage([Cursor()], FAMILY)
-    assert lineage.begin() == ["a"]
-    assert lineage.begin() == []
-    assert lineage.waiting
-    lineage.ended("a")
-    assert lineage.begin() == ["b", "c"]
-    lineage.ended("c")
-    assert lineage.begin() == ["f"]
+    assert lineage.start_ready() == ["a"]
+    assert lineage.start_ready() == []
+    assert lineage.has_waiting
+    lineage.finish("a")
+    assert lineage.start_ready() == ["b", "c"]
+    lineage.finish("c")
+    assert lineage.start_ready() == ["f"]
     assert lineage.cursor() == Cursor({"b": "", "f": ""}, [])
-    lineage.ended("b")
-    assert lineage.begin() == ["d", "e"]
-    assert not lineage.waiting
+    lineage.finish("b")
+    assert lineage.start_ready() == ["d", "e"]
+    assert not lineage.has_waiting
 
 
 def test_a_parent_that_is_listed_no_more_counts_as_read() -> None:
-    assert Lineage([Cursor()], shards("d<b e<b f<c")).begin() == ["d", "e", "f"]
+    assert Lineage([Cursor()], shards("d<b e<b f<c")).start_ready() == ["d", "e", "f"]
 
 
 def test_a_parent_that_is_being_read_holds_its_children_back_though_it_is_listed_no_more() -> None:
     lineage = Lineage([Cursor({"b": "7"})], shards("d<b"))
-    assert lineage.begin() == []
-    lineage.ended("b")
-    assert lineage.begin() == ["d"]
+    assert lineage.start_ready() == []
+    lineage.finish("b")
+    assert lineage.start_ready() == ["d"]
 
 
 def test_a_parent_that_has_never_been_listed_is_waited_for() -> None:
     lineage = Lineage([Cursor()], shards("a."))
-    lineage.begin()
-    lineage.ended("a")
-    lineage.listed(shards("a. f<c"))  # c is there already, but the list lags behind
-    assert lineage.begin() == []
-    lineage.listed(shards("a. c.<a f<c"))
-    assert lineage.begin() == ["c"]
-    lineage.listed(shards("f<c"))
-    lineage.ended("c")
-    assert lineage.begin() == ["f"]
+    lineage.start_ready()
+    lineage.finish("a")
+    lineage.update(shards("a. f<c"))  # c is there already, but the list lags behind
+    assert lineage.start_ready() == []
+    lineage.update(shards("a. c.<a f<c"))
+    assert lineage.start_ready() == ["c"]
+    lineage.update(shards("f<c"))
+    lineage.finish("c")
+    assert lineage.start_ready() == ["f"]
 
 
 def test_what_ended_is_kept_only_until_its_children_are_begun() -> None:
     lineage = Lineage([Cursor()], before := shards("a."))
-    lineage.begin()
-    lineage.ended("a")
+    lineage.start_ready()
+    lineage.finish("a")
     assert lineage.cursor() == Cursor({}, ["a"])
-    assert Lineage([lineage.cursor()], before).begin() == []  # it is not read again
-    lineage.listed(shards("a. b<a"))
-    assert lineage.begin() == ["b"]
+    assert Lineage([lineage.cursor()], before).start_ready() == []  # it is not read again
+    lineage.update(shards("a. b<a"))
+    assert lineage.start_ready() == ["b"]
     assert lineage.cursor() == Cursor({"b": ""}, [])
     late = Lineage([lineage.cursor()], shards("a. b<a c<a"))  # the list lagged behind
-    assert late.begin() == ["c"]
+    assert late.start_ready() == ["c"]
 
 
 def test_from_now_on_only_open_shards_are_read() -> None:
-    assert from_now(FAMILY) == Cursor({"d": "", "e": "", "f": ""}, [])
-    assert from_now(shards("a. b.<a")) == Cursor({}, ["b"])
-    assert from_now([]) == Cursor()
+    assert cursor_from_now(FAMILY) == Cursor({"d": "", "e": "", "f": ""}, [])
+    assert cursor_from_now(shards("a. b.<a")) == Cursor({}, ["b"])
+    assert cursor_from_now([]) == Cursor()
 
 
 def test_a_scan_begins_one_shard_back_and_no_shard_beside_its_ancestor() -> None:
-    assert from_before(FAMILY) == Cursor({"b": "", "c": ""})
-    assert from_before(shards("a. b<a c.<a d<c")) == Cursor({"a": ""})
-    assert from_before(shards("b<a")) == Cursor({"b": ""})
-    assert from_before([]) == Cursor()
+    assert cursor_before_scan(FAMILY) == Cursor({"b": "", "c": ""})
+    assert cursor_before_scan(shards("a. b<a c.<a d<c")) == Cursor({"a": ""})
+    assert cursor_before_scan(shards("b<a")) == Cursor({"b": ""})
+    assert cursor_before_scan([]) == Cursor()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_of_several_cursors_the_one_behind_counts_for_each_shard(
     for cursors in ([one, other], [other, one], [one, other, one]):
         lineage = Lineage(cursors, FAMILY)
         assert lineage.at == at
-        assert lineage.begin() == begun
+        assert lineage.start_ready() == begun
 
 
 def text(cursor: Cursor, since: int = 100, stream: str = "s", scan: str | None = None) -> str:
@@ -123,7 +123,7 @@ def test_the_earliest_of_checkpoints() -> None:
     assert (
         parse_checkpoint(find_earliest([text(here, scan=one), text(here, scan=other)])).scan == ""
     )  # the scan begins anew
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         find_earliest(["", "7"])
 
 
@@ -133,11 +133,11 @@ NONSENSE += [text(Cursor({"a": "x"})), text(Cursor(), scan="7"), "\udc80"]
 
 @pytest.mark.parametrize("nonsense", NONSENSE, ids=range(len(NONSENSE)))
 def test_what_is_no_checkpoint_is_a_value_error(nonsense: str) -> None:
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         parse_checkpoint(nonsense)
 
 
 @given(st.text())
 def test_any_text_is_no_checkpoint(text: str) -> None:
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         parse_checkpoint(text)

@@ -36,9 +36,9 @@ HOUR = 3600
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service in memory may be asked as often as one likes."""
-    for name in ("EVERY", "FIRST_PAUSE", "LONGEST_PAUSE"):
+    for name in ("REQUEST_INTERVAL", "FIRST_PAUSE", "LONGEST_PAUSE"):
         monkeypatch.setattr(reading, name, 0.0)
-    for name in ("SOON", "OFTEN", "SELDOM"):
+    for name in ("SHORTEST_WAIT", "CHILDLESS_WAIT", "LONGEST_WAIT"):
         monkeypatch.setattr(streaming, name, 0.001)
 
 
@@ -229,7 +229,7 @@ async def test_a_follower_is_told_each_end_once_and_what_comes_later() -> None:
 async def test_an_end_is_told_again_behind_what_is_no_commit_and_behind_a_shard() -> None:
     service = FakeStreams()
     source = reader(service, beginning())
-    source._commits = lambda _: []
+    source._find_commits = lambda _: []
     async with aclosing(source.batches(follow=True)) as feed:
         checkpoints = [(await anext(feed)).checkpoint]
         await Writer(service).write(["s-1"])
@@ -381,7 +381,7 @@ async def test_an_age_is_that_of_what_may_come_next() -> None:
 
 
 async def test_a_checkpoint_that_wears_out_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "REFRESH", 0.0)
+    monkeypatch.setattr(streaming, "RENEW_AFTER", 0.0)
     async with aclosing(batches(FakeStreams(), follow=True)) as feed:
         for _ in range(5):
             batch = await anext(feed)
@@ -389,11 +389,11 @@ async def test_a_checkpoint_that_wears_out_is_told_again(monkeypatch: pytest.Mon
 
 
 async def test_a_checkpoint_is_told_behind_much_that_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "SKIPPED", 10)
+    monkeypatch.setattr(streaming, "MAX_SKIPPED", 10)
     service = FakeStreams(page=1)
     await Writer(service).write(["s-1"] * 25)
     source = reader(service, beginning())
-    source._commits = lambda _: []
+    source._find_commits = lambda _: []
     found = [batch async for batch in source.batches(follow=False)]
     assert [batch.caught_up for batch in found] == [False, False, True]
     assert await told(service, found[-1].checkpoint) == []
@@ -410,7 +410,7 @@ async def test_reading_stops_while_nobody_takes_what_was_read() -> None:
             asked = len(service.calls)
             for _ in range(20):
                 await asyncio.sleep(0.001)
-        assert service.calls.count("GetRecords") <= streaming.ROOM + 2
+        assert service.calls.count("GetRecords") <= streaming.MAX_PAGES + 2
         async for batch in feed:
             found += batch.commits
     assert same(found, writer.written)
