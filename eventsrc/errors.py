@@ -41,6 +41,13 @@ class EventsrcError(Exception):
     """The base class of all errors that the library raises on purpose."""
 
 
+def kind_of(value: object) -> str:
+    """Return what a value is, without its content, for a message: `the class Deposited`, `an object of type str`."""
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    return f"an object of type {type(value).__qualname__}"
+
+
 class DeclarationError(EventsrcError, TypeError):
     """The declaration of `culprit`, a class, method or function, cannot work; `reason` says why."""
 
@@ -79,25 +86,31 @@ class InvalidEvent(EventsrcError, ValueError):
 
 
 class UnhandledEvent(EventsrcError, TypeError):
-    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, even if it does nothing."""
+    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, even if it does nothing.
 
-    def __init__(self, aggregate: str, event: str) -> None:
-        super().__init__(aggregate, event)
-        self.aggregate, self.event = aggregate, event
+    `reason` is set if another remedy is right: `event` is not an event, or it has an upcaster.
+    """
+
+    def __init__(self, aggregate: str, event: str, reason: str = "") -> None:
+        super().__init__(aggregate, event, reason)
+        self.aggregate, self.event, self.reason = aggregate, event, reason
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"{self.aggregate}: {self.reason}"
         return f"{self.aggregate} has no apply_* handler annotated with {self.event}; add one, even if it does nothing"
 
 
 class AggregateNotFound(EventsrcError, LookupError):
     """The stream has no commit, or no commit at the version or time that was asked for."""
 
-    def __init__(self, stream: str, detail: str = "it has no commit") -> None:
+    def __init__(self, stream: str, detail: str = "") -> None:
         super().__init__(stream, detail)
-        self.stream, self.detail = stream, detail
+        self.stream = stream
+        self.detail = detail or "it has no commit; to create an aggregate, call its class and save the object"
 
     def __str__(self) -> str:
-        return f"{self.stream} not found: {self.detail}; to create an aggregate, call its class and save the object"
+        return f"{self.stream} not found: {self.detail}"
 
 
 class ConflictError(EventsrcError):
