@@ -23,7 +23,7 @@ EventsrcError
     ├── Throttled               not done: the service asked to slow down until the deadline
     ├── StoreUnavailable        not done: no usable answer before the deadline
     ├── StoreRejected           not done, and the same call will fail again
-    ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again from the beginning
+    ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again as the message says
     └── StoreClosed             the store is not open, or not in this event loop
 
 No message, repr or traceback shows the content of an event, because payloads do not belong in logs.
@@ -310,23 +310,27 @@ class StoreRejected(StoreError):
 
 
 class FeedTrimmed(StoreError):
-    """A feed cannot resume from its checkpoint without missing commits. `reason` says why.
+    """A feed cannot resume from its checkpoint without missing commits. `reason` says why, `advice` says what to do.
 
-    Nothing after the gap was delivered. A DynamoDB stream keeps changes for 24 hours. It also happens if the store was
-    restored from a backup, or if the checkpoint is from another store.
+    Nothing after the gap was delivered.
 
-    - For the same data, resume from an empty checkpoint (`Processor.resume_from`), which reads all commits, or from an
-      export. Processors ignore commits that they have handled. `verify` reports streams of which they have handled more
-      commits than the store has.
-    - For other data, drop the read model and start from nothing (`Processor.forget`).
+    - If the checkpoint is too old (DynamoDB streams keep changes for 24 hours), resume from an empty checkpoint, which
+      reads all commits (`Processor.resume_from`), or from an export. Processors ignore commits that they have handled.
+    - If the store was restored from a backup, or is another one, drop the read model and build it again
+      (`Processor.forget`). Do not resume: new commits of a restored stream have the versions of lost commits, and a
+      processor that has handled those ignores the new ones.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason, advice)
         self.reason = reason
+        self.advice = advice or (
+            "start again from an empty checkpoint or an export; processors ignore commits that they have handled; "
+            "if the store was restored, call `await processor.forget()` instead"
+        )
 
     def __str__(self) -> str:
-        return f"{self.reason}; start again from an empty checkpoint or an export; processors ignore handled commits"
+        return f"{self.reason}; {self.advice}"
 
 
 class StoreClosed(StoreError):
