@@ -23,7 +23,7 @@ EventsrcError
     ├── Throttled               not done: the service asked to slow down until the deadline
     ├── StoreUnavailable        not done: no usable answer before the deadline
     ├── StoreRejected           not done, and the same call will fail again
-    ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again from the beginning
+    ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again as the message says
     └── StoreClosed             the store is not open, or not in this event loop
 
 No message, repr or traceback shows the content of an event, because payloads do not belong in logs.
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
 class EventsrcError(Exception):
     """The base class of all errors that the library raises on purpose."""
+
+
+def kind_of(value: object) -> str:
+    """Return what a value is, without its content, for a message: `the class Deposited`, `an object of type str`."""
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    return f"an object of type {type(value).__qualname__}"
 
 
 class DeclarationError(EventsrcError, TypeError):
@@ -79,25 +86,31 @@ class InvalidEvent(EventsrcError, ValueError):
 
 
 class UnhandledEvent(EventsrcError, TypeError):
-    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, even if it does nothing."""
+    """`aggregate` has no `apply_*` handler annotated with `event`. Add one, even if it does nothing.
 
-    def __init__(self, aggregate: str, event: str) -> None:
-        super().__init__(aggregate, event)
-        self.aggregate, self.event = aggregate, event
+    `reason` is set if another remedy is right: `event` is not an event, or it has an upcaster.
+    """
+
+    def __init__(self, aggregate: str, event: str, reason: str = "") -> None:
+        super().__init__(aggregate, event, reason)
+        self.aggregate, self.event, self.reason = aggregate, event, reason
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"{self.aggregate}: {self.reason}"
         return f"{self.aggregate} has no apply_* handler annotated with {self.event}; add one, even if it does nothing"
 
 
 class AggregateNotFound(EventsrcError, LookupError):
     """The stream has no commit, or no commit at the version or time that was asked for."""
 
-    def __init__(self, stream: str, detail: str = "it has no commit") -> None:
+    def __init__(self, stream: str, detail: str = "") -> None:
         super().__init__(stream, detail)
-        self.stream, self.detail = stream, detail
+        self.stream = stream
+        self.detail = detail or "it has no commit; to create an aggregate, call its class and save the object"
 
     def __str__(self) -> str:
-        return f"{self.stream} not found: {self.detail}; to create an aggregate, call its class and save the object"
+        return f"{self.stream} not found: {self.detail}"
 
 
 class ConflictError(EventsrcError):
@@ -297,23 +310,27 @@ class StoreRejected(StoreError):
 
 
 class FeedTrimmed(StoreError):
-    """A feed cannot resume from its checkpoint without missing commits. `reason` says why.
+    """A feed cannot resume from its checkpoint without missing commits. `reason` says why, `advice` says what to do.
 
-    Nothing after the gap was delivered. A DynamoDB stream keeps changes for 24 hours. It also happens if the store was
-    restored from a backup, or if the checkpoint is from another store.
+    Nothing after the gap was delivered.
 
-    - For the same data, resume from an empty checkpoint (`Processor.resume_from`), which reads all commits, or from an
-      export. Processors ignore commits that they have handled. `verify` reports streams of which they have handled more
-      commits than the store has.
-    - For other data, drop the read model and start from nothing (`Processor.forget`).
+    - If the checkpoint is too old (DynamoDB streams keep changes for 24 hours), resume from an empty checkpoint, which
+      reads all commits (`Processor.resume_from`), or from an export. Processors ignore commits that they have handled.
+    - If the store was restored from a backup, or is another one, drop the read model and build it again
+      (`Processor.forget`). Do not resume: new commits of a restored stream have the versions of lost commits, and a
+      processor that has handled those ignores the new ones.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason, advice)
         self.reason = reason
+        self.advice = advice or (
+            "start again from an empty checkpoint or an export; processors ignore commits that they have handled; "
+            "if the store was restored, call `await processor.forget()` instead"
+        )
 
     def __str__(self) -> str:
-        return f"{self.reason}; start again from an empty checkpoint or an export; processors ignore handled commits"
+        return f"{self.reason}; {self.advice}"
 
 
 class StoreClosed(StoreError):

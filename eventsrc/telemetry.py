@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
+try:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
+except ModuleNotFoundError as error:
+    raise ImportError('eventsrc.telemetry needs OpenTelemetry; run: pip install "eventsrc[telemetry]"') from error
 
 from .errors import CommitOutcomeUnknown, ConflictError
 from .repository.repository import Repository

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
 
-from ..errors import UnhandledEvent
 from ..store import Commit
 from ..stream_id import stream_id
 from .commands import AppliedCommand
-from .declaration import declaration_of
+from .declaration import declaration_of, explain_unhandled
 from .event import Event, untagged
 
 
@@ -140,7 +139,7 @@ class Aggregate(_Struct):
         declaration = declaration_of(type(self))
         handler = declaration.handlers.get(type(event))
         if handler is None:
-            raise UnhandledEvent(type(self).__qualname__, type(event).__qualname__)
+            raise explain_unhandled(type(self), event)
         (body, decoded), journal = declaration.codec.encode(event), self._journal
         with journal.handlers_running():
             handler(self, decoded)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ..errors import kind_of
 from ..store import Commit
 from ..tracing import check_text
 from .event_values import explain_error
@@ -39,11 +40,32 @@ def command_name(command: Callable[..., Any]) -> str:
     return getattr(command, "__name__", type(command).__name__)
 
 
+def check_command(command: object, aggregate: type[Any]) -> None:
+    """Raise TypeError unless this can be called with an object of the aggregate class."""
+    name = aggregate.__qualname__
+    if not callable(command):
+        raise TypeError(
+            f"{kind_of(command)}, given as the command, is not a function; pass the function without calling it, and "
+            f"then its arguments: execute(id, {name}.method, ...)"
+        )
+    if inspect.ismethod(command) and isinstance(command.__self__, aggregate):
+        raise TypeError(
+            f"{command_name(command)} is a method of one {name} object; pass the function of the class, "
+            f"{name}.{command_name(command)}, and its arguments"
+        )
+
+
 def describe_call(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return the content of a command: its name and arguments. `partial` objects are resolved."""
     while isinstance(command, partial):
         args, kwargs, command = (*command.args, *args), {**command.keywords, **kwargs}, command.func
     return [command_name(command), args, kwargs]
+
+
+def run_command(command: Callable[..., Any], aggregate: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what the command returned. Raises its error, or TypeError if it is not a plain function."""
+    check_command(command, type(aggregate))
+    return check_has_run(command, command(aggregate, *args, **kwargs))
 
 
 def check_has_run(command: Callable[..., Any], result: T) -> T:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec.inspect import type_info
 
-from ..errors import DeclarationError
+from ..errors import DeclarationError, UnhandledEvent, kind_of
 from ..stream_id import check_category
 from .codec import Codec
 from .event import UNTAGGED, Event, Upcaster, tag_of
@@ -30,7 +30,10 @@ class Declaration(msgspec.Struct, frozen=True):
 
 def declaration_of(aggregate: type[Any]) -> Declaration:
     """Return the declaration of an aggregate class, read and checked once. Raises DeclarationError."""
-    declaration = _known.get(aggregate)
+    try:
+        declaration = _known.get(aggregate)
+    except TypeError:  # aggregate objects, among others, have no hash
+        declaration = None
     if declaration is None:
         declaration = _known[aggregate] = _read_declaration(aggregate)
     return declaration
@@ -39,8 +42,25 @@ def declaration_of(aggregate: type[Any]) -> Declaration:
 _known: dict[type[Any], Declaration] = {}
 
 
+def explain_unhandled(aggregate: type[Any], event: object) -> UnhandledEvent:
+    """Return the error for an event, or what was given as one, that an aggregate class has no handler for."""
+    name, kind = aggregate.__qualname__, event if isinstance(event, type) else type(event)
+    reason = ""
+    if isinstance(event, type) and issubclass(event, Event):
+        reason = f"{kind_of(event)} is not an event; write {event.__qualname__}(...)"
+    elif not isinstance(event, Event):
+        reason = f"{kind_of(event)} is not an event; give an object of a subclass of Event"
+    elif (upcaster := declaration_of(aggregate).upcasters.get(type(event))) is not None:
+        successors = " or ".join(new.__qualname__ for new in _read_return_types(upcaster))
+        reason = f"{kind.__qualname__} is upcast by {get_name(upcaster)}; record {successors}"
+    return UnhandledEvent(name, kind.__qualname__, reason)
+
+
 def _read_declaration(aggregate: type[Any]) -> Declaration:
     given: object = aggregate
+    if not isinstance(given, type) and _find_framework_classes(type(given)):
+        name = type(given).__qualname__
+        raise DeclarationError(f"{name} object", f"is not a class; give the class, {name}")
     if not (isinstance(given, type) and _find_framework_classes(given)):
         raise DeclarationError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
@@ -167,7 +187,11 @@ def _expand_union(annotation: Any, function: Callable[..., Any]) -> list[type[Ev
     if origin in (Union, UnionType):
         return [event for member in get_args(annotation) for event in _expand_union(member, function)]
     if not (isinstance(annotation, type) and issubclass(annotation, Event)):
-        raise DeclarationError(get_name(function), f"{annotation!r} is not a subclass of Event")
+        shown = annotation.__qualname__ if isinstance(annotation, type) and not origin else annotation
+        raise DeclarationError(
+            get_name(function),
+            f"the annotation {shown} is not a subclass of Event; write the event class, or a union of them",
+        )
     tag_of(annotation)
     return [annotation]
 

@@ -53,7 +53,8 @@ Upcaster = Callable[[Any], Event]
 def tag_of(event_type: Any) -> str:
     """Return the stored name of an event class. Raises DeclarationError if it was declared without a tag."""
     if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-        raise DeclarationError(getattr(event_type, "__qualname__", repr(event_type)), "is not a subclass of Event")
+        culprit = getattr(event_type, "__qualname__", repr(event_type))
+        raise DeclarationError(culprit, "is not a subclass of Event; give an event class")
     tag: object = event_type.__struct_config__.tag
     if not isinstance(tag, str) or not tag or tag.startswith(UNTAGGED):
         name = event_type.__qualname__

@@ -152,8 +152,11 @@ class Assignment:
     async def resume_from(self, checkpoint: str = "") -> None:
         """Let the next run read the feed from `checkpoint`.
 
-        Use "", the beginning, after FeedTrimmed, or the checkpoint of an export. Positions are kept, so commits that
-        were handled before are dropped. A process that runs the processor now is fenced.
+        - Use "", the beginning, if the old checkpoint has expired, or use the checkpoint of an export.
+        - Positions are kept: commits that were handled before are not handled again.
+        - If the store was restored from a backup, call `forget` instead: here, new commits that have the versions of
+          lost ones would count as handled.
+        - A process that runs the processor now is fenced.
 
         Raises:
             ValueError: `checkpoint` is not a checkpoint of the feed.

@@ -234,7 +234,9 @@ class Parking:
         self.parked[stream] = parked
         kind = type(failed.error).__name__
         log.error(
-            "%s: %s is parked at version %d after %d attempts: %s", processor.name, stream, version, attempts, kind
+            "%s: %s is parked at version %d after %d attempts: %s; "
+            "`await processor.parked()` shows the error; then call `retry` or `skip`",
+            *(processor.name, stream, version, attempts, kind),
         )
         processor.wake(stream)
 

@@ -10,7 +10,7 @@ import msgspec
 from ..aggregates.codec import Codec
 from ..aggregates.declaration import check_event, check_tags, collect_upcasters
 from ..aggregates.event import Event, tag_of
-from ..errors import DeclarationError
+from ..errors import DeclarationError, kind_of
 from ..store import Commit
 
 E = TypeVar("E", bound=Event)
@@ -56,8 +56,11 @@ class Catalogue:
         for each in published:
             given: object = each
             if not isinstance(given, PublishedEvent):
+                kind = given if isinstance(given, type) else type(given)
+                name = kind.__qualname__ if issubclass(kind, Event) else "X"
                 raise DeclarationError(
-                    "events_api", f"{given!r} is not a PublishedEvent; write PublishedEvent({given!r}, type=...)"
+                    "events_api",
+                    f'{kind_of(given)} is not a PublishedEvent; write PublishedEvent({name}, type="...")',
                 )
             if each.type in types:
                 raise DeclarationError("events_api", f"two events are published as {each.type!r}")

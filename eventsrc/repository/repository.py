@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, Ty
 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import AppliedCommand, check_command_id, check_has_run, compute_digest, describe_call
+from ..aggregates.commands import AppliedCommand, check_command_id, compute_digest, describe_call, run_command
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..aggregates.event_values import read_tags
@@ -148,12 +148,12 @@ class Repository(Generic[A]):
             ConflictError: another writer came first in each of the `attempts`.
             IdempotencyError: the command id was applied with another command or other arguments. Arguments are compared
                 as msgspec encodes them, or by type if it cannot.
-            TypeError: the command is a coroutine function or a generator function.
+            TypeError: the command is not a function, awaits or yields, or is a method of one object.
         """
         digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
 
         def decide(aggregate: A) -> Any:
-            return check_has_run(command, command(aggregate, *args, **kwargs))
+            return run_command(command, aggregate, args, kwargs)
 
         stream_id(self._declaration.category, id)  # raises InvalidStreamId
         async with self._cache.turn(id):

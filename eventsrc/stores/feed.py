@@ -43,7 +43,7 @@ class Feed(Protocol):
 
         Raises:
             ValueError: `after` is not a checkpoint of this feed.
-            FeedTrimmed: commits after the checkpoint are no longer available.
+            FeedTrimmed: commits after the checkpoint are no longer available, or the checkpoint is ahead of the store.
             StoreClosed: the store was closed while the feed was read.
             StoreError, CorruptPayload: as from other reads.
         """

@@ -45,7 +45,10 @@ class OrderedStore(ManagedStore):
         """Yield commits as `Feed.feed` does. Checkpoints are positions, so they are valid only for the same data."""
         position, caught_up = _parse_position(after), False
         if position and position > (last := await self.last_position()):
-            raise FeedTrimmed(f"checkpoint {position} is ahead of the last commit, {last}, so the store has other data")
+            raise FeedTrimmed(
+                f"checkpoint {position} is ahead of the last commit, {last}: the store was restored, or is another one",
+                "call `await processor.forget()` and run again; do not resume with an empty checkpoint",
+            )
         end = MAX_POSITION if follow else await self.last_position()  # writers may never stop
         self._followers.add(grown := asyncio.Event())
         try:
@@ -99,6 +102,9 @@ async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
 
 
 def _parse_position(checkpoint: str) -> int:
+    given: object = checkpoint
+    if given and not isinstance(given, str):
+        raise TypeError(f"a checkpoint is a str, not {type(given).__name__}; use one of a batch, or '' for the start")
     if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) <= MAX_POSITION):
         raise ValueError(f"{checkpoint!r} is not a checkpoint of this store; use one of a batch, or '' for the start")
     return int(checkpoint or 0)

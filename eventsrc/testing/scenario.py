@@ -19,10 +19,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import check_has_run
-from ..aggregates.declaration import declaration_of
+from ..aggregates.commands import check_command, check_has_run
+from ..aggregates.declaration import declaration_of, explain_unhandled
 from ..aggregates.event import Event
-from ..errors import UnhandledEvent
 from ..repository.snapshots import SnapshotCodec
 
 A = TypeVar("A", bound=Aggregate)
@@ -51,12 +50,13 @@ class Given(Generic[A]):
         declaration = declaration_of(aggregate)
         for event in events:
             if type(event) not in declaration.handlers and type(event) not in declaration.upcasters:
-                raise UnhandledEvent(aggregate.__qualname__, type(event).__qualname__)
+                raise explain_unhandled(aggregate, event)
         self._past = events
         self._aggregate = _fold(aggregate, id, self._past)
 
     def when(self, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, T]:
         """Call a command on a fresh aggregate with these past events: calls of `when` do not affect each other."""
+        check_command(command, type(self._aggregate))
         aggregate = _fold(type(self._aggregate), self._aggregate.id, self._past)
         return _call(aggregate, self._past, command, (aggregate, *args), kwargs)
 

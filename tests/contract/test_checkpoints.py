@@ -298,7 +298,7 @@ async def test_closed_checkpoints_refuse_calls(kind: str, one: Checkpoints) -> N
     await one.aclose()
     await one.aclose()
     for call in (one.positions(P, ["s-1"]), one.advance(P, slice_of("s-1", 0, 1)), one.slots(P), one.heartbeat("w")):
-        with pytest.raises(StoreClosed):
+        with pytest.raises(StoreClosed, match=r"is not open.*; use it inside `async with checkpoints:`$"):
             await call
     await one.open()
     assert await one.positions(P, ["s-1"]) == {}

@@ -137,3 +137,11 @@ async def test_the_state_of_processors_is_metrics() -> None:
 def test_opentelemetry_is_not_imported_without_being_used() -> None:
     code = "import eventsrc, sys; eventsrc.DynamoDBStore, eventsrc.SQLiteStore; print('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_error_without_the_extra_says_how_to_install_it() -> None:
+    code = "import sys; sys.modules['opentelemetry.metrics'] = None; import eventsrc.telemetry"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        'ImportError: eventsrc.telemetry needs OpenTelemetry; run: pip install "eventsrc[telemetry]"'
+    )

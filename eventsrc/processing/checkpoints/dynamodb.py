@@ -114,9 +114,7 @@ class DynamoDBCheckpoints(Checkpoints):
     def _in_flight(self, used: Usage) -> CallInFlight:
         """Guard one request. Raises StoreClosed."""
         if self._loop is not asyncio.get_running_loop():
-            raise StoreClosed(
-                "DynamoDBCheckpoints is not open in this event loop; use `async with checkpoints:` around its use"
-            )
+            raise StoreClosed("DynamoDBCheckpoints is not open in this loop; use it inside `async with checkpoints:`")
         return CallInFlight(self._calls, self.usage, used)
 
     async def create_table(self, *, point_in_time_recovery: bool = False, deletion_protection: bool = False) -> bool:

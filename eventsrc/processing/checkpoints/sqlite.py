@@ -128,7 +128,7 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if name not in self._threads:
-            raise StoreClosed("SQLiteCheckpoints is not open; use `async with checkpoints:` around all that uses it")
+            raise StoreClosed("SQLiteCheckpoints is not open; use it inside `async with checkpoints:`")
         thread, connection = self._threads[name]
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, work, connection)

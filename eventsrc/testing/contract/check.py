@@ -45,13 +45,16 @@ class Check:
             AssertionError: the promise is broken, or the declaration is not true. The text has the promise.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE) as limit:
                 await self.run(make_store)
         except AssertionError as error:
             if self.needs not in without:
                 raise AssertionError(f"{self.promise}\nbut {error}") from error
         except Exception as error:
-            raise AssertionError(f"{self.promise}\nbut it raised {type(error).__name__}: {error}") from error
+            what = f"raised {type(error).__name__}: {error}"
+            if limit.expired():
+                what = f"did not end within {PATIENCE:g} seconds"
+            raise AssertionError(f"{self.promise}\nbut it {what}") from error
         else:
             if self.needs in without:
                 raise AssertionError(

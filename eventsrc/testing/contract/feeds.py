@@ -12,6 +12,8 @@ from ...stores.ordered import PAGE
 from .check import Capability, MakeStore, expect, expect_equal, expect_error, make_checks
 from .samples import expect_same, fill, fresh_stream, make_commit
 
+LONGEST_SILENCE = 20.0  # seconds between two batches of a follower, while commits are written
+
 
 async def a_feed_delivers_all_commits_in_order(make_store: MakeStore) -> None:
     """A feed delivers every commit once, those of each stream in order, over several pages, and ends caught up."""
@@ -158,10 +160,15 @@ async def follow(store: Store, after: str, count: int) -> list[Commit]:
     """Return the next `count` commits or more."""
     seen: list[Commit] = []
     async with aclosing(get_feed(store).feed(after=after)) as batches:
-        async for batch in batches:
-            seen += batch.commits
-            if len(seen) >= count:
-                break
+        while len(seen) < count:
+            try:
+                async with asyncio.timeout(LONGEST_SILENCE):
+                    seen += (await anext(batches)).commits
+            except TimeoutError as error:
+                raise AssertionError(
+                    f"a follower saw only {len(seen)} of {count} commits; "
+                    "call notify() after an append, or set poll if other processes write"
+                ) from error
     return seen
 
 

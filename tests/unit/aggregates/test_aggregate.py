@@ -90,11 +90,21 @@ def test_an_event_without_handler_raises_an_error_that_names_it(event: Event) ->
     assert parcel.uncommitted == ()
 
 
-@pytest.mark.parametrize("event", [None, "moved", Moved, {"to": "Rome"}])
-def test_only_events_can_be_recorded(event: Event) -> None:
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (Moved, r"Parcel: the class Moved is not an event; write Moved\(\.\.\.\)$"),
+        (Parcel, "Parcel: the class Parcel is not an event; give an object of a subclass of Event$"),
+        (None, "Parcel: an object of type NoneType is not an event; give"),
+        ({"to": "Rome"}, "Parcel: an object of type dict is not an event; give an object of a subclass of Event$"),
+    ],
+)
+def test_only_events_can_be_recorded(event: Any, reason: str) -> None:
     parcel = Parcel(id="p-1")
-    with pytest.raises(UnhandledEvent):
+    with pytest.raises(UnhandledEvent, match=reason) as raised:
         parcel.record(event)
+    assert "Rome" not in str(raised.value)
+    assert parcel.uncommitted == ()
 
 
 def test_uncommitted_events_cannot_be_changed_from_outside() -> None:

@@ -204,7 +204,7 @@ class NoAnnotation(Aggregate, tag="x"):
     def apply_x(self, event) -> None: ...  # type: ignore[no-untyped-def]
 
 
-@wrong("NoEvent.apply_x", "<class 'int'> is not a subclass of Event")
+@wrong("NoEvent.apply_x", "the annotation int is not a subclass of Event; write the event class, or a union")
 class NoEvent(Aggregate, tag="x"):
     def apply_x(self, event: int) -> None: ...
 
@@ -214,12 +214,12 @@ class NoEventInUnion(Aggregate, tag="x"):
     def apply_x(self, event: Optional[A]) -> None: ...  # noqa: UP045
 
 
-@wrong("NoClass.apply_x", r"list\[test_declaration.A\] is not a subclass of Event")
+@wrong("NoClass.apply_x", r"annotation list\[test_declaration.A\] is not a subclass of Event")
 class NoClass(Aggregate, tag="x"):
     def apply_x(self, event: list[A]) -> None: ...
 
 
-@wrong("Anything.apply_x", "typing.Any is not a subclass of Event")
+@wrong("Anything.apply_x", "the annotation Any is not a subclass of Event")
 class Anything(Aggregate, tag="x"):
     def apply_x(self, event: Any) -> None: ...
 
@@ -732,5 +732,5 @@ async def test_an_upcaster_may_take_and_return_several_classes() -> None:
 
 
 def test_an_old_class_cannot_be_recorded() -> None:
-    with pytest.raises(TypeError, match="Total has no"):
+    with pytest.raises(TypeError, match="Total: A is upcast by a_to_b; record B"):
         Total(id="1").record(A(n=1))

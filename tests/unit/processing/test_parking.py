@@ -33,6 +33,17 @@ async def parked(store: MemoryStore, checkpoints: Checkpoints, accounts: int = 1
     return processor
 
 
+async def test_the_log_says_what_to_do_about_a_parked_stream(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await parked(store, MemoryCheckpoints())
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "outside@1: account-a-0 is parked at version 2 after 1 attempts: Refused; `await processor.parked()` shows the "
+        "error; then call `retry` or `skip`"
+    )
+
+
 class Breaking(MemoryCheckpoints):
     """Calls `before_release` right before a stream is released, and fails once right after it."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
-from support.ledger import InMemory, Outside, commits_of, deposit, fill, running
+from support.ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running
 
-from eventsrc import Batch, MemoryStore
-from eventsrc.processing import MemoryCheckpoints, Processor, verify
+from eventsrc import Batch, FeedTrimmed, MemoryStore
+from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints, verify
 
 HOUR = 3_600_000_000  # µs
 
@@ -78,3 +80,37 @@ async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: Memor
         await processor.save()
     [slot] = await checkpoints.slots(processor.name)
     assert slot.checkpoint == "2"
+
+
+async def test_after_a_restore_the_error_says_how_to_get_a_correct_read_model(store: Hints, tmp_path: Path) -> None:
+    await fill(store, accounts=1, deposits=3)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints, MemoryStore() as restored:
+        await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+        [first, *_] = await commits_of(store)
+        await restored.append(first)
+        processor = Processor(InSQLite(), restored, checkpoints)
+        with pytest.raises(
+            FeedTrimmed, match="checkpoint 3 is ahead of the last commit, 1: the store was restored"
+        ) as raised:
+            await processor.run(until_caught_up=True)
+        assert "call `await processor.forget()` and run again; do not resume with an empty" in str(raised.value)
+
+        await processor.forget()
+        await processor.run(until_caught_up=True)
+        await deposit(restored, "a-0", 7)  # it takes the version of a lost commit
+        await processor.run(until_caught_up=True)
+        assert await processor.projection.read_handled() == await ids_of(restored)
+
+
+def test_the_error_for_a_feed_that_is_too_old_has_another_remedy_after_a_restore() -> None:
+    message = str(FeedTrimmed("it is too old"))
+    assert message.startswith("it is too old; start again from an empty checkpoint or an export")
+    assert message.endswith("if the store was restored, call `await processor.forget()` instead")
+
+
+@pytest.mark.parametrize("wrong", [3, b"3"])
+async def test_a_checkpoint_that_is_not_a_text_is_refused(store: Hints, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"a checkpoint is a str, not {type(wrong).__name__}; use one of a batch"):
+        await anext(store.feed(after=wrong))
+    with pytest.raises(TypeError, match="a checkpoint is a str"):
+        await Processor(Outside(), store, MemoryCheckpoints()).resume_from(wrong)

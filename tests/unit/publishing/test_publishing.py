@@ -169,6 +169,19 @@ def test_a_list_that_cannot_be_published_is_refused_when_the_app_is_made(
         events_api(MemoryStore(), published, **options)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (Deposited, r"the class Deposited is not a PublishedEvent; write PublishedEvent\(Deposited, type="),
+        (Deposited(amount=5), r"of type Deposited is not a PublishedEvent; write PublishedEvent\(Deposited, type="),
+        ("deposited", r"an object of type str is not a PublishedEvent; write PublishedEvent\(X, type="),
+    ],
+)
+def test_something_else_than_a_published_event_is_refused(wrong: Any, named: str) -> None:
+    with pytest.raises(DeclarationError, match=named):
+        events_api(MemoryStore(), [wrong], source="/")
+
+
 def test_a_published_event_has_a_tag_and_a_type() -> None:
     with pytest.raises(DeclarationError, match="Untagged"):
         PublishedEvent(Untagged, type="untagged")

@@ -26,6 +26,7 @@ from eventsrc import (
     CommitTooLarge,
     ConflictError,
     CorruptPayload,
+    DeclarationError,
     Event,
     EventId,
     EventsrcError,
@@ -216,6 +217,27 @@ async def test_an_async_or_generator_command_is_refused(accounts: Repository[Acc
         with pytest.raises(TypeError, match=r"returned (coroutine|generator); a command is a plain function"):
             await accounts.execute("a-1", each)
     assert await versions(store) == [1]
+
+
+async def test_a_method_of_an_object_is_not_a_command(accounts: Repository[Account], store: ScriptedStore) -> None:
+    account = await accounts.load("a-1")
+    wrong: Any = account.deposit
+    with pytest.raises(TypeError, match=r"pass the function of the class, Account\.deposit, and its arguments"):
+        await accounts.execute("a-1", wrong, 5)
+    wrong = account.deposit(5)
+    with pytest.raises(
+        TypeError, match=r"object of type int.* is not a function; .* execute\(id, Account\.method, \.\.\.\)"
+    ):
+        await accounts.execute("a-1", wrong, command_id="c-1")
+    assert await versions(store) == [1]
+
+
+async def test_methods_of_other_objects_are_commands(accounts: Repository[Account]) -> None:
+    class Rules:
+        def charge(self, account: Account, amount: int) -> int:
+            return account.deposit(-amount)
+
+    assert await accounts.execute("a-1", Rules().charge, 5) == -5
 
 
 # --- the exact append
@@ -503,7 +525,7 @@ async def test_times_are_exact_to_the_microsecond(
 
 async def test_the_error_for_a_missing_version_says_how_far_the_stream_goes(accounts: Repository[Account]) -> None:
     await accounts.execute("a-1", Account.deposit, 1)
-    with pytest.raises(AggregateNotFound, match="nothing at version 9; its commits were read up to version 2"):
+    with pytest.raises(AggregateNotFound, match=r"nothing at version 9; its commits were read up to version 2$"):
         await accounts.load("a-1", version=9)
     for past in ({"version": 1}, {"at": datetime.now(UTC)}):
         with pytest.raises(AggregateNotFound, match="account-b-2"):
@@ -843,6 +865,25 @@ async def test_the_arguments_of_a_partial_command_are_compared(accounts: Reposit
     assert await accounts.execute("a-1", partial(Account.deposit, amount=5), command_id="c-1") == 5
     with pytest.raises(IdempotencyError):
         await accounts.execute("a-1", partial(Account.deposit, amount=6), command_id="c-1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("bank.db", "an object of type str"),
+        (None, "an object of type NoneType"),
+        (MemoryStore, "the class MemoryStore"),
+    ],
+)
+def test_a_repository_needs_a_store(wrong: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=f"^{named} is not a store; give an object, such as SQLiteStore"):
+        Repository(Account, wrong)
+
+
+def test_an_object_instead_of_an_aggregate_class_is_refused() -> None:
+    wrong: Any = Account.open("a-1", owner="ann")
+    with pytest.raises(DeclarationError, match=r"Account object: is not a class; give the class, Account$"):
+        Repository(wrong, MemoryStore())
 
 
 @pytest.mark.parametrize("attempts", [0, -1, True, 1.0, "x"])

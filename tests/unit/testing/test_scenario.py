@@ -172,7 +172,8 @@ def test_a_command_that_records_and_then_raises_fails() -> None:
 
 def test_old_events_are_upcast() -> None:
     given(Evolved, Renamed(name="bob")).then_state(owner="bob")
-    given(Evolved).when(lambda account: account.record(Renamed(name="bob"))).then_raises(UnhandledEvent)
+    recorded = given(Evolved).when(lambda account: account.record(Renamed(name="bob")))
+    recorded.then_raises(UnhandledEvent, "Evolved: Renamed is upcast by as_opened; record Opened")
 
 
 def test_an_event_that_cannot_be_stored_fails() -> None:
@@ -186,6 +187,12 @@ def test_an_event_that_cannot_be_stored_fails() -> None:
 def test_a_state_that_does_not_fit_its_type_fails() -> None:
     with pytest.raises(Exception, match="Expected `str`"):
         given(Sloppy).when(Sloppy.rename, "ann").then(Opened(owner="ann"))
+
+
+def test_a_method_of_an_object_is_not_a_command() -> None:
+    wrong: Any = Account(id="a-1").deposit
+    with pytest.raises(TypeError, match=r"pass the function of the class, Account\.deposit"):
+        given(Account, *PAST).when(wrong, 5)
 
 
 def test_when_without_given_needs_a_function_that_returns_an_aggregate() -> None:
@@ -215,7 +222,10 @@ def test_a_past_event_without_a_handler_is_refused() -> None:
     with pytest.raises(UnhandledEvent, match=r"Counter has no .* annotated with Deposited"):
         given(Counter, Deposited(amount=1))
     anything: Any = "opened"
-    with pytest.raises(UnhandledEvent):
+    with pytest.raises(UnhandledEvent, match="Counter: an object of type str is not an event"):
+        given(Counter, anything)
+    anything = Counted
+    with pytest.raises(UnhandledEvent, match=r"Counter: the class Counted is not an event; write Counted\(...\)"):
         given(Counter, anything)
 
 
