@@ -13,7 +13,7 @@ from eventsrc import CommitOutcomeUnknown, ConflictError, DynamoDBStore, Reposit
 from eventsrc.aggregates.aggregate import Journal
 from eventsrc.repository.snapshots import SnapshotCodec, Snapshots
 from eventsrc.stores.dynamodb import store as dynamodb
-from eventsrc.stores.dynamodb.wire import outcomes as outcome
+from eventsrc.stores.dynamodb.wire import outcomes, sending
 from eventsrc.stores.dynamodb.wire.client import TransportError
 from eventsrc.stores.dynamodb.wire.responses import QueryResponse
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient, SDKReply
@@ -83,8 +83,12 @@ def new_id_on_a_retry() -> list[Patch]:
 
 def transient_error_reported_as_failed() -> list[Patch]:
     """A broken connection counts as a definite failure."""
-    is_definite = outcome._is_definite
-    return [(outcome, "_is_definite", lambda error: isinstance(error, TransportError) or is_definite(error))]
+    is_definite = outcomes.is_definite
+
+    def mutant(error: Exception) -> bool:
+        return isinstance(error, TransportError) or is_definite(error)
+
+    return [(module, "is_definite", mutant) for module in (outcomes, sending)]
 
 
 def unconditional_snapshot() -> list[Patch]:
@@ -177,13 +181,13 @@ def uncommitted_cleared_before_the_write() -> list[Patch]:
 
 def unknown_forgotten_after_a_throttle() -> list[Patch]:
     """A throttled last try turns an unknown outcome into a definite failure."""
-    given_up = outcome.DeadlinePassed
+    deadline_passed = outcomes.DeadlinePassed
 
-    class Mutant(given_up):  # type: ignore[misc, valid-type]
-        def __init__(self, unsure: bool, last: Exception | None) -> None:
-            super().__init__(unsure and not (last is not None and outcome.is_throttle(last)), last)
+    class Mutant(deadline_passed):  # type: ignore[misc, valid-type]
+        def __init__(self, ambiguous: bool, last: Exception | None) -> None:
+            super().__init__(ambiguous and not (last is not None and outcomes.is_throttle(last)), last)
 
-    return [(outcome, "DeadlinePassed", Mutant)]
+    return [(sending, "DeadlinePassed", Mutant)]
 
 
 def unknown_forgotten_by_the_repository() -> list[Patch]:

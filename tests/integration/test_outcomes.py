@@ -42,7 +42,8 @@ from eventsrc import (
     Throttled,
 )
 from eventsrc.stores.dynamodb.wire.client import NotSent, ServiceError, TransportError
-from eventsrc.stores.dynamodb.wire.outcomes import DeadlinePassed, send
+from eventsrc.stores.dynamodb.wire.outcomes import DeadlinePassed
+from eventsrc.stores.dynamodb.wire.sending import send
 from eventsrc.testing.contract.samples import (
     expect_same_commit,
     expect_stored,

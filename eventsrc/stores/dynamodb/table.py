@@ -16,7 +16,7 @@ from .creation import create_table
 from .wire.attributes import text_of
 from .wire.client import Reply, ServiceError
 from .wire.connection import Connection
-from .wire.outcomes import ConditionNotMet, DeadlinePassed, count_tries, send, to_store_rejected
+from .wire.outcomes import ConditionNotMet, DeadlinePassed, to_store_rejected
 from .wire.responses import (
     BatchResponse,
     Cancelled,
@@ -28,6 +28,7 @@ from .wire.responses import (
     TransactResponse,
 )
 from .wire.sdk import SDKClient
+from .wire.sending import count_tries, send
 
 T = TypeVar("T", bound=Response | TransactResponse)
 

@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
 from ....errors import StoreRejected, StoreUnavailable
+from ....retrying import on_broken_download
 from ..wire.client import TransportError
 from ..wire.sdk import open_client
 
@@ -96,14 +95,9 @@ class Bucket:
         if name.startswith("../"):  # S3 does not resolve "..", and two slashes would be another name
             folder, name = folder.rpartition("/")[0], name[3:]
         key = f"{folder}/{name}" if folder else name
-        trying = AsyncRetrying(
-            retry=retry_if_exception_type(TransportError),
-            wait=wait_random_exponential(multiplier=0.1, max=3.0),
-            stop=stop_after_attempt(_TRIES),
-            reraise=True,
-        )
         try:
-            return await trying(self._get, key, offset)
+            part: bytes = await on_broken_download(TransportError, _TRIES)(self._get, key, offset)
+            return part
         except TransportError as error:
             failure = StoreUnavailable(f"s3://{self._bucket}/{key}: {error}, {_TRIES} times; try again later")
         raise failure

@@ -20,7 +20,8 @@ from ...feed import Batch
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
-from ..wire.outcomes import DeadlinePassed, count_tries, is_worth_repeating, send, to_store_rejected
+from ..wire.outcomes import DeadlinePassed, is_worth_repeating, to_store_rejected
+from ..wire.sending import count_tries, send
 from .change_records import read_changes
 from .checkpoint import Checkpoint, check_age, parse_checkpoint
 from .lineage import cursor_before_scan, cursor_from_now

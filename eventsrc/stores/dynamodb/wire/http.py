@@ -24,7 +24,7 @@ _MAX_HEAD = 65_536  # bytes, including interim responses
 _MAX_RESPONSE = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
 
 
-class Response(NamedTuple):
+class HttpResponse(NamedTuple):
     status: int
     headers: dict[str, str]  # names in lower case
     body: bytes
@@ -44,10 +44,10 @@ class Pool:
     def __init__(self, host: str, port: int, tls: SSLContext | None, *, connect_timeout: float = 3.0) -> None:
         self._host, self._port, self._tls, self._connect_timeout = host, port, tls, connect_timeout
         self._address: object = None  # the address that was connected to last
-        self._open: set[Connection] = set()
-        self._idle: list[Connection] = []  # the one used last at the end
+        self._open: set[HttpConnection] = set()
+        self._idle: list[HttpConnection] = []  # the one used last at the end
 
-    async def exchange(self, request: bytes) -> Response:
+    async def exchange(self, request: bytes) -> HttpResponse:
         """Send a request, once, and return the response. On an error or when cancelled, close the connection.
 
         Raises:
@@ -76,7 +76,7 @@ class Pool:
             for connection in connections:
                 connection.abort()
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> HttpConnection | None:
         oldest = asyncio.get_running_loop().time() - _MAX_IDLE
         while self._idle and self._idle[0].idle_since < oldest:
             self._idle.pop(0).close()
@@ -85,7 +85,7 @@ class Pool:
                 return connection
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> HttpConnection:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._wrap_socket(await self._connect_socket())
@@ -117,8 +117,8 @@ class Pool:
                 return connected
         raise OSError("the host has no address")
 
-    async def _wrap_socket(self, connected: socket.socket) -> Connection:
-        connection = Connection(self._open)
+    async def _wrap_socket(self, connected: socket.socket) -> HttpConnection:
+        connection = HttpConnection(self._open)
         try:
             await asyncio.get_running_loop().create_connection(
                 lambda: connection, sock=connected, ssl=self._tls, server_hostname=self._host if self._tls else None
@@ -131,13 +131,13 @@ class Pool:
         return connection
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """A connection for one exchange after the other."""
 
-    def __init__(self, open: set[Connection]) -> None:
+    def __init__(self, open: set[HttpConnection]) -> None:
         self._open = open
         self._parser = ResponseParser()
-        self._waiter: asyncio.Future[Response] | None = None
+        self._waiter: asyncio.Future[HttpResponse] | None = None
         self._transport: Any = None
         self.is_usable = True
         self.idle_since = 0.0
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         else:  # it was aborted before it was made
             transport.abort()
 
-    async def exchange(self, request: bytes) -> Response:
+    async def exchange(self, request: bytes) -> HttpResponse:
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waiter
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
             self._finish(response)
         self._fail(exc if isinstance(exc, OSError) else BadResponse("the connection was closed"))
 
-    def _finish(self, response: Response) -> None:
+    def _finish(self, response: HttpResponse) -> None:
         if self._parser.is_last or self._transport.get_write_buffer_size():
             self.close()
         if self._waiter is not None and not self._waiter.done():
@@ -222,7 +222,7 @@ class ResponseParser:
         self._body = bytearray()
         self._is_complete = False
 
-    def feed(self, data: bytes) -> Response | None:
+    def feed(self, data: bytes) -> HttpResponse | None:
         """Return the response if these bytes complete it. Raises BadResponse."""
         self._size += len(data)
         if self._size > _MAX_RESPONSE:
@@ -244,14 +244,14 @@ class ResponseParser:
             raise BadResponse("a head without an end")
         return None
 
-    def end(self) -> Response | None:
+    def end(self) -> HttpResponse | None:
         """Return the response if the end of the connection completes it."""
         if self._status and not self._headers.keys() & {"content-length", "transfer-encoding"}:
             return self._take()
         return None
 
-    def _take(self) -> Response:
-        response = Response(self._status, self._headers, bytes(self._body))
+    def _take(self) -> HttpResponse:
+        response = HttpResponse(self._status, self._headers, bytes(self._body))
         self._start()
         return response
 

@@ -1,4 +1,4 @@
-"""Retries until the outcome of a request is to_store_error, and what each response of the service proves.
+"""What each response of the service proves, and the library's error for it.
 
 Sources: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide, and experiments with the SDK, which show
 that a transport error never proves that nothing was written.
@@ -6,21 +6,16 @@ that a transport error never proves that nothing was written.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from ....errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from ....usage import Usage
-from .client import CLOCK_CORRECTED, Client, NotSent, Reply, ServiceError, TransportError
-from .responses import Cancelled, Metered, send_once
+from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError
+from .responses import Cancelled
 
 T = TypeVar("T")
 
-_READS = frozenset({"GetItem", "Query", "Scan", "BatchGetItem"})
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 
@@ -78,12 +73,9 @@ _CANCELLATION_CODES = {
 }
 """By precedence: a transaction with a failed condition is not sent again, even if it was also throttled."""
 
-_LAST_TRY_SHARE = 0.9
-"""The share of the deadline after which no try starts: it could be cut short, and its outcome would be unknown."""
-
 
 class DeadlinePassed(Exception):
-    """The deadline passed without a to_store_error outcome. If `ambiguous`, something may have been written."""
+    """The deadline passed without a definite outcome. If `ambiguous`, something may have been written."""
 
     def __init__(self, ambiguous: bool, last: Exception | None) -> None:
         super().__init__(ambiguous)
@@ -166,84 +158,7 @@ def unwrap_cancellation(error: ServiceError) -> ServiceError:
     return ServiceError(code, error.status, error.reply)
 
 
-def count_tries(
-    client: Client, operation: str, request: Mapping[str, Any], kind: type[T], used: Usage
-) -> Callable[[], Awaitable[T]]:
-    """Return a function that sends the request once and adds what it consumed to `used`."""
-    tries = 0
-
-    async def once() -> T:
-        nonlocal tries
-        tries += 1
-        used.requests += 1
-        used.retries += tries > 1
-        try:
-            response = await send_once(client, operation, request, kind)
-        except ServiceError as error:
-            failure = unwrap_cancellation(error)
-        else:
-            if isinstance(response, Metered):
-                if operation in _READS:
-                    used.read_units += response.units
-                else:
-                    used.write_units += response.units
-            return response
-        raise failure  # outside the handler, so that the original error is not its context
-
-    return once
-
-
-async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
-    """Call until the outcome is to_store_error. Each call must send exactly the same request.
-
-    Raises:
-        ServiceError: the service refused the request. If a condition failed, an earlier try may have written.
-        DeadlinePassed: `deadline` seconds passed, or the service refused the request permanently after a try with an
-            unknown outcome. Such an outcome stays unknown.
-    """
-    ambiguous = False
-    last: Exception | None = None
-    now = asyncio.get_running_loop().time
-    latest = now() + deadline * _LAST_TRY_SHARE
-
-    async def once() -> T:
-        nonlocal ambiguous, last
-        async with connections:
-            if now() > latest:
-                raise TimeoutError
-            before, ambiguous = ambiguous, True
-            try:
-                return await call()
-            except (ServiceError, TransportError) as error:
-                last = error
-                if _is_definite(error):
-                    ambiguous = before
-                raise
-
-    try:
-        async with asyncio.timeout(deadline):
-            try:
-                return await once()
-            except (ServiceError, TransportError) as error:
-                if not is_worth_repeating(error):
-                    raise
-            retrying = AsyncRetrying(
-                retry=retry_if_exception(is_worth_repeating),
-                wait=wait_random_exponential(multiplier=0.05, max=2.0),
-                stop=stop_before_delay(deadline),
-                reraise=True,
-            )
-            await asyncio.sleep(0.025)
-            return await retrying(once)
-    except ServiceError as error:
-        if is_worth_repeating(error) or (ambiguous and error.code != CONDITION_FAILED):
-            raise DeadlinePassed(ambiguous, error) from None
-        raise
-    except (TimeoutError, TransportError):
-        raise DeadlinePassed(ambiguous, last) from None
-
-
-def _is_definite(error: Exception) -> bool:
+def is_definite(error: Exception) -> bool:
     """Whether this try provably wrote nothing: it was refused, or never sent.
 
     The code decides, never the message. An unknown code proves nothing.
@@ -259,5 +174,5 @@ def is_throttle(error: BaseException) -> bool:
 
 def is_worth_repeating(error: BaseException) -> bool:
     if isinstance(error, ServiceError):
-        return error.code in _RETRYABLE_CODES or not _is_definite(error)
+        return error.code in _RETRYABLE_CODES or not is_definite(error)
     return isinstance(error, TransportError)

@@ -22,7 +22,7 @@ import msgspec
 from botocore.httpsession import get_cert_path
 
 from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError
-from .http import BadResponse, Pool, Response, Unreachable
+from .http import BadResponse, HttpResponse, Pool, Unreachable
 from .signature import Credentials, Signer
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class SignedClient:
             return self._read(response, ahead)
         raise failure  # outside the handlers, because the original error may contain the request
 
-    def _read(self, response: Response, ahead: float) -> Reply:
+    def _read(self, response: HttpResponse, ahead: float) -> Reply:
         expected = response.headers.get("x-amz-crc32")
         if expected is not None and expected != str(crc32(response.body)):
             raise TransportError("the response has a wrong checksum")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventsrc.stores.dynamodb.wire.http import BadResponse, Connection, Pool, Unreachable
+from eventsrc.stores.dynamodb.wire.http import BadResponse, HttpConnection, Pool, Unreachable
 
 BODY = b'{"Item":{}}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
@@ -50,9 +50,9 @@ class Wire:
     abort = close
 
 
-async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, Connection]:
+async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, HttpConnection]:
     """The body of an answer that comes in these pieces."""
-    connection = Connection(set())
+    connection = HttpConnection(set())
     connection.connection_made(Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
     await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_an_answer_that_ends_early_is_told(kind: str) -> None:
 @given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", CHUNKED[:60]]))
 def test_whatever_comes_is_an_answer_or_told(noise: bytes, before: bytes) -> None:
     async def take() -> None:
-        connection = Connection(set())
+        connection = HttpConnection(set())
         connection.connection_made(Wire())
         waiting = asyncio.ensure_future(connection.exchange(b"request"))
         await asyncio.sleep(0)
@@ -370,8 +370,8 @@ async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() 
 
 
 async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_comes() -> None:
-    opened: set[Connection] = set()
-    connection, wire = Connection(opened), Wire()
+    opened: set[HttpConnection] = set()
+    connection, wire = HttpConnection(opened), Wire()
     connection.abort()
     connection.connection_made(wire)
     assert wire.closed
@@ -379,7 +379,7 @@ async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_com
 
 
 async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
-    connection = Connection(set())
+    connection = HttpConnection(set())
     connection.connection_made(wire := Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
     await asyncio.sleep(0)
@@ -390,7 +390,7 @@ async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
 
 
 async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
-    connection = Connection(set())
+    connection = HttpConnection(set())
     connection.connection_made(wire := Wire())
     wire.unsent = 7
     connection.eof_received()
@@ -432,7 +432,7 @@ async def test_trailers_are_not_headers(end: bytes) -> None:
 @pytest.mark.parametrize("head", [b"", b"Content-Length: 11\r\n", b"Transfer-Encoding: chunked\r\n"])
 @pytest.mark.parametrize("status", [204, 304])
 async def test_an_answer_that_has_no_body_needs_no_length(status: int, head: bytes) -> None:
-    connection = Connection(set())
+    connection = HttpConnection(set())
     connection.connection_made(Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
     await asyncio.sleep(0)

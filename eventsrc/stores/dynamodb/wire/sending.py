@@ -1,0 +1,90 @@
+"""Sending a request until its outcome is definite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from ....retrying import on_indefinite
+from ....usage import Usage
+from .client import Client, ServiceError, TransportError
+from .outcomes import CONDITION_FAILED, DeadlinePassed, is_definite, is_worth_repeating, unwrap_cancellation
+from .responses import Metered, send_once
+
+T = TypeVar("T")
+
+_READS = frozenset({"GetItem", "Query", "Scan", "BatchGetItem"})
+_LAST_TRY_SHARE = 0.9
+"""The share of the deadline after which no try starts: it could be cut short, and its outcome would be unknown."""
+
+
+def count_tries(
+    client: Client, operation: str, request: Mapping[str, Any], kind: type[T], used: Usage
+) -> Callable[[], Awaitable[T]]:
+    """Return a function that sends the request once and adds what it consumed to `used`."""
+    tries = 0
+
+    async def once() -> T:
+        nonlocal tries
+        tries += 1
+        used.requests += 1
+        used.retries += tries > 1
+        try:
+            response = await send_once(client, operation, request, kind)
+        except ServiceError as error:
+            failure = unwrap_cancellation(error)
+        else:
+            if isinstance(response, Metered):
+                if operation in _READS:
+                    used.read_units += response.units
+                else:
+                    used.write_units += response.units
+            return response
+        raise failure  # outside the handler, so that the original error is not its context
+
+    return once
+
+
+async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
+    """Call until the outcome is definite. Each call must send exactly the same request.
+
+    Raises:
+        ServiceError: the service refused the request. If a condition failed, an earlier try may have written.
+        DeadlinePassed: `deadline` seconds passed, or the service refused the request permanently after a try with an
+            unknown outcome. Such an outcome stays unknown.
+    """
+    ambiguous = False
+    last: Exception | None = None
+    now = asyncio.get_running_loop().time
+    latest = now() + deadline * _LAST_TRY_SHARE
+
+    async def once() -> T:
+        nonlocal ambiguous, last
+        async with connections:
+            if now() > latest:
+                raise TimeoutError
+            before, ambiguous = ambiguous, True
+            try:
+                return await call()
+            except (ServiceError, TransportError) as error:
+                last = error
+                if is_definite(error):
+                    ambiguous = before
+                raise
+
+    try:
+        async with asyncio.timeout(deadline):
+            try:
+                return await once()
+            except (ServiceError, TransportError) as error:
+                if not is_worth_repeating(error):
+                    raise
+            await asyncio.sleep(0.025)
+            return await on_indefinite(is_worth_repeating, deadline)(once)
+    except ServiceError as error:
+        if is_worth_repeating(error) or (ambiguous and error.code != CONDITION_FAILED):
+            raise DeadlinePassed(ambiguous, error) from None
+        raise
+    except (TimeoutError, TransportError):
+        raise DeadlinePassed(ambiguous, last) from None
