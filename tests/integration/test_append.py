@@ -194,13 +194,15 @@ async def test_a_cancelled_save_can_be_saved_again(bench: Bench) -> None:
 
 async def test_closing_lets_calls_in_flight_end(bench: Bench) -> None:
     bench.proxy.faults = [LOST, LOST]
-    saving = [asyncio.create_task(bench.accounts.save(Account.open(f"n-{each}", owner="ann"))) for each in range(20)]
-    await bench.proxy.arrived.wait()
-    await bench.store.aclose()
-    receipts = await asyncio.gather(*saving)
-    assert [receipt.version for receipt in receipts] == [1] * 20
-    with pytest.raises(StoreClosed):
-        await bench.accounts.load("a-1")
+    async with store_on(bench.proxy.url, bench.store.table.name, deadline=30.0) as store:  # long, for a busy machine
+        accounts = Repository(Account, store, snapshots=NO_SNAPSHOTS)
+        saving = [asyncio.create_task(accounts.save(Account.open(f"n-{each}", owner="ann"))) for each in range(20)]
+        await bench.proxy.arrived.wait()
+        await store.aclose()
+        receipts = await asyncio.gather(*saving)
+        assert [receipt.version for receipt in receipts] == [1] * 20
+        with pytest.raises(StoreClosed):
+            await accounts.load("a-1")
 
 
 async def test_a_command_issued_again_after_an_unknown_outcome_is_applied_once(bench: Bench) -> None:
