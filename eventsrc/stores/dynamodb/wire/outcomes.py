@@ -1,4 +1,4 @@
-"""Retries until the outcome of a request is to_store_error, and what each response of the service proves.
+"""Retries until the outcome of a request is definite, and what each response of the service proves.
 
 Sources: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide, and experiments with the SDK, which show
 that a transport error never proves that nothing was written.
@@ -83,7 +83,7 @@ _LAST_TRY_SHARE = 0.9
 
 
 class DeadlinePassed(Exception):
-    """The deadline passed without a to_store_error outcome. If `ambiguous`, something may have been written."""
+    """The deadline passed without a definite outcome. If `ambiguous`, something may have been written."""
 
     def __init__(self, ambiguous: bool, last: Exception | None) -> None:
         super().__init__(ambiguous)
@@ -194,7 +194,7 @@ def count_tries(
 
 
 async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
-    """Call until the outcome is to_store_error. Each call must send exactly the same request.
+    """Call until the outcome is definite. Each call must send exactly the same request.
 
     Raises:
         ServiceError: the service refused the request. If a condition failed, an earlier try may have written.
