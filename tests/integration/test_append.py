@@ -1,4 +1,4 @@
-"""The exact append, on the real DynamoDB Local behind a proxy that loses, breaks and invents answers."""
+"""The exact append, on the real DynamoDB Local through a proxy that loses, damages and invents responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_SNAPSHOTS = SnapshotPolicy(enabled=False)
 
 
 class Bench(NamedTuple):
-    """The same table twice: behind the proxy, and directly."""
+    """Two stores of one table: through the proxy, and directly."""
 
     proxy: Proxy
     store: DynamoDBStore
@@ -56,7 +56,7 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
 
 
 async def deposited(bench: Bench, amount: int = 5) -> Account:
-    """An account with a deposit that is not saved yet."""
+    """Return an account with a deposit that is not saved yet."""
     account = await bench.direct.load("a-1")
     account.deposit(amount)
     return account
@@ -66,7 +66,7 @@ LOST_ANSWERS = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forw
 
 
 @pytest.mark.parametrize("fault", [LOST, *LOST_ANSWERS, Answer(502, b"<html>"), THROTTLE], ids=str)
-async def test_a_save_succeeds_over_a_fault_and_is_stored_once(bench: Bench, fault: str | Answer) -> None:
+async def test_a_save_succeeds_despite_a_fault_and_is_stored_once(bench: Bench, fault: str | Answer) -> None:
     account = await deposited(bench)
     bench.proxy.faults = [fault, fault]
     receipt = await bench.accounts.save(account)
@@ -80,7 +80,7 @@ async def test_a_save_without_faults_is_one_request(bench: Bench) -> None:
     assert bench.proxy.operations == ["PutItem"]
 
 
-async def test_throttled_to_the_end_is_a_definite_no(bench: Bench) -> None:
+async def test_throttling_until_the_deadline_is_a_definite_failure(bench: Bench) -> None:
     account = await deposited(bench)
     bench.proxy.then = THROTTLE
     with pytest.raises(Throttled, match="ProvisionedThroughputExceeded"):
@@ -91,7 +91,7 @@ async def test_throttled_to_the_end_is_a_definite_no(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
-async def test_unknown_is_sticky_and_saving_again_settles_it(bench: Bench, fault: str | Answer) -> None:
+async def test_an_unknown_outcome_stays_unknown_and_saving_again_settles_it(bench: Bench, fault: str | Answer) -> None:
     account = await deposited(bench)
     bench.proxy.faults, bench.proxy.then = [fault], THROTTLE
     with pytest.raises(CommitOutcomeUnknown) as raised:
@@ -112,7 +112,7 @@ async def test_unknown_codes_prove_nothing(bench: Bench) -> None:
     assert len(bench.proxy.operations) > 1
 
 
-async def test_another_writer_in_the_slot_of_a_lost_request_is_a_conflict(bench: Bench) -> None:
+async def test_another_commit_at_the_version_of_a_lost_request_is_a_conflict(bench: Bench) -> None:
     account = await deposited(bench)
     bench.proxy.faults, bench.proxy.then = [LOST], THROTTLE
     with pytest.raises(CommitOutcomeUnknown):
@@ -128,7 +128,7 @@ async def test_another_writer_in_the_slot_of_a_lost_request_is_a_conflict(bench:
 @pytest.mark.parametrize(
     "code", ["AccessDeniedException", "ResourceNotFoundException", "UnrecognizedClientException", "ValidationException"]
 )
-async def test_a_permanent_refusal_is_told_after_one_request(bench: Bench, code: str) -> None:
+async def test_a_permanent_refusal_is_raised_after_one_request(bench: Bench, code: str) -> None:
     account = await deposited(bench)
     bench.proxy.then = error(code)
     with pytest.raises(StoreRejected, match=code):
@@ -141,7 +141,7 @@ async def test_a_permanent_refusal_is_told_after_one_request(bench: Bench, code:
     assert await bench.versions() == [1, 2]
 
 
-async def test_a_refusal_after_a_lost_answer_leaves_the_outcome_unknown(bench: Bench) -> None:
+async def test_a_refusal_after_a_lost_response_leaves_the_outcome_unknown(bench: Bench) -> None:
     account = await deposited(bench)
     bench.proxy.faults = [ANSWER_LOST, error("AccessDeniedException")]
     with pytest.raises(CommitOutcomeUnknown):
@@ -156,7 +156,7 @@ async def test_reads_are_tried_again(bench: Bench, fault: str | Answer) -> None:
     assert bench.proxy.operations == ["Query", "Query"]
 
 
-async def test_a_store_that_does_not_answer_is_unavailable(bench: Bench) -> None:
+async def test_a_store_that_does_not_respond_is_unavailable(bench: Bench) -> None:
     bench.proxy.then = STALL
     with pytest.raises(StoreUnavailable):
         await bench.accounts.load("a-1")
@@ -165,7 +165,7 @@ async def test_a_store_that_does_not_answer_is_unavailable(bench: Bench) -> None
         await bench.accounts.save(account)
 
 
-async def test_the_deadline_holds_however_many_wait_for_a_connection(bench: Bench) -> None:
+async def test_the_deadline_holds_for_calls_that_wait_for_a_connection(bench: Bench) -> None:
     bench.proxy.then = STALL
     async with store_on(bench.proxy.url, bench.store.table.name, deadline=0.5, max_connections=1) as narrow:
         accounts = Repository(Account, narrow)
@@ -192,7 +192,7 @@ async def test_a_cancelled_save_can_be_saved_again(bench: Bench) -> None:
     assert (await bench.versions(), await bench.deposits()) == ([1, 2, 3, 4, 5, 6, 7], 6)
 
 
-async def test_closing_lets_calls_in_flight_end(bench: Bench) -> None:
+async def test_closing_waits_for_calls_in_flight(bench: Bench) -> None:
     bench.proxy.faults = [LOST, LOST]
     async with store_on(bench.proxy.url, bench.store.table.name, deadline=30.0) as store:  # long, for a busy machine
         accounts = Repository(Account, store, snapshots=NO_SNAPSHOTS)
@@ -214,7 +214,7 @@ async def test_a_command_issued_again_after_an_unknown_outcome_is_applied_once(b
     assert await bench.deposits() == 5
 
 
-async def test_nothing_tells_what_events_hold(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_and_logs_do_not_contain_events(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "eventsrc")
     secret = "secret-4711"
     await bench.direct.save(Account.open("s-1", owner=secret))

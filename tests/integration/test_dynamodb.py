@@ -1,4 +1,4 @@
-"""What only DynamoDB has: requests counted at the wire, layouts, tables, tenants, clients."""
+"""The DynamoDB store: numbers of requests, layouts, tables, tenants, clients."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def table(dynamodb_endpoint: str) -> str:
 
 
 async def requests(proxy: Proxy, call: Callable[[], Awaitable[object]]) -> list[str]:
-    """The operations that a call sends."""
+    """Return the operations that a call sends."""
     proxy.operations.clear()
     await call()
     return list(proxy.operations)
@@ -96,7 +96,7 @@ async def test_a_warm_command_is_one_request_and_one_more_for_a_conflict(proxy: 
 
 
 @pytest.mark.parametrize("tail", [0, 1, 10, 20])
-async def test_a_cold_load_meets_the_snapshot_and_its_tail_in_one_request(proxy: Proxy, table: str, tail: int) -> None:
+async def test_a_cold_load_reads_the_snapshot_and_its_tail_in_one_request(proxy: Proxy, table: str, tail: int) -> None:
     stream = fresh_stream()
     async with store_on(proxy.url, table) as store:
         commits = await fill(store, stream, 40 + tail)
@@ -118,7 +118,7 @@ async def test_the_layout_of_the_article_needs_two_requests(proxy: Proxy, table:
         assert await accounts.load("a-1") == account
 
 
-async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: Proxy, table: str) -> None:
+async def test_a_tail_longer_than_expected_is_read_to_its_end_and_expected_next_time(proxy: Proxy, table: str) -> None:
     async with store_on(proxy.url, table) as store:
         account = await filled(Repository(Account, store, snapshots=NONE), 150)
     async with store_on(proxy.url, table) as store:
@@ -129,7 +129,7 @@ async def test_a_tail_longer_than_expected_is_read_to_its_end_and_learnt(proxy: 
 
 
 @pytest.mark.parametrize("snapshot", [None, 150], ids=["no snapshot", "snapshot"])
-async def test_a_limit_learnt_from_short_streams_cuts_no_long_one(
+async def test_a_limit_learned_from_short_streams_does_not_cut_a_long_one(
     proxy: Proxy, table: str, snapshot: int | None
 ) -> None:
     stream = fresh_stream()
@@ -187,7 +187,7 @@ async def test_interleaved_snapshots_are_one_request_to_load_and_two_to_write(pr
         assert [commit.version async for commit in store.read(stream, backward=True)] == list(range(40, 0, -1))
 
 
-async def test_an_interleaved_snapshot_beyond_the_limit_is_searched_for(proxy: Proxy, table: str) -> None:
+async def test_an_interleaved_snapshot_beyond_the_limit_is_found(proxy: Proxy, table: str) -> None:
     stream = fresh_stream()
     async with store_on(proxy.url, table, layout="interleaved") as store:
         commits = await fill(store, stream, 200)
@@ -201,7 +201,7 @@ async def test_an_interleaved_snapshot_beyond_the_limit_is_searched_for(proxy: P
 
 
 @every_layout
-async def test_a_coarse_decimal_context_of_the_program_does_no_harm(
+async def test_the_decimal_context_of_the_program_has_no_effect(
     dynamodb_endpoint: str, table: str, layout: Any
 ) -> None:
     stream = fresh_stream()
@@ -254,7 +254,7 @@ async def test_the_layout_can_be_changed(dynamodb_endpoint: str, table: str) -> 
             assert [commit.version async for commit in store.read("account-a-1")] == list(range(1, 211))
 
 
-async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, table: str) -> None:
+async def test_tenants_share_a_table_but_no_streams(dynamodb_endpoint: str, table: str) -> None:
     names = ("a", "ab", None)
     for name in names:
         async with store_on(dynamodb_endpoint, table, tenant=name) as store:
@@ -268,7 +268,7 @@ async def test_tenants_share_a_table_and_nothing_else(dynamodb_endpoint: str, ta
 
 
 @every_layout
-async def test_no_tenant_reaches_another_by_any_call(dynamodb_endpoint: str, table: str, layout: Any) -> None:
+async def test_no_call_reaches_another_tenant(dynamodb_endpoint: str, table: str, layout: Any) -> None:
     stream = fresh_stream()
     async with (
         store_on(dynamodb_endpoint, table, tenant="a", layout=layout) as a,
@@ -320,7 +320,7 @@ async def test_create_table_options(dynamodb_endpoint: str) -> None:
             await store.create_table()
 
 
-async def test_a_client_that_is_given_is_used_and_goes_on_working(proxy: Proxy, table: str) -> None:
+async def test_a_client_of_the_caller_is_used_and_not_closed(proxy: Proxy, table: str) -> None:
     async with session().client("dynamodb", endpoint_url=proxy.url) as client:
         async with DynamoDBStore(table, client=client) as store:
             await store.append(make_commit(fresh_stream()))
@@ -345,7 +345,7 @@ TRANSIENT: list[tuple[list[Fault], type[StoreError]]] = [
 
 
 @pytest.mark.parametrize(("faults", "expected"), TRANSIENT, ids=str)
-async def test_a_table_that_could_not_be_made_now_can_be_made_later(
+async def test_a_table_that_could_not_be_created_now_can_be_created_later(
     proxy: Proxy, faults: list[Fault], expected: type[StoreError]
 ) -> None:
     async with store_on(proxy.url, fresh_name()) as store:
@@ -356,14 +356,14 @@ async def test_a_table_that_could_not_be_made_now_can_be_made_later(
         await store.append(make_commit(fresh_stream()))
 
 
-async def test_a_table_just_created_may_not_be_known_yet(proxy: Proxy) -> None:
+async def test_create_table_waits_until_a_new_table_is_known(proxy: Proxy) -> None:
     async with store_on(proxy.url, fresh_name()) as store:
         proxy.faults = [PASS, error("ResourceNotFoundException")]
         assert await store.create_table()
         assert proxy.counts == {"CreateTable": 1, "DescribeTable": 2}
 
 
-async def test_backups_of_a_table_just_created_may_not_be_ready_yet(proxy: Proxy) -> None:
+async def test_create_table_waits_until_backups_of_a_new_table_are_ready(proxy: Proxy) -> None:
     enabled = Answer(200, b'{"ContinuousBackupsDescription": {"ContinuousBackupsStatus": "ENABLED"}}')
     async with store_on(proxy.url, fresh_name()) as store:
         proxy.faults = [PASS, PASS, error("ContinuousBackupsUnavailableException"), enabled]
@@ -371,7 +371,7 @@ async def test_backups_of_a_table_just_created_may_not_be_ready_yet(proxy: Proxy
         assert proxy.counts == {"CreateTable": 1, "DescribeTable": 1, "UpdateContinuousBackups": 2}
 
 
-async def test_a_missing_table_is_told_with_its_remedy(dynamodb_endpoint: str) -> None:
+async def test_the_error_for_a_missing_table_names_create_table(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         accounts = Repository(Account, store)
         for call in (accounts.load("a-1"), accounts.save(Account.open("a-1", owner="ann"))):
@@ -415,7 +415,7 @@ def test_bad_table_names_are_refused(table: str) -> None:
         DynamoDBStore(table)
 
 
-async def test_missing_credentials_are_told(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_credentials_are_rejected(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -430,7 +430,7 @@ async def test_missing_credentials_are_told(dynamodb_endpoint: str, monkeypatch:
 REMOTE = "http://192.0.2.1:8000"  # nobody's, RFC 5737
 
 
-async def test_an_endpoint_that_others_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endpoint_without_encryption_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(**options: Any) -> None:
         with pytest.raises(StoreRejected, match="PLAIN_HTTP") as raised:
             await DynamoDBStore("events", session=session(), **options).open()
@@ -453,7 +453,9 @@ async def test_an_endpoint_that_others_can_read_is_refused(monkeypatch: pytest.M
         (None, {}),
     ],
 )
-async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None, options: dict[str, Any]) -> None:
+async def test_an_endpoint_that_is_encrypted_or_local_is_accepted(
+    endpoint: str | None, options: dict[str, Any]
+) -> None:
     async with DynamoDBStore("events", session=session(), endpoint_url=endpoint, **options):
         pass
 
@@ -462,7 +464,7 @@ async def test_an_endpoint_that_nobody_else_reads_is_taken(endpoint: str | None,
     ("options", "reason"),
     [({}, "region"), ({"region_name": "no region"}, "region"), ({"endpoint_url": "nowhere"}, "nowhere")],
 )
-async def test_what_the_sdk_cannot_connect_to_is_told(
+async def test_settings_that_the_sdk_refuses_are_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):

@@ -1,4 +1,4 @@
-"""Checkpoints on the real DynamoDB Local, behind a proxy that loses, delays and invents answers."""
+"""Checkpoints on the real DynamoDB Local, through a proxy that loses, delays and invents responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOST_ANSWERS = [ANSWER_LOST, HALF_ANSWER, error("InternalServerError", 500, forw
 
 
 class Bench(NamedTuple):
-    """The same table twice: behind the proxy, and directly."""
+    """Checkpoints in one table: through the proxy, and directly."""
 
     endpoint: str
     proxy: Proxy
@@ -50,14 +50,11 @@ def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> 
 
 
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
-async def test_a_position_whose_answer_is_lost_counts_as_written(bench: Bench, fault: Any) -> None:
+async def test_a_position_whose_response_is_lost_counts_as_written(bench: Bench, fault: Any) -> None:
     bench.proxy.faults = [fault, fault]
     await bench.faulty.advance("p@1", run(0, 2))
     assert await bench.direct.positions("p@1", ["s-1"]) == {"s-1": 2}
-    bench.proxy.faults = [
-        fault,
-        condition_failed(forwarded=True),
-    ]  # by an endpoint that does not tell what stands there
+    bench.proxy.faults = [fault, condition_failed(forwarded=True)]  # without the stored item
     await bench.faulty.advance("p@1", run(2, 3))
     with pytest.raises(PositionMoved):
         await bench.faulty.advance("p@1", run(2, 3))
@@ -72,7 +69,7 @@ async def test_a_position_whose_answer_is_lost_counts_as_written(bench: Bench, f
 
 
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
-async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, fault: Any) -> None:
+async def test_a_slot_whose_response_is_lost_is_claimed_and_saved(bench: Bench, fault: Any) -> None:
     bench.proxy.faults = [fault, fault]
     await bench.faulty.claim("p@1", Slot(number=0, of=1, epoch=1))
     bench.proxy.faults = [fault]
@@ -88,7 +85,7 @@ async def test_a_slot_whose_answer_is_lost_is_taken_and_saved(bench: Bench, faul
     assert await bench.direct.parked("p@1") == [parked]
 
 
-async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(bench: Bench) -> None:
+async def test_late_writes_do_not_take_back_a_released_slot(bench: Bench) -> None:
     held = Slot(number=0, of=1, epoch=1, owner="w-1", checkpoint="c")
     bench.proxy.faults = [LATE]
     await bench.faulty.claim("p@1", held)
@@ -99,7 +96,7 @@ async def test_a_slot_that_was_given_back_is_not_had_again_by_what_lands_late(be
     assert await bench.direct.slots("p@1") == [given_back]
 
 
-async def test_a_stream_that_is_parked_anew_stays_so_whatever_lands_late(bench: Bench) -> None:
+async def test_a_late_unpark_does_not_undo_that_a_stream_is_parked_again(bench: Bench) -> None:
     parked = [Parked(stream="s-1", version=4, error="", attempts=attempts, since=1) for attempts in (5, 6)]
     await bench.faulty.park("p@1", parked[0])
     bench.proxy.faults = [LATE]
@@ -110,7 +107,7 @@ async def test_a_stream_that_is_parked_anew_stays_so_whatever_lands_late(bench: 
     assert await bench.direct.parked("p@1") == [parked[1]]
 
 
-async def test_what_a_batch_leaves_out_is_asked_for_again(bench: Bench) -> None:
+async def test_keys_that_a_batch_leaves_out_are_requested_again(bench: Bench) -> None:
     streams = [f"s-{number}" for number in range(120)]
     await asyncio.gather(*(bench.direct.advance("p@1", run(0, 1, stream=stream)) for stream in streams))
     keys = [{"PK": {"S": "no"}, "SK": {"S": "no"}}]
@@ -127,7 +124,7 @@ async def test_what_a_batch_leaves_out_is_asked_for_again(bench: Bench) -> None:
             await hasty.positions("p@1", streams)
 
 
-async def test_a_table_of_other_keys_is_refused(bench: Bench) -> None:
+async def test_a_table_with_other_keys_is_refused(bench: Bench) -> None:
     async with store_on(bench.endpoint, table := fresh_name()) as store, checkpoints_on(bench.endpoint, table) as other:
         await store.create_table()
         with pytest.raises(StoreRejected, match="other keys"):
@@ -138,7 +135,7 @@ async def test_a_table_of_other_keys_is_refused(bench: Bench) -> None:
             await other.advance("p@1", run(0, 1))
 
 
-async def test_names_of_keys_may_be_any(bench: Bench) -> None:
+async def test_keys_may_have_other_names(bench: Bench) -> None:
     names = {"partition_key": "processor #1", "sort_key": "total"}
     async with checkpoints_on(bench.endpoint, fresh_name(), **names) as checkpoints:
         await checkpoints.create_table()

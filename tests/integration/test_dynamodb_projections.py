@@ -1,4 +1,4 @@
-"""Read models on the real DynamoDB Local, behind a proxy that loses, repeats, delays and invents answers."""
+"""Read models on the real DynamoDB Local, through a proxy that loses, repeats, delays and invents responses."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def at_times(dice: Random, faults: list[str | Answer], share: float) -> Callable
 
 
 def cancelled(*codes: str) -> Answer:
-    """A transaction that the service has cancelled, with a reason for each action."""
+    """Return the response to a cancelled transaction, with a reason for each action."""
     reasons = [{"Code": code} for code in codes]
     kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException"
     return Answer(400, json.dumps({"__type": kind, "CancellationReasons": reasons}).encode())
 
 
 class Counted(Poisoned, DynamoDBProjection, tag="counted"):
-    """How often each event was handled, in an item of its own, and totals of all in one."""
+    """Counts how often each event was handled, each in its own item, and the totals in another item."""
 
     def __init__(self, table: str) -> None:
         self.model = table
@@ -86,7 +86,7 @@ class Rows(Poisoned, DynamoDBRows, tag="rows"):
 
 
 class Bench:
-    """Events in memory; checkpoints and read models in one table, which is reached directly and through a proxy."""
+    """Events in memory, and checkpoints and read models in one table, which is used directly and through a proxy."""
 
     def __init__(
         self, store: MemoryStore, endpoint: str, proxy: Proxy, direct: DynamoDBCheckpoints, faulty: DynamoDBCheckpoints
@@ -104,7 +104,7 @@ class Bench:
         return {item["SK"]["S"]: item for item in found["Items"]}
 
     async def check(self, projection: Counted | Rows) -> None:
-        """Each event was handled once."""
+        """Assert that each event was handled once."""
         events = await ids_of(self.store)
         amounts: dict[str, int] = defaultdict(int)
         for stream in events:
@@ -148,7 +148,7 @@ def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> 
 
 
 @every_kind
-async def test_all_is_handled_once(bench: Bench, kind: Kind) -> None:
+async def test_each_event_is_handled_once(bench: Bench, kind: Kind) -> None:
     await fill(bench.store)
     processor = Processor(kind(bench.table), bench.store, bench.direct)
     async with running(processor):
@@ -161,7 +161,7 @@ async def test_all_is_handled_once(bench: Bench, kind: Kind) -> None:
 
 @every_kind
 @pytest.mark.parametrize("seed", range(3))
-async def test_all_is_handled_once_whatever_is_lost(bench: Bench, kind: Kind, seed: int) -> None:
+async def test_each_event_is_handled_once_despite_faults(bench: Bench, kind: Kind, seed: int) -> None:
     await fill(bench.store, accounts=4, deposits=6)
     dice = Random(seed)
     commits = [commit for commit in await commits_of(bench.store) for _ in range(2)]
@@ -180,7 +180,9 @@ async def test_all_is_handled_once_whatever_is_lost(bench: Bench, kind: Kind, se
 
 @every_kind
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-async def test_a_lost_answer_is_settled_by_the_same_request_again(bench: Bench, kind: Kind, fault: Any) -> None:
+async def test_a_lost_response_is_settled_by_sending_the_same_request_again(
+    bench: Bench, kind: Kind, fault: Any
+) -> None:
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
     await processor.take_all()
@@ -194,8 +196,8 @@ async def test_a_lost_answer_is_settled_by_the_same_request_again(bench: Bench, 
     await bench.check(processor.projection)
 
 
-async def test_a_transaction_that_is_found_done_counts_as_done(bench: Bench) -> None:
-    """As where the service has forgotten the token of an earlier try, and does not tell what stands there."""
+async def test_a_transaction_that_an_earlier_try_carried_out_counts_as_done(bench: Bench) -> None:
+    """The service has forgotten the token of the earlier try, and does not return the stored item."""
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(Counted(bench.table), bench.store, bench.faulty)
     await processor.take_all()
@@ -209,7 +211,7 @@ async def test_a_transaction_that_is_found_done_counts_as_done(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
-async def test_the_position_of_a_row_that_moved_stays(bench: Bench, after: int) -> None:
+async def test_the_position_of_a_row_that_moved_is_kept(bench: Bench, after: int) -> None:
     projection = Rows(bench.table)
     projection.bind(bench.direct)
     await projection.advance(run(0, 2))
@@ -224,7 +226,7 @@ async def test_the_position_of_a_row_that_moved_stays(bench: Bench, after: int) 
 
 
 @every_kind
-async def test_a_transaction_that_lands_late_does_not_land_twice(bench: Bench, kind: Kind) -> None:
+async def test_a_transaction_that_arrives_late_has_no_second_effect(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
     await processor.take_all()
@@ -236,7 +238,7 @@ async def test_a_transaction_that_lands_late_does_not_land_twice(bench: Bench, k
 
 
 @every_kind
-async def test_processors_at_the_same_streams_do_not_get_into_each_others_way(bench: Bench, kind: Kind) -> None:
+async def test_processors_of_the_same_streams_do_not_disturb_each_other(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=4, deposits=6)
     commits = await commits_of(bench.store)
     processors = [
@@ -257,7 +259,7 @@ async def test_processors_at_the_same_streams_do_not_get_into_each_others_way(be
 
 
 @every_kind
-async def test_a_processor_that_is_cancelled_goes_on_where_it_was(bench: Bench, kind: Kind) -> None:
+async def test_a_cancelled_processor_resumes_where_it_was(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=6, deposits=4)
     commits = await commits_of(bench.store)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
@@ -274,7 +276,7 @@ async def test_a_processor_that_is_cancelled_goes_on_where_it_was(bench: Bench, 
 
 
 @every_kind
-async def test_who_is_fenced_writes_nothing(bench: Bench, kind: Kind) -> None:
+async def test_a_fenced_processor_writes_nothing(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=1, deposits=3)
     commits = await commits_of(bench.store)
     old, new = (Processor(kind(bench.table), bench.store, bench.direct) for _ in range(2))
@@ -289,7 +291,7 @@ async def test_who_is_fenced_writes_nothing(bench: Bench, kind: Kind) -> None:
 
 
 @every_kind
-async def test_a_handler_that_fails_holds_back_its_stream_only(bench: Bench, kind: Kind) -> None:
+async def test_a_failed_handler_blocks_its_stream_only(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=2, deposits=8)
     await deposit(bench.store, "a-0", 666)
     await deposit(bench.store, "a-0", 7)
@@ -320,7 +322,7 @@ async def test_a_skipped_commit_moves_the_position_only(bench: Bench, kind: Kind
     assert (len(found) if kind is Counted else int(found["account-a-0"]["events"]["N"])) == 2
 
 
-async def test_more_writes_than_a_transaction_has_are_several(bench: Bench) -> None:
+async def test_more_writes_than_a_transaction_holds_are_split(bench: Bench) -> None:
     class Wide(DynamoDBProjection, tag="wide"):
         width = 30
 
@@ -347,7 +349,7 @@ async def test_more_writes_than_a_transaction_has_are_several(bench: Bench) -> N
     assert "100 writes; a transaction holds 99" in parked.error
 
 
-async def test_two_writes_to_an_item_within_a_run_come_in_order(bench: Bench) -> None:
+async def test_two_writes_to_an_item_within_a_slice_are_made_in_order(bench: Bench) -> None:
     class Last(DynamoDBProjection, tag="last"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             key = {"PK": {"S": "last"}, "SK": {"S": context.stream}}
@@ -363,7 +365,7 @@ async def test_two_writes_to_an_item_within_a_run_come_in_order(bench: Bench) ->
     assert found["account-a-0"]["data"]["B"] == b"\x00\xff"
 
 
-async def test_a_run_too_large_for_a_request_is_written_in_several(bench: Bench) -> None:
+async def test_a_slice_too_large_for_a_request_is_split(bench: Bench) -> None:
     class Large(DynamoDBProjection, tag="large"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             key = {"PK": {"S": "large"}, "SK": {"S": context.id}}
@@ -377,7 +379,7 @@ async def test_a_run_too_large_for_a_request_is_written_in_several(bench: Bench)
     assert len({item["SK"]["S"] for page in pages for item in page}) == 60
 
 
-async def test_over_a_client_of_the_sdk(bench: Bench) -> None:
+async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
     await fill(bench.store, accounts=2, deposits=4)
     commits = await commits_of(bench.store)
     async with (
@@ -405,7 +407,7 @@ async def test_over_a_client_of_the_sdk(bench: Bench) -> None:
                 await processor.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
 
 
-async def test_what_cannot_be_one_transaction_is_not_sent_as_one(bench: Bench) -> None:
+async def test_writes_that_do_not_fit_into_a_transaction_are_not_sent_as_one(bench: Bench) -> None:
     class Updated(DynamoDBProjection, tag="updated"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             key = {"PK": {"S": "updated"}, "SK": {"S": context.stream}}
@@ -418,7 +420,7 @@ async def test_what_cannot_be_one_transaction_is_not_sent_as_one(bench: Bench) -
     assert bench.proxy.counts["TransactWriteItems"] == 8
 
 
-async def test_a_condition_of_the_users_that_fails_parks_the_stream(bench: Bench) -> None:
+async def test_a_failed_condition_of_a_handlers_write_parks_the_stream(bench: Bench) -> None:
     class Limited(DynamoDBProjection, tag="limited"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             key = {"PK": {"S": "limited"}, "SK": {"S": context.stream}}
@@ -459,7 +461,7 @@ async def test_a_condition_of_the_users_that_fails_parks_the_stream(bench: Bench
     ],
     ids=["key", "size", "expression", "no-table", "no-table-of-a-key", "no-action"],
 )
-async def test_a_write_that_is_wrong_parks_its_stream(bench: Bench, write: dict[str, dict[str, Any]]) -> None:
+async def test_a_write_that_is_not_valid_parks_its_stream(bench: Bench, write: dict[str, dict[str, Any]]) -> None:
     class Wrong(DynamoDBProjection, tag="wrong"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             [(kind, action)] = write.items()
@@ -479,7 +481,7 @@ async def test_a_read_model_whose_table_is_missing_stops_the_processor(bench: Be
         await Processor(Rows("no-such-table"), bench.store, bench.direct).run(until_caught_up=True)
 
 
-async def test_events_that_write_nothing_cost_a_position_only(bench: Bench) -> None:
+async def test_events_without_writes_cost_only_the_position(bench: Bench) -> None:
     class Quiet(DynamoDBProjection, tag="quiet"):
         def handle_withdrawn(self, event: Withdrawn, context: DynamoDBContext) -> None:
             raise AssertionError
@@ -491,7 +493,7 @@ async def test_events_that_write_nothing_cost_a_position_only(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("reasons", [("None", "TransactionConflict"), ("ThrottlingError",), ("None", "None"), ()])
-async def test_a_transaction_cancelled_for_others_sake_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
+async def test_a_transaction_cancelled_because_of_others_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
     await fill(bench.store, accounts=1, deposits=2)
     processor = Processor(Counted(bench.table), bench.store, bench.faulty)
     await processor.take_all()
@@ -502,7 +504,7 @@ async def test_a_transaction_cancelled_for_others_sake_is_tried_again(bench: Ben
     await bench.check(processor.projection)
 
 
-async def test_conflicts_to_the_end_are_throttling(bench: Bench) -> None:
+async def test_conflicts_until_the_deadline_raise_throttled(bench: Bench) -> None:
     await fill(bench.store, accounts=1, deposits=2)
     async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
         processor = Processor(Counted(bench.table), bench.store, hasty)
@@ -515,7 +517,7 @@ async def test_conflicts_to_the_end_are_throttling(bench: Bench) -> None:
     await bench.check(processor.projection)
 
 
-async def test_a_row_is_the_same_however_its_commits_come(bench: Bench) -> None:
+async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) -> None:
     class Varied(DynamoDBRows, tag="varied"):
         table = bench.table
 
@@ -564,7 +566,7 @@ async def test_a_row_is_the_same_however_its_commits_come(bench: Bench) -> None:
     assert len(rows[0]) > 4
 
 
-async def test_a_value_that_no_row_can_hold_parks_its_stream(bench: Bench) -> None:
+async def test_a_value_that_a_row_cannot_hold_parks_its_stream(bench: Bench) -> None:
     class Inexact(DynamoDBRows, tag="inexact"):
         table = bench.table
         value: Any = 0.5
@@ -588,7 +590,7 @@ async def test_a_value_that_no_row_can_hold_parks_its_stream(bench: Bench) -> No
         await bench.direct.table.clear("inexact@1")
 
 
-async def test_each_version_has_rows_of_its_own(bench: Bench) -> None:
+async def test_each_version_has_its_own_rows(bench: Bench) -> None:
     class Unversioned(Rows, tag="unversioned"):
         def key(self, stream: str) -> Mapping[str, str]:
             return {"PK": stream, "SK": "row"}
@@ -597,7 +599,7 @@ async def test_each_version_has_rows_of_its_own(bench: Bench) -> None:
         Processor(Unversioned(bench.table), bench.store, bench.direct)
 
 
-async def test_each_stream_has_a_row_of_its_own(bench: Bench) -> None:
+async def test_each_stream_has_its_own_row(bench: Bench) -> None:
     class Shared(Rows, tag="shared"):
         def key(self, stream: str) -> Mapping[str, str]:
             return {"PK": self.name, "SK": "all"}
@@ -615,7 +617,7 @@ async def test_each_stream_has_a_row_of_its_own(bench: Bench) -> None:
 
 
 @every_kind
-async def test_a_rebuild_goes_beside_the_version_in_use(bench: Bench, kind: Kind) -> None:
+async def test_a_rebuild_leaves_the_version_in_use_alone(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=3, deposits=4)
     await Processor(kind(bench.table), bench.store, bench.direct).run(until_caught_up=True)
 
@@ -634,7 +636,7 @@ async def test_a_rebuild_goes_beside_the_version_in_use(bench: Bench, kind: Kind
 
 
 @every_kind
-async def test_forgetting_leaves_the_read_model(bench: Bench, kind: Kind) -> None:
+async def test_forget_keeps_the_read_model(bench: Bench, kind: Kind) -> None:
     await fill(bench.store)
     processor = Processor(kind(bench.table), bench.store, bench.direct)
     await processor.run(until_caught_up=True)
@@ -642,7 +644,7 @@ async def test_forgetting_leaves_the_read_model(bench: Bench, kind: Kind) -> Non
     await bench.check(processor.projection)
 
 
-async def test_kinds_of_checkpoints_are_not_mixed_up(bench: Bench) -> None:
+async def test_other_checkpoints_are_refused(bench: Bench) -> None:
     for projection in (Counted(bench.table), Rows(bench.table)):
         with pytest.raises(TypeError, match="needs DynamoDBCheckpoints"):
             Processor(projection, bench.store, MemoryCheckpoints())
@@ -650,7 +652,7 @@ async def test_kinds_of_checkpoints_are_not_mixed_up(bench: Bench) -> None:
         Processor(Rows(""), bench.store, bench.direct)
 
 
-async def test_effects_outside_with_positions_in_dynamodb(bench: Bench) -> None:
+async def test_effects_with_positions_in_dynamodb(bench: Bench) -> None:
     await fill(bench.store)
     processor = Processor(Outside(), bench.store, bench.faulty)
     dice = Random(2)
@@ -672,7 +674,7 @@ async def test_a_processor_follows_the_stream_of_a_table(bench: Bench) -> None:
         assert {item["times"]["N"] for items in found for item in items.values()} == {"1"}
 
 
-async def test_who_looks_at_what_the_service_refuses_is_told_why(bench: Bench) -> None:
+async def test_a_refused_write_has_the_services_message(bench: Bench) -> None:
     class Wrong(DynamoDBProjection, tag="wrong"):
         def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
             context.write({"Put": {"TableName": bench.table, "Item": {"PK": {"S": "no sort key"}}}})

@@ -1,4 +1,4 @@
-"""Exports of a real table, read from S3 and from a copy, and the live feed that goes on behind them.
+"""Exports of a real table, read from S3 and from a copy, and the live feed that continues after them.
 
 DynamoDB Local cannot export, so the files are written here from what is in its table. S3 is the server of moto.
 """
@@ -52,7 +52,7 @@ async def store(dynamodb_endpoint: str) -> AsyncIterator[DynamoDBStore]:
 
 
 async def filled(store: DynamoDBStore) -> list[Commit]:
-    """Commits of several streams, with snapshots between them, beside another tenant's."""
+    """Store commits of several streams, with snapshots between them, and commits of another tenant."""
     commits: list[Commit] = []
     for number, length in enumerate((1, 12, 40)):
         commits += await fill(store, f"a-{number}", length, size=2_000)
@@ -75,7 +75,7 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 async def upload(s3: str, root: Path, prefix: str = "") -> str:
-    """What is in the folder, into a bucket of its own, below a prefix."""
+    """Upload the folder to a new bucket, below a prefix."""
     bucket = fresh_name()
     async with session().client("s3", endpoint_url=s3) as client:
         await client.create_bucket(Bucket=bucket)
@@ -84,7 +84,7 @@ async def upload(s3: str, root: Path, prefix: str = "") -> str:
     return f"s3://{bucket}/{prefix}".removesuffix("/")
 
 
-async def told(export: Export) -> list[Commit]:
+async def read_commits(export: Export) -> list[Commit]:
     async with export:
         return [commit async for batch in export.feed() for commit in batch.commits]
 
@@ -95,7 +95,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-async def test_a_table_comes_out_of_its_exports(s3: str, store: DynamoDBStore, tmp_path: Path) -> None:
+async def test_exports_have_all_commits_of_the_table(s3: str, store: DynamoDBStore, tmp_path: Path) -> None:
     commits = await filled(store)
     before = await items_of(store)
     later = await more(store)
@@ -105,13 +105,13 @@ async def test_a_table_comes_out_of_its_exports(s3: str, store: DynamoDBStore, t
     incremental = write_export(
         tmp_path, news, id="1-later", begin=now, end=now + timedelta(minutes=15), prefix="2026/", files=2
     )
-    expect_same(await told(Export(store, full)), commits, "from a folder")
+    expect_same(await read_commits(Export(store, full)), commits, "from a folder")
     bucket = await upload(s3, tmp_path)
     both = [f"{bucket}/{folder.relative_to(tmp_path)}" for folder in (full, incremental)]
     everything = [commit for number in range(4) for commit in await read_all(store, f"a-{number}")]
     assert len(everything) == len(commits) + len(later)
-    expect_same(await told(Export(store, f"{both[0]}/", both[1], endpoint_url=s3)), everything, "from S3")
-    expect_same(await told(Export(store, full, both[1], endpoint_url=s3)), everything, "from both")
+    expect_same(await read_commits(Export(store, f"{both[0]}/", both[1], endpoint_url=s3)), everything, "from S3")
+    expect_same(await read_commits(Export(store, full, both[1], endpoint_url=s3)), everything, "from both")
 
 
 async def more(store: DynamoDBStore) -> Sequence[Commit]:
@@ -121,7 +121,7 @@ async def more(store: DynamoDBStore) -> Sequence[Commit]:
     return commits
 
 
-async def test_the_live_feed_goes_on_behind_an_export(
+async def test_the_live_feed_continues_after_an_export(
     store: DynamoDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "ENABLE_DELAY", 0)
@@ -153,7 +153,7 @@ async def test_the_live_feed_goes_on_behind_an_export(
 
 
 @pytest.mark.parametrize(("ago", "reason"), [(timedelta(hours=24), "24 hours"), (timedelta(minutes=5), "new stream")])
-async def test_an_export_that_the_stream_does_not_reach_back_to_is_told(
+async def test_an_export_older_than_the_stream_raises_feed_trimmed(
     store: DynamoDBStore, tmp_path: Path, ago: timedelta, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reason == "24 hours":
@@ -174,35 +174,38 @@ async def exported(s3: str, store: DynamoDBStore, tmp_path: Path) -> tuple[str, 
 
 
 @pytest.mark.usefixtures("small_parts")
-async def test_reading_goes_on_where_it_breaks_off(
+async def test_interrupted_reads_are_resumed(
     proxy: Proxy, store: DynamoDBStore, exported: tuple[str, list[Commit]]
 ) -> None:
     url, commits = exported
     proxy.faults = [BUSY, LOST, PASS, HALF_ANSWER, PASS, PASS, PASS, PASS, HALF_ANSWER, FAILED]
-    expect_same(await told(Export(store, url, endpoint_url=proxy.url)), commits, "told")
+    expect_same(await read_commits(Export(store, url, endpoint_url=proxy.url)), commits, "read_commits")
     assert not proxy.faults
 
 
-async def test_files_that_are_as_long_as_what_is_read_at_once_are_whole(
+async def test_files_as_long_as_one_part_are_read_completely(
     s3: str, store: DynamoDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_export(tmp_path, [], files=1)
     monkeypatch.setattr(files, "PART", (folder / "manifest-files.md5").stat().st_size)
     assert (
-        await told(Export(store, f"{await upload(s3, tmp_path)}/{folder.relative_to(tmp_path)}", endpoint_url=s3)) == []
+        await read_commits(
+            Export(store, f"{await upload(s3, tmp_path)}/{folder.relative_to(tmp_path)}", endpoint_url=s3)
+        )
+        == []
     )
 
 
 @pytest.mark.parametrize("prefix", ["2026//", "./"])
-async def test_prefixes_are_no_paths(s3: str, store: DynamoDBStore, tmp_path: Path, prefix: str) -> None:
+async def test_prefixes_are_not_paths(s3: str, store: DynamoDBStore, tmp_path: Path, prefix: str) -> None:
     commits = await fill(store, "a-1", 3)
     now = datetime.now(UTC)
     folder = write_export(tmp_path, put(await items_of(store)), begin=now, end=now + timedelta(minutes=15))
     url = f"{await upload(s3, tmp_path, prefix)}/{folder.relative_to(tmp_path)}"
-    expect_same(await told(Export(store, url, endpoint_url=s3)), commits, "told")
+    expect_same(await read_commits(Export(store, url, endpoint_url=s3)), commits, "read_commits")
 
 
-async def test_an_s3_that_does_not_answer_is_told(
+async def test_s3_without_a_response_is_unavailable(
     proxy: Proxy, store: DynamoDBStore, exported: tuple[str, list[Commit]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_TRIES", 3)
@@ -212,7 +215,9 @@ async def test_an_s3_that_does_not_answer_is_told(
     assert len(proxy.heads) >= 3  # the HTTP library sends some of them twice
 
 
-async def test_what_s3_refuses_is_told(proxy: Proxy, store: DynamoDBStore, exported: tuple[str, list[Commit]]) -> None:
+async def test_refusals_of_s3_are_rejected(
+    proxy: Proxy, store: DynamoDBStore, exported: tuple[str, list[Commit]]
+) -> None:
     url, _ = exported
     proxy.faults = [PASS, PASS, REFUSED]
     with pytest.raises(StoreRejected, match="s3:GetObject"):
@@ -227,7 +232,7 @@ async def test_what_s3_refuses_is_told(proxy: Proxy, store: DynamoDBStore, expor
         await Export(store, url, endpoint_url="http://192.0.2.1:9000").open()
 
 
-async def test_a_damaged_object_is_told(s3: str, store: DynamoDBStore, exported: tuple[str, list[Commit]]) -> None:
+async def test_a_damaged_object_is_corrupt(s3: str, store: DynamoDBStore, exported: tuple[str, list[Commit]]) -> None:
     bucket, _, rest = exported[0].removeprefix("s3://").partition("/")
     async with session().client("s3", endpoint_url=s3) as client:
         listed = await client.list_objects_v2(Bucket=bucket, Prefix=f"{rest}/data/")

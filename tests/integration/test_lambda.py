@@ -1,4 +1,4 @@
-"""Processors in AWS Lambda: nothing lost, nothing twice, and answers that have it send again what was not handled."""
+"""Processors in AWS Lambda: each commit is handled once, and the response makes Lambda send the rest again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NONE: Answer = {"batchItemFailures": []}
 
 
 class Clock:
-    """Of Lambda: the milliseconds that are left."""
+    """The context of Lambda, with the milliseconds that are left."""
 
     def __init__(self, seconds: float = 60) -> None:
         self._seconds = seconds
@@ -37,7 +37,7 @@ class Clock:
 
 
 class Environment:
-    """A function as it is deployed: its handler, and what it has made of its environment."""
+    """A deployed function: its handler, and the state of its environment."""
 
     def __init__(self, endpoint: str, table: str, folder: Path, **options: Any) -> None:
         self.endpoint, self.table, self.folder, self.options = endpoint, table, folder, options
@@ -57,7 +57,7 @@ class Environment:
             yield Processor(self.projection, store, checkpoints, attempts=attempts)
 
     async def __call__(self, event: object, seconds: float = 60) -> Answer:
-        """As Lambda does: from a thread without a loop."""
+        """Call the handler as Lambda does, from a thread without an event loop."""
         return await asyncio.to_thread(self.handler, event, Clock(seconds))
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def deploy(dynamodb_endpoint: str, table: str, tmp_path: Path) -> Iterator[Deplo
 
 
 def as_lambda(record: Any) -> Any:
-    """A record of the SDK as Lambda has it."""
+    """Return a record of the SDK as Lambda delivers it."""
     if isinstance(record, dict):
         return {name: as_lambda(value) for name, value in record.items()}
     if isinstance(record, list):
@@ -111,7 +111,7 @@ def as_lambda(record: Any) -> Any:
 
 
 def event_of(store: DynamoDBStore, commits: Sequence[Commit]) -> dict[str, Any]:
-    """As Lambda would tell of these, with sequence numbers from 100 on."""
+    """Return the event that Lambda delivers for these commits, with sequence numbers from 100 on."""
     records = [
         {
             "eventID": f"event-{number}",
@@ -124,7 +124,7 @@ def event_of(store: DynamoDBStore, commits: Sequence[Commit]) -> dict[str, Any]:
 
 
 async def accounts(store: DynamoDBStore, **sizes: int) -> dict[str, list[Commit]]:
-    """Streams of so many commits each."""
+    """Store streams with these numbers of commits."""
     return {name: await account(store, name, size) for name, size in sizes.items()}
 
 
@@ -152,8 +152,8 @@ IDENTIFIERS = {
 
 
 @pytest.mark.parametrize("sample", IDENTIFIERS)
-async def test_every_source(sample: str, deploy: Deploy) -> None:
-    """Called as it is, though the caller has a running loop."""
+async def test_events_of_every_source_are_handled(sample: str, deploy: Deploy) -> None:
+    """The handler is called directly, although the caller has a running loop."""
     environment = deploy(tenant="acme")
     event = json.loads((SAMPLES / f"{sample}.json").read_text())
     assert environment.handler({"Records": []}, Clock()) == NONE
@@ -164,8 +164,8 @@ async def test_every_source(sample: str, deploy: Deploy) -> None:
     assert await environment.read_handled() == {"account-a-1": ["account-a-1@1.0", "account-a-1@2.0"]}
 
 
-async def test_records_of_a_real_stream(dynamodb_endpoint: str, table: str, deploy: Deploy) -> None:
-    """Shuffled, repeated, some lost, over many invocations: all is handled once and in order, by one set of clients."""
+async def test_records_of_a_real_stream_are_handled_once(dynamodb_endpoint: str, table: str, deploy: Deploy) -> None:
+    """The records are shuffled, repeated and partly lost, over many invocations, with one set of clients."""
     dice = Random(4)
     async with store_on(dynamodb_endpoint, table) as store:
         await store.create_table(stream=True)
@@ -182,7 +182,7 @@ async def test_records_of_a_real_stream(dynamodb_endpoint: str, table: str, depl
     assert len(environment.stores) == 1
 
 
-async def test_two_environments_at_the_same_records(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_two_environments_with_the_same_records_handle_them_once(store: DynamoDBStore, deploy: Deploy) -> None:
     dice = Random(5)
     streams = await accounts(store, one=15, two=15, three=15)
     commits = [commit for stream in streams.values() for commit in stream]
@@ -196,13 +196,15 @@ async def test_two_environments_at_the_same_records(store: DynamoDBStore, deploy
     assert await environments[0].read_handled() == {stream: ids(commits) for stream, commits in streams.items()}
 
 
-async def test_a_store_that_cannot_be_reached(store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy) -> None:
-    """The record before it has been handled, in an earlier invocation; what is behind it comes again."""
+async def test_records_whose_store_is_not_available_are_reported_as_failed(
+    store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy
+) -> None:
+    """The record before it was handled by an earlier invocation. The records after it are delivered again."""
     [stream] = (await accounts(store, one=9)).values()
     async with proxy_to(dynamodb_endpoint) as proxy:
         environment = deploy(proxy.url)
         assert await environment(event_of(store, stream[:2])) == NONE
-        event = event_of(store, [*stream[:2], stream[4], stream[5]])  # what is between is to be read
+        event = event_of(store, [*stream[:2], stream[4], stream[5]])  # the commits between are read from the table
         proxy.then = LOST
         assert await environment(event) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
         assert await environment.read_handled() == {"one": ids(stream[:2])}
@@ -212,8 +214,10 @@ async def test_a_store_that_cannot_be_reached(store: DynamoDBStore, dynamodb_end
     assert len(environment.stores) == 1
 
 
-async def test_time_runs_out(store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy) -> None:
-    """The stream that takes long comes again, from its first record on; Pipes is told each."""
+async def test_records_that_take_too_long_are_reported_as_failed(
+    store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy
+) -> None:
+    """The slow stream is delivered again from its first record on. Pipes gets each failed record."""
     streams = await accounts(store, short=3, long=130)
     short, long = streams["short"], streams["long"]
     async with proxy_to(dynamodb_endpoint) as proxy:
@@ -231,7 +235,7 @@ async def test_time_runs_out(store: DynamoDBStore, dynamodb_endpoint: str, deplo
     assert await environment.read_handled() == {"short": ids(short), "long": ids(long)}
 
 
-async def test_no_time_at_all(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_without_time_no_more_records_are_handled(store: DynamoDBStore, deploy: Deploy) -> None:
     [stream] = (await accounts(store, one=3)).values()
     environment = deploy()
     with pytest.raises(TimeoutError):  # before anything is open
@@ -240,7 +244,7 @@ async def test_no_time_at_all(store: DynamoDBStore, deploy: Deploy) -> None:
     assert await environment(event_of(store, stream), seconds=0.5) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
 
 
-async def test_connections_that_died_while_it_was_frozen(
+async def test_connections_that_broke_while_the_environment_was_frozen_are_replaced(
     store: DynamoDBStore, dynamodb_endpoint: str, deploy: Deploy
 ) -> None:
     [stream] = (await accounts(store, one=9)).values()
@@ -263,7 +267,7 @@ async def test_connections_that_died_while_it_was_frozen(
     assert len(environment.stores) == 1
 
 
-async def test_a_start_that_fails_is_tried_again(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_a_failed_start_is_tried_again(store: DynamoDBStore, deploy: Deploy) -> None:
     [stream] = (await accounts(store, one=3)).values()
     environment = deploy()
     environment.broken = True
@@ -275,7 +279,7 @@ async def test_a_start_that_fails_is_tried_again(store: DynamoDBStore, deploy: D
     assert await environment.read_handled() == {"one": ids(stream)}
 
 
-async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_a_failed_handler_parks_its_stream_only(store: DynamoDBStore, deploy: Deploy) -> None:
     one, two = (await accounts(store, one=4, two=4)).values()
     environment = deploy(attempts=1)
     environment.projection.poison = {2}
@@ -287,8 +291,8 @@ async def test_a_handler_that_fails_parks_its_stream_only(store: DynamoDBStore, 
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
 
-async def test_a_handler_that_fails_until_time_is_up_parks_its_stream(store: DynamoDBStore, deploy: Deploy) -> None:
-    """Else it would fail with the same batch again and again, and block the shard."""
+async def test_a_handler_that_fails_until_the_time_is_up_parks_its_stream(store: DynamoDBStore, deploy: Deploy) -> None:
+    """Otherwise the same batch would fail again and again, and block the shard."""
     one, two = (await accounts(store, one=4, two=4)).values()
     environment = deploy(attempts=100)
     environment.projection.poison = {2}
@@ -299,8 +303,8 @@ async def test_a_handler_that_fails_until_time_is_up_parks_its_stream(store: Dyn
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
 
-async def test_a_record_that_came_damaged(store: DynamoDBStore, deploy: Deploy) -> None:
-    """The table has it whole."""
+async def test_a_damaged_record_is_read_from_the_table(store: DynamoDBStore, deploy: Deploy) -> None:
+    """The commit in the table is not damaged."""
     [stream] = (await accounts(store, one=3)).values()
     event = event_of(store, stream)
     del event["Records"][2]["dynamodb"]["NewImage"]["i"]
@@ -309,7 +313,7 @@ async def test_a_record_that_came_damaged(store: DynamoDBStore, deploy: Deploy) 
     assert await environment.read_handled() == {"one": ids(stream)}
 
 
-async def test_a_commit_that_is_damaged_parks_its_stream(
+async def test_a_damaged_commit_parks_its_stream(
     store: DynamoDBStore, table: str, dynamodb_endpoint: str, deploy: Deploy
 ) -> None:
     one, two = (await accounts(store, one=4, two=4)).values()
@@ -328,7 +332,9 @@ async def test_a_commit_that_is_damaged_parks_its_stream(
 @pytest.mark.parametrize(
     "record", [{"eventName": "INSERT", "s3": {}}, {"eventName": "INSERT", "dynamodb": {"Keys": {}}}]
 )
-async def test_a_record_of_something_else_is_not_passed_over(record: Any, store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_a_record_of_another_program_is_reported_as_failed(
+    record: Any, store: DynamoDBStore, deploy: Deploy
+) -> None:
     one, two = (await accounts(store, one=2, two=2)).values()
     event = event_of(store, [*one, *two])
     event["Records"][2] = {"eventID": "event-102", "eventName": "INSERT", **record}
@@ -337,16 +343,16 @@ async def test_a_record_of_something_else_is_not_passed_over(record: Any, store:
     [failure] = (await environment(event))["batchItemFailures"]
     assert failure["itemIdentifier"] in ("102", "")  # an empty one stands for the whole batch
     assert await environment(event["Records"]) == {"batchItemFailures": [{"itemIdentifier": "event-102"}]}
-    assert await environment.read_handled() == {"one": ids(one), "two": ids(two)}  # the table has what was not told
+    assert await environment.read_handled() == {"one": ids(one), "two": ids(two)}  # all commits are in the table
 
 
 @pytest.mark.parametrize("event", [{}, {"Records": 7}, {"detail": {}}, None, "test"])
-async def test_an_event_of_something_else(event: object, deploy: Deploy) -> None:
+async def test_an_event_of_another_kind_raises(event: object, deploy: Deploy) -> None:
     with pytest.raises(ValueError, match="records"):
         await deploy()(event)
 
 
-async def test_where_answers_do_not_count_errors_are_raised(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_errors_are_raised_if_the_response_is_ignored(store: DynamoDBStore, deploy: Deploy) -> None:
     [stream] = (await accounts(store, one=3)).values()
     environment = deploy()
     environment.handler.close()
@@ -358,7 +364,7 @@ async def test_where_answers_do_not_count_errors_are_raised(store: DynamoDBStore
     assert await environment.read_handled() == {"one": ids(stream)}
 
 
-async def test_a_worker_that_takes_over_is_joined(
+async def test_a_function_joins_a_worker_that_has_taken_over(
     store: DynamoDBStore, table: str, dynamodb_endpoint: str, deploy: Deploy
 ) -> None:
     [stream] = (await accounts(store, one=3)).values()
@@ -371,7 +377,9 @@ async def test_a_worker_that_takes_over_is_joined(
     assert await environment.read_handled() == {"one": ids(stream)}
 
 
-async def test_several_processors(store: DynamoDBStore, dynamodb_endpoint: str, table: str, tmp_path: Path) -> None:
+async def test_several_processors_share_an_event(
+    store: DynamoDBStore, dynamodb_endpoint: str, table: str, tmp_path: Path
+) -> None:
     class Second(InSQLite, tag="second"):
         pass
 
@@ -394,7 +402,7 @@ async def test_several_processors(store: DynamoDBStore, dynamodb_endpoint: str, 
             assert await projection.read_handled() == {"one": ids(stream)}
 
 
-async def test_a_store_without_such_changes_is_refused() -> None:
+async def test_a_store_without_change_records_is_refused() -> None:
     @asynccontextmanager
     async def app() -> AsyncIterator[Processor[Any]]:
         async with MemoryStore() as store:
@@ -409,7 +417,7 @@ async def test_a_store_without_such_changes_is_refused() -> None:
 
 
 class InDynamoDB(DynamoDBProjection, tag="in-dynamodb"):
-    """How often each event was handled."""
+    """Counts how often each event was handled."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -418,8 +426,10 @@ class InDynamoDB(DynamoDBProjection, tag="in-dynamodb"):
         context.add(self.model, {"PK": "times", "SK": context.id}, times=1)
 
 
-async def test_all_of_it_in_dynamodb_with_outages(store: DynamoDBStore, dynamodb_endpoint: str, table: str) -> None:
-    """Answers are lost, and three times nothing comes through; what is answered as a failure is sent again."""
+async def test_each_event_is_handled_once_despite_outages(
+    store: DynamoDBStore, dynamodb_endpoint: str, table: str
+) -> None:
+    """Responses are lost, and three times no request gets through. Failed records are delivered again."""
     dice, model = Random(6), fresh_name()
     streams = await accounts(store, **{f"account-{number}": 6 for number in range(8)})
     commits = [commit for stream in streams.values() for commit in stream]

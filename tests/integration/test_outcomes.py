@@ -1,4 +1,4 @@
-"""Every append has a known outcome, though its requests land late, are cancelled, or meet any fault in any order."""
+"""Every append has a known outcome, even if its requests arrive late, are cancelled, or fail in any order."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ FAULTS: tuple[Fault, ...] = (
 
 
 class Bench(NamedTuple):
-    """The same table: behind the proxy, behind it with a short deadline, and directly."""
+    """Stores of one table: through the proxy, through it with a short deadline, and directly."""
 
     proxy: Proxy
     store: DynamoDBStore
@@ -99,7 +99,7 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
 async def meeting(
     faults: Iterable[Fault], endpoint: str, table: str
 ) -> AsyncIterator[list[tuple[Proxy, DynamoDBStore]]]:
-    """For each fault a store that meets nothing else. All are open first: opening one takes from others' deadlines."""
+    """Open a store for each fault, which has no other faults. Opening takes time, so all are opened before any call."""
     async with AsyncExitStack() as stack:
         each: list[tuple[Proxy, DynamoDBStore]] = []
         for fault in faults:
@@ -111,18 +111,18 @@ async def meeting(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # the proxy counts, and tells nobody
+        while not condition():  # noqa: ASYNC110  # the proxy only counts
             await asyncio.sleep(0.002)
 
 
-async def let_go(proxy: Proxy) -> None:
-    """Let the service have all requests that were held."""
+async def release(proxy: Proxy) -> None:
+    """Send the service all requests that were held."""
     proxy.go_on.set()
     await until(lambda: proxy.forwarded == len(proxy.operations))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-async def test_an_append_over_a_fault_is_stored_once(bench: Bench, fault: Fault) -> None:
+async def test_an_append_with_a_fault_is_stored_once(bench: Bench, fault: Fault) -> None:
     commit = make_commit(fresh_stream())
     bench.proxy.faults = [fault]
     assert (await bench.store.append(commit)).commit_id == commit.id
@@ -131,7 +131,7 @@ async def test_an_append_over_a_fault_is_stored_once(bench: Bench, fault: Fault)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-async def test_reads_are_repeated_over_a_fault(bench: Bench, fault: Fault) -> None:
+async def test_reads_are_repeated_after_a_fault(bench: Bench, fault: Fault) -> None:
     await bench.direct.append(commit := make_commit(fresh_stream()))
     bench.proxy.faults = [fault, fault]
     loaded, read = await asyncio.gather(bench.store.load(commit.stream), read_all(bench.store, commit.stream))
@@ -139,7 +139,7 @@ async def test_reads_are_repeated_over_a_fault(bench: Bench, fault: Fault) -> No
     assert bench.proxy.counts == {"Query": 4}
 
 
-async def test_reads_that_meet_nothing_but_a_fault_tell_what_it_was(bench: Bench, dynamodb_endpoint: str) -> None:
+async def test_reads_that_always_fail_raise_the_reason(bench: Bench, dynamodb_endpoint: str) -> None:
     async def check(proxy: Proxy, store: DynamoDBStore) -> None:
         with pytest.raises(Throttled if proxy.then == THROTTLE else StoreUnavailable):
             await store.load(fresh_stream())
@@ -149,7 +149,7 @@ async def test_reads_that_meet_nothing_but_a_fault_tell_what_it_was(bench: Bench
         await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 
 
-async def test_where_no_item_comes_back_the_slot_is_read(bench: Bench) -> None:
+async def test_the_stored_commit_is_read_if_the_service_does_not_return_it(bench: Bench) -> None:
     commit = make_commit(fresh_stream())
     bench.proxy.faults = [ANSWER_LOST, condition_failed()]
     assert (await bench.store.append(commit)).commit_id == commit.id
@@ -162,7 +162,7 @@ async def test_where_no_item_comes_back_the_slot_is_read(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", [LOST, THROTTLE, error("AccessDeniedException")], ids=str)
-async def test_a_taken_slot_that_cannot_be_read_may_hold_our_commit(bench: Bench, fault: Fault) -> None:
+async def test_a_stored_commit_that_cannot_be_read_leaves_the_outcome_unknown(bench: Bench, fault: Fault) -> None:
     commit = make_commit(fresh_stream())
     bench.proxy.faults, bench.proxy.then = [ANSWER_LOST, condition_failed()], fault
     with pytest.raises(CommitOutcomeUnknown):
@@ -172,26 +172,26 @@ async def test_a_taken_slot_that_cannot_be_read_may_hold_our_commit(bench: Bench
     await expect_stored(bench.direct, commit.stream, [commit])
 
 
-async def test_a_commit_that_landed_after_its_deadline_is_recognised(bench: Bench) -> None:
+async def test_a_commit_stored_after_its_deadline_is_recognised(bench: Bench) -> None:
     commit = make_commit(fresh_stream())
     bench.proxy.then = HOLD
     with pytest.raises(CommitOutcomeUnknown):
         await bench.hasty.append(commit)
     await expect_stored(bench.direct, commit.stream, [])
-    await let_go(bench.proxy)
+    await release(bench.proxy)
     await expect_stored(bench.direct, commit.stream, [commit])
     assert (await bench.store.append(commit)).commit_id == commit.id
     await expect_stored(bench.direct, commit.stream, [commit])
 
 
-async def test_a_commit_that_comes_too_late_overwrites_nobody(bench: Bench) -> None:
+async def test_a_commit_that_arrives_too_late_overwrites_nothing(bench: Bench) -> None:
     late = make_commit(fresh_stream())
     other = make_commit(late.stream)
     bench.proxy.then = HOLD
     with pytest.raises(CommitOutcomeUnknown):
         await bench.hasty.append(late)
     await bench.direct.append(other)
-    await let_go(bench.proxy)
+    await release(bench.proxy)
     with pytest.raises(ConflictError) as raised:
         await bench.store.append(late)
     expect_same_commit(raised.value.winner, other, "as the winner")
@@ -199,7 +199,9 @@ async def test_a_commit_that_comes_too_late_overwrites_nobody(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("lands", ["before", "after"])
-async def test_a_cancelled_append_made_again_is_stored_once_whenever_the_first_lands(bench: Bench, lands: str) -> None:
+async def test_a_cancelled_append_made_again_is_stored_once_whenever_the_first_arrives(
+    bench: Bench, lands: str
+) -> None:
     commit = make_commit(fresh_stream())
     bench.proxy.faults = [HOLD]
     appending = asyncio.create_task(bench.store.append(commit))
@@ -208,10 +210,10 @@ async def test_a_cancelled_append_made_again_is_stored_once_whenever_the_first_l
     with pytest.raises(asyncio.CancelledError):
         await appending
     if lands == "before":
-        await let_go(bench.proxy)
+        await release(bench.proxy)
         await expect_stored(bench.direct, commit.stream, [commit])
     assert (await bench.store.append(commit)).commit_id == commit.id
-    await let_go(bench.proxy)
+    await release(bench.proxy)
     await expect_stored(bench.direct, commit.stream, [commit])
 
 
@@ -228,14 +230,14 @@ async def test_calls_in_flight_end_with_their_own_result_when_the_store_closes(b
     await asyncio.sleep(0)
     with pytest.raises(StoreClosed):
         await bench.store.append(commits[0])
-    await let_go(bench.proxy)
+    await release(bench.proxy)
     await closing
     assert [task.result().commit_id for task in appending] == [commit.id for commit in commits]
     assert isinstance(losing.exception(), ConflictError)
     assert [commit.id for commit in loading.result().commits] == [taken.id]
 
 
-async def test_calls_that_get_no_answer_end_by_themselves_when_the_store_closes(bench: Bench) -> None:
+async def test_calls_without_a_response_end_when_the_store_closes(bench: Bench) -> None:
     bench.proxy.then = STALL
     appending = [asyncio.create_task(bench.hasty.append(make_commit(fresh_stream()))) for _ in range(5)]
     loading = [asyncio.create_task(bench.hasty.load(fresh_stream())) for _ in range(5)]
@@ -245,7 +247,7 @@ async def test_calls_that_get_no_answer_end_by_themselves_when_the_store_closes(
     assert {type(task.exception()) for task in loading} == {StoreUnavailable}
 
 
-async def test_a_stalled_endpoint_holds_nobody_beyond_the_deadline(bench: Bench) -> None:
+async def test_calls_to_a_stalled_endpoint_end_at_the_deadline(bench: Bench) -> None:
     bench.proxy.then = STALL
     async with store_on(bench.proxy.url, bench.store.table.name, deadline=0.6, max_connections=1) as narrow:
         loads = [narrow.load(fresh_stream()) for _ in range(50)]
@@ -258,7 +260,7 @@ async def test_a_stalled_endpoint_holds_nobody_beyond_the_deadline(bench: Bench)
     await expect_stored(bench.direct, commit.stream, [commit])
 
 
-async def test_who_is_cancelled_while_waiting_for_a_connection_keeps_none(bench: Bench) -> None:
+async def test_a_call_cancelled_while_it_waits_for_a_connection_keeps_none(bench: Bench) -> None:
     commits = [make_commit(fresh_stream()) for _ in range(10)]
     bench.proxy.faults = [HOLD]
     async with store_on(bench.proxy.url, bench.store.table.name, max_connections=1) as narrow:
@@ -267,13 +269,13 @@ async def test_who_is_cancelled_while_waiting_for_a_connection_keeps_none(bench:
         for task in appending[:5]:
             task.cancel()
         await asyncio.gather(*appending[5:])
-        await let_go(bench.proxy)
+        await release(bench.proxy)
     assert [task.cancelled() for task in appending] == [True] * 5 + [False] * 5
     for commit in commits[5:]:
         await expect_stored(bench.direct, commit.stream, [commit])
 
 
-async def test_a_command_issued_again_before_its_first_write_lands_is_applied_once(bench: Bench) -> None:
+async def test_a_command_issued_again_before_its_first_write_arrives_is_applied_once(bench: Bench) -> None:
     id = fresh_name()
     policy = SnapshotPolicy(enabled=False)
     hasty, direct = (Repository(Account, store, snapshots=policy) for store in (bench.hasty, bench.direct))
@@ -282,14 +284,14 @@ async def test_a_command_issued_again_before_its_first_write_lands_is_applied_on
     with pytest.raises(CommitOutcomeUnknown):
         await hasty.execute(id, Account.deposit, 5, command_id="c-1")
     assert await direct.execute(id, Account.deposit, 5, command_id="c-1") == 5
-    await let_go(bench.proxy)
+    await release(bench.proxy)
     assert await direct.execute(id, Account.deposit, 5, command_id="c-1") is None
     account = await direct.load(id)
     assert (account.version, account.balance) == (2, 5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_among_faults_and_cancellations_nothing_is_lost_and_nothing_stored_twice(bench: Bench, seed: int) -> None:
+async def test_with_faults_and_cancellations_each_commit_is_stored_once(bench: Bench, seed: int) -> None:
     dice = random.Random(seed)
     bench.proxy.faults = [dice.choice(FAULTS) if dice.random() < 0.35 else PASS for _ in range(3000)]
     stream, acknowledged = fresh_stream(), list[bytes]()
@@ -319,7 +321,7 @@ async def test_among_faults_and_cancellations_nothing_is_lost_and_nothing_stored
     assert [commit.version for commit in found] == list(range(1, 31))
 
 
-async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench) -> None:
+async def test_codes_to_try_again_are_definite_failures(bench: Bench) -> None:
     codes = (
         "ProvisionedThroughputExceededException",
         "ThrottlingException",
@@ -338,7 +340,7 @@ async def test_what_the_service_says_to_try_again_is_a_definite_no(bench: Bench)
         await expect_stored(bench.direct, commit.stream, [])
 
 
-def test_no_try_begins_so_late_that_its_answer_would_be_missed() -> None:
+def test_no_try_starts_too_late_for_its_response() -> None:
     """In virtual time, so that a busy machine cannot make an answer late."""
 
     async def throttled() -> None:
@@ -355,7 +357,7 @@ def test_no_try_begins_so_late_that_its_answer_would_be_missed() -> None:
     assert [outcome for outcome in outcomes if not isinstance(outcome, DeadlinePassed) or outcome.ambiguous] == []
 
 
-async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
+async def test_a_permanent_refusal_is_raised_at_once(bench: Bench) -> None:
     commit = make_commit(fresh_stream())
     for code in (
         "AccessDeniedException",
@@ -378,7 +380,7 @@ async def test_a_refusal_for_good_is_told_at_once(bench: Bench) -> None:
     await expect_stored(bench.direct, commit.stream, [])
 
 
-async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: str) -> None:
+async def test_other_responses_prove_nothing(bench: Bench, dynamodb_endpoint: str) -> None:
     async def check(proxy: Proxy, store: DynamoDBStore) -> None:
         commit = make_commit(fresh_stream())
         with pytest.raises(CommitOutcomeUnknown) as raised:
@@ -388,13 +390,13 @@ async def test_no_other_answer_proves_anything(bench: Bench, dynamodb_endpoint: 
         assert (await bench.store.append(commit)).commit_id == commit.id
         await expect_stored(bench.direct, commit.stream, [commit])
 
-    # Local's errors carry no checksum, so a failed condition is told through a flipped bit.
+    # Local's errors carry no checksum, so a failed condition is recognised despite a flipped bit.
     faults = [fault for fault in FAULTS if fault not in (THROTTLE, FLIP)]
     async with meeting(faults, dynamodb_endpoint, bench.store.table.name) as each:
         await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 
 
-async def test_an_endpoint_that_nobody_listens_on(bench: Bench) -> None:
+async def test_an_endpoint_without_a_listener_is_unavailable(bench: Bench) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -407,12 +409,14 @@ async def test_an_endpoint_that_nobody_listens_on(bench: Bench) -> None:
             session().client("dynamodb", endpoint_url=url) as client,
             DynamoDBStore("ledger", client=client, deadline=0.3) as store,
         ):
-            with pytest.raises(CommitOutcomeUnknown):  # the SDK does not tell a refused connection from a lost one
+            with pytest.raises(
+                CommitOutcomeUnknown
+            ):  # the SDK raises the same error for a refused connection and a lost one
                 await store.append(make_commit(fresh_stream()))
 
 
 @pytest.mark.parametrize("first", [[], [TransportError("reset")]], ids=["never sent", "sent once"])
-async def test_only_what_was_never_sent_is_a_definite_no(first: list[Exception]) -> None:
+async def test_only_requests_that_were_never_sent_are_definite_failures(first: list[Exception]) -> None:
     tries = iter(first)
 
     async def call() -> None:
@@ -430,7 +434,7 @@ async def test_an_endpoint_is_a_scheme_a_host_and_a_port(given: str) -> None:
             pass
 
 
-async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(bench: Bench) -> None:
+async def test_the_deadline_holds_for_a_client_with_longer_timeouts(bench: Bench) -> None:
     bench.proxy.then = STALL
     async with (
         session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
@@ -444,7 +448,7 @@ async def test_a_client_with_more_patience_than_the_store_keeps_the_deadline(ben
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-async def test_a_snapshot_is_put_over_a_fault(bench: Bench, fault: Fault) -> None:
+async def test_a_snapshot_is_put_despite_a_fault(bench: Bench, fault: Fault) -> None:
     stream = fresh_stream()
     bench.proxy.faults = [fault]
     await bench.store.put_snapshot(make_snapshot(stream, 5))

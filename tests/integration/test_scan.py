@@ -1,4 +1,4 @@
-"""A scan finds every commit once, each stream's in order, and goes on where it was left."""
+"""A scan returns every commit once, each stream in order, and can be resumed from each checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def store(proxy: Proxy) -> AsyncIterator[DynamoDBStore]:
 
 
 async def filled(store: DynamoDBStore) -> Streams:
-    """Streams of several megabytes, with snapshots between the commits, beside another tenant's."""
+    """Store streams of several megabytes, with snapshots between the commits, and streams of another tenant."""
     streams: Streams = {}
     for length in (1, 3, 12, 40):
         stream = fresh_stream()
@@ -51,12 +51,12 @@ def expect_all(batches: list[Batch], streams: Streams) -> None:
 
 
 def readers() -> list[asyncio.Task[Any]]:
-    """Tasks of scans under way."""
+    """Return the tasks of running scans."""
     return [task for task in asyncio.all_tasks() if "scanned" in repr(task.get_coro())]
 
 
 @pytest.mark.parametrize("segments", [1, 4, 50])
-async def test_every_commit_comes_once_and_each_streams_in_order(store: DynamoDBStore, segments: int) -> None:
+async def test_every_commit_is_returned_once_and_each_stream_in_order(store: DynamoDBStore, segments: int) -> None:
     streams = await filled(store)
     batches = [batch async for batch in store.scan(segments=segments)]
     expect_all(batches, streams)
@@ -66,7 +66,7 @@ async def test_every_commit_comes_once_and_each_streams_in_order(store: DynamoDB
     ]
 
 
-async def test_it_goes_on_behind_each_checkpoint(store: DynamoDBStore) -> None:
+async def test_a_scan_resumes_from_each_checkpoint(store: DynamoDBStore) -> None:
     streams = await filled(store)
     first = [batch async for batch in store.scan(segments=3)]
     assert len(first) > 3
@@ -80,7 +80,7 @@ async def test_an_empty_table_is_caught_up(store: DynamoDBStore) -> None:
     assert (list(batch.commits), batch.caught_up) == ([], True)
 
 
-async def test_leaving_it_early_leaves_nothing_behind(store: DynamoDBStore) -> None:
+async def test_closing_a_scan_early_leaves_no_tasks(store: DynamoDBStore) -> None:
     await filled(store)
     async with aclosing(store.scan()) as batches:
         async for _ in batches:
@@ -89,14 +89,14 @@ async def test_leaving_it_early_leaves_nothing_behind(store: DynamoDBStore) -> N
     assert store._calls.count == 0
 
 
-async def test_an_error_comes_out_where_batches_are_awaited(proxy: Proxy, store: DynamoDBStore) -> None:
+async def test_an_error_is_raised_where_batches_are_awaited(proxy: Proxy, store: DynamoDBStore) -> None:
     await filled(store)
     proxy.faults, seen = [PASS, error("AccessDeniedException")], list[Batch]()
 
     async def scan() -> None:
         async for batch in store.scan(segments=1):
             seen.append(batch)
-            while readers():  # noqa: ASYNC110  # the error is there then, and must not strike here
+            while readers():  # noqa: ASYNC110  # then the error has occurred, and must not be raised here
                 await asyncio.sleep(0.001)
 
     with pytest.raises(StoreRejected):
@@ -105,13 +105,13 @@ async def test_an_error_comes_out_where_batches_are_awaited(proxy: Proxy, store:
     assert not readers()
 
 
-async def test_throttling_is_borne(proxy: Proxy, store: DynamoDBStore) -> None:
+async def test_throttled_requests_are_sent_again(proxy: Proxy, store: DynamoDBStore) -> None:
     streams = await filled(store)
     proxy.faults = [error("ProvisionedThroughputExceededException") for _ in range(3)]
     expect_all([batch async for batch in store.scan(segments=2)], streams)
 
 
-async def test_it_takes_no_more_units_than_it_may(store: DynamoDBStore) -> None:
+async def test_a_scan_keeps_to_its_units_per_second(store: DynamoDBStore) -> None:
     await filled(store)
     begun, before = asyncio.get_running_loop().time(), store.usage.read_units
     async for _ in store.scan(segments=4, units_per_second=1_000):
@@ -123,12 +123,12 @@ async def test_it_takes_no_more_units_than_it_may(store: DynamoDBStore) -> None:
 
 
 @pytest.mark.parametrize("options", [{"segments": 0}, {"units_per_second": 0}, {"after": "7"}, {"after": "[]"}])
-async def test_nonsense_is_a_value_error(store: DynamoDBStore, options: dict[str, Any]) -> None:
+async def test_bad_options_raise_value_error(store: DynamoDBStore, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"above 0|checkpoint"):
         [batch async for batch in store.scan(**options)]
 
 
-async def test_a_closed_store_says_so(store: DynamoDBStore) -> None:
+async def test_a_closed_store_raises(store: DynamoDBStore) -> None:
     await store.append(make_commit(fresh_stream(), payload=os.urandom(9)))
     await store.aclose()
     with pytest.raises(StoreClosed):

@@ -1,4 +1,4 @@
-"""What events hold appears in no error, no traceback and no log, whatever goes wrong."""
+"""The content of events is in no error, traceback or log, for any failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def private(stream: str, size: int = 3) -> Commit:
 
 
 def quoting(code: str, status: int = 400) -> Answer:
-    """An error whose text quotes what was sent, as the service is free to do."""
+    """Return an error whose message quotes the request, which the service may do."""
     return Answer(status, json.dumps({"__type": f"x#{code}", "message": SECRET, "Item": {"p": {"S": SECRET}}}).encode())
 
 
@@ -59,7 +59,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def check_silent(call: Awaitable[object], expected: type[Exception], heard: pytest.LogCaptureFixture) -> None:
-    """The call raises what is expected, and nothing that can be seen of it says the secret."""
+    """Assert that the call raises the expected error, and that neither it nor the log contains the secret."""
     with pytest.raises(expected) as raised:
         await call
     told = [*traceback.format_exception(raised.value), heard.text]
@@ -100,7 +100,7 @@ async def test_dynamodb(dynamodb_endpoint: str, heard: pytest.LogCaptureFixture,
             await check_silent(store.put_snapshot(snapshot), of_load, heard)
 
 
-async def test_dynamodb_items_of_others(dynamodb_endpoint: str, heard: pytest.LogCaptureFixture) -> None:
+async def test_dynamodb_items_of_other_programs(dynamodb_endpoint: str, heard: pytest.LogCaptureFixture) -> None:
     table, stream = fresh_name(), fresh_stream()
     async with (
         session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client,
@@ -159,7 +159,7 @@ async def opened(owner: str) -> None:
     Account.open("a-1", owner=owner)
 
 
-async def test_texts_that_are_no_unicode(heard: pytest.LogCaptureFixture) -> None:
+async def test_texts_that_are_not_unicode(heard: pytest.LogCaptureFixture) -> None:
     broken = f"{SECRET}\ud800"  # Python's own error about it carries the whole text
     async with MemoryStore() as store:
         accounts = Repository(Account, store)

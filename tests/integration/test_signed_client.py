@@ -1,4 +1,4 @@
-"""The store's own client: what it sends, and what it makes of clocks, tokens and answers that are not the service's."""
+"""The library's client: what it sends, and how it handles wrong clocks, tokens and responses of other servers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def store(proxy: Proxy) -> AsyncIterator[DynamoDBStore]:
         yield store
 
 
-def skewed(code: str, minutes: float) -> Answer:
-    """A refused signature, from a service whose clock is that far ahead of ours."""
+def refuse_signature(code: str, minutes: float) -> Answer:
+    """Return the refusal of a signature by a service whose clock is `minutes` ahead of ours."""
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
     return error(code)._replace(date=date)
 
@@ -51,9 +51,9 @@ def sent_at(head: dict[str, str]) -> datetime:
 
 @pytest.mark.parametrize("code", ["InvalidSignatureException", "RequestTimeTooSkewed"])
 @pytest.mark.parametrize("minutes", [10, -10, 60 * 24 * 400])
-async def test_a_clock_that_is_off_is_corrected(proxy: Proxy, store: DynamoDBStore, code: str, minutes: float) -> None:
+async def test_a_wrong_clock_is_corrected(proxy: Proxy, store: DynamoDBStore, code: str, minutes: float) -> None:
     commit = make_commit(fresh_stream())
-    proxy.faults = [skewed(code, minutes)]
+    proxy.faults = [refuse_signature(code, minutes)]
     await store.append(commit)
     await store.append(make_commit(commit.stream, 2))
     assert proxy.counts == {"PutItem": 3}
@@ -62,17 +62,17 @@ async def test_a_clock_that_is_off_is_corrected(proxy: Proxy, store: DynamoDBSto
 
 
 @pytest.mark.parametrize("code", ["InvalidSignatureException", "RequestTimeTooSkewed"])
-async def test_a_signature_refused_for_another_reason_is_told_at_once(
+async def test_a_signature_refused_for_another_reason_is_raised_at_once(
     proxy: Proxy, store: DynamoDBStore, code: str
 ) -> None:
-    proxy.faults = [skewed(code, 1) if code == "InvalidSignatureException" else error(code)]
+    proxy.faults = [refuse_signature(code, 1) if code == "InvalidSignatureException" else error(code)]
     with pytest.raises(StoreRejected, match="correct the clock, or the secret key"):
         await store.append(make_commit(fresh_stream()))
     assert proxy.counts == {"PutItem": 1}
 
 
-async def test_a_clock_that_cannot_be_corrected_causes_no_storm(proxy: Proxy, store: DynamoDBStore) -> None:
-    proxy.then = skewed("RequestTimeTooSkewed", 10)
+async def test_a_clock_that_cannot_be_corrected_causes_few_requests(proxy: Proxy, store: DynamoDBStore) -> None:
+    proxy.then = refuse_signature("RequestTimeTooSkewed", 10)
     with pytest.raises(StoreRejected):
         await store.append(make_commit(fresh_stream()))
     assert proxy.counts == {"PutItem": 2}
@@ -87,7 +87,7 @@ async def test_credentials_that_expire_are_sent_with_their_token(proxy: Proxy, s
     assert "x-amz-security-token" in head["authorization"]
 
 
-async def test_nobody_is_followed_elsewhere(proxy: Proxy, store: DynamoDBStore) -> None:
+async def test_redirects_are_not_followed(proxy: Proxy, store: DynamoDBStore) -> None:
     commit = make_commit(fresh_stream())
     proxy.then = Answer(307, b"")
     with pytest.raises(CommitOutcomeUnknown):
@@ -97,14 +97,14 @@ async def test_nobody_is_followed_elsewhere(proxy: Proxy, store: DynamoDBStore) 
     await expect_stored(store, commit.stream, [commit])
 
 
-async def test_only_what_is_needed_is_sent(proxy: Proxy, store: DynamoDBStore) -> None:
+async def test_only_needed_headers_are_sent(proxy: Proxy, store: DynamoDBStore) -> None:
     await store.append(make_commit(fresh_stream()))
     needed = {"authorization", "content-length", "content-type", "host", "x-amz-date", "x-amz-target"}
     assert set(proxy.heads[-1]) == needed
 
 
-async def test_a_clock_that_is_off_is_corrected_for_all_who_were_under_way(proxy: Proxy, store: DynamoDBStore) -> None:
-    proxy.faults = [skewed("InvalidSignatureException", 60) for _ in range(16)]
+async def test_a_wrong_clock_is_corrected_for_all_requests_in_flight(proxy: Proxy, store: DynamoDBStore) -> None:
+    proxy.faults = [refuse_signature("InvalidSignatureException", 60) for _ in range(16)]
     await asyncio.gather(*(store.append(make_commit(fresh_stream())) for _ in range(16)))
 
 
@@ -120,7 +120,7 @@ async def test_the_proxy_of_the_environment_is_used(
 
 @asynccontextmanager
 async def encrypted(endpoint: str, certificate: trustme.LeafCert) -> AsyncIterator[str]:
-    """An https endpoint that leads to this one."""
+    """Open an https endpoint that forwards to this one."""
     parts = urlsplit(endpoint)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
@@ -141,7 +141,7 @@ async def encrypted(endpoint: str, certificate: trustme.LeafCert) -> AsyncIterat
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
+async def test_https_with_a_certificate_that_the_sdk_trusts(
     store: DynamoDBStore, dynamodb_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, bundle = trustme.CA(), tmp_path / "ca.pem"
@@ -165,7 +165,7 @@ async def test_https_with_a_certificate_that_the_sdk_is_told_to_trust(
 
 
 async def test_transactions_go_through_the_same_call(store: DynamoDBStore) -> None:
-    """Nothing in the library needs them yet; the seam carries them as it is."""
+    """The interface `Client` sends transactions like other requests."""
     client, stream = store.table.connection.client, fresh_stream()
     assert client is not None
     puts = [

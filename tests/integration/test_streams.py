@@ -1,4 +1,4 @@
-"""A real DynamoDB Stream: its records, and the feed of a table: through the gate each commit once and in order."""
+"""A real DynamoDB Stream: its records, and the feed of a table, of which the gate passes each commit once, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, m
 Streams = dict[str, list[Commit]]
 
 
-async def test_behind_the_gate_each_commit_comes_once_and_in_order(dynamodb_endpoint: str) -> None:
+async def test_the_gate_passes_each_commit_once_and_in_order(dynamodb_endpoint: str) -> None:
     dice = Random(1)
     async with store_on(dynamodb_endpoint, table := fresh_name(), tenant="acme") as store:
         await store.create_table(stream=True)
@@ -31,15 +31,15 @@ async def test_behind_the_gate_each_commit_comes_once_and_in_order(dynamodb_endp
             stream = fresh_stream()
             streams[stream] = await fill(store, stream, 25)
             await store.put_snapshot(make_snapshot(stream, 20))
-        told = await records(dynamodb_endpoint, table)
-        assert len(told) == 104
-        told += dice.sample(told, 20)
-        dice.shuffle(told)
-        lost = set(dice.sample(range(len(told)), 30))
-        told = [record for number, record in enumerate(told) if number not in lost]
+        read_batches = await records(dynamodb_endpoint, table)
+        assert len(read_batches) == 104
+        read_batches += dice.sample(read_batches, 20)
+        dice.shuffle(read_batches)
+        lost = set(dice.sample(range(len(read_batches)), 30))
+        read_batches = [record for number, record in enumerate(read_batches) if number not in lost]
         gate, handled = Gate(store, {}), list[Commit]()
         last = [commits[-1] for commits in streams.values()]  # what comes later brings what was lost
-        for hint in (*(change.commit for change in store.changes(told)), *last):
+        for hint in (*(change.commit for change in store.changes(read_batches)), *last):
             for commit in await gate.due(hint) if hint else ():
                 handled.append(commit)
                 gate.handled(commit)
@@ -48,7 +48,7 @@ async def test_behind_the_gate_each_commit_comes_once_and_in_order(dynamodb_endp
 
 
 class Handler:
-    """What a processor does with batches."""
+    """Handles batches as a processor does."""
 
     def __init__(self, store: DynamoDBStore, seen: dict[str, int] | None = None) -> None:
         self.seen = seen if seen is not None else {}
@@ -62,8 +62,8 @@ class Handler:
                 self._gate.handled(due)
 
     async def take_all(self, store: DynamoDBStore, after: str = "") -> str:
-        """To the end, whose checkpoint it is."""
-        batches = await told(store, after)
+        """Handle all batches, and return the checkpoint of the end."""
+        batches = await read_batches(store, after)
         for batch in batches:
             await self.take(batch.commits)
         return batches[-1].checkpoint
@@ -74,7 +74,7 @@ class Handler:
         assert len(self.handled) == sum(map(len, streams.values()))
 
 
-async def told(store: DynamoDBStore, after: str = "") -> list[Batch]:
+async def read_batches(store: DynamoDBStore, after: str = "") -> list[Batch]:
     return [batch async for batch in store.feed(after=after, follow=False)]
 
 
@@ -87,7 +87,7 @@ def keys(commits: Iterable[Commit]) -> set[tuple[str, int]]:
 
 
 async def add(store: DynamoDBStore, streams: Streams, length: int) -> None:
-    """One more stream."""
+    """Add a stream."""
     stream = fresh_stream()
     streams[stream] = await fill(store, stream, length)
 
@@ -99,7 +99,7 @@ async def write(store: DynamoDBStore, commits: Sequence[Commit]) -> None:
             await store.put_snapshot(make_snapshot(commit.stream, commit.version))
 
 
-async def test_the_feed_misses_nothing_while_writers_go_on(dynamodb_endpoint: str) -> None:
+async def test_the_feed_misses_nothing_while_writers_continue(dynamodb_endpoint: str) -> None:
     table = fresh_name()
     async with (
         store_on(dynamodb_endpoint, table, tenant="acme", layout="interleaved") as store,
@@ -124,7 +124,7 @@ async def test_the_feed_misses_nothing_while_writers_go_on(dynamodb_endpoint: st
         assert len(asyncio.all_tasks()) == 1
 
 
-async def test_it_goes_on_behind_each_checkpoint_also_within_the_scan(dynamodb_endpoint: str) -> None:
+async def test_the_feed_resumes_from_each_checkpoint_also_within_the_scan(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         await store.create_table(stream=True)
         streams = [await fill(store, fresh_stream(), 12, size=60_000) for _ in range(4)]
@@ -141,22 +141,22 @@ async def test_it_goes_on_behind_each_checkpoint_also_within_the_scan(dynamodb_e
         assert scans[-1] is False
     async with store_on(dynamodb_endpoint, store.table.name) as store:
         for number, batch in enumerate(first, 1):
-            rest = await told(store, batch.checkpoint)
+            rest = await read_batches(store, batch.checkpoint)
             assert commits_of(first[:number]) | commits_of(rest) == written
             assert [each.caught_up for each in rest] == [False] * (len(rest) - 1) + [True]
         early, late = first[3].checkpoint, await Handler(store).take_all(store, first[-1].checkpoint)
-        assert commits_of(await told(store, store.earliest([late, early]))) >= written - commits_of(first[:4])
+        assert commits_of(await read_batches(store, store.earliest([late, early]))) >= written - commits_of(first[:4])
         assert store.earliest([late, ""]) == ""
         assert await store.remaining(late) is None
 
 
-async def test_from_now_on(dynamodb_endpoint: str) -> None:
+async def test_the_feed_from_now_on(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         await store.create_table(stream=True)
         await fill(store, fresh_stream(), 3)
         end = await store.end()
         later = await fill(store, fresh_stream(), 3)
-        assert commits_of(await told(store, end)) >= keys(later)
+        assert commits_of(await read_batches(store, end)) >= keys(later)
 
 
 async def test_heads(dynamodb_endpoint: str) -> None:
@@ -192,12 +192,12 @@ async def test_a_stream_that_was_turned_off_and_on_has_a_gap_which_is_an_error(d
             await set_stream(store, None)
             with pytest.raises(FeedTrimmed, match="turned off"):
                 await following
-        await add(store, streams, 1)  # no stream of changes tells it
+        await add(store, streams, 1)  # no stream records it
         with pytest.raises(StoreRejected, match="NEW_IMAGE"):
-            await told(store, checkpoint)
+            await read_batches(store, checkpoint)
         await set_stream(store, "NEW_AND_OLD_IMAGES")
         with pytest.raises(FeedTrimmed, match="start again"):
-            await told(store, checkpoint)
+            await read_batches(store, checkpoint)
         await add(store, streams, 2)
         await handler.take_all(store)
         handler.expect(streams)
@@ -209,7 +209,7 @@ async def test_a_table_without_a_stream_of_new_images_is_rejected(dynamodb_endpo
         await store.create_table()
         if view:
             await set_stream(store, view)
-        for call in (told(store), store.end()):
+        for call in (read_batches(store), store.end()):
             with pytest.raises(StoreRejected, match="NEW_IMAGE"):
                 await call
 
@@ -218,16 +218,16 @@ async def test_a_checkpoint_that_is_a_day_old_is_refused(dynamodb_endpoint: str)
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         await store.create_table(stream=True)
         await fill(store, fresh_stream(), 3)
-        for batch in await told(store):  # in the scan, and behind it
+        for batch in await read_batches(store):  # in the scan, and after it
             before, _, rest = batch.checkpoint.partition('"since":')
             old = f'{before}"since":{int(rest[:10]) - 86_400}{rest[10:]}'
             with pytest.raises(FeedTrimmed):
-                await told(store, old)
+                await read_batches(store, old)
             with pytest.raises(ValueError, match="not a checkpoint"):
-                await told(store, batch.checkpoint[:-1])
+                await read_batches(store, batch.checkpoint[:-1])
 
 
-async def test_closing_the_store_ends_those_who_follow_at_once(dynamodb_endpoint: str) -> None:
+async def test_closing_the_store_ends_followers_at_once(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         await store.create_table(stream=True)
         feeds = [store.feed() for _ in range(3)]
@@ -242,7 +242,7 @@ async def test_closing_the_store_ends_those_who_follow_at_once(dynamodb_endpoint
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_clients_of_ones_own(dynamodb_endpoint: str) -> None:
+async def test_clients_of_the_caller(dynamodb_endpoint: str) -> None:
     table = fresh_name()
     async with (
         session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client,
@@ -251,27 +251,27 @@ async def test_clients_of_ones_own(dynamodb_endpoint: str) -> None:
         async with DynamoDBStore(table, client=client) as store:
             await store.create_table(stream=True)
             with pytest.raises(StoreRejected, match="streams_client"):
-                await told(store)
+                await read_batches(store)
         async with DynamoDBStore(table, client=client, streams_client=streams_client) as store:
             written = await fill(store, fresh_stream(), 2)
-            assert commits_of(await told(store)) == keys(written)
+            assert commits_of(await read_batches(store)) == keys(written)
 
 
-async def test_missing_rights_come_out_and_damage_is_borne(dynamodb_endpoint: str) -> None:
+async def test_missing_rights_are_raised_and_damaged_responses_are_repeated(dynamodb_endpoint: str) -> None:
     async with proxy_to(dynamodb_endpoint) as proxy, store_on(proxy.url, fresh_name()) as store:
         await store.create_table(stream=True)
         written = await fill(store, fresh_stream(), 2)
-        end = (await told(store))[-1].checkpoint
+        end = (await read_batches(store))[-1].checkpoint
         written += await fill(store, fresh_stream(), 2)
         proxy.faults = [FLIP, LOST, FLIP, HALF_ANSWER]
-        assert commits_of(await told(store, end)) == keys(written[2:])
+        assert commits_of(await read_batches(store, end)) == keys(written[2:])
         proxy.faults = [error("AccessDeniedException")]
         with pytest.raises(StoreRejected, match="right"):
-            await told(store)
+            await read_batches(store)
 
 
 async def test_shards_that_are_closed_and_trimmed(tmp_path: Path) -> None:
-    """DynamoDB Local closes a shard after hours, and trims it after a day, by the times in its file."""
+    """DynamoDB Local closes a shard after some hours and trims it after a day, by the times in its file."""
     streams = Streams()
     async with _server(tmp_path) as server:
 
@@ -295,9 +295,9 @@ async def test_shards_that_are_closed_and_trimmed(tmp_path: Path) -> None:
 
             await age(12)  # the first shard is more than a day old
             with pytest.raises(FeedTrimmed):
-                await told(store, first)
-            assert not commits_of(await told(store, last))
-            assert commits_of(await told(store)) == keys(handler.handled)
+                await read_batches(store, first)
+            assert not commits_of(await read_batches(store, last))
+            assert commits_of(await read_batches(store)) == keys(handler.handled)
 
 
 def make_older(folder: Path, hours: int) -> None:

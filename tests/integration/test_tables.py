@@ -1,4 +1,4 @@
-"""Tables that were there before the store."""
+"""Tables that existed before the store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_table_with_keys_of_another_name_or_type_is_refused(
                 await store.create_table()
 
 
-async def test_a_table_with_an_index_of_its_own_is_taken(dynamodb_endpoint: str) -> None:
+async def test_a_table_with_an_index_is_accepted(dynamodb_endpoint: str) -> None:
     async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
         index = {
             "IndexName": "by-correlation",

@@ -1,4 +1,4 @@
-"""What stores say that they consumed, and the ceilings of what a call may cost."""
+"""The usage that stores report, and upper limits for the cost of calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def store(proxy: Proxy, request: pytest.FixtureRequest) -> AsyncIterator[D
 
 
 def since(store: Store, before: Usage) -> Usage:
-    """What was consumed since `before`, a copy."""
+    """Return what was consumed since `before`, a copy."""
     names = Usage.__struct_fields__
     return Usage(**{name: getattr(store.usage, name) - getattr(before, name) for name in names})
 
@@ -46,7 +46,7 @@ def copied(usage: Usage) -> Usage:
     return copy
 
 
-async def test_a_save_costs_its_size(store: DynamoDBStore) -> None:
+async def test_a_save_costs_the_units_of_its_size(store: DynamoDBStore) -> None:
     for size, units in ((10, 1.0), (900, 1.0), (1_100, 2.0), (10_000, 10.0)):
         commit = make_commit(fresh_stream(), payload=bytes(range(250)) * (size // 250 + 1))
         receipt = await store.append(commit)
@@ -56,7 +56,7 @@ async def test_a_save_costs_its_size(store: DynamoDBStore) -> None:
         assert receipt.usage.bytes_written == commit.size
 
 
-async def test_what_calls_take_adds_up(store: DynamoDBStore) -> None:
+async def test_the_usage_of_calls_adds_up(store: DynamoDBStore) -> None:
     receipts = [await store.append(make_commit("a-1", version)) for version in (1, 2, 3)]
     total = Usage()
     for receipt in receipts:
@@ -90,7 +90,7 @@ async def test_a_load_costs_no_more_than_its_snapshot_and_tail(store: DynamoDBSt
     assert len(loaded.commits) == 3
 
 
-async def test_ceilings_of_commands(store: DynamoDBStore) -> None:
+async def test_commands_stay_below_their_limits(store: DynamoDBStore) -> None:
     accounts = Repository(Account, store, snapshots=NONE)
     await accounts.save(Account.open("a-1", owner="ann"))
     await accounts.execute("a-1", Account.deposit, 5)

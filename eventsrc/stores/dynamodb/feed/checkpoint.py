@@ -96,7 +96,7 @@ def find_earliest(texts: Iterable[str]) -> str:
         found[0].stream,
         min(each.since for each in found),
         cursors,
-        min(scans) if len(scans) == 1 else "" if scans else None,  # the to_number of a scan's keys is not known
+        min(scans) if len(scans) == 1 else "" if scans else None,  # the order of a scan's keys is not known
     ).text()
 
 

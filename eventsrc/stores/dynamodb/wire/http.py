@@ -17,9 +17,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _ADDRESS_TIMEOUT = 1.0  # seconds to wait for an address of the host while there are others to try
 _MAX_IDLE = 20.0  # seconds that a connection may be idle; the service keeps it longer
-_START = re.compile(
-    rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL
-)  # interim responses, then the response
+_START = re.compile(rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL)  # with interim responses
 _MAX_HEAD = 65_536  # bytes, including interim responses
 _MAX_RESPONSE = 64 * 1024 * 1024  # bytes; a page of the service has about one MiB
 

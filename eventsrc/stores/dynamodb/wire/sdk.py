@@ -96,10 +96,8 @@ async def open_sdk(
         region_name=region_name,
         endpoint_url=endpoint_url,
         plain_http=plain_http,
-        retries={
-            "mode": "standard",
-            "total_max_attempts": 1,
-        },  # retries of the SDK would turn our own success into a conflict
+        # Retries of the SDK would turn our own success into a conflict.
+        retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=min(timeout, 3.0),
         read_timeout=timeout,
         max_pool_connections=max_connections,
@@ -126,7 +124,7 @@ async def open_client(
     Raises StoreRejected if
 
     - the SDK cannot make the client;
-    - the endpoint is more than a scheme, a host and a port;
+    - the endpoint is not just a scheme, a host and a port;
     - the endpoint is neither encrypted nor on this machine, and `plain_http` is false.
     """
     import aioboto3
@@ -142,9 +140,7 @@ async def open_client(
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
     endpoint = opened.meta.endpoint_url  # the environment or a profile may have set it
     if not _is_origin(endpoint):  # not quoted, because it may contain a password
-        raise StoreRejected(
-            "ENDPOINT", "the endpoint has more than a scheme, a host and a port; write it as http://localhost:8000"
-        )
+        raise StoreRejected("ENDPOINT", "the endpoint must be a scheme, a host and a port, as http://localhost:8000")
     if not plain_http and not _is_confidential(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} is not encrypted; use https, or pass plain_http=True")
     return opened

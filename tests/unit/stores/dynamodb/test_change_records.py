@@ -1,4 +1,4 @@
-"""The shapes in which changes of a table arrive: the same commits come out of all of them."""
+"""The forms in which change records are delivered: each of them yields the same commits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lines(name: str) -> list[ChangeRecord]:
 
 
 def by_the_sdk() -> list[ChangeRecord]:
-    """Of DynamoDB Streams: the same records, with bytes and datetimes."""
+    """Return the records of DynamoDB Streams as the SDK does, with bytes and datetimes."""
     events = parsed("pipes-dynamodb")
     for event in events:
         for name in event["dynamodb"].get("NewImage", {}).values():
@@ -40,7 +40,7 @@ def by_the_sdk() -> list[ChangeRecord]:
 
 
 def of_kinesis() -> list[ChangeRecord]:
-    """As GetRecords of Kinesis has them: the SDK has taken off the base64."""
+    """Return the records of Kinesis as the SDK does, which decodes the base64."""
     records = parsed("pipes-kinesis")
     raw = [{"Data": b64decode(each["data"]), "SequenceNumber": each["sequenceNumber"]} for each in records]
     return list(STORE.changes({"Records": raw, "MillisBehindLatest": 0}))
@@ -59,8 +59,8 @@ SHAPES: dict[str, Callable[[], list[ChangeRecord]]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_all_shapes_hold_the_same_commits(shape: str) -> None:
-    """Two commits; then a snapshot, another tenant's commit, and a removal, which a full export cannot tell."""
+def test_all_forms_have_the_same_commits(shape: str) -> None:
+    """Two commits, then a snapshot, another tenant's commit, and a removal, which a full export does not have."""
     changes = SHAPES[shape]()
     first, second, *others = [change.commit for change in changes]
     assert first is not None
@@ -80,12 +80,12 @@ def test_all_shapes_hold_the_same_commits(shape: str) -> None:
         assert all(sequences)
 
 
-def test_without_a_tenant_those_of_tenants_are_not_ours() -> None:
+def test_a_store_without_a_tenant_ignores_the_commits_of_tenants() -> None:
     changes = DynamoDBStore("ledger").changes(parsed("lambda-dynamodb"))
     assert [change.commit for change in changes] == [None] * 5
 
 
-def test_a_stream_without_images_is_told() -> None:
+def test_a_stream_without_images_is_rejected() -> None:
     event = parsed("lambda-dynamodb")
     del event["Records"][1]["dynamodb"]["NewImage"]
     with pytest.raises(StoreRejected, match="NEW_IMAGE"):
@@ -96,7 +96,7 @@ def test_a_stream_without_images_is_told() -> None:
     "event",
     [None, 7, {}, [7], "", b"\xff", "[]", {"Records": None}, [{"kinesis": 7}], [{"data": "%"}], [{"data": "e30="}]],
 )
-def test_what_has_none_of_the_shapes_is_a_value_error(event: object) -> None:
+def test_other_forms_raise_value_error(event: object) -> None:
     with pytest.raises(ValueError, match=r"record|base64"):
         list(STORE.changes(event))
 
@@ -104,7 +104,7 @@ def test_what_has_none_of_the_shapes_is_a_value_error(event: object) -> None:
 @pytest.mark.parametrize(
     "image", [7, {}, {"PK": {"S": "acme|a-1"}}, {"PK": {"N": "1"}, "SK": {"N": "1"}}, {"PK": 1, "SK": {"N": "1"}}]
 )
-def test_an_item_that_is_not_ours_is_told(image: object) -> None:
+def test_an_item_of_another_program_is_corrupt(image: object) -> None:
     with pytest.raises(CorruptPayload):
         list(STORE.changes([{"eventName": "INSERT", "dynamodb": {"Keys": {}, "NewImage": image}}]))
 
@@ -124,6 +124,6 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-def test_whatever_comes_is_decoded_or_refused(event: object) -> None:
+def test_any_event_is_decoded_or_refused(event: object) -> None:
     with suppress(ValueError, StoreRejected, CorruptPayload):
         list(STORE.changes(event))

@@ -1,4 +1,4 @@
-"""Exports to S3: every commit of them once, each stream's in order, and nothing at all of what is damaged."""
+"""Exports to S3: each commit is delivered once, each stream in order, and a damaged export delivers nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STORE = DynamoDBStore("ledger", tenant="acme")
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few commits are many pages, and a few lines many parts."""
+    """Make many pages of a few commits, and many parts of a few lines."""
     monkeypatch.setattr(sorting, "PAGE", 3)
     monkeypatch.setattr(files, "PART", 200)
     monkeypatch.setattr(lines, "_PIECE", 300)
@@ -62,7 +62,7 @@ async def batches(export: Export, after: str = "") -> list[Batch]:
     return [batch async for batch in export.feed(after=after)]
 
 
-async def told(export: Export) -> list[Commit]:
+async def read_commits(export: Export) -> list[Commit]:
     async with export:
         return [commit for batch in await batches(export) for commit in batch.commits]
 
@@ -75,7 +75,9 @@ def threads() -> list[threading.Thread]:
 @given(
     st.dictionaries(st.sampled_from(["a-1", "a-10", "a-2", "b-é"]), st.integers(1, 9)), st.integers(), st.integers(1, 5)
 )
-def test_whatever_the_order_each_stream_comes_in_its_own(lengths: dict[str, int], seed: int, count: int) -> None:
+def test_each_stream_is_delivered_in_order_for_any_order_of_items(
+    lengths: dict[str, int], seed: int, count: int
+) -> None:
     streams = {name: stream(name, length) for name, length in lengths.items()}
     others = items(stream("a-1", 2), DynamoDBStore("ledger")) + items(
         stream("c-1", 2), DynamoDBStore("ledger", tenant="other")
@@ -87,11 +89,11 @@ def test_whatever_the_order_each_stream_comes_in_its_own(lengths: dict[str, int]
             all_of_them = await batches(export)
             assert [batch.caught_up for batch in all_of_them] == [False] * (len(all_of_them) - 1) + [True]
             commits = [commit for batch in all_of_them for commit in batch.commits]
-            expect_same(commits, [c for name in sorted(streams, key=str.encode) for c in streams[name]], "told")
+            expect_same(commits, [c for name in sorted(streams, key=str.encode) for c in streams[name]], "delivered")
             for number, batch in enumerate(all_of_them, 1):
                 rest = await batches(export, batch.checkpoint)
                 so_far = [commit for each in (*all_of_them[:number], *rest) for commit in each.commits]
-                expect_same(so_far, commits, "gone on")
+                expect_same(so_far, commits, "resumed")
                 assert await export.remaining(batch.checkpoint) == sum(len(each.commits) for each in rest)
 
     with TemporaryDirectory() as root:
@@ -99,7 +101,7 @@ def test_whatever_the_order_each_stream_comes_in_its_own(lengths: dict[str, int]
         asyncio.run(read(folder))
 
 
-async def test_incremental_exports_go_on_from_a_full_one(tmp_path: Path) -> None:
+async def test_incremental_exports_continue_a_full_one(tmp_path: Path) -> None:
     a, b, gone = stream("a-1", 9), stream("b-1", 4), stream("c-1", 3)
     full = write_export(tmp_path, there(items([*a[:5], *gone])))
     first = write_export(tmp_path, put(items([*a[3:7], *b])), id="1-first", begin=after(-5), end=after(20))
@@ -107,9 +109,9 @@ async def test_incremental_exports_go_on_from_a_full_one(tmp_path: Path) -> None
     second = write_export(tmp_path, put(items(a[7:])) + erased, id="2-second", begin=after(20), end=after(40))
     async with Export(STORE, full, first, second) as export:
         assert export.time == after(40)
-        expect_same([commit for batch in await batches(export) for commit in batch.commits], [*a, *b], "told")
+        expect_same([commit for batch in await batches(export) for commit in batch.commits], [*a, *b], "delivered")
         assert [head async for page in export.heads() for head in page] == [Head("a-1", 9), Head("b-1", 4)]
-    expect_same(await told(Export(STORE, first)), [*a[3:7], *b], "told of an incremental one alone")
+    expect_same(await read_commits(Export(STORE, first)), [*a[3:7], *b], "read_commits of an incremental one alone")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ async def test_exports_of_two_tables_are_refused(tmp_path: Path) -> None:
         await Export(STORE, full, other).open()
 
 
-async def test_it_is_a_feed(tmp_path: Path) -> None:
+async def test_an_export_is_a_feed(tmp_path: Path) -> None:
     a, b = stream("a-1", 5), stream("b-1", 2)
     async with Export(STORE, write_export(tmp_path, there(items([*a, *b])))) as export:
         assert isinstance(export, Feed)
@@ -186,11 +188,11 @@ async def test_a_checkpoint_of_another_export_is_refused(tmp_path: Path) -> None
                 export.earliest([wrong])
 
 
-# What is damaged, and how that is told.
+# Damaged exports, and their errors.
 
 
 def change_data(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """Another file, with another checksum."""
+    """Change a data file, so that its checksum differs from the manifest."""
 
     def damage(folder: Path) -> None:
         path = data_files(folder)[-1]
@@ -200,7 +202,7 @@ def change_data(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 
 
 def replace_data(change: Callable[[bytes], bytes], *, items: int = 0) -> Callable[[Path], None]:
-    """Another file, whose checksum the manifest has, with more or fewer items."""
+    """Replace a data file and its checksum in the manifest, and add `items` to the number there."""
 
     def damage(folder: Path) -> None:
         path = data_files(folder)[-1]
@@ -260,11 +262,11 @@ NOT_OURS = b'{"Item": {"PK": {"S": "acme|a-1"}, "SK": {"N": "1"}, "other": {"S":
 DAMAGES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "a bit of a file": (change_data(lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]), CorruptPayload, "gz"),
     "a file cut short": (change_data(lambda data: data[:-30]), CorruptPayload, "checksum"),
-    "a file packed anew": (change_data(repacked(lambda data: data)), CorruptPayload, "checksum"),
+    "a file compressed again": (change_data(repacked(lambda data: data)), CorruptPayload, "checksum"),
     "an empty file": (change_data(lambda data: b""), CorruptPayload, "checksum"),
     "cut short before the checksum": (replace_data(lambda data: data[:-30]), CorruptPayload, "ends too early"),
-    "no gzip": (replace_data(lambda data: b"{}"), CorruptPayload, "not a gzip file"),
-    "more behind the gzip": (replace_data(lambda data: data + b"{}"), CorruptPayload, "not a gzip file"),
+    "not a gzip file": (replace_data(lambda data: b"{}"), CorruptPayload, "not a gzip file"),
+    "more after the gzip": (replace_data(lambda data: data + b"{}"), CorruptPayload, "not a gzip file"),
     "an item too few": (replace_data(repacked(lambda data: data.partition(b"\n")[2])), CorruptPayload, "items"),
     "an item too many": (
         replace_data(repacked(lambda data: data + data[: data.index(b"\n")])),
@@ -334,10 +336,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-async def test_nothing_is_told_of_what_is_damaged(tmp_path: Path, kind: str) -> None:
+async def test_a_damaged_export_delivers_nothing(tmp_path: Path, kind: str) -> None:
     commits = stream("a-1", 9)
     folder = write_export(tmp_path, there(items(commits)), files=2)
-    assert len(await told(Export(STORE, folder))) == 9
+    assert len(await read_commits(Export(STORE, folder))) == 9
     damage, error, reason = DAMAGES[kind]
     damage(folder)
     kept = tmp_path / "sorted"
@@ -354,10 +356,10 @@ async def test_a_line_longer_than_any_item_is_refused_before_it_fills_memory(
 ) -> None:
     monkeypatch.setattr(lines, "_MAX_LINE", 2_000)
     folder = write_export(tmp_path, there(items([make_commit("a-1", 1, payload=b"x" * 1_000)])))
-    assert len(await told(Export(STORE, folder))) == 1
+    assert len(await read_commits(Export(STORE, folder))) == 1
     replace_data(repacked(lambda data: data.replace(b'"acme', b'"' + b"x" * 100_000 + b"acme")))(folder)
     with pytest.raises(CorruptPayload, match="longer"):
-        await told(Export(STORE, folder))
+        await read_commits(Export(STORE, folder))
 
 
 def test_a_file_with_more_items_than_the_manifest_says_is_refused_before_it_fills_the_disk() -> None:
@@ -365,13 +367,13 @@ def test_a_file_with_more_items_than_the_manifest_says_is_refused_before_it_fill
     [commit] = stream("a-1", 1)
     line = json.dumps(there(items([commit]))[0], default=lambda value: b64encode(value).decode()).encode() + b"\n"
     file = lines.DataFileParser(DataFile(2, "", "AWSDynamoDB/data/1.json.gz"), read)
-    told = file.feed(gzip.compress(line * 1_000))
-    expect_same([row.commit for row in (next(told), next(told)) if row.commit], [commit, commit], "told")
+    rows = file.feed(gzip.compress(line * 1_000))
+    expect_same([row.commit for row in (next(rows), next(rows)) if row.commit], [commit, commit], "delivered")
     with pytest.raises(CorruptPayload, match="more than 2 items"):
-        next(told)
+        next(rows)
 
 
-async def test_files_of_several_gzips_and_without_a_byte_are_read(tmp_path: Path) -> None:
+async def test_files_of_several_gzip_streams_and_empty_files_are_read(tmp_path: Path) -> None:
     commits = stream("a-1", 9)
     folder = write_export(tmp_path, there(items(commits)), files=1)
 
@@ -384,13 +386,13 @@ async def test_files_of_several_gzips_and_without_a_byte_are_read(tmp_path: Path
     empty = {"itemCount": 0, "md5Checksum": _md5(b""), "dataFileS3Key": f"AWSDynamoDB/{folder.name}/data/e.json.gz"}
     (folder / "data" / "e.json.gz").touch()
     write_manifest(folder, "manifest-files", (entries + json.dumps(empty) + "\n").encode())
-    expect_same(await told(Export(STORE, folder)), commits, "told")
+    expect_same(await read_commits(Export(STORE, folder)), commits, "read_commits")
 
 
-# What is kept and closed.
+# Sorted files, and closing.
 
 
-async def test_what_was_sorted_is_used_again(tmp_path: Path) -> None:
+async def test_a_sorted_file_is_used_again(tmp_path: Path) -> None:
     commits = stream("a-1", 9)
     folder, kept = write_export(tmp_path, there(items(commits))), tmp_path / "sorted"
     async with Export(STORE, folder, sorted=kept) as export:
@@ -398,7 +400,7 @@ async def test_what_was_sorted_is_used_again(tmp_path: Path) -> None:
     shutil.rmtree(folder / "data")
     async with Export(STORE, folder, sorted=str(kept)) as export:
         rest = [commit for batch in await batches(export, first.checkpoint) for commit in batch.commits]
-    expect_same([*first.commits, *rest], commits, "gone on")
+    expect_same([*first.commits, *rest], commits, "resumed")
     other = write_export(tmp_path, there(items(commits)), id="1-other")
     for changed in (Export(STORE, other, sorted=kept), Export(DynamoDBStore("ledger"), folder, sorted=kept)):
         with pytest.raises(ValueError, match="another file"):
@@ -422,10 +424,10 @@ async def test_what_was_sorted_is_used_again(tmp_path: Path) -> None:
 async def test_a_copy_in_a_folder_of_another_name_is_read(tmp_path: Path) -> None:
     commits = stream("a-1", 3)
     folder = write_export(tmp_path, there(items(commits)), prefix="AWSDynamoDB/x/")
-    expect_same(await told(Export(STORE, folder.rename(tmp_path / "copy"))), commits, "told")
+    expect_same(await read_commits(Export(STORE, folder.rename(tmp_path / "copy"))), commits, "read_commits")
 
 
-async def test_closed_it_says_so_also_to_those_who_read(tmp_path: Path) -> None:
+async def test_a_closed_export_raises_also_in_running_feeds(tmp_path: Path) -> None:
     export = Export(STORE, write_export(tmp_path, there(items(stream("a-1", 9)))))
     with pytest.raises(StoreClosed):
         await batches(export)
@@ -444,9 +446,7 @@ async def test_closed_it_says_so_also_to_those_who_read(tmp_path: Path) -> None:
         assert (await anext(again)).commits
 
 
-async def test_cancelled_while_it_sorts_it_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_cancelled_sort_leaves_no_files_or_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = "WITH RECURSIVE all_of_them(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM all_of_them)"
     endless = f"INSERT INTO commits SELECT n, 1, x'' FROM ({numbers} SELECT n FROM all_of_them)"
     begun = threading.Event()
@@ -468,7 +468,7 @@ async def test_cancelled_while_it_sorts_it_leaves_nothing_behind(
     assert os.listdir(tmp_path) == ["AWSDynamoDB"]
 
 
-async def test_cancelled_while_s3_is_left_it_leaves_nothing_behind(
+async def test_a_cancellation_while_s3_is_closed_leaves_no_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Export._open_files
@@ -492,7 +492,7 @@ async def test_cancelled_while_s3_is_left_it_leaves_nothing_behind(
     assert not threads()
 
 
-def test_nonsense_is_a_value_error() -> None:
+def test_folders_that_are_not_exports_raise_value_error() -> None:
     with pytest.raises(ValueError, match="folder"):
         Export(STORE)
     for url in ("s3://", "s3://bucket", "s3:///key"):
@@ -502,8 +502,8 @@ def test_nonsense_is_a_value_error() -> None:
 
 async def test_the_samples_are_read() -> None:
     folders = SAMPLES / "01767225600000-0a1b2c3d", SAMPLES / "01767229200000-4e5f6a7b"
-    commits = await told(Export(STORE, *folders))
+    commits = await read_commits(Export(STORE, *folders))
     [commit] = commits  # the first one was removed in the second export
     assert (commit.stream, commit.version, commit.metadata) == ("account-a-1", 2, {"user": "ann"})
-    [commit] = await told(Export(STORE, folders[0]))
+    [commit] = await read_commits(Export(STORE, folders[0]))
     assert (commit.stream, commit.version, commit.metadata) == ("account-a-1", 1, {})

@@ -1,4 +1,4 @@
-"""Answers are taken as they were sent, wherever they are cut; each belongs to its request; nothing is left open."""
+"""Responses are parsed however they are split, each belongs to its request, and no connection is left open."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
 
 
 class Wire:
-    """What a connection writes to; it is closed at once."""
+    """A transport that a connection writes to. It closes at once."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -50,8 +50,8 @@ class Wire:
     abort = close
 
 
-async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, HttpConnection]:
-    """The body of an answer that comes in these pieces."""
+async def parse_pieces(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, HttpConnection]:
+    """Return the body of a response that arrives in these pieces, and its connection."""
     connection = HttpConnection(set())
     connection.connection_made(Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
@@ -67,22 +67,22 @@ async def answered(pieces: list[bytes], *, ends: bool = False) -> tuple[bytes, H
 
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(WHOLE)), st.lists(st.integers(0, 200), max_size=6))
-def test_an_answer_may_be_cut_anywhere(kind: str, cuts: list[int]) -> None:
+def test_a_response_may_be_split_anywhere(kind: str, cuts: list[int]) -> None:
     places = [0, *sorted({cut for cut in cuts if 0 < cut < len(WHOLE[kind])}), len(WHOLE[kind])]
     pieces = [WHOLE[kind][start:end] for start, end in itertools.pairwise(places)]
-    body, connection = asyncio.run(answered(pieces))
+    body, connection = asyncio.run(parse_pieces(pieces))
     assert body == BODY
     assert connection.is_usable
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-async def test_an_answer_may_come_byte_by_byte(kind: str) -> None:
-    body, _ = await answered([bytes([byte]) for byte in WHOLE[kind]])
+async def test_a_response_may_arrive_byte_by_byte(kind: str) -> None:
+    body, _ = await parse_pieces([bytes([byte]) for byte in WHOLE[kind]])
     assert body == BODY
 
 
-async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
-    body, connection = await answered([UNTIL_CLOSE[:60], UNTIL_CLOSE[60:]], ends=True)
+async def test_a_response_without_a_length_ends_with_its_connection() -> None:
+    body, connection = await parse_pieces([UNTIL_CLOSE[:60], UNTIL_CLOSE[60:]], ends=True)
     assert body == BODY
     assert not connection.is_usable
 
@@ -110,8 +110,8 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
         "half a blank line",
     ],
 )
-async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> None:
-    body, connection = await answered([answer])
+async def test_a_response_that_is_the_last_of_its_connection(answer: bytes) -> None:
+    body, connection = await parse_pieces([answer])
     assert body == BODY
     assert not connection.is_usable
 
@@ -182,23 +182,23 @@ async def test_such_an_answer_is_the_last_of_its_connection(answer: bytes) -> No
     ids=lambda answer: repr(answer[:60]),
 )
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
-async def test_a_malformed_answer_is_refused_at_once(answer: bytes, cut: bool) -> None:
+async def test_a_malformed_response_is_refused_at_once(answer: bytes, cut: bool) -> None:
     with pytest.raises(BadResponse):
-        await asyncio.wait_for(answered([answer[:7], answer[7:]] if cut else [answer]), 5)
+        await asyncio.wait_for(parse_pieces([answer[:7], answer[7:]] if cut else [answer]), 5)
 
 
 @pytest.mark.parametrize("kind", [*WHOLE, "until close"])
-async def test_an_answer_that_ends_early_is_told(kind: str) -> None:
+async def test_a_response_that_ends_early_is_refused(kind: str) -> None:
     if kind == "until close":
         cut = UNTIL_CLOSE[:30]
     else:
         cut = WHOLE[kind][:-1]
     with pytest.raises(BadResponse):
-        await answered([cut], ends=True)
+        await parse_pieces([cut], ends=True)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", CHUNKED[:60]]))
-def test_whatever_comes_is_an_answer_or_told(noise: bytes, before: bytes) -> None:
+def test_any_bytes_are_a_response_or_refused(noise: bytes, before: bytes) -> None:
     async def take() -> None:
         connection = HttpConnection(set())
         connection.connection_made(Wire())
@@ -219,7 +219,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def served(handler: Handler) -> AsyncIterator[tuple[Pool, list[asyncio.StreamWriter]]]:
-    """A pool of connections to a server that handles each with this, and the server's ends of them."""
+    """Open a pool of connections to a server with this handler, and return it with the server's writers."""
     connections: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -243,7 +243,7 @@ async def served(handler: Handler) -> AsyncIterator[tuple[Pool, list[asyncio.Str
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110  # nothing tells when a socket's other end has noticed
+    while not holds():  # noqa: ASYNC110  # nothing reports when the other end of a socket has noticed
         await asyncio.sleep(0.001)
 
 
@@ -256,7 +256,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(answer(line))
 
 
-async def test_a_connection_is_used_again_and_there_are_as_many_as_needed() -> None:
+async def test_connections_are_used_again_and_opened_as_needed() -> None:
     async with served(echo) as (pool, connections):
         for number in range(5):
             assert (await pool.exchange(b"%d\n" % number)).body == b"%d\n" % number
@@ -268,7 +268,7 @@ async def test_a_connection_is_used_again_and_there_are_as_many_as_needed() -> N
         assert len(connections) == 8
 
 
-async def test_after_a_cancellation_the_next_request_gets_its_own_answer() -> None:
+async def test_after_a_cancellation_the_next_request_gets_its_own_response() -> None:
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
         if line == b"slow\n":
@@ -288,7 +288,7 @@ async def test_after_a_cancellation_the_next_request_gets_its_own_answer() -> No
         assert (await pool.exchange(b"next\n")).body == b"next\n"
 
 
-async def test_a_connection_that_was_closed_while_it_rested_is_not_used() -> None:
+async def test_an_idle_connection_that_was_closed_is_not_used() -> None:
     async with served(echo) as (pool, connections):
         await pool.exchange(b"one\n")
         connections[0].close()
@@ -296,7 +296,7 @@ async def test_a_connection_that_was_closed_while_it_rested_is_not_used() -> Non
         assert (await pool.exchange(b"two\n")).body == b"two\n"
 
 
-async def test_a_connection_that_rested_for_long_is_not_used() -> None:
+async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
     async with served(echo) as (pool, connections):
         await pool.exchange(b"one\n")
         pool._idle[0].idle_since -= 60
@@ -304,7 +304,7 @@ async def test_a_connection_that_rested_for_long_is_not_used() -> None:
         assert len(connections) == 2
 
 
-async def test_an_answer_that_nobody_asked_for_closes() -> None:
+async def test_a_response_without_a_request_closes_the_connection() -> None:
     async with served(echo) as (pool, connections):
         await pool.exchange(b"one\n")
         connections[0].write(answer(b"timed out"))
@@ -313,15 +313,17 @@ async def test_an_answer_that_nobody_asked_for_closes() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a" * 80])
-async def test_where_no_connection_comes_about_nothing_was_sent(host: str) -> None:
+async def test_a_failed_connection_sends_nothing(host: str) -> None:
     async with served(echo) as (pool, _):
         port = pool._port
     with pytest.raises(Unreachable):
         await Pool(host, port, None).exchange(b"one\n")
 
 
-async def test_an_address_that_does_not_answer_is_passed_over_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first address takes no connections any more, as one of several that a name leads to."""
+async def test_an_address_that_does_not_respond_is_skipped_and_the_next_one_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host has several addresses. The first one does not accept connections any more."""
     with socket.create_server(("127.0.0.2", 0), backlog=0) as deaf:
         port, address = deaf.getsockname()[1], deaf.getsockname()
         waiting = [socket.socket() for _ in range(4)]  # they fill its queue
@@ -359,7 +361,7 @@ async def answering_once(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.close()
 
 
-async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() -> None:
+async def test_connections_that_were_idle_for_long_are_closed_while_others_are_in_use() -> None:
     async with served(echo) as (pool, connections):
         await asyncio.gather(*(pool.exchange(b"%d\n" % number) for number in range(5)))
         for connection in pool._idle[:4]:
@@ -369,7 +371,7 @@ async def test_those_that_rested_for_long_are_closed_though_others_are_in_use() 
         assert len(connections) == 5
 
 
-async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_comes() -> None:
+async def test_a_connection_that_was_aborted_before_it_was_made_is_closed() -> None:
     opened: set[HttpConnection] = set()
     connection, wire = HttpConnection(opened), Wire()
     connection.abort()
@@ -378,7 +380,7 @@ async def test_a_connection_that_nobody_waits_for_any_more_is_closed_when_it_com
     assert not opened
 
 
-async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
+async def test_a_response_before_the_request_is_sent_is_the_last() -> None:
     connection = HttpConnection(set())
     connection.connection_made(wire := Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))
@@ -389,7 +391,7 @@ async def test_an_answer_to_what_is_not_sent_yet_is_the_last() -> None:
     assert not connection.is_usable
 
 
-async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
+async def test_a_server_that_stops_reading_and_closes_is_not_waited_for() -> None:
     connection = HttpConnection(set())
     connection.connection_made(wire := Wire())
     wire.unsent = 7
@@ -397,12 +399,12 @@ async def test_whoever_stops_reading_and_ends_is_not_waited_for() -> None:
     assert wire.closed
 
 
-async def test_many_small_chunks_are_taken_as_they_come() -> None:
+async def test_many_small_chunks_are_parsed_as_they_arrive() -> None:
     body = b"0123456789" * 5_000
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-amz-crc32: 7\r\n\r\n"
     whole = head + chunks + b"0\r\n\r\n"
-    found, connection = await answered([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
+    found, connection = await parse_pieces([whole[at : at + 1_460] for at in range(0, len(whole), 1_460)])
     assert found == body
     assert connection.is_usable
 
@@ -412,26 +414,26 @@ async def test_many_small_chunks_are_taken_as_they_come() -> None:
     [b"", b"Transfer-Encoding: chunked\r\n\r\nfffffffff", b"Transfer-Encoding: chunked\r\n\r\n0\r\nlong: "],
     ids=["until close", "chunk", "trailer"],
 )
-async def test_an_answer_of_unknown_length_is_refused_once_it_is_too_large(head: bytes) -> None:
+async def test_a_response_of_unknown_length_is_refused_when_it_is_too_large(head: bytes) -> None:
     piece = b"a" * 1024 * 1024
     with pytest.raises(BadResponse):
-        await asyncio.wait_for(answered([b"HTTP/1.1 200 OK\r\n" + head + b"\r\n"] + [piece] * 65), 5)
+        await asyncio.wait_for(parse_pieces([b"HTTP/1.1 200 OK\r\n" + head + b"\r\n"] + [piece] * 65), 5)
 
 
-async def test_a_coding_that_llhttp_does_not_take_for_chunked_is_refused_at_the_end_at_the_latest() -> None:
+async def test_a_coding_that_llhttp_does_not_read_as_chunked_is_refused_at_the_end_at_the_latest() -> None:
     with pytest.raises(BadResponse):
-        await answered([CHUNKED.replace(b"chunked", b"chunked\t") + b"\r\n"], ends=True)
+        await parse_pieces([CHUNKED.replace(b"chunked", b"chunked\t") + b"\r\n"], ends=True)
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"X-Amz-Crc32: 8\r\n\r\n"], ids=["none", "the same"])
 async def test_trailers_are_not_headers(end: bytes) -> None:
-    body, _ = await answered([CHUNKED + end])
+    body, _ = await parse_pieces([CHUNKED + end])
     assert body == BODY
 
 
 @pytest.mark.parametrize("head", [b"", b"Content-Length: 11\r\n", b"Transfer-Encoding: chunked\r\n"])
 @pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_that_has_no_body_needs_no_length(status: int, head: bytes) -> None:
+async def test_a_response_without_a_body_needs_no_length(status: int, head: bytes) -> None:
     connection = HttpConnection(set())
     connection.connection_made(Wire())
     waiting = asyncio.ensure_future(connection.exchange(b"request"))

@@ -1,4 +1,4 @@
-"""Sort keys: a commit has a whole number, and any other number is left to the layouts."""
+"""Sort keys: whole numbers are versions of commits, and all other numbers are left to the layouts."""
 
 from decimal import Decimal, localcontext
 from typing import Any

@@ -1,4 +1,4 @@
-"""Our signatures are those of botocore's own signer, for whatever is signed."""
+"""Signatures equal those of botocore's signer, for any request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def by_botocore(
 
 @settings(max_examples=300)
 @given(HOSTS, REGIONS, TARGETS, st.binary(max_size=300), SECRETS, SECRETS, TOKENS, TIMES)
-def test_it_is_botocores(
+def test_a_signature_is_that_of_botocore(
     host: str, region: str, target: str, body: bytes, key: str, secret: str, token: str | None, now: int
 ) -> None:
     credentials = Credentials(key, secret, token)
@@ -47,7 +47,7 @@ def test_it_is_botocores(
 
 
 @given(st.lists(st.tuples(SECRETS, TIMES), min_size=2, max_size=6))
-def test_a_key_is_kept_for_its_day_and_secret_only(requests: list[tuple[str, int]]) -> None:
+def test_a_cached_key_is_used_for_its_day_and_secret_only(requests: list[tuple[str, int]]) -> None:
     signer = Signer("localhost", "eu-west-1")
     for secret, now in requests:
         credentials = Credentials("key", secret)

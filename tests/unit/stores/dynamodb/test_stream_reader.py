@@ -1,4 +1,4 @@
-"""The reader of a table's stream, on a service in memory that splits, trims, refuses and lags."""
+"""The reader of a table's stream, on a service in memory that splits and trims shards, refuses requests and lags."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from support.fakestreams import ARN, FakeShard, FakeStreams, refused
 
 from eventsrc import Batch, Commit, FeedTrimmed, MemoryStore, StoreRejected, Usage
-from eventsrc.stores.dynamodb.feed import shard_reader as reading
-from eventsrc.stores.dynamodb.feed import stream_reader as streaming
+from eventsrc.stores.dynamodb.feed import shard_reader, stream_reader
 from eventsrc.stores.dynamodb.feed.change_records import read_changes
 from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
 from eventsrc.stores.dynamodb.feed.lineage import Cursor
@@ -34,12 +33,12 @@ HOUR = 3600
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service in memory may be asked as often as one likes."""
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read without pauses, because the service in memory has no limits."""
     for name in ("REQUEST_INTERVAL", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(reading, name, 0.0)
+        monkeypatch.setattr(shard_reader, name, 0.0)
     for name in ("SHORTEST_WAIT", "CHILDLESS_WAIT", "LONGEST_WAIT"):
-        monkeypatch.setattr(streaming, name, 0.001)
+        monkeypatch.setattr(stream_reader, name, 0.001)
 
 
 def reader(service: FakeStreams, checkpoint: str) -> StreamReader:
@@ -62,12 +61,12 @@ def batches(service: FakeStreams, after: str = "", *, follow: bool = False) -> A
     return reader(service, after or beginning()).batches(follow=follow)
 
 
-async def told(service: FakeStreams, after: str = "") -> list[Commit]:
+async def read_commits(service: FakeStreams, after: str = "") -> list[Commit]:
     return [commit async for batch in batches(service, after) for commit in batch.commits]
 
 
 async def last(service: FakeStreams, after: str = "") -> str:
-    """The checkpoint of the end."""
+    """Return the checkpoint of the end."""
     return [batch.checkpoint async for batch in batches(service, after)][-1]
 
 
@@ -96,7 +95,7 @@ def keys(commits: Iterable[Commit]) -> Keys:
 
 
 def same(found: Sequence[Commit], expected: Sequence[Commit]) -> bool:
-    """Whether each of these was told once."""
+    """Whether each of these commits was delivered once."""
     return sorted((each.stream, each.version) for each in found) == sorted((e.stream, e.version) for e in expected)
 
 
@@ -105,9 +104,9 @@ DOING = st.sampled_from(["write", "write", "split", "roll", "expire", "drop"])
 Run = tuple[list[str], int, tuple[int, int]]
 RUNS = st.lists(
     st.tuples(
-        st.lists(DOING, max_size=8),  # meanwhile
-        st.integers(0, 12),  # so many batches, then it is killed
-        st.tuples(st.integers(0, 99), st.integers(0, 99)),  # and goes on behind the earlier of two checkpoints
+        st.lists(DOING, max_size=8),  # actions of the service or its writers
+        st.integers(0, 12),  # the number of batches after which it is killed
+        st.tuples(st.integers(0, 99), st.integers(0, 99)),  # then it resumes from the earlier of two checkpoints
     ),
     max_size=6,
 )
@@ -118,7 +117,7 @@ def keys_in(shards: Iterable[FakeShard]) -> Keys:
 
 
 class Campaign:
-    """A service that changes while a processor reads it, is killed, and goes on."""
+    """A service that changes while a processor reads it, is killed, and resumes."""
 
     def __init__(self, store: MemoryStore, seed: int) -> None:
         self._random = Random(seed)
@@ -128,7 +127,7 @@ class Campaign:
         self._gate = Gate(store, self._seen)
         self.handled: list[Commit] = []
         self.after = beginning()
-        self.told: dict[str, Keys] = {self.after: set()}  # before each checkpoint
+        self.delivered: dict[str, Keys] = {self.after: set()}  # before each checkpoint
 
     async def do(self, what: str) -> None:
         if what == "write":
@@ -142,60 +141,70 @@ class Campaign:
             self.service.roll(open, parts=2 if what == "split" else 1, lag=3)
 
     def _drop(self) -> None:
-        """Shards that nobody needs any more, as checkpoints are forgotten."""
-        self.told = {each: self.told[each] for each in {self.after, *list(self.told)[-1:]}}
+        """Forget old checkpoints, and drop the shards that no kept checkpoint needs."""
+        self.delivered = {each: self.delivered[each] for each in {self.after, *list(self.delivered)[-1:]}}
         needed = {
-            id for each in self.told for cursor in parse_checkpoint(each).cursors for id in (*cursor.at, *cursor.done)
+            id
+            for each in self.delivered
+            for cursor in parse_checkpoint(each).cursors
+            for id in (*cursor.at, *cursor.done)
         }
         for id, shard in list(self.service.shards.items()):
             shard.hidden = 0  # a day has passed
-            if shard.closed and id not in needed and all(keys_in([shard]) <= told for told in self.told.values()):
+            if (
+                shard.closed
+                and id not in needed
+                and all(keys_in([shard]) <= delivered for delivered in self.delivered.values())
+            ):
                 del self.service.shards[id]
 
-    async def run(self, meanwhile: list[str], count: int) -> None:
-        """Take so many batches, or all there are, while something is done."""
-        told = self.told[self.after]
+    async def run(self, actions: list[str], count: int) -> None:
+        """Take `count` batches, or all if it is negative, with one action after each of them."""
+        delivered = self.delivered[self.after]
         async with aclosing(batches(self.service, self.after)) as feed:
             async for batch in feed:
                 for commit in batch.commits:
                     before = self.service.before(self.service.holding(commit))
-                    assert keys_in(before) <= told, "a child came before its parent's end"
+                    assert keys_in(before) <= delivered, "a child came before its parent's end"
                     for due in await self._gate.due(commit):
                         self.handled.append(due)
                         self._gate.handled(due)
-                self.after, told = batch.checkpoint, told | keys(batch.commits)
-                self.told[self.after] = self.told.get(self.after, told) & told
+                self.after, delivered = batch.checkpoint, delivered | keys(batch.commits)
+                self.delivered[self.after] = self.delivered.get(self.after, delivered) & delivered
                 if (count := count - 1) == 0:
                     break
-                if meanwhile:
-                    await self.do(meanwhile.pop())
+                if actions:
+                    await self.do(actions.pop())
 
     def go_back(self, choice: tuple[int, int]) -> None:
-        """To the earlier of two checkpoints."""
-        one, other = (list(self.told)[each % len(self.told)] for each in choice)
+        """Go back to the earlier of two checkpoints."""
+        one, other = (list(self.delivered)[each % len(self.delivered)] for each in choice)
         self.after = find_earliest([one, other])
-        self.told[self.after] = self.told[one] & self.told[other]
+        self.delivered[self.after] = self.delivered[one] & self.delivered[other]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=RUNS, seed=st.integers(0, 2**32))
-async def test_whatever_shards_do_and_wherever_it_goes_on_each_commit_comes(runs: list[Run], seed: int) -> None:
-    """Behind any checkpoint, or the earlier of any two, comes each commit that was not told before it, parents' before
-    children's; and through the gate each comes once and in order.
+async def test_each_commit_is_delivered_for_any_changes_of_shards_and_any_resumed_checkpoint(
+    runs: list[Run], seed: int
+) -> None:
+    """After any checkpoint, or the earliest of any two, each commit that was not delivered before it is delivered.
+
+    Commits of parents come before those of children. The gate passes each commit once and in order.
     """
     async with MemoryStore() as store:
         campaign = Campaign(store, seed)
         for doing, count, choice in runs:
-            meanwhile = [each for each in doing if each != "drop"]
-            await campaign.run(meanwhile, count)
-            for each in ("drop" in doing) * ["drop"] + meanwhile:
+            actions = [each for each in doing if each != "drop"]
+            await campaign.run(actions, count)
+            for each in ("drop" in doing) * ["drop"] + actions:
                 await campaign.do(each)
             campaign.go_back(choice)
         for shard in campaign.service.shards.values():
             shard.hidden = 0
         await campaign.run([], -1)
     written = campaign.writer.written
-    assert campaign.told[campaign.after] == keys(written)
+    assert campaign.delivered[campaign.after] == keys(written)
     for name in STREAMS:
         versions = [commit.version for commit in campaign.handled if commit.stream == name]
         assert versions == list(range(1, len(versions) + 1))
@@ -203,7 +212,7 @@ async def test_whatever_shards_do_and_wherever_it_goes_on_each_commit_comes(runs
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_it_is_caught_up_once_however_often_pages_are_empty() -> None:
+async def test_caught_up_is_reported_once_however_often_pages_are_empty() -> None:
     service = FakeStreams(shards=3, empty=0.8)
     writer = Writer(service)
     await writer.write(STREAMS * 5)
@@ -214,7 +223,7 @@ async def test_it_is_caught_up_once_however_often_pages_are_empty() -> None:
     assert (list(batch.commits), batch.caught_up) == ([], True)
 
 
-async def test_a_follower_is_told_each_end_once_and_what_comes_later() -> None:
+async def test_a_follower_gets_each_end_once_and_later_commits() -> None:
     service = FakeStreams()
     writer = Writer(service)
     async with aclosing(batches(service, follow=True)) as feed:
@@ -226,7 +235,7 @@ async def test_a_follower_is_told_each_end_once_and_what_comes_later() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_end_is_told_again_behind_what_is_no_commit_and_behind_a_shard() -> None:
+async def test_the_end_is_reported_again_after_a_record_without_a_commit_and_after_a_shard() -> None:
     service = FakeStreams()
     source = reader(service, beginning())
     source._find_commits = lambda _: []
@@ -239,7 +248,7 @@ async def test_an_end_is_told_again_behind_what_is_no_commit_and_behind_a_shard(
     assert len({str(parse_checkpoint(each).cursors) for each in checkpoints}) == 3
 
 
-async def test_an_iterator_that_is_refused_is_renewed_as_long_as_its_place_is_there() -> None:
+async def test_a_refused_iterator_is_renewed_while_its_records_exist() -> None:
     service = FakeStreams(page=2)
     writer = Writer(service)
     await writer.write(STREAMS)
@@ -251,7 +260,7 @@ async def test_an_iterator_that_is_refused_is_renewed_as_long_as_its_place_is_th
     assert same(found, writer.written)
 
 
-async def test_an_iterator_that_has_expired_is_renewed_behind_the_last_record() -> None:
+async def test_an_expired_iterator_is_renewed_after_the_last_record() -> None:
     service = FakeStreams(page=2)
     writer = Writer(service)
     await writer.write(STREAMS)
@@ -277,45 +286,45 @@ CALLS = ["DescribeStream", "GetShardIterator", "GetRecords"]
     ],
     ids=lambda fault: str(getattr(fault, "response", {}).get("Error", "reset")),
 )
-async def test_throttling_and_what_gets_lost_is_borne(fault: Exception) -> None:
+async def test_throttled_and_lost_requests_are_sent_again(fault: Exception) -> None:
     service = FakeStreams()
     writer = Writer(service)
     await writer.write(STREAMS)
     service.faults = {call: [fault] * 2 for call in CALLS}
-    assert same(await told(service), writer.written)
+    assert same(await read_commits(service), writer.written)
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_refusal_comes_out_where_batches_are_awaited(call: str) -> None:
+async def test_a_refusal_is_raised_where_batches_are_awaited(call: str) -> None:
     service = FakeStreams()
     service.faults[call] = [ConnectionResetError(), refused("AccessDeniedException")]
     with pytest.raises(StoreRejected, match="AccessDenied"):
-        await told(service)
+        await read_commits(service)
     assert len(asyncio.all_tasks()) == 1
 
 
 @pytest.mark.parametrize("call", CALLS[1:])
-async def test_at_a_shards_beginning_it_begins_again_where_it_is_trimmed_meanwhile(call: str) -> None:
+async def test_reading_starts_again_if_a_shard_is_trimmed_at_its_beginning(call: str) -> None:
     service = FakeStreams()
     writer = Writer(service)
     trimmed = refused("TrimmedDataAccessException")
     service.faults[call] = [trimmed, ConnectionResetError(), trimmed, trimmed]
     await writer.write(STREAMS)
-    assert same(await told(service), writer.written)
+    assert same(await read_commits(service), writer.written)
 
 
-async def test_a_place_that_is_gone_is_an_error() -> None:
+async def test_a_checkpoint_whose_next_records_are_gone_is_an_error() -> None:
     service = FakeStreams(page=2)
     writer = Writer(service)
     await writer.write(["s-1"] * 6)
     first = [batch async for batch in batches(service)]
     service.shards[service.open()[0]].trimmed = 5
     with pytest.raises(FeedTrimmed, match="start again"):
-        await told(service, first[0].checkpoint)
-    assert len(await told(service, beginning())) == 1  # from the beginning that there is
+        await read_commits(service, first[0].checkpoint)
+    assert len(await read_commits(service, beginning())) == 1  # the beginning is the oldest record that exists
 
 
-async def test_a_closed_shard_of_which_nothing_is_left_holds_nothing_up() -> None:
+async def test_a_closed_shard_that_was_trimmed_completely_does_not_block_its_children() -> None:
     service = FakeStreams()
     writer = Writer(service)
     old = service.open()[0]
@@ -323,10 +332,10 @@ async def test_a_closed_shard_of_which_nothing_is_left_holds_nothing_up() -> Non
     service.roll(old)
     expected = await writer.write(STREAMS)
     service.shards[old].trimmed = len(STREAMS)
-    assert same(await told(service), expected)
+    assert same(await read_commits(service), expected)
 
 
-async def test_a_place_that_goes_while_a_reader_is_there_is_an_error() -> None:
+async def test_records_that_are_trimmed_while_a_reader_is_before_them_are_an_error() -> None:
     service = FakeStreams(page=2)
     await Writer(service).write(["s-1"] * 40)
     feed = batches(service)
@@ -345,24 +354,24 @@ async def test_a_shard_that_is_gone_is_an_error(begun: bool) -> None:
     service.roll(service.open()[0])
     del service.shards[min(service.shards)]
     with pytest.raises(FeedTrimmed):
-        await told(service, checkpoint)
+        await read_commits(service, checkpoint)
 
 
 async def test_a_stream_that_is_gone_is_an_error() -> None:
     with pytest.raises(FeedTrimmed):
-        await told(FakeStreams(), Checkpoint("arn:of:another", int(time()), [Cursor()]).text())
+        await read_commits(FakeStreams(), Checkpoint("arn:of:another", int(time()), [Cursor()]).text())
 
 
-async def test_who_falls_a_day_behind_is_told_so() -> None:
+async def test_a_reader_that_is_a_day_late_gets_feed_trimmed() -> None:
     service = FakeStreams()
     writer = Writer(service)
     await writer.write(["s-1"] * 2, datetime.now(UTC) - timedelta(hours=22))
-    assert len(await told(service, beginning(time() - 22.9 * HOUR))) == 2
+    assert len(await read_commits(service, beginning(time() - 22.9 * HOUR))) == 2
     with pytest.raises(FeedTrimmed):
-        await told(service, beginning(time() - 23.1 * HOUR))
+        await read_commits(service, beginning(time() - 23.1 * HOUR))
 
 
-async def test_an_age_is_that_of_what_may_come_next() -> None:
+async def test_the_age_of_a_checkpoint_is_that_of_the_next_records() -> None:
     service = FakeStreams(page=1)
     writer = Writer(service)
     long_ago = datetime.now(UTC) - timedelta(hours=9)
@@ -374,49 +383,49 @@ async def test_an_age_is_that_of_what_may_come_next() -> None:
     ]
     hours = [round(age / HOUR) for age in ages]
     assert hours == [9, 0, 0]
-    service.roll(service.open()[0])  # with children that are read, and without
+    service.roll(service.open()[0])  # first with children, then without
     assert time() - parse_checkpoint(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
     service.shards[service.open()[0]].hidden = 10**6
     assert time() - parse_checkpoint(await last(service, beginning(time() - 20 * HOUR))).since < HOUR
 
 
-async def test_a_checkpoint_that_wears_out_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "RENEW_AFTER", 0.0)
+async def test_a_checkpoint_that_gets_old_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_reader, "RENEW_AFTER", 0.0)
     async with aclosing(batches(FakeStreams(), follow=True)) as feed:
         for _ in range(5):
             batch = await anext(feed)
             assert not batch.commits
 
 
-async def test_a_checkpoint_is_told_behind_much_that_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MAX_SKIPPED", 10)
+async def test_a_checkpoint_is_renewed_after_many_records_without_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_reader, "MAX_SKIPPED", 10)
     service = FakeStreams(page=1)
     await Writer(service).write(["s-1"] * 25)
     source = reader(service, beginning())
     source._find_commits = lambda _: []
     found = [batch async for batch in source.batches(follow=False)]
     assert [batch.caught_up for batch in found] == [False, False, True]
-    assert await told(service, found[-1].checkpoint) == []
+    assert await read_commits(service, found[-1].checkpoint) == []
 
 
-async def test_reading_stops_while_nobody_takes_what_was_read() -> None:
+async def test_reading_stops_while_no_batches_are_taken() -> None:
     service = FakeStreams(shards=4, page=1)
     writer = Writer(service)
     await writer.write(STREAMS * 50)
     async with aclosing(batches(service)) as feed:
         found = list((await anext(feed)).commits)
         asked = -1
-        while asked != len(service.calls):  # it comes to rest
+        while asked != len(service.calls):  # until no more requests are sent
             asked = len(service.calls)
             for _ in range(20):
                 await asyncio.sleep(0.001)
-        assert service.calls.count("GetRecords") <= streaming.MAX_PAGES + 2
+        assert service.calls.count("GetRecords") <= stream_reader.MAX_PAGES + 2
         async for batch in feed:
             found += batch.commits
     assert same(found, writer.written)
 
 
-async def test_what_was_turned_off_is_read_to_its_end_and_then_an_error() -> None:
+async def test_a_stream_that_was_turned_off_is_read_to_its_end_and_then_an_error() -> None:
     service = FakeStreams()
     writer = Writer(service)
     await writer.write(STREAMS)
@@ -433,7 +442,7 @@ async def test_what_was_turned_off_is_read_to_its_end_and_then_an_error() -> Non
     assert same(found, writer.written)
 
 
-async def test_a_follower_that_is_cancelled_leaves_nothing_behind() -> None:
+async def test_a_cancelled_follower_leaves_no_tasks() -> None:
     service, begun = FakeStreams(shards=3), asyncio.Event()
 
     async def follow() -> None:
@@ -449,7 +458,7 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_who_does_not_follow_comes_to_an_end_though_writers_go_on() -> None:
+async def test_reading_without_follow_ends_while_writers_continue() -> None:
     service = FakeStreams()
     writer = Writer(service)
     before = await writer.write(STREAMS)
@@ -459,7 +468,7 @@ async def test_who_does_not_follow_comes_to_an_end_though_writers_go_on() -> Non
         async for batch in batches(service):
             found += batch.commits
             caught_up = batch.caught_up
-            # There is always more, and it is later than when the reading began.
+            # There is always more, and it is later than when the reader started.
             await writer.write(["busy"], datetime.now(UTC) + timedelta(seconds=10))
     assert caught_up
     assert keys(before) <= keys(found)
