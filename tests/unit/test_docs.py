@@ -16,6 +16,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,6 +104,15 @@ def test_every_error_is_explained() -> None:
     errors = {each.__name__ for each in public if isinstance(each, type) and issubclass(each, EventsrcError)}
     families = {each.__name__ for each in (EventsrcError, StoredDataError, StoreError)}
     assert {name for row in table("operations.md", "Errors") for name in quoted(row[0])} == errors - families
+
+
+@pytest.mark.parametrize(
+    "door", ["", ".stores", ".processing", ".publishing", ".testing", ".testing.contract", ".local"]
+)
+def test_every_public_name_is_on_a_page(door: str) -> None:
+    pages = "".join(page.read_text() for page in PAGES)
+    public = import_module(f"eventsrc{door}").__all__
+    assert [name for name in public if not re.search(rf"\b{name}\b", pages)] == []
 
 
 @pytest.mark.parametrize(("store", "heading"), [(DynamoDBStore, "Settings of DynamoDBStore"), (SQLiteStore, "SQLite")])

@@ -44,8 +44,9 @@ class Check:
         Raises:
             AssertionError: the promise is broken, or the declaration is not true. The text has the promise.
         """
+        limit = asyncio.timeout(PATIENCE)
         try:
-            async with asyncio.timeout(PATIENCE) as limit:
+            async with limit:
                 await self.run(make_store)
         except AssertionError as error:
             if self.needs not in without:
