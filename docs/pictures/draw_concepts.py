@@ -19,7 +19,7 @@ DESCRIPTION = (
     "commit stands there, the conflict returns it, and execute decides again. A load reads the newest snapshot and the "
     "commits after it, and the aggregate folds them. Read side: a feed delivers all commits of the store, the gate "
     "passes each one once and in stream order, and the processor passes them to projections, effects and mirrors. "
-    "Publishing delivers the events that you list to other services. The trace, which says who caused a commit, "
+    "Publishing delivers the events that you list to other services. The trace, which names the cause of a commit, "
     "travels with it from your code to the handlers."
 )
 
@@ -140,7 +140,7 @@ LEGEND = [
     ("ours", 474, "eventsrc"),
     ("commit", 558, "stored"),
     ("conflict", 628, "conflict"),
-    ("trace", 722, "trace: who caused it"),
+    ("trace", 722, "trace: what caused it"),
 ]
 
 LIGHT = {

@@ -12,6 +12,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 INSTEAD = {
@@ -31,7 +33,7 @@ INSTEAD = {
 PATTERNS = {re.compile(rf"\b(?:{words})\b", re.IGNORECASE): plain for words, plain in INSTEAD.items()}
 
 
-def prose(path: Path) -> Iterator[tuple[int, str]]:
+def read_prose(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that people read, by number: comments and strings of a program, all of a page but its code blocks."""
     text = path.read_text()
     if path.suffix != ".py":
@@ -48,16 +50,39 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def findings(path: Path) -> list[str]:
+def find_words(path: Path) -> list[str]:
     return [
         f"{path}:{number}: {match[0]!r}; write: {plain}"
-        for number, line in prose(path)
+        for number, line in read_prose(path)
         for pattern, plain in PATTERNS.items()
         for match in pattern.finditer(line)
     ]
 
 
+def pages() -> list[Path]:
+    """All that people read, except CONTRIBUTING.md and this file, which list the words."""
+    found = list(ROOT.glob("*.md"))
+    for folder in ("benchmarks", "campaigns", "docs", "eventsrc", "examples", "tests"):
+        found += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py")]
+    return sorted(set(found) - {ROOT / "CONTRIBUTING.md", Path(__file__)})
+
+
+def test_plain_words() -> None:
+    assert [finding for page in pages() for finding in find_words(page)] == []
+
+
+@pytest.mark.parametrize("sentence", ["It goes on anew.", "Whoever waits is told.", "It is no checkpoint."])
+def test_the_words_are_found(sentence: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f'beside = behind = 1  # names are free\nraise ValueError("{sentence}")\n')
+    assert find_words(program)
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\nanew = 1\n```\n\n{sentence} There is no gap, and it is no longer `told`.\n")
+    assert all(":5:" in finding for finding in find_words(page))
+    assert find_words(page)
+
+
 if __name__ == "__main__":
-    found = [finding for name in sys.argv[1:] for finding in findings(Path(name))]
+    found = [finding for name in sys.argv[1:] for finding in find_words(Path(name))]
     sys.stdout.write("".join(f"{finding}\n" for finding in found))
     sys.exit(bool(found))
