@@ -16,7 +16,7 @@ _WHY = {
     "fold, 1 event(s) a commit ÷ bare msgspec decode and dict dispatch": (
         "of the 330 ns of a commit, the decoder takes 245 and the handler 100, as in the bare loop. In addition "
         "cutting the body out of its payload takes 50, the checksum 20, and the check for a command id 20; the bare "
-        "loop does the first before it starts. The missing part is within the spread of the runs, 0.67 to 0.71."
+        "loop does the first before it starts. Runs differ by as much: 0.61 to 0.71."
     ),
     "SQLite, saves/s: one task ÷ bare sqlite3": (
         "the transaction itself takes as long as with bare sqlite3. An fsync takes about 0.1 ms on this disk. Passing "
