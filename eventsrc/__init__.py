@@ -107,3 +107,7 @@ def __getattr__(name: str) -> Any:
     from . import stores
 
     return getattr(stores, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_OF_STORES]

@@ -164,7 +164,7 @@ class CommitTooLarge(EventsrcError, ValueError):
 
 
 class Fenced(EventsrcError):
-    """Another worker has taken over `slot` of `processor`. Nothing was written. Stop this worker."""
+    """Another worker has taken over `slot` of `processor`. This try wrote nothing. Stop this worker."""
 
     def __init__(self, processor: str, slot: int) -> None:
         super().__init__(processor, slot)
@@ -172,8 +172,8 @@ class Fenced(EventsrcError):
 
     def __str__(self) -> str:
         return (
-            f"{self.processor}: another worker, or another version, has taken over slot {self.slot}; nothing was "
-            "written; to run several workers at once, use Leases"
+            f"{self.processor}: another worker, or another version, has taken over slot {self.slot}; this try "
+            "wrote nothing; to run several workers at once, use Leases"
         )
 
 

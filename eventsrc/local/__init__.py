@@ -25,7 +25,7 @@ from .jar import jar_server
 
 if TYPE_CHECKING:
     from ..processing import DynamoDBCheckpoints
-    from ..stores.dynamodb import DynamoDBStore
+    from ..stores import DynamoDBStore
 
 __all__ = ["DynamoDBLocal", "DynamoDBLocalUnavailable", "dynamodb_local"]
 
@@ -65,7 +65,7 @@ class DynamoDBLocal:
 
     def store(self, table: str, **options: Any) -> DynamoDBStore:
         """Return a store on this server: `async with local.store("ledger") as store: await store.create_table()`."""
-        from ..stores.dynamodb import DynamoDBStore
+        from ..stores import DynamoDBStore
 
         return DynamoDBStore(table, **self._add_defaults(options))
 

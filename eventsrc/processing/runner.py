@@ -234,7 +234,7 @@ class Runner:
 
     def _note_waiting(self, error: BaseException, seconds: float) -> None:
         self.waiting = type(error).__name__
-        log.warning("the store cannot be reached; trying again in %.1f s: %s", seconds, error)
+        log.warning("%s; trying again in %.1f s: %s", self.waiting, seconds, error)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep this long, or until the runner is stopped or slots change."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
@@ -23,6 +23,7 @@ from ..errors import (
     IdempotencyError,
     StoreError,
     StreamCorrupt,
+    kind_of,
 )
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
@@ -66,6 +67,8 @@ class Repository(Generic[A]):
         attempts: int = 10,
     ) -> None:
         self._declaration = declaration_of(aggregate)
+        if not isinstance(given := cast(object, store), Store):
+            raise TypeError(f"{kind_of(given)} is not a store; give an object, such as SQLiteStore('bank.db')")
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it must be an int of at least 1")
         self.aggregate_class = aggregate
@@ -119,7 +122,7 @@ class Repository(Generic[A]):
             ConflictError: another commit has the version.
             CommitOutcomeUnknown: the commit may or may not be stored; save the same object again.
             IdempotencyError: the command id was applied with other events.
-            CommitTooLarge, StoreError: nothing was written.
+            CommitTooLarge, StoreError: the events that are still `uncommitted` were not written.
         """
         return await self._save(aggregate, command_id, None, metadata)
 

@@ -17,7 +17,7 @@ from ..aggregates.codec import pack, unpack
 from ..aggregates.commands import AppliedCommand
 from ..aggregates.declaration import declaration_of
 from ..aggregates.shape import shape_of
-from ..errors import CorruptPayload, EventsrcError, kind_of
+from ..errors import CorruptPayload, EventsrcError
 from ..log import log
 from ..store import Commit, Snapshot, Store
 from .cache import Frozen
@@ -98,14 +98,9 @@ class SnapshotCodec:
 
 
 class Snapshots(Generic[A]):
-    """The snapshots of one aggregate class in one store. Raises TypeError if `store` is something else."""
+    """The snapshots of one aggregate class in one store."""
 
     def __init__(self, aggregate: type[A], store: Store, policy: SnapshotPolicy) -> None:
-        given: object = store
-        if not isinstance(given, Store):
-            raise TypeError(
-                f"{kind_of(given)} is not a store; give an object, such as SQLiteStore('bank.db') or open_store(url)"
-            )
         self._class = aggregate
         self._store = store
         self._policy = policy

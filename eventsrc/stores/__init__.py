@@ -1,6 +1,7 @@
 """The stores, the feed of all their commits, the gate that makes it exact, and what authors of stores use.
 
-Each name is imported when it is first asked for: a program that uses one store does not pay for the others.
+Each name is imported when it is first asked for: a program that uses one store does not pay for the others. It is
+imported from its own file: two threads that ask for names whose packages import one another would wait for each other.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from .settle import settle  # now, as importing the module of this name later wo
 
 if TYPE_CHECKING:
     from ..stream_id import check_stream
-    from .dynamodb import DynamoDBStore, Export
+    from .dynamodb.export.export import Export
+    from .dynamodb.store import DynamoDBStore
     from .feed import Batch, Feed, Head
     from .gate import Gate
     from .lifecycle import ManagedStore
     from .limits import check_commit
     from .memory import MemoryStore
     from .ordered import OrderedStore
-    from .sqlite import SQLiteStore
+    from .sqlite.store import SQLiteStore
     from .url import open_store
 
 __all__ = [
@@ -41,15 +43,15 @@ __all__ = [
 
 _HOMES = {
     "Batch": ".feed",
-    "DynamoDBStore": ".dynamodb",
-    "Export": ".dynamodb",
+    "DynamoDBStore": ".dynamodb.store",
+    "Export": ".dynamodb.export.export",
     "Feed": ".feed",
     "Gate": ".gate",
     "Head": ".feed",
     "ManagedStore": ".lifecycle",
     "MemoryStore": ".memory",
     "OrderedStore": ".ordered",
-    "SQLiteStore": ".sqlite",
+    "SQLiteStore": ".sqlite.store",
     "check_commit": ".limits",
     "check_stream": "..stream_id",
     "open_store": ".url",
@@ -60,3 +62,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

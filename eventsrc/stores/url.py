@@ -32,7 +32,7 @@ def open_store(url: str) -> Store:
         return MemoryStore()
     if parts.scheme == "sqlite":
         _check(url, options, bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path)
-        from .sqlite import SQLiteStore
+        from .sqlite.store import SQLiteStore
 
         return SQLiteStore(unquote(parts.path[1:], errors="strict"))
     if parts.scheme == "dynamodb":
@@ -41,7 +41,7 @@ def open_store(url: str) -> Store:
         plain_http = options.pop("plain_http", "false")
         malformed = not parts.netloc or parts.path not in ("", "/") or plain_http not in ("true", "false")
         _check(url, options, malformed)
-        from .dynamodb import DynamoDBStore
+        from .dynamodb.store import DynamoDBStore
 
         return DynamoDBStore(
             unquote(parts.netloc),

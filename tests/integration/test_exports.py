@@ -17,7 +17,7 @@ from support.proxy import HALF_ANSWER, LOST, PASS, Answer, Proxy, proxy_to
 from support.tables import fresh_name, session, store_on
 
 from eventsrc import Commit, CorruptPayload, DynamoDBStore, FeedTrimmed, StoreRejected, StoreUnavailable
-from eventsrc.stores.dynamodb import Export
+from eventsrc.stores import Export
 from eventsrc.stores.dynamodb.export import files
 from eventsrc.stores.dynamodb.feed import checkpoint
 from eventsrc.stores.gate import Gate

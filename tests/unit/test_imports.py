@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import eventsrc
+import eventsrc.stores
 
 PACKAGE = Path(eventsrc.__file__).parent
 
@@ -53,3 +54,41 @@ def test_public_names_are_sorted_and_unknown_names_raise() -> None:
     assert eventsrc.__all__ == sorted(set(eventsrc.__all__))
     with pytest.raises(AttributeError, match="NoSuchStore"):
         _ = eventsrc.NoSuchStore
+
+
+@pytest.mark.parametrize(
+    "first_uses",
+    [
+        ("from eventsrc.processing import DynamoDBCheckpoints", "from eventsrc.processing import DynamoDBRows"),
+        ("from eventsrc import DynamoDBStore", "from eventsrc.processing import DynamoDBCheckpoints"),
+        ("from eventsrc import SQLiteStore", "from eventsrc.processing import SQLiteCheckpoints"),
+    ],
+    ids=str,
+)
+def test_two_threads_may_use_lazy_names_first(first_uses: tuple[str, str]) -> None:
+    """An import that waits for another thread's package must not be one that this package waits for."""
+    code = f"""
+import threading
+import eventsrc.stores
+errors, together = [], threading.Barrier(2)
+
+def use(statement):
+    together.wait()
+    try:
+        exec(statement, {{}})
+    except BaseException as error:
+        errors.append(repr(error))
+
+threads = [threading.Thread(target=use, args=(statement,)) for statement in {first_uses!r}]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(errors)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_lazy_names_are_listed() -> None:
+    assert set(eventsrc.__all__) <= set(dir(eventsrc))
+    assert set(eventsrc.stores.__all__) <= set(dir(eventsrc.stores))

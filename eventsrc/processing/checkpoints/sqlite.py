@@ -38,7 +38,6 @@ _ADVANCE = """
 INSERT INTO eventsrc_positions (processor, stream, version, epoch) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHERE version = ?
 """
-_POSITION = "SELECT version FROM eventsrc_positions WHERE processor = ?"
 _PAGE = 1_000
 _MAX_VALUES = 200  # bound values in one statement
 

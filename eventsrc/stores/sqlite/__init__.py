@@ -1,5 +1,1 @@
 """The embedded store, in an SQLite file."""
-
-from .store import SQLiteStore
-
-__all__ = ["SQLiteStore"]

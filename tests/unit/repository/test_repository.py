@@ -304,6 +304,18 @@ async def test_a_foreign_commit_at_its_version_settles_an_unknown_outcome(
     assert store.appended[-1].id != store.appended[-2].id
 
 
+async def test_a_definite_failure_after_a_success_is_definite(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    """Only an earlier try of the same commit makes an outcome unknown."""
+    account = Account.open("n-1", owner="ann")
+    await accounts.save(account)
+    account.deposit(10)
+    store.appends = [("before", Throttled("slow down"))]
+    with pytest.raises(Throttled):
+        await accounts.save(account)
+
+
 async def test_after_a_definite_failure_the_next_save_is_a_new_commit(
     accounts: Repository[Account], store: ScriptedStore
 ) -> None:

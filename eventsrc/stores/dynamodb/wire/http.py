@@ -233,6 +233,8 @@ class ResponseParser:
             has_more = self._is_complete  # complete before the last byte: llhttp would skip a blank line
             self._parser.feed_data(view[-1:])
         except (HttpParserError, HttpParserUpgrade) as error:
+            if isinstance(stopped := error.__context__, (KeyboardInterrupt, SystemExit)):  # httptools catches these too
+                raise stopped from None
             if not self._is_complete:
                 raise BadResponse(str(error.__context__ or error)) from None
         if self._is_complete:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from support.exports import TIME, Item, after, data_files, put, removed, there, write_export, write_manifest
 
 from eventsrc import Batch, Commit, CorruptPayload, DynamoDBStore, Feed, Head, StoreClosed, StoreRejected
-from eventsrc.stores.dynamodb import Export
+from eventsrc.stores import Export
 from eventsrc.stores.dynamodb.export import data_file as lines
 from eventsrc.stores.dynamodb.export import files, sorting
 from eventsrc.stores.dynamodb.export.manifest import DataFile

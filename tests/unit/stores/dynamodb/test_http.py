@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventsrc.stores.dynamodb.wire.http import BadResponse, HttpConnection, Pool, Unreachable
+from eventsrc.stores.dynamodb.wire.http import BadResponse, HttpConnection, Pool, ResponseParser, Unreachable
 
 BODY = b'{"Item":{}}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
@@ -442,3 +442,14 @@ async def test_a_response_without_a_body_needs_no_length(status: int, head: byte
     found = await waiting
     assert (found.status, found.body) == (status, b"")
     assert connection.is_usable
+
+
+def test_a_signal_during_parsing_ends_the_program() -> None:
+    """httptools catches whatever a callback raises."""
+
+    class Interrupted(ResponseParser):
+        def on_body(self, body: bytes) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted().feed(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
