@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +14,8 @@ from support.tables import checkpoints_on, fresh_name, store_on
 from eventsrc import Fenced, StoreRejected, Throttled
 from eventsrc.processing import DynamoDBCheckpoints, Parked, Slot
 from eventsrc.processing.slice import Fence, PositionMoved, Slice
+from eventsrc.stores.dynamodb.wire.client import Reply
+from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.testing.contract.samples import make_commit
 
 FENCE = Fence(0, 1)
@@ -151,3 +153,36 @@ async def test_keys_may_have_other_names(bench: Bench) -> None:
             checkpoints_on(bench.endpoint, bench.table, **wrong)
     with pytest.raises(ValueError):
         checkpoints_on(bench.endpoint, "a b")
+
+
+async def test_all_reads_are_strongly_consistent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DynamoDB Local has no other reads, so the requests show it."""
+    sent: list[tuple[str, Mapping[str, Any]]] = []
+    call = SignedClient.call
+
+    async def record(client: SignedClient, operation: str, request: Mapping[str, Any]) -> Reply:
+        sent.append((operation, request))
+        return await call(client, operation, request)
+
+    monkeypatch.setattr(SignedClient, "call", record)
+    checkpoints = bench.direct
+    await checkpoints.advance("p@1", run(0, 2))
+    await checkpoints.claim("p@1", Slot(number=0, of=1, epoch=1))
+    await checkpoints.heartbeat("w-1")
+    await checkpoints.park("p@1", Parked(stream="s-1", version=3, error="", attempts=1, since=0))
+    await checkpoints.activate("p", 1, instead_of=None)
+    assert await checkpoints.positions("p@1", ["s-1"]) == {"s-1": 2}
+    assert [head async for page in checkpoints.all_positions("p@1") for head in page]
+    assert await checkpoints.slots("p@1")
+    assert await checkpoints.beats()
+    assert await checkpoints.parked("p@1")
+    assert await checkpoints.parked("p@1", ["s-1"])
+    assert await checkpoints.active("p") == 1
+    reads = [
+        (operation, part)
+        for operation, request in sent
+        if operation in ("GetItem", "Query", "BatchGetItem")
+        for part in request.get("RequestItems", {"": request}).values()
+    ]
+    assert {operation for operation, _ in reads} == {"GetItem", "Query", "BatchGetItem"}
+    assert all(part["ConsistentRead"] for _, part in reads)
