@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,14 @@ async def test_calls_in_flight_end_before_close_returns(both: tuple[Checkpoints,
     positions = await other.positions(P, [f"s-{i}" for i in range(20)])
     assert positions == {f"s-{i}": 1 for i, outcome in enumerate(outcomes) if outcome is None}
     assert positions
+
+
+async def test_opening_waits_for_another_writer_of_a_new_sqlite_file(tmp_path: Path) -> None:
+    """SQLite fails the switch to WAL at once while another connection writes; it does not wait by itself."""
+    path = tmp_path / "model.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE theirs (id INTEGER)")
+        asyncio.get_running_loop().call_later(0.3, other.execute, "COMMIT")
+        async with SQLiteCheckpoints(path) as checkpoints:
+            assert await checkpoints.slots("p@1") == []

@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import Fenced, StoreClosed
 from ...stores.feed import Head
+from ...stores.sqlite.connection import use_wal
 from ...stores.sqlite_errors import ERRORS, to_store_error
 from ..slice import Fence, PositionMoved, Slice
 from .checkpoints import Checkpoints, Parked, Skipped, Slot
@@ -89,7 +90,7 @@ class SQLiteCheckpoints(Checkpoints):
                 self._path, timeout=self._deadline, isolation_level=None, check_same_thread=False
             )
             try:
-                connection.execute("PRAGMA journal_mode = WAL")
+                use_wal(connection, self._deadline)
                 connection.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
                 connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from time import monotonic
+from typing import Any
 from urllib.parse import quote
 
 from ...errors import StoreRejected
@@ -51,13 +52,18 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
         try:
             connection.text_factory = bytes  # sqlite3 itself would quote text that is not UTF-8 in an error
             found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, SCHEMA_VERSION):  # before _use_wal, which changes the file
+            if found not in (0, SCHEMA_VERSION):  # before use_wal, which changes the file
                 raise StoreRejected(
                     "SCHEMA", f"{path} has schema version {found}; this library reads version {SCHEMA_VERSION}"
                 )
             if found == 0 and not create:
                 raise StoreRejected("SCHEMA", f"{path} was replaced by another file while it was open")
-            _use_wal(connection, deadline)
+            mode = use_wal(connection, deadline)
+            if mode != b"wal":
+                raise StoreRejected(
+                    "JOURNAL",
+                    f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
+                )
             connection.execute("PRAGMA synchronous = FULL")
             if found == 0:
                 _create(connection)
@@ -71,20 +77,14 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
     raise failure
 
 
-def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Switch the file to WAL mode. If several connections do so at once, SQLite lets one of them succeed and fails the
-    others without waiting; those try again until the deadline.
+def use_wal(connection: sqlite3.Connection, deadline: float) -> Any:
+    """Switch the file to WAL mode, and return the mode it has now. While another connection switches or writes, SQLite
+    fails this without waiting; then it is tried again until the deadline.
     """
     until = monotonic() + deadline
     while True:
         try:
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != b"wal":
-                raise StoreRejected(
-                    "JOURNAL",
-                    f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
-                )
-            return
+            return connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
                 raise
