@@ -120,8 +120,8 @@ class Codec:
             try:
                 decode = self._decode
                 return [decode(payload[_BODY]) for payload in payloads], len(joined)
-            except Exception:  # noqa: BLE001, S110
-                pass  # decode each below, to name the commit
+            except Exception:  # noqa: BLE001, S110  # each is decoded below, which names the commit
+                pass
         return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
 
     def decode_known(self, commit: Commit) -> list[tuple[int, Event]]:

@@ -158,6 +158,7 @@ class SQLiteCheckpoints(Checkpoints):
             "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
         )
         after = ""
+        # Each query is awaited before `after` changes.
         while page := await self._query(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
             yield [Head(*row) for row in page]
             after = page[-1][0]
