@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ..errors import StoredDataError
 from ..store import Commit
 
 
@@ -14,6 +15,15 @@ class Batch(NamedTuple):
     commits: Sequence[Commit]
     checkpoint: str
     caught_up: bool  # no later commits were stored when they were read
+    damaged: Sequence[Damaged] = ()  # only from a feed that was asked to report them
+
+
+class Damaged(NamedTuple):
+    """A stored row or item that is in the place of a commit, but cannot be read as one."""
+
+    stream: str
+    version: int
+    error: StoredDataError
 
 
 class Head(NamedTuple):
@@ -33,13 +43,29 @@ class Feed(Protocol):
 
     ordered: bool
 
-    def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        """Return a text that names this store for ever: drawn once and kept in the store; with the tenant, if any.
+
+        Raises StoreError.
+        """
+        ...
+
+    async def clock(self) -> int:
+        """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError."""
+        ...
+
+    def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+    ) -> AsyncGenerator[Batch]:
         """Yield the commits after the checkpoint `after`, or all commits if it is empty. Memory use is constant.
 
         - At the end of the stored commits it yields a batch with `caught_up`, even if there were no commits. Then it
           waits for new ones.
         - With `follow=False` it ends there. While writers continue, it ends after the commits that were stored when it
           began.
+
+        - A stored row that cannot be read as a commit ends the feed with an error, after the commits before it were
+          yielded. With `report_damaged` the feed continues, and names it in the batch.
 
         Raises:
             ValueError: `after` is not a checkpoint of this feed.
