@@ -7,13 +7,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
-from inspect import isawaitable
 from typing import Any, ClassVar, NamedTuple
 
 from ...errors import DeclarationError
-from ...store import Commit, Store
+from ...store import Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import Context, HandlerFailed, PositionMoved, Slice
+from ..slice import HandlerFailed, Slice
 from .handlers import Handlers, handlers_of
 
 
@@ -133,90 +132,6 @@ class Projection(ABC):
     @abstractmethod
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         """Handle slices, at most one per stream, each commit together with its position. Return those that failed."""
-
-
-class MemoryProjection(Projection):
-    """A read model in the attributes of a Python object. It starts empty in each process.
-
-    Handlers are plain methods. If the second event of a commit fails, the first one keeps its effect, and the next
-    attempt resumes with the second.
-    """
-
-    guarantee = Guarantee.MEMORY
-
-    def bind(self, checkpoints: Checkpoints) -> None:
-        super().bind(checkpoints)
-        self._positions: dict[str, int] = {}
-        self._done: dict[str, int] = {}  # events already handled of the commit after the position
-
-    async def discard(self) -> None:
-        """Raise TypeError: to start again, create a new object and a new processor."""
-        raise TypeError(f"{type(self).__qualname__} is in memory; create a new one, and a processor for it")
-
-    async def positions(self, streams: Collection[str]) -> dict[str, int]:
-        return {stream: self._positions[stream] for stream in streams if stream in self._positions}
-
-    async def advance(self, run: Slice) -> None:
-        if self._positions.get(run.stream, run.after) != run.after:
-            raise PositionMoved(run.stream)
-        self._positions[run.stream] = run.last_version
-        self._done.pop(run.stream, None)
-
-    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        failures: list[Failure] = []
-        for run in runs:
-            try:
-                for commit in run.commits:
-                    self._handle(commit, run.muted)
-                    self._positions[run.stream] = commit.version
-            except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
-                failures.append(Failure(run, HandlerFailed(error)))
-        return failures
-
-    def _handle(self, commit: Commit, muted: bool) -> None:
-        done = self._done.pop(commit.stream, 0) if self._done else 0
-        try:
-            for handler, given, _, index in self._handlers.calls((commit,)):
-                if index >= done:
-                    if handler.with_context:
-                        handler.call(self, given, Context(commit, index, muted))
-                    else:
-                        handler.call(self, given)
-                    done = index + 1
-        except Exception:
-            self._done[commit.stream] = done
-            raise
-
-
-class Effects(Projection):
-    """Effects outside: mails, payments, calls of other services. Handlers may be async.
-
-    The position is written after the effect, as the two cannot be in one transaction. So each effect happens at least
-    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once. Streams
-    are handled concurrently, `concurrency` at a time.
-    """
-
-    guarantee = Guarantee.KEY
-    awaits = True
-
-    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._handle, self._semaphore)
-
-    async def _handle(self, run: Slice) -> None:
-        for commit in run.commits:
-            if not run.muted:
-                await self._call(commit)
-            await self._checkpoints.advance(self.name, run._replace(after=commit.version - 1, commits=(commit,)))
-
-    async def _call(self, commit: Commit) -> None:
-        try:
-            for handler, given, _, index in self._handlers.calls((commit,)):
-                context = [Context(commit, index, muted=False)] if handler.with_context else []
-                result = handler.call(self, given, *context)
-                if isawaitable(result):
-                    await result
-        except Exception as error:
-            raise HandlerFailed(error) from error
 
 
 async def side_by_side(
