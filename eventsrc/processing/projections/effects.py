@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import isawaitable
 
-from ...store import Commit
-from ..slice import Context, HandlerFailed, Slice
-from .projection import Failure, Guarantee, Projection, side_by_side
+from ..slice import Context, Fence, Slice
+from .calling import call_handler
+from .projection import Failure, Guarantee, Projection, catch
 
 
 class Effects(Projection):
     """Effects outside: mails, payments, calls of other services. Handlers may be async.
 
     The position is written after the effect, as the two cannot be in one transaction. So each effect happens at least
-    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once. Streams
-    are handled concurrently, `concurrency` at a time.
+    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once.
+
+    - Streams are handled concurrently, `concurrency` at a time.
+    - A plain handler runs in a thread of its own, so it may block, as `requests.post` does. It must not use objects of
+      the event loop, and it may run at the same time as handlers of other streams.
+    - A handler that exceeds the processor's `handler_timeout` fails. A coroutine is cancelled; a thread cannot be
+      ended, and continues to run while the event is tried again.
+    - Before each call the worker makes sure that its slot was not taken over.
     """
 
     guarantee = Guarantee.KEY
     awaits = True
+    one_by_one = True
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        """Raise TypeError: effects outside cannot be undone."""
+        raise TypeError(f"{type(self).__qualname__} has effects outside, which would happen again; act by hand instead")
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._handle, self._semaphore)
+        [run] = runs
+        return await catch(run, self._handle(run))
 
     async def _handle(self, run: Slice) -> None:
-        for commit in run.commits:
-            if not run.muted:
-                await self._call(commit)
-            await self._checkpoints.advance(self.name, run._replace(after=commit.version - 1, commits=(commit,)))
-
-    async def _call(self, commit: Commit) -> None:
-        try:
-            for handler, given, _, index in self._handlers.calls((commit,)):
-                context = [Context(commit, index, muted=False)] if handler.with_context else []
-                result = handler.call(self, given, *context)
-                if isawaitable(result):
-                    await result
-        except Exception as error:
-            raise HandlerFailed(error) from error
+        for index, commit in enumerate(run.commits):
+            for call in () if run.muted else self._read_calls((commit,)):
+                await run.confirm()
+                context = Context(commit, call.event_index, muted=False)
+                await call_handler(self, call, context, self._handler_timeout, in_thread=True)
+            await self._checkpoints.advance(self.name, run.part(index, index + 1))

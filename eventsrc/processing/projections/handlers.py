@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
-from ...aggregates.event import Event
+from ...aggregates.event import Event, Upcaster, tag_of
 from ...errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ class Handler(NamedTuple):
     with_context: bool
     awaits: bool
 
+    @property
+    def name(self) -> str:
+        return get_name(self.call)
+
 
 class Call(NamedTuple):
     """One call of a handler to make."""
@@ -37,8 +41,10 @@ class Call(NamedTuple):
 class Handlers:
     """The handlers of a projection class."""
 
-    def __init__(self, by_type: Mapping[type[Event], Handler], codec: Codec) -> None:
-        self._by_type, self._codec = by_type, codec
+    def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcaster]) -> None:
+        self._by_type = by_type
+        self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
+        self._codec = Codec(by_type, upcasters)
 
     @property
     def awaiting(self) -> Handler | None:
@@ -98,7 +104,7 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
     check_tags([*found, *upcast], name)
     for event in (*found, *upcast):
         check_event(event)
-    return Handlers(found, Codec(found, upcast))
+    return Handlers(found, upcast)
 
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
