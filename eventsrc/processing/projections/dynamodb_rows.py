@@ -17,8 +17,8 @@ from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, explain_failed_condition
 from ..slice import Context, HandlerFailed, Position, Slice
-from .dynamodb import check_checkpoints, handle_by_halves, is_handler_error
 from .calling import call_handler
+from .dynamodb import check_checkpoints, handle_by_halves, is_handler_error
 from .projection import Failure, Guarantee, Projection, catch
 
 
@@ -177,8 +177,7 @@ class DynamoDBRows(Projection):
         if not run.is_first:
             condition = "#p.#version = :after AND #p.#epoch <= :epoch AND #p.#stream = :stream"
             names |= {f"#{name}": name for name in ("version", "epoch", "stream")}
-            stored = {":after": run.after, ":epoch": run.fence.epoch, ":stream": run.stream}
-            values |= {name: to_value(value) for name, value in stored.items()}
+            values |= to_item({":after": run.after, ":epoch": run.fence.epoch, ":stream": run.stream})
         try:
             update = "SET #p = :p" + changes.expression(names, values)
         except Exception as error:

@@ -201,8 +201,8 @@ class SQLiteProjection(Projection):
             if name != self.name and (ours.startswith(theirs) or theirs.startswith(ours)):
                 raise DeclarationError(
                     type(self).__qualname__,
-                    f"its tables are named {self.table}, which the processor {name} uses, too: tags that differ only in "
-                    "'-', '_', '.', case or a number at the end share tables; rename one",
+                    f"its tables are named {self.table}, which the processor {name} uses, too: tags that differ "
+                    "only in '-', '_', '.', case or a number at the end share tables; rename one",
                 )
 
     async def discard(self) -> None:
@@ -250,21 +250,22 @@ class SQLiteProjection(Projection):
     async def _transact(self, stretches: Sequence[Stretch]) -> None:
         """Handle stretches in one transaction. Raises DeclarationError if a handler blocks the writer thread."""
         watch, loop = Watch(self._handler_timeout), asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []  # the one that runs
 
         def look() -> None:
-            nonlocal timer
             if (left := watch.left() + GRACE) < 0:
                 limit.reschedule(loop.time())
-            timer = loop.call_later(max(left, 0.1), look)
+            else:
+                timers[:] = [loop.call_later(left + 0.01, look)]
 
-        timer = loop.call_later(self._handler_timeout, look)
+        timers.append(loop.call_later(self._handler_timeout, look))
         try:
             async with asyncio.timeout(None) as limit:
                 await self._checkpoints.write(lambda db: self._handle(db, stretches, watch))
         except TimeoutError:  # not a handler's, which is in _Stopped
             raise watch.explain_blocked() from None
         finally:
-            timer.cancel()
+            timers.pop().cancel()
 
     def _handle(self, db: sqlite3.Connection, stretches: Sequence[Stretch], watch: Watch) -> None:
         advance(db, self.name, join(stretches))  # first, so a second worker gets PositionMoved, not a failing handler
@@ -276,7 +277,10 @@ class SQLiteProjection(Projection):
                     if not db.in_transaction:
                         raise RuntimeError(_ENDED)
                 except Exception as error:
-                    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
+                    if (
+                        isinstance(error, sqlite3.Error)
+                        and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS
+                    ):
                         raise
                     raise _Stopped(index, HandlerFailed(error)) from error
         finally:
@@ -300,6 +304,11 @@ class SQLiteProjection(Projection):
 def _to_table(name: str) -> str:
     """Return the table name for a processor's name: `airport_delays_2` for `airport-delays@2`."""
     return re.sub("[@.-]", "_", name)
+
+
+def _is_of_file(error: Exception) -> bool:
+    """Whether an error comes from the file, and not from the handler."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS
 
 
 def _without(stream: str, stretches: Sequence[Stretch]) -> list[Stretch]:
