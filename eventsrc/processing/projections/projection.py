@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Collection, Sequence
 from enum import Enum
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakValueDictionary
 
 from ...errors import DeclarationError
 from ...store import Commit, Store
 from ...stream_id import category_of, check_category
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Fence, HandlerFailed, Position, Slice
-from .handlers import Call, Handlers, handlers_of
+from .handlers import Call, Handlers, handlers_of, has_handlers
 from .ordering import Order
 
 
@@ -101,11 +102,13 @@ class Projection(ABC):
         if not (isfinite(handler_timeout) and handler_timeout > 0):
             raise ValueError(f"handler_timeout is {handler_timeout}; give a number of seconds above 0")
         check_declaration(self)
+        check_subclass(type(self))
         if self.has_handlers:
             self._handlers = handlers_of(type(self), self.upcasters)
             if not self.awaits and (handler := self._handlers.awaiting) is not None:
                 raise DeclarationError(handler.name, "is async; handlers of this kind of projection are plain methods")
             self._tags = frozenset(self._handlers.tags)
+        check_single(self, checkpoints)
         self._checkpoints, self._store, self._handler_timeout = checkpoints, store, handler_timeout
 
     @property
@@ -185,6 +188,39 @@ async def catch(run: Slice, handling: Awaitable[None]) -> Sequence[Failure]:
     except Exception as error:  # noqa: BLE001  # it is returned with its slice
         return [Failure(run, error)]
     return []
+
+
+_bound: WeakValueDictionary[tuple[int, str], Projection] = WeakValueDictionary()
+"""Projections by their checkpoints and name. As they hold their checkpoints, no other ones have the same id."""
+
+
+def check_single(projection: Projection, checkpoints: Checkpoints) -> None:
+    """Raise DeclarationError if an object of another class has the same name and checkpoints.
+
+    Objects that are no longer used do not count, nor do classes that were defined again, as in a notebook.
+    """
+    kind, key = type(projection), (id(checkpoints), projection.name)
+    other = type(_bound.setdefault(key, projection))
+    if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise DeclarationError(
+            kind.__qualname__,
+            f"and {other.__qualname__} are both {projection.name} and would share positions; give one another tag",
+        )
+    _bound[key] = projection
+
+
+def check_subclass(kind: type[Projection]) -> None:
+    """Raise DeclarationError if a class has taken on the name of a base that is itself a projection of its own."""
+    for base in kind.__mro__[1:]:
+        if not issubclass(base, Projection) or (base.tag, base.version) != (kind.tag, kind.version):
+            continue
+        if has_handlers(base) or not base.has_handlers:
+            name = kind.__qualname__
+            raise DeclarationError(
+                name,
+                f"has the tag and version of its base {base.__qualname__}, so they would share positions; write "
+                f'class {name}({base.__qualname__}, tag="...")',
+            )
 
 
 def check_declaration(projection: Projection) -> None:
