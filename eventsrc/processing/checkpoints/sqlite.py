@@ -239,11 +239,7 @@ class SQLiteCheckpoints(Checkpoints):
         await self.write(lambda db: advance(db, processor, [run]))
 
     async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            _check_fence(db, processor, fence)
-            db.execute("DELETE FROM eventsrc_positions WHERE processor = ? AND stream = ?", (processor, stream))
-
-        await self.write(work)
+        await self.write(lambda db: delete_position(db, processor, stream, fence))
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
@@ -354,6 +350,12 @@ def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> No
     db.execute("RELEASE eventsrc_advance")
     if moved != len(runs):
         raise PositionMoved(_find_moved(db, processor, runs))
+
+
+def delete_position(db: sqlite3.Connection, processor: str, stream: str, fence: Fence) -> None:
+    """Within a transaction: delete the position of a stream. Raises Fenced."""
+    _check_fence(db, processor, fence)
+    db.execute("DELETE FROM eventsrc_positions WHERE processor = ? AND stream = ?", (processor, stream))
 
 
 def _find_moved(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> str:
