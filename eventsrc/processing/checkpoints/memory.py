@@ -96,7 +96,7 @@ class MemoryCheckpoints(Checkpoints):
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         known = self._parked.get(processor, {})
-        return [known[stream] for stream in (known if streams is None else set(streams)) if stream in known]
+        return [known[stream] for stream in (known if streams is None else dict.fromkeys(streams)) if stream in known]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
         self._skipped.setdefault(processor, {})[skipped.stream, skipped.version] = skipped
