@@ -32,10 +32,8 @@ class MemoryProjection(Projection):
 
     def forget_stream(self, stream: str) -> None:
         """Remove from the attributes what events of `stream` have written. Write it to make `reset` possible."""
-        kind = type(self).__qualname__
-        raise TypeError(
-            f"{kind} cannot handle a stream again; write {kind}.forget_stream(self, stream), which undoes it"
-        )
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
 
     async def discard(self) -> None:
         """Raise TypeError: to start again, create a new object and a new processor."""

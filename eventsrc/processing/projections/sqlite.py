@@ -162,8 +162,8 @@ class SQLiteProjection(Projection):
 
         It is called in one transaction with the deletion of the stream's position.
         """
-        kind = type(self).__qualname__
-        raise TypeError(f"{kind} cannot undo the events of one stream; write {kind}.forget_stream(self, db, stream)")
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
 
     @property
     def table(self) -> str:
