@@ -39,6 +39,7 @@ class Applier:
         self._projection, self._assignment, self._positions = projection, assignment, positions
         self._note = note  # called with each slice that was handled
         self.places = asyncio.Semaphore(projection.concurrency)
+        self.calling: set[str] = set()  # streams that handlers are working on
 
     async def apply(self, slices: Sequence[Slice]) -> Applied:
         """Apply slices, at most one for each stream.
@@ -95,12 +96,16 @@ class Applier:
                 raise failures[0].error
 
     async def _apply_batch(self, slices: Sequence[Slice]) -> Sequence[Failure]:
+        streams = {run.stream for run in slices}
+        self.calling |= streams
         try:
             failures = await self._projection.apply(slices)
         except BaseException:
             for run in slices:
                 self._positions.forget(run.stream)
             raise
+        finally:
+            self.calling -= streams
         failed = {failure.run.stream for failure in failures}
         for run in slices:
             if run.stream in failed:

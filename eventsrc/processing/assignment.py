@@ -46,6 +46,7 @@ class Assignment:
         self._not_before: dict[int, float] = {}  # acts outside of this slot wait until then
         self._ours: dict[int, int] = {}  # the epochs of the last claims by this object
         self._checking = asyncio.Lock()
+        self._is_new = False  # registered by this object, so slots that were forgotten begin where it does
 
     # Registration.
 
@@ -59,7 +60,7 @@ class Assignment:
         while (found := await self.checkpoints.registration(self.name)) is None:
             start, started = (await self.feed.end(), await self.feed.clock()) if self.from_now else ("", 0)
             new = Registration(store=identity, started=started, start=start, handles=self._handles)
-            await self.checkpoints.register(self.name, new, instead_of=None)
+            self._is_new |= await self.checkpoints.register(self.name, new, instead_of=None)
         if found.store != identity:
             raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
         if found.handles != self._handles:
@@ -168,7 +169,11 @@ class Assignment:
         Raises:
             Fenced: another process has claimed the slot since it was read.
         """
-        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="")
+        start = self.registration.start if self._is_new and self.registration is not None else ""
+        checkpoint = seen.checkpoint or start
+        slot = structs.replace(
+            seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="", checkpoint=checkpoint
+        )
         await self.checkpoints.claim(self.name, slot)
         now = asyncio.get_running_loop().time()
         number = slot.number
@@ -226,6 +231,15 @@ class Assignment:
             slots = await self._ensure_slots()
             slot = slots[crc32(stream.encode()) % len(slots)]
         return Fence(slot.number, slot.epoch)
+
+    async def rewind(self, number: int, checkpoint: str) -> None:
+        """Give up a slot so that its next holder reads the feed from this checkpoint.
+
+        Raises:
+            Fenced: another worker has claimed it already.
+        """
+        slot = structs.replace(self.held.pop(number), owner="", open=False, checkpoint=checkpoint)
+        await self.checkpoints.save(self.name, slot)
 
     # Checks that the slots are still held.
 

@@ -101,6 +101,10 @@ class CatchUp:
             if not parts or parts[0].last_version < run.last_version:
                 return  # held back
 
+    def is_calling(self, stream: str) -> bool:
+        """Whether a handler is working on this stream."""
+        return stream in self._applier.calling
+
     async def position(self, stream: str) -> int:
         """Read the position of a stream again, and return its version."""
         return await self._positions.read(stream)

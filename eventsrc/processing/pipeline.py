@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 
 from ..errors import Fenced, StoredDataError
 from ..store import Commit, Store
@@ -13,10 +14,10 @@ from ..stream_id import category_of
 from .applying import Applied, Applier, Interrupted
 from .assignment import Assignment
 from .catch_up import CatchUp
-from .checkpoints.checkpoints import now
 from .following import Following
 from .parking import Parking
 from .positions import Positions
+from .progress import Progress
 from .projections.projection import Projection
 from .retries import Retries
 from .slice import HandlerFailed, Slice
@@ -24,6 +25,8 @@ from .slice import HandlerFailed, Slice
 MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
 CAREFUL_SECONDS = 10.0
 """After a process has ended, commits are handled one at a time for this long, to find out which one ended it."""
+
+LIVE = 10.0  # seconds; a processor that is less behind is live
 
 STORE_AFTER = 2.0  # seconds; streams that are aside for less are not stored, as most of them soon are not any more
 WRITE_AT_LEAST = 10.0  # seconds after which they are, so that the checkpoint advances
@@ -58,20 +61,11 @@ class Pipeline:
         self._lock = asyncio.Lock()
         # Where each write is billed, commits that no handler takes move no position: the next one that is wanted does.
         self._is_lazy = assignment.checkpoints.billed
-        self.caught_up = asyncio.Event()  # all commits that the feed knows of are handled
-        self.commits = 0  # handled since this object was created
-        self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
-        self.delivered_up_to = 0  # time of the newest commit that the feed has delivered
-        self.read_at = 0  # when the feed last delivered anything, or said that there is nothing; µs since the epoch
-        self.in_flight = 0  # commits that handlers are working on
-        self.oldest = 0  # time of the oldest of them, in µs since the epoch
-        self._at_end = False
+        self.progress = Progress()
         self._careful_until: float | None = None
         self._written = 0.0  # when a checkpoint was last written, by the loop's clock
         self.running = False
         self.paused = False
-        self.waiting = ""  # the name of the error, while a store cannot be reached
-        self.waiting_since = 0
 
     async def prepare(self) -> None:
         """Get ready to handle commits: register, create the read model and read which streams are parked.
@@ -86,7 +80,7 @@ class Pipeline:
         await self.projection.prepare()
         self.retries.reset()
         await self.parking.refresh()
-        self.caught_up.clear()
+        self.progress.restart()
         self._careful_until = None
 
     async def handle(self, commits: Iterable[Commit], damaged: Sequence[Damaged] = ()) -> None:
@@ -144,15 +138,14 @@ class Pipeline:
         runs = await self.following.split(await self._due(by_stream))
         if not runs:
             return
-        self.in_flight = sum(len(run.commits) for run in runs)
-        self.oldest = min(run.commits[0].time for run in runs)
+        self.progress.begin(runs)
         try:
             if self.assignment.unclean and self._is_careful():
                 await self._handle_carefully(runs)
             else:
                 self._hand_over(await self._apply(runs), runs)
         finally:
-            self.in_flight = self.oldest = 0
+            self.progress.end()
 
     async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
         """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
@@ -236,25 +229,38 @@ class Pipeline:
 
     def _note(self, run: Slice) -> None:
         """Note that a slice was handled."""
-        self.commits += len(run.commits)
-        self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
+        self.progress.handled(run)
         self.retries.succeeded()
         self._wake(run.stream)
+
+    @property
+    def state(self) -> str:
+        """One word: see `Status.state`."""
+        if self.retries.failure is not None:
+            return "failed"
+        if not self.running:
+            return "stopped"
+        if self.paused:
+            return "paused"
+        if self.progress.waiting:
+            return "waiting for the store"
+        if not self.assignment.held:
+            return "waiting for slots"
+        if self.retries.is_backing_off:
+            return "backing off"
+        return "live" if self.progress.caught_up.is_set() or self.progress.lag < LIVE else "catching up"
 
     # Progress.
 
     def batch_done(self, batch: Batch) -> None:
         """Note that all commits of a batch were passed to `handle`."""
         self.assignment.checkpoint = batch.checkpoint
-        self._at_end = batch.caught_up
-        self.read_at = now()
+        self.progress.batch_done(batch)
         self.update_caught_up()
 
     def update_caught_up(self) -> None:
-        if self._at_end and not self.catch_up.entries:
-            self.caught_up.set()
-        else:
-            self.caught_up.clear()
+        """Find out whether all commits that the feed knows of are handled."""
+        self.progress.update(len(self.catch_up.entries))
 
     async def save(self) -> None:
         """Write the feed checkpoint, if it has changed. Streams that are aside are stored first.
@@ -308,6 +314,38 @@ class Pipeline:
             async with self._lock:  # none of them is in a batch now
                 self._start_orphans()
         self.paused = await self.assignment.is_paused()
+
+    async def last_wanted(self, stream: str, version: int) -> int:
+        """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one."""
+        if not self._is_lazy:
+            return version
+        async with aclosing(self.store.read(stream, until=version, backward=True)) as commits:
+            async for commit in commits:
+                if self.projection.wants(commit):
+                    return commit.version
+        return 0
+
+    async def reset(self, stream: str) -> None:
+        """Forget what was handled of one stream, and handle it again: now, if this process runs, else in the next run.
+
+        Raises:
+            TypeError: the projection cannot forget one stream.
+            ValueError: the stream is parked, or handled by a task of its own.
+        """
+        if stream in await self.parking.out_of_feed([stream]) or await self.parking.refresh([stream]):
+            raise ValueError(f"{stream} is parked or is being retried; retry or skip it first")
+        async with self._lock:
+            entry = self.catch_up.enter(stream)
+            try:
+                await self.parking.store(entry)
+                await self.projection.reset(stream, await self.assignment.fence_of(stream))
+            finally:
+                self.catch_up.leave(entry)
+                self.positions.forget(stream)
+                if entry.stored is not None:
+                    self.parking.orphans[stream] = entry.stored
+            if self.running:
+                self._start_orphans()
 
     async def wait_until_idle(self) -> None:
         """Wait until all commits given to `handle` are handled or parked.
@@ -380,5 +418,4 @@ class Pipeline:
         """Forget everything that other workers may have changed."""
         self.positions.clear()
         self.following.held_back.clear()
-        self._at_end = False
-        self.caught_up.clear()
+        self.progress.restart()

@@ -102,7 +102,7 @@ class Processor(Generic[P]):
     @property
     def caught_up(self) -> asyncio.Event:
         """Set while all commits that the feed knows of are handled; after a run, if it ended so."""
-        return self.pipeline.caught_up
+        return self.pipeline.progress.caught_up
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run only this processor, as `Runner(self).run(...)` does."""
@@ -284,4 +284,4 @@ class Processor(Generic[P]):
     @property
     def lag(self) -> float:
         """How many seconds this process is behind: see `Status.lag_seconds`."""
-        return self.pipeline.lag
+        return self.pipeline.progress.lag

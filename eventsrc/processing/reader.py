@@ -12,7 +12,6 @@ from ..concurrency import cancel_all, first_of, run_all
 from ..log import log
 from ..retrying import TRANSIENT, on_outage
 from ..stores.feed import Batch, Feed
-from .checkpoints.checkpoints import now
 from .pipeline import Pipeline
 
 T = TypeVar("T")
@@ -42,11 +41,11 @@ class Patience:
     def over(self) -> None:
         """Note that the store answers."""
         for each in self._pipelines:
-            each.waiting, each.waiting_since = "", 0
+            each.progress.wait("")
 
     def _note(self, error: BaseException, seconds: float) -> None:
         for each in self._pipelines:
-            each.waiting, each.waiting_since = type(error).__name__, each.waiting_since or now()
+            each.progress.wait(type(error).__name__)
         log.warning("%s; trying again in %.1f s: %s", type(error).__name__, seconds, error)
 
     async def _pause(self, seconds: float) -> None:

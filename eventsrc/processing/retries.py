@@ -81,7 +81,8 @@ class Retries:
             return
         entry = self._catch_up.enter(stream, latest)
         entry.stored = self._parking.orphans.pop(stream, None)
-        entry.failed, entry.failures, entry.first = failed, 1 if failed else 0, first
+        entry.failed, entry.first = failed, first
+        entry.failures = 1 if failed is not None else entry.stored.attempts if entry.stored is not None else 0
         entry.at_risk = first is None and failed is None and self._has_ended(entry)
         if failed is not None:
             self._failing.add(stream)
@@ -116,6 +117,30 @@ class Retries:
             await cancel_all(tasks)
         if len(numbers) < len(self._assignment.held):
             self._stopping = asyncio.Event()
+
+    async def end_attempts(self) -> None:
+        """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
+
+        After the last attempt the stream is parked. Otherwise whoever handles it next continues to count.
+
+        Raises:
+            StoreError: they could not be stored.
+        """
+        cut = {stream for stream in self._catch_up.entries if self._catch_up.is_calling(stream)}
+        entries = [entry for entry in self._catch_up.entries.values() if entry.task is not None]
+        await cancel_all(self._tasks())
+        try:
+            for entry in entries:
+                if entry.stream in cut:
+                    entry.failed = HandlerFailed(TimeoutError("the handler was cut short, as no time was left"))
+                    entry.failures += 1
+                if entry.failed is not None and entry.failures >= self._attempts:
+                    await self._parking.park(entry, entry.failed, entry.failures)
+                elif entry.failed is not None:
+                    await self._parking.store(entry)
+        finally:
+            for entry in entries:
+                self._catch_up.leave(entry)
 
     async def drop(self) -> None:
         """Cancel all tasks. The next run starts them again."""

@@ -79,12 +79,12 @@ class Worker:
             await self._give_up()
             raise
         finally:
-            ended = [pipeline for pipeline in self._pipelines if pipeline.caught_up.is_set()]
+            ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
             for pipeline in self._pipelines:
                 pipeline.running = False
                 await pipeline.drop()
             for pipeline in ended:
-                pipeline.caught_up.set()  # stays set until the next run
+                pipeline.progress.caught_up.set()  # stays set until the next run
 
     async def _prepare(self) -> None:
         for pipeline in self._pipelines:
@@ -143,7 +143,7 @@ class Worker:
             assignment, beats = pipeline.assignment, _Beats()
             while not await self._patience(partial(is_switched, assignment)):
                 pending = True
-                pipeline.waiting = "SwitchPending"
+                pipeline.progress.wait("SwitchPending")
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
@@ -242,7 +242,7 @@ class Worker:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
                 elif len(self._pipelines) > 1 and not pipeline.paused:
-                    if is_alone and pipeline.caught_up.is_set() or not is_alone and pipeline.retries.is_full:
+                    if is_alone and pipeline.progress.caught_up.is_set() or not is_alone and pipeline.retries.is_full:
                         self._regroup.set()
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], until_all: Sequence[asyncio.Task[None]]) -> None:

@@ -16,6 +16,7 @@ class Batch(NamedTuple):
     checkpoint: str
     caught_up: bool  # no later commits were stored when they were read
     damaged: Sequence[Damaged] = ()  # only from a feed that was asked to report them
+    is_scan: bool = False  # the commits are of a scan, which is in no order of time
 
 
 class Damaged(NamedTuple):
