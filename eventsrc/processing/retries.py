@@ -179,13 +179,12 @@ class Retries:
             self._left.set()
 
     def _has_ended(self, entry: Entry) -> bool:
-        lives = entry.stored.lives if entry.stored is not None else 0
-        return lives > 0 or self._assignment.slot_of(entry.stream) in self._assignment.unclean
+        """Whether the former holder of the stream's slot was killed, maybe by this stream's handler."""
+        return self._assignment.slot_of(entry.stream) in self._assignment.unclean
 
     async def _outlived(self, entry: Entry) -> bool:
         """Park a stream at whose commit several processes have ended. Return whether it may be handled."""
-        lives = entry.stored.lives if entry.stored is not None else 0
-        if lives < LIVES - 1:
+        if not entry.at_risk or entry.stored is None or entry.stored.lives < LIVES - 1:
             return True
         await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
         return False

@@ -24,6 +24,8 @@ WATCH_SECONDS = 2.0
 GRACE = 10.0
 """Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
 
+GIVE_UP_SECONDS = 1.0  # for giving up slots after an error or a cancellation
+
 FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that is so far behind reads by itself
 
 _REBUILD_DEAD = 10.0  # seconds without a heartbeat of a rebuild that switches
@@ -73,9 +75,9 @@ class Worker:
             await self._patience(self._end)
             if until_caught_up and not accept_parked and not self._stopping.is_set():
                 self._check_parked()
-        except (Fenced, asyncio.CancelledError):
+        except Fenced:
             raise
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             await self._give_up()
             raise
         finally:
@@ -103,15 +105,18 @@ class Worker:
             await pipeline.stop(self._grace)
 
     async def _give_up(self) -> None:
-        """Give up the slots after an error, as far as that is possible; the stored checkpoints stay."""
-        for pipeline in self._pipelines:
-            for number in list(pipeline.assignment.held):
-                try:
-                    async with asyncio.timeout(self._grace):
-                        await pipeline.retries.drop()
+        """Give up the slots after an error or a cancellation, if that takes no more than GIVE_UP_SECONDS.
+
+        The stored checkpoints stay. Slots that are not given up count as those of a process that was killed.
+        """
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                for pipeline in self._pipelines:
+                    await pipeline.retries.drop()
+                    for number in list(pipeline.assignment.held):
                         await pipeline.assignment.give_up(number)
-                except (StoreError, Fenced, TimeoutError) as error:
-                    log.warning("%s: slot %d was not given up: %r", pipeline.assignment.name, number, error)
+        except (StoreError, Fenced, TimeoutError) as error:
+            log.warning("slots were not given up: %r", error)
 
     # Without leases: this worker has all slots.
 
