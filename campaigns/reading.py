@@ -25,6 +25,7 @@ from eventsrc.processing import Processor, Runner, verify
 
 from .clock import Deadlock, VirtualLoop, run, virtual_time
 from .hostile import Chaos
+from .progress import report
 from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
@@ -274,7 +275,8 @@ def campaign(seeds: Sequence[int]) -> Layer:
     faults = Counter[str]()
     violations: list[str] = []
     with TemporaryDirectory() as folder, silence():
-        for seed in seeds:
+        for done, seed in enumerate(seeds):
+            report(done, len(seeds))
             story = tell(seed, Path(folder))
             commits, told = commits + story.commits, told + story.told
             missing, twice = missing + story.missing, twice + story.twice
