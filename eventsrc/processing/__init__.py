@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
+from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot
+from .checkpoints.memory import MemoryCheckpoints
 from .checkpoints.sqlite import SQLiteCheckpoints
 from .leases import Leases
 from .processor import Processor
@@ -40,6 +41,7 @@ __all__ = [
     "Parked",
     "Processor",
     "Projection",
+    "Registration",
     "RowContext",
     "Runner",
     "SQLiteCheckpoints",
