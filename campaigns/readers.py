@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from support.bank import Deposited, Opened, Withdrawn
 
@@ -23,6 +23,7 @@ from eventsrc.processing import (
 )
 from eventsrc.processing.projections.sqlite import Database
 
+from .deliveries import Delivery
 from .hostile import Chaos, FailingCheckpoints, FailingStore, HostileFeed
 
 Movement = Opened | Deposited | Withdrawn
@@ -43,12 +44,6 @@ class World:
 
 class Refused(Exception):
     """Raised by handlers."""
-
-
-class Delivery(NamedTuple):
-    at: float
-    version: int
-    place: int  # index in the commit
 
 
 class Rows(SQLiteProjection, tag="rows"):
@@ -86,18 +81,19 @@ class Outside(Effects, tag="outside"):
         self._process = process
 
     async def handle_movement(self, event: Movement, context: Context) -> None:
-        process, chaos = self._process, self._process.chaos
+        process, chaos, clock = self._process, self._process.chaos, asyncio.get_running_loop().time
+        begun = clock()
         try:
             await asyncio.sleep(chaos.random.choice((0.0, 0.01, 0.3)))
             while process.is_frozen or process.checkpoints.is_dead:  # noqa: ASYNC110  # until it is cancelled
                 await asyncio.sleep(0.05)
-            at = asyncio.get_running_loop().time()
-            process.effects[context.stream].append(Delivery(at, context.commit.version, context.index))
+            act = Delivery(begun, clock(), process.number, context.commit.version, context.index)
+            process.effects[context.stream].append(act)
             await asyncio.sleep(chaos.random.choice((0.0, 0.0, 0.3)))
             if chaos.strikes("handler failed"):
                 raise Refused
         except BaseException:
-            chaos.disturb()
+            chaos.disturb(process.number)
             raise
 
 
@@ -106,7 +102,8 @@ class Process:
 
     def __init__(self, world: World) -> None:
         self.chaos, self.effects = world.chaos, world.effects
-        self.checkpoints = FailingCheckpoints(world.path, world.chaos)
+        self.number = len(world.opened) + 1
+        self.checkpoints = FailingCheckpoints(world.path, world.chaos, self.number)
         world.opened.append(self.checkpoints)
         self.is_frozen = False
         options: Any = {"checkpoints": self.checkpoints, "feed": world.feed, "attempts": 4}
@@ -150,7 +147,7 @@ class Worker(Process):
         """Cancel the worker. Nothing that it does later takes effect, except writes in flight."""
         self.checkpoints.is_dead = True
         self.checkpoints.back.set()
-        self.chaos.disturb()
+        self.chaos.disturb(self.number)
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from eventsrc import EventsrcError, Repository, SnapshotPolicy
 from eventsrc.processing import Processor, Runner, verify
 
 from .clock import Deadlock, VirtualLoop, run, virtual_time
+from .deliveries import Claim, Disturbances, check_deliveries
 from .hostile import Chaos
 from .progress import report
 from .readers import TTL, InMemory, Process, Worker, World
@@ -198,8 +198,8 @@ class Play(World):
         for stream, *place in reader.execute("SELECT stream, version, place FROM rows_1 ORDER BY number"):
             rows[stream].append((place[0], place[1]))
         self.violations += [row[0] for row in reader.execute("SELECT violation FROM violations")]
-        missing = twice = disordered = 0
-        for name, seen in (("rows", rows), ("in memory", self.in_memory.projection.seen), ("outside", self._outside())):
+        missing, twice, disordered = self._check_outside(expected)
+        for name, seen in (("rows", rows), ("in memory", self.in_memory.projection.seen)):
             for stream, events in expected.items():
                 missing += len(set(events) - set(seen[stream]))
                 twice += len(seen[stream]) - len(set(seen[stream]))
@@ -208,22 +208,19 @@ class Play(World):
                     self.violations.append(f"{name}: {stream} was handled as {seen[stream]}, not {len(events)} events")
         return missing, twice, disordered
 
-    def _outside(self) -> Mapping[str, list[tuple[int, int]]]:
-        """Return the effects without allowed repetitions: a commit's effects may be repeated after a disturbance."""
-        found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        times = sorted(self.chaos.disturbed)
-        for stream, deliveries in self.effects.items():
-            kept = found[stream]
-            last = 0.0
-            for at, version, place in deliveries:
-                disturbed = bisect_left(times, last) < bisect_right(times, at)
-                if place == 0 and disturbed and kept and kept[-1][0] == version:
-                    self.chaos.counts["effects had again"] += 1
-                    while kept and kept[-1][0] == version:
-                        kept.pop()
-                kept.append((version, place))
-                last = at
-        return found
+    def _check_outside(self, expected: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[int, int, int]:
+        missing = twice = disordered = 0
+        disturbances = Disturbances(self.chaos.disturbances)
+        query = 'SELECT at, worker, forced FROM claims WHERE processor = ? AND number = crc32(?) % "of" ORDER BY rowid'
+        for stream, events in expected.items():
+            claimed = self.opened[0]._db.execute(query, ("outside@1", stream)).fetchall()
+            claims = [Claim(at, worker, bool(forced)) for at, worker, forced in claimed]
+            found = check_deliveries(events, self.effects[stream], claims, disturbances)
+            missing, twice = missing + found.missing, twice + found.twice
+            disordered += found.disordered
+            self.chaos.counts["effects had again"] += found.repeated
+            self.violations += [f"outside: {stream}: {violation}" for violation in found.violations]
+        return missing, twice, disordered
 
 
 class Story(NamedTuple):
