@@ -49,6 +49,8 @@ CREATE TABLE IF NOT EXISTS claims (
     at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
+CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
+    SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
 """
@@ -67,6 +69,7 @@ class Chaos:
             "read failed": source.choice((0.0, 0.02)),
             "feed failed": source.choice((0.0, 0.02)),
             "handler failed": source.choice((0.0, 0.02, 0.15, 0.4)),
+            "handler hung": source.choice((0.0, 0.0, 0.02)),
             "write refused": source.choice((0.0, 0.03)),
             "answer lost": source.choice((0.0, 0.03)),
         }
@@ -187,7 +190,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
     The transactions are real, but run in the event loop's thread, so that time can be virtual.
     """
 
-    def __init__(self, path: Path, chaos: Chaos, process: int) -> None:
+    def __init__(self, path: Path, chaos: Chaos, process: int, registered: Callable[[str], None]) -> None:
         super().__init__(path)
         self._chaos, self._process = chaos, process
         self._db = self._connect()
@@ -195,6 +198,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
         self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
         self._db.create_function("now", 0, lambda: asyncio.get_running_loop().time())
         self._db.create_function("process", 0, lambda: process)
+        self._db.create_function("registered", 1, registered)  # called when a registration is stored
         self._db.executescript(_SCHEMA + _WATCH)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
         self.back = asyncio.Event()  # cleared while answers do not arrive

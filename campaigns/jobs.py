@@ -19,6 +19,7 @@ from . import (
     reading,
     reading_dynamodb,
     reading_mutants,
+    restoring,
     simulation,
     workers,
 )
@@ -27,6 +28,7 @@ from .reading_mutants import READING
 from .report import Layer
 
 SEEDS, PART = 3_000, 250
+RESTORED = 1_000
 CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
@@ -71,6 +73,10 @@ def _reading(first: int, count: int) -> Layer:
     return reading.campaign(range(first, first + count))
 
 
+def _restoring(first: int, count: int) -> Layer:
+    return restoring.campaign(range(first, first + count))
+
+
 def _workers(times: int, seed: int) -> Layer:
     with TemporaryDirectory() as folder:
         return workers.campaign(times, seed, Path(folder))
@@ -107,6 +113,7 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in starts],
+        "restoring": [(_restoring, (seed + each, min(PART, seeds - each))) for each in starts[: RESTORED // PART]],
         "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in starts],
         "mutants": [
             *((_hunt_reading, (index,)) for index in range(len(READING))),
