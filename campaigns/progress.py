@@ -28,7 +28,7 @@ def connect(shares: MutableSequence[float]) -> None:
 def report(done: int, total: int) -> None:
     """Report how much of the job is done. It does nothing in a process that runs no jobs, as in a test."""
     if _shares is not None:
-        _shares[_job] = min(1.0, done / max(total, 1))
+        _shares[_job] = min(0.99, done / max(total, 1))
 
 
 def run_job(number: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Finished:
@@ -42,5 +42,6 @@ def run_job(number: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -
         result = work(*arguments)
     except Exception as failure:
         error = f"the campaign ended with {failure!r}"
-    report(1, 1)
+    if _shares is not None:
+        _shares[number] = 1.0
     return Finished(result, error, start, time())

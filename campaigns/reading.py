@@ -234,7 +234,7 @@ class Play(World):
                 due = [each for each in events if each[0] not in skipped_here]
                 found = [each for each in seen[stream] if each[0] not in skipped_here]
                 if name == "since@1":
-                    due = self._events_since(stream, due, found)
+                    due = list(self._events_since(stream, due, found))
                 missing += len(set(due) - set(found))
                 twice += len(found) - len(set(found))
                 disordered += found != sorted(found)
