@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from ..concurrency import cancel_all, first_of
-from ..log import log
 from ..retrying import on_failed_handler, on_outage
 from .applying import Interrupted, for_a_while
 from .assignment import Assignment

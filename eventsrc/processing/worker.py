@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -152,7 +152,9 @@ class Worker:
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
-                    log.warning("%s: a rebuild ended in the middle of its switch; this version continues", assignment.name)
+                    log.warning(
+                        "%s: a rebuild ended in the middle of its switch; this version continues", assignment.name
+                    )
                     await self._patience(assignment.take_back)
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
@@ -206,7 +208,9 @@ class Worker:
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()
-                reading = [asyncio.create_task(self._reader(group).run(follow=follow)) for group in await self._groups()]
+                reading = [
+                    asyncio.create_task(self._reader(group).run(follow=follow)) for group in await self._groups()
+                ]
                 try:
                     await self._wait([*reading, watching], until_all=reading)
                 finally:
@@ -247,13 +251,17 @@ class Worker:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
                 elif len(self._pipelines) > 1 and not pipeline.paused:
-                    if is_alone and pipeline.progress.caught_up.is_set() or not is_alone and pipeline.retries.is_full:
+                    if (is_alone and pipeline.progress.caught_up.is_set()) or (
+                        not is_alone and pipeline.retries.is_full
+                    ):
                         self._regroup.set()
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], until_all: Sequence[asyncio.Task[None]]) -> None:
-        """Wait until these tasks have ended, or any of `tasks` fails, or, if there are none, until something changes."""
+        """Wait until these tasks have ended, or one of `tasks` fails; if there are none, until something changes."""
         if not until_all:
-            changes = [asyncio.create_task(each.wait()) for each in (self._stopping, self._rebalance_due, self._regroup)]
+            changes = [
+                asyncio.create_task(each.wait()) for each in (self._stopping, self._rebalance_due, self._regroup)
+            ]
             try:
                 await asyncio.wait([*tasks, *changes], return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -94,7 +94,7 @@ class Feed(Protocol):
         ...
 
     async def behind(self, after: str) -> float | None:
-        """Return the seconds since the oldest commit after a checkpoint was stored, or at most that; 0 if there is none.
+        """Return the seconds since the oldest commit after a checkpoint was stored, at most; 0 if there is none.
 
         Return None if the checkpoint is of a scan, which says nothing about time.
         """
