@@ -208,7 +208,6 @@ class Processor(Generic[P]):
             raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
         if not self.projection.skips:
             raise ValueError(f"{self.name} cannot skip commits; fix what parked {stream}, and retry")
-        parking = self.pipeline.parking
         if version is not None:
             found = await self.checkpoints.parked(self.name, [stream])
             if version not in {each.version for each in found if each.state == "parked"}:

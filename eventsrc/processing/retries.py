@@ -88,7 +88,7 @@ class Retries:
         entry.task = asyncio.create_task(self._run(entry))
 
     def start_orphans(self, streams: Iterable[str]) -> None:
-        """Continue with streams that nobody handles: their release was interrupted, or another process released them."""
+        """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
         for stream in streams:
             if self._assignment.holds(stream) and not self._assignment.is_draining(stream):
                 self.start(stream)

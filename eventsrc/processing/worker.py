@@ -215,9 +215,8 @@ class Worker:
                     await self._wait([*reading, watching], until_all=reading)
                 finally:
                     await cancel_all(reading)
-                if not self._regroup.is_set():  # the feed has ended
-                    if follow or await self._drain(watching):
-                        return
+                if not self._regroup.is_set() and (follow or await self._drain(watching)):  # the feed has ended
+                    return
         finally:
             await cancel_all([watching])
 
