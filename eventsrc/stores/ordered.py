@@ -84,7 +84,7 @@ class OrderedStore(ManagedStore):
                 grown.clear()
                 rows, complete = await self.commits_after(position)
                 commits = [row for row in rows if isinstance(row, Commit)]
-                damaged = [row for row in rows if isinstance(row, Damaged)]
+                damaged = tuple([row for row in rows if isinstance(row, Damaged)])
                 if damaged and not report_damaged:
                     if commits := [each for each in commits if _position(each) < _position(damaged[0])]:
                         yield Batch(commits, _checkpoint_after(commits[-1]), caught_up=False)
