@@ -61,7 +61,7 @@ class Export:
     ) -> None:
         if not folders:
             raise ValueError("pass the folder of an export, which has its manifest-summary.json")
-        self._items = store.items
+        self._store, self._items = store, store.items
         self._folders = [fspath(folder) for folder in folders]
         for folder in self._folders:
             if folder.startswith("s3:") and not re.match("s3://[^/]+/+[^/]", folder):
@@ -121,8 +121,20 @@ class Export:
         """
         return checkpoint_at(self.time)
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        """Return the identity of the store, which must be open, as `Feed.identity`."""
+        return await self._store.identity()
+
+    async def clock(self) -> int:
+        """Return the time by the clock of the store, which must be open, as `Feed.clock`."""
+        return await self._store.clock()
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+    ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, one stream after the other. `follow` has no effect.
+
+        `report_damaged` has no effect either: an export with a damaged item cannot be opened.
 
         A checkpoint is valid for the same exports, wherever they are stored, and the same tenant.
         """

@@ -155,7 +155,7 @@ async def test_an_export_is_a_feed(tmp_path: Path) -> None:
         assert (export.earliest([]), export.earliest([*checkpoints, ""])) == ("", "")
         assert [await export.remaining(each) for each in ("", *checkpoints)] == [7, 4, 1, 0]
         [batch] = [batch async for batch in export.feed(after=checkpoints[-1], follow=True)]
-        assert batch == ([], checkpoints[-1], True)
+        assert batch == Batch([], checkpoints[-1], True)
 
 
 async def test_an_empty_export_is_caught_up(tmp_path: Path) -> None:
