@@ -204,9 +204,8 @@ def check_single(projection: Projection, checkpoints: Checkpoints) -> None:
     if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
         raise DeclarationError(
             kind.__qualname__,
-            f"and {other.__qualname__} are both {projection.name} and would share positions; give one another tag",
+            f"is {projection.name}, and so is {other.__qualname__}: they would share positions; give one another tag",
         )
-    _bound[key] = projection
 
 
 def check_subclass(kind: type[Projection]) -> None:
