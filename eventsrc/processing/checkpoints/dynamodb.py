@@ -35,11 +35,11 @@ from zlib import crc32
 import msgspec
 
 from ...concurrency import load_all
-from ...errors import Fenced, StoreClosed
+from ...errors import Fenced, StoreClosed, StoreRejected
 from ...stores.dynamodb.table import Refusal, Table
 from ...stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
-from ...stores.dynamodb.wire.outcomes import ConditionNotMet
+from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, ConditionNotMet
 from ...stores.dynamodb.wire.responses import Item, Response
 from ...stores.feed import Head
 from ...stores.lifecycle import CallInFlight, CallsInFlight
@@ -237,7 +237,15 @@ class DynamoDBCheckpoints(Checkpoints):
         if slot is not None and number_of(slot, "epoch") != fence.epoch:
             raise Fenced(processor, fence.slot)
 
-    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+    async def delete_position(
+        self, processor: str, stream: str, fence: Fence, *, actions: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Delete a position, in one transaction with `actions`. If there is none, nothing is done.
+
+        Raises:
+            Fenced: another worker has taken over the slot.
+            StoreRejected: the condition of one of the actions failed.
+        """
         await self.check_fence(processor, fence)
         key = self.table.key(*_position_key(processor, stream))
         while (item := await self.table.get(key)) is not None and "version" in item:
@@ -250,9 +258,11 @@ class DynamoDBCheckpoints(Checkpoints):
                 "ExpressionAttributeNames": _alias("version", "id", "time", "epoch", "stamp"),
                 "ExpressionAttributeValues": _to_numbers(numbers),
             }
-            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}])
+            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}, *actions])
             if refusal is None:
                 return
+            if refusal.action > 1:
+                raise StoreRejected(CONDITION_FAILED, "the condition of one of the actions failed")
             if refusal.action == 0 or number_of(item, "epoch") > fence.epoch:
                 raise Fenced(processor, fence.slot)
             if "stamp" in item:

@@ -35,7 +35,7 @@ class Writes:
         check_action(action)
         self._actions.append(dict(action))
 
-    def add(self, table: str, key: Mapping[str, Any], numbers: Mapping[str, int | Decimal]) -> None:
+    def add(self, table: str, key: Mapping[str, str | int | Decimal | bytes], /, **numbers: int | Decimal) -> None:
         attributes = to_item(key)
         _, sums = self._sums.setdefault((table, _encode_key(attributes)), (attributes, {}))
         for name, number in numbers.items():
@@ -100,7 +100,7 @@ class DynamoDBContext(Context):
         """Add to numbers of an item: `context.add("totals", {"PK": "LH"}, flights=1)`. Missing numbers count as 0.
         Several additions to one item become one write.
         """
-        self._writes.add(table, key, numbers)
+        self._writes.add(table, key, **numbers)
 
 
 class DynamoDBProjection(Projection):
@@ -171,6 +171,8 @@ class DynamoDBProjection(Projection):
             actions = writes.actions()
         except Exception as error:
             raise HandlerFailed(error) from error
+        if run.is_first:
+            await run.confirm()  # there is no position yet, whose epoch would fence a stale worker
         if actions:
             await self._transact(run, actions)
         else:

@@ -210,7 +210,7 @@ def check_single(projection: Projection, checkpoints: Checkpoints) -> None:
 
 def check_subclass(kind: type[Projection]) -> None:
     """Raise DeclarationError if a class has taken on the name of a base that is itself a projection of its own."""
-    for base in kind.__mro__[1:]:
+    for base in kind.__mro__[1:] if "tag" not in vars(kind) else ():
         if not issubclass(base, Projection) or (base.tag, base.version) != (kind.tag, kind.version):
             continue
         if has_handlers(base) or not base.has_handlers:
