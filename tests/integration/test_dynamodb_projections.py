@@ -144,7 +144,8 @@ Kind = type[Counted] | type[Rows]
 
 
 def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Slice:
-    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+    commits = [make_commit(stream, version) for version in range(after + 1, reached + 1)]
+    return Slice(stream, after, commits, fence, is_first=not after)
 
 
 @every_kind
@@ -213,16 +214,18 @@ async def test_a_transaction_that_an_earlier_try_carried_out_counts_as_done(benc
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 async def test_the_position_of_a_row_that_moved_is_kept(bench: Bench, after: int) -> None:
     projection = Rows(bench.table)
-    projection.bind(bench.direct)
-    await projection.advance(run(0, 2))
+    projection.bind(bench.direct, bench.store)
+    first, newer = run(0, 2), run(2, 3, Fence(0, 2))
+    await projection.advance(first)
     with pytest.raises(PositionMoved):
         await projection.advance(run(after, 12))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 2}
-    await projection.advance(run(2, 3, Fence(0, 2)))
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": first.position}
+    await projection.advance(newer)
     with pytest.raises(Fenced):
         await projection.advance(run(3, 4))
-    await projection.advance(run(7, 8, stream="s-2"))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 3, "s-2": 8}
+    other = run(7, 8, stream="s-2")._replace(is_first=True)  # a processor that starts at a time
+    await projection.advance(other)
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": newer.position, "s-2": other.position}
 
 
 @every_kind
@@ -562,7 +565,9 @@ async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) ->
         del row["PK"], row["eventsrc"]["M"]["epoch"]
         rows.append(row)
     assert rows[0] == rows[1] == rows[2]
-    assert rows[0]["eventsrc"]["M"] == {"version": {"N": "21"}, "stream": {"S": "account-a-1"}}
+    position = rows[0]["eventsrc"]["M"]
+    assert position.keys() == {"version", "id", "time", "stream", "processor", "store"}
+    assert (position["version"], position["id"]) == ({"N": "21"}, {"B": commits[-1].id})
     assert len(rows[0]) > 4
 
 
