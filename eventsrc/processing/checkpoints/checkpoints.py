@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
@@ -83,6 +83,9 @@ class Checkpoints(ABC):
         Throttled, StoreUnavailable, StoreRejected, StoreClosed: as stores do.
         Fenced: a write with a stale fence. It changes nothing.
     """
+
+    billed: ClassVar[bool] = False
+    """Whether each write costs money. If so, commits that no handler takes move no position."""
 
     @abstractmethod
     async def open(self) -> None: ...
