@@ -116,7 +116,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
-        self._parking = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._parking = defaultdict[tuple[str, int], asyncio.Lock](asyncio.Lock)  # by processor and slot
 
     async def open(self) -> None:
         """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
@@ -356,16 +356,20 @@ class DynamoDBCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         key = self._parked_key(processor, parked.stream)
+        only_if, names, before = "", ["stamp"], {}
+        if instead_of is not None:
+            only_if, names = " AND #parked = :before", ["stamp", "parked"]
+            before = {":before": {"S": _to_json(_shorten(instead_of))}}
 
         async def write(stamp: int) -> Refusal | None:
             put = {
                 "TableName": self.table.name,
                 "Item": {**key, "parked": {"S": _to_json(_shorten(parked))}, **_to_numbers({"stamp": stamp})},
-                "ConditionExpression": _IS_NEWEST,
-                "ExpressionAttributeNames": _alias("stamp"),
-                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}),
+                "ConditionExpression": f"({_IS_NEWEST}){only_if}",
+                "ExpressionAttributeNames": _alias(*names),
+                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}) | before,
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
             refusal = await self.table.transact([self._fence_check(processor, fence), {"Put": put}])
@@ -373,8 +377,8 @@ class DynamoDBCheckpoints(Checkpoints):
                 raise Fenced(processor, fence.slot)
             return refusal
 
-        async with self._parking[processor]:  # transactions that check the same slot at once refuse each other
-            await self._write_newest(key, write)
+        async with self._parking[processor, fence.slot]:  # transactions that check one slot at once fail
+            return await self._write_newest(key, write)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         # With the condition, a try that arrives late, after the stream was parked again, changes nothing.
@@ -445,7 +449,7 @@ class DynamoDBCheckpoints(Checkpoints):
             await self._delete_as_read(key, item, "stamp")
 
     async def _bury(self, processor: str, slot: Slot) -> None:
-        """Leave a tombstone of a slot. If a worker has claimed it meanwhile, do it again."""
+        """Leave a tombstone of a slot. If a worker has claimed it since it was read, do it again."""
         left: Slot | None = slot
         while left is not None:
             update = self._slot_update(
