@@ -54,9 +54,7 @@ class Feed(Protocol):
         """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError."""
         ...
 
-    def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
-    ) -> AsyncGenerator[Batch]:
+    def feed(self, *, after: str = "", follow: bool = True, report_damaged: bool = False) -> AsyncGenerator[Batch]:
         """Yield the commits after the checkpoint `after`, or all commits if it is empty. Memory use is constant.
 
         - At the end of the stored commits it yields a batch with `caught_up`, even if there were no commits. Then it

@@ -73,7 +73,8 @@ class DynamoDBCheckpoints(Checkpoints):
     - A worker that has lost a slot, also by `forget`, gets Fenced for each stream that the new owner has handled since,
       and whenever a position is not where it expects it. For other streams both may write; the second write raises
       Fenced or PositionMoved, so positions stay exact.
-    - `forget` makes several requests. If it fails, call it again.
+    - `forget` makes a request for each position. If it fails, call it again. Stop the workers first: one that is
+      still running is fenced when it saves, and until then may handle streams that have no position.
     - `usage` adds up what all requests have consumed.
     """
 

@@ -127,7 +127,7 @@ async def a_cancelled_advance_has_happened_or_not(make_checkpoints: MakeCheckpoi
     async with open_both(make_checkpoints) as (one, other):
         processor, position = fresh_name(), 0
         for steps in range(CANCELLATIONS):
-            end = position + 3
+            end, found = position + 3, position
             advancing = asyncio.create_task(one.advance(processor, make_slice("s-1", position, end)))
             for _ in range(steps):
                 await asyncio.sleep(0)
