@@ -10,8 +10,10 @@ from .checkpoints.sqlite import SQLiteCheckpoints
 from .checkpoints.url import open_checkpoints
 from .leases import Leases
 from .processor import Processor
+from .projections.effects import Effects
+from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Effects, Guarantee, MemoryProjection, Projection
+from .projections.projection import Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
