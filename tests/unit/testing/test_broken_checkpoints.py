@@ -136,10 +136,10 @@ class NoFence(MemoryCheckpoints):
 class ParksUnfenced(MemoryCheckpoints):
     """Does not check the fence of a parked stream."""
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         slots = self._slots.get(processor, {})
         current = slots[fence.slot].epoch if fence.slot in slots else fence.epoch
-        await super().park(processor, parked, Fence(fence.slot, current))
+        return await super().park(processor, parked, Fence(fence.slot, current), instead_of=instead_of)
 
 
 class NeedsSlots(MemoryCheckpoints):
@@ -214,25 +214,27 @@ class UnparksByVersion(MemoryCheckpoints):
 class ParksOnce(MemoryCheckpoints):
     """Keeps the first entry of a stream."""
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        if not await self.parked(processor, [parked.stream]):
-            await super().park(processor, parked, fence)
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        if await self.parked(processor, [parked.stream]):
+            return True
+        return await super().park(processor, parked, fence, instead_of=instead_of)
 
 
 class LimitsErrors(MemoryCheckpoints):
     """Refuses long errors."""
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         if len(parked.error) > 400_000:
             raise ValueError("the item is too large")
-        await super().park(processor, parked, fence)
+        return await super().park(processor, parked, fence, instead_of=instead_of)
 
 
 class ShortensOnlyStored(MemoryCheckpoints):
     """Shortens the error that it stores, and compares it with the whole one."""
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        await super().park(processor, structs.replace(parked, error=parked.error[:10_000]), fence)
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        shorter = structs.replace(parked, error=parked.error[:10_000])
+        return await super().park(processor, shorter, fence, instead_of=instead_of)
 
 
 class SkipsTwice(MemoryCheckpoints):
@@ -405,13 +407,30 @@ class RegistersLater(MemoryCheckpoints):
 class ParksLate(MemoryCheckpoints):
     """Parks a stream a little later, also if the call is cancelled."""
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        await asyncio.shield(asyncio.create_task(self._park(processor, parked, fence)))
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        return await asyncio.shield(asyncio.create_task(self._park(processor, parked, fence)))
 
-    async def _park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def _park(self, processor: str, parked: Parked, fence: Fence) -> bool:
         for _ in range(20 if parked.version == 1 else 0):
             await asyncio.sleep(0)
-        await MemoryCheckpoints.park(self, processor, parked, fence)
+        return await MemoryCheckpoints.park(self, processor, parked, fence)
+
+
+class ParksAlways(MemoryCheckpoints):
+    """Does not compare the entry that is replaced."""
+
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        return await super().park(processor, parked, fence)
+
+
+class ParksByVersion(MemoryCheckpoints):
+    """Compares only the version of the entry that is replaced."""
+
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        found = await self.parked(processor, [parked.stream])
+        if instead_of is not None and found and found[0].version == instead_of.version:
+            instead_of = found[0]
+        return await super().park(processor, parked, fence, instead_of=instead_of)
 
 
 BROKEN: dict[type[MemoryCheckpoints], str] = {
@@ -457,6 +476,8 @@ BROKEN: dict[type[MemoryCheckpoints], str] = {
     FencesByPosition: "a_stale_worker_is_fenced_for_all_streams",
     ClaimsLater: "one_claim_succeeds",
     RegistersLater: "one_registration_succeeds",
+    ParksAlways: "a_parked_entry_replaces_the_one_it_names",
+    ParksByVersion: "a_parked_entry_replaces_the_one_it_names",
     ParksLate: "a_cancelled_park_is_never_over_a_later_one",
     ForgetsByPrefix: "a_forgotten_processor_leaves_nothing",
 }
