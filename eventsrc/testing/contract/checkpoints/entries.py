@@ -61,7 +61,7 @@ async def only_the_given_entry_is_deleted(make_checkpoints: MakeCheckpoints) -> 
 
 async def a_parked_entry_replaces_the_one_it_names(make_checkpoints: MakeCheckpoints) -> None:
     """With `instead_of`, an entry is stored only in place of exactly that one (True); if another one is stored, or
-    none, nothing changes (False). Storing what is stored already returns True. Of several at once, exactly one is stored.
+    none, nothing changes (False). Storing what is stored already returns True. Of several at once, one is stored.
     """
     async with open_both(make_checkpoints) as (one, other):
         processor = fresh_name()
