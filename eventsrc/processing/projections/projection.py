@@ -204,14 +204,13 @@ def check_single(projection: Projection, checkpoints: Checkpoints) -> None:
     if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
         raise DeclarationError(
             kind.__qualname__,
-            f"and {other.__qualname__} are both {projection.name} and would share positions; give one another tag",
+            f"is {projection.name}, and so is {other.__qualname__}: they would share positions; give one another tag",
         )
-    _bound[key] = projection
 
 
 def check_subclass(kind: type[Projection]) -> None:
     """Raise DeclarationError if a class has taken on the name of a base that is itself a projection of its own."""
-    for base in kind.__mro__[1:]:
+    for base in kind.__mro__[1:] if "tag" not in vars(kind) else ():
         if not issubclass(base, Projection) or (base.tag, base.version) != (kind.tag, kind.version):
             continue
         if has_handlers(base) or not base.has_handlers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from msgspec import structs
 
@@ -161,14 +162,14 @@ async def a_forgotten_processor_fences_its_worker(make_checkpoints: MakeCheckpoi
         await other.forget(processor)
         expect_equal(await other.slots(processor), [tombstone(slot) for slot in slots], "the slots")
         calls = (
-            (one.advance(processor, make_slice("s-1", 2, 3, stale)), "an advance"),
-            (one.delete_position(processor, "s-1", stale), "the deletion of a position"),
-            (one.park(processor, parked, stale), "parking"),
-            (one.save(processor, slots[0]), "a save"),
-            (one.claim(processor, structs.replace(slots[0], epoch=5)), "a claim"),
+            (partial(one.advance, processor, make_slice("s-1", 2, 3, stale)), "an advance"),
+            (partial(one.delete_position, processor, "s-1", stale), "the deletion of a position"),
+            (partial(one.park, processor, parked, stale), "parking"),
+            (partial(one.save, processor, slots[0]), "a save"),
+            (partial(one.claim, processor, structs.replace(slots[0], epoch=5)), "a claim"),
         )
         for call, what in calls:
-            await expect_error(Fenced, call, f"{what} by a worker of a forgotten processor")
+            await expect_error(Fenced, call(), f"{what} by a worker of a forgotten processor")
         expect_equal(await other.slots(processor), [tombstone(slot) for slot in slots], "the slots")
         expect_equal((await read_heads(one, processor), await one.parked(processor)), ({}, []), "what came back")
         await other.claim(processor, structs.replace(slots[0], epoch=6, owner="w-2", checkpoint=""))
