@@ -78,6 +78,8 @@ class DynamoDBCheckpoints(Checkpoints):
     - `usage` adds up what all requests have consumed.
     """
 
+    billed = True
+
     def __init__(
         self,
         table: str,

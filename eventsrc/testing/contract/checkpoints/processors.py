@@ -56,7 +56,8 @@ async def one_registration_succeeds(make_checkpoints: MakeCheckpoints) -> None:
 async def registered_processors_are_listed(make_checkpoints: MakeCheckpoints) -> None:
     """The names of registered processors are listed, sorted, each once; a forgotten one is not."""
     async with open_both(make_checkpoints) as (one, other):
-        names = [f"{fresh_name()}@{version}" for version in (2, 10, 1)]
+        tag = fresh_name()
+        names = [f"{tag}@{version}" for version in (2, 10, 1)]  # not in their order
         for name in names:
             await one.register(name, FULL, instead_of=None)
         await one.claim(fresh_name(), Slot(number=0, of=1, epoch=1))  # stored, but not registered
