@@ -87,7 +87,10 @@ def on_outage(
 
 
 def on_failed_handler(
-    error: type[Exception], failures: Callable[[], int], gives_up: Callable[[], bool]
+    error: type[Exception],
+    failures: Callable[[], int],
+    gives_up: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> AsyncRetrying:
     """Call a handler again after its `failures` at one commit, and wait for a store that cannot be reached."""
 
@@ -97,11 +100,15 @@ def on_failed_handler(
         if state.outcome is None or not isinstance(state.outcome.exception(), error):
             return outage(state)
         jitter: float = wait_random(0, _FIRST_PAUSE)(state)
-        seconds: float = min(_FIRST_PAUSE * 4 ** (failures() - 1), _LONGEST_PAUSE)
+        seconds: float = min(_FIRST_PAUSE * 4 ** min(failures() - 1, 9), _LONGEST_PAUSE)
         return seconds + jitter
 
     return AsyncRetrying(
-        retry=retry_if_exception_type((error, *TRANSIENT)), stop=lambda _: gives_up(), wait=pause, reraise=True
+        retry=retry_if_exception_type((error, *TRANSIENT)),
+        stop=lambda _: gives_up(),
+        wait=pause,
+        sleep=sleep,
+        reraise=True,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
+from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot
+from .checkpoints.memory import MemoryCheckpoints
 from .checkpoints.sqlite import SQLiteCheckpoints
 from .leases import Leases
 from .processor import Processor
+from .projections.effects import Effects
+from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Effects, Guarantee, MemoryProjection, Projection
+from .projections.projection import Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
@@ -40,6 +43,7 @@ __all__ = [
     "Parked",
     "Processor",
     "Projection",
+    "Registration",
     "RowContext",
     "Runner",
     "SQLiteCheckpoints",

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from ..errors import StoreClosed
 from ..stores.feed import Batch
-from ..stores.ordered import OrderedStore
+from ..stores.ordered import OrderedStore, position_of
 from .asgi import Receive, Send
 from .catalogue import Catalogue
 from .token import FeedToken
@@ -97,7 +97,7 @@ class EventStream:
                 chunk.clear()
                 if gone.done():
                     return
-        self._read = FeedToken(int(batch.checkpoint))
+        self._read = FeedToken(position_of(batch.checkpoint))
         if not batch.caught_up:
             chunk += self._advance_id()
         if chunk:

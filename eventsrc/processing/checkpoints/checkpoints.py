@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
@@ -84,6 +84,9 @@ class Checkpoints(ABC):
         Fenced: a write with a stale fence. It changes nothing.
     """
 
+    billed: ClassVar[bool] = False
+    """Whether each write costs money. If so, commits that no handler takes move no position."""
+
     @abstractmethod
     async def open(self) -> None: ...
 
@@ -129,8 +132,8 @@ class Checkpoints(ABC):
         """Move the stream's position to the end of the slice.
 
         Raises:
-            PositionMoved: the position is not where the slice begins: it is not `run.after`, or, if `run.is_first`, there
-                is one already; or else there is none any more, as the processor was forgotten.
+            PositionMoved: the position is not where the slice begins: it is not `run.after`, or, if `run.is_first`,
+                there is one already; or else there is none any more, as the processor was forgotten.
             Fenced: another worker has taken over the slot.
         """
 
@@ -157,7 +160,7 @@ class Checkpoints(ABC):
         """Write a slot whose stored epoch is this one: its checkpoint, its owner and whether it is open.
 
         Raises:
-            Fenced: the stored epoch is another one.
+            Fenced: the stored epoch is another one, or the slot is not stored.
         """
 
     # Workers: each counts its heartbeats, so that other workers see that it is alive.

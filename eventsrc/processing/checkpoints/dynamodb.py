@@ -2,20 +2,31 @@
 
 | partition | sort | attributes |
 |---|---|---|
-| `@balances@1/17`, 0 to 63 by hash | `account-a-1`, or its hash if it is long | version, epoch; stream if it is long |
+| `@processors` | `balances@1` | registration, stamp |
+| `@balances@1/17`, 0 to 63 | `account-a-1`, or its hash if long | version, id, time, epoch; stream if hashed |
 | `@balances@1` | `slot#00000003` | slot, epoch, token of the last claim, stamp of the last save |
-| | `parked#account-a-1` | parked |
-| | `skipped#00001764201600000000#account-a-1@7` | skipped |
+| `@balances@1/parked` | `account-a-1`, or its hash | parked, stamp |
+| `@balances@1/skipped` | `account-a-1@7` | skipped, stamp |
 | `@active` | `balances` | version |
 | `@workers` | `f3c1...` | beats |
+
+A request whose response is lost is sent again, and its first try may be carried out much later. So that it changes
+nothing that was written since, each write has a condition:
+
+- A position must be the one before the slice. A deleted one leaves epoch and stamp of its deletion, and is written
+  only under a newer epoch or a newer stamp.
+- An entry must have an older stamp. Stamps are times. If the stored one is newer because of another process's clock,
+  the write is tried again with a stamp above it.
+- What `forget` deletes must be what it has read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -23,22 +34,33 @@ from zlib import crc32
 
 import msgspec
 
+from ...concurrency import load_all
 from ...errors import Fenced, StoreClosed
 from ...stores.dynamodb.table import Refusal, Table
-from ...stores.dynamodb.wire.attributes import number_of, text_of
+from ...stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
-from ...stores.dynamodb.wire.responses import Item
+from ...stores.dynamodb.wire.outcomes import ConditionNotMet
+from ...stores.dynamodb.wire.responses import Item, Response
 from ...stores.feed import Head
 from ...stores.lifecycle import CallInFlight, CallsInFlight
 from ...usage import Usage
-from ..slice import PositionMoved, Slice
-from .checkpoints import Checkpoints, Parked, Skipped, Slot
+from ..slice import Fence, Position, PositionMoved, Slice
+from .checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 
-_ATTRIBUTES = {"version", "epoch", "stream", "slot", "token", "stamp", "parked", "skipped", "beats"}
+_ATTRIBUTES = {
+    *("registration", "version", "id", "time", "epoch", "stream"),
+    *("slot", "token", "stamp", "parked", "skipped", "beats"),
+}
 _PARTITIONS = 64  # for the positions of a processor: a partition accepts 1,000 writes a second
-_WORKERS, _ACTIVE = "@workers", "@active"  # partition keys
+_PROCESSORS, _WORKERS, _ACTIVE = "@processors", "@workers", "@active"  # partition keys
+_CONCURRENCY = 8  # partitions that `forget` clears at once, and items of each
 _MAX_SORT_KEY = 900  # bytes of a stream id that is used as a sort key, which holds 1,024
 _MAX_ERROR = 10_000  # characters
+_IS_NEWEST = "(attribute_not_exists(#stamp) OR #stamp < :stamp)"
+_IS_NOT_DELETED_SINCE = (
+    "(attribute_not_exists(#epoch) OR #epoch < :epoch"
+    " OR (#epoch = :epoch AND (attribute_not_exists(#stamp) OR #stamp <= :stamp)))"
+)
 
 
 class DynamoDBCheckpoints(Checkpoints):
@@ -48,8 +70,9 @@ class DynamoDBCheckpoints(Checkpoints):
     - The settings are those of `DynamoDBStore`.
     - A position is an item. Setting it takes one request and one write unit.
     - All reads are strongly consistent.
-    - A worker that has lost a slot gets Fenced for each stream that the new owner has handled since. For other streams
-      both may write; the second write raises PositionMoved, so positions stay exact.
+    - A worker that has lost a slot, also by `forget`, gets Fenced for each stream that the new owner has handled since,
+      and whenever a position is not where it expects it. For other streams both may write; the second write raises
+      Fenced or PositionMoved, so positions stay exact.
     - `forget` makes several requests. If it fails, call it again.
     - `usage` adds up what all requests have consumed.
     """
@@ -93,6 +116,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
+        self._parking = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
     async def open(self) -> None:
         """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
@@ -100,6 +124,7 @@ class DynamoDBCheckpoints(Checkpoints):
             raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
         await self.table.connection.open()
         self._calls, self._loop = CallsInFlight(), asyncio.get_running_loop()
+        self._parking.clear()
 
     async def aclose(self) -> None:
         """Refuse new calls, wait for those in flight, close the connection."""
@@ -123,17 +148,45 @@ class DynamoDBCheckpoints(Checkpoints):
             point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+    async def registration(self, processor: str) -> Registration | None:
+        item = await self.table.get(self.table.key(_PROCESSORS, processor))
+        return _decode_registration(text_of(item, "registration")) if item is not None else None
+
+    async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
+        condition = "attribute_not_exists(#registration)"
+        values: dict[str, Any] = {":new": {"S": _to_json(new)}}
+        if instead_of is not None:
+            condition, values[":before"] = "#registration = :before", {"S": _to_json(instead_of)}
+        key = self.table.key(_PROCESSORS, processor)
+
+        async def write(stamp: int) -> Refusal | None:
+            return await self.table.update(
+                {
+                    "Key": key,
+                    "UpdateExpression": "SET #registration = :new, #stamp = :stamp",
+                    "ConditionExpression": f"({condition} OR #registration = :new) AND {_IS_NEWEST}",
+                    "ExpressionAttributeNames": _alias("registration", "stamp"),
+                    "ExpressionAttributeValues": values | _to_numbers({":stamp": stamp}),
+                }
+            )
+
+        return await self._write_newest(key, write)
+
+    async def processors(self) -> Sequence[str]:
+        return sorted(self.table.sort_key_of(item) for item in await self.table.query_all(_PROCESSORS))
+
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         by_sort_key = {_to_sort_key(stream): stream for stream in streams}
         keys = [self.table.key(*_position_key(processor, stream)) for stream in by_sort_key.values()]
-        items = await self.table.get_all(self.table.name, keys, [self._sort_key, "version"])
-        return {by_sort_key[self.table.sort_key_of(item)]: number_of(item, "version") for item in items}
+        items = await self.table.get_all(self.table.name, keys, [self._sort_key, "version", "id", "time"])
+        return {by_sort_key[self.table.sort_key_of(item)]: decode_position(item) for item in items if "version" in item}
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         for partition in _position_partitions(processor):
             async with aclosing(self.table.query(partition)) as pages:
                 async for page in pages:
-                    yield [Head(self._stream_of(item), number_of(item, "version")) for item in page]
+                    stored = [item for item in page if "version" in item]
+                    yield [Head(self._stream_of(item), number_of(item, "version")) for item in stored]
 
     def _stream_of(self, item: Item) -> str:
         return text_of(item, "stream") if "stream" in item else self.table.sort_key_of(item)
@@ -144,30 +197,95 @@ class DynamoDBCheckpoints(Checkpoints):
 
     def advance_request(self, processor: str, run: Slice) -> dict[str, Any]:
         """Return the update that sets a position. It can also be an action of a transaction."""
-        names, values = (
-            ["version", "epoch"],
-            {":reached": run.last_version, ":after": run.after, ":epoch": run.fence.epoch},
-        )
-        update, texts = "SET #version = :reached, #epoch = :epoch", dict[str, Any]()
+        names = ["version", "id", "time", "epoch", "stamp"]
+        version, id, time = run.position
+        values = {":version": version, ":time": time, ":epoch": run.fence.epoch, ":stamp": self._next_stamp()}
+        update = "SET #version = :version, #id = :id, #time = :time, #epoch = :epoch"
+        others: dict[str, Any] = {":id": {"B": id}}
+        if run.is_first:
+            condition = "attribute_not_exists(#version)"
+        else:
+            condition, values[":after"] = "#version = :after", run.after
         if _to_sort_key(run.stream) != run.stream:
             names.append("stream")
-            update, texts = f"{update}, #stream = :stream", {":stream": {"S": run.stream}}
+            update, others[":stream"] = f"{update}, #stream = :stream", {"S": run.stream}
         return {
             "TableName": self.table.name,
             "Key": self.table.key(*_position_key(processor, run.stream)),
             "UpdateExpression": update,
-            "ConditionExpression": "(attribute_not_exists(#version) OR #version = :after) "
-            "AND (attribute_not_exists(#epoch) OR #epoch <= :epoch)",
+            "ConditionExpression": f"{condition} AND {_IS_NOT_DELETED_SINCE}",
             "ExpressionAttributeNames": _alias(*names),
-            "ExpressionAttributeValues": _to_numbers(values) | texts,
+            "ExpressionAttributeValues": _to_numbers(values) | others,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
     async def explain_failed_condition(self, processor: str, run: Slice, refusal: Refusal) -> None:
         """Raise Fenced or PositionMoved if a position could not be set, as the function of this name."""
         item = refusal.item or await self.table.get(self.table.key(*_position_key(processor, run.stream))) or {}
-        found = (number_of(item, "version"), number_of(item, "epoch")) if item else None
-        explain_failed_condition(processor, run, found, repeated=refusal.repeated)
+        found = (number_of(item, "version"), number_of(item, "epoch")) if "version" in item else None
+        if "stamp" in item:  # of a deletion, by a process whose clock may be ahead
+            self._stamp = max(self._stamp, number_of(item, "stamp"))
+        try:
+            explain_failed_condition(processor, run, found, repeated=refusal.repeated)
+        except PositionMoved:
+            await self.check_fence(processor, run.fence)
+            raise
+
+    async def check_fence(self, processor: str, fence: Fence) -> None:
+        """Raise Fenced if the slot is stored with another epoch."""
+        slot = await self.table.get(self._slot_key(processor, fence.slot))
+        if slot is not None and number_of(slot, "epoch") != fence.epoch:
+            raise Fenced(processor, fence.slot)
+
+    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+        await self.check_fence(processor, fence)
+        key = self.table.key(*_position_key(processor, stream))
+        while (item := await self.table.get(key)) is not None and "version" in item:
+            numbers = {":seen": number_of(item, "version"), ":epoch": fence.epoch, ":stamp": self._next_stamp()}
+            delete = {
+                "TableName": self.table.name,
+                "Key": key,
+                "UpdateExpression": "SET #epoch = :epoch, #stamp = :stamp REMOVE #version, #id, #time",
+                "ConditionExpression": f"#version = :seen AND {_IS_NOT_DELETED_SINCE}",
+                "ExpressionAttributeNames": _alias("version", "id", "time", "epoch", "stamp"),
+                "ExpressionAttributeValues": _to_numbers(numbers),
+            }
+            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}])
+            if refusal is None:
+                return
+            if refusal.action == 0 or number_of(item, "epoch") > fence.epoch:
+                raise Fenced(processor, fence.slot)
+            if "stamp" in item:
+                self._stamp = max(self._stamp, number_of(item, "stamp"))
+
+    def _fence_check(self, processor: str, fence: Fence) -> dict[str, Any]:
+        """Return the action of a transaction that fails if the slot is stored with another epoch."""
+        check = {
+            "TableName": self.table.name,
+            "Key": self._slot_key(processor, fence.slot),
+            "ConditionExpression": "attribute_not_exists(#epoch) OR #epoch = :epoch",
+            "ExpressionAttributeNames": _alias("epoch"),
+            "ExpressionAttributeValues": _to_numbers({":epoch": fence.epoch}),
+        }
+        return {"ConditionCheck": check}
+
+    def _next_stamp(self) -> int:
+        self._stamp = max(self._stamp + 1, time.time_ns())
+        return self._stamp
+
+    async def _write_newest(self, key: Item, write: Callable[[int], Awaitable[Refusal | None]]) -> bool:
+        """Write an item with a stamp that is above the stored one. Return False if something else refuses it."""
+        while True:
+            stamp = self._next_stamp()
+            if (refusal := await write(stamp)) is None:
+                return True
+            item = refusal.item or await self.table.get(key) or {}
+            stored = number_of(item, "stamp") if "stamp" in item else 0
+            if stored < stamp:
+                return False
+            if stored == stamp:  # an earlier try, whose response was lost
+                return True
+            self._stamp = stored  # by another process, whose clock is ahead
 
     async def slots(self, processor: str) -> Sequence[Slot]:
         found = [_decode_slot(text_of(item, "slot")) for item in await self.table.query_all(f"@{processor}", "slot#")]
@@ -197,16 +315,18 @@ class DynamoDBCheckpoints(Checkpoints):
         if refusal is not None and (not refusal.item or number_of(refusal.item, "epoch") != slot.epoch):
             raise Fenced(processor, slot.number)
 
+    def _slot_key(self, processor: str, number: int) -> Item:
+        return self.table.key(f"@{processor}", f"slot#{number:08}")
+
     def _slot_update(self, processor: str, slot: Slot, update: str, condition: str) -> dict[str, Any]:
-        self._stamp = max(self._stamp + 1, time.time_ns())
         return {
-            "Key": self.table.key(f"@{processor}", f"slot#{slot.number:08}"),
+            "Key": self._slot_key(processor, slot.number),
             "UpdateExpression": update,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": _alias("slot", "epoch", "stamp", "token"),
             "ExpressionAttributeValues": {
                 ":slot": {"S": _to_json(slot)},
-                **_to_numbers({":epoch": slot.epoch, ":stamp": self._stamp}),
+                **_to_numbers({":epoch": slot.epoch, ":stamp": self._next_stamp()}),
             },
         }
 
@@ -226,10 +346,25 @@ class DynamoDBCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
 
-    async def park(self, processor: str, parked: Parked) -> None:
-        await self.table.put(
-            {**self._parked_key(processor, parked.stream), "parked": {"S": _to_json(_shorten(parked))}}
-        )
+    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+        key = self._parked_key(processor, parked.stream)
+
+        async def write(stamp: int) -> Refusal | None:
+            put = {
+                "TableName": self.table.name,
+                "Item": {**key, "parked": {"S": _to_json(_shorten(parked))}, **_to_numbers({"stamp": stamp})},
+                "ConditionExpression": _IS_NEWEST,
+                "ExpressionAttributeNames": _alias("stamp"),
+                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}),
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+            refusal = await self.table.transact([self._fence_check(processor, fence), {"Put": put}])
+            if refusal is not None and refusal.action == 0:
+                raise Fenced(processor, fence.slot)
+            return refusal
+
+        async with self._parking[processor]:  # transactions that check the same slot at once refuse each other
+            await self._write_newest(key, write)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         # With the condition, a try that arrives late, after the stream was parked again, changes nothing.
@@ -239,25 +374,35 @@ class DynamoDBCheckpoints(Checkpoints):
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         if streams is None:
-            items: Sequence[Item] = await self.table.query_all(f"@{processor}", "parked#")
+            items: Sequence[Item] = await self.table.query_all(_parked_partition(processor))
         else:
             keys = [self._parked_key(processor, stream) for stream in dict.fromkeys(streams)]
             items = await self.table.get_all(self.table.name, keys, ["parked"])
         return [_decode_parked(text_of(item, "parked")) for item in items]
 
     def _parked_key(self, processor: str, stream: str) -> dict[str, Any]:
-        return self.table.key(f"@{processor}", f"parked#{_to_sort_key(stream)}")
+        return self.table.key(_parked_partition(processor), _to_sort_key(stream))
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        sort = f"skipped#{skipped.time:020}#{_to_sort_key(skipped.stream)}@{skipped.version}"
-        key = self.table.key(f"@{processor}", sort)
-        await self.table.put({**key, "skipped": {"S": _to_json(skipped)}})
+        key = self.table.key(_skipped_partition(processor), f"{_to_sort_key(skipped.stream)}@{skipped.version}")
+
+        async def write(stamp: int) -> Refusal | None:
+            return await self.table.update(
+                {
+                    "Key": key,
+                    "UpdateExpression": "SET #skipped = :skipped, #stamp = :stamp",
+                    "ConditionExpression": _IS_NEWEST,
+                    "ExpressionAttributeNames": _alias("skipped", "stamp"),
+                    "ExpressionAttributeValues": {":skipped": {"S": _to_json(skipped)}}
+                    | _to_numbers({":stamp": stamp}),
+                }
+            )
+
+        await self._write_newest(key, write)
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        return [
-            _decode_skipped(text_of(item, "skipped"))
-            for item in await self.table.query_all(f"@{processor}", "skipped#")
-        ]
+        items = await self.table.query_all(_skipped_partition(processor))
+        return sorted((_decode_skipped(text_of(item, "skipped")) for item in items), key=lambda skipped: skipped.time)
 
     async def active(self, tag: str) -> int | None:
         item = await self.table.get(self.table.key(_ACTIVE, tag))
@@ -276,8 +421,57 @@ class DynamoDBCheckpoints(Checkpoints):
         return await self.table.update(update) is None
 
     async def forget(self, processor: str) -> None:
-        for partition in (*_position_partitions(processor), f"@{processor}"):
-            await self.table.clear(partition)
+        for slot in await self.slots(processor):
+            await self._bury(processor, slot)
+
+        async def clear(partition: str) -> None:
+            await self._clear(partition, "epoch")
+
+        await load_all(clear, _position_partitions(processor), _CONCURRENCY)
+        await self._clear(_parked_partition(processor), "stamp")
+        await self._clear(_skipped_partition(processor), "stamp")
+        key = self.table.key(_PROCESSORS, processor)  # last, so that it is listed until all is deleted
+        if (item := await self.table.get(key)) is not None:
+            await self._delete_as_read(key, item, "stamp")
+
+    async def _bury(self, processor: str, slot: Slot) -> None:
+        """Leave a tombstone of a slot. If a worker has claimed it meanwhile, do it again."""
+        left: Slot | None = slot
+        while left is not None:
+            update = self._slot_update(
+                processor,
+                tombstone(left),
+                "SET #slot = :slot, #epoch = :epoch, #stamp = :stamp REMOVE #token",
+                "#epoch = :before",
+            )
+            update["ExpressionAttributeValues"] |= _to_numbers({":before": left.epoch})
+            if await self.table.update(update) is None:
+                return
+            left = next((each for each in await self.slots(processor) if each.number == slot.number), None)
+
+    async def _clear(self, partition: str, name: str) -> None:
+        """Delete the items of a partition. An item whose attribute `name` was written since it was read stays."""
+        async with aclosing(self.table.query(partition)) as pages:
+            async for page in pages:
+                items = {self.table.sort_key_of(item): item for item in page if name in item}
+
+                async def delete(sort_key: str, items: Mapping[str, Item] = items) -> None:
+                    await self._delete_as_read(self.table.key(partition, sort_key), items[sort_key], name)
+
+                await load_all(delete, items, _CONCURRENCY)
+
+    async def _delete_as_read(self, key: Item, item: Item, name: str) -> None:
+        request = {
+            "TableName": self.table.name,
+            "Key": key,
+            "ConditionExpression": "#name = :seen",
+            "ExpressionAttributeNames": {"#name": name},
+            "ExpressionAttributeValues": {":seen": item[name]},
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        used = Usage(calls=1)
+        with self.table.guard(used), suppress(ConditionNotMet):
+            await self.table.send("DeleteItem", request, Response, used)
 
 
 def explain_failed_condition(processor: str, run: Slice, found: tuple[int, int] | None, *, repeated: bool) -> None:
@@ -297,8 +491,21 @@ def explain_failed_condition(processor: str, run: Slice, found: tuple[int, int] 
         raise PositionMoved(run.stream)
 
 
+def decode_position(item: Item) -> Position:
+    """Return the position that an item or a map holds. Raises StoreRejected if it holds none."""
+    return Position(number_of(item, "version"), bytes_of(item, "id"), number_of(item, "time"))
+
+
 def _position_partitions(processor: str) -> list[str]:
     return [f"@{processor}/{each}" for each in range(_PARTITIONS)]
+
+
+def _parked_partition(processor: str) -> str:
+    return f"@{processor}/parked"
+
+
+def _skipped_partition(processor: str) -> str:
+    return f"@{processor}/skipped"
 
 
 def _position_key(processor: str, stream: str) -> tuple[str, str]:
@@ -325,10 +532,11 @@ def _shorten(parked: Parked) -> Parked:
     return msgspec.structs.replace(parked, error=parked.error[:_MAX_ERROR])
 
 
-def _to_json(value: Slot | Parked | Skipped) -> str:
+def _to_json(value: Registration | Slot | Parked | Skipped) -> str:
     return msgspec.json.encode(value).decode()
 
 
+_decode_registration = msgspec.json.Decoder(Registration).decode
 _decode_slot = msgspec.json.Decoder(Slot).decode
 _decode_parked = msgspec.json.Decoder(Parked).decode
 _decode_skipped = msgspec.json.Decoder(Skipped).decode

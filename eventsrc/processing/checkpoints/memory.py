@@ -72,8 +72,10 @@ class MemoryCheckpoints(Checkpoints):
         slots[slot.number] = slot
 
     async def save(self, processor: str, slot: Slot) -> None:
-        self._check_fence(processor, Fence(slot.number, slot.epoch))
-        self._slots[processor][slot.number] = slot
+        slots = self._slots.get(processor, {})
+        if slot.number not in slots or slots[slot.number].epoch != slot.epoch:
+            raise Fenced(processor, slot.number)
+        slots[slot.number] = slot
 
     async def heartbeat(self, worker: str) -> None:
         self._beats[worker] = self._beats.get(worker, 0) + 1
@@ -94,7 +96,7 @@ class MemoryCheckpoints(Checkpoints):
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         known = self._parked.get(processor, {})
-        return [known[stream] for stream in (known if streams is None else streams) if stream in known]
+        return [known[stream] for stream in (known if streams is None else dict.fromkeys(streams)) if stream in known]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
         self._skipped.setdefault(processor, {})[skipped.stream, skipped.version] = skipped

@@ -7,23 +7,28 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from ...errors import Fenced, StoreClosed
+from ...errors import Fenced, StoreClosed, StoreRejected
 from ...stores.feed import Head
 from ...stores.sqlite.connection import use_wal
 from ...stores.sqlite_errors import ERRORS, to_store_error
-from ..slice import Fence, PositionMoved, Slice
-from .checkpoints import Checkpoints, Parked, Skipped, Slot
+from ..slice import Fence, Position, PositionMoved, Slice
+from .checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 
 T = TypeVar("T")
 
 _SCHEMA = """
+CREATE TABLE IF NOT EXISTS eventsrc_registrations (
+    processor TEXT PRIMARY KEY, registration TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_positions (
-    processor TEXT, stream TEXT, version INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (processor, stream)
+    processor TEXT, stream TEXT, version INTEGER NOT NULL, id BLOB NOT NULL, time INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, PRIMARY KEY (processor, stream)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_slots (
     processor TEXT, number INTEGER, epoch INTEGER NOT NULL, slot TEXT NOT NULL, PRIMARY KEY (processor, number)
@@ -31,14 +36,38 @@ CREATE TABLE IF NOT EXISTS eventsrc_slots (
 CREATE TABLE IF NOT EXISTS eventsrc_parked (
     processor TEXT, stream TEXT, parked TEXT NOT NULL, PRIMARY KEY (processor, stream)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS eventsrc_skipped (processor TEXT NOT NULL, skipped TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS eventsrc_skipped (
+    processor TEXT, stream TEXT, version INTEGER, skipped TEXT NOT NULL, PRIMARY KEY (processor, stream, version)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
-_ADVANCE = """
-INSERT INTO eventsrc_positions (processor, stream, version, epoch) VALUES (?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET version = excluded.version, epoch = excluded.epoch WHERE version = ?
+_COLUMNS = """
+SELECT tables.name || '.' || columns.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
+WHERE tables.name LIKE 'eventsrc!_%' ESCAPE '!'
 """
+# Slices are inserted or updated: where one of them changes no row, the position has moved.
+_INSERT = """
+INSERT INTO eventsrc_positions (version, id, time, epoch, processor, stream) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+_UPDATE = """
+UPDATE eventsrc_positions SET version = ?, id = ?, time = ?, epoch = ?
+WHERE processor = ? AND stream = ? AND version = ?
+"""
+_FILE_ERRORS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+"""Codes of errors that no statement causes by itself."""
 _PAGE = 1_000
 _MAX_VALUES = 200  # bound values in one statement
 
@@ -71,7 +100,7 @@ class SQLiteCheckpoints(Checkpoints):
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self._connect)
                 self._threads[name] = thread, connection
             await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
-            await self.write(lambda db: [db.execute(statement) for statement in _SCHEMA.split(";")])
+            await self.write(self._create_tables)
         except BaseException:
             await self.aclose()
             raise
@@ -100,10 +129,29 @@ class SQLiteCheckpoints(Checkpoints):
             failure = to_store_error(error, self._path)
         raise failure
 
+    def _create_tables(self, db: sqlite3.Connection) -> None:
+        """Create the tables that are missing. Raises StoreRejected if there are tables of another version."""
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        with closing(sqlite3.connect(":memory:")) as new:
+            new.executescript(_SCHEMA)
+            missing = sorted(set(new.execute(_COLUMNS)) - set(db.execute(_COLUMNS)))
+        if missing:
+            raise StoreRejected(
+                "SCHEMA",
+                f"{self._path} has checkpoints of another version of this library, without {missing[0][0]}; "
+                "use a new file, so that processors build their read models again",
+            )
+
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call `work` in its own transaction, in the writer thread, and return its result.
 
         If `work` raises, the transaction is rolled back and the error is raised here.
+
+        Raises:
+            sqlite3.Error: a statement of `work` is wrong, or breaks a constraint.
+            RuntimeError: `work` raised StopIteration.
+            Throttled, StoreUnavailable, StoreRejected: the file is locked, or cannot be used.
         """
 
         def transaction(connection: sqlite3.Connection) -> T:
@@ -119,7 +167,13 @@ class SQLiteCheckpoints(Checkpoints):
         return await self._run("writer", transaction)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call `work` on a read-only connection in the reader thread and return its result: to query read models."""
+        """Call `work` on a read-only connection in the reader thread and return its result: to query read models.
+
+        Raises:
+            sqlite3.Error: a statement of `work` is wrong, or writes.
+            RuntimeError: `work` raised StopIteration.
+            StoreUnavailable, StoreRejected: the file cannot be used.
+        """
         return await self._run("reader", work)
 
     async def _query(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -131,17 +185,35 @@ class SQLiteCheckpoints(Checkpoints):
             raise StoreClosed("SQLiteCheckpoints is not open; use it inside `async with checkpoints:`")
         thread, connection = self._threads[name]
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work, connection)
+            return await asyncio.get_running_loop().run_in_executor(thread, _call, work, connection)
         except ERRORS as error:
+            if name != "queries" and not _is_of_file(error, reading=name == "reader"):
+                raise
             failure = to_store_error(error)
         raise failure
 
-    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
-        query = "SELECT stream, version FROM eventsrc_positions WHERE processor = ?"
-        return dict(await self._of_streams(query, processor, streams))
+    async def registration(self, processor: str) -> Registration | None:
+        return await self._query(lambda db: _find_registration(db, processor))
+
+    async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
+        def work(db: sqlite3.Connection) -> bool:
+            if _find_registration(db, processor) not in (instead_of, new):
+                return False
+            db.execute("INSERT OR REPLACE INTO eventsrc_registrations VALUES (?, ?)", (processor, _text(new)))
+            return True
+
+        return await self.write(work)
+
+    async def processors(self) -> Sequence[str]:
+        query = "SELECT processor FROM eventsrc_registrations ORDER BY processor"
+        return [row[0] for row in await self._query(lambda db: db.execute(query).fetchall())]
+
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
+        query = "SELECT stream, version, id, time FROM eventsrc_positions WHERE processor = ?"
+        return {stream: Position(*found) for stream, *found in await self._of_streams(query, processor, streams)}
 
     async def _of_streams(self, query: str, processor: str, streams: Collection[str]) -> list[Any]:
-        asked = list(streams)
+        asked = list(dict.fromkeys(streams))
 
         def work(db: sqlite3.Connection) -> list[Any]:
             found: list[Any] = []
@@ -166,23 +238,27 @@ class SQLiteCheckpoints(Checkpoints):
     async def advance(self, processor: str, run: Slice) -> None:
         await self.write(lambda db: advance(db, processor, [run]))
 
+    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+        await self.write(lambda db: delete_position(db, processor, stream, fence))
+
     async def slots(self, processor: str) -> Sequence[Slot]:
         query = "SELECT slot FROM eventsrc_slots WHERE processor = ? ORDER BY number"
         return [_slot(row[0]) for row in await self._query(lambda db: db.execute(query, (processor,)).fetchall())]
 
     async def claim(self, processor: str, slot: Slot) -> None:
-        await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
+        put = (
+            "INSERT INTO eventsrc_slots (epoch, slot, processor, number) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot WHERE epoch < excluded.epoch"
+        )
+        await self._write_slot(processor, slot, put)
 
     async def save(self, processor: str, slot: Slot) -> None:
-        await self._put_slot(processor, slot, "eventsrc_slots.epoch = excluded.epoch")
+        put = "UPDATE eventsrc_slots SET epoch = ?1, slot = ?2 WHERE processor = ?3 AND number = ?4 AND epoch = ?1"
+        await self._write_slot(processor, slot, put)
 
-    async def _put_slot(self, processor: str, slot: Slot, condition: str) -> None:
-        put = (
-            "INSERT INTO eventsrc_slots (processor, number, epoch, slot) VALUES (?, ?, ?, ?) "
-            f"ON CONFLICT DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot WHERE {condition}"
-        )
-        values = (processor, slot.number, slot.epoch, _text(slot))
-        if not await self.write(lambda db: db.execute(put, values).rowcount):
+    async def _write_slot(self, processor: str, slot: Slot, statement: str) -> None:
+        values = (slot.epoch, _text(slot), processor, slot.number)
+        if not await self.write(lambda db: db.execute(statement, values).rowcount):
             raise Fenced(processor, slot.number)
 
     async def heartbeat(self, worker: str) -> None:
@@ -195,10 +271,13 @@ class SQLiteCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
 
-    async def park(self, processor: str, parked: Parked) -> None:
-        await self._execute(
-            "INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", (processor, parked.stream, _text(parked))
-        )
+    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            _check_fence(db, processor, fence)
+            values = (processor, parked.stream, _text(parked))
+            db.execute("INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", values)
+
+        await self.write(work)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         delete = "DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ? AND parked = ?"
@@ -213,12 +292,15 @@ class SQLiteCheckpoints(Checkpoints):
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        await self._execute("INSERT INTO eventsrc_skipped VALUES (?, ?)", (processor, _text(skipped)))
+        await self._execute(
+            "INSERT OR REPLACE INTO eventsrc_skipped VALUES (?, ?, ?, ?)",
+            (processor, skipped.stream, skipped.version, _text(skipped)),
+        )
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ? ORDER BY rowid"
+        query = "SELECT skipped FROM eventsrc_skipped WHERE processor = ?"
         rows = await self._query(lambda db: db.execute(query, (processor,)).fetchall())
-        return [msgspec.json.decode(row[0], type=Skipped) for row in rows]
+        return sorted((msgspec.json.decode(row[0], type=Skipped) for row in rows), key=lambda skipped: skipped.time)
 
     async def active(self, tag: str) -> int | None:
         query = "SELECT version FROM eventsrc_active WHERE tag = ?"
@@ -242,25 +324,48 @@ class SQLiteCheckpoints(Checkpoints):
 
 
 def forget(db: sqlite3.Connection, processor: str) -> None:
-    """Within a transaction: drop everything stored for a processor."""
-    for table in ("positions", "slots", "parked", "skipped"):
+    """Within a transaction: drop everything stored for a processor, and leave tombstones of its slots."""
+    query = "SELECT slot FROM eventsrc_slots WHERE processor = ?"
+    left = [tombstone(_slot(row[0])) for row in db.execute(query, (processor,)).fetchall()]
+    rows = [(slot.epoch, _text(slot), processor, slot.number) for slot in left]
+    db.executemany("UPDATE eventsrc_slots SET epoch = ?, slot = ? WHERE processor = ? AND number = ?", rows)
+    for table in ("registrations", "positions", "parked", "skipped"):
         db.execute(f"DELETE FROM eventsrc_{table} WHERE processor = ?", (processor,))
 
 
 def advance(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> None:
-    """Within a transaction: move the positions to the ends of these slices. Raises Fenced and PositionMoved."""
+    """Within a transaction: move the positions to the ends of these slices, or none of them.
+
+    Raises Fenced and PositionMoved.
+    """
     for fence in {run.fence for run in runs}:
         _check_fence(db, processor, fence)
-    rows = [(processor, run.stream, run.last_version, run.fence.epoch, run.after) for run in runs]
-    if db.executemany(_ADVANCE, rows).rowcount == len(rows):
-        return
-    for run, row in zip(runs, rows, strict=True):  # find the stream to name; the caller rolls back
-        found = db.execute(
-            "SELECT version FROM eventsrc_positions WHERE processor = ? AND stream = ?", row[:2]
-        ).fetchone()
-        if found[0] != run.last_version:
-            raise PositionMoved(run.stream)
-    raise PositionMoved(runs[0].stream)
+    inserts = [(*run.position, run.fence.epoch, processor, run.stream) for run in runs if run.is_first]
+    updates = [(*run.position, run.fence.epoch, processor, run.stream, run.after) for run in runs if not run.is_first]
+    db.execute("SAVEPOINT eventsrc_advance")
+    moved = db.executemany(_INSERT, inserts).rowcount if inserts else 0
+    moved += db.executemany(_UPDATE, updates).rowcount if updates else 0
+    if moved != len(runs):
+        db.execute("ROLLBACK TO eventsrc_advance")
+    db.execute("RELEASE eventsrc_advance")
+    if moved != len(runs):
+        raise PositionMoved(_find_moved(db, processor, runs))
+
+
+def delete_position(db: sqlite3.Connection, processor: str, stream: str, fence: Fence) -> None:
+    """Within a transaction: delete the position of a stream. Raises Fenced."""
+    _check_fence(db, processor, fence)
+    db.execute("DELETE FROM eventsrc_positions WHERE processor = ? AND stream = ?", (processor, stream))
+
+
+def _find_moved(db: sqlite3.Connection, processor: str, runs: Sequence[Slice]) -> str:
+    """Return the first stream whose position is not where its slice begins."""
+    query = "SELECT version FROM eventsrc_positions WHERE processor = ? AND stream = ?"
+    for run in runs:
+        found = db.execute(query, (processor, run.stream)).fetchone()
+        if found != (None if run.is_first else (run.after,)):
+            return run.stream
+    return runs[-1].stream  # the same stream twice
 
 
 def _check_fence(db: sqlite3.Connection, processor: str, fence: Fence) -> None:
@@ -270,7 +375,26 @@ def _check_fence(db: sqlite3.Connection, processor: str, fence: Fence) -> None:
         raise Fenced(processor, fence.slot)
 
 
-def _text(value: Slot | Parked | Skipped) -> str:
+def _find_registration(db: sqlite3.Connection, processor: str) -> Registration | None:
+    query = "SELECT registration FROM eventsrc_registrations WHERE processor = ?"
+    row = db.execute(query, (processor,)).fetchone()
+    return msgspec.json.decode(row[0], type=Registration) if row else None
+
+
+def _call(work: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    try:
+        return work(db)
+    except StopIteration as error:  # a future cannot hold it
+        raise RuntimeError("the function raised StopIteration; in place of next(rows), use next(rows, None)") from error
+
+
+def _is_of_file(error: Exception, *, reading: bool) -> bool:
+    """Whether an error comes from the file, and not from what a statement asks for."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _FILE_ERRORS and not (reading and code == sqlite3.SQLITE_READONLY)  # a statement that writes
+
+
+def _text(value: Registration | Slot | Parked | Skipped) -> str:
     return msgspec.json.encode(value).decode()
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
-from inspect import isawaitable
 from typing import Any
 
 import msgspec
 
 from ...errors import StoreRejected
-from ...store import Commit
+from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints
 from ..slice import Context, HandlerFailed, Slice
-from .projection import Failure, Guarantee, Projection, side_by_side
+from .calling import call_handler
+from .projection import Failure, Guarantee, Projection, catch
 
 _MAX_ACTIONS = 99  # actions of a transaction in addition to the position
 _HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
@@ -115,24 +115,20 @@ class DynamoDBProjection(Projection):
     awaits = True
     _checkpoints: DynamoDBCheckpoints
 
-    def bind(self, checkpoints: Checkpoints) -> None:
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         check_checkpoints(self, checkpoints)
-        super().bind(checkpoints)
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._apply_slice, self._semaphore)
-
-    async def _apply_slice(self, run: Slice) -> None:
-        await handle_by_halves(run, self._handle)
+        [run] = runs
+        return await catch(run, handle_by_halves(run, self._handle))
 
     async def _handle(self, run: Slice) -> None:
+        writes = Writes()
+        for call in self._read_calls(run.commits):
+            context = DynamoDBContext(call.commit, call.event_index, run.muted, writes)
+            await call_handler(self, call, context, self._handler_timeout)
         try:
-            writes = Writes()
-            for handler, given, commit, index in self._handlers.calls(run.commits):
-                context = [DynamoDBContext(commit, index, run.muted, writes)] if handler.with_context else []
-                result = handler.call(self, given, *context)
-                if isawaitable(result):
-                    await result
             actions = writes.actions()
         except Exception as error:
             raise HandlerFailed(error) from error
@@ -183,6 +179,5 @@ async def handle_by_halves(run: Slice, handle: Callable[[Slice], Awaitable[None]
     else:
         return
     middle = len(run.commits) // 2
-    first = run._replace(commits=run.commits[:middle])
-    await handle_by_halves(first, handle)
-    await handle_by_halves(run._replace(after=first.last_version, commits=run.commits[middle:]), handle)
+    await handle_by_halves(run.part(0, middle), handle)
+    await handle_by_halves(run.part(middle, len(run.commits)), handle)

@@ -6,20 +6,20 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from decimal import Decimal
-from inspect import isawaitable
 from typing import Any, ClassVar
 
 import msgspec
 
 from ...errors import DeclarationError, StoreRejected
-from ...store import Commit
+from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints, explain_failed_condition
-from ..slice import Context, HandlerFailed, Slice
+from ..slice import Context, HandlerFailed, Position, Slice
+from .calling import call_handler
 from .dynamodb import check_checkpoints, handle_by_halves, is_handler_error
-from .projection import Failure, Guarantee, Projection, side_by_side
+from .projection import Failure, Guarantee, Projection, catch
 
 
 class Changes:
@@ -120,7 +120,7 @@ class DynamoDBRows(Projection):
         It must differ for each stream, and for each version of the projection: a rebuild writes rows of its own.
         """
 
-    def bind(self, checkpoints: Checkpoints) -> None:
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         check_checkpoints(self, checkpoints)
         if not self.table:
             raise DeclarationError(
@@ -131,22 +131,22 @@ class DynamoDBRows(Projection):
             raise DeclarationError(
                 f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it"
             )
-        super().bind(checkpoints)
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
 
-    async def positions(self, streams: Collection[str]) -> dict[str, int]:
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
         by_key: dict[bytes, str] = {}
         keys: list[Item] = []
         for stream in dict.fromkeys(streams):
             keys.append(key := to_item(self.key(stream)))
             if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
                 raise self._shared_row_error()
-        found: dict[str, int] = {}
+        found: dict[str, Position] = {}
         for item in await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute]):
             if (position := self._position_of(item)) is not None:
-                found[text_of(position, "stream")] = number_of(position, "version")
+                found[text_of(position, "stream")] = _decode_position(position)
         return found
 
-    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, Position]:
         return await self._with_version(int(name.rpartition("@")[2])).positions(streams)
 
     def _with_version(self, version: int) -> DynamoDBRows:
@@ -159,28 +159,25 @@ class DynamoDBRows(Projection):
         await self._write(run, Changes())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._apply_slice, self._semaphore)
-
-    async def _apply_slice(self, run: Slice) -> None:
-        await handle_by_halves(run, self._handle)
+        [run] = runs
+        return await catch(run, handle_by_halves(run, self._handle))
 
     async def _handle(self, run: Slice) -> None:
         changes = Changes()
-        try:
-            for handler, given, commit, index in self._handlers.calls(run.commits):
-                context = [RowContext(commit, index, run.muted, changes)] if handler.with_context else []
-                result = handler.call(self, given, *context)
-                if isawaitable(result):
-                    await result
-        except Exception as error:
-            raise HandlerFailed(error) from error
+        for call in self._read_calls(run.commits):
+            context = RowContext(call.commit, call.event_index, run.muted, changes)
+            await call_handler(self, call, context, self._handler_timeout)
         await self._write(run, changes)
 
     async def _write(self, run: Slice, changes: Changes) -> None:
-        names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
-        position = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
-        values = {":p": to_value(position), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
-        values[":stream"] = to_value(run.stream)
+        version, id, time = run.position
+        position = {"version": version, "id": id, "time": time, "epoch": run.fence.epoch, "stream": run.stream}
+        names, values = {"#p": self.position_attribute}, {":p": to_value(position)}
+        condition = "attribute_not_exists(#p)"
+        if not run.is_first:
+            condition = "#p.#version = :after AND #p.#epoch <= :epoch AND #p.#stream = :stream"
+            names |= {f"#{name}": name for name in ("version", "epoch", "stream")}
+            values |= to_item({":after": run.after, ":epoch": run.fence.epoch, ":stream": run.stream})
         try:
             update = "SET #p = :p" + changes.expression(names, values)
         except Exception as error:
@@ -189,8 +186,7 @@ class DynamoDBRows(Projection):
             "TableName": self.table,
             "Key": to_item(self.key(run.stream)),
             "UpdateExpression": update,
-            "ConditionExpression": "attribute_not_exists(#p) OR "
-            "(#p.#version = :after AND #p.#epoch <= :epoch AND #p.#stream = :stream)",
+            "ConditionExpression": condition,
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
         }
@@ -220,3 +216,8 @@ class DynamoDBRows(Projection):
         return DeclarationError(
             f"{type(self).__qualname__}.key", "gives two streams the same row; return a different key for each stream"
         )
+
+
+def _decode_position(position: Item) -> Position:
+    id = position.get("id", {}).get("B", b"")
+    return Position(number_of(position, "version"), id, number_of(position, "time"))

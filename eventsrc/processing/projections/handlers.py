@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
-from ...aggregates.event import Event
+from ...aggregates.event import Event, Upcaster, tag_of
 from ...errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ class Handler(NamedTuple):
     with_context: bool
     awaits: bool
 
+    @property
+    def name(self) -> str:
+        return get_name(self.call)
+
 
 class Call(NamedTuple):
     """One call of a handler to make."""
@@ -37,8 +41,10 @@ class Call(NamedTuple):
 class Handlers:
     """The handlers of a projection class."""
 
-    def __init__(self, by_type: Mapping[type[Event], Handler], codec: Codec) -> None:
-        self._by_type, self._codec = by_type, codec
+    def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcaster]) -> None:
+        self._by_type = by_type
+        self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
+        self._codec = Codec(by_type, upcasters)
 
     @property
     def awaiting(self) -> Handler | None:
@@ -88,6 +94,7 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
                     culprit, f"handles {event.__qualname__}, and so does {get_name(found[event].call)}"
                 )
             found[event] = handler
+    _check_misspelt(projection)
     if not found:
         raise DeclarationError(name, "has no handle_* method; write one for each event that it needs")
     upcast = collect_upcasters(upcasters, name)
@@ -98,7 +105,41 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
     check_tags([*found, *upcast], name)
     for event in (*found, *upcast):
         check_event(event)
-    return Handlers(found, Codec(found, upcast))
+    return Handlers(found, upcast)
+
+
+def has_handlers(projection: type[Any]) -> bool:
+    return any(attribute.startswith("handle_") for attribute in dir(projection))
+
+
+def _check_misspelt(projection: type[Any]) -> None:
+    """Raise DeclarationError for a public method that takes an event but is not named as a handler.
+
+    Classes that are not projections and have no handlers are not checked: they may help with events.
+    """
+    for base in projection.__mro__:
+        if not (hasattr(base, "tag") or has_handlers(base)):
+            continue
+        for attribute, function in vars(base).items():
+            if attribute.startswith(("_", "handle_")) or not isinstance(function, FunctionType):
+                continue
+            if (event := _find_event(function)) is not None:
+                raise DeclarationError(
+                    f"{base.__qualname__}.{attribute}",
+                    f"takes {event.__qualname__}, but is no handler; name it handle_..., or _{attribute} if it helps",
+                )
+
+
+def _find_event(function: FunctionType) -> type[Event] | None:
+    """Return an event class in the annotation of the first parameter after self, if there is one."""
+    parameters = list(inspect.signature(function).parameters)
+    try:
+        annotation = read_hints(function).get(parameters[1]) if len(parameters) > 1 else None
+        if get_origin(annotation) in (list, Sequence):
+            [annotation] = get_args(annotation)
+        return next((each for each in event_types(annotation, function, "event") if each is not Event), None)
+    except (DeclarationError, ValueError):
+        return None  # it takes something else
 
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:

@@ -7,11 +7,17 @@ import sqlite3
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 1
+
+CREATE_IDENTITY = (
+    "CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT"
+)
+DRAW_IDENTITY = "INSERT INTO identity VALUES (1, ?) ON CONFLICT DO NOTHING"
 
 SCHEMA = """
 CREATE TABLE commits (
@@ -99,5 +105,7 @@ def _create(connection: sqlite3.Connection) -> None:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
+        connection.execute(CREATE_IDENTITY)
+        connection.execute(DRAW_IDENTITY, (uuid4().hex,))
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

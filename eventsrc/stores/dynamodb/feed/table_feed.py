@@ -77,7 +77,7 @@ class TableFeed:
                     check_age(checkpoint.since)
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
-                    yield Batch(batch.commits, checkpoint.text(), caught_up=False)
+                    yield Batch(batch.commits, checkpoint.text(), caught_up=False, is_scan=True)
         self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._find_commits))
         try:
             async with aclosing(reader.batches(follow=follow)) as batches:

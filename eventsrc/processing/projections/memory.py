@@ -1,0 +1,95 @@
+"""Read models in the attributes of a Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ...store import Commit, Store
+from ..checkpoints.checkpoints import Checkpoints
+from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
+from .ordering import in_order
+from .projection import Failure, Guarantee, Projection
+
+
+class MemoryProjection(Projection):
+    """A read model in the attributes of a Python object. It starts empty in each process.
+
+    - Handlers are plain methods. They run in the event loop, one at a time, so they must not block: nothing can end a
+      handler there, and no time limit applies.
+    - On stores that count commits, handlers are called in the order in which commits were stored, across streams. With
+      `order = "stream"` the commits of a batch come one stream after the other.
+    - If the second event of a commit fails, the first one keeps its effect, and the next attempt resumes with the
+      second.
+    """
+
+    guarantee = Guarantee.MEMORY
+    in_batches = True
+
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
+        self._positions: dict[str, Position] = {}
+        self._done: dict[str, int] = {}  # events already handled of the commit after the position
+
+    def forget_stream(self, stream: str) -> None:
+        """Remove from the attributes what events of `stream` have written. Write it to make `reset` possible."""
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
+
+    async def discard(self) -> None:
+        """Raise TypeError: to start again, create a new object and a new processor."""
+        raise TypeError(f"{type(self).__qualname__} is in memory; create a new one, and a processor for it")
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        self.forget_stream(stream)
+        self._positions.pop(stream, None)
+        self._done.pop(stream, None)
+
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
+        return {stream: self._positions[stream] for stream in streams if stream in self._positions}
+
+    async def advance(self, run: Slice) -> None:
+        self._check_position(run)
+        self._positions[run.stream] = run.position
+        self._done.pop(run.stream, None)
+
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
+        failures: dict[str, Failure] = {}
+        for run in runs:
+            try:
+                self._check_position(run)
+            except PositionMoved as error:
+                failures[run.stream] = Failure(run, error)
+        last: dict[str, Commit] = {}  # the commit handled last, of each stream
+        try:
+            for run, start, end in in_order(runs, self.order):
+                if run.stream in failures:
+                    continue
+                try:
+                    for commit in run.commits[start:end]:
+                        self._handle(commit, run.muted)
+                        last[run.stream] = commit
+                except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
+                    failures[run.stream] = Failure(run, HandlerFailed(error))
+        finally:
+            for stream, commit in last.items():
+                self._positions[stream] = Position(commit.version, commit.id, commit.time)
+        return list(failures.values())
+
+    def _check_position(self, run: Slice) -> None:
+        found = self._positions.get(run.stream)
+        if (found is None) != run.is_first or (found is not None and found.version != run.after):
+            raise PositionMoved(run.stream)
+
+    def _handle(self, commit: Commit, muted: bool) -> None:
+        done = self._done.pop(commit.stream, 0) if self._done else 0
+        try:
+            for handler, given, _, index in self._handlers.calls((commit,)):
+                if index >= done:
+                    if handler.with_context:
+                        handler.call(self, given, Context(commit, index, muted))
+                    else:
+                        handler.call(self, given)
+                    done = index + 1
+        except Exception:
+            self._done[commit.stream] = done
+            raise

@@ -1,0 +1,245 @@
+"""Retries: streams that failed, or need many commits from the store, are handled by tasks of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from ..concurrency import cancel_all, first_of
+from ..log import log
+from ..retrying import on_failed_handler, on_outage
+from .applying import Interrupted, for_a_while
+from .assignment import Assignment
+from .catch_up import CatchUp, Entry
+from .parking import Parking
+from .slice import HandlerFailed
+
+MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
+MAX_FAILING = 100  # streams that fail, and no handler succeeds: the processor backs off as a whole
+LIVES = 3  # processes that may end while they handle one commit
+
+_MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
+
+
+class ProcessEnded(Exception):
+    """Processes have ended while they handled this commit: a handler exits, or takes all memory."""
+
+    def __init__(self, lives: int) -> None:
+        super().__init__(f"{lives} processes ended while they handled this commit")
+
+
+class Retries:
+    """The tasks of a processor's streams that are not handled from its feed.
+
+    - A failing handler is called `attempts` times; then its stream is parked, or, with `stops`, the processor stops.
+    - If MAX_FAILING streams fail and none succeeds, no stream is parked: all of them wait for the first success.
+    - If MAX_ASIDE streams are aside, reading the feed waits.
+    """
+
+    def __init__(self, assignment: Assignment, catch_up: CatchUp, parking: Parking, attempts: int, stops: bool) -> None:
+        self._assignment, self._catch_up, self._parking = assignment, catch_up, parking
+        self._attempts, self.stops = attempts, stops
+        self.ends = False  # the run ends at the end of the feed, so waiting for a success may be for ever
+        self._failing: set[str] = set()  # streams that failed since the last success of any handler
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the failure of an earlier run."""
+        self.failure: Exception | None = None
+        self._places = asyncio.Semaphore(_MAX_CATCHING_UP)
+        self._alone = asyncio.Lock()
+        self._left = asyncio.Event()  # set when a stream is left to the feed again, or parked
+        self._stopping = asyncio.Event()
+        self._failing.clear()
+
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether everything fails, so that nothing is parked and the feed is not read."""
+        return len(self._failing) >= MAX_FAILING and not self.ends
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more streams may be aside."""
+        return len(self._catch_up.entries) >= MAX_ASIDE or self.is_backing_off
+
+    def succeeded(self) -> None:
+        """Note that a handler succeeded."""
+        if self._failing:
+            self._failing.clear()
+            self._left.set()
+
+    def start(
+        self,
+        stream: str,
+        latest: int = 0,
+        *,
+        failed: HandlerFailed | None = None,
+        first: asyncio.Task[None] | None = None,
+    ) -> None:
+        """Handle a stream in a task of its own, at least up to `latest`; after `first`, if that is still running."""
+        if self._catch_up.note_newer(stream, latest):
+            return
+        entry = self._catch_up.enter(stream, latest)
+        entry.stored = self._parking.orphans.pop(stream, None)
+        entry.failed, entry.first = failed, first
+        entry.failures = 1 if failed is not None else entry.stored.attempts if entry.stored is not None else 0
+        entry.at_risk = first is None and failed is None and self._has_ended(entry)
+        if failed is not None:
+            self._failing.add(stream)
+        entry.task = asyncio.create_task(self._run(entry))
+
+    def start_orphans(self, streams: Iterable[str]) -> None:
+        """Continue with streams that nobody handles: their release was interrupted, or another process released them."""
+        for stream in streams:
+            if self._assignment.holds(stream) and not self._assignment.is_draining(stream):
+                self.start(stream)
+
+    async def wait_until_survived(self) -> None:
+        """Wait until every stream at which processes have ended was tried again."""
+        while any(e.at_risk and e.task is not None and not e.task.done() for e in self._catch_up.entries.values()):
+            self._left.clear()
+            await first_of(self._left, self._stopping, timeout=0.1)
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no task is left."""
+        while tasks := self._tasks():
+            await asyncio.wait(tasks)
+
+    async def finish(self, numbers: Collection[int], grace: float) -> None:
+        """End the tasks of these slots: at once between two attempts, else after the call in flight, or after `grace`.
+
+        Their streams stay entered, so that `Parking.store` can keep them.
+        """
+        self._stopping.set()
+        tasks = self._tasks(numbers)
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+            await cancel_all(tasks)
+        if len(numbers) < len(self._assignment.held):
+            self._stopping = asyncio.Event()
+
+    async def end_attempts(self) -> None:
+        """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
+
+        After the last attempt the stream is parked. Otherwise whoever handles it next continues to count.
+
+        Raises:
+            StoreError: they could not be stored.
+        """
+        cut = {stream for stream in self._catch_up.entries if self._catch_up.is_calling(stream)}
+        entries = [entry for entry in self._catch_up.entries.values() if entry.task is not None]
+        await cancel_all(self._tasks())
+        try:
+            for entry in entries:
+                if entry.stream in cut:
+                    entry.failed = HandlerFailed(TimeoutError("the handler was cut short, as no time was left"))
+                    entry.failures += 1
+                if entry.failed is not None and entry.failures >= self._attempts:
+                    await self._parking.park(entry, entry.failed, entry.failures)
+                elif entry.failed is not None:
+                    await self._parking.store(entry)
+        finally:
+            for entry in entries:
+                self._catch_up.leave(entry)
+
+    async def drop(self) -> None:
+        """Cancel all tasks. The next run starts them again."""
+        try:
+            await cancel_all(self._tasks())
+        finally:
+            for entry in list(self._catch_up.entries.values()):
+                if entry.task is not None or entry.is_suspended:
+                    self._catch_up.leave(entry)
+
+    def _tasks(self, numbers: Collection[int] | None = None) -> list[asyncio.Task[None]]:
+        return [
+            entry.task
+            for stream, entry in self._catch_up.entries.items()
+            if entry.task is not None
+            and not entry.task.done()
+            and (numbers is None or self._assignment.slot_of(stream) in numbers)
+        ]
+
+    async def _run(self, entry: Entry) -> None:
+        """The task of a stream. An error that stops the processor is kept as `failure`."""
+        try:
+            if await self._outlived(entry):
+                await self._catch_up_with_retries(entry)
+            self._catch_up.leave(entry)
+            await on_outage()(self._parking.clear, entry)
+        except Interrupted:
+            return  # it stays entered, so that it is stored before the slot is given up
+        except Exception as error:  # noqa: BLE001  # the pipeline raises it
+            self.failure = self.failure or error
+            self._catch_up.leave(entry)
+        finally:
+            if entry.first is not None:
+                entry.first.cancel()
+            self._failing.discard(entry.stream)
+            self._left.set()
+
+    def _has_ended(self, entry: Entry) -> bool:
+        lives = entry.stored.lives if entry.stored is not None else 0
+        return lives > 0 or self._assignment.slot_of(entry.stream) in self._assignment.unclean
+
+    async def _outlived(self, entry: Entry) -> bool:
+        """Park a stream at whose commit several processes have ended. Return whether it may be handled."""
+        lives = entry.stored.lives if entry.stored is not None else 0
+        if lives < LIVES - 1:
+            return True
+        await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
+        return False
+
+    async def _attempt(self, entry: Entry) -> None:
+        if not entry.at_risk:
+            await self._catch_up.run(entry)
+            return
+        async with self._alone:  # so that of a process that ends, only one stream is suspected
+            lives = entry.stored.lives if entry.stored is not None else 0
+            await self._parking.store(entry, lives=lives + 1)
+            try:
+                await self._catch_up.run(entry)
+            finally:
+                entry.at_risk = False
+
+    async def _catch_up_with_retries(self, entry: Entry) -> None:
+        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached."""
+
+        async def once() -> None:
+            if entry.failures >= self._attempts and entry.failed is not None and not self.is_backing_off:
+                raise entry.failed
+            async with for_a_while(self._places):
+                try:
+                    if entry.at is None and entry.first is None:
+                        entry.at = await self._catch_up.position(entry.stream)
+                    await self._attempt(entry)
+                except HandlerFailed as error:
+                    self._failing.add(entry.stream)
+                    before, entry.at = entry.at, await self._catch_up.position(entry.stream)
+                    entry.failures = entry.failures + 1 if entry.at == before else 1
+                    entry.failed = error
+                    raise
+
+        async def pause(seconds: float) -> None:
+            await first_of(self._stopping, timeout=seconds)
+            if self._assignment.is_draining(entry.stream):
+                raise Interrupted(entry.stream)
+
+        retrying = on_failed_handler(
+            HandlerFailed,
+            lambda: entry.failures,
+            gives_up=lambda: entry.failures >= self._attempts and not self.is_backing_off,
+            sleep=pause,
+        )
+        try:
+            if entry.failed is not None:
+                await pause(0.05)
+            await retrying(once)
+        except HandlerFailed as error:
+            if self.stops:
+                raise error.error from None
+            await self._give_up(entry, error, entry.failures)
+
+    async def _give_up(self, entry: Entry, failed: HandlerFailed, attempts: int) -> None:
+        await on_outage()(self._parking.park, entry, failed, attempts)
+        entry.stored = None  # it stays

@@ -1,0 +1,315 @@
+"""A worker runs pipelines: it reads feeds, watches what other processes do, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from ..concurrency import cancel_all, first_of
+from ..errors import Fenced, StoreError, StreamsParked
+from ..log import log
+from ..stores.feed import Feed
+from .assignment import SwitchPending, is_switched
+from .leases import LeaseExpired, Leases
+from .pipeline import Pipeline
+from .reader import Patience, Reader
+
+T = TypeVar("T")
+
+WATCH_SECONDS = 2.0
+"""How often a worker looks whether others have taken over, paused the processor, or released streams."""
+
+GRACE = 10.0
+"""Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
+
+FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that is so far behind reads by itself
+
+_REBUILD_DEAD = 10.0  # seconds without a heartbeat of a rebuild that switches
+
+
+class Worker:
+    """Runs pipelines of one feed until it is stopped or one of them fails.
+
+    Pipelines that are equally far share one reader of the feed. One that is far behind, or backs off, has its own.
+    """
+
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        *,
+        leases: Leases | None = None,
+        save_every: float = 1.0,
+        grace: float = GRACE,
+        rate: float | None = None,
+    ) -> None:
+        self._pipelines, self._leases = pipelines, leases
+        self._save_every, self._grace, self._rate = save_every, grace, rate
+        self._feed: Feed = pipelines[0].assignment.feed
+        self._stopping, self._rebalance_due, self._regroup = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stop_deadline = 0.0  # when a stopped worker gives up
+        self._patience = Patience(pipelines, self._stopping, self._rebalance_due, gives_up=self._gives_up)
+
+    def stop(self) -> None:
+        """Let `run` end within the grace: handlers in flight end, what is left is stored, slots are given up."""
+        self._stopping.set()
+
+    async def run(self, *, until_caught_up: bool = False, accept_parked: bool = False) -> None:
+        """Handle all commits, then new ones as they are stored, until `stop` is called.
+
+        Raises:
+            StreamsParked: with `until_caught_up`, all is handled except these, unless `accept_parked`.
+            Fenced, NotActive, StoreChanged, StoreError, Exception: as `Runner.run`.
+        """
+        for pipeline in self._pipelines:
+            pipeline.running, pipeline.retries.ends = True, until_caught_up
+        try:
+            await self._patience(self._prepare)
+            if self._leases is None:
+                await self._work(follow=not until_caught_up)
+            else:
+                await self._work_with_leases(self._leases, follow=not until_caught_up)
+            await self._patience(self._end)
+            if until_caught_up and not accept_parked and not self._stopping.is_set():
+                self._check_parked()
+        except (Fenced, asyncio.CancelledError):
+            raise
+        except Exception:
+            await self._give_up()
+            raise
+        finally:
+            ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
+            for pipeline in self._pipelines:
+                pipeline.running = False
+                await pipeline.drop()
+            for pipeline in ended:
+                pipeline.progress.caught_up.set()  # stays set until the next run
+
+    async def _prepare(self) -> None:
+        for pipeline in self._pipelines:
+            await pipeline.prepare()
+
+    def _check_parked(self) -> None:
+        for pipeline in self._pipelines:
+            if pipeline.parking.parked:
+                raise StreamsParked(pipeline.assignment.name, sorted(pipeline.parking.parked))
+
+    async def _end(self) -> None:
+        """Store what is left, write the checkpoints and give up the slots."""
+        for pipeline in self._pipelines:
+            pipeline.check()
+        for pipeline in self._pipelines:
+            await pipeline.stop(self._grace)
+
+    async def _give_up(self) -> None:
+        """Give up the slots after an error, as far as that is possible; the stored checkpoints stay."""
+        for pipeline in self._pipelines:
+            for number in list(pipeline.assignment.held):
+                try:
+                    async with asyncio.timeout(self._grace):
+                        await pipeline.retries.drop()
+                        await pipeline.assignment.give_up(number)
+                except (StoreError, Fenced, TimeoutError) as error:
+                    log.warning("%s: slot %d was not given up: %r", pipeline.assignment.name, number, error)
+
+    # Without leases: this worker has all slots.
+
+    async def _work(self, *, follow: bool) -> None:
+        while True:
+            try:
+                await self._patience(self._take_all)
+                await self._read(follow=follow)
+                return
+            except (Fenced, SwitchPending) as error:
+                await self._wait_for_switch(error)
+                await self._reset()
+
+    async def _take_all(self) -> None:
+        for pipeline in self._pipelines:
+            await pipeline.assignment.take_all()
+            await pipeline.claimed()
+
+    async def _wait_for_switch(self, error: Exception) -> None:
+        """Wait until a rebuild that switches to another version has ended. Raise the error if there is none.
+
+        If the rebuild is killed meanwhile, the slots are taken back.
+
+        Raises:
+            NotActive: the other version has replaced this one.
+        """
+        pending = False
+        for pipeline in self._pipelines:
+            assignment, beats = pipeline.assignment, _Beats()
+            while not await self._patience(partial(is_switched, assignment)):
+                pending = True
+                pipeline.progress.wait("SwitchPending")
+                slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
+                alive = await self._patience(assignment.checkpoints.beats)
+                if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
+                    log.warning("%s: a rebuild ended in the middle of its switch; this version continues", assignment.name)
+                    await self._patience(assignment.take_back)
+                await first_of(self._stopping, timeout=0.5)
+                if self._stopping.is_set():
+                    return
+        if not pending and isinstance(error, Fenced):
+            raise error
+
+    # With leases: several workers share the slots.
+
+    async def _work_with_leases(self, leases: Leases, *, follow: bool) -> None:
+        """Read the feed for the slots held here; claim and give up slots in between when the leases ask for it."""
+        async with leases.held_for(self._pipelines, self._rebalance_due, self._grace):
+            await self._patience(leases.heartbeat)
+            while not self._stopping.is_set():
+                self._rebalance_due.clear()
+                leases.beaten.clear()
+                try:
+                    async with leases.alive():
+                        await self._patience(leases.rebalance)
+                        await self._read(follow=follow)
+                        if self._stopping.is_set():
+                            await self._patience(self._end)
+                except Fenced as error:
+                    # Others took this worker for dead. It restarts with the slots that are left.
+                    log.warning("%s", error)
+                    await self._reset()
+                except SwitchPending as error:
+                    await self._reset()
+                    await self._wait_for_switch(error)
+                except LeaseExpired:
+                    log.warning("worker %s sent no heartbeat in time: it pauses until it can", leases.worker)
+                    await self._reset()
+                    await first_of(leases.beaten, self._stopping)
+                else:
+                    if not self._rebalance_due.is_set() and not self._stopping.is_set():  # the feed has ended
+                        if await self._patience(leases.all_owned):
+                            return
+                        await first_of(leases.beaten, self._rebalance_due, self._stopping)
+
+    async def _reset(self) -> None:
+        """Forget everything that other workers may have handled in the meantime."""
+        for pipeline in self._pipelines:
+            await pipeline.drop()
+            pipeline.retries.reset()  # a stream that was catching up may have failed with Fenced
+
+    # Reading.
+
+    async def _read(self, *, follow: bool) -> None:
+        """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while not (self._stopping.is_set() or self._rebalance_due.is_set()):
+                self._regroup.clear()
+                reading = [asyncio.create_task(self._reader(group).run(follow=follow)) for group in await self._groups()]
+                try:
+                    await self._wait([*reading, watching], until_all=reading)
+                finally:
+                    await cancel_all(reading)
+                if not self._regroup.is_set():  # the feed has ended
+                    if follow or await self._drain(watching):
+                        return
+        finally:
+            await cancel_all([watching])
+
+    def _reader(self, pipelines: Sequence[Pipeline]) -> Reader:
+        ends = (self._stopping, self._rebalance_due, self._regroup)
+        patience = Patience(pipelines, *ends, gives_up=self._gives_up)
+        return Reader(self._feed, pipelines, patience, ends, save_every=self._save_every, rate=self._rate)
+
+    async def _groups(self) -> list[list[Pipeline]]:
+        """Return the pipelines that share a reader: those that are equally far. Paused ones are left out."""
+        self._alone = frozenset[Pipeline]()
+        active = [each for each in self._pipelines if not each.paused]
+        if len(active) < 2:
+            return [active] if active else []
+        behind = {each: await self._patience(partial(_behind, each)) for each in active}
+        least = min(behind.values())
+        alone = {each for each in active if behind[each] > least + FAR_BEHIND or each.retries.is_full}
+        self._alone = frozenset(alone)
+        together = [each for each in active if each not in alone]
+        return [*([each] for each in alone), *([together] if together else [])]
+
+    async def _watch(self) -> None:
+        """Look at what other processes have changed, and whether readers have to be grouped otherwise."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for pipeline in self._pipelines:
+                was_paused = pipeline.paused
+                await self._patience(pipeline.watch)
+                is_alone = pipeline in self._alone
+                if pipeline.paused != was_paused:
+                    log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
+                    self._regroup.set()
+                elif len(self._pipelines) > 1 and not pipeline.paused:
+                    if is_alone and pipeline.progress.caught_up.is_set() or not is_alone and pipeline.retries.is_full:
+                        self._regroup.set()
+
+    async def _wait(self, tasks: Sequence[asyncio.Task[None]], until_all: Sequence[asyncio.Task[None]]) -> None:
+        """Wait until these tasks have ended, or any of `tasks` fails, or, if there are none, until something changes."""
+        if not until_all:
+            changes = [asyncio.create_task(each.wait()) for each in (self._stopping, self._rebalance_due, self._regroup)]
+            try:
+                await asyncio.wait([*tasks, *changes], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancel_all(changes)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        while not all(task.done() for task in until_all):
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            tasks = [task for task in tasks if not task.done()]
+        for task in until_all:
+            task.result()
+
+    async def _drain(self, watching: asyncio.Task[None]) -> bool:
+        """Wait until nothing is aside. Return False if readers must go on first: after a pause, or for other slots."""
+        for pipeline in self._pipelines:
+            while not pipeline.paused:
+                idle = asyncio.create_task(pipeline.wait_until_idle())
+                try:
+                    await asyncio.wait([idle, watching], timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                    if watching.done():
+                        watching.result()
+                    if idle.done():
+                        idle.result()
+                        pipeline.update_caught_up()
+                        break
+                finally:
+                    await cancel_all([idle])
+                if self._stopping.is_set() or self._rebalance_due.is_set() or self._regroup.is_set():
+                    return self._stopping.is_set() or self._rebalance_due.is_set()
+        return not any(pipeline.paused for pipeline in self._pipelines)
+
+    def _gives_up(self) -> bool:
+        if not self._stopping.is_set():
+            return False
+        now = asyncio.get_running_loop().time()
+        self._stop_deadline = self._stop_deadline or now + self._grace
+        return now >= self._stop_deadline
+
+
+class _Beats:
+    """The heartbeats of a rebuild, as seen from here."""
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+        self._since = asyncio.get_running_loop().time()
+
+    def is_dead(self, beats: list[int]) -> bool:
+        now = asyncio.get_running_loop().time()
+        if beats != self._seen:
+            self._seen, self._since = beats, now
+        return bool(beats) and now - self._since > _REBUILD_DEAD
+
+
+async def _behind(pipeline: Pipeline) -> float:
+    """Return about how many commits a pipeline is behind. Where a feed cannot count, only a first build is."""
+    if (checkpoint := pipeline.assignment.read_from()) is None:
+        return 0.0
+    remaining = await pipeline.assignment.feed.remaining(checkpoint)
+    if remaining is not None:
+        return remaining
+    return 0.0 if checkpoint else float("inf")
