@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot
+from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
 from .checkpoints.sqlite import SQLiteCheckpoints
 from .leases import Leases
@@ -12,11 +12,11 @@ from .processor import Processor
 from .projections.effects import Effects
 from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Guarantee, Projection
+from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
-from .slice import Context
+from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
@@ -35,12 +35,17 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Failure",
+    "Fence",
     "Guarantee",
+    "HandlerFailed",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
     "Mirror",
     "Parked",
+    "Position",
+    "PositionMoved",
     "Processor",
     "Projection",
     "Registration",
@@ -50,6 +55,7 @@ __all__ = [
     "SQLiteContext",
     "SQLiteProjection",
     "Skipped",
+    "Slice",
     "Slot",
     "Status",
     "Verified",
@@ -57,6 +63,7 @@ __all__ = [
     "lambda_handler",
     "rebuild",
     "status",
+    "tombstone",
     "verify",
 ]
 

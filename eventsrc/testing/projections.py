@@ -61,6 +61,7 @@ class Crash:
 
     def __init__(self, at: int) -> None:
         self.at, self.steps = at, 0
+        self.armed = False  # while `drain` runs
         self.noticed = asyncio.Event()
 
     @property
@@ -69,7 +70,8 @@ class Crash:
 
     def step(self) -> None:
         """Count a step. Raises Killed if it is the one, and at each later step of that process."""
-        self.steps += 1
+        if self.armed:
+            self.steps += 1
         if self.happened:
             raise Killed
 
@@ -165,12 +167,15 @@ class ProjectionKit(Generic[P]):
         Raises:
             Exception: what a handler raised. It is called once.
         """
+        self._crash.armed = True
         try:
             await self._run()
         except Killed:
             self._crash = Crash(0)
             await self.restart()
             await self._run()
+        finally:
+            self._crash.armed = False
 
     async def restart(self) -> None:
         """End the process and start another one: with a new projection, and with what was stored."""
