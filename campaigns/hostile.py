@@ -157,6 +157,9 @@ class HostileFeed:
     async def remaining(self, after: str) -> int | None:
         return await self._store.remaining(after)
 
+    async def behind(self, after: str) -> float | None:
+        return await self._store.behind(after)
+
     def heads(self) -> AsyncGenerator[Sequence[Head]]:
         return self._store.heads()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..concurrency import cancel_all, first_of, run_all
 from ..log import log
@@ -135,7 +135,7 @@ class Reader:
                 if coming is None and not any(each.retries.is_full for each in self._pipelines):
                     coming = asyncio.ensure_future(anext(batches, None))
                 pause = min(max(0.01, self._saved + self._save_every - self._clock()), 1.0)
-                waiting = [*ends, coming] if coming is not None else ends
+                waiting: list[asyncio.Future[Any]] = [*ends, coming] if coming is not None else [*ends]
                 await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if any(end.done() for end in ends):
                     return None

@@ -165,7 +165,7 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[None]
                 await asyncio.sleep(CONFIRM_SECONDS)  # acts outside that were begun before it was fenced
             yield
         except BaseException:
-            undoing = asyncio.ensure_future(on_outage()(_claim, checkpoints, old, _resumed))
+            undoing: asyncio.Future[bool] = asyncio.ensure_future(on_outage()(_claim, checkpoints, old, _resumed))
             await asyncio.shield(undoing)
             raise
         await on_outage()(_claim, checkpoints, old, _retired)

@@ -93,6 +93,13 @@ class Feed(Protocol):
         """Return how many commits come after a checkpoint, or None if counting them would need a scan."""
         ...
 
+    async def behind(self, after: str) -> float | None:
+        """Return the seconds since the oldest commit after a checkpoint was stored, or at most that; 0 if there is none.
+
+        Return None if the checkpoint is of a scan, which says nothing about time.
+        """
+        ...
+
     def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """Yield each stream of the store once, in pages. The versions are current at some moment during the call.
 

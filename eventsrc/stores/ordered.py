@@ -113,6 +113,11 @@ class OrderedStore(ManagedStore):
     async def remaining(self, after: str) -> int:
         return max(0, await self.last_position() - position_of(after))
 
+    async def behind(self, after: str) -> float:
+        rows, _ = await self.commits_after(position_of(after))
+        commit = next((row for row in rows if isinstance(row, Commit)), None)
+        return max(0.0, (time.time_ns() // 1000 - commit.time) / 1e6) if commit is not None else 0.0
+
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         after = ""
         while heads := await self.heads_after(after):

@@ -167,12 +167,12 @@ async def test_each_event_is_handled_once_despite_faults(bench: Bench, kind: Kin
     commits = [commit for commit in await commits_of(bench.store) for _ in range(2)]
     dice.shuffle(commits)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     bench.proxy.choose = at_times(dice, FAULTS, 0.4)
     for start in range(0, len(commits), 7):
-        await processor.handle(commits[start : start + 7])
-    await processor.wait_until_idle()
+        await processor.pipeline.handle(commits[start : start + 7])
+    await processor.pipeline.wait_until_idle()
     bench.proxy.choose = None
     await bench.check(processor.projection)
     assert not await processor.parked()
@@ -185,14 +185,14 @@ async def test_a_lost_response_is_settled_by_sending_the_same_request_again(
 ) -> None:
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     commits = await commits_of(bench.store)
     bench.proxy.operations.clear()
     bench.proxy.faults = [PASS, fault, fault]
-    await processor.handle(commits)
+    await processor.pipeline.handle(commits)
     write = "TransactWriteItems" if kind is Counted else "UpdateItem"
     assert bench.proxy.operations == ["BatchGetItem", *[write] * (1 if fault == TWICE else 3)]
-    assert processor.commits == 3
+    assert processor.pipeline.progress.commits == 3
     await bench.check(processor.projection)
 
 
@@ -200,13 +200,13 @@ async def test_a_transaction_that_an_earlier_try_carried_out_counts_as_done(benc
     """The service has forgotten the token of the earlier try, and does not return the stored item."""
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     commits = await commits_of(bench.store)
     bench.proxy.faults = [PASS, ANSWER_LOST, cancelled("ConditionalCheckFailed", "None", "None")]
     bench.proxy.operations.clear()
-    await processor.handle(commits)
+    await processor.pipeline.handle(commits)
     assert bench.proxy.operations == ["BatchGetItem", "TransactWriteItems", "TransactWriteItems", "GetItem"]
-    assert processor.commits == 3
+    assert processor.pipeline.progress.commits == 3
     await bench.check(processor.projection)
 
 
@@ -229,10 +229,10 @@ async def test_the_position_of_a_row_that_moved_is_kept(bench: Bench, after: int
 async def test_a_transaction_that_arrives_late_has_no_second_effect(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=1, deposits=3)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     commits = await commits_of(bench.store)
     bench.proxy.faults = [PASS, LATE]
-    await processor.handle(commits)
+    await processor.pipeline.handle(commits)
     await asyncio.gather(*bench.proxy.late)
     await bench.check(processor.projection)
 
@@ -248,14 +248,14 @@ async def test_processors_of_the_same_streams_do_not_disturb_each_other(bench: B
     bench.proxy.choose = at_times(dice, LOST_ANSWERS, 0.2)
 
     async def work(processor: Processor[Any], told: list[Commit]) -> None:
-        await processor.join()
+        await processor.pipeline.assignment.join()
         for start in range(0, len(told), 5):
-            await processor.handle(told[start : start + 5])
-        await processor.wait_until_idle()
+            await processor.pipeline.handle(told[start : start + 5])
+        await processor.pipeline.wait_until_idle()
 
     await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in processors))
     await bench.check(processors[0].projection)
-    assert sum(processor.commits for processor in processors) >= 24
+    assert sum(processor.pipeline.progress.commits for processor in processors) >= 24
 
 
 @every_kind
@@ -263,15 +263,15 @@ async def test_a_cancelled_processor_resumes_where_it_was(bench: Bench, kind: Ki
     await fill(bench.store, accounts=6, deposits=4)
     commits = await commits_of(bench.store)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     for _ in range(8):
         bench.proxy.arrived.clear()
-        handling = asyncio.create_task(processor.handle(commits))
+        handling = asyncio.create_task(processor.pipeline.handle(commits))
         await bench.proxy.arrived.wait()
         handling.cancel()
         await asyncio.gather(handling, return_exceptions=True)
-    await processor.handle(commits)
-    await processor.wait_until_idle()
+    await processor.pipeline.handle(commits)
+    await processor.pipeline.wait_until_idle()
     await bench.check(processor.projection)
 
 
@@ -280,13 +280,13 @@ async def test_a_fenced_processor_writes_nothing(bench: Bench, kind: Kind) -> No
     await fill(bench.store, accounts=1, deposits=3)
     commits = await commits_of(bench.store)
     old, new = (Processor(kind(bench.table), bench.store, bench.direct) for _ in range(2))
-    await old.take_all()
-    await old.handle(commits[:1])
-    await new.take_all()
-    await new.handle(commits[:2])
+    await old.pipeline.assignment.take_all()
+    await old.pipeline.handle(commits[:1])
+    await new.pipeline.assignment.take_all()
+    await new.pipeline.handle(commits[:2])
     with pytest.raises(Fenced):
-        await old.handle(commits)
-    await new.handle(commits)
+        await old.pipeline.handle(commits)
+    await new.pipeline.handle(commits)
     await bench.check(new.projection)
 
 
@@ -389,10 +389,10 @@ async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
         for projection in (Counted(bench.table), Rows(bench.table)):
             projection.poison = {3}
             processor = Processor(projection, bench.store, checkpoints, attempts=1)
-            await processor.take_all()
+            await processor.pipeline.assignment.take_all()
             bench.proxy.faults = [PASS, PASS, cancelled("None", "TransactionConflict")]
-            await processor.handle(commits)
-            await processor.wait_until_idle()
+            await processor.pipeline.handle(commits)
+            await processor.pipeline.wait_until_idle()
             assert [parked.version for parked in await processor.parked()] == [4, 4]
             projection.poison = set()
             await processor.retry("account-a-0")
@@ -404,7 +404,7 @@ async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
             commits = await commits_of(bench.store)
             await successor.handle(commits)
             with pytest.raises(Fenced):
-                await processor.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
+                await processor.pipeline.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
 
 
 async def test_writes_that_do_not_fit_into_a_transaction_are_not_sent_as_one(bench: Bench) -> None:
@@ -496,10 +496,10 @@ async def test_events_without_writes_cost_only_the_position(bench: Bench) -> Non
 async def test_a_transaction_cancelled_because_of_others_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
     await fill(bench.store, accounts=1, deposits=2)
     processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     bench.proxy.operations.clear()
     bench.proxy.faults = [PASS, cancelled(*reasons), cancelled(*reasons)]
-    await processor.handle(await commits_of(bench.store))
+    await processor.pipeline.handle(await commits_of(bench.store))
     assert bench.proxy.operations == ["BatchGetItem", *["TransactWriteItems"] * 3]
     await bench.check(processor.projection)
 
@@ -508,12 +508,12 @@ async def test_conflicts_until_the_deadline_raise_throttled(bench: Bench) -> Non
     await fill(bench.store, accounts=1, deposits=2)
     async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
         processor = Processor(Counted(bench.table), bench.store, hasty)
-        await processor.take_all()
+        await processor.pipeline.assignment.take_all()
         bench.proxy.faults, bench.proxy.then = [PASS], cancelled("None", "TransactionConflict")
         with pytest.raises(Throttled, match="TransactionConflict"):
-            await processor.handle(await commits_of(bench.store))
+            await processor.pipeline.handle(await commits_of(bench.store))
         bench.proxy.then = PASS
-        await processor.handle(await commits_of(bench.store))
+        await processor.pipeline.handle(await commits_of(bench.store))
     await bench.check(processor.projection)
 
 
@@ -554,9 +554,9 @@ async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) ->
         projection = Varied()
         projection.way = str(size)
         processor = Processor(projection, bench.store, bench.direct)
-        await processor.take_all()
+        await processor.pipeline.assignment.take_all()
         for start in range(0, len(commits), size):
-            await processor.handle(commits[start : start + size])
+            await processor.pipeline.handle(commits[start : start + size])
         assert not await processor.parked()
         row = (await bench.items(f"varied@1 {size}"))["account-a-1"]
         del row["PK"], row["eventsrc"]["M"]["epoch"]

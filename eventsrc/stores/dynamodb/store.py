@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -219,6 +220,13 @@ class DynamoDBStore(ManagedStore):
         if after:
             parse_checkpoint(after)
         return None
+
+    async def behind(self, after: str) -> float | None:
+        """Return how old a checkpoint is, in seconds: later commits may not have been delivered. None within a scan."""
+        checkpoint = parse_checkpoint(after) if after else None
+        if checkpoint is None or checkpoint.scan is not None:
+            return None
+        return max(0.0, time.time() - checkpoint.since)
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """Iterate over the heads of all streams, as `Feed.heads`.

@@ -43,7 +43,7 @@ class Worker:
 
     @property
     def slots(self) -> set[int]:
-        return set(self.processor.held)
+        return set(self.processor.pipeline.assignment.held)
 
     async def end(self) -> None:
         self.runner.stop()
@@ -82,27 +82,27 @@ async def test_a_worker_without_slots_handles_nothing(store: MemoryStore, checkp
         await until(lambda: are_shared(three, 2))
         idle = next(worker for worker in three if not worker.slots)
         await fill(store)
-        await until(lambda: sum(worker.processor.commits for worker in three) == 12)
-        assert idle.processor.commits == 0
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in three) == 12)
+        assert idle.processor.pipeline.progress.commits == 0
 
 
 async def test_each_slot_has_its_own_feed_checkpoint(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await fill(store, accounts=20, deposits=1)
     first: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await first.create_slots(4)
+    await first.pipeline.assignment.create_slots(4)
     slots = current_slots(await checkpoints.slots(first.name))
-    await first.claim(slots[0], "ann")
+    await first.pipeline.assignment.claim(slots[0], "ann")
     async for batch in store.feed(follow=False):
-        await first.handle(batch.commits)
-        first.batch_done(batch)
-    await first.save()
+        await first.pipeline.handle(batch.commits)
+        first.pipeline.batch_done(batch)
+    await first.pipeline.save()
     second: Processor[Any] = Processor(Outside(), store, checkpoints)
     for slot in current_slots(await checkpoints.slots(first.name))[1:]:
         assert slot.checkpoint == ""
-        await second.claim(slot, "bob")
-    await second.handle(await commits_of(store))
-    assert 0 < first.commits < 20
-    assert first.commits + second.commits == 20
+        await second.pipeline.assignment.claim(slot, "bob")
+    await second.pipeline.handle(await commits_of(store))
+    assert 0 < first.pipeline.progress.commits < 20
+    assert first.pipeline.progress.commits + second.pipeline.progress.commits == 20
 
 
 async def test_workers_together_handle_each_commit_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
@@ -110,7 +110,7 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
     async with workers(store, checkpoints, "ann", "bob") as pair:
         await until(lambda: are_shared(pair))
         await deposit(store, "a-3", 7)
-        await until(lambda: sum(worker.processor.commits for worker in pair) == 81)
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in pair) == 81)
     told: dict[str, list[str]] = {}
     for worker in pair:
         for stream, ids in (await worker.processor.projection.read_handled()).items():
@@ -121,17 +121,17 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
 async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, checkpoints: Checkpoints) -> None:
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
     await checkpoints.heartbeat("dead")
-    await dead.create_slots(8)
+    await dead.pipeline.assignment.create_slots(8)
     for slot in current_slots(await checkpoints.slots(dead.name)):
-        await dead.claim(slot, "dead")
+        await dead.pipeline.assignment.claim(slot, "dead")
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
         commits = await commits_of(store)
         await fill(store)
         with pytest.raises(Fenced):
-            await dead.handle(await commits_of(store))
+            await dead.pipeline.handle(await commits_of(store))
         assert not commits
-        await until(lambda: ann.processor.commits == 12)
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
 
 
 async def test_a_stopped_worker_hands_over_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
@@ -159,7 +159,7 @@ async def test_workers_that_start_together_do_not_fence_each_other(
     await fill(store, accounts=20)
     async with workers(store, checkpoints, *"abcd") as four:
         await until(lambda: are_shared(four))
-        await until(lambda: sum(worker.processor.commits for worker in four) == 80)
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in four) == 80)
     assert "taken over" not in caplog.text
 
 
@@ -169,10 +169,10 @@ async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore
         await until(lambda: ann.slots == {0, 1, 2, 3})
         thief: Processor[Any] = Processor(Outside(), store, checkpoints)
         for slot in current_slots(await checkpoints.slots(thief.name))[:2]:
-            await thief.claim(slot, "thief")
+            await thief.pipeline.assignment.claim(slot, "thief")
         await fill(store, accounts=20)
         await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief sends no second heartbeat, so it is dead
-        await until(lambda: ann.processor.commits == 80)
+        await until(lambda: ann.processor.pipeline.progress.commits == 80)
         told = await ann.processor.projection.read_handled()  # some twice: effects whose position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
@@ -200,9 +200,9 @@ async def test_a_worker_without_heartbeat_stops_and_resumes(store: MemoryStore, 
         await until(lambda: not ann.slots)
         assert asyncio.get_running_loop().time() - beaten < 2 * TTL
         await fill(store)
-        assert ann.processor.commits == 0
+        assert ann.processor.pipeline.progress.commits == 0
         setattr(checkpoints, how, False)
-        await until(lambda: ann.processor.commits == 12)
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
 
 
 async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(store: MemoryStore) -> None:
@@ -224,7 +224,7 @@ async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(store
         await fill(store, accounts=1, deposits=1)
         async with asyncio.timeout(20):
             await cancelled.wait()
-        assert ann.processor.commits == 0
+        assert ann.processor.pipeline.progress.commits == 0
 
 
 async def test_a_changed_number_of_slots_takes_effect_once_no_other_worker_is_alive(
@@ -254,9 +254,9 @@ async def test_an_interrupted_creation_of_slots_is_completed_by_the_next_process
     checkpoints = Cut()
     processor: Processor[Any] = Processor(Outside(), store, checkpoints)
     with pytest.raises(StoreUnavailable):
-        await processor.create_slots(8)
+        await processor.pipeline.assignment.create_slots(8)
     assert not current_slots(await checkpoints.slots(processor.name))
-    await processor.create_slots(3)
+    await processor.pipeline.assignment.create_slots(3)
     assert [slot.of for slot in current_slots(await checkpoints.slots(processor.name))] == [8] * 8
 
 
@@ -267,13 +267,13 @@ async def test_run_until_caught_up_takes_over_slots_of_a_dead_worker(
     await fill(store)
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
     await checkpoints.heartbeat("dead")
-    await dead.create_slots(4)
+    await dead.pipeline.assignment.create_slots(4)
     for slot in current_slots(await checkpoints.slots(dead.name)):
-        await dead.claim(slot, "dead")
+        await dead.pipeline.assignment.claim(slot, "dead")
     job: Processor[Any] = Processor(Outside(), store, checkpoints)
     async with asyncio.timeout(20):
         await Runner(job, leases=Leases(slots=4, ttl=TTL)).run(until_caught_up=True)
-    assert job.commits == 12
+    assert job.pipeline.progress.commits == 12
 
 
 async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemoryStore, checkpoints: Checkpoints) -> None:
@@ -283,8 +283,8 @@ async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemorySto
         job: Processor[Any] = Processor(Outside(), store, checkpoints)
         async with asyncio.timeout(20):
             await Runner(job, leases=Leases(worker="zoe", slots=1, ttl=TTL)).run(until_caught_up=True)
-        await until(lambda: ann.processor.commits == 12)
-    assert job.commits == 0
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
+    assert job.pipeline.progress.commits == 0
 
 
 async def test_an_error_in_the_heartbeat_task_is_raised(store: MemoryStore) -> None:

@@ -88,7 +88,7 @@ async def test_a_mirror_copies_while_writers_continue(stores: tuple[Store, Store
     for _ in range(3):
         processor = Processor(Mirror(target), store, MemoryCheckpoints())
         async with running(processor):
-            await until(lambda processor=processor: processor.commits > 20 or writing.done())
+            await until(lambda processor=processor: processor.pipeline.progress.commits > 20 or writing.done())
     await writing
     await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)
     await expect_copied(target, expected)
@@ -148,7 +148,7 @@ async def test_a_target_ahead_of_the_store_conflicts_at_the_next_commit(stores: 
         assert not await processor.parked()
         assert await processor.positions(["account-a-0"]) == {"account-a-0": 3}
         await store.append(make_commit("account-a-0", 4))
-        await until(lambda: processor.parking.parked)
+        await until(lambda: processor.pipeline.parking.parked)
     await expect_copied(target, {"account-a-0": commits})
 
 

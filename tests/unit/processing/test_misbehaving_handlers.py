@@ -135,8 +135,8 @@ async def test_a_locked_file_is_waited_for_once_per_batch(
 ) -> None:
     await fill(store, accounts=10)
     processor = Processor(InSQLite(), store, checkpoints)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     tries: list[object] = []
     write = checkpoints.write
 
@@ -148,10 +148,10 @@ async def test_a_locked_file_is_waited_for_once_per_batch(
     other = sqlite3.connect(tmp_path / "model.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Throttled):
-        await processor.handle(await commits_of(store))
+        await processor.pipeline.handle(await commits_of(store))
     assert len(tries) == 1
     other.close()
-    await processor.handle(await commits_of(store))
+    await processor.pipeline.handle(await commits_of(store))
     assert await processor.projection.read_handled() == await ids_of(store)
 
 
@@ -166,7 +166,7 @@ async def test_a_full_disk_does_not_count_as_a_handlers_failure(
 ) -> None:
     await fill(store, accounts=1)
     processor = Processor(Full(), store, checkpoints)
-    await processor.prepare()
+    await processor.pipeline.prepare()
     pages = await checkpoints.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
     await checkpoints._run("writer", lambda db: db.execute(f"PRAGMA max_page_count = {pages + 20}"))
     with pytest.raises(StoreRejected, match="SQLITE_FULL"):

@@ -70,12 +70,12 @@ async def test_a_retry_interrupted_after_the_release_can_be_repeated(store: Memo
     processor = await parked(store, checkpoints := Breaking())
     other = Processor(processor.projection, store, checkpoints)
     async with running(processor):
-        await until(lambda: processor.parking.parked)
+        await until(lambda: processor.pipeline.parking.parked)
 
         async def deliver_early() -> None:
             """While the stream is still parked, after the commits that the retry has read."""
             receipt = await deposit(store, "a-0", 9)
-            await until(lambda: processor.checkpoint == str(receipt.position))
+            await until(lambda: processor.pipeline.assignment.checkpoint == str(receipt.position))
 
         checkpoints.before_release = deliver_early
         with pytest.raises(Throttled):
@@ -124,12 +124,12 @@ async def test_a_batch_reads_only_its_own_parked_streams(store: MemoryStore) -> 
     await parked(store, checkpoints := Counting(), accounts=20)
     processor = Processor(Outside(), store, checkpoints)
     async with running(processor):
-        await until(lambda: len(processor.parking.parked) == 20)
+        await until(lambda: len(processor.pipeline.parking.parked) == 20)
         asked.clear()
         receipt = await deposit(store, "a-7", 2)
         with pytest.raises(StreamParked):
             await processor.wait_for(receipt)
-        await until(lambda: processor.checkpoint == str(receipt.position))
+        await until(lambda: processor.pipeline.assignment.checkpoint == str(receipt.position))
         await processor.retry("account-a-7")
     assert max(asked) == 1
 
@@ -180,11 +180,11 @@ async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> No
 
     await fill(store, accounts=30)
     processor = Processor(Narrow(), store, MemoryCheckpoints(), attempts=50)
-    await processor.prepare()
-    await processor.take_all()
-    await processor.handle(await commits_of(store))
-    assert len(processor.parking.catching_up) == 30
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
+    await processor.pipeline.handle(await commits_of(store))
+    assert len(processor.pipeline.catch_up.entries) == 30
     processor.projection.failing = False
-    await processor.wait_until_idle()
+    await processor.pipeline.wait_until_idle()
     assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.projection.most == 2

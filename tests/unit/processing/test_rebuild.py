@@ -63,7 +63,7 @@ async def test_while_the_old_version_runs_each_outside_effect_happens_once(
     steps: list[tuple[int, int]] = []
     writing = asyncio.create_task(write_on(store))
     running_old = asyncio.create_task(old.run())
-    await until(lambda: old.commits > 50)
+    await until(lambda: old.pipeline.progress.commits > 50)
     await rebuild(new, progress=lambda done, total: steps.append((done, total)))
     assert await checkpoints.active("model") == 2
     with pytest.raises(Fenced):

@@ -142,7 +142,7 @@ async def test_the_first_of_two_without_leases_is_fenced(store: MemoryStore, tmp
         with pytest.raises(Fenced):
             async with asyncio.timeout(20):
                 await running
-        await until(lambda: second.commits == 12)
+        await until(lambda: second.pipeline.progress.commits == 12)
         second_runner.stop()
         await other
         assert await second.projection.read_handled() == await ids_of(store)
@@ -186,9 +186,9 @@ async def test_no_checkpoint_is_written_while_a_stream_catches_up(store: MemoryS
     processor.projection.poison = {66}
     await deposit(store, "a-1", 66)
     running = asyncio.create_task(Runner(processor, save_every=0.01).run())
-    await until(lambda: processor.commits == 12)
+    await until(lambda: processor.pipeline.progress.commits == 12)
     await deposit(store, "a-0", 7)
-    await until(lambda: processor.commits == 13)
+    await until(lambda: processor.pipeline.progress.commits == 13)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -214,7 +214,7 @@ async def test_a_run_can_be_cancelled_at_any_moment(store: MemoryStore, *, with_
             with pytest.raises(asyncio.CancelledError):
                 await running
             assert not tasks_left()
-            assert not processor.held
+            assert not processor.pipeline.assignment.held
         processor = Processor(InSQLite(), store, checkpoints)
         await processor.run(until_caught_up=True)
         assert not await processor.parked()
@@ -242,7 +242,7 @@ async def test_stop_finishes_commits_in_flight_and_starts_no_others(store: Memor
     runner = Runner(processor, leases=Leases(slots=1, ttl=600) if with_leases else None)
     running = asyncio.create_task(runner.run())
     await until(lambda: processor.projection.begun == 2)
-    assert processor.in_flight == 2
+    assert processor.pipeline.progress.in_flight == 2
     runner.stop()
     await fill(store, accounts=0)
     await deposit(store, "a-1", 7)  # too late for this run
@@ -250,7 +250,7 @@ async def test_stop_finishes_commits_in_flight_and_starts_no_others(store: Memor
     processor.projection.may_end.set()
     async with asyncio.timeout(20):
         await running
-    assert processor.commits == 2
+    assert processor.pipeline.progress.commits == 2
     assert checkpoints.saved == ["2"]
     assert not tasks_left()
 
@@ -297,7 +297,7 @@ async def test_a_stopped_run_ends_if_a_stream_keeps_failing(
     processor.projection.poison = {2}
     runner = Runner(processor)
     running = asyncio.create_task(runner.run())
-    await until(lambda: processor.parking.catching_up)
+    await until(lambda: processor.pipeline.catch_up.entries)
     runner.stop()
     async with asyncio.timeout(20):
         await running
@@ -326,7 +326,7 @@ async def test_the_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) ->
     processor.projection.may_end.set()
     async with asyncio.timeout(20):
         await running
-    assert processor.commits == 12
+    assert processor.pipeline.progress.commits == 12
 
 
 async def test_one_reader_for_all_processors(store: MemoryStore) -> None:

@@ -40,14 +40,14 @@ async def test_start_now_does_not_handle_older_commits_in_any_batches(store: Hin
     await fill(store, accounts=2)
     await age(store)
     processor = Processor(InMemory(), store, start="now")
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     await deposit(store, "a-1", 7)
     await deposit(store, "a-1", 8)
     commits = await commits_of(store)
     for start in range(0, len(commits), at_once):
-        await processor.handle(commits[start : start + at_once])
-    await processor.wait_until_idle()
+        await processor.pipeline.handle(commits[start : start + at_once])
+    await processor.pipeline.wait_until_idle()
     assert await processor.projection.read_handled() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
 
 
@@ -73,11 +73,11 @@ async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: Memor
     """A checkpoint of a DynamoDB feed is valid for 23 hours."""
     checkpoints = MemoryCheckpoints()
     processor = Processor(Outside(), store, checkpoints)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     for hour in range(3):
-        processor.batch_done(Batch([], str(hour), caught_up=True))
-        await processor.save()
+        processor.pipeline.batch_done(Batch([], str(hour), caught_up=True))
+        await processor.pipeline.save()
     [slot] = await checkpoints.slots(processor.name)
     assert slot.checkpoint == "2"
 

@@ -28,9 +28,9 @@ async def checkpoints(tmp_path: Path) -> AsyncIterator[SQLiteCheckpoints]:
 async def hinted(store: MemoryStore, checkpoints: SQLiteCheckpoints, streams: int) -> Processor[InSQLite]:
     """Return a processor that has handled only the first `streams` streams."""
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
-    await processor.prepare()
-    await processor.take_all()
-    await processor.handle((await commits_of(store))[: streams * 4])
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
+    await processor.pipeline.handle((await commits_of(store))[: streams * 4])
     return processor
 
 
@@ -89,8 +89,8 @@ async def test_parked_streams_are_counted_and_not_handled(store: MemoryStore, ch
     await fill(store, accounts=2)
     processor = await hinted(store, checkpoints, 0)
     processor.projection.poison = {2}
-    await processor.handle(await commits_of(store))
-    await processor.wait_until_idle()
+    await processor.pipeline.handle(await commits_of(store))
+    await processor.pipeline.wait_until_idle()
     found = await verify(processor)
     assert (found.parked, found.missing) == (2, 0)
 
@@ -120,7 +120,7 @@ async def test_a_stream_that_grows_during_verify_is_not_lost(
 
     monkeypatch.setattr(store, "heads_after", as_they_were)
     await deposit(store, "a-1", 1)
-    await processor.handle(await commits_of(store))
+    await processor.pipeline.handle(await commits_of(store))
     found = await verify(processor)
     assert (list(found.lost), found.missing) == ([], 0)
 
@@ -129,7 +129,7 @@ async def test_commits_older_than_the_start_are_not_missing(store: MemoryStore) 
     await fill(store, accounts=2)
     processor = Processor(InMemory(), store, start="now")
     async with running(processor):
-        await until(lambda: processor.held)
+        await until(lambda: processor.pipeline.assignment.held)
         await processor.wait_for(await deposit(store, "a-0", 1))
         found = await verify(processor)
     assert (found.streams, found.missing) == (2, 0)
@@ -148,7 +148,7 @@ async def test_status_and_health_of_a_processor(store: MemoryStore, checkpoints:
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         assert health(processor) == {}
         await deposit(store, "a-0", 66)
-        await until(lambda: processor.parking.parked)
+        await until(lambda: processor.pipeline.parking.parked)
         await processor.wait_for(await deposit(store, "a-1", 1))
         assert health(processor) == {"in-sqlite@1": "1 streams are parked"}
         live = await status(processor)
@@ -176,7 +176,7 @@ async def test_health_reports_a_processor_that_lags(store: MemoryStore) -> None:
     processor.handled_up_to = (await commits_of(store))[0].time - 120_000_000
     async with running(processor):
         await blocked.wait()
-        assert processor.in_flight == 4
+        assert processor.pipeline.progress.in_flight == 4
         assert "it lags by" in health(processor)["slow@1"]
         resume.set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)
