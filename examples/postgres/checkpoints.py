@@ -157,18 +157,17 @@ class PostgresCheckpoints(Checkpoints):
         return [msgspec.json.decode(row[0], type=Slot) for row in rows]
 
     async def claim(self, processor: str, slot: Slot) -> None:
-        await self._put_slot(processor, slot, "eventsrc_slots.epoch < excluded.epoch")
-
-    async def save(self, processor: str, slot: Slot) -> None:
-        await self._put_slot(processor, slot, "eventsrc_slots.epoch = excluded.epoch")
-
-    async def _put_slot(self, processor: str, slot: Slot, condition: LiteralString) -> None:
         put = (
             "INSERT INTO eventsrc_slots (processor, number, epoch, slot) VALUES (%s, %s, %s, %s) "
             "ON CONFLICT (processor, number) DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot "
-            f"WHERE {condition}"
+            "WHERE eventsrc_slots.epoch < excluded.epoch"
         )
         if not await self._execute(put, processor, slot.number, slot.epoch, to_text(slot)):
+            raise Fenced(processor, slot.number)
+
+    async def save(self, processor: str, slot: Slot) -> None:
+        update = "UPDATE eventsrc_slots SET slot = %s WHERE processor = %s AND number = %s AND epoch = %s"
+        if not await self._execute(update, to_text(slot), processor, slot.number, slot.epoch):
             raise Fenced(processor, slot.number)
 
     # Workers

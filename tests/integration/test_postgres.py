@@ -13,6 +13,7 @@ from support.postgres import create_database, postgres_server
 from eventsrc import Aggregate, Event, Fenced, StoreClosed, StoreUnavailable
 from eventsrc.processing import Fence, MemoryCheckpoints, PositionMoved, Slice, Slot
 from eventsrc.testing import ProjectionKit, every_crash
+from eventsrc.testing.contract.checkpoints import CONTRACT, Check
 from eventsrc.testing.contract.samples import make_commit
 from examples.postgres import PostgresCheckpoints, PostgresContext, PostgresProjection
 from examples.postgres.checkpoints import Database, advance
@@ -63,6 +64,11 @@ def database(server: str) -> str:
 async def checkpoints(database: str) -> AsyncIterator[PostgresCheckpoints]:
     async with PostgresCheckpoints(database) as opened:
         yield opened
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=str)
+async def test_checkpoints_keep_the_contract(check: Check, database: str) -> None:
+    await check(lambda: PostgresCheckpoints(database))
 
 
 async def read_balances(checkpoints: PostgresCheckpoints) -> dict[str, int]:
