@@ -23,7 +23,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import join, pack
-from ..aggregates.declaration import declaration_of
+from ..aggregates.declaration import declaration_of, explain_unhandled
 from ..aggregates.event import Event
 from ..aggregates.event_values import read_tags
 from ..concurrency import cancel_all
@@ -105,6 +105,9 @@ class ProjectionKit(Generic[P]):
     - `store` and `checkpoints` are open already, and stay open. By default they are a new MemoryStore and, in a
       temporary folder, SQLiteCheckpoints for an SQLiteProjection, or MemoryCheckpoints.
     - `crash` kills the process at one step; `drain` then continues in a new one.
+
+    Raises:
+        TypeError: `make` is a projection, which only one process could use.
     """
 
     projection: P
@@ -118,6 +121,9 @@ class ProjectionKit(Generic[P]):
         checkpoints: Checkpoints | None = None,
         crash: Crash | None = None,
     ) -> None:
+        given: object = make
+        if isinstance(given, Projection):
+            raise TypeError("a kit makes a new projection for each process; give it the class, or a function")
         self._make, self._given_store, self._given_checkpoints = make, store, checkpoints
         self._crash = crash if crash is not None else Crash(0)
         self._stack = AsyncExitStack()  # of the kit
@@ -140,8 +146,15 @@ class ProjectionKit(Generic[P]):
         await self._stack.aclose()
 
     async def given(self, aggregate: type[Aggregate], *events: Event, id: str = "1") -> Receipt:
-        """Store these events as the next commit of an aggregate. Old event classes are allowed."""
+        """Store these events as the next commit of an aggregate. Old event classes that have an upcaster are allowed.
+
+        Raises:
+            UnhandledEvent: the aggregate has neither a handler nor an upcaster for an event.
+        """
         declaration = declaration_of(aggregate)
+        for event in events:
+            if type(event) not in declaration.handlers and type(event) not in declaration.upcasters:
+                raise explain_unhandled(aggregate, event)
         stream = stream_id(declaration.category, id)
         commits = (await self.store.load(stream)).commits
         version = commits[-1].version + 1 if commits else 1

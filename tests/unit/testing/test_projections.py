@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eventsrc import Aggregate, Event, MemoryStore, Repository
+from eventsrc import Aggregate, Event, MemoryStore, Repository, UnhandledEvent
 from eventsrc.processing import (
     Context,
     Database,
@@ -166,6 +166,17 @@ async def test_a_store_and_checkpoints_of_the_caller_stay_open_and_unchanged() -
         assert not vars(checkpoints).keys() & {"advance", "save", "claim"}
         assert await checkpoints.positions("kit-receipts@1", ["kit-1"])
         assert (await Repository(Account, store).load("1")).balance == 1
+
+
+async def test_mistakes_are_named() -> None:
+    class Unknown(Event, tag="kit.unknown"):
+        pass
+
+    with pytest.raises(TypeError, match="give it the class, or a function"):
+        ProjectionKit(Total())  # type: ignore[arg-type]
+    async with ProjectionKit(Total) as kit:
+        with pytest.raises(UnhandledEvent, match="Unknown"):
+            await kit.given(Account, Unknown())
 
 
 async def test_nothing_is_left_open_by_a_failed_start() -> None:
