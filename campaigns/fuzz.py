@@ -29,6 +29,7 @@ from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.sqlite import rows
 from eventsrc.usage import Usage
 
+from .progress import report
 from .report import Layer
 
 STREAM = "till-1"
@@ -329,6 +330,7 @@ async def _campaign(inputs: int, seed: int) -> tuple[list[str], int]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(inputs):
         decoder = random.choice(decoders)
+        report(number, inputs)
         try:
             decoded += await decoder() is not None
         except EventsrcError:

@@ -18,6 +18,8 @@ from eventsrc.processing.checkpoints.sqlite import _SCHEMA
 from eventsrc.store import MAX_VERSION
 from eventsrc.stores.feed import Batch, Feed, Head
 
+from .deliveries import Disturbance
+
 T = TypeVar("T")
 
 LATE = 20.0  # seconds, at most, until a write whose caller was cancelled takes effect
@@ -29,6 +31,9 @@ _FENCE = """(
     AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
     AND number = crc32(NEW.stream) % (slot ->> 'of')
 )"""
+# Who claimed a slot, and whether its owner before may have been at work.
+_CLAIM = "INSERT INTO claims SELECT now(), iif(NEW.slot ->> 'owner' = '', 0, process()),"
+_OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"
 _NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
 _WATCH = f"""
 CREATE TABLE IF NOT EXISTS violations (violation TEXT);
@@ -40,6 +45,14 @@ CREATE TRIGGER IF NOT EXISTS version AFTER UPDATE ON eventsrc_positions WHEN NEW
     {_NOTE} NEW.stream || ': version ' || OLD.version || ', then ' || NEW.version); END;
 CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch < OLD.epoch BEGIN
     {_NOTE} NEW.number || ': epoch ' || OLD.epoch || ', then ' || NEW.epoch); END;
+CREATE TABLE IF NOT EXISTS claims (
+    at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER
+);
+CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
+CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
+    SELECT registered(NEW.processor); END;
+CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
+    {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
 """
 
 
@@ -56,11 +69,12 @@ class Chaos:
             "read failed": source.choice((0.0, 0.02)),
             "feed failed": source.choice((0.0, 0.02)),
             "handler failed": source.choice((0.0, 0.02, 0.15, 0.4)),
+            "handler hung": source.choice((0.0, 0.0, 0.02)),
             "write refused": source.choice((0.0, 0.03)),
             "answer lost": source.choice((0.0, 0.03)),
         }
         self.is_lossless = not self.rates["dropped"]  # a checkpoint is delivered only after all commits before it
-        self.disturbed: list[float] = []  # times at which an effect may have happened without its position
+        self.disturbances: list[Disturbance] = []
 
     def off(self) -> None:
         self.rates = dict.fromkeys(self.rates, 0.0)
@@ -71,8 +85,9 @@ class Chaos:
         self.counts[kind] += 1
         return True
 
-    def disturb(self) -> None:
-        self.disturbed.append(asyncio.get_running_loop().time())
+    def disturb(self, process: int) -> None:
+        """Note that this process may have acted without storing its position."""
+        self.disturbances.append(Disturbance(asyncio.get_running_loop().time(), process))
 
 
 class _Ordered(set[asyncio.Event]):
@@ -119,10 +134,18 @@ class HostileFeed:
         self._store, self._chaos, self._pauses = store, chaos, pauses
         self.told = 0
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        return await self._store.identity()
+
+    async def clock(self) -> int:
+        return await self._store.clock()
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+    ) -> AsyncGenerator[Batch]:
         chaos, dice = self._chaos, self._chaos.random
         reached, late = after, list[Commit]()
-        async with aclosing(self._store.feed(after=after, follow=follow)) as batches:
+        async with aclosing(self._store.feed(after=after, follow=follow, report_damaged=report_damaged)) as batches:
             async for batch in batches:
                 commits = list(batch.commits)
                 while True:
@@ -144,7 +167,7 @@ class HostileFeed:
                             reached = str(position)
                     self.told += len(told)
                     is_end = not commits and not late
-                    yield Batch(told, reached, batch.caught_up and is_end)
+                    yield Batch(told, reached, batch.caught_up and is_end, batch.damaged if is_end else ())
                     if is_end:
                         break
 
@@ -170,12 +193,15 @@ class FailingCheckpoints(SQLiteCheckpoints):
     The transactions are real, but run in the event loop's thread, so that time can be virtual.
     """
 
-    def __init__(self, path: Path, chaos: Chaos) -> None:
+    def __init__(self, path: Path, chaos: Chaos, process: int, registered: Callable[[str], None]) -> None:
         super().__init__(path)
-        self._chaos = chaos
+        self._chaos, self._process = chaos, process
         self._db = self._connect()
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
+        self._db.create_function("now", 0, lambda: asyncio.get_running_loop().time())
+        self._db.create_function("process", 0, lambda: process)
+        self._db.create_function("registered", 1, registered)  # called when a registration is stored
         self._db.executescript(_SCHEMA + _WATCH)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
         self.back = asyncio.Event()  # cleared while answers do not arrive
@@ -199,28 +225,28 @@ class FailingCheckpoints(SQLiteCheckpoints):
             await asyncio.sleep(dice.choice(PAUSES))
             await self.back.wait()
         except asyncio.CancelledError:
-            chaos.disturb()
+            chaos.disturb(self._process)
             if name == "writer" and dice.random() < 0.5:  # the write may still be carried out
                 chaos.counts["write nobody waits for"] += 1
                 asyncio.get_running_loop().call_later(dice.uniform(0, LATE), self._late, work)
             raise
         if self.is_dead or chaos.strikes("write refused"):
-            chaos.disturb()
+            chaos.disturb(self._process)
             raise dice.choice((Throttled, StoreUnavailable))("checkpoints")
         try:
             result = work(self._db)
         except Fenced:
             chaos.counts["fenced"] += 1
-            chaos.disturb()
+            chaos.disturb(self._process)
             raise
         try:
             await asyncio.sleep(dice.choice(PAUSES))
             await self.back.wait()
         except asyncio.CancelledError:
-            chaos.disturb()
+            chaos.disturb(self._process)
             raise
         if chaos.strikes("answer lost"):
-            chaos.disturb()
+            chaos.disturb(self._process)
             raise StoreUnavailable("checkpoints")
         return result
 

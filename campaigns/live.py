@@ -37,6 +37,7 @@ from eventsrc import Commit, DynamoDBStore, SnapshotPolicy
 from eventsrc.stores.dynamodb.items import SNAPSHOT_VERSION, Items
 
 from .history import History
+from .progress import report
 from .report import Layer
 from .workload import Workload
 
@@ -114,6 +115,7 @@ async def campaign(operations: int, seed: int, endpoint: str, rate: float = 0.05
                 await work.go_on()
                 violations += work.violations
             dice.rate, rounds = share, rounds + 1
+            report(sum(operation.kind != "append" for operation in history.operations), operations)
         logs = {layout: await stored_logs(endpoint, table) for layout, table in tables.items()}
     findings = history.check({stream: log for each in logs.values() for stream, log in each.items()})
     findings.violations.extend(violations)

@@ -47,6 +47,7 @@ from eventsrc.processing import (
 from .fleet import AT_THE_END, Fleet
 from .hostile import Chaos, HostileFeed
 from .live import HARM, Dice, left_behind, stored_logs
+from .progress import report
 from .readers import Refused
 from .report import Layer
 
@@ -201,7 +202,8 @@ class _Fleet(Fleet):
                 for _ in range(workers):
                     self.start_worker()
                 await self.until(self.is_shared)
-                for _ in range(times):
+                for done in range(times):
+                    report(done, times)
                     await self.strike()
                     await self._retry(processors)
                 self._writing = False

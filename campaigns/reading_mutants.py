@@ -16,6 +16,7 @@ from eventsrc.processing.slice import Slice
 from eventsrc.stores.gate import Gate
 
 from .mutants import Patch, Verdict, broken
+from .progress import report
 from .reading import silence, tell
 
 
@@ -89,6 +90,7 @@ def hunt(mutant: Callable[[], list[Patch]], seeds: Sequence[int]) -> Verdict:
     """Return the first of these seeds in which the campaign detects the mutant."""
     with broken(mutant), TemporaryDirectory() as folder, silence():
         for tried, seed in enumerate(seeds, 1):
+            report(tried, len(seeds))
             if violations := tell(seed, Path(folder)).violations:
                 return Verdict(mutant.__name__, tried, f"seed {seed}: {violations[0]}")
     return Verdict(mutant.__name__, None, "")

@@ -69,9 +69,7 @@ class Assignment:
                     "%s: handlers of %s were added without raising its version: events of the past are not handled",
                     *(self.name, ", ".join(sorted(added))),
                 )
-            await self.checkpoints.register(
-                self.name, structs.replace(found, handles=self._handles), instead_of=found
-            )
+            await self.checkpoints.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
         self.registration = found
         return found
 
@@ -95,7 +93,7 @@ class Assignment:
     # Slots.
 
     def slot_of(self, stream: str) -> int:
-        return crc32(stream.encode()) % self.of
+        return slot_number(stream, self.of)
 
     def holds(self, stream: str) -> bool:
         """Whether this object holds the slot of the stream."""
@@ -171,9 +169,7 @@ class Assignment:
         """
         start = self.registration.start if self._is_new and self.registration is not None else ""
         checkpoint = seen.checkpoint or start
-        slot = structs.replace(
-            seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="", checkpoint=checkpoint
-        )
+        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="", checkpoint=checkpoint)
         await self.checkpoints.claim(self.name, slot)
         now = asyncio.get_running_loop().time()
         number = slot.number
@@ -188,11 +184,12 @@ class Assignment:
 
     async def join(self) -> None:
         """Hold all slots without fencing other holders. The positions alone keep handling exact."""
-        slots = await self._ensure_slots()
+        slots = await self.ensure_slots()
         self.held, self.of, self.joined = {slot.number: slot for slot in slots}, len(slots), True
         self._confirmed, self.checkpoint = asyncio.get_running_loop().time(), ""
 
-    async def _ensure_slots(self) -> Sequence[Slot]:
+    async def ensure_slots(self) -> Sequence[Slot]:
+        """Return the slots in use. Create them, if there are none."""
         while not (slots := current_slots(await self.read_slots())):
             with suppress(Fenced):  # another process is creating them
                 await self.create_slots()
@@ -228,8 +225,8 @@ class Assignment:
         """Return the fence for a write of this stream's position: of the slot held here, else of the slot as stored."""
         slot = self.held.get(self.slot_of(stream))
         if slot is None or self.joined:
-            slots = await self._ensure_slots()
-            slot = slots[crc32(stream.encode()) % len(slots)]
+            slots = await self.ensure_slots()
+            slot = slots[slot_number(stream, len(slots))]
         return Fence(slot.number, slot.epoch)
 
     async def rewind(self, number: int, checkpoint: str) -> None:
@@ -318,6 +315,11 @@ class Assignment:
         self.draining.clear()
         self.unclean.clear()
         self.checkpoint = ""
+
+
+def slot_number(stream: str, of: int) -> int:
+    """Return the slot of a stream, among so many."""
+    return crc32(stream.encode()) % of
 
 
 async def is_switched(assignment: Assignment) -> bool:

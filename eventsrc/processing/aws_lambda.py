@@ -27,7 +27,6 @@ App = Callable[[], AbstractAsyncContextManager[Processor[Any] | Sequence[Process
 Answer = dict[str, list[dict[str, str]]]
 
 
-
 class Invocation(Protocol):
     """The part of Lambda's context that is used."""
 
@@ -144,7 +143,7 @@ class LambdaHandler:
         records, failures = _read_records(raw, processor.store)
         try:
             if (refused := self._refused.get(processor.name)) is not None:
-                return failures | {number: refused for number in range(len(raw))}
+                return failures | dict.fromkeys(range(len(raw)), refused)
             if pipeline.paused:
                 raise Paused(processor.name)
             async with asyncio.timeout_at(until):

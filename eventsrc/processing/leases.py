@@ -225,7 +225,9 @@ class Leases:
             try:
                 async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
-                    if not all(view.is_settled(set(pipeline.assignment.held)) for pipeline, view in await self._views()):
+                    if not all(
+                        view.is_settled(set(pipeline.assignment.held)) for pipeline, view in await self._views()
+                    ):
                         rebalance_due.set()
                     await self._sign_off_dead_workers()
             except SwitchPending:

@@ -170,6 +170,31 @@ class Parking:
             self._catch_up.leave(entry)
         await self.clear(entry)
 
+    async def ask(self, parked: Parked, skip: Skipped | None = None) -> Parked:
+        """Ask the worker that holds the stream's slot to release it. Return the entry that asks for that.
+
+        Raises:
+            Fenced, StoreError: nothing was asked; call it again.
+        """
+        if skip is not None:
+            await self._skip(skip)
+        asking = structs.replace(parked, state="retrying", attempts=0, since=now())
+        await self._put(asking)
+        self.parked.pop(parked.stream, None)
+        return asking
+
+    async def has_answered(self, asking: Parked) -> bool:
+        """Whether the worker has released the stream.
+
+        Raises:
+            StreamParked: it has parked it again.
+        """
+        for found in await self._checkpoints.parked(self._name, [asking.stream]):
+            if found.state == "parked":
+                raise StreamParked(self._name, found.stream, found.version)
+            return False
+        return True
+
     async def _skip(self, skip: Skipped) -> None:
         stream = skip.stream
         if await self._positions.read(stream) + 1 != skip.version:

@@ -168,7 +168,12 @@ class Pipeline:
         if (fence := self.assignment.fence(number)) is None:
             raise Fenced(self.assignment.name, number)
         return Slice(
-            stream, due[0].version - 1, due, fence, is_first=self.positions.is_first(stream), confirm=self._confirm(number)
+            stream,
+            due[0].version - 1,
+            due,
+            fence,
+            is_first=self.positions.is_first(stream),
+            confirm=self._confirm(number),
         )
 
     def _confirm(self, number: int) -> Callable[[], Awaitable[None]]:
@@ -181,7 +186,9 @@ class Pipeline:
         """Leave streams that failed, or take long, to tasks of their own."""
         for run, error in applied.failures:
             if isinstance(error, Interrupted):
-                self.catch_up.enter(run.stream, run.last_version).is_suspended = True  # stored when the slot is given up
+                self.catch_up.enter(
+                    run.stream, run.last_version
+                ).is_suspended = True  # stored when the slot is given up
             else:
                 failed = error if isinstance(error, HandlerFailed) else None
                 self.retries.start(run.stream, run.last_version, failed=failed)

@@ -10,14 +10,15 @@ from typing import Generic, Literal, TypeVar
 from msgspec import structs
 
 from ..concurrency import load_all
-from ..errors import Fenced, NotActive, StreamParked
+from ..errors import NotActive, StreamParked
 from ..store import Receipt, Store
 from ..stores.feed import Feed
 from .assignment import Assignment
-from .checkpoints.checkpoints import Checkpoints, Parked, Skipped, now
+from .checkpoints.checkpoints import Checkpoints, Parked
 from .checkpoints.memory import MemoryCheckpoints
 from .pipeline import Pipeline
 from .projections.projection import Guarantee, Projection
+from .releasing import Releasing
 from .worker import Worker
 
 P = TypeVar("P", bound=Projection)
@@ -93,6 +94,7 @@ class Processor(Generic[P]):
         self.pipeline = Pipeline(
             projection, store, assignment, attempts=attempts, stops=on_error == "stop", wake=self._wake
         )
+        self._releasing = Releasing(self.pipeline)
 
     @property
     def name(self) -> str:
@@ -167,19 +169,23 @@ class Processor(Generic[P]):
     async def retry(self, stream: str) -> None:
         """Handle a parked stream from its position to its end, and release it. Any process may call this.
 
+        If a worker holds the stream's slot, it does so, and this waits for it.
+
         Raises:
             StreamParked: a handler failed again; the stream stays parked.
             ValueError: the stream is not parked.
             RuntimeError: this object is already retrying the stream.
+            TimeoutError: the worker that holds the slot did not do it in time; it, or its successor, will.
         """
-        parking = self.pipeline.parking
-        await parking.release(await parking.find(stream))
+        await self._releasing.release(stream)
 
     async def retry_all(self) -> Sequence[Parked]:
         """Retry all parked streams concurrently, as after an outage. Return those that are still parked."""
 
         async def one(stream: str) -> None:
-            with suppress(StreamParked, ValueError, RuntimeError):  # it failed again, or somebody else releases it
+            with suppress(
+                StreamParked, ValueError, RuntimeError, TimeoutError
+            ):  # it failed again, or somebody else releases it
                 await self.retry(stream)
 
         await load_all(one, [parked.stream for parked in await self.parked()], _MAX_RETRYING)
@@ -196,18 +202,17 @@ class Processor(Generic[P]):
             StreamParked: a handler failed at a later commit.
             ValueError: the reason is empty, the stream is not parked, or the projection allows no skipping.
             RuntimeError: this object is already retrying the stream.
+            TimeoutError: as for `retry`.
         """
         if not reason.strip():
             raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
         if not self.projection.skips:
             raise ValueError(f"{self.name} cannot skip commits; fix what parked {stream}, and retry")
-        parking = self.pipeline.parking
         if version is not None:
-            found = {each.version for each in await self.checkpoints.parked(self.name, [stream])}
-            if version not in found:
+            found = await self.checkpoints.parked(self.name, [stream])
+            if version not in {each.version for each in found if each.state == "parked"}:
                 return
-        parked = await parking.find(stream)
-        await parking.release(parked, Skipped(stream=stream, version=parked.version, reason=reason, time=now()))
+        await self._releasing.release(stream, reason)
 
     # The processor as a whole.
 

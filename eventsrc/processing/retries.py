@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from ..concurrency import cancel_all, first_of
-from ..log import log
 from ..retrying import on_failed_handler, on_outage
 from .applying import Interrupted, for_a_while
 from .assignment import Assignment
@@ -89,7 +88,7 @@ class Retries:
         entry.task = asyncio.create_task(self._run(entry))
 
     def start_orphans(self, streams: Iterable[str]) -> None:
-        """Continue with streams that nobody handles: their release was interrupted, or another process released them."""
+        """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
         for stream in streams:
             if self._assignment.holds(stream) and not self._assignment.is_draining(stream):
                 self.start(stream)
@@ -179,13 +178,12 @@ class Retries:
             self._left.set()
 
     def _has_ended(self, entry: Entry) -> bool:
-        lives = entry.stored.lives if entry.stored is not None else 0
-        return lives > 0 or self._assignment.slot_of(entry.stream) in self._assignment.unclean
+        """Whether the former holder of the stream's slot was killed, maybe by this stream's handler."""
+        return self._assignment.slot_of(entry.stream) in self._assignment.unclean
 
     async def _outlived(self, entry: Entry) -> bool:
         """Park a stream at whose commit several processes have ended. Return whether it may be handled."""
-        lives = entry.stored.lives if entry.stored is not None else 0
-        if lives < LIVES - 1:
+        if not entry.at_risk or entry.stored is None or entry.stored.lives < LIVES - 1:
             return True
         await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
         return False

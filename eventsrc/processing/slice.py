@@ -50,7 +50,7 @@ class Slice(NamedTuple):
     muted: bool = False  # another version of the processor has handled these: no outside effects
     is_first: bool = False  # no position of the stream is stored; otherwise the stored version must be `after`
     confirm: Callable[[], Awaitable[None]] = _is_confirmed
-    """Await it before each act outside. Raises Fenced if the slot is lost, by a check that is younger than the bound."""
+    """Await it before each act outside. Raises Fenced if a check younger than the bound shows that the slot is lost."""
 
     @property
     def last_version(self) -> int:

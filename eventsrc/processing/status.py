@@ -58,7 +58,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(processor: Processor[Any]) -> Status:
-    """Read the status of a processor from its checkpoints and its feed. Any process may ask, also one that runs nothing.
+    """Read the status of a processor from its checkpoints and its feed, in any process, also one that runs nothing.
 
     Raises:
         StoreError: the checkpoints or the feed cannot be read.

@@ -14,7 +14,6 @@ from ..stores.feed import Head
 from .pipeline import Pipeline
 from .processor import Processor
 
-
 _CONCURRENCY = 16  # streams that are compared at a time
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ WATCH_SECONDS = 2.0
 
 GRACE = 10.0
 """Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
+
+GIVE_UP_SECONDS = 1.0  # for giving up slots after an error or a cancellation
 
 FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that is so far behind reads by itself
 
@@ -73,9 +75,9 @@ class Worker:
             await self._patience(self._end)
             if until_caught_up and not accept_parked and not self._stopping.is_set():
                 self._check_parked()
-        except (Fenced, asyncio.CancelledError):
+        except Fenced:
             raise
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             await self._give_up()
             raise
         finally:
@@ -103,15 +105,18 @@ class Worker:
             await pipeline.stop(self._grace)
 
     async def _give_up(self) -> None:
-        """Give up the slots after an error, as far as that is possible; the stored checkpoints stay."""
-        for pipeline in self._pipelines:
-            for number in list(pipeline.assignment.held):
-                try:
-                    async with asyncio.timeout(self._grace):
-                        await pipeline.retries.drop()
+        """Give up the slots after an error or a cancellation, if that takes no more than GIVE_UP_SECONDS.
+
+        The stored checkpoints stay. Slots that are not given up count as those of a process that was killed.
+        """
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                for pipeline in self._pipelines:
+                    await pipeline.retries.drop()
+                    for number in list(pipeline.assignment.held):
                         await pipeline.assignment.give_up(number)
-                except (StoreError, Fenced, TimeoutError) as error:
-                    log.warning("%s: slot %d was not given up: %r", pipeline.assignment.name, number, error)
+        except (StoreError, Fenced, TimeoutError) as error:
+            log.warning("slots were not given up: %r", error)
 
     # Without leases: this worker has all slots.
 
@@ -147,7 +152,9 @@ class Worker:
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
-                    log.warning("%s: a rebuild ended in the middle of its switch; this version continues", assignment.name)
+                    log.warning(
+                        "%s: a rebuild ended in the middle of its switch; this version continues", assignment.name
+                    )
                     await self._patience(assignment.take_back)
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
@@ -201,14 +208,15 @@ class Worker:
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()
-                reading = [asyncio.create_task(self._reader(group).run(follow=follow)) for group in await self._groups()]
+                reading = [
+                    asyncio.create_task(self._reader(group).run(follow=follow)) for group in await self._groups()
+                ]
                 try:
                     await self._wait([*reading, watching], until_all=reading)
                 finally:
                     await cancel_all(reading)
-                if not self._regroup.is_set():  # the feed has ended
-                    if follow or await self._drain(watching):
-                        return
+                if not self._regroup.is_set() and (follow or await self._drain(watching)):  # the feed has ended
+                    return
         finally:
             await cancel_all([watching])
 
@@ -241,14 +249,17 @@ class Worker:
                 if pipeline.paused != was_paused:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
-                elif len(self._pipelines) > 1 and not pipeline.paused:
-                    if is_alone and pipeline.progress.caught_up.is_set() or not is_alone and pipeline.retries.is_full:
-                        self._regroup.set()
+                    continue
+                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.retries.is_full
+                if len(self._pipelines) > 1 and not pipeline.paused and belongs_together == is_alone:
+                    self._regroup.set()
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], until_all: Sequence[asyncio.Task[None]]) -> None:
-        """Wait until these tasks have ended, or any of `tasks` fails, or, if there are none, until something changes."""
+        """Wait until these tasks have ended, or one of `tasks` fails; if there are none, until something changes."""
         if not until_all:
-            changes = [asyncio.create_task(each.wait()) for each in (self._stopping, self._rebalance_due, self._regroup)]
+            changes = [
+                asyncio.create_task(each.wait()) for each in (self._stopping, self._rebalance_due, self._regroup)
+            ]
             try:
                 await asyncio.wait([*tasks, *changes], return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -55,7 +55,7 @@ class Feed(Protocol):
     async def clock(self) -> int:
         """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError.
 
-        It may be up to a second behind that clock, and is never ahead of it.
+        It may be rounded down to a second, and is never ahead of that clock.
         """
         ...
 
@@ -94,7 +94,7 @@ class Feed(Protocol):
         ...
 
     async def behind(self, after: str) -> float | None:
-        """Return the seconds since the oldest commit after a checkpoint was stored, or at most that; 0 if there is none.
+        """Return the seconds since the oldest commit after a checkpoint was stored, at most; 0 if there is none.
 
         Return None if the checkpoint is of a scan, which says nothing about time.
         """

@@ -1,0 +1,83 @@
+"""Releasing a parked stream: by whoever holds its slot, so that nobody else calls its handlers meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+
+from ..errors import Fenced
+from .assignment import slot_number
+from .checkpoints.checkpoints import Skipped, current_slots, now
+from .pipeline import Pipeline
+
+ANSWER_SECONDS = 60.0
+"""How long a process waits for the worker that it has asked to retry a stream."""
+
+_POLL = 0.2  # seconds
+
+
+class Releasing:
+    """Releases the parked streams of a processor."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._claimed = Counter[int]()  # how many releases use a slot that this object has claimed for them
+        self._claiming = asyncio.Lock()
+
+    async def release(self, stream: str, skip: str = "") -> None:
+        """Handle a parked stream to its end, and release it. With a reason to `skip`, skip its first commit.
+
+        - If this process holds the slot of the stream, it handles it.
+        - If another worker holds it, this asks that one, and waits for it.
+        - If nobody does, this process claims the slot, and gives it up afterwards.
+
+        Raises: as `Processor.retry`.
+        """
+        parking, assignment = self._pipeline.parking, self._pipeline.assignment
+        parked = await parking.find(stream)
+        skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
+        if self._pipeline.running and assignment.holds(stream):
+            await parking.release(parked, skipped)
+            return
+        await assignment.register()
+        number = slot_number(stream, len(await assignment.ensure_slots()))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while not await self._claim(number):
+                    if parked.state == "parked":
+                        parked, skipped = await parking.ask(parked, skipped), None
+                    elif await parking.has_answered(parked):
+                        return
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise TimeoutError(
+                f"the worker that holds the slot of {stream} has not retried it in {ANSWER_SECONDS:.0f} s; it, or the "
+                "next one, will do so; check that one runs"
+            ) from None
+        try:
+            await parking.release(parked, skipped)
+        finally:
+            await self._give_up(number)
+
+    async def _claim(self, number: int) -> bool:
+        """Claim a slot, unless a worker holds it. Return whether it is held here."""
+        assignment = self._pipeline.assignment
+        async with self._claiming:
+            if not self._claimed[number]:
+                slot = current_slots(await assignment.read_slots())[number]
+                if slot.open:
+                    return False
+                try:
+                    await assignment.claim(slot)
+                except Fenced:  # a worker has started just now
+                    return False
+            self._claimed[number] += 1
+            return True
+
+    async def _give_up(self, number: int) -> None:
+        async with self._claiming:
+            self._claimed[number] -= 1
+            if not self._claimed[number]:
+                with suppress(Fenced):
+                    await self._pipeline.assignment.give_up(number)
