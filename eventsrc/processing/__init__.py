@@ -13,11 +13,11 @@ from .processor import Processor
 from .projections.effects import Effects
 from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Guarantee, Projection
+from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
-from .slice import Context, Fence, Position, PositionMoved, Slice
+from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
@@ -36,8 +36,10 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Failure",
     "Fence",
     "Guarantee",
+    "HandlerFailed",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +14,8 @@ from ...errors import DeclarationError
 from ...store import Commit, Store
 from ...stream_id import category_of, check_category
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import Fence, HandlerFailed, Position, Slice
+from ..slice import Context, Fence, HandlerFailed, Position, Slice
+from .calling import call_handler
 from .handlers import Call, Handlers, handlers_of, has_handlers
 from .ordering import Order
 
@@ -172,6 +173,17 @@ class Projection(ABC):
           slice of one commit.
         - A slice that fails may have been handled in part. Its stored position says how far.
         """
+
+    async def call_handlers(self, run: Slice, context: Callable[[Commit, int, bool], Context] = Context) -> None:
+        """Call the handlers of a slice in order, each with `context(commit, index, muted)`.
+
+        For kinds of projections of your own. A handler has the processor's `handler_timeout` to end.
+
+        Raises:
+            HandlerFailed: a handler failed, or an event cannot be read. Undo what the handlers have written.
+        """
+        for call in self._read_calls(run.commits):
+            await call_handler(self, call, context(call.commit, call.event_index, run.muted), self._handler_timeout)
 
     def _read_calls(self, commits: Sequence[Commit]) -> list[Call]:
         """Return the calls to make for commits of one stream. Raises HandlerFailed if an event cannot be read."""
