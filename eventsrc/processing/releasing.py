@@ -37,8 +37,9 @@ class Releasing:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
-        if self._pipeline.running and assignment.holds(stream):
-            await parking.release(parked, skipped, is_holder=True)
+        if self._pipeline.running:  # its worker has the slot, or will have it, or another one does
+            if not await parking.release(parked, skipped, is_holder=assignment.holds(stream)):
+                await self._wait(stream)
             return
         await assignment.register()
         number = slot_number(stream, len(await assignment.ensure_slots()))

@@ -86,7 +86,8 @@ class Worker:
                 pipeline.running = False
                 await pipeline.drop()
             for pipeline in ended:
-                pipeline.progress.caught_up.set()  # stays set until the next run
+                pipeline.progress.at_end = True  # stays so until the next run
+                pipeline.progress.caught_up.set()
 
     async def _prepare(self) -> None:
         for pipeline in self._pipelines:
