@@ -24,7 +24,7 @@ from .verify import Verified, verify
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
     from .checkpoints.dynamodb import DynamoDBCheckpoints
-    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "Slot",
     "Status",
     "Verified",
+    "Writes",
     "health",
     "lambda_handler",
     "open_checkpoints",
@@ -78,7 +79,7 @@ def __getattr__(name: str) -> Any:
         from .checkpoints.dynamodb import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
-    if name in ("DynamoDBContext", "DynamoDBProjection"):
+    if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):
         from .projections import dynamodb
 
         return getattr(dynamodb, name)
