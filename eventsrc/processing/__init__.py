@@ -24,7 +24,7 @@ from .verify import Verified, verify
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
     from .checkpoints.dynamodb import DynamoDBCheckpoints
-    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "Slot",
     "Status",
     "Verified",
+    "Writes",
     "health",
     "lambda_handler",
     "open_checkpoints",
@@ -80,7 +81,7 @@ def __getattr__(name: str) -> Any:
         from .checkpoints.dynamodb import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
-    if name in ("DynamoDBContext", "DynamoDBProjection"):
+    if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):
         from .projections import dynamodb
 
         return getattr(dynamodb, name)

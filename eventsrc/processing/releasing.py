@@ -67,7 +67,8 @@ class Releasing:
         """Claim a slot, unless a worker holds it. Return whether it is held here."""
         assignment = self._pipeline.assignment
         async with self._claiming:
-            if not self._claimed[number]:
+            if not self._claimed[number] or number not in assignment.held:
+                self._claimed[number] = 0
                 slot = current_slots(await assignment.read_slots())[number]
                 if slot.open:
                     return False
@@ -80,7 +81,7 @@ class Releasing:
 
     async def _give_up(self, number: int) -> None:
         async with self._claiming:
-            self._claimed[number] -= 1
+            self._claimed[number] = max(0, self._claimed[number] - 1)
             if not self._claimed[number]:
                 with suppress(Fenced):
                     await self._pipeline.assignment.give_up(number)

@@ -13,9 +13,15 @@ from support.slices import FENCE, slices
 from support.tables import checkpoints_on, fresh_name, session
 
 from eventsrc import Commit, DeclarationError, Fenced, MemoryStore, StoreChanged
-from eventsrc.processing import DynamoDBCheckpoints, DynamoDBContext, DynamoDBProjection, DynamoDBRows, RowContext
+from eventsrc.processing import (
+    DynamoDBCheckpoints,
+    DynamoDBContext,
+    DynamoDBProjection,
+    DynamoDBRows,
+    RowContext,
+    Writes,
+)
 from eventsrc.processing.checkpoints.checkpoints import Slot
-from eventsrc.processing.projections.dynamodb import Writes
 from eventsrc.processing.slice import Fence, HandlerFailed, PositionMoved, Slice
 from eventsrc.stores.dynamodb.wire.responses import Item
 
