@@ -119,10 +119,18 @@ class HostileFeed:
         self._store, self._chaos, self._pauses = store, chaos, pauses
         self.told = 0
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        return await self._store.identity()
+
+    async def clock(self) -> int:
+        return await self._store.clock()
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+    ) -> AsyncGenerator[Batch]:
         chaos, dice = self._chaos, self._chaos.random
         reached, late = after, list[Commit]()
-        async with aclosing(self._store.feed(after=after, follow=follow)) as batches:
+        async with aclosing(self._store.feed(after=after, follow=follow, report_damaged=report_damaged)) as batches:
             async for batch in batches:
                 commits = list(batch.commits)
                 while True:
@@ -144,7 +152,7 @@ class HostileFeed:
                             reached = str(position)
                     self.told += len(told)
                     is_end = not commits and not late
-                    yield Batch(told, reached, batch.caught_up and is_end)
+                    yield Batch(told, reached, batch.caught_up and is_end, batch.damaged if is_end else ())
                     if is_end:
                         break
 

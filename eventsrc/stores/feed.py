@@ -24,6 +24,7 @@ class Damaged(NamedTuple):
     stream: str
     version: int
     error: StoredDataError
+    position: int | None = None  # among all commits, in stores that count them
 
 
 class Head(NamedTuple):
@@ -51,12 +52,13 @@ class Feed(Protocol):
         ...
 
     async def clock(self) -> int:
-        """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError."""
+        """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError.
+
+        It may be up to a second behind that clock, and is never ahead of it.
+        """
         ...
 
-    def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
-    ) -> AsyncGenerator[Batch]:
+    def feed(self, *, after: str = "", follow: bool = True, report_damaged: bool = False) -> AsyncGenerator[Batch]:
         """Yield the commits after the checkpoint `after`, or all commits if it is empty. Memory use is constant.
 
         - At the end of the stored commits it yields a batch with `caught_up`, even if there were no commits. Then it
@@ -69,7 +71,8 @@ class Feed(Protocol):
 
         Raises:
             ValueError: `after` is not a checkpoint of this feed.
-            FeedTrimmed: commits after the checkpoint are no longer available, or the checkpoint is ahead of the store.
+            FeedTrimmed: commits after the checkpoint are no longer available; or the checkpoint is of another store, or
+                of a history that was lost when the store was restored. Nothing was delivered.
             StoreClosed: the store was closed while the feed was read.
             StoreError, CorruptPayload: as from other reads.
         """
@@ -91,6 +94,9 @@ class Feed(Protocol):
 
     def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """Yield each stream of the store once, in pages. The versions are current at some moment during the call.
+
+        Only keys are read, so a stream with damaged commits is listed like any other. A name that cannot be a stream's
+        is left out, and logged.
 
         This reads the whole store. On DynamoDB it is billed as a scan.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from heapq import nsmallest
 from types import coroutine
+from uuid import uuid4
 
 import msgspec
 
@@ -27,6 +28,7 @@ class MemoryStore(OrderedStore):
         self._streams: dict[str, list[Commit]] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._all: list[Commit] = []
+        self._identity = uuid4().hex
 
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
@@ -75,10 +77,19 @@ class MemoryStore(OrderedStore):
             self._snapshots[snapshot.stream] = snapshot
             return True
 
+    async def identity(self) -> str:
+        with self.in_flight():
+            return self._identity
+
     async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
         with self.in_flight():
             await _yield_to_others()
             return self._all[position : position + PAGE], len(self._all) <= position + PAGE
+
+    async def commit_id_at(self, position: int) -> bytes | None:
+        with self.in_flight():
+            await _yield_to_others()
+            return self._all[position - 1].id if 0 < position <= len(self._all) else None
 
     async def last_position(self) -> int:
         with self.in_flight():

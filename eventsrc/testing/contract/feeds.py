@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 
 from ...errors import FeedTrimmed, StoreClosed
 from ...store import Commit, Store
 from ...stores.feed import Batch, Feed
-from ...stores.ordered import PAGE
+from ...stores.ordered import PAGE, position_of
 from .check import Capability, MakeStore, expect, expect_equal, expect_error, make_checks
 from .samples import expect_same, fill, fresh_stream, make_commit
 
@@ -109,8 +110,43 @@ async def a_checkpoint_ahead_of_the_store_is_refused(make_store: MakeStore) -> N
     """A checkpoint of other data, or from before a restore, raises FeedTrimmed: waiting would miss commits."""
     async with make_store() as store:
         await fill(store, fresh_stream(), 2)
-        ahead = str(int(await get_feed(store).end()) + 1_000_000)
+        ahead = str(position_of(await get_feed(store).end()) + 1_000_000)
         await expect_error(FeedTrimmed, read_feed(store, ahead), "a feed after a checkpoint ahead of the end")
+
+
+async def a_checkpoint_of_another_history_is_refused(make_store: MakeStore) -> None:
+    """A checkpoint raises FeedTrimmed if another commit has its position, as after a restore. Nothing is delivered."""
+    async with make_store() as store:
+        feed = get_feed(store)
+        await fill(store, fresh_stream(), 2)
+        end = await feed.end()
+        position, dot, anchor = end.partition(".")
+        expect(bool(dot) and len(anchor) == 16, f"the checkpoint {end!r} does not name a commit")
+        other = f"{position}.{int(anchor, 16) ^ 1:016x}"
+        await fill(store, fresh_stream(), 2)
+        await expect_error(FeedTrimmed, read_feed(store, other), "a feed after a commit that is not in the store")
+        for same in (end, position):
+            expect_equal(len(await read_feed(store, same)), 2, f"commits after {same}")
+            expect_equal(await feed.remaining(same), 2, f"commits that remain after {same}")
+        expect_equal(feed.earliest([position, end]), end, "the earliest of two texts for one position")
+
+
+async def the_identity_is_drawn_once(make_store: MakeStore) -> None:
+    """All calls return the same identity, also at once and after the store was closed and opened again."""
+    store = make_store()
+    async with store:
+        first = await asyncio.gather(*(get_feed(store).identity() for _ in range(5)))
+    async with store:
+        expect_equal({*first, await get_feed(store).identity()}, {first[0]}, "identities")
+    expect(len(first[0]) >= 32, f"{first[0]!r} may be drawn twice")
+
+
+async def the_clock_is_in_microseconds(make_store: MakeStore) -> None:
+    """The store's clock is within a day of this machine's, and does not run backward."""
+    async with make_store() as store:
+        times = [await get_feed(store).clock() for _ in range(3)]
+        expect(times == sorted(times), f"the clock went back: {times}")
+        expect(abs(times[0] / 1e6 - time.time()) < 86_400, f"the clock is at {times[0]}, not at the time in µs")
 
 
 async def a_feed_from_the_end_delivers_later_commits(make_store: MakeStore) -> None:
@@ -200,6 +236,9 @@ CHECKS = make_checks(
     closing_ends_a_follower,
     a_bad_checkpoint_is_refused,
     a_checkpoint_ahead_of_the_store_is_refused,
+    a_checkpoint_of_another_history_is_refused,
+    the_identity_is_drawn_once,
+    the_clock_is_in_microseconds,
     a_feed_from_the_end_delivers_later_commits,
     the_earliest_checkpoint_misses_nothing,
     heads_are_each_streams_last_version,
