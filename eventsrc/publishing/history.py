@@ -1,4 +1,4 @@
-"""Stored events, read for clients that are behind."""
+"""Stored events, read for clients that have not caught up."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .chunk import Chunk, make_chunks
 from .start import find_latest
 from .token import FeedToken
 
-KEPT = 1024 * 1024  # bytes of text that are kept for clients that are a little behind
+KEPT = 1024 * 1024  # bytes of text that are kept for clients that need a little longer
 
 
 class Tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from ..errors import StoreClosed
 from .asgi import Receive, Send
@@ -25,11 +26,11 @@ HEADERS = {
 class EventStream:
     """The stream of events of one client.
 
-    - While the client is behind, it reads the history itself, a few clients at a time. Then it follows the tail. A
-      client that falls behind the tail reads the history again. It keeps no more than one chunk in memory.
+    - Until the client has caught up, it reads the history itself, a few clients at a time. Then it follows the tail. A
+      client that is too slow for the tail reads the history again. It keeps no more than one chunk in memory.
     - The id of an event is the token from which a client resumes after that event.
     - Where nothing is published for long, ids are sent without events: they only advance the client's last id.
-    - A comment is sent after every `heartbeat` seconds of silence.
+    - A comment is sent after at most `heartbeat` seconds of silence, by each client at another moment.
     - A client that does not take a chunk within four heartbeats is dropped. It may resume.
     """
 
@@ -44,6 +45,8 @@ class EventStream:
     ) -> None:
         self._history, self._tail, self._catalogue = history, tail, catalogue
         self._heartbeat, self._retry = heartbeat, retry
+        # Clients that got the same event would otherwise all be due at the same moment.
+        self._silence = heartbeat * random.uniform(0.8, 1)  # noqa: S311
         self._at = start  # how far it was read
         self._sent = start.place  # the last id that was sent
         self._clock = asyncio.get_running_loop().time
@@ -97,7 +100,7 @@ class EventStream:
         finally:
             if not turn.cancel():
                 self._history.turn.release()
-        if self._sending:  # others have their turns meanwhile
+        if self._sending:  # in the meantime others have their turns
             await self._sending
             self._sending = None
         if self._at.place < self._tail.start.place and (advanced := self._advance_id()):
@@ -133,9 +136,9 @@ class EventStream:
     async def _wait(
         self, future: asyncio.Future[None] | asyncio.Task[bool], gone: asyncio.Task[None], send: Send
     ) -> None:
-        """Wait until a future is done, or the client is gone. Send ids and comments meanwhile."""
+        """Wait until a future is done, or the client is gone. Send ids and comments until then."""
         while not (future.done() or gone.done()):
-            left = self._heartbeat - (self._clock() - self._last_sent)
+            left = self._silence - (self._clock() - self._last_sent)
             if left > 0:
                 await asyncio.wait((gone, future), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:

@@ -176,8 +176,9 @@ async def test_closing_the_store_ends_streams_and_refuses_new_ones(store: Ordere
     await fill(store, 5)
     count = len(await published_ids(store))
     async with api(store) as client:
-        reading = asyncio.create_task(Follower(client).take(10**9))
-        await eventually(lambda: bool(store._followers))
+        follower = Follower(client)
+        reading = asyncio.create_task(follower.take(10**9))
+        await eventually(lambda: follower.blocks > count)
         await store.aclose()
         assert len(await reading) == count  # which also checks that the response is whole
         for accept in ("text/event-stream", "application/json"):

@@ -163,6 +163,25 @@ async def test_nothing_is_read_while_nothing_is_stored_also_after_the_last_commi
             assert reads <= 2 * 5 + 2
 
 
+async def test_comments_for_many_clients_are_spread_over_time(store: OrderedStore) -> None:
+    commented: dict[Client, float] = {}
+    clock = asyncio.get_running_loop().time
+    async with clients(events_api(store, NOTED, source="/", heartbeat=1), 30) as connected:
+        await note(store, 0, [10])
+        await eventually(lambda: all(client.ids for client in connected))
+        sent = clock()
+
+        def look() -> bool:
+            for client in connected:
+                if client.text.endswith(b"\n\n:\n\n") or client.text.count(b"id: ") > 2:
+                    commented.setdefault(client, clock())
+            return len(commented) == 30
+
+        await eventually(look)
+    assert max(commented.values()) - min(commented.values()) > 0.05
+    assert min(commented.values()) - sent > 0.5, "only in silence"
+
+
 async def test_an_event_is_encoded_once_for_all_clients_that_have_caught_up(store: OrderedStore) -> None:
     encoded: list[str] = []
 
