@@ -21,6 +21,7 @@ from ....errors import StoreClosed
 from ....store import Commit
 from ...feed import Batch, Damaged, Head
 from ..feed.checkpoint import checkpoint_at
+from ..items import Items
 from ..store import DynamoDBStore
 from .data_file import DataFileParser, make_line_reader
 from .files import Bucket, Files, Folder, open_s3, read_parts
@@ -85,7 +86,7 @@ class Export:
                 _check_order(self._manifests)
                 from .sorting import SortedCommits  # imported here, because it imports sqlite3
 
-                commits = SortedCommits(self._path, self._describe_source())
+                commits = SortedCommits(self._path, _describe_source(self._ids(), self._items))
                 stack.push_async_callback(commits.aclose)
                 await commits.open()
                 if not commits.complete:
@@ -197,12 +198,6 @@ class Export:
     def _ids(self) -> str:
         return "+".join(manifest.id for manifest in self._manifests)
 
-    def _describe_source(self) -> str:
-        """Return a text that identifies the exports and the settings with which they were read."""
-        return msgspec.json.encode(
-            [self._ids(), self._items.partition_key, self._items.sort_key, self._items.prefix]
-        ).decode()
-
     def _to_checkpoint(self, key: CommitKey) -> str:
         return f"{self._ids()}:{key[0]}@{key[1]}"
 
@@ -218,6 +213,11 @@ class Export:
                 f"{checkpoint!r} is not a checkpoint of this export; use that of a batch, or '' for the beginning"
             )
         return stream, int(version)
+
+
+def _describe_source(ids: str, items: Items) -> str:
+    """Return a text that identifies the exports and the settings with which they were read."""
+    return msgspec.json.encode([ids, items.partition_key, items.sort_key, items.prefix]).decode()
 
 
 def _check_order(manifests: Sequence[Manifest]) -> None:
