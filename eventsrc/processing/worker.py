@@ -149,7 +149,7 @@ class Worker:
             assignment, beats = pipeline.assignment, _Beats()
             while not await self._patience(partial(is_switched, assignment)):
                 pending = True
-                pipeline.progress.wait("SwitchPending")
+                pipeline.progress.wait(self, "SwitchPending")
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
@@ -160,6 +160,7 @@ class Worker:
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
                     return
+            pipeline.progress.wait(self, "")
         if not pending and isinstance(error, Fenced):
             raise error
 
