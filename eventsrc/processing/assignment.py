@@ -52,10 +52,6 @@ class Assignment:
         """Whether this object holds the slot of the stream."""
         return self.slot_of(stream) in self.held
 
-    def is_draining(self, stream: str) -> bool:
-        """Whether commits of this stream are not to be started any more."""
-        return self.slot_of(stream) in self.draining
-
     async def read_slots(self) -> Sequence[Slot]:
         """Return all stored slots.
 

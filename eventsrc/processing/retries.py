@@ -116,7 +116,7 @@ class Retries:
         """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
         held_back = self._following.held_back if self._following.is_on else ()
         for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
-            if self._assignment.holds(stream) and not self._assignment.is_draining(stream):
+            if self._assignment.holds(stream) and not self._assignment.slot_of(stream) in self._assignment.draining:
                 self.start(stream)
 
     async def wait_until_survived(self) -> None:
@@ -246,7 +246,7 @@ class Retries:
 
         async def pause(seconds: float) -> None:
             await first_of(self._stopping, timeout=seconds)
-            if self._assignment.is_draining(entry.stream):
+            if self._assignment.slot_of(entry.stream) in self._assignment.draining:
                 raise Interrupted(entry.stream)
 
         retrying = on_failed_handler(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -163,9 +164,10 @@ class Worker:
             pipeline.progress.wait(self, "")
         if not pending and isinstance(error, Fenced):
             for pipeline in self._pipelines:
-                slots = await self._patience(pipeline.assignment.read_slots)
-                if any(slot.open and not pipeline.assignment.is_own(slot) for slot in slots):
-                    raise error  # another worker holds one; otherwise a switch was undone, or that worker has ended
+                with suppress(SwitchPending):
+                    slots = await self._patience(pipeline.assignment.read_slots)
+                    if any(slot.open and not pipeline.assignment.is_own(slot) for slot in slots):
+                        raise error  # another worker holds one; otherwise a switch was undone, or that worker has ended
 
     # With leases: several workers share the slots.
 
