@@ -116,7 +116,7 @@ class Retries:
         """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
         held_back = self._following.held_back if self._following.is_on else ()
         for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
-            if self._assignment.holds(stream) and not self._assignment.slot_of(stream) in self._assignment.draining:
+            if self._assignment.holds(stream) and self._assignment.slot_of(stream) not in self._assignment.draining:
                 self.start(stream)
 
     async def wait_until_survived(self) -> None:
