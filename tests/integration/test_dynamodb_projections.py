@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.bank import Account, Deposited, Opened, Withdrawn
-from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, run_with_parked, running
+from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
 from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
 from support.tables import checkpoints_on, fresh_name, session, store_on
 
@@ -298,7 +298,7 @@ async def test_a_failed_handler_blocks_its_stream_only(bench: Bench, kind: Kind)
     projection = kind(bench.table)
     projection.poison = {666}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 9)  # all before it has had its effect
     assert await processor.positions(["account-a-0", "account-a-1"]) == {"account-a-0": 8, "account-a-1": 8}
@@ -313,7 +313,7 @@ async def test_a_skipped_commit_moves_the_position_only(bench: Bench, kind: Kind
     projection = kind(bench.table)
     projection.poison = {1}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     await processor.skip("account-a-0", "test data")
     assert await processor.positions(["account-a-0"]) == {"account-a-0": 2}
     assert [each.version for each in await bench.direct.skipped(processor.name)] == [2]
@@ -399,10 +399,10 @@ async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
             await processor.retry("account-a-1")
             await bench.check(projection)
             successor = Processor(projection, bench.store, bench.direct)
-            await successor.pipeline.assignment.take_all()
+            await successor.take_all()
             receipt = await deposit(bench.store, "a-0", 5)
             commits = await commits_of(bench.store)
-            await successor.pipeline.handle(commits)
+            await successor.handle(commits)
             with pytest.raises(Fenced):
                 await processor.pipeline.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
 
@@ -440,7 +440,7 @@ async def test_a_failed_condition_of_a_handlers_write_parks_the_stream(bench: Be
     await fill(bench.store, accounts=2, deposits=3)
     await deposit(bench.store, "a-0", 7)
     processor = Processor(Limited(), bench.store, bench.direct, attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 4)
     assert f"condition of a Update in {bench.table} failed" in parked.error
@@ -469,7 +469,7 @@ async def test_a_write_that_is_not_valid_parks_its_stream(bench: Bench, write: d
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     assert [each.version for each in await processor.parked()] == [1]
 
 
@@ -582,7 +582,7 @@ async def test_a_value_that_a_row_cannot_hold_parks_its_stream(bench: Bench) -> 
         projection = Inexact()
         projection.value = value
         processor = Processor(projection, bench.store, bench.direct, attempts=1)
-        assert await run_with_parked(processor) == ("account-a-0",)
+        await processor.run(until_caught_up=True)
         assert [each.version for each in await processor.parked()] == [1]
         projection.value = 5
         await processor.retry("account-a-0")
@@ -607,13 +607,13 @@ async def test_each_stream_has_its_own_row(bench: Bench) -> None:
     await fill(bench.store, accounts=2)
     commits = await commits_of(bench.store)
     together, apart = (Processor(Shared(bench.table), bench.store, bench.direct) for _ in range(2))
-    await together.pipeline.assignment.take_all()
+    await together.take_all()
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await together.pipeline.handle(commits)
-    await apart.pipeline.assignment.take_all()
-    await apart.pipeline.handle([commit for commit in commits if commit.stream == "account-a-0"])
+        await together.handle(commits)
+    await apart.take_all()
+    await apart.handle([commit for commit in commits if commit.stream == "account-a-0"])
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await apart.pipeline.handle([commit for commit in commits if commit.stream == "account-a-1"])
+        await apart.handle([commit for commit in commits if commit.stream == "account-a-1"])
 
 
 @every_kind
@@ -685,7 +685,7 @@ async def test_a_refused_write_has_the_services_message(bench: Bench) -> None:
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     [parked] = await processor.parked()
     assert "key" in parked.error.lower().partition("of the store?")[2]  # the service's words
     with pytest.raises(StoreRejected, match="no-such-table"):

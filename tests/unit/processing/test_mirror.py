@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from support.ledger import run_with_parked, running, until
+from support.ledger import running, until
 from support.tables import fresh_name, store_on
 
 from eventsrc import Commit, ConflictError, MemoryStore, Receipt, SQLiteStore, Store, StreamParked
@@ -125,7 +125,7 @@ async def test_a_target_with_foreign_commits_parks_the_stream(stores: tuple[Stor
     expected = await filled(store, 2, 4)
     foreign = await fill(target, "account-a-0", strangers)
     processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
-    assert await run_with_parked(processor) == ("account-a-0",)
+    await processor.run(until_caught_up=True)
     assert [(each.stream, each.attempts) for each in await processor.parked()] == [("account-a-0", 1)]
     await expect_copied(target, {"account-a-0": foreign, "account-a-1": expected["account-a-1"]})
     with pytest.raises(StreamParked) as error:
@@ -157,7 +157,7 @@ async def test_a_commit_that_the_target_cannot_hold_parks_its_stream(tmp_path: P
         expected = await filled(store, 1)
         await store.append(full("full", 1))
         processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
-        assert await run_with_parked(processor) == ("full",)
+        await processor.run(until_caught_up=True)
         assert [(each.stream, each.version) for each in await processor.parked()] == [("full", 1)]
         await expect_copied(target, expected)
 
