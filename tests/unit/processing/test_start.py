@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from msgspec import structs
 from support.ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running
 
-from eventsrc import Batch, FeedTrimmed, MemoryStore
+from eventsrc import Batch, FeedTrimmed, MemoryStore, SQLiteStore, StoreChanged
 from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints, verify
 
 HOUR = 3_600_000_000  # µs
@@ -82,24 +84,42 @@ async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: Memor
     assert slot.checkpoint == "2"
 
 
-async def test_after_a_restore_the_error_says_how_to_get_a_correct_read_model(store: Hints, tmp_path: Path) -> None:
-    await fill(store, accounts=1, deposits=3)
-    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints, MemoryStore() as restored:
-        await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
-        [first, *_] = await commits_of(store)
-        await restored.append(first)
-        processor = Processor(InSQLite(), restored, checkpoints)
-        with pytest.raises(
-            FeedTrimmed, match="checkpoint 3 is ahead of the last commit, 1: the store was restored"
-        ) as raised:
-            await processor.run(until_caught_up=True)
-        assert "call `await processor.forget()` and run again; do not resume with an empty" in str(raised.value)
+@pytest.mark.parametrize("written", [0, 1, 5], ids="{} commits since".format)
+async def test_after_a_restore_nothing_is_handled_and_the_error_says_what_to_do(tmp_path: Path, written: int) -> None:
+    """Whether the restored store is behind the checkpoint, has a commit at it, or was written past it."""
+    backup = tmp_path / "backup.db"
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        async with SQLiteStore(tmp_path / "ledger.db") as store:
+            await fill(store, accounts=1, deposits=2)
+            with closing(sqlite3.connect(tmp_path / "ledger.db")) as db, closing(sqlite3.connect(backup)) as copy:
+                db.backup(copy)
+            await deposit(store, "a-0", 3)
+            await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+        async with SQLiteStore(backup) as restored:
+            for amount in range(written):
+                await deposit(restored, "a-0", 10 + amount)
+            processor = Processor(InSQLite(), restored, checkpoints)
+            before = await processor.projection.read_handled()
+            with pytest.raises((FeedTrimmed, StoreChanged), match=r"`await processor.forget\(\)` and run again"):
+                await processor.run(until_caught_up=True)
+            assert await processor.projection.read_handled() == before
 
-        await processor.forget()
-        await processor.run(until_caught_up=True)
-        await deposit(restored, "a-0", 7)  # it takes the version of a lost commit
-        await processor.run(until_caught_up=True)
-        assert await processor.projection.read_handled() == await ids_of(restored)
+            await processor.forget()
+            await processor.run(until_caught_up=True)
+            assert await processor.projection.read_handled() == await ids_of(restored)
+
+
+async def test_checkpoints_of_another_store_are_refused(store: Hints, tmp_path: Path) -> None:
+    """Also if the other store is a copy of the commits, and is ahead."""
+    await fill(store, accounts=1, deposits=3)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints, MemoryStore() as other:
+        await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+        for commit in await commits_of(store):
+            await other.append(commit)
+        await deposit(other, "a-0", 7)
+        with pytest.raises(StoreChanged, match="belong to another store or tenant"):
+            await Processor(InSQLite(), other, checkpoints).run(until_caught_up=True)
+        assert await Processor(InSQLite(), store, checkpoints).projection.read_handled() == await ids_of(store)
 
 
 def test_the_error_for_a_feed_that_is_too_old_has_another_remedy_after_a_restore() -> None:
