@@ -71,12 +71,12 @@ class Breaking(MemoryCheckpoints):
     breaks = True
     broken = False
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         if parked.state == "retrying" and (before := self.before_release) is not None:
             self.before_release = None
             await before()
             self.broken = self.breaks
-        await super().park(processor, parked, fence)
+        return await super().park(processor, parked, fence, instead_of=instead_of)
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         if self.broken:
@@ -114,7 +114,7 @@ async def test_a_retry_interrupted_after_the_release_loses_nothing(
 async def test_a_retry_while_the_worker_starts_leaves_it_its_slots(store: MemoryStore) -> None:
     processor = await parked(store, MemoryCheckpoints())
     async with running(processor):
-        await until(lambda: processor.pipeline.running)
+        await until(lambda: processor.pipeline.parking.parked)  # it may not hold its slots yet
         await processor.retry("account-a-0")
         await processor.wait_for(await deposit(store, "a-0", 9))
     assert await processor.projection.read_handled() == await ids_of(store)

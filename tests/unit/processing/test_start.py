@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from support.bank import Account
 from support.ledger import InMemory, InSQLite, Outside, commits_of, deposit, fill, ids_of, running
 
-from eventsrc import Batch, FeedTrimmed, MemoryStore, SQLiteStore, StoreChanged
-from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints, verify
+from eventsrc import Batch, FeedTrimmed, MemoryStore, Repository, SQLiteStore, StoreChanged
+from eventsrc.processing import MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, verify
 
 HOUR = 3_600_000_000  # µs
 
@@ -51,6 +52,81 @@ async def test_start_now_does_not_handle_older_commits_in_any_batches(store: Hin
         await processor.pipeline.handle(commits[start : start + at_once])
     await processor.pipeline.wait_until_idle()
     assert await processor.projection.read_handled() == {"account-a-1": ["account-a-1@5.0", "account-a-1@6.0"]}
+
+
+@pytest.fixture(params=["ordered", "unordered", "sqlite"])
+async def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "sqlite":
+        async with SQLiteStore(tmp_path / "ledger.db") as sqlite:
+            yield sqlite
+    else:
+        async with Hints() as hints:
+            hints.ordered = request.param == "ordered"
+            yield hints
+
+
+async def fill_history(store: Any) -> None:
+    await fill(store, accounts=3)
+    if not store.ordered:
+        await age(store)  # what an unordered feed delivers of the last 15 minutes may be handled
+
+
+async def test_start_now_beside_a_processor_that_reads_from_the_beginning(any_store: Any) -> None:
+    """Its first run, a later run with another processor, and `resume_from` never handle older commits."""
+    await fill_history(any_store)
+    checkpoints, outside = MemoryCheckpoints(), Outside()
+
+    def from_now() -> Processor[Outside]:
+        return Processor(outside, any_store, checkpoints, start="now")
+
+    first = Processor(InMemory(), any_store)
+    await Runner(from_now(), first).run(until_caught_up=True)
+    assert await first.projection.read_handled() == await ids_of(any_store)
+    assert outside.seen == {}
+    await Runner(from_now(), Processor(InMemory(), any_store)).run(until_caught_up=True)
+    assert outside.seen == {}
+    await from_now().resume_from("")
+    await from_now().run(until_caught_up=True)
+    assert outside.seen == {}
+    await deposit(any_store, "a-1", 7)
+    await fill_one(any_store, "new")
+    await from_now().resume_from("")
+    await Runner(from_now(), Processor(InMemory(), any_store)).run(until_caught_up=True)
+    assert outside.seen == {"account-a-1": ["account-a-1@5.0"], "account-new": ["account-new@1.0"]}
+
+
+async def fill_one(store: Any, id: str) -> None:
+    await Repository(Account, store).save(Account.open(id, owner="ann"))
+
+
+async def test_start_now_that_was_forgotten_begins_with_the_next_run(any_store: Any) -> None:
+    await fill_history(any_store)
+    checkpoints, outside = MemoryCheckpoints(), Outside()
+    await Processor(outside, any_store, checkpoints, start="now").run(until_caught_up=True)
+    await deposit(any_store, "a-1", 7)
+    if not any_store.ordered:
+        await age(any_store)
+    processor = Processor(outside, any_store, checkpoints, start="now")
+    await processor.forget()
+    await processor.run(until_caught_up=True)
+    assert outside.seen == {}
+    await deposit(any_store, "a-1", 8)
+    await processor.run(until_caught_up=True)
+    assert outside.seen == {"account-a-1": ["account-a-1@6.0"]}
+
+
+@pytest.mark.parametrize("minutes", [-10, 10, 600])
+async def test_start_now_loses_nothing_of_a_writer_whose_clock_is_wrong(any_store: Any, minutes: int) -> None:
+    """Its clock is up to 15 minutes slow, or any time fast."""
+    await fill_history(any_store)
+    checkpoints, outside = MemoryCheckpoints(), Outside()
+    await Processor(outside, any_store, checkpoints, start="now").run(until_caught_up=True)
+    async with MemoryStore() as other:
+        await fill_one(other, "new")
+        [commit] = await commits_of(other)
+    await any_store.append(structs.replace(commit, time=commit.time + minutes * 60_000_000, position=None))
+    await Processor(outside, any_store, checkpoints, start="now").run(until_caught_up=True)
+    assert outside.seen == {"account-new": ["account-new@1.0"]}
 
 
 @pytest.mark.parametrize("ordered", [True, False])
