@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.ledger import InSQLite, Outside, deposit, fill, ids_of, run_with_parked, until
 
-from eventsrc import SQLiteStore
-from eventsrc.processing import Leases, Processor, Runner, SQLiteCheckpoints, pipeline
+from eventsrc import SQLiteStore, retrying
+from eventsrc.processing import Leases, Parked, Processor, Runner, SQLiteCheckpoints, pipeline
 
 Make = Callable[..., Processor[Any]]
 
@@ -50,8 +50,15 @@ async def checkpoints_of(processor: Processor[Any]) -> list[int]:
 
 async def wait_for_checkpoint(processor: Processor[Any], position: int) -> None:
     async with asyncio.timeout(10):
-        while min(await checkpoints_of(processor)) < position:
+        while min(await checkpoints_of(processor)) < position:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.01)
+
+
+async def wait_for_entry(processor: Processor[Any]) -> Parked:
+    async with asyncio.timeout(10):
+        while not (found := await processor.checkpoints.parked(processor.name)):  # noqa: ASYNC110  # nor here
+            await asyncio.sleep(0.01)
+    return found[0]
 
 
 @every_kind
@@ -109,14 +116,10 @@ async def test_the_attempts_of_a_stream_that_is_retried_survive_a_kill(store: SQ
     processor.projection.poison = {66}
     for _ in range(6):
         run = asyncio.create_task(Runner(processor := make(attempts=4), save_every=0.02).run())
-        await until(
-            lambda processor=processor: processor.pipeline.parking.parked or processor.pipeline.catch_up.entries
-        )
-        async with asyncio.timeout(10):
-            while not (found := await processor.checkpoints.parked(processor.name)):
-                await asyncio.sleep(0.01)
+        await until(lambda processor=processor: processor.pipeline.assignment.held)
+        found = await wait_for_entry(processor)
         await killed(run)
-        if found[0].state == "parked":
+        if found.state == "parked":
             break
     else:
         assert await run_with_parked(make(attempts=4)) == ("account-a-0",)
@@ -128,10 +131,13 @@ async def test_the_attempts_of_a_stream_that_is_retried_survive_a_kill(store: SQ
 
 
 @every_kind
-async def test_a_take_over_does_not_wait_for_streams_in_back_off(store: SQLiteStore, make: Make) -> None:
-    await fill(store, accounts=8, deposits=1)
+async def test_a_take_over_does_not_wait_for_streams_in_back_off(
+    store: SQLiteStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "_LONGEST_PAUSE", 3.0)
+    await fill(store, accounts=8, deposits=2)
     first, second = make(), make()
-    first.projection.poison = {100}
+    first.projection.poison = {1}
     runner = Runner(first, leases=Leases(worker="one", slots=4, ttl=1.0))
     running = asyncio.create_task(runner.run())
     await until(lambda: len(first.pipeline.catch_up.entries) == 8)
@@ -141,7 +147,7 @@ async def test_a_take_over_does_not_wait_for_streams_in_back_off(store: SQLiteSt
     other = Runner(second, leases=Leases(worker="two", slots=4, ttl=1.0))
     running_other = asyncio.create_task(other.run())
     await until(lambda: len(second.pipeline.assignment.held) == 2)
-    assert loop.time() - began < 1.5  # a heartbeat, each third of the ttl
+    assert loop.time() - began < 1.5  # less than the pause: a heartbeat, each third of the ttl
     runner.stop()
     await asyncio.wait_for(running, 5)
     await until(lambda: len(second.pipeline.assignment.held) == 4)

@@ -47,9 +47,9 @@ async def make(kind: str, store: SQLiteStore, tmp_path: Path) -> AsyncIterator[M
 
 @every_kind
 async def test_an_outage_of_what_all_handlers_call_parks_nothing(store: SQLiteStore, make: Make) -> None:
-    await fill(store, accounts=20, deposits=1)
+    await fill(store, accounts=20, deposits=2)
     processor = make(attempts=2)
-    processor.projection.poison = {100, 7}
+    processor.projection.poison = {1, 7}
     async with running(processor):
         await until(lambda: processor.state == "backing off")
         assert "streams fail and are retried" in health(processor)[processor.name]
@@ -69,13 +69,11 @@ async def test_an_outage_of_what_all_handlers_call_parks_nothing(store: SQLiteSt
 @every_kind
 async def test_streams_aside_are_bounded(store: SQLiteStore, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of the feed may exceed the bound; then reading stops."""
-    monkeypatch.setattr("eventsrc.stores.sqlite.store.PAGE", 5, raising=False)
-    monkeypatch.setattr("eventsrc.stores.ordered.PAGE", 5)
     monkeypatch.setattr(retries, "MAX_FAILING", 1_000)
     processor = make(attempts=1_000)
     processor.projection.poison = {7}
     async with running(processor):
-        await fill(store, accounts=40, deposits=1)
+        await fill(store, accounts=40, deposits=2)
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         most = 0
         for number in range(40):
@@ -92,9 +90,9 @@ async def test_streams_aside_are_bounded(store: SQLiteStore, make: Make, monkeyp
 @every_kind
 async def test_a_run_to_the_end_parks_all_streams_and_says_so(store: SQLiteStore, make: Make) -> None:
     """It does not wait for ever."""
-    await fill(store, accounts=20, deposits=1)
+    await fill(store, accounts=20, deposits=2)
     processor = make(attempts=2)
-    processor.projection.poison = {100}
+    processor.projection.poison = {1}
     assert len(await asyncio.wait_for(run_with_parked(processor), 20)) == 20
     processor.projection.poison = set()
     assert not await processor.retry_all()
@@ -103,14 +101,14 @@ async def test_a_run_to_the_end_parks_all_streams_and_says_so(store: SQLiteStore
 
 @every_kind
 async def test_one_processor_that_backs_off_does_not_hold_up_the_others(store: SQLiteStore, make: Make) -> None:
-    await fill(store, accounts=20, deposits=1)
+    await fill(store, accounts=20, deposits=2)
     failing, other = make(attempts=2), Processor(Second(), store)
-    failing.projection.poison = {100}
+    failing.projection.poison = {1}
     runner = Runner(failing, other)
     task = asyncio.create_task(runner.run())
     await until(lambda: failing.state == "backing off")
     for number in range(3):
-        await other.wait_for(await deposit(store, f"a-{number}", 1))
+        await other.wait_for(await deposit(store, f"a-{number}", 3))
     failing.projection.poison = set()
     await asyncio.wait_for(failing.caught_up.wait(), 20)
     runner.stop()
