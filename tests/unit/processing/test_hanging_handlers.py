@@ -89,7 +89,7 @@ async def test_other_streams_go_on_while_a_handler_hangs(
     async with asyncio.timeout(2.0):
         for number in range(1, 6):
             await processor.wait_for(await deposit(store, f"a-{number}", 7))
-    assert processor.pipeline.catch_up.entries.keys() == {"account-a-0"}
+    await until(lambda: processor.pipeline.catch_up.entries.keys() == {"account-a-0"})
     runner.stop()
     await task
 
