@@ -19,6 +19,7 @@ from eventsrc import Batch, Commit, FeedTrimmed, MemoryStore, StoreRejected, Usa
 from eventsrc.stores.dynamodb.feed import shard_reader, stream_reader
 from eventsrc.stores.dynamodb.feed.change_records import read_changes
 from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
+from eventsrc.stores.dynamodb.feed.found import Found, find_commits
 from eventsrc.stores.dynamodb.feed.lineage import Cursor
 from eventsrc.stores.dynamodb.feed.stream_reader import StreamReader
 from eventsrc.stores.dynamodb.feed.table_feed import send_read
@@ -47,10 +48,11 @@ def reader(service: FakeStreams, checkpoint: str) -> StreamReader:
     async def asked(operation: str, request: dict[str, Any], kind: type[T]) -> T:
         return await send_read(client, operation, request, kind, connections, 10.0, Usage())
 
-    def commits(records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in read_changes(records, items) if change.commit is not None]
+    def to_commit(record: dict[str, Any]) -> Commit | None:
+        [change] = read_changes([record], items)
+        return change.commit
 
-    return StreamReader(asked, parse_checkpoint(checkpoint), commits)
+    return StreamReader(asked, parse_checkpoint(checkpoint), lambda records: find_commits(records, to_commit))
 
 
 def beginning(since: float | None = None, **at: str) -> str:
@@ -238,7 +240,7 @@ async def test_a_follower_gets_each_end_once_and_later_commits() -> None:
 async def test_the_end_is_reported_again_after_a_record_without_a_commit_and_after_a_shard() -> None:
     service = FakeStreams()
     source = reader(service, beginning())
-    source._find_commits = lambda _: []
+    source._find = lambda _: Found([], (), 0)
     async with aclosing(source.batches(follow=True)) as feed:
         checkpoints = [(await anext(feed)).checkpoint]
         await Writer(service).write(["s-1"])
@@ -402,7 +404,7 @@ async def test_a_checkpoint_is_renewed_after_many_records_without_commits(monkey
     service = FakeStreams(page=1)
     await Writer(service).write(["s-1"] * 25)
     source = reader(service, beginning())
-    source._find_commits = lambda _: []
+    source._find = lambda _: Found([], (), 0)
     found = [batch async for batch in source.batches(follow=False)]
     assert [batch.caught_up for batch in found] == [False, False, True]
     assert await read_commits(service, found[-1].checkpoint) == []
