@@ -78,9 +78,7 @@ class TableFeed:
                     check_age(checkpoint.since)
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
-                    yield Batch(
-                        batch.commits, checkpoint.text(), caught_up=False, damaged=batch.damaged, is_scan=True
-                    )
+                    yield Batch(batch.commits, checkpoint.text(), caught_up=False, damaged=batch.damaged, is_scan=True)
         self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._find))
         try:
             async with aclosing(reader.batches(follow=follow, report_damaged=report_damaged)) as batches:
