@@ -36,6 +36,7 @@ from eventsrc.processing import (
     SQLiteCheckpoints,
     SQLiteContext,
     SQLiteProjection,
+    status,
 )
 
 from . import report
@@ -184,10 +185,12 @@ async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> b
         projecting = progress.add_task("Adding up delays", total=total)
 
         async def follow() -> None:
-            while (done := before + processor.commits) < total and not processor.parking.parked:
-                progress.update(projecting, completed=done)
-                await asyncio.sleep(0.05)
-            progress.update(projecting, completed=min(done, total))
+            found = await status(processor)
+            while before + found.handled < total and not found.parked:
+                progress.update(projecting, completed=before + found.handled)
+                await asyncio.sleep(0.2)
+                found = await status(processor)
+            progress.update(projecting, completed=min(before + found.handled, total))
             runner.stop()
 
         aircraft = Repository(Aircraft, processor.store)
