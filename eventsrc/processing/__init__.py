@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot
+from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
 from .checkpoints.sqlite import SQLiteCheckpoints
+from .checkpoints.url import open_checkpoints
 from .leases import Leases
 from .processor import Processor
 from .projections.effects import Effects
@@ -16,7 +17,7 @@ from .projections.projection import Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
-from .slice import Context
+from .slice import Context, Fence, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
@@ -35,12 +36,15 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Fence",
     "Guarantee",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
     "Mirror",
     "Parked",
+    "Position",
+    "PositionMoved",
     "Processor",
     "Projection",
     "Registration",
@@ -50,13 +54,16 @@ __all__ = [
     "SQLiteContext",
     "SQLiteProjection",
     "Skipped",
+    "Slice",
     "Slot",
     "Status",
     "Verified",
     "health",
     "lambda_handler",
+    "open_checkpoints",
     "rebuild",
     "status",
+    "tombstone",
     "verify",
 ]
 

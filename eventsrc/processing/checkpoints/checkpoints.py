@@ -34,7 +34,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""  # the worker; "" if there is none
     checkpoint: str = ""  # of the feed: all commits before it are handled, or their streams are stored as parked
     open: bool = False  # claimed by a worker that has not given it up: it is running, or it was killed
-    switch: str = ""  # the worker of a rebuild that switches to another version; nobody handles commits meanwhile
+    switch: str = ""  # the worker of a rebuild that switches to another version; until it has, nobody handles commits
     retired: bool = False  # another version has replaced this one
 
 
@@ -48,7 +48,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is not handled from the feed, because a handler failed.
 
     - `parked`: nobody handles it until `retry` or `skip`.
-    - `retrying`: whoever holds its slot handles it from its position to its end, and then deletes this entry.
+    - `retrying`: the worker that holds its slot handles it from its position to its end, then deletes this entry.
     """
 
     stream: str

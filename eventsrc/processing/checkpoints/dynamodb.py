@@ -116,7 +116,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
-        self._parking = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._parking = defaultdict[tuple[str, int], asyncio.Lock](asyncio.Lock)  # by processor and slot
 
     async def open(self) -> None:
         """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
@@ -363,7 +363,7 @@ class DynamoDBCheckpoints(Checkpoints):
                 raise Fenced(processor, fence.slot)
             return refusal
 
-        async with self._parking[processor]:  # transactions that check the same slot at once refuse each other
+        async with self._parking[processor, fence.slot]:  # transactions that check one slot at once fail
             await self._write_newest(key, write)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
@@ -435,7 +435,7 @@ class DynamoDBCheckpoints(Checkpoints):
             await self._delete_as_read(key, item, "stamp")
 
     async def _bury(self, processor: str, slot: Slot) -> None:
-        """Leave a tombstone of a slot. If a worker has claimed it meanwhile, do it again."""
+        """Leave a tombstone of a slot. If a worker has claimed it since it was read, do it again."""
         left: Slot | None = slot
         while left is not None:
             update = self._slot_update(

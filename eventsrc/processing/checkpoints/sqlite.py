@@ -247,17 +247,20 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def claim(self, processor: str, slot: Slot) -> None:
         put = (
-            "INSERT INTO eventsrc_slots (epoch, slot, processor, number) VALUES (?, ?, ?, ?) "
+            "INSERT INTO eventsrc_slots (epoch, slot, processor, number) VALUES (:epoch, :slot, :processor, :number) "
             "ON CONFLICT DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot WHERE epoch < excluded.epoch"
         )
         await self._write_slot(processor, slot, put)
 
     async def save(self, processor: str, slot: Slot) -> None:
-        put = "UPDATE eventsrc_slots SET epoch = ?1, slot = ?2 WHERE processor = ?3 AND number = ?4 AND epoch = ?1"
+        put = (
+            "UPDATE eventsrc_slots SET slot = :slot "
+            "WHERE processor = :processor AND number = :number AND epoch = :epoch"
+        )
         await self._write_slot(processor, slot, put)
 
     async def _write_slot(self, processor: str, slot: Slot, statement: str) -> None:
-        values = (slot.epoch, _text(slot), processor, slot.number)
+        values = {"epoch": slot.epoch, "slot": _text(slot), "processor": processor, "number": slot.number}
         if not await self.write(lambda db: db.execute(statement, values).rowcount):
             raise Fenced(processor, slot.number)
 
