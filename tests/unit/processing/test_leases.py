@@ -12,7 +12,16 @@ import pytest
 from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, until
 
 from eventsrc import Fenced, MemoryStore, NotActive, StoreUnavailable
-from eventsrc.processing import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, health
+from eventsrc.processing import (
+    Checkpoints,
+    Context,
+    Leases,
+    MemoryCheckpoints,
+    Processor,
+    Runner,
+    SQLiteCheckpoints,
+    health,
+)
 from eventsrc.processing.checkpoints.checkpoints import current_slots
 from eventsrc.processing.rebuild import rebuild
 
@@ -212,7 +221,7 @@ async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(
     checkpoints, cancelled = Mute(), asyncio.Event()
 
     class Hanging(Outside, tag="hanging"):
-        async def handle_movement(self, event: Movement) -> None:
+        async def handle_movement(self, event: Movement, context: Context) -> None:
             checkpoints.fails = True
             try:
                 await asyncio.Event().wait()
