@@ -58,6 +58,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     since: int  # µs since the epoch
     state: Literal["parked", "retrying"] = "parked"
     lives: int = 0  # processes that ended while they handled this commit
+    retry: str = ""  # names the call of `retry` or `skip` that handles the stream
 
     @property
     def at(self) -> datetime:
@@ -180,8 +181,10 @@ class Checkpoints(ABC):
     # Parked streams, and those that are retried.
 
     @abstractmethod
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        """Store an entry, in place of what was stored for that stream.
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        """Store an entry, in place of what was stored for that stream, and return True.
+
+        With `instead_of`, store it only in place of exactly that entry; otherwise return False.
 
         Raises:
             Fenced: the stored slot has another epoch than the fence.

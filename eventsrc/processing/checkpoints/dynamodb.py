@@ -346,16 +346,20 @@ class DynamoDBCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         key = self._parked_key(processor, parked.stream)
+        only_if, names, before = "", ["stamp"], {}
+        if instead_of is not None:
+            only_if, names = " AND #parked = :before", ["stamp", "parked"]
+            before = {":before": {"S": _to_json(_shorten(instead_of))}}
 
         async def write(stamp: int) -> Refusal | None:
             put = {
                 "TableName": self.table.name,
                 "Item": {**key, "parked": {"S": _to_json(_shorten(parked))}, **_to_numbers({"stamp": stamp})},
-                "ConditionExpression": _IS_NEWEST,
-                "ExpressionAttributeNames": _alias("stamp"),
-                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}),
+                "ConditionExpression": f"({_IS_NEWEST}){only_if}",
+                "ExpressionAttributeNames": _alias(*names),
+                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}) | before,
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
             refusal = await self.table.transact([self._fence_check(processor, fence), {"Put": put}])
@@ -364,7 +368,7 @@ class DynamoDBCheckpoints(Checkpoints):
             return refusal
 
         async with self._parking[processor, fence.slot]:  # transactions that check one slot at once fail
-            await self._write_newest(key, write)
+            return await self._write_newest(key, write)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         # With the condition, a try that arrives late, after the stream was parked again, changes nothing.

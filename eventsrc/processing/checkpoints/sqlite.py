@@ -274,13 +274,18 @@ class SQLiteCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            _check_fence(db, processor, fence)
-            values = (processor, parked.stream, _text(parked))
-            db.execute("INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", values)
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        key = (processor, parked.stream)
 
-        await self.write(work)
+        def work(db: sqlite3.Connection) -> bool:
+            _check_fence(db, processor, fence)
+            if instead_of is None:
+                db.execute("INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", (*key, _text(parked)))
+                return True
+            update = "UPDATE eventsrc_parked SET parked = ? WHERE processor = ? AND stream = ? AND parked IN (?, ?)"
+            return bool(db.execute(update, (_text(parked), *key, _text(instead_of), _text(parked))).rowcount)
+
+        return await self.write(work)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         delete = "DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ? AND parked = ?"
