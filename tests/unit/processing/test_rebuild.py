@@ -409,9 +409,11 @@ async def test_if_the_switch_fails_the_old_version_continues(
     rebuilding = asyncio.create_task(rebuild(new))
     with pytest.raises({"handler": Refused, "store": StoreRejected, "cancelled": asyncio.CancelledError}[how]):
         await asyncio.wait_for(rebuilding, 20)
-    await old.wait_for(await deposit(store, "a-1", 8))
-    assert not running_old.done()
     assert await checkpoints.active("model") == 1
+    handled = asyncio.create_task(old.wait_for(await deposit(store, "a-1", 8)))
+    await asyncio.wait([handled, running_old], return_when=asyncio.FIRST_COMPLETED)
+    assert not running_old.done(), running_old.exception()
+    await handled
     assert await old.projection.read_handled() == await ids_of(store)
     new.projection.poison, checkpoints.failure = set(), None
     await rebuild(new)  # and once it is fixed, it switches
