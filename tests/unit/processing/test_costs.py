@@ -60,7 +60,7 @@ async def test_a_new_processor_does_not_hold_up_one_that_is_live(
         new.projection.resume.set()
         await until(new.caught_up.is_set)
         await deposit(store, "a-1", 7)  # from here on they share a reader again
-        await until(lambda: new.pipeline.progress.commits == live.pipeline.progress.commits + 20)
+        await until(lambda: new.pipeline.progress.commits == live.pipeline.progress.commits == 26)
     for processor in (live, new):
         assert await processor.projection.read_handled() == await ids_of(store)
 
@@ -125,27 +125,12 @@ async def test_the_rate_of_reading_a_whole_store_is_limited(store: MemoryStore, 
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         old = Processor(InSQLite(), store, checkpoints)
         await old.run(until_caught_up=True)
-        clock = asyncio.get_running_loop().time
-        took = []
-        for rate in (None, 50.0):
-            began = clock()
-            if what == "verify":
-                await verify(old, rate=rate)
-            else:
-                await rebuild(Processor(Newer(), store, checkpoints), rate=rate)
-                await checkpoints.forget("in-sqlite@2")
-                await checkpoints.activate("in-sqlite", 1, instead_of=2)
-                await Processor(Newer(), store, checkpoints).forget()
-            took.append(clock() - began)
-            if what == "rebuild":
-                break
-        if what == "rebuild":
-            async with SQLiteCheckpoints(tmp_path / "other.db") as others:
-                await Processor(InSQLite(), store, others).run(until_caught_up=True)
-                began = clock()
-                await rebuild(Processor(Newer(), store, others), rate=50.0)
-                took.append(clock() - began)
-        assert took[1] >= 20 / 50.0
+        began = asyncio.get_running_loop().time()
+        if what == "verify":
+            await verify(old, rate=50.0)
+        else:
+            await rebuild(Processor(Newer(), store, checkpoints), rate=50.0)
+        assert asyncio.get_running_loop().time() - began >= 20 / 50.0
 
 
 class Scans(MemoryStore):
