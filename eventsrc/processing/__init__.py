@@ -13,18 +13,18 @@ from .processor import Processor
 from .projections.effects import Effects
 from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Guarantee, Projection
+from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
-from .slice import Context, Fence, Position, PositionMoved, Slice
+from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
     from .checkpoints.dynamodb import DynamoDBCheckpoints
-    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
 __all__ = [
@@ -36,8 +36,10 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Failure",
     "Fence",
     "Guarantee",
+    "HandlerFailed",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
@@ -58,6 +60,7 @@ __all__ = [
     "Slot",
     "Status",
     "Verified",
+    "Writes",
     "health",
     "lambda_handler",
     "open_checkpoints",
@@ -78,7 +81,7 @@ def __getattr__(name: str) -> Any:
         from .checkpoints.dynamodb import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
-    if name in ("DynamoDBContext", "DynamoDBProjection"):
+    if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):
         from .projections import dynamodb
 
         return getattr(dynamodb, name)

@@ -75,7 +75,7 @@ class Parking:
     async def store(self, entry: Entry, *, lives: int = 0) -> None:
         """Store that a stream is handled by a task, so that the checkpoint of the feed may pass its commits."""
         failed = entry.failed.error if entry.failed is not None else None
-        version = await self._positions.read(entry.stream) + 1
+        version = (await self._positions.read(entry.stream)).version + 1
         stored = Parked(
             stream=entry.stream,
             version=version,
@@ -103,7 +103,7 @@ class Parking:
             StoreError: it could not be stored.
         """
         stream = entry.stream
-        version = await self._positions.read(stream) + 1
+        version = (await self._positions.read(stream)).version + 1
         parked = Parked(
             stream=stream,
             version=version,
@@ -219,10 +219,11 @@ class Parking:
 
     async def _skip(self, skip: Skipped) -> None:
         stream = skip.stream
-        if await self._positions.read(stream) + 1 != skip.version:
+        known = await self._positions.read(stream)
+        if known.version + 1 != skip.version:
             return  # it was skipped or handled already
         await self._checkpoints.note_skipped(self._name, skip)
-        run = await self._catch_up.slice(stream, [_placeholder(stream, skip.version)])
+        run = await self._catch_up.slice(stream, [_placeholder(stream, skip.version)], known.is_first)
         with suppress(PositionMoved):  # another process has handled it
             await self._projection.advance(run)
         self._positions.forget(stream)

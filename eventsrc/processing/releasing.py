@@ -37,8 +37,9 @@ class Releasing:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
-        if self._pipeline.running and assignment.holds(stream):
-            await parking.release(parked, skipped, is_holder=True)
+        if self._pipeline.running:  # its worker has the slot, or will have it, or another one does
+            if not await parking.release(parked, skipped, is_holder=assignment.holds(stream)):
+                await self._wait(stream)
             return
         await assignment.register()
         number = slot_number(stream, len(await assignment.ensure_slots()))
@@ -66,7 +67,8 @@ class Releasing:
         """Claim a slot, unless a worker holds it. Return whether it is held here."""
         assignment = self._pipeline.assignment
         async with self._claiming:
-            if not self._claimed[number]:
+            if not self._claimed[number] or number not in assignment.held:
+                self._claimed[number] = 0
                 slot = current_slots(await assignment.read_slots())[number]
                 if slot.open:
                     return False
@@ -79,7 +81,7 @@ class Releasing:
 
     async def _give_up(self, number: int) -> None:
         async with self._claiming:
-            self._claimed[number] -= 1
+            self._claimed[number] = max(0, self._claimed[number] - 1)
             if not self._claimed[number]:
                 with suppress(Fenced):
                     await self._pipeline.assignment.give_up(number)

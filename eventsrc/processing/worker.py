@@ -86,7 +86,8 @@ class Worker:
                 pipeline.running = False
                 await pipeline.drop()
             for pipeline in ended:
-                pipeline.progress.caught_up.set()  # stays set until the next run
+                pipeline.progress.at_end = True  # stays so until the next run
+                pipeline.progress.caught_up.set()
 
     async def _prepare(self) -> None:
         for pipeline in self._pipelines:
@@ -148,7 +149,7 @@ class Worker:
             assignment, beats = pipeline.assignment, _Beats()
             while not await self._patience(partial(is_switched, assignment)):
                 pending = True
-                pipeline.progress.wait("SwitchPending")
+                pipeline.progress.wait(self, "SwitchPending")
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
@@ -159,6 +160,7 @@ class Worker:
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
                     return
+            pipeline.progress.wait(self, "")
         if not pending and isinstance(error, Fenced):
             raise error
 

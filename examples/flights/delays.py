@@ -185,12 +185,12 @@ async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> b
         projecting = progress.add_task("Adding up delays", total=total)
 
         async def follow() -> None:
-            found = await status(processor)
-            while before + found.handled < total and not found.parked:
-                progress.update(projecting, completed=before + found.handled)
+            current = await status(processor)
+            while before + current.handled < total and not current.parked:
+                progress.update(projecting, completed=before + current.handled)
                 await asyncio.sleep(0.2)
-                found = await status(processor)
-            progress.update(projecting, completed=min(before + found.handled, total))
+                current = await status(processor)
+            progress.update(projecting, completed=min(before + current.handled, total))
             runner.stop()
 
         aircraft = Repository(Aircraft, processor.store)

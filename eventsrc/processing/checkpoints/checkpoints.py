@@ -184,7 +184,8 @@ class Checkpoints(ABC):
     async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         """Store an entry, in place of what was stored for that stream, and return True.
 
-        With `instead_of`, store it only in place of exactly that entry; otherwise return False.
+        With `instead_of`, store it only in place of exactly that entry; otherwise return False. If `parked` is stored
+        already, return True.
 
         Raises:
             Fenced: the stored slot has another epoch than the fence.

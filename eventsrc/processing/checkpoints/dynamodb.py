@@ -35,11 +35,11 @@ from zlib import crc32
 import msgspec
 
 from ...concurrency import load_all
-from ...errors import Fenced, StoreClosed
+from ...errors import Fenced, StoreClosed, StoreRejected
 from ...stores.dynamodb.table import Refusal, Table
 from ...stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
-from ...stores.dynamodb.wire.outcomes import ConditionNotMet
+from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, ConditionNotMet
 from ...stores.dynamodb.wire.responses import Item, Response
 from ...stores.feed import Head
 from ...stores.lifecycle import CallInFlight, CallsInFlight
@@ -73,9 +73,12 @@ class DynamoDBCheckpoints(Checkpoints):
     - A worker that has lost a slot, also by `forget`, gets Fenced for each stream that the new owner has handled since,
       and whenever a position is not where it expects it. For other streams both may write; the second write raises
       Fenced or PositionMoved, so positions stay exact.
-    - `forget` makes several requests. If it fails, call it again.
+    - `forget` makes a request for each position. If it fails, call it again. Stop the workers first: one that is
+      still running is fenced when it saves, and until then may handle streams that have no position.
     - `usage` adds up what all requests have consumed.
     """
+
+    billed = True
 
     def __init__(
         self,
@@ -237,7 +240,15 @@ class DynamoDBCheckpoints(Checkpoints):
         if slot is not None and number_of(slot, "epoch") != fence.epoch:
             raise Fenced(processor, fence.slot)
 
-    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+    async def delete_position(
+        self, processor: str, stream: str, fence: Fence, *, actions: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Delete a position, in one transaction with `actions`. If there is none, nothing is done.
+
+        Raises:
+            Fenced: another worker has taken over the slot.
+            StoreRejected: the condition of one of the actions failed.
+        """
         await self.check_fence(processor, fence)
         key = self.table.key(*_position_key(processor, stream))
         while (item := await self.table.get(key)) is not None and "version" in item:
@@ -250,9 +261,11 @@ class DynamoDBCheckpoints(Checkpoints):
                 "ExpressionAttributeNames": _alias("version", "id", "time", "epoch", "stamp"),
                 "ExpressionAttributeValues": _to_numbers(numbers),
             }
-            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}])
+            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}, *actions])
             if refusal is None:
                 return
+            if refusal.action > 1:
+                raise StoreRejected(CONDITION_FAILED, "the condition of one of the actions failed")
             if refusal.action == 0 or number_of(item, "epoch") > fence.epoch:
                 raise Fenced(processor, fence.slot)
             if "stamp" in item:
@@ -347,19 +360,19 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.delete(self.table.key(_WORKERS, worker))
 
     async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
-        key = self._parked_key(processor, parked.stream)
-        only_if, names, before = "", ["stamp"], {}
+        key, new = self._parked_key(processor, parked.stream), {"S": _to_json(_shorten(parked))}
+        condition, names, values = _IS_NEWEST, ["stamp"], dict[str, Any]()
         if instead_of is not None:
-            only_if, names = " AND #parked = :before", ["stamp", "parked"]
-            before = {":before": {"S": _to_json(_shorten(instead_of))}}
+            condition, names = f"{_IS_NEWEST} AND (#parked = :before OR #parked = :new)", ["stamp", "parked"]
+            values = {":before": {"S": _to_json(_shorten(instead_of))}, ":new": new}
 
         async def write(stamp: int) -> Refusal | None:
             put = {
                 "TableName": self.table.name,
-                "Item": {**key, "parked": {"S": _to_json(_shorten(parked))}, **_to_numbers({"stamp": stamp})},
-                "ConditionExpression": f"({_IS_NEWEST}){only_if}",
+                "Item": {**key, "parked": new, **_to_numbers({"stamp": stamp})},
+                "ConditionExpression": condition,
                 "ExpressionAttributeNames": _alias(*names),
-                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}) | before,
+                "ExpressionAttributeValues": values | _to_numbers({":stamp": stamp}),
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
             refusal = await self.table.transact([self._fence_check(processor, fence), {"Put": put}])

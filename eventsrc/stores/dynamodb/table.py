@@ -25,6 +25,7 @@ from .wire.responses import (
     ConditionFailed,
     GetResponse,
     Item,
+    Metered,
     QueryResponse,
     Response,
     TransactResponse,
@@ -32,7 +33,7 @@ from .wire.responses import (
 from .wire.sdk import SDKClient
 from .wire.sending import count_tries, send
 
-T = TypeVar("T", bound=Response | TransactResponse)
+T = TypeVar("T", bound=Metered)
 
 _MAX_BATCH_READ, _MAX_BATCH_WRITE = 100, 25  # items of one batch
 
@@ -249,9 +250,13 @@ class Table:
         async with aclosing(self.query(partition)) as pages:
             async for page in pages:
                 keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
-                deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
-                for start in range(0, len(deletes), _MAX_BATCH_WRITE):
-                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _MAX_BATCH_WRITE]})
+                await self.delete_all(self.name, keys)
+
+    async def delete_all(self, table: str, keys: Sequence[Item]) -> None:
+        """Delete the items with these keys from `table`. The keys must differ."""
+        deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
+        for start in range(0, len(deletes), _MAX_BATCH_WRITE):
+            await self._send_batch("BatchWriteItem", {table: deletes[start : start + _MAX_BATCH_WRITE]})
 
     async def _guard_and_send(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
         used = Usage(calls=1)

@@ -474,3 +474,23 @@ async def test_reading_without_follow_ends_while_writers_continue() -> None:
             await writer.write(["busy"], datetime.now(UTC) + timedelta(seconds=10))
     assert caught_up
     assert keys(before) <= keys(found)
+
+
+async def test_records_from_before_the_beginning_are_left_out_also_after_a_restart() -> None:
+    """By their time; a record without a time is delivered."""
+    service = FakeStreams(page=1)
+    writer = Writer(service)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    for at in (long_ago, None, long_ago, None):
+        await writer.write(["s-1"], at)
+    [shard] = service.shards.values()
+    del shard.records[3]["dynamodb"]["ApproximateCreationDateTime"]
+    start = Checkpoint(ARN, int(time()) - 2 * HOUR, [Cursor()], begin=int(time()) - 120).text()
+    found = [batch async for batch in batches(service, start)]
+    assert [commit.version for batch in found for commit in batch.commits] == [2, 4]
+    middle = next(batch.checkpoint for batch in found if batch.commits)
+    assert [commit.version for commit in await read_commits(service, middle)] == [4]
+    assert [commit.version for commit in await read_commits(service, find_earliest([middle, start]))] == [
+        2,
+        4,
+    ]
