@@ -86,8 +86,9 @@ async def test_a_stream_that_is_released_while_the_processor_is_stopped_is_not_r
         await until(lambda: health(processor) == {"in-sqlite@1": "1 streams are parked"})
     await Processor(InSQLite(), store, others).retry("account-a-0")
     async with running(processor):
-        await until(processor.caught_up.is_set)
+        await until(lambda: processor.state == "live")
         assert health(processor) == {}
+        await processor.wait_for(await deposit(store, "a-0", 5))
 
 
 class Away:
