@@ -155,4 +155,6 @@ class Reader:
     async def _save(self) -> None:
         self._saved = self._clock()
         for pipeline in self._pipelines:
-            await pipeline.save()
+            pipeline.update_caught_up()
+            pipeline.check()
+            await pipeline.checkpointer.save()

@@ -106,7 +106,7 @@ async def test_each_slot_has_its_own_feed_checkpoint(store: MemoryStore, checkpo
     async for batch in store.feed(follow=False):
         await first.pipeline.handle(batch.commits)
         first.pipeline.batch_done(batch)
-    await first.pipeline.save()
+    await first.pipeline.checkpointer.save()
     second: Processor[Any] = Processor(Outside(), store, checkpoints)
     for slot in current_slots(await checkpoints.slots(first.name))[1:]:
         assert slot.checkpoint == ""

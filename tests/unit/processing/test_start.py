@@ -77,7 +77,7 @@ async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: Memor
     await processor.pipeline.assignment.take_all()
     for hour in range(3):
         processor.pipeline.batch_done(Batch([], str(hour), caught_up=True))
-        await processor.pipeline.save()
+        await processor.pipeline.checkpointer.save()
     [slot] = await checkpoints.slots(processor.name)
     assert slot.checkpoint == "2"
 
