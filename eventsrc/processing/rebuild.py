@@ -11,7 +11,7 @@ from uuid import uuid4
 from msgspec import structs
 
 from ..concurrency import cancel_all
-from ..errors import NotActive, StoreChanged, StreamsParked
+from ..errors import Fenced, NotActive, StoreChanged, StreamsParked
 from ..log import log
 from ..retrying import on_outage
 from .assignment import CONFIRM_SECONDS, REBUILD
@@ -194,12 +194,16 @@ def _retired(slot: Slot) -> Slot:
 
 async def _claim(checkpoints: Checkpoints, processor: str, change: Callable[[Slot], Slot]) -> Sequence[Slot]:
     """Change all slots that are not as wanted, and raise their epochs. Return what was stored."""
-    claimed: list[Slot] = []
-    for slot in await checkpoints.slots(processor):
-        if (new := change(slot)) != slot:
-            claimed.append(structs.replace(new, epoch=slot.epoch + 1, open=False))
-            await checkpoints.claim(processor, claimed[-1])
-    return claimed
+    claimed: dict[int, Slot] = {}
+    while True:
+        try:
+            for slot in await checkpoints.slots(processor):
+                if (new := change(slot)) != slot:
+                    claimed[slot.number] = structs.replace(new, epoch=slot.epoch + 1, open=False)
+                    await checkpoints.claim(processor, claimed[slot.number])
+        except Fenced:  # a worker has claimed it just now
+            continue
+        return list(claimed.values())
 
 
 async def _beat(checkpoints: Checkpoints, worker: str) -> None:
