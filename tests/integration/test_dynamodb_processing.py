@@ -78,9 +78,12 @@ async def test_a_writer_that_continues_while_a_stream_is_released_loses_nothing(
 
             writing = asyncio.create_task(write())
             await asyncio.sleep(number * 0.004)
-            await releasing.retry("account-a-0")
+            retrying = asyncio.create_task(releasing.retry("account-a-0"))
+            await asyncio.sleep(0.03 - number * 0.004)
             stopping.set()
-            await processor.wait_for(await writing)
+            last = await writing
+            await retrying
+            await processor.wait_for(last)
     assert await outside.read_handled() == await ids_of(store)
     assert not await checkpoints.parked(processor.name)
 
