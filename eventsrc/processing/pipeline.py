@@ -223,10 +223,9 @@ class Pipeline:
         """
         if self.assignment.held:
             await self.assignment.refresh()
-        if self.parking.parked or self.parking.orphans:
-            await self.parking.refresh()
-            async with self._lock:  # none of them is in a batch now
-                self.retries.start_orphans()
+        await self.parking.refresh()
+        async with self._lock:  # none of them is in a batch now
+            self.retries.start_orphans()
         self.paused = await self.assignment.registrar.is_paused()
 
     async def last_wanted(self, stream: str, version: int) -> int:
