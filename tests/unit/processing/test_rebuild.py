@@ -483,7 +483,7 @@ async def test_a_rebuild_continues_as_the_worker_of_the_new_version(store: Memor
     await Processor(First(), store, checkpoints).run(until_caught_up=True)
     new, released = Processor(Second(), store, checkpoints), asyncio.Event()
     rebuilding = asyncio.create_task(rebuild(new, until=released))
-    while await checkpoints.active("model") != 2:
+    while await checkpoints.active("model") != 2:  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(0.01)
     for amount in range(5):
         await new.wait_for(await deposit(store, "a-0", amount), timeout=5)
