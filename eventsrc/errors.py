@@ -13,6 +13,7 @@ EventsrcError
 ├── StreamParked                a handler failed; the stream waits until it is retried or skipped
 ├── StreamsParked               a run or a rebuild has handled everything except these streams
 ├── StoreChanged                the checkpoints belong to another store, tenant or history
+├── SwitchPending               a rebuild is switching to another version of the processor; try again
 ├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
 ├── StoredDataError             stored data cannot be used
 │   ├── CorruptPayload          the bytes are damaged, or were not written by this library
@@ -226,6 +227,20 @@ class StoreChanged(EventsrcError):
             f"{self.processor}: {self.reason}; if the store was restored, call `await processor.forget()` and run "
             "again; if it is another store or tenant, give it other checkpoints or the processor another tag"
         )
+
+
+class SwitchPending(EventsrcError):
+    """A rebuild is switching from `version` of the processor `tag` to another one. Nothing was done. Try again.
+
+    A processor that runs waits for the end of the switch. If the rebuild is killed, it continues after ten seconds.
+    """
+
+    def __init__(self, tag: str, version: int) -> None:
+        super().__init__(tag, version)
+        self.tag, self.version = tag, version
+
+    def __str__(self) -> str:
+        return f"a rebuild is replacing {self.tag}@{self.version}; try again when it has ended"
 
 
 class NotActive(EventsrcError):

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from msgspec import structs
 
-from ..errors import Fenced, NotActive
+from ..errors import Fenced, NotActive, SwitchPending
 from ..stores.feed import Feed
 from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
 from .registrar import Registrar
@@ -21,10 +21,6 @@ CONFIRM_SECONDS = 1.0
 
 REBUILD = "rebuild-"
 """The names of rebuilds as workers begin with this."""
-
-
-class SwitchPending(Exception):
-    """A rebuild is switching to another version; nobody handles commits of this one until that has ended."""
 
 
 class Assignment:
@@ -67,7 +63,7 @@ class Assignment:
         if any(slot.retired for slot in known):
             raise NotActive(self.registrar.tag, self.registrar.version, await self.registrar.active() or 0)
         if any(slot.switch for slot in known):
-            raise SwitchPending(self.name)
+            raise SwitchPending(self.registrar.tag, self.registrar.version)
         return known
 
     async def create_slots(self, of: int = 1, *, replace: bool = False) -> None:
@@ -156,7 +152,11 @@ class Assignment:
         if (held := self.held.get(number)) is None:
             return  # it was dropped
         slot = structs.replace(held, owner="", open=False, checkpoint=checkpoint or held.checkpoint)
-        await self.checkpoints.save(self.name, slot)
+        try:
+            await self.checkpoints.save(self.name, slot)
+        except Fenced:
+            self.drop(number)
+            raise
         self._ours.pop(number, None)
         self.held.pop(number, None)
         self.draining.discard(number)

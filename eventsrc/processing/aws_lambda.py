@@ -14,12 +14,12 @@ from contextvars import copy_context
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import CorruptPayload, Fenced, NotActive, StoreError, StoreRejected
+from ..errors import CorruptPayload, Fenced, NotActive, StoreError, StoreRejected, SwitchPending
 from ..log import log
 from ..store import Commit
 from ..stores.dynamodb.store import DynamoDBStore
 from ..stores.feed import Damaged
-from .assignment import CONFIRM_SECONDS, SwitchPending
+from .assignment import CONFIRM_SECONDS
 from .pipeline import Pipeline
 from .processor import Processor
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 
-from ..errors import Fenced, StoreError
+from ..errors import Fenced, StoreError, SwitchPending
 from ..log import log
-from .assignment import Assignment, SwitchPending
+from .assignment import Assignment
 from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
 from .pipeline import Pipeline
 

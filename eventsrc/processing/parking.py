@@ -58,6 +58,7 @@ class Parking:
             if each.state == "parked":
                 self.parked[each.stream] = each
                 before.pop(each.stream, None)
+                self.orphans.pop(each.stream, None)
             else:
                 before[each.stream] = each
         for stream, entry in before.items():

@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 
-from ..errors import Fenced
+from ..errors import Fenced, SwitchPending
 from .assignment import slot_number
-from .checkpoints.checkpoints import Skipped, current_slots, now
+from .checkpoints.checkpoints import Skipped, Slot, now
 from .pipeline import Pipeline
 
 ANSWER_SECONDS = 60.0
@@ -48,8 +48,7 @@ class Releasing:
                 await self._wait(stream)
             return
         await assignment.registrar.register()
-        number = slot_number(stream, len(await assignment.ensure_slots()))
-        if await self._claim(number):
+        if (number := await self._claim(stream)) is not None:
             try:
                 await parking.release(parked, skipped, is_holder=True)
             finally:
@@ -59,8 +58,19 @@ class Releasing:
 
     async def _is_free(self, stream: str) -> bool:
         """Whether no worker holds the slot of a stream."""
-        slots = await self._pipeline.assignment.ensure_slots()
-        return not slots[slot_number(stream, len(slots))].open
+        return not (await self._slot_of(stream)).open
+
+    async def _slot_of(self, stream: str) -> Slot:
+        """Return the stored slot of a stream. Wait while a rebuild switches to another version."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while True:
+                    with suppress(SwitchPending):
+                        slots = await self._pipeline.assignment.ensure_slots()
+                        return slots[slot_number(stream, len(slots))]
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise TimeoutError(f"a rebuild has not ended its switch in {ANSWER_SECONDS:.0f} s; try again") from None
 
     async def _wait(self, stream: str) -> None:
         """Wait until the worker that holds the slot has handled what was stored meanwhile."""
@@ -74,21 +84,22 @@ class Releasing:
                 "or the next one, will do so; check that one runs"
             ) from None
 
-    async def _claim(self, number: int) -> bool:
-        """Claim a slot, unless a worker holds it. Return whether it is held here."""
+    async def _claim(self, stream: str) -> int | None:
+        """Claim the slot of a stream, unless a worker holds it. Return its number if it is held here."""
         assignment = self._pipeline.assignment
         async with self._claiming:
+            slot = await self._slot_of(stream)
+            number = slot.number
             if not self._claimed[number] or number not in assignment.held:
                 self._claimed[number] = 0
-                slot = current_slots(await assignment.read_slots())[number]
                 if slot.open:
-                    return False
+                    return None
                 try:
                     await assignment.claim(slot)
                 except Fenced:  # a worker has started just now
-                    return False
+                    return None
             self._claimed[number] += 1
-            return True
+            return number
 
     async def _give_up(self, number: int) -> None:
         async with self._claiming:

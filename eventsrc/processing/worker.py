@@ -9,10 +9,10 @@ from functools import partial
 from typing import TypeVar
 
 from ..concurrency import cancel_all, first_of
-from ..errors import Fenced, StoreError, StreamsParked
+from ..errors import Fenced, StoreError, StreamsParked, SwitchPending
 from ..log import log
 from ..stores.feed import Feed
-from .assignment import SwitchPending, is_switched, take_back, was_given_back
+from .assignment import is_switched, take_back, was_given_back
 from .leases import LeaseExpired, Leases
 from .pipeline import Pipeline
 from .reader import Patience, Reader

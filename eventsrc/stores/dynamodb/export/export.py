@@ -159,6 +159,10 @@ class Export:
         first = min(keys, key=lambda key: (key[0].encode(), key[1]), default=("", 0))
         return self._to_checkpoint(first) if first[0] else ""
 
+    async def behind(self, after: str) -> float | None:
+        """Return None, because the commits of an export are in no order of time."""
+        return None
+
     async def remaining(self, after: str) -> int:
         return await self._commits().remaining(self._parse_checkpoint(after))
 
