@@ -32,7 +32,7 @@ _FENCE = """(
     AND number = crc32(NEW.stream) % (slot ->> 'of')
 )"""
 # Who claimed a slot, and whether its owner before may have been at work.
-_CLAIM = "INSERT INTO claims SELECT now(), iif(NEW.slot ->> 'owner' = '', 0, process()),"
+_CLAIM = "INSERT INTO claims SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"
 _OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"
 _NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
 _WATCH = f"""
@@ -128,10 +128,10 @@ class FailingStore(MemoryStore):
 class HostileFeed:
     """Deliver a store's commits late, repeatedly, in any order, or not at all."""
 
-    ordered = False
-
-    def __init__(self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5)) -> None:
-        self._store, self._chaos, self._pauses = store, chaos, pauses
+    def __init__(
+        self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5), *, ordered: bool = False
+    ) -> None:
+        self._store, self._chaos, self._pauses, self.ordered = store, chaos, pauses, ordered
         self.told = 0
 
     async def identity(self) -> str:
@@ -164,7 +164,7 @@ class HostileFeed:
                         if not commits:
                             reached = batch.checkpoint
                         elif (position := some[-1].position) is not None:  # else: no checkpoint within a batch
-                            reached = str(position)
+                            reached = f"{position}.{some[-1].id[8:].hex()}"  # with the anchor of ordered feeds
                     self.told += len(told)
                     is_end = not commits and not late
                     yield Batch(told, reached, batch.caught_up and is_end, batch.damaged if is_end else ())

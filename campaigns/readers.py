@@ -40,10 +40,12 @@ class World:
     def __init__(self, chaos: Chaos, path: Path) -> None:
         self.chaos, self.path = chaos, path
         self.store = FailingStore(chaos)
-        self.feed = HostileFeed(self.store, chaos)
+        disorder = chaos.rates["shuffled"] or chaos.rates["delayed"] or chaos.rates["dropped"]
+        self.feed = HostileFeed(self.store, chaos, ordered=not disorder and chaos.random.random() < 0.8)
         self.effects: dict[str, list[Delivery]] = defaultdict(list)
         self.opened: list[FailingCheckpoints] = []
-        self.old: dict[str, int] | None = None  # heads when the first worker was started: `since` handles none of these
+        self.ancient: dict[str, int] = {}  # heads half an hour before the first worker was started
+        self.old: dict[str, int] | None = None  # heads when it was started
         self.new: dict[str, int] | None = None  # heads when `since` was registered: it handles all after these
 
     def heads(self) -> dict[str, int]:

@@ -22,13 +22,14 @@ from support.bank import Account
 from eventsrc import EventsrcError, Repository, SnapshotPolicy
 from eventsrc.processing import Processor, Runner, verify
 
-from .clock import Deadlock, VirtualLoop, run, virtual_time
+from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
 from .deliveries import Claim, Disturbances, Place, check_deliveries
 from .hostile import Chaos
 from .progress import report
 from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
+OLD = 1_800.0  # seconds between the oldest commits and the first worker
 SETTLED = 60.0  # seconds after the last fault until leases are distributed
 OUTCOMES = (
     "parked",
@@ -43,11 +44,13 @@ PATIENCE = 900.0  # seconds after that, within which all commits must be handled
 class Play(World):
     """One history."""
 
-    def __init__(self, source: Random, path: Path) -> None:
+    def __init__(self, source: Random, path: Path, wall: WallClock) -> None:
         super().__init__(Chaos(source), path)
-        self.random = source
+        self.random, self._wall = source, wall
+        wall.writers_behind = source.choice((0.0, 0.0, 600.0))
         self.violations: list[str] = []
         self.in_memory = Processor(InMemory(self.chaos), self.store, feed=self.feed, attempts=4)
+        self._repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
         self._slots = source.choice((1, 3, 8))
         self._slots_change = source.random() < 0.2
         self._restarts = source.choice((0.0, 1.0, 1.0))  # how often workers are disturbed
@@ -59,12 +62,16 @@ class Play(World):
 
     async def play(self) -> None:
         async with self.store, asyncio.TaskGroup() as group:
+            ids = [f"s-{number}" for number in range(self.random.randint(1, 8))]
+            accounts = [await self._write_before(id) for id in ids]
+            self._wall.jump(OLD)
+            self.ancient = self.heads()
             places = [group.create_task(self._place()) for _ in range(self.random.randint(1, 3))]
             memory = group.create_task(self._in_memory())
             operator = group.create_task(self._operate())
             async with asyncio.TaskGroup() as writers:
-                for number in range(self.random.randint(1, 8)):
-                    writers.create_task(self._write(f"s-{number}"))
+                for account in accounts:
+                    writers.create_task(self._write(account))
             await asyncio.sleep(self.random.choice((0, 5, 30)))
             self.chaos.off()
             self._over.set()
@@ -87,9 +94,16 @@ class Play(World):
         left = asyncio.all_tasks() - {asyncio.current_task()}
         self.violations += [f"a task was left: {task!r}" for task in left]
 
-    async def _write(self, id: str) -> None:
-        repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
+    async def _write_before(self, id: str) -> Account:
+        """Write some commits long before the first worker is started."""
         account = Account.open(id, owner="ann")
+        for _ in range(self.random.choice((0, 0, 1, 3))):
+            await self._repository.save(account)
+            account.deposit(1)
+        return account
+
+    async def _write(self, account: Account) -> None:
+        repository = self._repository
         for _ in range(self.random.randint(1, 25)):
             for _ in range(self.random.choice((1, 1, 1, 3))):
                 account.deposit(1)
@@ -192,7 +206,7 @@ class Play(World):
 
     async def _verify(self) -> None:
         """Handle commits that the feed dropped for good, found by comparing heads."""
-        held = [each for worker in self._workers for each in worker.processors if each.held]
+        held = [each for worker in self._workers for each in worker.processors if each.pipeline.assignment.held]
         for processor in (*held, self.in_memory):
             self.chaos.counts["found by verify"] += (await verify(processor)).handled
 
@@ -246,9 +260,10 @@ class Play(World):
         """Return the events that start="now" must handle: those after the registration, without a gap before them.
 
         The processor started after the first worker did and before it was registered. So the first handled commit may
-        be between the two.
+        be between the two; where the feed is not ordered, it may be of the 15 minutes before.
         """
-        old, new = (self.old or {}).get(stream, 0), (self.new or {}).get(stream, 0)
+        before = (self.old or {}) if self.feed.ordered else self.ancient
+        old, new = before.get(stream, 0), (self.new or {}).get(stream, 0)
         first = min([max(found[0][0], old + 1), new + 1] if found else [new + 1])
         return [each for each in events if each[0] >= first]
 
@@ -292,8 +307,8 @@ def tell(seed: int, folder: Path) -> Story:
     source = Random(seed)
     random.seed(seed)  # for the random numbers of the library
     loop = VirtualLoop()
-    play = Play(source, folder / f"{seed}.db")
-    with virtual_time(loop):
+    with virtual_time(loop) as wall:
+        play = Play(source, folder / f"{seed}.db", wall)
         try:
             run(play.play(), loop)
         except Deadlock:

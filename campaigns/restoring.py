@@ -76,6 +76,7 @@ class Play:
         self._path = path
         self._opened: list[FailingCheckpoints] = []
         self._sent: dict[str, list[bytes]] = defaultdict(list)
+        self._registered: set[str] = set()
         self._is_kept = source.random() < 0.5  # a projection, or effects
 
     async def play(self) -> None:
@@ -83,7 +84,7 @@ class Play:
         async with self.store:
             await self._write(dice.randint(1, 6))
             await self._read(dice.choice((0.05, 0.5, 3.0, ENOUGH)), kills=dice.random() < 0.5)
-        before = self._handled()
+        before, self._was_registered = self._handled(), bool(self._registered)
         await self._change()
         self.chaos.off()
         async with self.store:
@@ -112,7 +113,7 @@ class Play:
 
     async def _read(self, seconds: float, *, kills: bool) -> Exception | None:
         """Run the processor for some time. Return the error by which it noticed a change."""
-        checkpoints = FailingCheckpoints(self._path, self.chaos, len(self._opened) + 1, lambda processor: None)
+        checkpoints = FailingCheckpoints(self._path, self.chaos, len(self._opened) + 1, self._registered.add)
         self._opened.append(checkpoints)
         projection: Any = Kept() if self._is_kept else Sent(self._sent)
         processor = Processor(projection, self.store, checkpoints, feed=HostileFeed(self.store, self.chaos))
@@ -165,7 +166,7 @@ class Play:
         after = self._handled()
         stored = {stream: [each.id for each in commits] for stream, commits in self.store._streams.items()}
         lost = {stream for stream, ids in before.items() if not _begins_with(stored.get(stream, []), ids)}
-        is_another = self.change == "another store" and bool(before)
+        is_another = self.change == "another store" and self._was_registered
         if error is not None:
             self.chaos.counts["noticed"] += 1
             if not (lost or is_another):
