@@ -116,7 +116,8 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
     """Record metrics of processors, each under its name. Call it once for each processor.
 
     Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up,
-    infinite while a store is scanned), `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from memory in this process, without requests.
+    infinite while a store is scanned), `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from
+    memory in this process, without requests.
     """
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
 

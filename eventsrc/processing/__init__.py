@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot
+from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
 from .checkpoints.sqlite import SQLiteCheckpoints
+from .checkpoints.url import open_checkpoints
 from .leases import Leases
 from .processor import Processor
 from .projections.effects import Effects
 from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Guarantee, Projection
+from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
 from .runner import Runner
-from .slice import Context
+from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
     from .checkpoints.dynamodb import DynamoDBCheckpoints
-    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
 __all__ = [
@@ -35,12 +36,17 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Failure",
+    "Fence",
     "Guarantee",
+    "HandlerFailed",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
     "Mirror",
     "Parked",
+    "Position",
+    "PositionMoved",
     "Processor",
     "Projection",
     "Registration",
@@ -50,13 +56,17 @@ __all__ = [
     "SQLiteContext",
     "SQLiteProjection",
     "Skipped",
+    "Slice",
     "Slot",
     "Status",
     "Verified",
+    "Writes",
     "health",
     "lambda_handler",
+    "open_checkpoints",
     "rebuild",
     "status",
+    "tombstone",
     "verify",
 ]
 
@@ -71,7 +81,7 @@ def __getattr__(name: str) -> Any:
         from .checkpoints.dynamodb import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
-    if name in ("DynamoDBContext", "DynamoDBProjection"):
+    if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):
         from .projections import dynamodb
 
         return getattr(dynamodb, name)

@@ -38,7 +38,7 @@ class Applier:
     ) -> None:
         self._projection, self._assignment, self._positions = projection, assignment, positions
         self._note = note  # called with each slice that was handled
-        self.places = asyncio.Semaphore(projection.concurrency)
+        self._places = asyncio.Semaphore(projection.concurrency)
         self.calling: set[str] = set()  # streams that handlers are working on
 
     async def apply(self, slices: Sequence[Slice]) -> Applied:
@@ -49,7 +49,7 @@ class Applier:
         """
         if self._projection.in_batches:
             return Applied(await self._apply_batch(slices), {})
-        tasks = {run.stream: asyncio.create_task(self._apply_in_place(run)) for run in slices}
+        tasks = {run.stream: asyncio.create_task(self.apply_one(run)) for run in slices}
         try:
             await asyncio.wait(tasks.values(), timeout=PATIENCE)
         except asyncio.CancelledError:
@@ -85,8 +85,15 @@ class Applier:
             Interrupted: the slot is being given up.
             Fenced, StoreError: the position is unknown.
         """
+        if self._projection.in_batches:
+            await self._apply_parts(run, [run])
+            return
         count = len(run.commits)
         parts = [run.part(each, each + 1) for each in range(count)] if self._projection.one_by_one else [run]
+        async with for_a_while(self._places):
+            await self._apply_parts(run, parts)
+
+    async def _apply_parts(self, run: Slice, parts: Sequence[Slice]) -> None:
         for part in parts:
             if self._assignment.is_draining(run.stream):
                 self._positions.forget(run.stream)
@@ -109,7 +116,7 @@ class Applier:
         failed = {failure.run.stream for failure in failures}
         for run in slices:
             if run.stream in failed:
-                self._positions.forget(run.stream)
+                self._positions.handled_in_part(run)
             else:
                 self._positions.moved(run)
                 self._note(run)
@@ -117,10 +124,6 @@ class Applier:
             if not isinstance(failure.error, (HandlerFailed, PositionMoved)):
                 raise failure.error
         return failures
-
-    async def _apply_in_place(self, run: Slice) -> None:
-        async with for_a_while(self.places):
-            await self.apply_one(run)
 
 
 @asynccontextmanager

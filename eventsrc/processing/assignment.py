@@ -208,7 +208,8 @@ class Assignment:
         Raises:
             Fenced: another worker has claimed it already.
         """
-        held = self.held[number]
+        if (held := self.held.get(number)) is None:
+            return  # it was dropped
         slot = structs.replace(held, owner="", open=False, checkpoint=checkpoint or held.checkpoint)
         await self.checkpoints.save(self.name, slot)
         self._ours.pop(number, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from ..concurrency import cancel_all
@@ -31,6 +31,7 @@ class Entry:
         self.failed: HandlerFailed | None = None  # in the last of `failures` attempts at the commit after `at`
         self.failures = 0
         self.at: int | None = None
+        self.confirm: Callable[[], Awaitable[None]] | None = None  # instead of a check of the slot
         self.is_suspended = False  # without a task, until it is stored
         self.at_risk = False  # processes may have ended while they handled this stream
         self.first: asyncio.Task[None] | None = None  # a slow slice from the feed, which comes first
@@ -85,7 +86,8 @@ class CatchUp:
                 await cancel_all([first])
         while True:
             latest = entry.latest
-            position = await self._positions.read(stream)
+            known = await self._positions.read(stream)
+            position = known.version
             page = await self._page(stream, position)
             if not page and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
@@ -93,7 +95,7 @@ class CatchUp:
                 if entry.latest <= position:
                     return
                 continue
-            run = await self.slice(stream, page)
+            run = await self.slice(stream, page, known.is_first, entry.confirm)
             parts = await self._following.split([run])
             for part in parts:
                 with suppress(PositionMoved):
@@ -107,17 +109,25 @@ class CatchUp:
 
     async def position(self, stream: str) -> int:
         """Read the position of a stream again, and return its version."""
-        return await self._positions.read(stream)
+        return (await self._positions.read(stream)).version
 
-    async def slice(self, stream: str, commits: Sequence[Commit]) -> Slice:
-        """Return the slice of these commits, which follow the loaded position of the stream."""
+    async def has_more(self, stream: str) -> bool:
+        """Whether there are commits after the position of a stream."""
+        return bool(await self._page(stream, (await self._positions.read(stream)).version))
+
+    async def slice(
+        self,
+        stream: str,
+        commits: Sequence[Commit],
+        is_first: bool,
+        confirm_entry: Callable[[], Awaitable[None]] | None = None,
+    ) -> Slice:
+        """Return the slice of these commits, which follow the position of the stream."""
         fence = await self._assignment.fence_of(stream)
 
         async def confirm() -> None:
-            if fence.slot in self._assignment.held:
-                await self._assignment.confirm(fence.slot)
+            await (confirm_entry() if confirm_entry is not None else self._assignment.confirm(fence.slot))
 
-        is_first = self._positions.is_first(stream)
         return Slice(stream, commits[0].version - 1, commits, fence, is_first=is_first, confirm=confirm)
 
     async def _page(self, stream: str, position: int) -> Sequence[Commit]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from msgspec import structs
 
 from ..errors import StreamParked
 from ..log import log
 from ..store import Commit
-from .assignment import Assignment
+from .assignment import CONFIRM_SECONDS, Assignment
 from .catch_up import CatchUp, Entry
 from .checkpoints.checkpoints import Parked, Skipped, now
 from .positions import Positions
@@ -73,7 +75,7 @@ class Parking:
     async def store(self, entry: Entry, *, lives: int = 0) -> None:
         """Store that a stream is handled by a task, so that the checkpoint of the feed may pass its commits."""
         failed = entry.failed.error if entry.failed is not None else None
-        version = await self._positions.read(entry.stream) + 1
+        version = (await self._positions.read(entry.stream)).version + 1
         stored = Parked(
             stream=entry.stream,
             version=version,
@@ -101,7 +103,7 @@ class Parking:
             StoreError: it could not be stored.
         """
         stream = entry.stream
-        version = await self._positions.read(stream) + 1
+        version = (await self._positions.read(stream)).version + 1
         parked = Parked(
             stream=stream,
             version=version,
@@ -119,8 +121,10 @@ class Parking:
         )
         return parked
 
-    async def _put(self, parked: Parked) -> None:
-        await self._checkpoints.park(self._name, parked, await self._assignment.fence_of(parked.stream))
+    async def _put(self, parked: Parked, instead_of: Parked | None = None) -> None:
+        fence = await self._assignment.fence_of(parked.stream)
+        if not await self._checkpoints.park(self._name, parked, fence, instead_of=instead_of):
+            raise _is_retried(parked.stream)
         self._changes += 1
 
     async def find(self, stream: str) -> Parked:
@@ -137,11 +141,15 @@ class Parking:
             raise RuntimeError(f"{stream} is being retried already; wait for that")
         return found[0]
 
-    async def release(self, parked: Parked, skip: Skipped | None = None) -> None:
+    async def release(self, parked: Parked, skip: Skipped | None = None, *, is_holder: bool) -> bool:
         """Handle a parked stream to its end, and what the feed delivers meanwhile. Skip its first commit, if asked to.
+
+        Return False if the stream's slot is not held here and there are newer commits, which its holder handles: the
+        entry asks it to.
 
         Raises:
             StreamParked: a handler failed; the stream stays parked.
+            RuntimeError: another process is retrying it.
             Fenced, StoreError: nothing is lost; call it again.
         """
         stream = parked.stream
@@ -149,16 +157,20 @@ class Parking:
         entry = self._catch_up.enter(stream)
         entry.stored = parked
         try:
+            await self._claim(entry, parked, is_holder)
             if skip is not None:
                 await self._skip(skip)
             await self._catch_up.run(entry)
             # From here on whoever finds the entry continues, so a worker that has left out commits of a parked stream
             # may rely on it.
-            retrying = structs.replace(parked, state="retrying")
-            await self._put(retrying)
+            retrying = structs.replace(parked, state="retrying", retry="", attempts=0)
+            await self._put(retrying, instead_of=entry.stored)
             entry.stored = retrying
             self.parked.pop(stream, None)
-            await self._catch_up.run(entry)
+            if is_holder:
+                await self._catch_up.run(entry)
+            elif await self._catch_up.has_more(stream):
+                return False
         except HandlerFailed as failed:
             again = await self.park(entry, failed, parked.attempts + 1)
             raise StreamParked(self._name, stream, again.version) from failed.error
@@ -169,27 +181,37 @@ class Parking:
         finally:
             self._catch_up.leave(entry)
         await self.clear(entry)
+        return True
 
-    async def ask(self, parked: Parked, skip: Skipped | None = None) -> Parked:
-        """Ask the worker that holds the stream's slot to release it. Return the entry that asks for that.
+    async def _claim(self, entry: Entry, parked: Parked, is_holder: bool) -> None:
+        """Store that this call handles the stream, so that no other one does."""
+        mine = structs.replace(parked, retry=uuid4().hex)
+        await self._put(mine, instead_of=parked)
+        entry.stored = mine
+        clock = asyncio.get_running_loop().time
+        # A call that was made before may still act, as it checks its entry only so often.
+        not_before, checked = clock() + CONFIRM_SECONDS if parked.retry else 0.0, clock()
+
+        async def confirm() -> None:
+            nonlocal checked
+            if (wait := not_before - clock()) > 0:
+                await asyncio.sleep(wait)
+            while clock() - checked >= CONFIRM_SECONDS:
+                began = clock()
+                if mine not in await self._checkpoints.parked(self._name, [parked.stream]):
+                    raise _is_retried(parked.stream)
+                checked = began
+
+        if not is_holder:
+            entry.confirm = confirm
+
+    async def has_answered(self, stream: str) -> bool:
+        """Whether the worker that holds the slot has handled a stream to its end, and deleted its entry.
 
         Raises:
-            Fenced, StoreError: nothing was asked; call it again.
+            StreamParked: it has parked the stream again.
         """
-        if skip is not None:
-            await self._skip(skip)
-        asking = structs.replace(parked, state="retrying", attempts=0, since=now())
-        await self._put(asking)
-        self.parked.pop(parked.stream, None)
-        return asking
-
-    async def has_answered(self, asking: Parked) -> bool:
-        """Whether the worker has released the stream.
-
-        Raises:
-            StreamParked: it has parked it again.
-        """
-        for found in await self._checkpoints.parked(self._name, [asking.stream]):
+        for found in await self._checkpoints.parked(self._name, [stream]):
             if found.state == "parked":
                 raise StreamParked(self._name, found.stream, found.version)
             return False
@@ -197,10 +219,11 @@ class Parking:
 
     async def _skip(self, skip: Skipped) -> None:
         stream = skip.stream
-        if await self._positions.read(stream) + 1 != skip.version:
+        known = await self._positions.read(stream)
+        if known.version + 1 != skip.version:
             return  # it was skipped or handled already
         await self._checkpoints.note_skipped(self._name, skip)
-        run = await self._catch_up.slice(stream, [_placeholder(stream, skip.version)])
+        run = await self._catch_up.slice(stream, [_placeholder(stream, skip.version)], known.is_first)
         with suppress(PositionMoved):  # another process has handled it
             await self._projection.advance(run)
         self._positions.forget(stream)
@@ -210,6 +233,10 @@ class Parking:
         for known in (self.parked, self.orphans):
             for stream in [stream for stream in known if self._assignment.slot_of(stream) == number]:
                 del known[stream]
+
+
+def _is_retried(stream: str) -> RuntimeError:
+    return RuntimeError(f"{stream} is being retried by another call, or was released; look at `parked` again")
 
 
 def _placeholder(stream: str, version: int) -> Commit:

@@ -50,18 +50,18 @@ class Pipeline:
     ) -> None:
         self.projection, self.store, self.assignment = projection, store, assignment
         self._wake = wake  # called with each stream whose position has moved
-        self.positions = Positions(projection, assignment, store)
+        self.progress = Progress()
+        self.positions = Positions(projection, assignment, store, self.progress)
         self.following = Following(projection)
         applier = Applier(projection, assignment, self.positions, self._note)
         self._apply = applier.apply
         self.catch_up = CatchUp(store, assignment, self.positions, applier, self.following)
         self.parking = Parking(projection, assignment, self.positions, self.catch_up)
         self.retries = Retries(assignment, self.catch_up, self.parking, attempts, stops)
-        self._gate = Gate(store, self.positions.versions, most=MAX_MISSING)
+        self._gate = Gate(store, {}, most=MAX_MISSING)
         self._lock = asyncio.Lock()
         # Where each write is billed, commits that no handler takes move no position: the next one that is wanted does.
         self._is_lazy = assignment.checkpoints.billed
-        self.progress = Progress()
         self._careful_until: float | None = None
         self._written = 0.0  # when a checkpoint was last written, by the loop's clock
         self.running = False
@@ -123,8 +123,7 @@ class Pipeline:
 
     async def _set_aside(self, stream: str, version: int) -> None:
         if stream not in await self.parking.out_of_feed([stream]):
-            await self.positions.load([stream])
-            if self.positions.versions[stream] < version:
+            if (await self.positions.load([stream]))[stream].version < version:
                 self.retries.start(stream, version)
         else:
             self.catch_up.note_newer(stream, version)
@@ -134,7 +133,6 @@ class Pipeline:
         for stream in await self.parking.out_of_feed(by_stream):
             self.catch_up.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
         self._start_orphans()
-        await self.positions.load(by_stream)
         runs = await self.following.split(await self._due(by_stream))
         if not runs:
             return
@@ -150,31 +148,26 @@ class Pipeline:
     async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
         """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
         runs: list[Slice] = []
+        positions = await self.positions.load(by_stream)
         for stream, hints in by_stream.items():
-            version = self.positions.versions[stream]
-            if any(commit.version <= version for commit in hints):
-                self.positions.check(hints)
+            if any(commit.version <= positions[stream].version for commit in hints):
+                self.positions.check(positions[stream], hints)
+        for stream, hints in by_stream.items():
+            known = positions[stream]
             try:
-                due = await self._gate.due(*hints)
+                due = await self._gate.due(*hints, after=known.version)
             except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
                 self.retries.start(stream, max(commit.version for commit in hints))
                 continue
             if due:
-                runs.append(self._slice(stream, due))
+                runs.append(self._slice(stream, due, known.is_first))
         return runs
 
-    def _slice(self, stream: str, due: Sequence[Commit]) -> Slice:
+    def _slice(self, stream: str, due: Sequence[Commit], is_first: bool) -> Slice:
         number = self.assignment.slot_of(stream)
         if (fence := self.assignment.fence(number)) is None:
             raise Fenced(self.assignment.name, number)
-        return Slice(
-            stream,
-            due[0].version - 1,
-            due,
-            fence,
-            is_first=self.positions.is_first(stream),
-            confirm=self._confirm(number),
-        )
+        return Slice(stream, due[0].version - 1, due, fence, is_first=is_first, confirm=self._confirm(number))
 
     def _confirm(self, number: int) -> Callable[[], Awaitable[None]]:
         async def confirm() -> None:
@@ -224,8 +217,8 @@ class Pipeline:
             entry = self.catch_up.enter(stream, part.last_version)
             try:
                 await self.parking.store(entry, lives=1)
-                await self.positions.load([stream])
-                applied = await self._apply([part._replace(is_first=self.positions.is_first(stream))])
+                known = (await self.positions.load([stream]))[stream]
+                applied = await self._apply([part._replace(is_first=known.is_first)])
             finally:
                 self.catch_up.leave(entry)
             if applied.failures or applied.slow:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import aclosing
+from typing import NamedTuple
 
 from ..errors import StoreChanged
 from ..store import Commit, Store
 from .assignment import Assignment
+from .progress import Progress
 from .projections.projection import Projection
 from .slice import Position, Slice
 
@@ -17,32 +19,52 @@ CLOCK_SKEW = 15 * 60 * 1_000_000
 _MAX_POSITIONS = 200_000  # kept in memory
 
 
+class Known(NamedTuple):
+    """How far a stream is handled."""
+
+    version: int  # handled last, or where the stream begins
+    stored: Position | None  # None if no position is stored
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the next position of the stream is its first one."""
+        return self.stored is None
+
+
 class Positions:
-    """The positions of streams in memory, read from the projection when they are needed."""
+    """The positions of streams in memory, read from the projection when they are needed.
 
-    def __init__(self, projection: Projection, assignment: Assignment, store: Store) -> None:
-        self._projection, self._assignment, self._store = projection, assignment, store
-        self.versions: dict[str, int] = {}  # the version handled last, or where the stream begins
-        self._stored: dict[str, Position | None] = {}
+    They may be forgotten at any await, so use what `load` returns.
+    """
 
-    async def load(self, streams: Iterable[str]) -> None:
-        """Load the positions of these streams into memory."""
-        unknown = [stream for stream in streams if stream not in self.versions]
-        if not unknown:
-            return
-        if len(self.versions) + len(unknown) > _MAX_POSITIONS:
-            self.clear()
+    def __init__(self, projection: Projection, assignment: Assignment, store: Store, progress: Progress) -> None:
+        self._projection, self._assignment, self._store, self._progress = projection, assignment, store, progress
+        self._known: dict[str, Known] = {}
+        self._in_part: dict[str, int] = {}  # where slices began that were not handled to their ends
+
+    async def load(self, streams: Iterable[str]) -> dict[str, Known]:
+        """Return the positions of these streams, from memory or else as they are stored."""
+        streams = list(streams)
+        known = {stream: self._known[stream] for stream in streams if stream in self._known}
+        if len(known) == len(streams):
+            return known
+        unknown = [stream for stream in streams if stream not in known]
         found = await self._projection.positions(unknown)
         for stream in unknown:
             position = found.get(stream)
-            self._stored[stream] = position
-            self.versions[stream] = position.version if position is not None else await self.start(stream)
+            version = position.version if position is not None else await self.start(stream)
+            known[stream] = Known(version, position)
+            if (before := self._in_part.pop(stream, None)) is not None:
+                self._progress.commits += max(0, version - before)
+        if len(self._known) + len(unknown) > _MAX_POSITIONS:
+            self._known.clear()
+        self._known |= {stream: known[stream] for stream in unknown}
+        return known
 
-    async def read(self, stream: str) -> int:
-        """Read the position of a stream again, as another process may have moved it, and return its version."""
+    async def read(self, stream: str) -> Known:
+        """Return the position of a stream as it is stored now, as another process may have moved it."""
         self.forget(stream)
-        await self.load([stream])
-        return self.versions[stream]
+        return (await self.load([stream]))[stream]
 
     async def start(self, stream: str) -> int:
         """Return the version after which a stream begins that has no position: 0, or its last one before the start.
@@ -64,19 +86,14 @@ class Positions:
                     return commit.version
         return 0
 
-    def is_first(self, stream: str) -> bool:
-        """Whether no position of this stream is stored."""
-        return self._stored.get(stream) is None
-
-    def check(self, commits: Iterable[Commit]) -> None:
-        """Check that commits of one stream, whose position is loaded, are of the history that was handled.
+    def check(self, known: Known, commits: Iterable[Commit]) -> None:
+        """Check that commits of a stream are of the history that was handled.
 
         Raises:
             StoreChanged: the store holds another commit in the place of a handled one.
         """
         for commit in commits:
-            position = self._stored.get(commit.stream)
-            if position is not None and position.contradicts(commit):
+            if known.stored is not None and known.stored.contradicts(commit):
                 raise StoreChanged(
                     self._assignment.name,
                     f"{commit.stream} has another commit at version {commit.version} than the history that was handled",
@@ -84,13 +101,17 @@ class Positions:
 
     def moved(self, run: Slice) -> None:
         """Note that a slice was handled."""
-        self.versions[run.stream], self._stored[run.stream] = run.last_version, run.position
+        self._known[run.stream] = Known(run.last_version, run.position)
+
+    def handled_in_part(self, run: Slice) -> None:
+        """Note that a slice was not handled to its end, so that its position is read again."""
+        self.forget(run.stream)
+        self._in_part[run.stream] = run.after
 
     def forget(self, stream: str) -> None:
         """Forget a position that may have moved, so that it is read again."""
-        self.versions.pop(stream, None)
-        self._stored.pop(stream, None)
+        self._known.pop(stream, None)
 
     def clear(self) -> None:
-        self.versions.clear()
-        self._stored.clear()
+        """Forget all positions."""
+        self._known.clear()

@@ -169,13 +169,13 @@ class Processor(Generic[P]):
     async def retry(self, stream: str) -> None:
         """Handle a parked stream from its position to its end, and release it. Any process may call this.
 
-        If a worker holds the stream's slot, it does so, and this waits for it.
+        If a worker runs elsewhere, it continues with what is stored meanwhile, and this waits for it.
 
         Raises:
             StreamParked: a handler failed again; the stream stays parked.
             ValueError: the stream is not parked.
-            RuntimeError: this object is already retrying the stream.
-            TimeoutError: the worker that holds the slot did not do it in time; it, or its successor, will.
+            RuntimeError: this object, or another process, is already retrying the stream.
+            TimeoutError: the worker did not continue in time; it, or its successor, will.
         """
         await self._releasing.release(stream)
 

@@ -1,4 +1,4 @@
-"""Releasing a parked stream: by whoever holds its slot, so that nobody else calls its handlers meanwhile."""
+"""Releasing a parked stream, so that nobody else calls its handlers meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .checkpoints.checkpoints import Skipped, current_slots, now
 from .pipeline import Pipeline
 
 ANSWER_SECONDS = 60.0
-"""How long a process waits for the worker that it has asked to retry a stream."""
+"""How long a process waits for a worker to continue with a released stream."""
 
 _POLL = 0.2  # seconds
 
@@ -28,43 +28,47 @@ class Releasing:
     async def release(self, stream: str, skip: str = "") -> None:
         """Handle a parked stream to its end, and release it. With a reason to `skip`, skip its first commit.
 
-        - If this process holds the slot of the stream, it handles it.
-        - If another worker holds it, this asks that one, and waits for it.
-        - If nobody does, this process claims the slot, and gives it up afterwards.
+        - While a stream is parked, the worker that holds its slot leaves it alone, so any process may handle it.
+        - If nobody holds the slot, this process claims it, and gives it up afterwards.
+        - If another worker holds it, that one continues with what was stored meanwhile, and this waits for it.
 
         Raises: as `Processor.retry`.
         """
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
-        if self._pipeline.running and assignment.holds(stream):
-            await parking.release(parked, skipped)
+        if self._pipeline.running:  # its worker has the slot, or will have it, or another one does
+            if not await parking.release(parked, skipped, is_holder=assignment.holds(stream)):
+                await self._wait(stream)
             return
         await assignment.register()
         number = slot_number(stream, len(await assignment.ensure_slots()))
+        if await self._claim(number):
+            try:
+                await parking.release(parked, skipped, is_holder=True)
+            finally:
+                await self._give_up(number)
+        elif not await parking.release(parked, skipped, is_holder=False):
+            await self._wait(stream)
+
+    async def _wait(self, stream: str) -> None:
+        """Wait until the worker that holds the slot has handled what was stored meanwhile."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                while not await self._claim(number):
-                    if parked.state == "parked":
-                        parked, skipped = await parking.ask(parked, skipped), None
-                    elif await parking.has_answered(parked):
-                        return
+                while not await self._pipeline.parking.has_answered(stream):  # noqa: ASYNC110  # in another process
                     await asyncio.sleep(_POLL)
         except TimeoutError:
             raise TimeoutError(
-                f"the worker that holds the slot of {stream} has not retried it in {ANSWER_SECONDS:.0f} s; it, or the "
-                "next one, will do so; check that one runs"
+                f"the worker that holds the slot of {stream} has not continued with it in {ANSWER_SECONDS:.0f} s; it, "
+                "or the next one, will do so; check that one runs"
             ) from None
-        try:
-            await parking.release(parked, skipped)
-        finally:
-            await self._give_up(number)
 
     async def _claim(self, number: int) -> bool:
         """Claim a slot, unless a worker holds it. Return whether it is held here."""
         assignment = self._pipeline.assignment
         async with self._claiming:
-            if not self._claimed[number]:
+            if not self._claimed[number] or number not in assignment.held:
+                self._claimed[number] = 0
                 slot = current_slots(await assignment.read_slots())[number]
                 if slot.open:
                     return False
@@ -77,7 +81,7 @@ class Releasing:
 
     async def _give_up(self, number: int) -> None:
         async with self._claiming:
-            self._claimed[number] -= 1
+            self._claimed[number] = max(0, self._claimed[number] - 1)
             if not self._claimed[number]:
                 with suppress(Fenced):
                     await self._pipeline.assignment.give_up(number)

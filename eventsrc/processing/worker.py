@@ -86,7 +86,8 @@ class Worker:
                 pipeline.running = False
                 await pipeline.drop()
             for pipeline in ended:
-                pipeline.progress.caught_up.set()  # stays set until the next run
+                pipeline.progress.at_end = True  # stays so until the next run
+                pipeline.progress.caught_up.set()
 
     async def _prepare(self) -> None:
         for pipeline in self._pipelines:
@@ -249,11 +250,10 @@ class Worker:
                 if pipeline.paused != was_paused:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
-                elif len(self._pipelines) > 1 and not pipeline.paused:
-                    if (is_alone and pipeline.progress.caught_up.is_set()) or (
-                        not is_alone and pipeline.retries.is_full
-                    ):
-                        self._regroup.set()
+                    continue
+                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.retries.is_full
+                if len(self._pipelines) > 1 and not pipeline.paused and belongs_together == is_alone:
+                    self._regroup.set()
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], until_all: Sequence[asyncio.Task[None]]) -> None:
         """Wait until these tasks have ended, or one of `tasks` fails; if there are none, until something changes."""

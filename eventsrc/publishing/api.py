@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from ..aggregates.event import Upcaster
 from ..errors import StoreClosed, StoreError
 from ..log import log
-from ..stores.ordered import OrderedStore
+from ..stores.ordered import OrderedStore, position_of
 from .asgi import HttpProblem, Receive, Scope, Send, choose_media_type, get_header, respond, start_response
 from .catalogue import Catalogue, PublishedEvent
 from .pages import Page, read_page
@@ -142,7 +142,7 @@ class EventsApi:
             HttpProblem: `after` is not an id that a client got from this store, or the store is not available.
         """
         try:
-            end = FeedToken(int(await self._store.end()))
+            end = FeedToken(position_of(await self._store.end()))
         except StoreError as error:
             raise _to_problem(error) from None
         if after == LATEST:

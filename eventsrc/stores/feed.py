@@ -55,7 +55,7 @@ class Feed(Protocol):
     async def clock(self) -> int:
         """Return the time in µs since the epoch by the clock of the service that stores commits. Raises StoreError.
 
-        It may be up to a second behind that clock, and is never ahead of it.
+        It may be rounded down to a second, and is never ahead of that clock.
         """
         ...
 

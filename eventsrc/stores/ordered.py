@@ -7,6 +7,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import TypeGuard
 
 from ..errors import FeedTrimmed
 from ..store import Commit
@@ -49,16 +50,20 @@ class OrderedStore(ManagedStore):
         """
 
     @abstractmethod
-    async def commit_id_at(self, position: int) -> bytes | None:
-        """Return the id of the commit at a position, or None if there is none (any more)."""
-
-    @abstractmethod
     async def last_position(self) -> int:
         """Return the last position in use. Positions have no gaps unless streams were deleted."""
 
     @abstractmethod
     async def heads_after(self, after: str) -> Sequence[Head]:
         """Return up to PAGE streams after this one, in the order of their UTF-8 bytes."""
+
+    async def commit_id_at(self, position: int) -> bytes | None:
+        """Return the id of the commit at a position, or None if there is none.
+
+        Override it to read one row: this reads a page.
+        """
+        rows, _ = await self.commits_after(position - 1)
+        return next((row.id for row in rows[:1] if isinstance(row, Commit) and row.position == position), None)
 
     async def clock(self) -> int:
         """Return the time of this machine, in µs since the epoch."""
@@ -83,8 +88,7 @@ class OrderedStore(ManagedStore):
             while True:
                 grown.clear()
                 rows, complete = await self.commits_after(position)
-                commits = [row for row in rows if isinstance(row, Commit)]
-                damaged = [row for row in rows if isinstance(row, Damaged)]
+                commits, damaged = _separate(rows)
                 if damaged and not report_damaged:
                     if commits := [each for each in commits if _position(each) < _position(damaged[0])]:
                         yield Batch(commits, _checkpoint_after(commits[-1]), caught_up=False)
@@ -194,3 +198,13 @@ def _anchor(id: bytes | None) -> str:
 def _position(row: Commit | Damaged) -> int:
     assert row.position is not None
     return row.position
+
+
+def _separate(rows: Sequence[Commit | Damaged]) -> tuple[Sequence[Commit], Sequence[Damaged]]:
+    if _are_commits(rows):
+        return rows, ()
+    return [row for row in rows if isinstance(row, Commit)], [row for row in rows if isinstance(row, Damaged)]
+
+
+def _are_commits(rows: Sequence[Commit | Damaged]) -> TypeGuard[Sequence[Commit]]:
+    return Damaged not in map(type, rows)

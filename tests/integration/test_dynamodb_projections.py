@@ -14,9 +14,20 @@ import pytest
 from support.bank import Account, Deposited, Opened, Withdrawn
 from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
 from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
+from support.slices import slices
 from support.tables import checkpoints_on, fresh_name, session, store_on
 
-from eventsrc import Commit, DeclarationError, Fenced, MemoryStore, Repository, StoreRejected, StreamParked, Throttled
+from eventsrc import (
+    Commit,
+    DeclarationError,
+    Fenced,
+    MemoryStore,
+    Repository,
+    StoreRejected,
+    StreamParked,
+    StreamsParked,
+    Throttled,
+)
 from eventsrc.processing import (
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -27,7 +38,7 @@ from eventsrc.processing import (
     RowContext,
     rebuild,
 )
-from eventsrc.processing.slice import Fence, PositionMoved, Slice
+from eventsrc.processing.slice import Fence, HandlerFailed, PositionMoved, Slice
 from eventsrc.stores.dynamodb.wire.responses import Item
 from eventsrc.testing.contract.samples import make_commit
 
@@ -95,6 +106,11 @@ class Bench:
         self.table = direct.table.name
         self.accounts = Repository(Account, store)
 
+    def bind(self, projection: Counted | Rows, checkpoints: DynamoDBCheckpoints) -> Any:
+        projection.bind(checkpoints, self.store)
+        self.proxy.operations.clear()
+        return projection
+
     async def items(self, partition: str) -> dict[str, Item]:
         async with session().client("dynamodb", endpoint_url=self.endpoint) as client:
             asked = {":pk": {"S": partition}}
@@ -144,7 +160,14 @@ Kind = type[Counted] | type[Rows]
 
 
 def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Slice:
-    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+    commits = [make_commit(stream, version) for version in range(after + 1, reached + 1)]
+    return Slice(stream, after, commits, fence, is_first=not after)
+
+
+async def run_to_parked(processor: Processor[Any]) -> None:
+    """Run a processor to the end, where it has parked streams."""
+    with pytest.raises(StreamsParked):
+        await processor.run(until_caught_up=True)
 
 
 @every_kind
@@ -184,57 +207,49 @@ async def test_a_lost_response_is_settled_by_sending_the_same_request_again(
     bench: Bench, kind: Kind, fault: Any
 ) -> None:
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.pipeline.assignment.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.operations.clear()
-    bench.proxy.faults = [PASS, fault, fault]
-    await processor.pipeline.handle(commits)
+    projection = bench.bind(kind(bench.table), bench.faulty)
+    bench.proxy.faults = [fault, fault]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
     write = "TransactWriteItems" if kind is Counted else "UpdateItem"
-    assert bench.proxy.operations == ["BatchGetItem", *[write] * (1 if fault == TWICE else 3)]
-    assert processor.pipeline.progress.commits == 3
-    await bench.check(processor.projection)
+    assert bench.proxy.operations == [write] * (1 if fault == TWICE else 3)
+    await bench.check(projection)
 
 
 async def test_a_transaction_that_an_earlier_try_carried_out_counts_as_done(bench: Bench) -> None:
     """The service has forgotten the token of the earlier try, and does not return the stored item."""
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.pipeline.assignment.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.faults = [PASS, ANSWER_LOST, cancelled("ConditionalCheckFailed", "None", "None")]
-    bench.proxy.operations.clear()
-    await processor.pipeline.handle(commits)
-    assert bench.proxy.operations == ["BatchGetItem", "TransactWriteItems", "TransactWriteItems", "GetItem"]
-    assert processor.pipeline.progress.commits == 3
-    await bench.check(processor.projection)
+    projection = bench.bind(Counted(bench.table), bench.faulty)
+    bench.proxy.faults = [ANSWER_LOST, cancelled("ConditionalCheckFailed", "None", "None")]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
+    assert bench.proxy.operations == ["TransactWriteItems", "TransactWriteItems", "GetItem"]
+    await bench.check(projection)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 async def test_the_position_of_a_row_that_moved_is_kept(bench: Bench, after: int) -> None:
     projection = Rows(bench.table)
-    projection.bind(bench.direct)
-    await projection.advance(run(0, 2))
+    projection.bind(bench.direct, bench.store)
+    first, newer = run(0, 2), run(2, 3, Fence(0, 2))
+    await projection.advance(first)
     with pytest.raises(PositionMoved):
         await projection.advance(run(after, 12))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 2}
-    await projection.advance(run(2, 3, Fence(0, 2)))
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": first.position}
+    await projection.advance(newer)
     with pytest.raises(Fenced):
         await projection.advance(run(3, 4))
-    await projection.advance(run(7, 8, stream="s-2"))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 3, "s-2": 8}
+    other = run(7, 8, stream="s-2")._replace(is_first=True)  # a processor that starts at a time
+    await projection.advance(other)
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": newer.position, "s-2": other.position}
 
 
 @every_kind
 async def test_a_transaction_that_arrives_late_has_no_second_effect(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.pipeline.assignment.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.faults = [PASS, LATE]
-    await processor.pipeline.handle(commits)
+    projection = bench.bind(kind(bench.table), bench.faulty)
+    bench.proxy.faults = [LATE]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
     await asyncio.gather(*bench.proxy.late)
-    await bench.check(processor.projection)
+    await bench.check(projection)
 
 
 @every_kind
@@ -298,7 +313,7 @@ async def test_a_failed_handler_blocks_its_stream_only(bench: Bench, kind: Kind)
     projection = kind(bench.table)
     projection.poison = {666}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 9)  # all before it has had its effect
     assert await processor.positions(["account-a-0", "account-a-1"]) == {"account-a-0": 8, "account-a-1": 8}
@@ -313,7 +328,7 @@ async def test_a_skipped_commit_moves_the_position_only(bench: Bench, kind: Kind
     projection = kind(bench.table)
     projection.poison = {1}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     await processor.skip("account-a-0", "test data")
     assert await processor.positions(["account-a-0"]) == {"account-a-0": 2}
     assert [each.version for each in await bench.direct.skipped(processor.name)] == [2]
@@ -343,7 +358,7 @@ async def test_more_writes_than_a_transaction_holds_are_split(bench: Bench) -> N
     assert bench.proxy.counts["TransactWriteItems"] < 12
     await deposit(bench.store, "a-1", 100)
     await deposit(bench.store, "a-1", 1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert parked.version == 14
     assert "100 writes; a transaction holds 99" in parked.error
@@ -381,30 +396,25 @@ async def test_a_slice_too_large_for_a_request_is_split(bench: Bench) -> None:
 
 async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
     await fill(bench.store, accounts=2, deposits=4)
-    commits = await commits_of(bench.store)
+    runs = slices(await commits_of(bench.store))
     async with (
         session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
         DynamoDBCheckpoints(bench.table, client=client) as checkpoints,
     ):
         for projection in (Counted(bench.table), Rows(bench.table)):
+            projection.bind(checkpoints, bench.store)
             projection.poison = {3}
-            processor = Processor(projection, bench.store, checkpoints, attempts=1)
-            await processor.pipeline.assignment.take_all()
-            bench.proxy.faults = [PASS, PASS, cancelled("None", "TransactionConflict")]
-            await processor.pipeline.handle(commits)
-            await processor.pipeline.wait_until_idle()
-            assert [parked.version for parked in await processor.parked()] == [4, 4]
+            bench.proxy.faults = [cancelled("None", "TransactionConflict")]
+            failures = [failure for each in runs for failure in await projection.apply([each])]
+            assert {type(failure.error) for failure in failures} == {HandlerFailed}
+            positions = await projection.positions([each.stream for each in runs])
+            assert [position.version for position in positions.values()] == [3, 3]
             projection.poison = set()
-            await processor.retry("account-a-0")
-            await processor.retry("account-a-1")
+            assert not any([await projection.apply([each.part(3, 4)]) for each in runs])
             await bench.check(projection)
-            successor = Processor(projection, bench.store, bench.direct)
-            await successor.take_all()
-            receipt = await deposit(bench.store, "a-0", 5)
-            commits = await commits_of(bench.store)
-            await successor.handle(commits)
-            with pytest.raises(Fenced):
-                await processor.pipeline.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
+            await projection.advance(run(4, 5, Fence(0, 2), runs[0].stream))
+            [failure] = await projection.apply([run(5, 6, stream=runs[0].stream)])
+            assert isinstance(failure.error, Fenced)
 
 
 async def test_writes_that_do_not_fit_into_a_transaction_are_not_sent_as_one(bench: Bench) -> None:
@@ -440,7 +450,7 @@ async def test_a_failed_condition_of_a_handlers_write_parks_the_stream(bench: Be
     await fill(bench.store, accounts=2, deposits=3)
     await deposit(bench.store, "a-0", 7)
     processor = Processor(Limited(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 4)
     assert f"condition of a Update in {bench.table} failed" in parked.error
@@ -469,7 +479,7 @@ async def test_a_write_that_is_not_valid_parks_its_stream(bench: Bench, write: d
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     assert [each.version for each in await processor.parked()] == [1]
 
 
@@ -483,38 +493,35 @@ async def test_a_read_model_whose_table_is_missing_stops_the_processor(bench: Be
 
 async def test_events_without_writes_cost_only_the_position(bench: Bench) -> None:
     class Quiet(DynamoDBProjection, tag="quiet"):
-        def handle_withdrawn(self, event: Withdrawn, context: DynamoDBContext) -> None:
-            raise AssertionError
+        def handle_deposited(self, event: Deposited) -> None: ...
 
     await fill(bench.store, accounts=3)
     await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
     assert "TransactWriteItems" not in bench.proxy.counts
-    assert await bench.direct.positions("quiet@1", ["account-a-0"]) == {"account-a-0": 4}
+    assert (await bench.direct.positions("quiet@1", ["account-a-0"]))["account-a-0"].version == 4
 
 
 @pytest.mark.parametrize("reasons", [("None", "TransactionConflict"), ("ThrottlingError",), ("None", "None"), ()])
 async def test_a_transaction_cancelled_because_of_others_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
     await fill(bench.store, accounts=1, deposits=2)
-    processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.pipeline.assignment.take_all()
-    bench.proxy.operations.clear()
-    bench.proxy.faults = [PASS, cancelled(*reasons), cancelled(*reasons)]
-    await processor.pipeline.handle(await commits_of(bench.store))
-    assert bench.proxy.operations == ["BatchGetItem", *["TransactWriteItems"] * 3]
-    await bench.check(processor.projection)
+    projection = bench.bind(Counted(bench.table), bench.faulty)
+    bench.proxy.faults = [cancelled(*reasons), cancelled(*reasons)]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
+    assert bench.proxy.operations == ["TransactWriteItems"] * 3
+    await bench.check(projection)
 
 
 async def test_conflicts_until_the_deadline_raise_throttled(bench: Bench) -> None:
     await fill(bench.store, accounts=1, deposits=2)
     async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
-        processor = Processor(Counted(bench.table), bench.store, hasty)
-        await processor.pipeline.assignment.take_all()
-        bench.proxy.faults, bench.proxy.then = [PASS], cancelled("None", "TransactionConflict")
-        with pytest.raises(Throttled, match="TransactionConflict"):
-            await processor.pipeline.handle(await commits_of(bench.store))
+        projection = bench.bind(Counted(bench.table), hasty)
+        bench.proxy.then = cancelled("None", "TransactionConflict")
+        [failure] = await projection.apply(slices(await commits_of(bench.store)))
+        assert isinstance(failure.error, Throttled)
+        assert "TransactionConflict" in str(failure.error)
         bench.proxy.then = PASS
-        await processor.pipeline.handle(await commits_of(bench.store))
-    await bench.check(processor.projection)
+        assert not await projection.apply(slices(await commits_of(bench.store)))
+    await bench.check(projection)
 
 
 async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) -> None:
@@ -548,21 +555,21 @@ async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) ->
         for _ in range(4):
             account.deposit(dice.randrange(1, 50))
         await bench.accounts.save(account)
-    commits = await commits_of(bench.store)
+    [whole] = slices(await commits_of(bench.store))
     rows: list[Item] = []
     for size in (1, 7, 21):
         projection = Varied()
         projection.way = str(size)
-        processor = Processor(projection, bench.store, bench.direct)
-        await processor.pipeline.assignment.take_all()
-        for start in range(0, len(commits), size):
-            await processor.pipeline.handle(commits[start : start + size])
-        assert not await processor.parked()
+        projection.bind(bench.direct, bench.store)
+        for start in range(0, len(whole.commits), size):
+            assert not await projection.apply([whole.part(start, start + size)])
         row = (await bench.items(f"varied@1 {size}"))["account-a-1"]
         del row["PK"], row["eventsrc"]["M"]["epoch"]
         rows.append(row)
     assert rows[0] == rows[1] == rows[2]
-    assert rows[0]["eventsrc"]["M"] == {"version": {"N": "21"}, "stream": {"S": "account-a-1"}}
+    position = rows[0]["eventsrc"]["M"]
+    assert position.keys() == {"version", "id", "time", "stream", "processor", "store"}
+    assert (position["version"], position["id"]) == ({"N": "21"}, {"B": whole.commits[-1].id})
     assert len(rows[0]) > 4
 
 
@@ -582,7 +589,7 @@ async def test_a_value_that_a_row_cannot_hold_parks_its_stream(bench: Bench) -> 
         projection = Inexact()
         projection.value = value
         processor = Processor(projection, bench.store, bench.direct, attempts=1)
-        await processor.run(until_caught_up=True)
+        await run_to_parked(processor)
         assert [each.version for each in await processor.parked()] == [1]
         projection.value = 5
         await processor.retry("account-a-0")
@@ -605,15 +612,14 @@ async def test_each_stream_has_its_own_row(bench: Bench) -> None:
             return {"PK": self.name, "SK": "all"}
 
     await fill(bench.store, accounts=2)
-    commits = await commits_of(bench.store)
-    together, apart = (Processor(Shared(bench.table), bench.store, bench.direct) for _ in range(2))
-    await together.take_all()
+    first, second = slices(await commits_of(bench.store))
+    projection = bench.bind(Shared(bench.table), bench.direct)
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await together.handle(commits)
-    await apart.take_all()
-    await apart.handle([commit for commit in commits if commit.stream == "account-a-0"])
+        await projection.positions([first.stream, second.stream])
+    assert not await projection.apply([first])
+    [failure] = await projection.apply([second])
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await apart.handle([commit for commit in commits if commit.stream == "account-a-1"])
+        raise failure.error
 
 
 @every_kind
@@ -685,7 +691,7 @@ async def test_a_refused_write_has_the_services_message(bench: Bench) -> None:
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert "key" in parked.error.lower().partition("of the store?")[2]  # the service's words
     with pytest.raises(StoreRejected, match="no-such-table"):

@@ -33,7 +33,7 @@ from eventsrc import (
     StoreRejected,
     Throttled,
 )
-from eventsrc.testing.contract.samples import fill, fresh_stream, make_commit
+from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, make_commit
 from eventsrc.uuid7 import uuid7
 
 ROOT = Path(__file__).parents[2]
@@ -634,26 +634,34 @@ async def damage(path: Path, where: str, change: str) -> None:
         assert other.execute(f"UPDATE commits SET {change} WHERE {where}").rowcount == 1
 
 
+async def read_until_error(store: SQLiteStore, seen: list[Commit], checkpoints: list[str]) -> None:
+    async for batch in store.feed(follow=False):
+        seen += batch.commits
+        checkpoints.append(batch.checkpoint)
+
+
+async def read_stream_until_error(store: SQLiteStore, stream: str, seen: list[Commit]) -> None:
+    async for commit in store.read(stream):
+        seen.append(commit)  # noqa: PERF401  # up to the error
+
+
 async def test_the_commits_before_a_damaged_row_are_delivered_before_the_error(tmp_path: Path) -> None:
     """A row in the middle of a page does not hold back the sound commits before it, in a feed and in a read."""
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         commits = await fill(store, fresh_stream(), 9)
         await damage(path, "position = 6", "metadata = '{'")
         seen: list[Commit] = []
-        checkpoint = ""
+        checkpoints: list[str] = []
         with pytest.raises(CorruptPayload) as raised:
-            async for batch in store.feed(follow=False):
-                seen += batch.commits
-                checkpoint = batch.checkpoint
-        assert [commit.version for commit in seen] == [1, 2, 3, 4, 5]
+            await read_until_error(store, seen, checkpoints)
+        expect_same(seen, commits[:5], "delivered")
         assert (raised.value.stream, raised.value.version) == (commits[0].stream, 6)
         with pytest.raises(CorruptPayload):  # a reader that resumes sees the error at once, and nothing again
-            await anext(store.feed(after=checkpoint))
-        read: list[int] = []
+            await anext(store.feed(after=checkpoints[-1]))
+        read: list[Commit] = []
         with pytest.raises(CorruptPayload):
-            async for commit in store.read(commits[0].stream):
-                read.append(commit.version)  # noqa: PERF401  # up to the error
-        assert read == [1, 2, 3, 4, 5]
+            await read_stream_until_error(store, commits[0].stream, read)
+        expect_same(read, commits[:5], "read")
 
 
 @pytest.mark.parametrize("change", ["metadata = '{'", "id = x'01'", "stream = CAST(x'612dff' AS TEXT)"])

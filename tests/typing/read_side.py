@@ -10,6 +10,7 @@ from support.bank import Deposited, Opened, Withdrawn
 
 from eventsrc import Batch, DynamoDBStore, Feed, Head, MemoryStore, Receipt, SQLiteStore
 from eventsrc.processing import (
+    Checkpoints,
     Context,
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -20,6 +21,7 @@ from eventsrc.processing import (
     MemoryProjection,
     Mirror,
     Parked,
+    Position,
     Processor,
     RowContext,
     Runner,
@@ -30,6 +32,7 @@ from eventsrc.processing import (
     Verified,
     health,
     lambda_handler,
+    open_checkpoints,
     rebuild,
     status,
     verify,
@@ -80,6 +83,14 @@ async def feeds(store: DynamoDBStore, export: Export) -> None:
         assert_type(await one.end(), str)
         assert_type(await one.remaining(""), int | None)
         assert_type(one.heads(), AsyncGenerator[Sequence[Head]])
+
+
+async def checkpoints() -> None:
+    async with open_checkpoints("memory://") as opened, SQLiteCheckpoints("model.db") as model:
+        assert_type(opened, Checkpoints)
+        assert_type(await opened.processors(), Sequence[str])
+        assert_type(await opened.positions("balances@1", ["account-1"]), dict[str, Position])
+        assert_type(await model.read(lambda db: len(db.execute("SELECT 1").fetchall())), int)
 
 
 async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt) -> None:

@@ -34,7 +34,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""  # the worker; "" if there is none
     checkpoint: str = ""  # of the feed: all commits before it are handled, or their streams are stored as parked
     open: bool = False  # claimed by a worker that has not given it up: it is running, or it was killed
-    switch: str = ""  # the worker of a rebuild that switches to another version; nobody handles commits meanwhile
+    switch: str = ""  # the worker of a rebuild that switches to another version; until it has, nobody handles commits
     retired: bool = False  # another version has replaced this one
 
 
@@ -48,7 +48,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is not handled from the feed, because a handler failed.
 
     - `parked`: nobody handles it until `retry` or `skip`.
-    - `retrying`: whoever holds its slot handles it from its position to its end, and then deletes this entry.
+    - `retrying`: the worker that holds its slot handles it from its position to its end, then deletes this entry.
     """
 
     stream: str
@@ -58,6 +58,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     since: int  # µs since the epoch
     state: Literal["parked", "retrying"] = "parked"
     lives: int = 0  # processes that ended while they handled this commit
+    retry: str = ""  # names the call of `retry` or `skip` that handles the stream
 
     @property
     def at(self) -> datetime:
@@ -180,8 +181,11 @@ class Checkpoints(ABC):
     # Parked streams, and those that are retried.
 
     @abstractmethod
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        """Store an entry, in place of what was stored for that stream.
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        """Store an entry, in place of what was stored for that stream, and return True.
+
+        With `instead_of`, store it only in place of exactly that entry; otherwise return False. If `parked` is stored
+        already, return True.
 
         Raises:
             Fenced: the stored slot has another epoch than the fence.

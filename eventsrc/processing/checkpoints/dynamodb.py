@@ -35,11 +35,11 @@ from zlib import crc32
 import msgspec
 
 from ...concurrency import load_all
-from ...errors import Fenced, StoreClosed
+from ...errors import Fenced, StoreClosed, StoreRejected
 from ...stores.dynamodb.table import Refusal, Table
 from ...stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
 from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
-from ...stores.dynamodb.wire.outcomes import ConditionNotMet
+from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, ConditionNotMet
 from ...stores.dynamodb.wire.responses import Item, Response
 from ...stores.feed import Head
 from ...stores.lifecycle import CallInFlight, CallsInFlight
@@ -73,9 +73,12 @@ class DynamoDBCheckpoints(Checkpoints):
     - A worker that has lost a slot, also by `forget`, gets Fenced for each stream that the new owner has handled since,
       and whenever a position is not where it expects it. For other streams both may write; the second write raises
       Fenced or PositionMoved, so positions stay exact.
-    - `forget` makes several requests. If it fails, call it again.
+    - `forget` makes a request for each position. If it fails, call it again. Stop the workers first: one that is
+      still running is fenced when it saves, and until then may handle streams that have no position.
     - `usage` adds up what all requests have consumed.
     """
+
+    billed = True
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = 0
-        self._parking = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._parking = defaultdict[tuple[str, int], asyncio.Lock](asyncio.Lock)  # by processor and slot
 
     async def open(self) -> None:
         """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
@@ -237,7 +240,15 @@ class DynamoDBCheckpoints(Checkpoints):
         if slot is not None and number_of(slot, "epoch") != fence.epoch:
             raise Fenced(processor, fence.slot)
 
-    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+    async def delete_position(
+        self, processor: str, stream: str, fence: Fence, *, actions: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Delete a position, in one transaction with `actions`. If there is none, nothing is done.
+
+        Raises:
+            Fenced: another worker has taken over the slot.
+            StoreRejected: the condition of one of the actions failed.
+        """
         await self.check_fence(processor, fence)
         key = self.table.key(*_position_key(processor, stream))
         while (item := await self.table.get(key)) is not None and "version" in item:
@@ -250,9 +261,11 @@ class DynamoDBCheckpoints(Checkpoints):
                 "ExpressionAttributeNames": _alias("version", "id", "time", "epoch", "stamp"),
                 "ExpressionAttributeValues": _to_numbers(numbers),
             }
-            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}])
+            refusal = await self.table.transact([self._fence_check(processor, fence), {"Update": delete}, *actions])
             if refusal is None:
                 return
+            if refusal.action > 1:
+                raise StoreRejected(CONDITION_FAILED, "the condition of one of the actions failed")
             if refusal.action == 0 or number_of(item, "epoch") > fence.epoch:
                 raise Fenced(processor, fence.slot)
             if "stamp" in item:
@@ -346,16 +359,20 @@ class DynamoDBCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self.table.delete(self.table.key(_WORKERS, worker))
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        key = self._parked_key(processor, parked.stream)
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        key, new = self._parked_key(processor, parked.stream), {"S": _to_json(_shorten(parked))}
+        condition, names, values = _IS_NEWEST, ["stamp"], dict[str, Any]()
+        if instead_of is not None:
+            condition, names = f"{_IS_NEWEST} AND (#parked = :before OR #parked = :new)", ["stamp", "parked"]
+            values = {":before": {"S": _to_json(_shorten(instead_of))}, ":new": new}
 
         async def write(stamp: int) -> Refusal | None:
             put = {
                 "TableName": self.table.name,
-                "Item": {**key, "parked": {"S": _to_json(_shorten(parked))}, **_to_numbers({"stamp": stamp})},
-                "ConditionExpression": _IS_NEWEST,
-                "ExpressionAttributeNames": _alias("stamp"),
-                "ExpressionAttributeValues": _to_numbers({":stamp": stamp}),
+                "Item": {**key, "parked": new, **_to_numbers({"stamp": stamp})},
+                "ConditionExpression": condition,
+                "ExpressionAttributeNames": _alias(*names),
+                "ExpressionAttributeValues": values | _to_numbers({":stamp": stamp}),
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
             refusal = await self.table.transact([self._fence_check(processor, fence), {"Put": put}])
@@ -363,8 +380,8 @@ class DynamoDBCheckpoints(Checkpoints):
                 raise Fenced(processor, fence.slot)
             return refusal
 
-        async with self._parking[processor]:  # transactions that check the same slot at once refuse each other
-            await self._write_newest(key, write)
+        async with self._parking[processor, fence.slot]:  # transactions that check one slot at once fail
+            return await self._write_newest(key, write)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         # With the condition, a try that arrives late, after the stream was parked again, changes nothing.
@@ -435,7 +452,7 @@ class DynamoDBCheckpoints(Checkpoints):
             await self._delete_as_read(key, item, "stamp")
 
     async def _bury(self, processor: str, slot: Slot) -> None:
-        """Leave a tombstone of a slot. If a worker has claimed it meanwhile, do it again."""
+        """Leave a tombstone of a slot. If a worker has claimed it since it was read, do it again."""
         left: Slot | None = slot
         while left is not None:
             update = self._slot_update(

@@ -86,9 +86,13 @@ class MemoryCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         self._beats.pop(worker, None)
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         self._check_fence(processor, fence)
-        self._parked.setdefault(processor, {})[parked.stream] = parked
+        known = self._parked.setdefault(processor, {})
+        if instead_of is not None and known.get(parked.stream) not in (instead_of, parked):
+            return False
+        known[parked.stream] = parked
+        return True
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         if (known := self._parked.get(processor, {})).get(parked.stream) == parked:

@@ -247,17 +247,20 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def claim(self, processor: str, slot: Slot) -> None:
         put = (
-            "INSERT INTO eventsrc_slots (epoch, slot, processor, number) VALUES (?, ?, ?, ?) "
+            "INSERT INTO eventsrc_slots (epoch, slot, processor, number) VALUES (:epoch, :slot, :processor, :number) "
             "ON CONFLICT DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot WHERE epoch < excluded.epoch"
         )
         await self._write_slot(processor, slot, put)
 
     async def save(self, processor: str, slot: Slot) -> None:
-        put = "UPDATE eventsrc_slots SET epoch = ?1, slot = ?2 WHERE processor = ?3 AND number = ?4 AND epoch = ?1"
+        put = (
+            "UPDATE eventsrc_slots SET slot = :slot "
+            "WHERE processor = :processor AND number = :number AND epoch = :epoch"
+        )
         await self._write_slot(processor, slot, put)
 
     async def _write_slot(self, processor: str, slot: Slot, statement: str) -> None:
-        values = (slot.epoch, _text(slot), processor, slot.number)
+        values = {"epoch": slot.epoch, "slot": _text(slot), "processor": processor, "number": slot.number}
         if not await self.write(lambda db: db.execute(statement, values).rowcount):
             raise Fenced(processor, slot.number)
 
@@ -271,13 +274,18 @@ class SQLiteCheckpoints(Checkpoints):
     async def sign_off(self, worker: str) -> None:
         await self._execute("DELETE FROM eventsrc_workers WHERE worker = ?", (worker,))
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            _check_fence(db, processor, fence)
-            values = (processor, parked.stream, _text(parked))
-            db.execute("INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", values)
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        key = (processor, parked.stream)
 
-        await self.write(work)
+        def work(db: sqlite3.Connection) -> bool:
+            _check_fence(db, processor, fence)
+            if instead_of is None:
+                db.execute("INSERT OR REPLACE INTO eventsrc_parked VALUES (?, ?, ?)", (*key, _text(parked)))
+                return True
+            update = "UPDATE eventsrc_parked SET parked = ? WHERE processor = ? AND stream = ? AND parked IN (?, ?)"
+            return bool(db.execute(update, (_text(parked), *key, _text(instead_of), _text(parked))).rowcount)
+
+        return await self.write(work)
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         delete = "DELETE FROM eventsrc_parked WHERE processor = ? AND stream = ? AND parked = ?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -14,8 +14,10 @@ from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb import DynamoDBCheckpoints
-from ..slice import Context, HandlerFailed, Slice
+from ..slice import Context, Fence, HandlerFailed, Slice
+from .actions import check_action
 from .calling import call_handler
+from .clearing import delete_version
 from .projection import Failure, Guarantee, Projection, catch
 
 _MAX_ACTIONS = 99  # actions of a transaction in addition to the position
@@ -23,16 +25,17 @@ _HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededExcept
 
 
 class Writes:
-    """The writes that handlers ask for while they handle a slice."""
+    """Writes that are stored together with a position. `write` and `add` are those of DynamoDBContext."""
 
     def __init__(self) -> None:
         self._actions: list[dict[str, Any]] = []
         self._sums: dict[tuple[str, bytes], tuple[Mapping[str, Any], dict[str, int | Decimal]]] = {}
 
     def write(self, action: Mapping[str, Any]) -> None:
+        check_action(action)
         self._actions.append(dict(action))
 
-    def add(self, table: str, key: Mapping[str, Any], numbers: Mapping[str, int | Decimal]) -> None:
+    def add(self, table: str, key: Mapping[str, str | int | Decimal | bytes], /, **numbers: int | Decimal) -> None:
         attributes = to_item(key)
         _, sums = self._sums.setdefault((table, _encode_key(attributes)), (attributes, {}))
         for name, number in numbers.items():
@@ -88,6 +91,8 @@ class DynamoDBContext(Context):
         """Add an action of TransactWriteItems, in the service's own JSON: `{"Put": {"TableName": "delays", "Item":
         {"PK": {"S": "LH-400"}, "minutes": {"N": "7"}}}}`. Binary values are bytes. If its condition fails, the handler
         counts as failed.
+
+        Raises TypeError or ValueError if it does not have this form. The message names the place, not the value.
         """
         self._writes.write(action)
 
@@ -95,7 +100,7 @@ class DynamoDBContext(Context):
         """Add to numbers of an item: `context.add("totals", {"PK": "LH"}, flights=1)`. Missing numbers count as 0.
         Several additions to one item become one write.
         """
-        self._writes.add(table, key, numbers)
+        self._writes.add(table, key, **numbers)
 
 
 class DynamoDBProjection(Projection):
@@ -109,15 +114,49 @@ class DynamoDBProjection(Projection):
     - Streams are handled concurrently, `concurrency` at a time. Transactions that change the same item conflict and are
       tried again: if many streams change few items, set `concurrency` low.
     - A write in a transaction costs twice the units of a single write.
+    - `tables` declares the tables whose items `Processor.forget` may delete: each item whose partition key starts with
+      `self.name`, as `delays@2` or `delays@2#LH`, belongs to this version. It reads these tables as a whole.
+    - Plain handlers run in the event loop, so they must not block. A handler that exceeds the processor's
+      `handler_timeout` fails, if it is async.
     """
 
     guarantee = Guarantee.TRANSACTION
     awaits = True
+    tables: ClassVar[Sequence[str]] = ()
     _checkpoints: DynamoDBCheckpoints
+
+    async def forget_stream(self, writes: Writes, stream: str) -> None:
+        """Undo, with `writes.write` and `writes.add`, what events of `stream` have written: `reset` needs it.
+
+        The writes are in one transaction with the deletion of the stream's position.
+        """
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
 
     def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         check_checkpoints(self, checkpoints)
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
+
+    async def discard(self) -> None:
+        """Forget the processor, and delete the items of this version from `tables`.
+
+        Raises TypeError if the class does not declare them: then nothing is dropped.
+        """
+        kind = type(self).__qualname__
+        if not self.tables:
+            raise TypeError(
+                f"{kind} does not declare its tables, so its items cannot be deleted; raise its version, which starts "
+                f"with new items, or declare {kind}.tables and start partition keys with self.name"
+            )
+        await super().discard()
+        for table in self.tables:
+            await delete_version(self._checkpoints.table, table, self.name)
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        """Carry out what `forget_stream` writes and delete the stream's position, in one transaction."""
+        writes = Writes()
+        await self.forget_stream(writes, stream)
+        await self._checkpoints.delete_position(self.name, stream, fence, actions=writes.actions())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         [run] = runs
@@ -132,6 +171,8 @@ class DynamoDBProjection(Projection):
             actions = writes.actions()
         except Exception as error:
             raise HandlerFailed(error) from error
+        if run.is_first:
+            await run.confirm()  # there is no position yet, whose epoch would fence a stale worker
         if actions:
             await self._transact(run, actions)
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import inf
 
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
-from .ordering import in_order
+from .ordering import Walk, in_order, without
 from .projection import Failure, Guarantee, Projection
 
 
@@ -28,7 +29,7 @@ class MemoryProjection(Projection):
     def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
         self._positions: dict[str, Position] = {}
-        self._done: dict[str, int] = {}  # events already handled of the commit after the position
+        self._partly: dict[str, tuple[int, int]] = {}  # the commit after the position, and its event that failed
 
     def forget_stream(self, stream: str) -> None:
         """Remove from the attributes what events of `stream` have written. Write it to make `reset` possible."""
@@ -42,7 +43,7 @@ class MemoryProjection(Projection):
     async def reset(self, stream: str, fence: Fence) -> None:
         self.forget_stream(stream)
         self._positions.pop(stream, None)
-        self._done.pop(stream, None)
+        self._partly.pop(stream, None)
 
     async def positions(self, streams: Collection[str]) -> dict[str, Position]:
         return {stream: self._positions[stream] for stream in streams if stream in self._positions}
@@ -50,7 +51,7 @@ class MemoryProjection(Projection):
     async def advance(self, run: Slice) -> None:
         self._check_position(run)
         self._positions[run.stream] = run.position
-        self._done.pop(run.stream, None)
+        self._partly.pop(run.stream, None)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: dict[str, Failure] = {}
@@ -59,20 +60,20 @@ class MemoryProjection(Projection):
                 self._check_position(run)
             except PositionMoved as error:
                 failures[run.stream] = Failure(run, error)
-        last: dict[str, Commit] = {}  # the commit handled last, of each stream
-        try:
-            for run, start, end in in_order(runs, self.order):
-                if run.stream in failures:
-                    continue
-                try:
-                    for commit in run.commits[start:end]:
-                        self._handle(commit, run.muted)
-                        last[run.stream] = commit
-                except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
-                    failures[run.stream] = Failure(run, HandlerFailed(error))
-        finally:
-            for stream, commit in last.items():
-                self._positions[stream] = Position(commit.version, commit.id, commit.time)
+        left = [each for each in in_order(runs, self.order) if each[0].stream not in failures]
+        while left:
+            walk = Walk(left)
+            try:
+                self._handle(walk)
+                left = []
+            except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
+                failures[walk.run.stream] = Failure(walk.run, HandlerFailed(error))
+                left = without(walk.run.stream, left[walk.index + 1 :])
+            finally:
+                for stream, commit in walk.done.items():
+                    self._positions[stream] = Position(commit.version, commit.id, commit.time)
+                    if self._partly.get(stream, (inf, 0))[0] <= commit.version:
+                        del self._partly[stream]
         return list(failures.values())
 
     def _check_position(self, run: Slice) -> None:
@@ -80,16 +81,24 @@ class MemoryProjection(Projection):
         if (found is None) != run.is_first or (found is not None and found.version != run.after):
             raise PositionMoved(run.stream)
 
-    def _handle(self, commit: Commit, muted: bool) -> None:
-        done = self._done.pop(commit.stream, 0) if self._done else 0
-        try:
-            for handler, given, _, index in self._handlers.calls((commit,)):
-                if index >= done:
+    def _handle(self, walk: Walk) -> None:
+        calls, partly = self._handlers.calls, self._partly
+        # Not across commits: the events that a handler takes together would be in different attempts.
+        batches = ((commit,) for commit in walk) if self._handlers.take_sequences else (walk,)
+        for commits in batches:
+            for handler, given, commit, index in calls(commits):
+                if partly and self._is_handled(commit, index):
+                    continue
+                try:
                     if handler.with_context:
-                        handler.call(self, given, Context(commit, index, muted))
+                        handler.call(self, given, Context(commit, index, walk.run.muted))
                     else:
                         handler.call(self, given)
-                    done = index + 1
-        except Exception:
-            self._done[commit.stream] = done
-            raise
+                except Exception:
+                    partly[commit.stream] = commit.version, index
+                    raise
+
+    def _is_handled(self, commit: Commit, index: int) -> bool:
+        """Whether an earlier attempt has handled this event of a commit that failed."""
+        version, first = self._partly.get(commit.stream, (0, 0))
+        return commit.version == version and index < first

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
+from ...store import Commit
 from ..slice import Slice
 
 Order = Literal["feed", "stream"]
 
 
-class Stretch(NamedTuple):
-    """Consecutive commits of one slice: `slice.commits[start:end]`."""
-
-    run: Slice
-    start: int
-    end: int
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is one commit."""
-        return self.end - self.start == 1
-
-    def split(self) -> list[Stretch]:
-        """Return a stretch for each commit."""
-        return [Stretch(self.run, index, index + 1) for index in range(self.start, self.end)]
+Stretch = tuple[Slice, int, int]
+"""Consecutive commits of one slice: `slice.commits[start:end]`."""
 
 
 def in_order(runs: Sequence[Slice], order: Order) -> list[Stretch]:
@@ -33,32 +21,70 @@ def in_order(runs: Sequence[Slice], order: Order) -> list[Stretch]:
     Otherwise, and with the order `stream`, one slice follows the other.
     """
     if order == "feed" and len(runs) > 1:
-        places = [(commit.position, number) for number, run in enumerate(runs) for commit in run.commits]
-        if None not in {place for place, _ in places}:
-            places.sort()
-            return _merge(runs, [number for _, number in places])
-    return [Stretch(run, 0, len(run.commits)) for run in runs]
+        positions: list[Any] = []  # int, or None
+        numbers: list[int] = []  # of the slice of each
+        for number, run in enumerate(runs):
+            positions += [commit.position for commit in run.commits]
+            numbers += [number] * len(run.commits)
+        if None not in positions:
+            return _merge(runs, [numbers[index] for index in sorted(range(len(positions)), key=positions.__getitem__)])
+    return [(run, 0, len(run.commits)) for run in runs]
 
 
 def _merge(runs: Sequence[Slice], numbers: Sequence[int]) -> list[Stretch]:
     """Return the stretches if the next commit of the slice with that number follows each time."""
     merged: list[Stretch] = []
-    starts = [0] * len(runs)  # of the next stretch of each slice
+    done = [0] * len(runs)  # commits of each slice
     current, size = numbers[0], 0
     for number in numbers:
         if number != current:
-            merged.append(Stretch(runs[current], starts[current], starts[current] + size))
-            starts[current] += size
+            start = done[current]
+            done[current] = end = start + size
+            merged.append((runs[current], start, end))
             current, size = number, 0
         size += 1
-    merged.append(Stretch(runs[current], starts[current], starts[current] + size))
+    merged.append((runs[current], done[current], done[current] + size))
     return merged
+
+
+def split(stretch: Stretch) -> list[Stretch]:
+    """Return a stretch for each commit."""
+    run, start, end = stretch
+    return [(run, index, index + 1) for index in range(start, end)]
+
+
+def without(stream: str, stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Return the stretches of other streams."""
+    return [each for each in stretches if each[0].stream != stream]
 
 
 def join(stretches: Sequence[Stretch]) -> list[Slice]:
     """Return one slice per stream. Stretches of one stream must be in its order, without gaps."""
-    ends: dict[str, Stretch] = {}
+    joined: dict[str, Stretch] = {}
     for run, start, end in stretches:
-        first = ends.get(run.stream)
-        ends[run.stream] = Stretch(run, start if first is None else first.start, end)
-    return [run.part(start, end) for run, start, end in ends.values()]
+        first = joined.get(run.stream)
+        joined[run.stream] = (run, start if first is None else first[1], end)
+    return [run.part(start, end) for run, start, end in joined.values()]
+
+
+class Walk:
+    """Iterates over the commits of stretches, and knows where it is.
+
+    It is made for consumers that finish each commit before they ask for the next one.
+    """
+
+    __slots__ = ("done", "index", "run", "stretches")
+
+    def __init__(self, stretches: Sequence[Stretch]) -> None:
+        self.stretches = stretches
+        self.index = 0  # of the stretch
+        self.run = stretches[0][0]  # its slice
+        self.done: dict[str, Commit] = {}  # the last finished commit of each stream
+
+    def __iter__(self) -> Iterator[Commit]:
+        done, stretches = self.done, self.stretches
+        for self.index, (self.run, start, end) in enumerate(stretches):
+            stream = self.run.stream
+            for commit in self.run.commits[start:end]:
+                yield commit
+                done[stream] = commit

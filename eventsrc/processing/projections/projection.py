@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +14,8 @@ from ...errors import DeclarationError
 from ...store import Commit, Store
 from ...stream_id import category_of, check_category
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import Fence, HandlerFailed, Position, Slice
+from ..slice import Context, Fence, HandlerFailed, Position, Slice
+from .calling import call_handler
 from .handlers import Call, Handlers, handlers_of, has_handlers
 from .ordering import Order
 
@@ -173,6 +174,17 @@ class Projection(ABC):
         - A slice that fails may have been handled in part. Its stored position says how far.
         """
 
+    async def call_handlers(self, run: Slice, context: Callable[[Commit, int, bool], Context] = Context) -> None:
+        """Call the handlers of a slice in order, each with `context(commit, index, muted)`.
+
+        For kinds of projections of your own. A handler has the processor's `handler_timeout` to end.
+
+        Raises:
+            HandlerFailed: a handler failed, or an event cannot be read. Undo what the handlers have written.
+        """
+        for call in self._read_calls(run.commits):
+            await call_handler(self, call, context(call.commit, call.event_index, run.muted), self._handler_timeout)
+
     def _read_calls(self, commits: Sequence[Commit]) -> list[Call]:
         """Return the calls to make for commits of one stream. Raises HandlerFailed if an event cannot be read."""
         try:
@@ -204,14 +216,13 @@ def check_single(projection: Projection, checkpoints: Checkpoints) -> None:
     if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
         raise DeclarationError(
             kind.__qualname__,
-            f"and {other.__qualname__} are both {projection.name} and would share positions; give one another tag",
+            f"is {projection.name}, and so is {other.__qualname__}: they would share positions; give one another tag",
         )
-    _bound[key] = projection
 
 
 def check_subclass(kind: type[Projection]) -> None:
     """Raise DeclarationError if a class has taken on the name of a base that is itself a projection of its own."""
-    for base in kind.__mro__[1:]:
+    for base in kind.__mro__[1:] if "tag" not in vars(kind) else ():
         if not issubclass(base, Projection) or (base.tag, base.version) != (kind.tag, kind.version):
             continue
         if has_handlers(base) or not base.has_handlers:

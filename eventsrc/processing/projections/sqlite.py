@@ -6,17 +6,18 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from time import monotonic
 from typing import Any
 
 from ...errors import DeclarationError
-from ...store import Store
+from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite import SQLiteCheckpoints, advance, delete_position, forget
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
 from .calling import GRACE, explain_timeout
 from .handlers import Handler
-from .ordering import Stretch, in_order, join
+from .ordering import Stretch, Walk, in_order, join, split, without
 from .projection import Failure, Guarantee, Projection
 
 _ENDS_TRANSACTION = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
@@ -33,6 +34,9 @@ _FILE_ERRORS = {
 
 _ENDED = "a handler ends the transaction, which also holds the position; leave it open"
 
+_MAX_HARMLESS = 1_000
+_harmless: set[str] = set()  # statements that do not end the transaction: to look one up is faster than to match it
+
 _STEPS = 50_000
 """Steps of SQLite's virtual machine, about a millisecond, after which the time limit of the handler is checked."""
 
@@ -47,39 +51,26 @@ ORDER BY type = 'table', sql LIKE 'CREATE VIRTUAL %' DESC
 class Watch:
     """The time limit of the handler that the writer thread runs now."""
 
+    __slots__ = ("end", "handler", "timeout")
+
     def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._handler: Handler | None = None
-        self._end = 0.0
-
-    def start(self, handler: Handler) -> None:
-        self._end = monotonic() + self._timeout
-        self._handler = handler
-
-    def stop(self) -> None:
-        """Raise TimeoutError if the handler has exceeded the limit."""
-        try:
-            self.check()
-        finally:
-            self._handler = None
-
-    def check(self) -> None:
-        """Raise TimeoutError if a handler is running and has exceeded the limit."""
-        if (handler := self._handler) is not None and self.is_over():
-            raise TimeoutError(explain_timeout(handler.name, self._timeout))
+        self.timeout = timeout  # seconds
+        self.handler: Handler | None = None  # None if none is running
+        self.end = inf  # by the monotonic clock
 
     def is_over(self) -> bool:
-        return self._handler is not None and monotonic() > self._end
+        """Whether the handler that is running has exceeded the limit."""
+        return monotonic() > self.end
 
-    def left(self) -> float:
-        """Return the seconds that the handler which is running has left, or the whole limit if none is running."""
-        return self._end - monotonic() if self._handler is not None else self._timeout
+    def explain(self) -> TimeoutError:
+        assert self.handler is not None
+        return TimeoutError(explain_timeout(self.handler.name, self.timeout))
 
     def explain_blocked(self) -> DeclarationError:
-        name = handler.name if (handler := self._handler) is not None else "a handler"
+        name = handler.name if (handler := self.handler) is not None else "a handler"
         return DeclarationError(
             name,
-            f"has not returned {self._timeout + GRACE:g} seconds after its call; it blocks the thread that writes all "
+            f"has not returned {self.timeout + GRACE:g} seconds after its call; it blocks the thread that writes all "
             "read models of the file, so it must wait for nothing but the database; do other work in Effects",
         )
 
@@ -102,10 +93,15 @@ class Database:
 
     def _check(self, statement: str) -> None:
         """Refuse to end the transaction: it also holds the positions of streams whose handlers were not called yet."""
-        if _ENDS_TRANSACTION.match(statement) or not self._connection.in_transaction:
+        if statement not in _harmless:
+            if _ENDS_TRANSACTION.match(statement):
+                raise RuntimeError(_ENDED)
+            if len(_harmless) < _MAX_HARMLESS:
+                _harmless.add(statement)
+        if not self._connection.in_transaction:
             raise RuntimeError(_ENDED)
-        if self._watch is not None:
-            self._watch.check()
+        if (watch := self._watch) is not None and monotonic() > watch.end:
+            raise watch.explain()
 
 
 class SQLiteContext(Context):
@@ -227,33 +223,38 @@ class SQLiteProjection(Projection):
         failures: dict[str, Failure] = {}
         by_stream = {run.stream: run for run in runs}
         now, later = in_order(runs, self.order), list[Stretch]()
+        parts = runs  # of which `now` consists
         while now:
             try:
-                await self._transact(now)
+                await self._transact(now, parts)
             except PositionMoved as error:
                 failures[error.stream] = Failure(by_stream[error.stream], error)
-                now, later = _without(error.stream, now), _without(error.stream, later)
+                now, later = without(error.stream, now), without(error.stream, later)
             except _Stopped as stopped:
-                culprit, later = now[stopped.index], [*now[stopped.index + 1 :], *later]
+                (run, start, end), later = now[stopped.index], [*now[stopped.index + 1 :], *later]
                 now = now[: stopped.index]  # they have succeeded, and were rolled back: they are handled again, alone
-                if culprit.is_single:
-                    failures[culprit.run.stream] = Failure(culprit.run, stopped.failure)
-                    later = _without(culprit.run.stream, later)
+                if end - start > 1:
+                    later = [*split((run, start, end)), *later]
                 else:
-                    later = [*culprit.split(), *later]
+                    failures[run.stream] = Failure(run, stopped.failure)
+                    later = without(run.stream, later)
             else:
                 now = []
             if not now:
                 now, later = later, []
+            parts = join(now)
         return list(failures.values())
 
-    async def _transact(self, stretches: Sequence[Stretch]) -> None:
-        """Handle stretches in one transaction. Raises DeclarationError if a handler blocks the writer thread."""
+    async def _transact(self, stretches: Sequence[Stretch], parts: Sequence[Slice]) -> None:
+        """Handle stretches, which make up `parts` of slices, in one transaction.
+
+        Raises DeclarationError if a handler blocks the writer thread.
+        """
         watch, loop = Watch(self._handler_timeout), asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []  # the one that runs
 
         def look() -> None:
-            if (left := watch.left() + GRACE) < 0:
+            if (left := min(watch.end - monotonic(), watch.timeout) + GRACE) < 0:
                 limit.reschedule(loop.time())
             else:
                 timers[:] = [loop.call_later(left + 0.01, look)]
@@ -261,55 +262,56 @@ class SQLiteProjection(Projection):
         timers.append(loop.call_later(self._handler_timeout, look))
         try:
             async with asyncio.timeout(None) as limit:
-                await self._checkpoints.write(lambda db: self._handle(db, stretches, watch))
+                await self._checkpoints.write(lambda db: self._handle(db, stretches, parts, watch))
         except TimeoutError:  # not a handler's, which is in _Stopped
             raise watch.explain_blocked() from None
         finally:
             timers.pop().cancel()
 
-    def _handle(self, db: sqlite3.Connection, stretches: Sequence[Stretch], watch: Watch) -> None:
-        advance(db, self.name, join(stretches))  # first, so a second worker gets PositionMoved, not a failing handler
+    def _handle(
+        self, db: sqlite3.Connection, stretches: Sequence[Stretch], parts: Sequence[Slice], watch: Watch
+    ) -> None:
+        advance(db, self.name, parts)  # first, so a second worker gets PositionMoved, not a failing handler
         db.set_progress_handler(watch.is_over, _STEPS)  # it interrupts a statement
+        database, walk = Database(db, watch), Walk(stretches)
         try:
-            for index, stretch in enumerate(stretches):
-                try:
-                    self._call(Database(db, watch), stretch, watch)
-                    if not db.in_transaction:
-                        raise RuntimeError(_ENDED)
-                except Exception as error:
-                    if (
-                        isinstance(error, sqlite3.Error)
-                        and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS
-                    ):
-                        raise
-                    raise _Stopped(index, HandlerFailed(error)) from error
+            if self._handlers.take_sequences:
+                for walk.index, (walk.run, start, end) in enumerate(stretches):
+                    self._call(database, walk.run.commits[start:end], walk, watch)
+            else:
+                self._call(database, walk, walk, watch)
+            if not db.in_transaction:
+                raise RuntimeError(_ENDED)
+        except Exception as error:
+            if _is_of_file(error):
+                raise
+            raise _Stopped(walk.index, HandlerFailed(error)) from error
         finally:
+            watch.end = inf
             db.set_progress_handler(None, 0)
 
-    def _call(self, database: Database, stretch: Stretch, watch: Watch) -> None:
-        run = stretch.run
-        for handler, given, commit, index in self._handlers.calls(run.commits[stretch.start : stretch.end]):
-            watch.start(handler)
+    def _call(self, database: Database, commits: Iterable[Commit], walk: Walk, watch: Watch) -> None:
+        timeout = watch.timeout
+        for handler, given, commit, index in self._handlers.calls(commits):
+            watch.handler, watch.end = handler, monotonic() + timeout
             try:
                 if handler.with_context:
-                    context = SQLiteContext(commit, index, run.muted)
+                    context = SQLiteContext(commit, index, walk.run.muted)
                     context.db = database
                     handler.call(self, given, context)
                 else:
                     handler.call(self, given)
             finally:
-                watch.stop()
+                if monotonic() > watch.end:
+                    raise watch.explain()
+            watch.end = inf
 
 
 def _to_table(name: str) -> str:
     """Return the table name for a processor's name: `airport_delays_2` for `airport-delays@2`."""
-    return re.sub("[@.-]", "_", name)
+    return name.replace("@", "_").replace("-", "_").replace(".", "_")  # handlers ask for it at each event
 
 
 def _is_of_file(error: Exception) -> bool:
     """Whether an error comes from the file, and not from the handler."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS
-
-
-def _without(stream: str, stretches: Sequence[Stretch]) -> list[Stretch]:
-    return [each for each in stretches if each.run.stream != stream]

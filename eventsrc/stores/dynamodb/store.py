@@ -18,6 +18,7 @@ from .feed.change_records import ChangeRecord, read_changes
 from .feed.checkpoint import find_earliest, parse_checkpoint
 from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
+from .identity import Identity
 from .items import Items, Keyed, Stored
 from .layouts import LAYOUTS, LayoutName
 from .layouts.layout import SortKey
@@ -88,6 +89,7 @@ class DynamoDBStore(ManagedStore):
         self.items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
         self._table_feed = TableFeed(self.table, self.items, self.scan)
+        self._identity = Identity(self.table, self.items)
 
     async def append(self, commit: Commit) -> Receipt:
         def unknown(reason: str) -> CommitOutcomeUnknown:
@@ -129,9 +131,13 @@ class DynamoDBStore(ManagedStore):
             used = Usage(calls=1)
             with self.in_flight(used=used):
                 partitions = TablePartitions(self.table, self.items, used)
-                page = await partitions.query(stream, first, last, after=last_key, backward=backward)
+                page = await partitions.query(
+                    stream, first, last, after=last_key, backward=backward, stop_at_damaged=True
+                )
             for commit in page.commits:
                 yield commit
+            if page.error is not None:
+                raise page.error
             last_key = page.last_key
             if last_key is None or (last_key <= first if backward else last_key >= last):
                 return
@@ -152,13 +158,19 @@ class DynamoDBStore(ManagedStore):
 
         Raises:
             ValueError: the event has none of these forms.
-            StoreRejected: the stream carries no new images.
+            StoreRejected: the stream carries no new images, or a record is of another table. Records that name no table
+                are accepted.
             CorruptPayload: this library did not write the item.
         """
-        return read_changes(event, self.items)
+        return read_changes(event, self.items, self.table.name)
 
     async def scan(
-        self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
+        self,
+        *,
+        after: str = "",
+        segments: int = 4,
+        units_per_second: float | None = None,
+        report_damaged: bool = False,
     ) -> AsyncGenerator[Batch]:
         """Iterate over all commits of the table, each stream's in order, in parallel segments.
 
@@ -167,6 +179,7 @@ class DynamoDBStore(ManagedStore):
         - `after` is the checkpoint of a batch, to resume a scan. A resumed scan keeps its number of segments.
         - `units_per_second` limits the read units that the scan consumes, which leaves capacity for other requests. One
           request of the scan reads up to 1 MB and takes up to 128 units.
+        - With `report_damaged`, an item that cannot be read is named in its batch, and does not end the scan.
 
         Raises:
             ValueError: `after` is not a checkpoint of a scan, or a number is not above 0.
@@ -178,13 +191,35 @@ class DynamoDBStore(ManagedStore):
 
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
         batches = scan_commits(
-            self._scan_page, request, self.items, segments=segments, after=after, units_per_second=units_per_second
+            self._scan_page,
+            request,
+            self.items,
+            segments=segments,
+            after=after,
+            units_per_second=units_per_second,
+            report_damaged=report_damaged,
         )
         async with aclosing(batches):
             async for batch in batches:
                 yield batch
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        """Return the identity of the table and the tenant, as `Feed.identity`.
+
+        The first call for a table writes an item (docs/storage.md). A store object asks once each time it is opened.
+        """
+        return await self._identity.read()
+
+    async def clock(self) -> int:
+        """Return the time by the service's clock, rounded down to seconds, as `Feed.clock`.
+
+        It takes one request of half a read unit. Raises StoreRejected if responses have no Date header.
+        """
+        return await self.table.clock(self.items.identity_key)
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+    ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, from the table's stream, which repeats and reorders them.
 
         - With an empty `after`, the table is scanned first. The stream is then read from before the start of the scan.
@@ -193,21 +228,23 @@ class DynamoDBStore(ManagedStore):
           batch, including batches without commits.
         - `caught_up` means that each shard returned several empty pages in a row. The service does not report the end
           of an open shard, and a commit appears in the stream a moment after it is stored.
+        - An item of another program is ignored, unless its keys can be those of a commit.
 
         Raises:
             FeedTrimmed: commits could be missed, because the checkpoint is too old, the scan took too long, or the
                 stream was turned off.
             StoreRejected: the table has no stream of new images.
         """
-        async with aclosing(self._table_feed.batches(after, follow=follow)) as batches:
+        async with aclosing(self._table_feed.batches(after, follow=follow, report_damaged=report_damaged)) as batches:
             async for batch in batches:
                 yield batch
 
     async def end(self) -> str:
         """Return the checkpoint of the end, as `Feed.end`.
 
-        It starts at the beginning of each open shard, so the last few hours of commits are delivered again: only a
-        record's sequence number can name a point within a shard.
+        Commits that were stored more than two minutes before, by the service's clock, are not delivered. The feed reads
+        the beginning of each open shard all the same, which takes a moment: only a record's sequence number can name a
+        point within a shard.
         """
         return await self._table_feed.end()
 
@@ -275,6 +312,7 @@ class DynamoDBStore(ManagedStore):
 
     async def on_open(self) -> None:
         await self.table.connection.open()
+        self._identity = Identity(self.table, self.items)
         self._table_feed = TableFeed(self.table, self.items, self.scan)
 
     async def aclose(self) -> None:

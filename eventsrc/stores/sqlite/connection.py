@@ -14,12 +14,15 @@ from ..sqlite_errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 1
 
-CREATE_IDENTITY = (
-    "CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT"
-)
+CREATE_IDENTITY = """
+CREATE TABLE IF NOT EXISTS identity (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id TEXT NOT NULL
+) STRICT
+"""  # older releases created files without it
 DRAW_IDENTITY = "INSERT INTO identity VALUES (1, ?) ON CONFLICT DO NOTHING"
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE commits (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     stream TEXT NOT NULL,
@@ -43,6 +46,7 @@ CREATE TABLE snapshots (
     shape TEXT NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
+{CREATE_IDENTITY};
 """
 
 
@@ -105,7 +109,6 @@ def _create(connection: sqlite3.Connection) -> None:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
-        connection.execute(CREATE_IDENTITY)
         connection.execute(DRAW_IDENTITY, (uuid4().hex,))
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

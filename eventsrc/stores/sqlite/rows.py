@@ -107,7 +107,11 @@ def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tup
         while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
             found.append(row)
             size += len(row[-1])
-    return [_to_commit_or_damaged(stream, row) for stream, *row in found], not more and len(found) < limit
+    is_end = not more and len(found) < limit
+    try:
+        return [_to_commit(stream.decode(), *row) for stream, *row in found], is_end
+    except (CorruptPayload, UnicodeDecodeError):
+        return [_to_commit_or_damaged(stream, row) for stream, *row in found], is_end
 
 
 def read_commit_id(connection: sqlite3.Connection, position: int) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -67,20 +68,19 @@ async def error_of(projection: Effects, run: Slice) -> Exception:
 
 
 async def test_a_plain_handler_that_blocks_does_not_block_the_loop(run: Slice) -> None:
-    release, entered = threading.Event(), threading.Event()
+    release, entered, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
     main = threading.get_ident()
     where: list[int] = []
 
     def act(context: Context) -> None:
         where.append(threading.get_ident())
-        entered.set()
+        loop.call_soon_threadsafe(entered.set)
         assert release.wait(20)
 
     projection = Acting(act)
     bound(projection)
     applying = asyncio.create_task(projection.apply([run]))
-    while not entered.is_set():  # the loop turns while the handler blocks
-        await asyncio.sleep(0.001)
+    await entered.wait()  # so the loop turns while the handler blocks
     assert not applying.done()
     release.set()
     assert not await applying
@@ -175,10 +175,8 @@ async def test_a_coroutine_that_ignores_its_cancellation_is_left_alone(
 
     async def act(context: Context) -> None:
         while not release.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await release.wait()
-            except asyncio.CancelledError:
-                pass
 
     projection = ActingLater(act)
     bound(projection, timeout=0.1)

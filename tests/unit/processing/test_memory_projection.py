@@ -98,7 +98,7 @@ async def test_a_handler_of_sequences_gets_events_of_one_stream() -> None:
 
 
 async def test_a_slice_that_does_not_begin_at_the_position_is_refused() -> None:
-    commits = [commit for commit in await interleaved(accounts=1)]
+    commits = await interleaved(accounts=1)
     projection = Order()
     bound(projection)
     [run] = slices(commits)
@@ -129,7 +129,7 @@ async def test_what_a_read_model_in_memory_cannot_do() -> None:
     bound(projection)
     with pytest.raises(TypeError, match="create a new one"):
         await projection.discard()
-    with pytest.raises(TypeError, match="InMemory.forget_stream is not written"):
+    with pytest.raises(TypeError, match=r"InMemory\.forget_stream is not written"):
         await projection.reset("account-a-1", FENCE)
 
 

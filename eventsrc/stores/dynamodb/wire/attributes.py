@@ -64,7 +64,7 @@ def bytes_of(item: Item, name: str) -> bytes:
     if isinstance(value, bytes):  # the SDK has decoded it
         return value
     try:
-        return b64decode(value or "!", validate=True)
+        return b64decode(value if value is not None else "!", validate=True)  # "" is the id of a skipped commit
     except (TypeError, ValueError):
         pass
     raise _foreign(name)

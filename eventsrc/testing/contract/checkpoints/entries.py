@@ -43,6 +43,7 @@ async def only_the_given_entry_is_deleted(make_checkpoints: MakeCheckpoints) -> 
             structs.replace(parked, attempts=6),
             structs.replace(parked, state="retrying"),
             structs.replace(parked, lives=1),
+            structs.replace(parked, retry="r-1"),
             structs.replace(parked, since=parked.since + 1),
             structs.replace(parked, error=""),
         )
@@ -56,6 +57,36 @@ async def only_the_given_entry_is_deleted(make_checkpoints: MakeCheckpoints) -> 
             await other.unpark(processor, newer)
             await other.unpark(processor, newer)
             expect_equal(await one.parked(processor), [neighbour], "the entries after one was deleted")
+
+
+async def a_parked_entry_replaces_the_one_it_names(make_checkpoints: MakeCheckpoints) -> None:
+    """With `instead_of`, an entry is stored only in place of exactly that one (True); if another one is stored, or
+    none, nothing changes (False). Storing what is stored already returns True. Of several at once, one is stored.
+    """
+    async with open_both(make_checkpoints) as (one, other):
+        processor = fresh_name()
+        for stream in ("s-1", LONG):
+            seen = make_parked(stream, error="x" * 20_000)
+            new = structs.replace(seen, state="retrying", retry="r-1")
+            kept = await one.park(processor, new, FENCE, instead_of=seen)
+            expect_equal((kept, await other.parked(processor, [stream])), (False, []), "in place of none")
+            expect(await one.park(processor, seen, FENCE), "park without `instead_of` did not return True")
+            stored = await other.parked(processor, [stream])
+            for wrong in (structs.replace(seen, attempts=6), structs.replace(seen, retry="r-0"), new):
+                kept = await other.park(processor, new, FENCE, instead_of=wrong)
+                expect_equal((kept, await one.parked(processor, [stream])), (False, stored), "in place of another one")
+            for expected in (seen, stored[0]):
+                expect(await other.park(processor, new, FENCE, instead_of=expected), "an entry was not stored")
+                [found] = await one.parked(processor, [stream])
+                expect_equal((found.state, found.retry), ("retrying", "r-1"), "the entry")
+            rivals = [structs.replace(new, retry=f"rival-{number}") for number in range(6)]
+            parking = [
+                (one, other)[n % 2].park(processor, each, FENCE, instead_of=new) for n, each in enumerate(rivals)
+            ]
+            results = await asyncio.gather(*parking)
+            expect_equal(sorted(results), [False] * 5 + [True], "the results of a race")
+            [found] = await one.parked(processor, [stream])
+            expect_equal(found.retry, f"rival-{results.index(True)}", "the entry after a race")
 
 
 async def many_long_errors_are_kept(make_checkpoints: MakeCheckpoints) -> None:
@@ -119,6 +150,7 @@ def by_stream(entries: Sequence[Parked]) -> dict[str, Parked]:
 CHECKS = make_checks(
     a_parked_stream_is_kept,
     only_the_given_entry_is_deleted,
+    a_parked_entry_replaces_the_one_it_names,
     many_long_errors_are_kept,
     a_cancelled_park_is_never_over_a_later_one,
     skipped_commits_are_kept,

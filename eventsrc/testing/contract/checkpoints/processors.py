@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from msgspec import structs
 
@@ -55,7 +56,8 @@ async def one_registration_succeeds(make_checkpoints: MakeCheckpoints) -> None:
 async def registered_processors_are_listed(make_checkpoints: MakeCheckpoints) -> None:
     """The names of registered processors are listed, sorted, each once; a forgotten one is not."""
     async with open_both(make_checkpoints) as (one, other):
-        names = [f"{fresh_name()}@{version}" for version in (2, 10, 1)]
+        tag = fresh_name()
+        names = [f"{tag}@{version}" for version in (2, 10, 1)]  # not in their order
         for name in names:
             await one.register(name, FULL, instead_of=None)
         await one.claim(fresh_name(), Slot(number=0, of=1, epoch=1))  # stored, but not registered
@@ -161,14 +163,14 @@ async def a_forgotten_processor_fences_its_worker(make_checkpoints: MakeCheckpoi
         await other.forget(processor)
         expect_equal(await other.slots(processor), [tombstone(slot) for slot in slots], "the slots")
         calls = (
-            (one.advance(processor, make_slice("s-1", 2, 3, stale)), "an advance"),
-            (one.delete_position(processor, "s-1", stale), "the deletion of a position"),
-            (one.park(processor, parked, stale), "parking"),
-            (one.save(processor, slots[0]), "a save"),
-            (one.claim(processor, structs.replace(slots[0], epoch=5)), "a claim"),
+            (partial(one.advance, processor, make_slice("s-1", 2, 3, stale)), "an advance"),
+            (partial(one.delete_position, processor, "s-1", stale), "the deletion of a position"),
+            (partial(one.park, processor, parked, stale), "parking"),
+            (partial(one.save, processor, slots[0]), "a save"),
+            (partial(one.claim, processor, structs.replace(slots[0], epoch=5)), "a claim"),
         )
         for call, what in calls:
-            await expect_error(Fenced, call, f"{what} by a worker of a forgotten processor")
+            await expect_error(Fenced, call(), f"{what} by a worker of a forgotten processor")
         expect_equal(await other.slots(processor), [tombstone(slot) for slot in slots], "the slots")
         expect_equal((await read_heads(one, processor), await one.parked(processor)), ({}, []), "what came back")
         await other.claim(processor, structs.replace(slots[0], epoch=6, owner="w-2", checkpoint=""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from ....errors import Fenced
 from ....processing.checkpoints.checkpoints import Checkpoints, Slot
@@ -117,11 +118,11 @@ async def a_stale_worker_is_fenced(make_checkpoints: MakeCheckpoints) -> None:
         run = await take_over(one, other, processor, "s-1")
         stale = Fence(0, 1)
         for call, what in (
-            (one.advance(processor, make_slice("s-1", 2, 3, stale)), "an advance"),
-            (one.delete_position(processor, "s-1", stale), "the deletion of a position"),
-            (one.park(processor, make_parked("s-1"), stale), "parking"),
+            (partial(one.advance, processor, make_slice("s-1", 2, 3, stale)), "an advance"),
+            (partial(one.delete_position, processor, "s-1", stale), "the deletion of a position"),
+            (partial(one.park, processor, make_parked("s-1"), stale), "parking"),
         ):
-            error = await expect_error(Fenced, call, f"{what} by a stale worker")
+            error = await expect_error(Fenced, call(), f"{what} by a stale worker")
             expect_equal((error.processor, error.slot), (processor, 0), "processor and slot of the error")
         await expect_position(one, processor, "s-1", run)
         expect_equal(await one.parked(processor), [], "the parked streams")

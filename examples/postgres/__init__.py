@@ -1,0 +1,6 @@
+"""Read models in PostgreSQL: checkpoints and a kind of projection of your own. See docs/own-projections.md."""
+
+from .checkpoints import PostgresCheckpoints
+from .projection import PostgresContext, PostgresProjection
+
+__all__ = ["PostgresCheckpoints", "PostgresContext", "PostgresProjection"]
