@@ -31,9 +31,10 @@ _FENCE = """(
     AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
     AND number = crc32(NEW.stream) % (slot ->> 'of')
 )"""
-# Who claimed a slot, and whether its owner before may have been at work.
-_CLAIM = "INSERT INTO claims SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"
+# Who claimed a slot, or a parked stream to release it, until worker 0 does; and whether its owner before may have been at work.
+_CLAIM = "INSERT INTO claims (at, worker, forced, processor, number, \"of\") SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"
 _OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"
+_RELEASE = "INSERT INTO claims (at, worker, forced, processor, stream)"
 _NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
 _WATCH = f"""
 CREATE TABLE IF NOT EXISTS violations (violation TEXT);
@@ -46,13 +47,21 @@ CREATE TRIGGER IF NOT EXISTS version AFTER UPDATE ON eventsrc_positions WHEN NEW
 CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch < OLD.epoch BEGIN
     {_NOTE} NEW.number || ': epoch ' || OLD.epoch || ', then ' || NEW.epoch); END;
 CREATE TABLE IF NOT EXISTS claims (
-    at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER
+    at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER, stream TEXT DEFAULT ''
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
 CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
     SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
+CREATE TRIGGER IF NOT EXISTS park AFTER INSERT ON eventsrc_parked BEGIN
+    {_RELEASE} SELECT now(), 0, FALSE, NEW.processor, NEW.stream; END;
+CREATE TRIGGER IF NOT EXISTS release AFTER UPDATE ON eventsrc_parked
+WHEN NEW.parked ->> 'retry' <> OLD.parked ->> 'retry' BEGIN
+    {_RELEASE} SELECT now(), iif(NEW.parked ->> 'retry' = '', 0, process()), OLD.parked ->> 'retry' <> '',
+    NEW.processor, NEW.stream; END;
+CREATE TRIGGER IF NOT EXISTS unpark AFTER DELETE ON eventsrc_parked BEGIN
+    {_RELEASE} SELECT now(), 0, FALSE, OLD.processor, OLD.stream; END;
 """
 
 

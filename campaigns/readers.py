@@ -23,6 +23,7 @@ from eventsrc.processing import (
     SQLiteProjection,
 )
 from eventsrc.processing.projections.sqlite import Database
+from eventsrc.processing.worker import GRACE
 
 from .deliveries import Delivery
 from .hostile import Chaos, FailingCheckpoints, FailingStore, HostileFeed
@@ -160,9 +161,19 @@ class Worker(Process):
             leases=self._leases,
             save_every=world.chaos.random.choice((0.1, 1)),
         )
+        self._ends = math.inf
         if world.old is None:
             world.old = world.heads()
         self.task = asyncio.create_task(self.runner.run())
+
+    def stop(self) -> None:
+        self._ends = asyncio.get_running_loop().time() + GRACE
+        self.runner.stop()
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it was stopped so long ago that it does not wait for a store any more."""
+        return asyncio.get_running_loop().time() >= self._ends
 
     async def freeze(self, seconds: float) -> None:
         """Suspend the worker as SIGSTOP does. Until it resumes it does not detect that its lease has expired.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from support.bank import Account
 
 from eventsrc import EventsrcError, Repository, SnapshotPolicy
 from eventsrc.processing import Processor, Runner, verify
+from eventsrc.retrying import TRANSIENT
 
 from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
 from .deliveries import Claim, Disturbances, Place, check_deliveries
@@ -30,6 +32,7 @@ from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
 OLD = 1_800.0  # seconds between the oldest commits and the first worker
+_CLAIMS = "SELECT at, worker, forced, stream FROM claims WHERE processor = ?"
 SETTLED = 60.0  # seconds after the last fault until leases are distributed
 OUTCOMES = (
     "parked",
@@ -87,7 +90,7 @@ class Play(World):
                 self.skipped[processor.name] = {(each.stream, each.version) for each in noted}
             self._ended.set()
             for worker in self._workers:
-                worker.runner.stop()
+                worker.stop()
             self._memory_runner.stop()
             await asyncio.wait([*places, memory])
         await asyncio.sleep(0)
@@ -128,7 +131,8 @@ class Play(World):
             except asyncio.CancelledError:
                 pass
             except Exception as error:  # any other exception is a violation
-                self.violations.append(f"a worker ended with {error!r}")
+                if not (worker.has_given_up and isinstance(error, TRANSIENT)):
+                    self.violations.append(f"a worker ended with {error!r}")
             del self._workers[worker]
             if self._ended.is_set():
                 return
@@ -157,7 +161,7 @@ class Play(World):
                     await worker.freeze(dice.choice((1.0, 3 * TTL)))
                 case "stop":
                     chaos.counts["stopped"] += 1
-                    worker.runner.stop()
+                    worker.stop()
                     return
                 case "kill":
                     chaos.counts["killed"] += 1
@@ -277,10 +281,8 @@ class Play(World):
     def _check_outside(self, expected: Mapping[str, Sequence[Place]]) -> tuple[int, int, int]:
         missing = twice = disordered = 0
         disturbances = Disturbances(self.chaos.disturbances)
-        query = 'SELECT at, worker, forced FROM claims WHERE processor = ? AND number = crc32(?) % "of" ORDER BY rowid'
         for stream, events in expected.items():
-            claimed = self.opened[0]._db.execute(query, ("outside@1", stream)).fetchall()
-            claims = [Claim(at, worker, bool(forced)) for at, worker, forced in claimed]
+            claims = list(claims_of(self.opened[0]._db, "outside@1", stream))
             skipped = {version for each, version in self.skipped["outside@1"] if each == stream}
             found = check_deliveries(events, self.effects[stream], claims, disturbances, optional=skipped)
             missing, twice = missing + found.missing, twice + found.twice
@@ -288,6 +290,23 @@ class Play(World):
             self.chaos.counts["effects had again"] += found.repeated
             self.violations += [f"outside: {stream}: {violation}" for violation in found.violations]
         return missing, twice, disordered
+
+
+def claims_of(db: sqlite3.Connection, processor: str, stream: str) -> Iterator[Claim]:
+    """Yield who had the right to act on a stream, from when on.
+
+    Whoever releases a parked stream has it until the release has ended. Otherwise the holder of the slot has it.
+    """
+    query = f'{_CLAIMS} AND (stream = ? OR number = crc32(?) % "of") ORDER BY rowid'
+    holder, is_released = 0, False
+    for at, worker, forced, released in db.execute(query, (processor, stream, stream)):
+        if not released:
+            holder = worker
+            if not is_released:
+                yield Claim(at, worker, bool(forced))
+        elif worker or is_released:
+            is_released = bool(worker)
+            yield Claim(at, worker or holder, bool(forced))
 
 
 class Story(NamedTuple):
