@@ -57,9 +57,9 @@ CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch
 CREATE TRIGGER IF NOT EXISTS park AFTER INSERT ON eventsrc_parked BEGIN
     {_RELEASE} SELECT now(), 0, FALSE, NEW.processor, NEW.stream; END;
 CREATE TRIGGER IF NOT EXISTS release AFTER UPDATE ON eventsrc_parked
-WHEN NEW.parked ->> 'retry' <> OLD.parked ->> 'retry' BEGIN
-    {_RELEASE} SELECT now(), iif(NEW.parked ->> 'retry' = '', 0, process()), OLD.parked ->> 'retry' <> '',
-    NEW.processor, NEW.stream; END;
+WHEN NEW.parked ->> 'retry' <> OLD.parked ->> 'retry' OR NEW.parked ->> 'state' <> OLD.parked ->> 'state' BEGIN
+    {_RELEASE} SELECT now(), iif(NEW.parked ->> 'retry' <> '' AND NEW.parked ->> 'state' = 'parked', process(), 0),
+    OLD.parked ->> 'retry' <> '', NEW.processor, NEW.stream; END;
 CREATE TRIGGER IF NOT EXISTS unpark AFTER DELETE ON eventsrc_parked BEGIN
     {_RELEASE} SELECT now(), 0, FALSE, OLD.processor, OLD.stream; END;
 """

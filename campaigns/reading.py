@@ -10,7 +10,7 @@ import logging
 import random
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -70,8 +70,8 @@ class Play(World):
             self._wall.jump(OLD)
             self.ancient = self.heads()
             places = [group.create_task(self._place()) for _ in range(self.random.randint(1, 3))]
-            memory = group.create_task(self._in_memory())
-            operator = group.create_task(self._operate())
+            memory = group.create_task(self._noting("the memory projection", self._in_memory()))
+            operator = group.create_task(self._noting("an operator", self._operate()))
             async with asyncio.TaskGroup() as writers:
                 for account in accounts:
                     writers.create_task(self._write(account))
@@ -168,6 +168,13 @@ class Play(World):
                     await worker.kill()
                     return
 
+    async def _noting(self, who: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work. An exception is a violation."""
+        try:
+            await work
+        except Exception as error:
+            self.violations.append(f"{who} ended with {error!r}")
+
     async def _in_memory(self) -> None:
         """Run the memory projection; its runner is cancelled and started again."""
         while True:
@@ -191,7 +198,7 @@ class Play(World):
             is_running = self._workers and self.random.random() < 0.5
             process = self.random.choice(list(self._workers)) if is_running else Process(self)
             for processor in (*process.processors, self.in_memory):
-                with suppress(EventsrcError, ValueError, RuntimeError):
+                with suppress(EventsrcError, ValueError, RuntimeError, TimeoutError):
                     await self._fix(processor)
 
     async def _fix(self, processor: Processor[Any]) -> None:
