@@ -9,10 +9,10 @@ from zlib import crc32
 
 from msgspec import structs
 
-from ..errors import Fenced, NotActive, StoreChanged
-from ..log import log
+from ..errors import Fenced, NotActive
 from ..stores.feed import Feed
-from .checkpoints.checkpoints import Checkpoints, Registration, Slot, current_slots
+from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
+from .registrar import Registrar
 from .slice import Fence
 
 CONFIRM_SECONDS = 1.0
@@ -30,12 +30,8 @@ class Assignment:
     - A slot that its holder did not give up may still be used for CONFIRM_SECONDS: `confirm` waits that long first.
     """
 
-    def __init__(
-        self, tag: str, version: int, handles: Sequence[str], checkpoints: Checkpoints, feed: Feed, *, from_now: bool
-    ) -> None:
-        self.tag, self.version, self.name = tag, version, f"{tag}@{version}"
-        self._handles, self.checkpoints, self.feed, self.from_now = tuple(handles), checkpoints, feed, from_now
-        self.registration: Registration | None = None
+    def __init__(self, registrar: Registrar, checkpoints: Checkpoints, feed: Feed) -> None:
+        self.registrar, self.checkpoints, self.feed, self.name = registrar, checkpoints, feed, registrar.name
         self.held: dict[int, Slot] = {}  # by number
         self.draining: set[int] = set()  # held slots that are being given up: no new commits are started
         self.unclean: set[int] = set()  # held slots whose former holder was killed, or still runs
@@ -46,49 +42,6 @@ class Assignment:
         self._not_before: dict[int, float] = {}  # acts outside of this slot wait until then
         self._ours: dict[int, int] = {}  # the epochs of the last claims by this object
         self._checking = asyncio.Lock()
-        self._is_new = False  # registered by this object, so slots that were forgotten begin where it does
-
-    # Registration.
-
-    async def register(self) -> Registration:
-        """Read what is stored for this processor, or store it, and check that it belongs to this store.
-
-        Raises:
-            StoreChanged: it belongs to another store or tenant.
-        """
-        identity = await self.feed.identity()
-        while (found := await self.checkpoints.registration(self.name)) is None:
-            start, started = (await self.feed.end(), await self.feed.clock()) if self.from_now else ("", 0)
-            new = Registration(store=identity, started=started, start=start, handles=self._handles)
-            self._is_new |= await self.checkpoints.register(self.name, new, instead_of=None)
-        if found.store != identity:
-            raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
-        if found.handles != self._handles:
-            if added := set(self._handles) - set(found.handles):
-                log.warning(
-                    "%s: handlers of %s were added without raising its version: events of the past are not handled",
-                    *(self.name, ", ".join(sorted(added))),
-                )
-            await self.checkpoints.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
-        self.registration = found
-        return found
-
-    async def is_paused(self) -> bool:
-        """Read whether the processor is paused."""
-        found = await self.checkpoints.registration(self.name)
-        return found is not None and found.paused
-
-    async def check_active(self) -> None:
-        """Check that readers use this version. If no version is active yet, activate this one.
-
-        Raises:
-            NotActive: readers use another version.
-        """
-        active = await self.checkpoints.active(self.tag)
-        if active is None and not await self.checkpoints.activate(self.tag, self.version, instead_of=None):
-            active = await self.checkpoints.active(self.tag)
-        if active not in (None, self.version):
-            raise NotActive(self.tag, self.version, active)
 
     # Slots.
 
@@ -99,10 +52,6 @@ class Assignment:
         """Whether this object holds the slot of the stream."""
         return self.slot_of(stream) in self.held
 
-    def is_draining(self, stream: str) -> bool:
-        """Whether commits of this stream are not to be started any more."""
-        return self.slot_of(stream) in self.draining
-
     async def read_slots(self) -> Sequence[Slot]:
         """Return all stored slots.
 
@@ -112,7 +61,7 @@ class Assignment:
         """
         known = await self.checkpoints.slots(self.name)
         if any(slot.retired for slot in known):
-            raise NotActive(self.tag, self.version, await self.checkpoints.active(self.tag) or 0)
+            raise NotActive(self.registrar.tag, self.registrar.version, await self.registrar.active() or 0)
         if any(slot.switch for slot in known):
             raise SwitchPending(self.name)
         return known
@@ -126,7 +75,7 @@ class Assignment:
             Fenced: another process is creating slots.
             NotActive: another version has replaced this one.
         """
-        registration = self.registration or await self.register()
+        start = (await self.registrar.current()).start
         known = await self.read_slots()
         used = current_slots(known)
         if used and (not replace or len(used) == of):
@@ -136,7 +85,6 @@ class Assignment:
         if known and not used and not replace:  # the process that started to create these was killed
             of, laid = known[0].of, known[0].laid
         is_open = any(slot.open for slot in known)
-        start = registration.start
         checkpoint = self.feed.earliest(slot.checkpoint or start for slot in used or known) if known else start
         numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
         # Slot 0 first: of two processes that do this, one is fenced. Then fence unused slots, then create the rest.
@@ -155,20 +103,13 @@ class Assignment:
         for slot in current_slots(await self.read_slots()):
             await self.claim(slot)
 
-    async def take_back(self) -> None:
-        """Claim all slots, also from a rebuild that was killed while it switched to another version."""
-        for slot in await self.checkpoints.slots(self.name):
-            if slot.switch:
-                await self.checkpoints.claim(self.name, structs.replace(slot, epoch=slot.epoch + 1, switch=""))
-
     async def claim(self, seen: Slot, owner: str = "") -> None:
         """Claim a slot that was read as `seen`. Its previous holder is fenced.
 
         Raises:
             Fenced: another process has claimed the slot since it was read.
         """
-        start = self.registration.start if self._is_new and self.registration is not None else ""
-        checkpoint = seen.checkpoint or start
+        checkpoint = seen.checkpoint or self.registrar.new_start
         slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="", checkpoint=checkpoint)
         await self.checkpoints.claim(self.name, slot)
         now = asyncio.get_running_loop().time()
@@ -216,6 +157,10 @@ class Assignment:
         self.held.pop(number, None)
         self.draining.discard(number)
         self.unclean.discard(number)
+
+    def is_own(self, slot: Slot) -> bool:
+        """Whether this object made the last claim of a stored slot."""
+        return self._ours.get(slot.number) == slot.epoch
 
     def fence(self, number: int) -> Fence | None:
         """Return the fence of a slot that is held here; None if it is not."""
@@ -325,9 +270,17 @@ def slot_number(stream: str, of: int) -> int:
 
 async def is_switched(assignment: Assignment) -> bool:
     """Whether a pending switch has ended: True if this version was kept. Raises NotActive if it was replaced."""
-    if (active := await assignment.checkpoints.active(assignment.tag)) not in (None, assignment.version):
-        raise NotActive(assignment.tag, assignment.version, active)
+    registrar = assignment.registrar
+    if (active := await registrar.active()) not in (None, registrar.version):
+        raise NotActive(registrar.tag, registrar.version, active)
     with suppress(SwitchPending):
         await assignment.read_slots()
         return True
     return False
+
+
+async def take_back(assignment: Assignment) -> None:
+    """Take the slots back from a rebuild that was killed while it switched to another version."""
+    for slot in await assignment.checkpoints.slots(assignment.name):
+        if slot.switch:
+            await assignment.checkpoints.claim(assignment.name, structs.replace(slot, epoch=slot.epoch + 1, switch=""))

@@ -134,7 +134,7 @@ class LambdaHandler:
         self._checked = -inf
         async with stack:
             for processor in processors:
-                await processor.pipeline.drop()
+                await processor.pipeline.checkpointer.drop()
 
     async def _deliver(self, processor: Processor[Any], raw: Sequence[Any], until: float) -> dict[int, Exception]:
         """Pass records to a processor. Return the numbers of those that it has not handled, each with the error."""
@@ -157,7 +157,7 @@ class LambdaHandler:
             with suppress(*_RETRYABLE):  # else a failing handler would fail the whole batch each time
                 async with asyncio.timeout(self._margin / 4):
                     await pipeline.retries.end_attempts()
-            await pipeline.drop()
+            await pipeline.checkpointer.drop()
             self._checked = -inf
             failures |= dict.fromkeys(await self._unhandled(processor, records), error)
         return failures
@@ -183,8 +183,8 @@ class LambdaHandler:
 async def _check(pipeline: Pipeline) -> None:
     """Check that this version of a processor may handle commits. Raises NotActive, SwitchPending."""
     if pipeline.assignment.held:
-        await pipeline.assignment.check_active()
-        pipeline.paused = await pipeline.assignment.is_paused()
+        await pipeline.assignment.registrar.check_active()
+        pipeline.paused = await pipeline.assignment.registrar.is_paused()
     else:
         await pipeline.prepare()
     await pipeline.assignment.join()

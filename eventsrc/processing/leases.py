@@ -129,17 +129,17 @@ class Leases:
         assignment = pipeline.assignment
         before = set(assignment.held)
         for number in before - view.mine:
-            pipeline.dropped(number)
+            pipeline.checkpointer.dropped(number)
         for slot in view.orphans:
             await self._claim(assignment, slot)
-        for number in sorted(assignment.held)[view.quota :]:
-            await pipeline.give_up(number, self._grace)
+        if surplus := sorted(assignment.held)[view.quota :]:
+            await pipeline.checkpointer.give_up(surplus, self._grace)
         wanted = max(0, view.quota - len(assignment.held))
         # At random, so that workers do not all try the same slot first.
         for slot in random.sample(view.free, min(len(view.free), wanted)):
             await self._claim(assignment, slot)
         if set(assignment.held) != before:
-            await pipeline.claimed()
+            await pipeline.checkpointer.claimed()
             log.info("%s: worker %s has slots %s", assignment.name, self.worker, sorted(assignment.held))
 
     async def _create_slots(self, pipeline: Pipeline) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from typing import NamedTuple
 
-from ..errors import StoreChanged
-from ..store import Commit, Store
+from ..errors import StoreChanged, StoredDataError
+from ..store import MAX_VERSION, Commit, Store
 from .assignment import Assignment
+from .checkpoints.checkpoints import Registration
 from .progress import Progress
 from .projections.projection import Projection
 from .slice import Position, Slice
@@ -72,12 +73,22 @@ class Positions:
         On ordered feeds the position of the start decides. Elsewhere the commit's time does, and commits of the last
         CLOCK_SKEW before the start are handled, too, as the clock of their writer may have been slow.
         """
-        registration = self._assignment.registration or await self._assignment.register()
+        registration = await self._assignment.registrar.current()
         if not registration.started:
             return 0
+        until = MAX_VERSION
+        while True:
+            try:
+                return await self._find_start(stream, until, registration)
+            except StoredDataError as error:  # a commit that nobody can read may be of after the start
+                if not error.version:
+                    return 0
+                until = error.version - 1
+
+    async def _find_start(self, stream: str, until: int, registration: Registration) -> int:
         place = int(registration.start.partition(".")[0] or 0) if self._assignment.feed.ordered else 0
         earliest = registration.started - CLOCK_SKEW
-        async with aclosing(self._store.read(stream, backward=True)) as commits:
+        async with aclosing(self._store.read(stream, until=until, backward=True)) as commits:
             async for commit in commits:
                 if self._assignment.feed.ordered and commit.position is not None:
                     if commit.position <= place:

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, Literal, TypeVar
 
-from msgspec import structs
-
 from ..concurrency import load_all
-from ..errors import NotActive, StreamParked
+from ..errors import StreamParked
 from ..store import Receipt, Store
 from ..stores.feed import Feed
 from .assignment import Assignment
@@ -18,7 +16,9 @@ from .checkpoints.checkpoints import Checkpoints, Parked
 from .checkpoints.memory import MemoryCheckpoints
 from .pipeline import Pipeline
 from .projections.projection import Guarantee, Projection
+from .registrar import Registrar
 from .releasing import Releasing
+from .waiting import Waiting
 from .worker import Worker
 
 P = TypeVar("P", bound=Projection)
@@ -82,17 +82,17 @@ class Processor(Generic[P]):
         self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        assignment = Assignment(
-            projection.tag,
-            projection.version,
-            projection.handles,
-            self.checkpoints,
-            used,
-            from_now=start == "now",
+        registrar = Registrar(
+            projection.tag, projection.version, projection.handles, self.checkpoints, used, from_now=start == "now"
         )
-        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._waiting = Waiting(projection, registrar, self.checkpoints)
         self.pipeline = Pipeline(
-            projection, store, assignment, attempts=attempts, stops=on_error == "stop", wake=self._wake
+            projection,
+            store,
+            Assignment(registrar, self.checkpoints, used),
+            attempts=attempts,
+            stops=on_error == "stop",
+            wake=self._waiting.wake,
         )
         self._releasing = Releasing(self.pipeline)
 
@@ -122,49 +122,14 @@ class Processor(Generic[P]):
             NotActive: another version has replaced this one.
             TimeoutError: the commit was not handled within `timeout` seconds.
         """
-        stream = receipt.stream
-        version = await self.pipeline.last_wanted(stream, receipt.version)
-        progress = asyncio.Event()
-        self._waiters.setdefault(stream, set()).add(progress)
-        pause = 0.02
-        try:
-            async with asyncio.timeout(timeout):
-                while (await self.positions([stream])).get(stream, 0) < version:
-                    await self._check_reachable(stream, version)
-                    try:
-                        async with asyncio.timeout(pause):  # another process may handle it, so look again
-                            await progress.wait()
-                    except TimeoutError:
-                        pause = min(pause * 2, 1.0)
-                    progress.clear()
-        except TimeoutError:
-            raise TimeoutError(
-                f"{self.name} has not handled {stream}@{version} in {timeout} s; check that it runs"
-            ) from None
-        finally:
-            self._waiters[stream].discard(progress)
-            if not self._waiters[stream]:
-                del self._waiters[stream]
-
-    async def _check_reachable(self, stream: str, version: int) -> None:
-        for parked in await self.checkpoints.parked(self.name, [stream]):
-            if parked.version <= version and parked.state == "parked":
-                raise StreamParked(self.name, stream, parked.version)
-        active = await self.checkpoints.active(self.projection.tag)
-        if active is not None and active > self.projection.version:
-            raise NotActive(self.projection.tag, self.projection.version, active)
-
-    def _wake(self, stream: str) -> None:
-        """Wake the callers of `wait_for` that wait for this stream."""
-        for waiting in self._waiters.get(stream, ()):
-            waiting.set()
+        version = await self.pipeline.last_wanted(receipt.stream, receipt.version)
+        await self._waiting.wait_for(receipt.stream, version, timeout)
 
     # Parked streams.
 
     async def parked(self) -> Sequence[Parked]:
-        """Return the parked streams, and those whose retry was interrupted at its end: retry these, too."""
-        found = await self.checkpoints.parked(self.name)
-        return [each for each in found if each.state == "parked" or not self.pipeline.running]
+        """Return the parked streams. Those that are being retried are not among them."""
+        return [each for each in await self.checkpoints.parked(self.name) if each.state == "parked"]
 
     async def retry(self, stream: str) -> None:
         """Handle a parked stream from its position to its end, and release it. Any process may call this.
@@ -218,18 +183,11 @@ class Processor(Generic[P]):
 
     async def pause(self) -> None:
         """Let every process that runs this processor stop handling within seconds, until `resume`. It is stored."""
-        await self._set_paused(True)
+        await self.pipeline.assignment.registrar.set_paused(True)
 
     async def resume(self) -> None:
         """Let the processor continue after `pause`."""
-        await self._set_paused(False)
-
-    async def _set_paused(self, paused: bool) -> None:
-        while True:
-            found = await self.pipeline.assignment.register()
-            new = structs.replace(found, paused=paused)
-            if await self.checkpoints.register(self.name, new, instead_of=found):
-                return
+        await self.pipeline.assignment.registrar.set_paused(False)
 
     async def reset(self, stream: str) -> None:
         """Forget what was handled of one stream, so that it is handled again from its beginning.
@@ -251,8 +209,8 @@ class Processor(Generic[P]):
         """
         self._check_stopped()
         await self.projection.discard()
-        self.pipeline.assignment.registration = None
-        await self.pipeline.drop()
+        self.pipeline.assignment.registrar.forget()
+        await self.pipeline.checkpointer.drop()
 
     async def resume_from(self, checkpoint: str = "") -> None:
         """Let the next run read the feed from `checkpoint`.

@@ -20,8 +20,7 @@ class Progress:
         self.commits = 0  # handled
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
         self.in_flight = 0  # commits that handlers are working on
-        self.waiting = ""  # the name of the error, while a store cannot be reached
-        self.waiting_since = 0  # µs since the epoch
+        self._waits: dict[object, tuple[str, int]] = {}  # for a store: by whom, the name of the error, and since when
         self._oldest = 0  # time of the oldest commit in flight
         self._delivered_up_to = 0  # time of the newest commit that the feed has delivered
         self._is_scanning = False
@@ -40,20 +39,31 @@ class Progress:
         self.commits += len(run.commits)
         self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
 
+    def delivered(self, batch: Batch) -> None:
+        """Note that the feed has delivered a batch, which is to be handled."""
+        self.at_end, self._is_scanning = False, batch.is_scan
+
     def batch_done(self, batch: Batch) -> None:
         """Note that all commits of a batch were handled or left to tasks of their own."""
-        self.at_end, self._is_scanning = batch.caught_up, batch.is_scan
+        self.at_end = batch.caught_up
         if batch.commits:
             self._delivered_up_to = max(self._delivered_up_to, batch.commits[-1].time)
 
-    def wait(self, error: str) -> None:
-        """Note that a store cannot be reached; with an empty text, that it can."""
-        self.waiting = error
-        self.waiting_since = (self.waiting_since or now()) if error else 0
+    def wait(self, waiter: object, error: str) -> None:
+        """Note that somebody waits for a store; with an empty text, that it answers."""
+        if error:
+            self._waits[waiter] = error, self._waits[waiter][1] if waiter in self._waits else now()
+        else:
+            self._waits.pop(waiter, None)
+
+    @property
+    def waiting(self) -> str:
+        """The name of the error, while a store cannot be reached; "" if it can."""
+        return next((error for error, _ in self._waits.values()), "")
 
     def update(self, aside: int) -> None:
         """Find out whether it has caught up, with so many streams that are handled by tasks of their own."""
-        if self.at_end and not aside:
+        if self.at_end and not aside and not self._waits:
             self.caught_up.set()
         else:
             self.caught_up.clear()
@@ -69,14 +79,14 @@ class Progress:
 
         Streams that are retried or parked do not count.
         """
-        if self.waiting:
-            since = self.waiting_since
+        if self._waits:
+            since = min(since for _, since in self._waits.values())
+        elif self.at_end and not self._oldest:
+            return 0.0
+        elif self._is_scanning or not (self._oldest or self._delivered_up_to):
+            return math.inf
         elif self._oldest:
             since = self._oldest
-        elif self.at_end:
-            return 0.0
-        elif self._is_scanning or not self._delivered_up_to:
-            return math.inf
         else:
             since = self._delivered_up_to
         return max(0.0, (now() - since) / 1e6)

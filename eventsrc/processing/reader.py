@@ -41,11 +41,13 @@ class Patience:
     def over(self) -> None:
         """Note that the store answers."""
         for each in self._pipelines:
-            each.progress.wait("")
+            each.progress.wait(self, "")
+            each.update_caught_up()
 
     def _note(self, error: BaseException, seconds: float) -> None:
         for each in self._pipelines:
-            each.progress.wait(type(error).__name__)
+            each.progress.wait(self, type(error).__name__)
+            each.update_caught_up()
         log.warning("%s; trying again in %.1f s: %s", type(error).__name__, seconds, error)
 
     async def _pause(self, seconds: float) -> None:
@@ -115,6 +117,8 @@ class Reader:
                 await asyncio.sleep(self._pause_after(batch))  # others run, too: handlers may never have awaited
 
     async def _handle(self, batch: Batch) -> None:
+        for pipeline in self._pipelines:
+            pipeline.progress.delivered(batch)
         if len(self._pipelines) == 1:
             await self._pipelines[0].handle(batch.commits, batch.damaged)
         else:
@@ -151,4 +155,6 @@ class Reader:
     async def _save(self) -> None:
         self._saved = self._clock()
         for pipeline in self._pipelines:
-            await pipeline.save()
+            pipeline.update_caught_up()
+            pipeline.check()
+            await pipeline.checkpointer.save()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Literal
 from uuid import uuid4
@@ -11,7 +11,7 @@ from uuid import uuid4
 from msgspec import structs
 
 from ..concurrency import cancel_all
-from ..errors import NotActive, StreamsParked
+from ..errors import NotActive, StoreChanged, StreamsParked
 from ..log import log
 from ..retrying import on_outage
 from .assignment import CONFIRM_SECONDS
@@ -93,6 +93,7 @@ class _Rebuild:
     def __init__(self, processor: Processor[Any], progress: Progress | None, rate: float | None) -> None:
         self._processor, self._progress, self._rate = processor, progress, rate
         self._checkpoints, self._projection = processor.checkpoints, processor.projection
+        self._feed = processor.pipeline.assignment.feed
 
     async def run(self) -> None:
         checkpoints, tag, version = self._checkpoints, self._projection.tag, self._projection.version
@@ -102,15 +103,21 @@ class _Rebuild:
             return
         old, following = f"{tag}@{active}", self._processor.pipeline.following
         registration = await checkpoints.registration(old)
-        if self._processor.pipeline.assignment.from_now or (registration is not None and registration.started):
+        if registration is not None and registration.store != await self._feed.identity():
+            raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
+        if self._processor.pipeline.assignment.registrar.from_now or (
+            registration is not None and registration.started
+        ):
             raise ValueError(
                 f'{self._processor.name} or {old} has start="now", and cannot be rebuilt; give the new one a tag of '
                 "its own"
             )
         following.start(old, registration)
         await self._pass(old)
-        async with _switching(checkpoints, old):
+        async with _switching(checkpoints, old) as slots:
             await self._pass(old)  # what the old version has handled since; now it handles no more
+            for slot in slots:  # if this process was stopped for long, the old version has taken them back
+                await checkpoints.save(old, slot)
             if not await checkpoints.activate(tag, version, instead_of=active):
                 raise NotActive(tag, version, await checkpoints.active(tag) or 0)
         following.stop()
@@ -149,8 +156,8 @@ class _Rebuild:
 
 
 @asynccontextmanager
-async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[None]:
-    """Keep the old version from handling commits inside the block; at its end retire it.
+async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Sequence[Slot]]:
+    """Keep the old version from handling commits inside the block; at its end retire it. Yields its slots.
 
     If the block fails, the old version continues. If this process is killed, the workers of the old version notice that
     its heartbeats stop, and continue, too.
@@ -160,12 +167,15 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[None]
     beating = asyncio.create_task(_beat(checkpoints, worker))
     try:
         try:
-            was_open = await _claim(checkpoints, old, lambda slot: structs.replace(slot, switch=worker))
+            was_open = any(slot.open for slot in await checkpoints.slots(old))
+            slots = await _claim(checkpoints, old, lambda slot: structs.replace(slot, switch=worker))
             if was_open:
                 await asyncio.sleep(CONFIRM_SECONDS)  # acts outside that were begun before it was fenced
-            yield
+            yield slots
         except BaseException:
-            undoing: asyncio.Future[bool] = asyncio.ensure_future(on_outage()(_claim, checkpoints, old, _resumed))
+            undoing: asyncio.Future[Sequence[Slot]] = asyncio.ensure_future(
+                on_outage()(_claim, checkpoints, old, _resumed)
+            )
             await asyncio.shield(undoing)
             raise
         await on_outage()(_claim, checkpoints, old, _retired)
@@ -182,14 +192,14 @@ def _retired(slot: Slot) -> Slot:
     return structs.replace(slot, switch="", retired=True)
 
 
-async def _claim(checkpoints: Checkpoints, processor: str, change: Callable[[Slot], Slot]) -> bool:
-    """Change all slots that are not as wanted, and raise their epochs. Return whether somebody held one."""
-    was_open = False
+async def _claim(checkpoints: Checkpoints, processor: str, change: Callable[[Slot], Slot]) -> Sequence[Slot]:
+    """Change all slots that are not as wanted, and raise their epochs. Return what was stored."""
+    claimed: list[Slot] = []
     for slot in await checkpoints.slots(processor):
         if (new := change(slot)) != slot:
-            was_open |= slot.open
-            await checkpoints.claim(processor, structs.replace(new, epoch=slot.epoch + 1, owner="", open=False))
-    return was_open
+            claimed.append(structs.replace(new, epoch=slot.epoch + 1, owner="", open=False))
+            await checkpoints.claim(processor, claimed[-1])
+    return claimed
 
 
 async def _beat(checkpoints: Checkpoints, worker: str) -> None:

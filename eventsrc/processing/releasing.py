@@ -37,11 +37,14 @@ class Releasing:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
+        if parked.state == "retrying" and not await self._is_free(stream):
+            await self._wait(stream)  # the worker that holds the slot handles it already
+            return
         if self._pipeline.running:  # its worker has the slot, or will have it, or another one does
             if not await parking.release(parked, skipped, is_holder=assignment.holds(stream)):
                 await self._wait(stream)
             return
-        await assignment.register()
+        await assignment.registrar.register()
         number = slot_number(stream, len(await assignment.ensure_slots()))
         if await self._claim(number):
             try:
@@ -50,6 +53,11 @@ class Releasing:
                 await self._give_up(number)
         elif not await parking.release(parked, skipped, is_holder=False):
             await self._wait(stream)
+
+    async def _is_free(self, stream: str) -> bool:
+        """Whether no worker holds the slot of a stream."""
+        slots = await self._pipeline.assignment.ensure_slots()
+        return not slots[slot_number(stream, len(slots))].open
 
     async def _wait(self, stream: str) -> None:
         """Wait until the worker that holds the slot has handled what was stored meanwhile."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from ..concurrency import cancel_all, first_of
 from ..retrying import on_failed_handler, on_outage
-from .applying import Interrupted, for_a_while
+from .applying import Applied, Interrupted, for_a_while
 from .assignment import Assignment
 from .catch_up import CatchUp, Entry
+from .following import Following
 from .parking import Parking
-from .slice import HandlerFailed
+from .slice import HandlerFailed, Slice
 
 MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
 MAX_FAILING = 100  # streams that fail, and no handler succeeds: the processor backs off as a whole
@@ -35,8 +36,18 @@ class Retries:
     - If MAX_ASIDE streams are aside, reading the feed waits.
     """
 
-    def __init__(self, assignment: Assignment, catch_up: CatchUp, parking: Parking, attempts: int, stops: bool) -> None:
-        self._assignment, self._catch_up, self._parking = assignment, catch_up, parking
+    def __init__(
+        self,
+        assignment: Assignment,
+        following: Following,
+        catch_up: CatchUp,
+        parking: Parking,
+        *,
+        attempts: int,
+        stops: bool,
+    ) -> None:
+        self._assignment, self._following = assignment, following
+        self._catch_up, self._parking = catch_up, parking
         self._attempts, self.stops = attempts, stops
         self.ends = False  # the run ends at the end of the feed, so waiting for a success may be for ever
         self._failing: set[str] = set()  # streams that failed since the last success of any handler
@@ -53,17 +64,20 @@ class Retries:
 
     @property
     def is_backing_off(self) -> bool:
-        """Whether everything fails, so that nothing is parked and the feed is not read."""
+        """Whether everything fails, so that nothing is parked."""
         return len(self._failing) >= MAX_FAILING and not self.ends
 
     @property
     def is_full(self) -> bool:
         """Whether no more streams may be aside."""
-        return len(self._catch_up.entries) >= MAX_ASIDE or self.is_backing_off
+        return len(self._catch_up.entries) >= MAX_ASIDE
 
     def succeeded(self) -> None:
         """Note that a handler succeeded."""
         if self._failing:
+            if self.is_backing_off:  # it was not their fault, so each is tried once more before it is parked
+                for entry in self._catch_up.entries.values():
+                    entry.failures = min(entry.failures, self._attempts - 1)
             self._failing.clear()
             self._left.set()
 
@@ -87,10 +101,25 @@ class Retries:
             self._failing.add(stream)
         entry.task = asyncio.create_task(self._run(entry))
 
-    def start_orphans(self, streams: Iterable[str]) -> None:
+    def take_over(self, applied: Applied, runs: Sequence[Slice]) -> None:
+        """Continue with those of these slices that failed, or take long."""
+        for run, error in applied.failures:
+            if isinstance(error, Interrupted):
+                self._catch_up.enter(
+                    run.stream, run.last_version
+                ).is_suspended = True  # stored when the slot is given up
+            else:
+                failed = error if isinstance(error, HandlerFailed) else None
+                self.start(run.stream, run.last_version, failed=failed)
+        for run in runs if applied.slow else ():
+            if (task := applied.slow.get(run.stream)) is not None:
+                self.start(run.stream, run.last_version, first=task)
+
+    def start_orphans(self) -> None:
         """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
-        for stream in streams:
-            if self._assignment.holds(stream) and not self._assignment.is_draining(stream):
+        held_back = self._following.held_back if self._following.is_on else ()
+        for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
+            if self._assignment.holds(stream) and self._assignment.slot_of(stream) not in self._assignment.draining:
                 self.start(stream)
 
     async def wait_until_survived(self) -> None:
@@ -220,7 +249,7 @@ class Retries:
 
         async def pause(seconds: float) -> None:
             await first_of(self._stopping, timeout=seconds)
-            if self._assignment.is_draining(entry.stream):
+            if self._assignment.slot_of(entry.stream) in self._assignment.draining:
                 raise Interrupted(entry.stream)
 
         retrying = on_failed_handler(

@@ -47,7 +47,7 @@ async def verify(processor: Processor[Any], *, deliver: bool = True, rate: float
     try:
         return await _Verification(pipeline, joined=True).run(deliver, rate)
     finally:
-        await pipeline.drop()
+        await pipeline.checkpointer.drop()
 
 
 class _Verification:

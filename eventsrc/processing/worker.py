@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from ..concurrency import cancel_all, first_of
 from ..errors import Fenced, StoreError, StreamsParked
 from ..log import log
 from ..stores.feed import Feed
-from .assignment import SwitchPending, is_switched
+from .assignment import SwitchPending, is_switched, take_back
 from .leases import LeaseExpired, Leases
 from .pipeline import Pipeline
 from .reader import Patience, Reader
@@ -84,7 +85,7 @@ class Worker:
             ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
             for pipeline in self._pipelines:
                 pipeline.running = False
-                await pipeline.drop()
+                await pipeline.checkpointer.drop()
             for pipeline in ended:
                 pipeline.progress.at_end = True  # stays so until the next run
                 pipeline.progress.caught_up.set()
@@ -102,8 +103,8 @@ class Worker:
         """Store what is left, write the checkpoints and give up the slots."""
         for pipeline in self._pipelines:
             pipeline.check()
-        for pipeline in self._pipelines:
-            await pipeline.stop(self._grace)
+            if not pipeline.assignment.joined:
+                await pipeline.checkpointer.give_up(list(pipeline.assignment.held), self._grace)
 
     async def _give_up(self) -> None:
         """Give up the slots after an error or a cancellation, if that takes no more than GIVE_UP_SECONDS.
@@ -134,7 +135,7 @@ class Worker:
     async def _take_all(self) -> None:
         for pipeline in self._pipelines:
             await pipeline.assignment.take_all()
-            await pipeline.claimed()
+            await pipeline.checkpointer.claimed()
 
     async def _wait_for_switch(self, error: Exception) -> None:
         """Wait until a rebuild that switches to another version has ended. Raise the error if there is none.
@@ -149,19 +150,24 @@ class Worker:
             assignment, beats = pipeline.assignment, _Beats()
             while not await self._patience(partial(is_switched, assignment)):
                 pending = True
-                pipeline.progress.wait("SwitchPending")
+                pipeline.progress.wait(self, "SwitchPending")
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
                 alive = await self._patience(assignment.checkpoints.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
                     log.warning(
                         "%s: a rebuild ended in the middle of its switch; this version continues", assignment.name
                     )
-                    await self._patience(assignment.take_back)
+                    await self._patience(partial(take_back, assignment))
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
                     return
+            pipeline.progress.wait(self, "")
         if not pending and isinstance(error, Fenced):
-            raise error
+            for pipeline in self._pipelines:
+                with suppress(SwitchPending):
+                    slots = await self._patience(pipeline.assignment.read_slots)
+                    if any(slot.open and not pipeline.assignment.is_own(slot) for slot in slots):
+                        raise error  # another worker holds one; otherwise a switch was undone, or that worker has ended
 
     # With leases: several workers share the slots.
 
@@ -198,7 +204,7 @@ class Worker:
     async def _reset(self) -> None:
         """Forget everything that other workers may have handled in the meantime."""
         for pipeline in self._pipelines:
-            await pipeline.drop()
+            await pipeline.checkpointer.drop()
             pipeline.retries.reset()  # a stream that was catching up may have failed with Fenced
 
     # Reading.

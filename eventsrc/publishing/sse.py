@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import random
 
 from ..errors import StoreClosed
-from ..stores.feed import Batch
-from ..stores.ordered import OrderedStore, position_of
 from .asgi import Receive, Send
 from .catalogue import Catalogue
+from .chunk import Chunk, make_chunks
+from .history import History
+from .live import Tail
 from .token import FeedToken
 
-CHUNK = 64 * 1024  # bytes; a chunk is sent as soon as it has as many
+TURN = 0.25
+"""Seconds that a client may read history before others have their turn."""
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -25,21 +26,32 @@ HEADERS = {
 class EventStream:
     """The stream of events of one client.
 
+    - Until the client has caught up, it reads the history itself, a few clients at a time. Then it follows the tail. A
+      client that is too slow for the tail reads the history again. It keeps no more than one chunk in memory.
     - The id of an event is the token from which a client resumes after that event.
     - Where nothing is published for long, ids are sent without events: they only advance the client's last id.
-    - A comment is sent after every `heartbeat` seconds of silence.
-    - A client that does not take CHUNK bytes, or one event if that is larger, within four heartbeats is dropped. It may
-      resume.
+    - A comment is sent after at most `heartbeat` seconds of silence, by each client at another moment.
+    - A client that does not take a chunk within four heartbeats is dropped. It may resume.
     """
 
     def __init__(
-        self, store: OrderedStore, catalogue: Catalogue, start: FeedToken, heartbeat: float, retry: float
+        self,
+        history: History,
+        tail: Tail,
+        catalogue: Catalogue,
+        start: FeedToken,
+        heartbeat: float,
+        retry: float,
     ) -> None:
-        self._store, self._catalogue, self._start = store, catalogue, start
+        self._history, self._tail, self._catalogue = history, tail, catalogue
         self._heartbeat, self._retry = heartbeat, retry
-        self._read = self._sent = start  # how far the feed was read; the last id that was sent
+        # Clients that got the same event would otherwise all be due at the same moment.
+        self._silence = heartbeat * random.uniform(0.8, 1)  # noqa: S311
+        self._at = start  # how far it was read
+        self._sent = start.place  # the last id that was sent
         self._clock = asyncio.get_running_loop().time
         self._last_sent = self._clock()
+        self._sending: asyncio.Task[None] | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Stream until the client leaves. Closing the store ends the response.
@@ -54,66 +66,83 @@ class EventStream:
         """
         gone = asyncio.create_task(_wait_for_disconnect(receive))
         try:
-            async with aclosing(self._store.feed(after=str(self._start.position))) as batches:
-                await self._run(batches, gone, send)
+            await self._send(send, f"retry: {self._retry * 1000:.0f}\nid: {self._at.text}\n\n".encode())
+            await self._run(gone, send)
+        except StoreClosed:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except _ClientGone:
             pass
         finally:
-            await _cancel(gone)
+            for task in filter(None, (gone, self._sending)):
+                await _cancel(task)
 
-    async def _run(self, batches: AsyncGenerator[Batch], gone: asyncio.Task[None], send: Send) -> None:
-        await self._send(send, f"retry: {self._retry * 1000:.0f}\nid: {self._start.token}\n\n".encode())
-        coming = asyncio.create_task(_read_next(batches))
+    async def _run(self, gone: asyncio.Task[None], send: Send) -> None:
+        tail = self._tail
+        while not gone.done():
+            changed = tail.changed
+            if self._at.place < tail.start.place:
+                await self._catch_up(gone, send)
+            elif chunk := tail.next_chunk(self._at):
+                await self._send(send, self._take(chunk))
+            elif tail.has_ended:
+                raise tail.error.with_traceback(None) if tail.error else StoreClosed("the store was closed")
+            else:
+                self._at = max(self._at, tail.end)
+                await self._wait(changed, gone, send)
+
+    async def _catch_up(self, gone: asyncio.Task[None], send: Send) -> None:
+        """Read history in one turn: a page of commits, or less if the client takes it slowly."""
+        turn = asyncio.create_task(self._history.turn.acquire())
         try:
-            while not gone.done():
-                timeout = self._heartbeat - self._silence
-                await asyncio.wait((gone, coming), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if coming.done():
-                    if (batch := coming.result()) is None:
-                        await send({"type": "http.response.body", "body": b"", "more_body": False})
-                        return
-                    await self._send_batch(batch, gone, send)
-                    coming = asyncio.create_task(_read_next(batches))
-                    del batch  # many clients wait at once, and none of them keeps its commits in memory
-                if self._silence >= self._heartbeat:  # also while batches arrive of which nothing is published
-                    await self._send(send, self._advance_id() or b":\n\n")
+            await self._wait(turn, gone, send)
+            if turn.done():
+                await self._read_history(gone, send)
         finally:
-            await _cancel(coming)
+            if not turn.cancel():
+                self._history.turn.release()
+        if self._sending:  # in the meantime others have their turns
+            await self._sending
+            self._sending = None
+        if self._at.place < self._tail.start.place and (advanced := self._advance_id()):
+            await self._send(send, advanced)
 
-    async def _send_batch(self, batch: Batch, gone: asyncio.Task[None], send: Send) -> None:
-        chunk = bytearray()
-        for commit in batch.commits:
-            assert commit.position is not None
-            try:
-                for index, type, body in self._catalogue.encode(commit):
-                    if FeedToken(commit.position - 1, index) >= self._start:  # otherwise the client has it already
-                        self._sent = FeedToken(commit.position - 1, index + 1)
-                        chunk += f"id: {self._sent.token}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
-            except Exception:
-                await self._send(send, bytes(chunk))  # the events before the one that cannot be published
-                raise
-            if len(chunk) >= CHUNK:
-                await self._send(send, bytes(chunk))
-                chunk.clear()
-                if gone.done():
+    async def _read_history(self, gone: asyncio.Task[None], send: Send) -> None:
+        end, deadline = self._tail.start, self._clock() + TURN
+        commits, caught_up = await self._history.read(self._at)
+        for chunk in make_chunks(self._catalogue, commits, self._at):
+            if text := self._take(chunk):
+                self._sending = asyncio.create_task(self._send(send, text))
+                await asyncio.wait((self._sending,), timeout=max(0, deadline - self._clock()))
+                if gone.done() or not self._sending.done() or self._clock() > deadline:
                     return
-        self._read = FeedToken(position_of(batch.checkpoint))
-        if not batch.caught_up:
-            chunk += self._advance_id()
-        if chunk:
-            await self._send(send, bytes(chunk))
+                self._sending.result()
+        if caught_up:
+            self._at = max(self._at, end)  # positions at the end may be vacant
+
+    def _take(self, chunk: Chunk) -> bytes:
+        """Return what the client has not had yet of a chunk, and count it as read."""
+        if text := chunk.text_after(self._at.place):
+            self._sent = chunk.last_id
+        self._at = max(self._at, chunk.after)
+        return text
 
     def _advance_id(self) -> bytes:
-        """Return an id without an event, if the feed was read further than the last id sent; otherwise b''."""
-        if self._read <= self._sent:
+        """Return an id without an event, if more was read than the last id sent stands for; otherwise b''."""
+        if self._at.place <= self._sent:
             return b""
-        self._sent = self._read
-        return f"id: {self._sent.token}\n\n".encode()
+        self._sent = self._at.place
+        return f"id: {self._at.text}\n\n".encode()
 
-    @property
-    def _silence(self) -> float:
-        """Seconds since something was sent to the client."""
-        return self._clock() - self._last_sent
+    async def _wait(
+        self, future: asyncio.Future[None] | asyncio.Task[bool], gone: asyncio.Task[None], send: Send
+    ) -> None:
+        """Wait until a future is done, or the client is gone. Send ids and comments until then."""
+        while not (future.done() or gone.done()):
+            left = self._silence - (self._clock() - self._last_sent)
+            if left > 0:
+                await asyncio.wait((gone, future), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await self._send(send, self._advance_id() or b":\n\n")
 
     async def _send(self, send: Send, text: bytes) -> None:
         try:
@@ -133,15 +162,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _read_next(batches: AsyncGenerator[Batch]) -> Batch | None:
-    """Return the next batch; None when the store is closed."""
-    try:
-        return await anext(batches)
-    except StoreClosed:
-        return None
-
-
-async def _cancel(task: asyncio.Task[object]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait until it has ended; ignore its outcome."""
     task.cancel()
     await asyncio.wait((task,))

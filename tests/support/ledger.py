@@ -10,7 +10,7 @@ from typing import Any
 
 from support.bank import Account, Deposited, Opened, Withdrawn
 
-from eventsrc import Commit, Repository, Store
+from eventsrc import Commit, Repository, Store, StreamsParked
 from eventsrc.processing import Context, Effects, MemoryProjection, Processor, Runner, SQLiteContext, SQLiteProjection
 from eventsrc.processing.projections.sqlite import Database
 
@@ -103,6 +103,15 @@ class Outside(Poisoned, Effects, tag="outside"):
 
     async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
+
+
+async def run_with_parked(processor: Processor[Any]) -> tuple[str, ...]:
+    """Run a processor to the end of its feed, and return the streams that are parked then; there are some."""
+    try:
+        await processor.run(until_caught_up=True)
+    except StreamsParked as error:
+        return error.streams
+    raise AssertionError("no stream is parked")
 
 
 @contextlib.asynccontextmanager

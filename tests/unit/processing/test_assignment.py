@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from msgspec import structs
-from support.ledger import Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+from support.ledger import Movement, Outside, commits_of, deposit, fill, ids_of, run_with_parked, running, until
 
 from eventsrc import MemoryStore
 from eventsrc.processing import Context, Leases, MemoryCheckpoints, Processor, Runner, health
@@ -28,7 +28,7 @@ async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
     checkpoints = MemoryCheckpoints()
     first = Processor(Outside(), store, checkpoints, attempts=1)
     first.projection.poison = {1}
-    await first.run(until_caught_up=True)
+    assert len(await run_with_parked(first)) == 2
     first.projection.poison = set()
     other = Processor(first.projection, store, checkpoints)
     for account in ("account-a-0", "account-a-1"):
@@ -36,6 +36,7 @@ async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
         assert other.state == "stopped"
         await first.pipeline.assignment.create_slots(5, replace=True)
         await first.pipeline.assignment.take_all()
+        await first.pipeline.stop(1.0)
     assert await first.projection.read_handled() == await ids_of(store)
 
 
@@ -68,7 +69,7 @@ async def test_a_worker_can_hold_slots_of_only_one_of_its_processors(store: Memo
         Processor(Outside(), store, checkpoints := MemoryCheckpoints()),
         Processor(Second(), store, checkpoints),
     )
-    await one.check_active()
+    await one.pipeline.assignment.check_active()
     await other.pipeline.assignment.create_slots(2)
     await checkpoints.heartbeat("elsewhere")
     for slot in await checkpoints.slots(other.name):
@@ -76,7 +77,7 @@ async def test_a_worker_can_hold_slots_of_only_one_of_its_processors(store: Memo
     runner = Runner(one, other, leases=Leases(slots=2))
     running_both = asyncio.create_task(runner.run())
     await until(lambda: one.pipeline.progress.commits > 0 or running_both.done())
-    assert other.state == "waiting"
+    assert other.state == "waiting for slots"
     with pytest.raises(RuntimeError, match="is running"):
         await one.resume_from("")
     runner.stop()
@@ -114,7 +115,7 @@ async def test_streams_of_a_dropped_slot_are_no_longer_retried(store: MemoryStor
     await processor.pipeline.assignment.take_all()
     await processor.pipeline.handle(await commits_of(store))
     assert {processor.pipeline.assignment.slot_of(stream) for stream in processor.pipeline.catch_up.entries} == {0, 1}
-    processor.dropped(1)
+    processor.pipeline.dropped(1)
     assert {processor.pipeline.assignment.slot_of(stream) for stream in processor.pipeline.catch_up.entries} == {0}
     processor.projection.poison = set()
     await processor.pipeline.wait_until_idle()

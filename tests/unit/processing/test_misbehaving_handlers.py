@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 from support.bank import Opened
-from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+from support.ledger import (
+    InSQLite,
+    Movement,
+    Outside,
+    commits_of,
+    deposit,
+    fill,
+    ids_of,
+    run_with_parked,
+    running,
+    until,
+)
 
 from eventsrc import MemoryStore, StoreRejected, Throttled
 from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor, SQLiteCheckpoints, SQLiteContext
@@ -95,7 +106,7 @@ async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     await fill(store)
     processor = Processor(Ends(), store, checkpoints, attempts=1)
     processor.projection.statement = statement
-    await processor.run(until_caught_up=True)
+    assert await run_with_parked(processor) == ("account-a-1",)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-1", 1)
     assert "transaction" in parked.error
