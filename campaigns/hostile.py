@@ -31,7 +31,7 @@ _FENCE = """(
     AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
     AND number = crc32(NEW.stream) % (slot ->> 'of')
 )"""
-# Who claimed a slot, or a parked stream to release it, until worker 0 does; and whether its owner before may still work.
+# Who claimed a slot, or (until worker 0 does) a parked stream; and whether its owner before may have been at work.
 _CLAIM = """INSERT INTO claims (at, worker, forced, processor, number, "of")
     SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"""
 _OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"
