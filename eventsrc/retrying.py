@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .errors import ConflictError, StoreUnavailable, Throttled
+from .errors import ConflictError, Fenced, StoreUnavailable, Throttled
 
 TRANSIENT = (Throttled, StoreUnavailable)
 """Errors after which the same call is tried again: nothing was done, and a later try may succeed."""
@@ -37,6 +37,11 @@ def on_conflict(attempts: int) -> AsyncRetrying:
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         reraise=True,
     )
+
+
+def on_takeover() -> AsyncRetrying:
+    """Try again after Fenced, up to three times in all: a worker has just claimed the slot, whose new epoch is read."""
+    return AsyncRetrying(retry=retry_if_exception_type(Fenced), stop=stop_after_attempt(3), reraise=True)
 
 
 def on_indefinite(is_worth_repeating: Callable[[BaseException], bool], deadline: float) -> AsyncRetrying:
