@@ -206,13 +206,13 @@ class FailingCheckpoints(SQLiteCheckpoints):
     def __init__(self, path: Path, chaos: Chaos, process: int, registered: Callable[[str], None]) -> None:
         super().__init__(path)
         self._chaos, self._process = chaos, process
-        self._db = self._connect()
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
-        self._db.create_function("now", 0, lambda: asyncio.get_running_loop().time())
-        self._db.create_function("process", 0, lambda: process)
-        self._db.create_function("registered", 1, registered)  # called when a registration is stored
-        self._db.executescript(_SCHEMA + _WATCH)
+        self.connection = self._connect()
+        self.connection.execute("PRAGMA synchronous = OFF")
+        self.connection.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
+        self.connection.create_function("now", 0, lambda: asyncio.get_running_loop().time())
+        self.connection.create_function("process", 0, lambda: process)
+        self.connection.create_function("registered", 1, registered)  # called when a registration is stored
+        self.connection.executescript(_SCHEMA + _WATCH)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
         self.back = asyncio.Event()  # cleared while answers do not arrive
         self.back.set()
@@ -222,7 +222,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
     async def aclose(self) -> None: ...
 
     def close(self) -> None:
-        self._db.close()
+        self.connection.close()
 
     async def heartbeat(self, worker: str) -> None:
         if self.is_mute:
@@ -244,7 +244,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
             chaos.disturb(self._process)
             raise dice.choice((Throttled, StoreUnavailable))("checkpoints")
         try:
-            result = work(self._db)
+            result = work(self.connection)
         except Fenced:
             chaos.counts["fenced"] += 1
             chaos.disturb(self._process)
@@ -262,4 +262,4 @@ class FailingCheckpoints(SQLiteCheckpoints):
 
     def _late(self, work: Callable[[sqlite3.Connection], object]) -> None:
         with suppress(Exception):  # its caller is gone
-            work(self._db)
+            work(self.connection)

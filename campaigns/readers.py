@@ -159,7 +159,7 @@ class Worker(Process):
         self.runner = Runner(
             *self.processors,
             leases=self._leases,
-            save_every=world.chaos.random.choice((0.1, 1)),
+            save_every=world.chaos.random.choice((0.3, 1.5)),
         )
         self._ends = math.inf
         if world.old is None:

@@ -33,7 +33,7 @@ from .report import Layer
 
 OLD = 1_800.0  # seconds between the oldest commits and the first worker
 _CLAIMS = "SELECT at, worker, forced, stream FROM claims WHERE processor = ?"
-SETTLED = 60.0  # seconds after the last fault until leases are distributed
+SETTLED = 30.0  # seconds after the last fault until leases are distributed
 OUTCOMES = (
     "parked",
     "skip asked for",
@@ -85,7 +85,7 @@ class Play(World):
                 await self._verify()
             await self._until_all_is_handled()
             operator.cancel()
-            for processor in (*Process(self).processors, self.in_memory):
+            for processor in (*self._desk.processors, self.in_memory):
                 noted = await processor.checkpoints.skipped(processor.name)
                 self.skipped[processor.name] = {(each.stream, each.version) for each in noted}
             self._ended.set()
@@ -193,10 +193,13 @@ class Play(World):
 
     async def _operate(self) -> None:
         """Retry, skip, pause and resume, from a process of its own or from one that is running the processors."""
+        desk = Process(self)
         while True:
             await asyncio.sleep(self.random.choice((1, 10)))
+            if self.random.random() < 0.1:
+                desk = Process(self)
             is_running = self._workers and self.random.random() < 0.5
-            process = self.random.choice(list(self._workers)) if is_running else Process(self)
+            process = self.random.choice(list(self._workers)) if is_running else desk
             for processor in (*process.processors, self.in_memory):
                 with suppress(EventsrcError, ValueError, RuntimeError, TimeoutError):
                     await self._fix(processor)
@@ -223,7 +226,7 @@ class Play(World):
 
     async def _until_all_is_handled(self) -> None:
         heads = {head.stream: head.version async for page in self.store.heads() for head in page}
-        desk = Process(self)
+        self._desk = desk = Process(self)
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 while True:
@@ -245,7 +248,7 @@ class Play(World):
             stream: [(commit.version, index) for commit in commits for index in range(commit.events)]
             for stream, commits in self.store._streams.items()
         }
-        reader = self.opened[0]._db
+        reader = self.opened[0].connection
         rows, since = self._read_rows("rows_1"), self._read_rows("since_1")
         self.violations += [row[0] for row in reader.execute("SELECT violation FROM violations")]
         for name, skipped in self.skipped.items():
@@ -281,7 +284,7 @@ class Play(World):
     def _read_rows(self, table: str) -> dict[str, list[Place]]:
         rows: dict[str, list[Place]] = defaultdict(list)
         query = f"SELECT stream, version, place FROM {table} ORDER BY number"
-        for stream, version, place in self.opened[0]._db.execute(query):
+        for stream, version, place in self.opened[0].connection.execute(query):
             rows[stream].append((version, place))
         return rows
 
@@ -289,7 +292,7 @@ class Play(World):
         missing = twice = disordered = 0
         disturbances = Disturbances(self.chaos.disturbances)
         for stream, events in expected.items():
-            claims = list(claims_of(self.opened[0]._db, "outside@1", stream))
+            claims = list(claims_of(self.opened[0].connection, "outside@1", stream))
             skipped = {version for each, version in self.skipped["outside@1"] if each == stream}
             found = check_deliveries(events, self.effects[stream], claims, disturbances, optional=skipped)
             missing, twice = missing + found.missing, twice + found.twice

@@ -161,7 +161,7 @@ class Play:
 
     def _read_checkpoint(self) -> int:
         """Return the position in the stored checkpoint of the feed."""
-        slots = self._opened[0]._db.execute("SELECT slot ->> 'checkpoint' FROM eventsrc_slots").fetchall()
+        slots = self._opened[0].connection.execute("SELECT slot ->> 'checkpoint' FROM eventsrc_slots").fetchall()
         return min([position_of(checkpoint) for (checkpoint,) in slots], default=0)
 
     def _handled(self) -> dict[str, list[bytes]]:
@@ -169,7 +169,7 @@ class Play:
         if not self._is_kept:
             return {stream: list(dict.fromkeys(ids)) for stream, ids in self._sent.items()}
         found: dict[str, list[bytes]] = defaultdict(list)
-        db = self._opened[0]._db
+        db = self._opened[0].connection
         if db.execute("SELECT TRUE FROM sqlite_master WHERE name = 'kept_1'").fetchone():  # else: it has never run
             for stream, id in db.execute("SELECT stream, id FROM kept_1 ORDER BY number"):
                 found[stream].append(id)
