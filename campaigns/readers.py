@@ -22,7 +22,9 @@ from eventsrc.processing import (
     SQLiteContext,
     SQLiteProjection,
 )
+from eventsrc.processing.projections.projection import Failure
 from eventsrc.processing.projections.sqlite import Database
+from eventsrc.processing.slice import Slice
 from eventsrc.processing.worker import GRACE
 
 from .deliveries import Delivery
@@ -113,6 +115,13 @@ class Outside(Effects, tag="outside"):
 
     def __init__(self, process: Process) -> None:
         self._process = process
+
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
+        try:
+            return await super().apply(runs)
+        except BaseException:  # the handler may have ended
+            self._process.chaos.disturb(self._process.number)
+            raise
 
     async def handle_movement(self, event: Movement, context: Context) -> None:
         process, chaos, clock = self._process, self._process.chaos, asyncio.get_running_loop().time

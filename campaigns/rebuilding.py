@@ -35,7 +35,9 @@ from eventsrc.processing import (
     SQLiteProjection,
     rebuild,
 )
+from eventsrc.processing.projections.projection import Failure
 from eventsrc.processing.projections.sqlite import Database
+from eventsrc.processing.slice import Slice
 from eventsrc.retrying import TRANSIENT
 
 from .clock import Deadlock, VirtualLoop, run, virtual_time
@@ -79,6 +81,13 @@ def _define(version: int) -> tuple[type[SQLiteProjection], type[Effects]]:
 
         def __init__(self, reader: Reader) -> None:
             self._reader = reader
+
+        async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
+            try:
+                return await super().apply(runs)
+            except BaseException:  # the handler may have ended
+                self._reader.chaos.disturb(self._reader.number)
+                raise
 
         async def handle_movement(self, event: Movement, context: Context) -> None:
             await self._reader.act(context)
@@ -270,12 +279,19 @@ class Play:
     async def _operate(self) -> None:
         """Retry what is parked, of both versions."""
         readers = [Reader(self, version) for version in (1, 2)]
+        ended = set[str]()
         while True:
             await asyncio.sleep(self.random.choice((1.0, 5.0)))
             for reader in readers:
-                with suppress(EventsrcError, ValueError, RuntimeError, TimeoutError):
+                try:
                     if await self._active() == reader.processor.projection.version:
                         await reader.processor.retry_all()
+                except (EventsrcError, ValueError, RuntimeError, TimeoutError):
+                    pass
+                except Exception as error:
+                    if repr(error) not in ended:
+                        self.violations.append(f"a retry ended with {error!r}")
+                    ended.add(repr(error))
 
     async def _check_old(self) -> None:
         """Check that the version that is active goes on, whatever has happened to the rebuilds."""
