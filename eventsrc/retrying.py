@@ -101,8 +101,11 @@ def on_failed_handler(
 
     outage = _outage_wait(5.0)
 
+    def has_failed(state: RetryCallState) -> bool:
+        return state.outcome is not None and isinstance(state.outcome.exception(), error)
+
     def pause(state: RetryCallState) -> float:
-        if state.outcome is None or not isinstance(state.outcome.exception(), error):
+        if not has_failed(state):
             return outage(state)
         jitter: float = wait_random(0, _FIRST_PAUSE)(state)
         seconds: float = min(_FIRST_PAUSE * 4 ** min(failures() - 1, 9), _LONGEST_PAUSE)
@@ -110,7 +113,7 @@ def on_failed_handler(
 
     return AsyncRetrying(
         retry=retry_if_exception_type((error, *TRANSIENT)),
-        stop=lambda _: gives_up(),
+        stop=lambda state: has_failed(state) and gives_up(),
         wait=pause,
         sleep=sleep,
         reraise=True,

@@ -73,8 +73,10 @@ class Worker:
 
 
 async def started(processor: Processor[Any]) -> Worker:
-    worker = Worker(processor)
+    """Return a worker that has nothing left to do, nor to write."""
+    worker, assignment = Worker(processor), processor.pipeline.assignment
     await until(processor.caught_up.is_set)
+    await until(lambda: all(slot.checkpoint == assignment.checkpoint != "" for slot in assignment.held.values()))
     return worker
 
 
