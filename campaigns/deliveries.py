@@ -87,7 +87,7 @@ def check_deliveries(
     missing = [each for each in expected if each not in set(first)]
     unknown = [each for each in first if each not in set(events)]
     claims = sorted(claims)
-    taken_over = [claim.at + bound for claim in claims if claim.forced]
+    taken_over = list(_find_takeovers(claims, bound))
     twice, repeated = _find_repetitions(begun, taken_over, disturbances)
     violations = [*_find_late_acts(begun, claims, bound)]
     if missing:
@@ -100,6 +100,15 @@ def check_deliveries(
         f"{(each.version, each.place)} was repeated without a reason at {each.begun:.3f} s" for each in twice
     ]
     return Checked(len(missing), len(twice), disordered, repeated, violations)
+
+
+def _find_takeovers(claims: Sequence[Claim], bound: float) -> Iterable[float]:
+    """Yield when the acts of earlier owners that have not given up have begun: at once for those of the same worker."""
+    last = 0
+    for claim in claims:
+        if claim.forced:
+            yield claim.at + (0.0 if claim.worker == last else bound)
+        last = claim.worker
 
 
 def _find_repetitions(

@@ -31,9 +31,11 @@ _FENCE = """(
     AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
     AND number = crc32(NEW.stream) % (slot ->> 'of')
 )"""
-# Who claimed a slot, and whether its owner before may have been at work.
-_CLAIM = "INSERT INTO claims SELECT now(), iif(NEW.slot ->> 'owner' = '', 0, process()),"
+# Who claimed a slot, or (until worker 0 does) a parked stream; and whether its owner before may have been at work.
+_CLAIM = """INSERT INTO claims (at, worker, forced, processor, number, "of")
+    SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"""
 _OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"
+_RELEASE = "INSERT INTO claims (at, worker, forced, processor, stream)"
 _NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
 _WATCH = f"""
 CREATE TABLE IF NOT EXISTS violations (violation TEXT);
@@ -46,13 +48,21 @@ CREATE TRIGGER IF NOT EXISTS version AFTER UPDATE ON eventsrc_positions WHEN NEW
 CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch < OLD.epoch BEGIN
     {_NOTE} NEW.number || ': epoch ' || OLD.epoch || ', then ' || NEW.epoch); END;
 CREATE TABLE IF NOT EXISTS claims (
-    at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER
+    at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER, stream TEXT DEFAULT ''
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
 CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
     SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
+CREATE TRIGGER IF NOT EXISTS park AFTER INSERT ON eventsrc_parked BEGIN
+    {_RELEASE} SELECT now(), 0, FALSE, NEW.processor, NEW.stream; END;
+CREATE TRIGGER IF NOT EXISTS release AFTER UPDATE ON eventsrc_parked
+WHEN NEW.parked ->> 'retry' <> OLD.parked ->> 'retry' OR NEW.parked ->> 'state' <> OLD.parked ->> 'state' BEGIN
+    {_RELEASE} SELECT now(), iif(NEW.parked ->> 'retry' <> '' AND NEW.parked ->> 'state' = 'parked', process(), 0),
+    OLD.parked ->> 'retry' <> '', NEW.processor, NEW.stream; END;
+CREATE TRIGGER IF NOT EXISTS unpark AFTER DELETE ON eventsrc_parked BEGIN
+    {_RELEASE} SELECT now(), 0, FALSE, OLD.processor, OLD.stream; END;
 """
 
 
@@ -128,10 +138,10 @@ class FailingStore(MemoryStore):
 class HostileFeed:
     """Deliver a store's commits late, repeatedly, in any order, or not at all."""
 
-    ordered = False
-
-    def __init__(self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5)) -> None:
-        self._store, self._chaos, self._pauses = store, chaos, pauses
+    def __init__(
+        self, store: Feed, chaos: Chaos, pauses: Sequence[float] = (0.0, 0.01, 0.5), *, ordered: bool = False
+    ) -> None:
+        self._store, self._chaos, self._pauses, self.ordered = store, chaos, pauses, ordered
         self.told = 0
 
     async def identity(self) -> str:
@@ -164,7 +174,7 @@ class HostileFeed:
                         if not commits:
                             reached = batch.checkpoint
                         elif (position := some[-1].position) is not None:  # else: no checkpoint within a batch
-                            reached = str(position)
+                            reached = f"{position}.{some[-1].id[8:].hex()}"  # with the anchor of ordered feeds
                     self.told += len(told)
                     is_end = not commits and not late
                     yield Batch(told, reached, batch.caught_up and is_end, batch.damaged if is_end else ())
@@ -196,13 +206,13 @@ class FailingCheckpoints(SQLiteCheckpoints):
     def __init__(self, path: Path, chaos: Chaos, process: int, registered: Callable[[str], None]) -> None:
         super().__init__(path)
         self._chaos, self._process = chaos, process
-        self._db = self._connect()
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
-        self._db.create_function("now", 0, lambda: asyncio.get_running_loop().time())
-        self._db.create_function("process", 0, lambda: process)
-        self._db.create_function("registered", 1, registered)  # called when a registration is stored
-        self._db.executescript(_SCHEMA + _WATCH)
+        self.connection = self._connect()
+        self.connection.execute("PRAGMA synchronous = OFF")
+        self.connection.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
+        self.connection.create_function("now", 0, lambda: asyncio.get_running_loop().time())
+        self.connection.create_function("process", 0, lambda: process)
+        self.connection.create_function("registered", 1, registered)  # called when a registration is stored
+        self.connection.executescript(_SCHEMA + _WATCH)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
         self.back = asyncio.Event()  # cleared while answers do not arrive
         self.back.set()
@@ -212,7 +222,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
     async def aclose(self) -> None: ...
 
     def close(self) -> None:
-        self._db.close()
+        self.connection.close()
 
     async def heartbeat(self, worker: str) -> None:
         if self.is_mute:
@@ -234,7 +244,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
             chaos.disturb(self._process)
             raise dice.choice((Throttled, StoreUnavailable))("checkpoints")
         try:
-            result = work(self._db)
+            result = work(self.connection)
         except Fenced:
             chaos.counts["fenced"] += 1
             chaos.disturb(self._process)
@@ -252,4 +262,4 @@ class FailingCheckpoints(SQLiteCheckpoints):
 
     def _late(self, work: Callable[[sqlite3.Connection], object]) -> None:
         with suppress(Exception):  # its caller is gone
-            work(self._db)
+            work(self.connection)

@@ -152,7 +152,7 @@ async def stored_logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
         async for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
             for item in page["Items"]:
                 stream = item["PK"]["S"]
-                if SNAPSHOT_VERSION not in item:
+                if SNAPSHOT_VERSION not in item and item["PK"] != items.identity_key["PK"]:
                     logs.setdefault(stream, []).append(items.to_commit(msgspec.convert(item, items.stored), stream))
     return logs
 

@@ -22,7 +22,10 @@ from eventsrc.processing import (
     SQLiteContext,
     SQLiteProjection,
 )
+from eventsrc.processing.projections.projection import Failure
 from eventsrc.processing.projections.sqlite import Database
+from eventsrc.processing.slice import Slice
+from eventsrc.processing.worker import GRACE
 
 from .deliveries import Delivery
 from .hostile import Chaos, FailingCheckpoints, FailingStore, HostileFeed
@@ -40,10 +43,12 @@ class World:
     def __init__(self, chaos: Chaos, path: Path) -> None:
         self.chaos, self.path = chaos, path
         self.store = FailingStore(chaos)
-        self.feed = HostileFeed(self.store, chaos)
+        disorder = chaos.rates["shuffled"] or chaos.rates["delayed"] or chaos.rates["dropped"]
+        self.feed = HostileFeed(self.store, chaos, ordered=not disorder and chaos.random.random() < 0.8)
         self.effects: dict[str, list[Delivery]] = defaultdict(list)
         self.opened: list[FailingCheckpoints] = []
-        self.old: dict[str, int] | None = None  # heads when the first worker was started: `since` handles none of these
+        self.ancient: dict[str, int] = {}  # heads half an hour before the first worker was started
+        self.old: dict[str, int] | None = None  # heads when it was started
         self.new: dict[str, int] | None = None  # heads when `since` was registered: it handles all after these
 
     def heads(self) -> dict[str, int]:
@@ -111,6 +116,13 @@ class Outside(Effects, tag="outside"):
     def __init__(self, process: Process) -> None:
         self._process = process
 
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
+        try:
+            return await super().apply(runs)
+        except BaseException:  # the handler may have ended
+            self._process.chaos.disturb(self._process.number)
+            raise
+
     async def handle_movement(self, event: Movement, context: Context) -> None:
         process, chaos, clock = self._process, self._process.chaos, asyncio.get_running_loop().time
         begun = clock()
@@ -156,11 +168,21 @@ class Worker(Process):
         self.runner = Runner(
             *self.processors,
             leases=self._leases,
-            save_every=world.chaos.random.choice((0.1, 1)),
+            save_every=world.chaos.random.choice((0.3, 1.5)),
         )
+        self._ends = math.inf
         if world.old is None:
             world.old = world.heads()
         self.task = asyncio.create_task(self.runner.run())
+
+    def stop(self) -> None:
+        self._ends = asyncio.get_running_loop().time() + GRACE
+        self.runner.stop()
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it was stopped so long ago that it does not wait for a store any more."""
+        return asyncio.get_running_loop().time() >= self._ends
 
     async def freeze(self, seconds: float) -> None:
         """Suspend the worker as SIGSTOP does. Until it resumes it does not detect that its lease has expired.

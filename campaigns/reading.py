@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -21,15 +22,18 @@ from support.bank import Account
 
 from eventsrc import EventsrcError, Repository, SnapshotPolicy
 from eventsrc.processing import Processor, Runner, verify
+from eventsrc.retrying import TRANSIENT
 
-from .clock import Deadlock, VirtualLoop, run, virtual_time
+from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
 from .deliveries import Claim, Disturbances, Place, check_deliveries
 from .hostile import Chaos
 from .progress import report
 from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
-SETTLED = 60.0  # seconds after the last fault until leases are distributed
+OLD = 1_800.0  # seconds between the oldest commits and the first worker
+_CLAIMS = "SELECT at, worker, forced, stream FROM claims WHERE processor = ?"
+SETTLED = 30.0  # seconds after the last fault until leases are distributed
 OUTCOMES = (
     "parked",
     "skip asked for",
@@ -43,11 +47,13 @@ PATIENCE = 900.0  # seconds after that, within which all commits must be handled
 class Play(World):
     """One history."""
 
-    def __init__(self, source: Random, path: Path) -> None:
+    def __init__(self, source: Random, path: Path, wall: WallClock) -> None:
         super().__init__(Chaos(source), path)
-        self.random = source
+        self.random, self._wall = source, wall
+        wall.writers_behind = source.choice((0.0, 0.0, 600.0))
         self.violations: list[str] = []
         self.in_memory = Processor(InMemory(self.chaos), self.store, feed=self.feed, attempts=4)
+        self._repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
         self._slots = source.choice((1, 3, 8))
         self._slots_change = source.random() < 0.2
         self._restarts = source.choice((0.0, 1.0, 1.0))  # how often workers are disturbed
@@ -59,12 +65,16 @@ class Play(World):
 
     async def play(self) -> None:
         async with self.store, asyncio.TaskGroup() as group:
+            ids = [f"s-{number}" for number in range(self.random.randint(1, 8))]
+            accounts = [await self._write_before(id) for id in ids]
+            self._wall.jump(OLD)
+            self.ancient = self.heads()
             places = [group.create_task(self._place()) for _ in range(self.random.randint(1, 3))]
-            memory = group.create_task(self._in_memory())
-            operator = group.create_task(self._operate())
+            memory = group.create_task(self._noting("the memory projection", self._in_memory()))
+            operator = group.create_task(self._noting("an operator", self._operate()))
             async with asyncio.TaskGroup() as writers:
-                for number in range(self.random.randint(1, 8)):
-                    writers.create_task(self._write(f"s-{number}"))
+                for account in accounts:
+                    writers.create_task(self._write(account))
             await asyncio.sleep(self.random.choice((0, 5, 30)))
             self.chaos.off()
             self._over.set()
@@ -75,21 +85,28 @@ class Play(World):
                 await self._verify()
             await self._until_all_is_handled()
             operator.cancel()
-            for processor in (*Process(self).processors, self.in_memory):
+            for processor in (*self._desk.processors, self.in_memory):
                 noted = await processor.checkpoints.skipped(processor.name)
                 self.skipped[processor.name] = {(each.stream, each.version) for each in noted}
             self._ended.set()
             for worker in self._workers:
-                worker.runner.stop()
+                worker.stop()
             self._memory_runner.stop()
             await asyncio.wait([*places, memory])
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         self.violations += [f"a task was left: {task!r}" for task in left]
 
-    async def _write(self, id: str) -> None:
-        repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
+    async def _write_before(self, id: str) -> Account:
+        """Write some commits long before the first worker is started."""
         account = Account.open(id, owner="ann")
+        for _ in range(self.random.choice((0, 0, 1, 3))):
+            await self._repository.save(account)
+            account.deposit(1)
+        return account
+
+    async def _write(self, account: Account) -> None:
+        repository = self._repository
         for _ in range(self.random.randint(1, 25)):
             for _ in range(self.random.choice((1, 1, 1, 3))):
                 account.deposit(1)
@@ -114,7 +131,8 @@ class Play(World):
             except asyncio.CancelledError:
                 pass
             except Exception as error:  # any other exception is a violation
-                self.violations.append(f"a worker ended with {error!r}")
+                if not (worker.has_given_up and isinstance(error, TRANSIENT)):
+                    self.violations.append(f"a worker ended with {error!r}")
             del self._workers[worker]
             if self._ended.is_set():
                 return
@@ -143,12 +161,19 @@ class Play(World):
                     await worker.freeze(dice.choice((1.0, 3 * TTL)))
                 case "stop":
                     chaos.counts["stopped"] += 1
-                    worker.runner.stop()
+                    worker.stop()
                     return
                 case "kill":
                     chaos.counts["killed"] += 1
                     await worker.kill()
                     return
+
+    async def _noting(self, who: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work. An exception is a violation."""
+        try:
+            await work
+        except Exception as error:
+            self.violations.append(f"{who} ended with {error!r}")
 
     async def _in_memory(self) -> None:
         """Run the memory projection; its runner is cancelled and started again."""
@@ -168,12 +193,15 @@ class Play(World):
 
     async def _operate(self) -> None:
         """Retry, skip, pause and resume, from a process of its own or from one that is running the processors."""
+        desk = Process(self)
         while True:
             await asyncio.sleep(self.random.choice((1, 10)))
+            if self.random.random() < 0.1:
+                desk = Process(self)
             is_running = self._workers and self.random.random() < 0.5
-            process = self.random.choice(list(self._workers)) if is_running else Process(self)
+            process = self.random.choice(list(self._workers)) if is_running else desk
             for processor in (*process.processors, self.in_memory):
-                with suppress(EventsrcError, ValueError, RuntimeError):
+                with suppress(EventsrcError, ValueError, RuntimeError, TimeoutError):
                     await self._fix(processor)
 
     async def _fix(self, processor: Processor[Any]) -> None:
@@ -192,13 +220,13 @@ class Play(World):
 
     async def _verify(self) -> None:
         """Handle commits that the feed dropped for good, found by comparing heads."""
-        held = [each for worker in self._workers for each in worker.processors if each.held]
+        held = [each for worker in self._workers for each in worker.processors if each.pipeline.assignment.held]
         for processor in (*held, self.in_memory):
             self.chaos.counts["found by verify"] += (await verify(processor)).handled
 
     async def _until_all_is_handled(self) -> None:
         heads = {head.stream: head.version async for page in self.store.heads() for head in page}
-        desk = Process(self)
+        self._desk = desk = Process(self)
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 while True:
@@ -220,7 +248,7 @@ class Play(World):
             stream: [(commit.version, index) for commit in commits for index in range(commit.events)]
             for stream, commits in self.store._streams.items()
         }
-        reader = self.opened[0]._db
+        reader = self.opened[0].connection
         rows, since = self._read_rows("rows_1"), self._read_rows("since_1")
         self.violations += [row[0] for row in reader.execute("SELECT violation FROM violations")]
         for name, skipped in self.skipped.items():
@@ -246,26 +274,25 @@ class Play(World):
         """Return the events that start="now" must handle: those after the registration, without a gap before them.
 
         The processor started after the first worker did and before it was registered. So the first handled commit may
-        be between the two.
+        be between the two; where the feed is not ordered, it may be of the 15 minutes before.
         """
-        old, new = (self.old or {}).get(stream, 0), (self.new or {}).get(stream, 0)
+        before = (self.old or {}) if self.feed.ordered else self.ancient
+        old, new = before.get(stream, 0), (self.new or {}).get(stream, 0)
         first = min([max(found[0][0], old + 1), new + 1] if found else [new + 1])
         return [each for each in events if each[0] >= first]
 
     def _read_rows(self, table: str) -> dict[str, list[Place]]:
         rows: dict[str, list[Place]] = defaultdict(list)
         query = f"SELECT stream, version, place FROM {table} ORDER BY number"
-        for stream, version, place in self.opened[0]._db.execute(query):
+        for stream, version, place in self.opened[0].connection.execute(query):
             rows[stream].append((version, place))
         return rows
 
     def _check_outside(self, expected: Mapping[str, Sequence[Place]]) -> tuple[int, int, int]:
         missing = twice = disordered = 0
         disturbances = Disturbances(self.chaos.disturbances)
-        query = 'SELECT at, worker, forced FROM claims WHERE processor = ? AND number = crc32(?) % "of" ORDER BY rowid'
         for stream, events in expected.items():
-            claimed = self.opened[0]._db.execute(query, ("outside@1", stream)).fetchall()
-            claims = [Claim(at, worker, bool(forced)) for at, worker, forced in claimed]
+            claims = list(claims_of(self.opened[0].connection, "outside@1", stream))
             skipped = {version for each, version in self.skipped["outside@1"] if each == stream}
             found = check_deliveries(events, self.effects[stream], claims, disturbances, optional=skipped)
             missing, twice = missing + found.missing, twice + found.twice
@@ -273,6 +300,23 @@ class Play(World):
             self.chaos.counts["effects had again"] += found.repeated
             self.violations += [f"outside: {stream}: {violation}" for violation in found.violations]
         return missing, twice, disordered
+
+
+def claims_of(db: sqlite3.Connection, processor: str, stream: str) -> Iterator[Claim]:
+    """Yield who had the right to act on a stream, from when on.
+
+    Whoever releases a parked stream has it until the release has ended. Otherwise the holder of the slot has it.
+    """
+    query = f'{_CLAIMS} AND (stream = ? OR number = crc32(?) % "of") ORDER BY rowid'
+    holder, is_released = 0, False
+    for at, worker, forced, released in db.execute(query, (processor, stream, stream)):
+        if not released:
+            holder = worker
+            if not is_released:
+                yield Claim(at, worker, bool(forced))
+        elif worker or is_released:
+            is_released = bool(worker)
+            yield Claim(at, worker or holder, bool(forced))
 
 
 class Story(NamedTuple):
@@ -292,8 +336,8 @@ def tell(seed: int, folder: Path) -> Story:
     source = Random(seed)
     random.seed(seed)  # for the random numbers of the library
     loop = VirtualLoop()
-    play = Play(source, folder / f"{seed}.db")
-    with virtual_time(loop):
+    with virtual_time(loop) as wall:
+        play = Play(source, folder / f"{seed}.db", wall)
         try:
             run(play.play(), loop)
         except Deadlock:
