@@ -36,7 +36,7 @@ async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
         assert other.state == "stopped"
         await first.pipeline.assignment.create_slots(5, replace=True)
         await first.pipeline.assignment.take_all()
-        await first.pipeline.checkpointer.give_up(list(range(5)), 1.0)
+        await first.pipeline.checkpointer.give_up(list(first.pipeline.assignment.held), 1.0)
     assert await first.projection.read_handled() == await ids_of(store)
 
 
