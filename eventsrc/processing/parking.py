@@ -39,31 +39,32 @@ class Parking:
         self._catch_up = catch_up
         self._name, self._checkpoints = assignment.name, assignment.checkpoints
         self.parked: dict[str, Parked] = {}  # as last seen
-        self.orphans: dict[str, Parked] = {}  # stored as retrying, but without a task here
+        self.orphans: dict[str, Parked | None] = {}  # without a task here; None: nothing is stored for it any more
         self._changes = 0  # counts the entries written by this object
 
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
         """Read the entries of these streams, or of all: any process may have retried or skipped some.
 
-        A stream that was parked and is not any more becomes an orphan: the feed may have delivered commits of it.
+        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may have
+        delivered commits of it, which were left to whoever has handled it.
         """
         found: Sequence[Parked] = ()
         changes = -1
         while changes != self._changes:  # what was read may be older than a change made since
             changes = self._changes
             found = await self._checkpoints.parked(self._name, streams)
-        asked = list(self.parked) if streams is None else streams
-        before = {stream: self.parked.pop(stream) for stream in asked if stream in self.parked}
+        asked = {*self.parked, *self.orphans} if streams is None else set(streams)
+        for stream in asked & (self.parked.keys() | self.orphans.keys()):
+            self.parked.pop(stream, None)
+            self.orphans[stream] = None
         for each in found:
+            self.orphans.pop(each.stream, None)
             if each.state == "parked":
                 self.parked[each.stream] = each
-                before.pop(each.stream, None)
-                self.orphans.pop(each.stream, None)
-            else:
-                before[each.stream] = each
-        for stream, entry in before.items():
-            if stream not in self._catch_up.entries:
-                self.orphans[stream] = entry
+            elif each.stream not in self._catch_up.entries:
+                self.orphans[each.stream] = each
+        for stream in asked & self._catch_up.entries.keys():
+            self.orphans.pop(stream, None)
         return found
 
     async def out_of_feed(self, streams: Iterable[str]) -> set[str]:

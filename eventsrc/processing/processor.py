@@ -139,7 +139,7 @@ class Processor(Generic[P]):
         Raises:
             StreamParked: a handler failed again; the stream stays parked.
             ValueError: the stream is not parked.
-            RuntimeError: this object, or another process, is already retrying the stream.
+            RuntimeError: this object, or another process, is already retrying the stream, or this one is being stopped.
             TimeoutError: the worker did not continue in time; it, or its successor, will.
         """
         await self._releasing.release(stream)

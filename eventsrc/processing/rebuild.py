@@ -13,7 +13,7 @@ from msgspec import structs
 from ..concurrency import cancel_all
 from ..errors import Fenced, NotActive, StoreChanged, StreamsParked
 from ..log import log
-from ..retrying import on_outage
+from ..retrying import on_outage, on_takeover
 from .assignment import CONFIRM_SECONDS, REBUILD
 from .checkpoints.checkpoints import Checkpoints, Slot
 from .processor import Processor
@@ -126,9 +126,8 @@ class _Rebuild:
     async def _pass(self, old: str | None) -> None:
         """Run the processor to the end of the feed, and report progress."""
         processor, progress = self._processor, self._progress
-        worker = Worker([processor.pipeline], rate=self._rate)
         if progress is None:
-            await worker.run(until_caught_up=True, accept_parked=True)
+            await on_takeover()(self._run)
             return
         before = await _count(processor, processor.name) - processor.pipeline.progress.commits
         total = await _total(processor, old)
@@ -144,7 +143,7 @@ class _Rebuild:
 
         reporting = asyncio.create_task(keep_reporting())
         try:
-            await worker.run(until_caught_up=True, accept_parked=True)
+            await on_takeover()(self._run)
         finally:
             reporting.cancel()
             await asyncio.wait([reporting])
@@ -153,6 +152,9 @@ class _Rebuild:
             raise failure
         before = await _count(processor, processor.name) - processor.pipeline.progress.commits  # with parts of slices
         report()
+
+    async def _run(self) -> None:
+        await Worker([self._processor.pipeline], rate=self._rate).run(until_caught_up=True, accept_parked=True)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 from ..errors import Fenced, SwitchPending
+from .applying import Interrupted
 from .assignment import slot_number
 from .checkpoints.checkpoints import Skipped, Slot, now
 from .pipeline import Pipeline
@@ -34,6 +35,12 @@ class Releasing:
 
         Raises: as `Processor.retry`.
         """
+        try:
+            await self._release(stream, skip)
+        except Interrupted:
+            raise RuntimeError(f"the worker that holds the slot of {stream} is being stopped; call it again") from None
+
+    async def _release(self, stream: str, skip: str) -> None:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
