@@ -12,7 +12,7 @@ from random import Random
 from typing import TypeVar
 from zlib import crc32
 
-from eventsrc import Commit, Fenced, MemoryStore, StoreUnavailable, Throttled
+from eventsrc import Commit, Fenced, MemoryStore, StoreClosed, StoreUnavailable, Throttled
 from eventsrc.processing import SQLiteCheckpoints
 from eventsrc.processing.checkpoints.sqlite import _SCHEMA
 from eventsrc.store import MAX_VERSION
@@ -214,6 +214,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
         self.connection.create_function("registered", 1, registered)  # called when a registration is stored
         self.connection.executescript(_SCHEMA + _WATCH)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
+        self.is_gone = False  # dead, and nobody in this process waits for that to pass
         self.back = asyncio.Event()  # cleared while answers do not arrive
         self.back.set()
 
@@ -240,6 +241,8 @@ class FailingCheckpoints(SQLiteCheckpoints):
                 chaos.counts["write nobody waits for"] += 1
                 asyncio.get_running_loop().call_later(dice.uniform(0, LATE), self._late, work)
             raise
+        if self.is_gone:
+            raise StoreClosed("checkpoints")
         if self.is_dead or chaos.strikes("write refused"):
             chaos.disturb(self._process)
             raise dice.choice((Throttled, StoreUnavailable))("checkpoints")

@@ -19,6 +19,7 @@ from . import (
     reading,
     reading_dynamodb,
     reading_mutants,
+    rebuilding,
     restoring,
     simulation,
     workers,
@@ -28,7 +29,7 @@ from .reading_mutants import READING
 from .report import Layer
 
 SEEDS, PART = 3_000, 250
-RESTORED = 1_000
+RESTORED = REBUILT = 1_000
 CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
@@ -77,6 +78,10 @@ def _restoring(first: int, count: int) -> Layer:
     return restoring.campaign(range(first, first + count))
 
 
+def _rebuilding(first: int, count: int) -> Layer:
+    return rebuilding.campaign(range(first, first + count))
+
+
 def _workers(times: int, seed: int) -> Layer:
     with TemporaryDirectory() as folder:
         return workers.campaign(times, seed, Path(folder))
@@ -114,6 +119,7 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in starts],
         "restoring": [(_restoring, (seed + each, min(PART, seeds - each))) for each in starts[: RESTORED // PART]],
+        "rebuilding": [(_rebuilding, (seed + each, min(PART, seeds - each))) for each in starts[: REBUILT // PART]],
         "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in starts],
         "mutants": [
             *((_hunt_reading, (index,)) for index in range(len(READING))),

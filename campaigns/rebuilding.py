@@ -23,7 +23,7 @@ from typing import Any
 
 from support.bank import Account, Deposited, Opened, Withdrawn
 
-from eventsrc import EventsrcError, NotActive, Repository, SnapshotPolicy
+from eventsrc import EventsrcError, NotActive, Repository, SnapshotPolicy, StoreClosed
 from eventsrc.errors import StoreChanged, StreamsParked
 from eventsrc.processing import (
     Context,
@@ -134,7 +134,7 @@ class Reader:
 
     async def kill(self, task: asyncio.Task[None]) -> None:
         """Cancel the process. Nothing that it does later takes effect, except writes in flight."""
-        self.checkpoints.is_dead = True
+        self.checkpoints.is_gone = True
         self.chaos.disturb(self.number)
         task.cancel()
         await asyncio.wait([task])
@@ -207,7 +207,9 @@ class Play:
                 if await self._active() != 2:
                     self.violations.append("a worker of the old version ended, but it is active")
                 return
-            except asyncio.CancelledError:
+            except (StoreClosed, asyncio.CancelledError):
+                if not reader.checkpoints.is_gone:
+                    raise  # this task is cancelled, not the worker
                 await asyncio.sleep(dice.choice((0.0, 1.0, 10.0)))
             except Exception as error:
                 self.violations.append(f"a worker of the old version ended with {error!r}")
@@ -243,7 +245,7 @@ class Play:
         """Wait for a rebuild. Any exception that it must not end with is a violation."""
         try:
             await task
-        except asyncio.CancelledError:
+        except (StoreClosed, asyncio.CancelledError):
             pass
         except Refused as error:
             self.chaos.counts["rebuild failed"] += 1
@@ -375,6 +377,8 @@ def tell(seed: int, folder: Path) -> Play:
             run(play.play(), loop)
         except Deadlock:
             play.violations.append("the history has not ended, but no task can continue")
+        except ExceptionGroup as errors:
+            play.violations.append(f"the history ended with {errors.exceptions!r}")
     play.found = play.check()
     for each in play.opened:
         each.close()
