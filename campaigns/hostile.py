@@ -14,7 +14,7 @@ from zlib import crc32
 
 from eventsrc import Commit, Fenced, MemoryStore, StoreUnavailable, Throttled
 from eventsrc.processing import SQLiteCheckpoints
-from eventsrc.processing.checkpoints.sqlite import _SCHEMA
+from eventsrc.processing.checkpoints.sqlite.checkpoints import _SCHEMA
 from eventsrc.store import MAX_VERSION
 from eventsrc.stores.feed import Batch, Feed, Head
 

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from eventsrc import Commit
 from eventsrc.processing import Effects, Processor, leases
-from eventsrc.processing.checkpoints import sqlite as sqlite_checkpoints
+from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.slice import Slice
 from eventsrc.stores.gate import Gate
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
-from .checkpoints.sqlite import SQLiteCheckpoints
+from .checkpoints.sqlite.checkpoints import SQLiteCheckpoints
 from .checkpoints.url import open_checkpoints
 from .leases import Leases
 from .processor import Processor
@@ -23,7 +23,7 @@ from .verify import Verified, verify
 
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
-    from .checkpoints.dynamodb import DynamoDBCheckpoints
+    from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
     from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
 
         return lambda_handler
     if name == "DynamoDBCheckpoints":
-        from .checkpoints.dynamodb import DynamoDBCheckpoints
+        from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
     if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):

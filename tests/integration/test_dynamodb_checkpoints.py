@@ -172,7 +172,7 @@ async def test_a_worker_whose_clock_is_behind_handles_a_stream_that_begins_again
     await bench.direct.delete_position("p@1", "s-1", FENCE)
     parked = [Parked(stream="s-1", version=version, error="", attempts=1, since=1) for version in (1, 2)]
     await bench.direct.park("p@1", parked[0], FENCE)
-    monkeypatch.setattr("eventsrc.processing.checkpoints.dynamodb.time.time_ns", lambda: 1_000)
+    monkeypatch.setattr("eventsrc.processing.checkpoints.dynamodb.checkpoints.time.time_ns", lambda: 1_000)
     await bench.faulty.park("p@1", parked[1], FENCE)
     assert await bench.direct.parked("p@1") == [parked[1]]
     async with checkpoints_on(bench.endpoint, bench.table) as behind:

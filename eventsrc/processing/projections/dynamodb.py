@@ -13,7 +13,7 @@ from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints
+from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 from ..slice import Context, Fence, HandlerFailed, Slice
 from .actions import check_action
 from .calling import call_handler

@@ -16,7 +16,7 @@ from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints, decode_position, explain_failed_condition
+from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints, decode_position, explain_failed_condition
 from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .calling import call_handler
 from .clearing import delete_matches

@@ -21,7 +21,7 @@ from eventsrc.processing import (
     Slot,
     SQLiteCheckpoints,
 )
-from eventsrc.processing.checkpoints import sqlite
+from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite
 from eventsrc.stores.feed import Head
 from eventsrc.testing.contract import check as checks
 from eventsrc.testing.contract.checkpoints import CONTRACT, Capability, Check, check_checkpoints

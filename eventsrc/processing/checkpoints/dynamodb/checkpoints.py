@@ -34,18 +34,18 @@ from zlib import crc32
 
 import msgspec
 
-from ...concurrency import load_all
-from ...errors import Fenced, StoreClosed, StoreRejected
-from ...stores.dynamodb.table import Refusal, Table
-from ...stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
-from ...stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
-from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED, ConditionNotMet
-from ...stores.dynamodb.wire.responses import Item, Response
-from ...stores.feed import Head
-from ...stores.lifecycle import CallInFlight, CallsInFlight
-from ...usage import Usage
-from ..slice import Fence, Position, PositionMoved, Slice
-from .checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
+from ....concurrency import load_all
+from ....errors import Fenced, StoreClosed, StoreRejected
+from ....stores.dynamodb.table import Refusal, Table
+from ....stores.dynamodb.wire.attributes import bytes_of, number_of, text_of
+from ....stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
+from ....stores.dynamodb.wire.outcomes import CONDITION_FAILED, ConditionNotMet
+from ....stores.dynamodb.wire.responses import Item, Response
+from ....stores.feed import Head
+from ....stores.lifecycle import CallInFlight, CallsInFlight
+from ....usage import Usage
+from ...slice import Fence, Position, PositionMoved, Slice
+from ..checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 
 _ATTRIBUTES = {
     *("registration", "version", "id", "time", "epoch", "stream"),

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ...errors import Fenced, StoreClosed, StoreRejected
-from ...stores.feed import Head
-from ...stores.sqlite.connection import use_wal
-from ...stores.sqlite_errors import ERRORS, to_store_error
-from ..slice import Fence, Position, PositionMoved, Slice
-from .checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
+from ....errors import Fenced, StoreClosed, StoreRejected
+from ....stores.feed import Head
+from ....stores.sqlite.connection import use_wal
+from ....stores.sqlite_errors import ERRORS, to_store_error
+from ...slice import Fence, Position, PositionMoved, Slice
+from ..checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
 
 T = TypeVar("T")
 
