@@ -11,7 +11,7 @@ from uuid import uuid4
 from msgspec import structs
 
 from ..concurrency import cancel_all
-from ..errors import NotActive, StreamsParked
+from ..errors import NotActive, StoreChanged, StreamsParked
 from ..log import log
 from ..retrying import on_outage
 from .assignment import CONFIRM_SECONDS
@@ -93,6 +93,7 @@ class _Rebuild:
     def __init__(self, processor: Processor[Any], progress: Progress | None, rate: float | None) -> None:
         self._processor, self._progress, self._rate = processor, progress, rate
         self._checkpoints, self._projection = processor.checkpoints, processor.projection
+        self._feed = processor.pipeline.assignment.feed
 
     async def run(self) -> None:
         checkpoints, tag, version = self._checkpoints, self._projection.tag, self._projection.version
@@ -102,6 +103,8 @@ class _Rebuild:
             return
         old, following = f"{tag}@{active}", self._processor.pipeline.following
         registration = await checkpoints.registration(old)
+        if registration is not None and registration.store != await self._feed.identity():
+            raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
         if self._processor.pipeline.assignment.registrar.from_now or (
             registration is not None and registration.started
         ):

@@ -64,17 +64,20 @@ class Retries:
 
     @property
     def is_backing_off(self) -> bool:
-        """Whether everything fails, so that nothing is parked and the feed is not read."""
+        """Whether everything fails, so that nothing is parked."""
         return len(self._failing) >= MAX_FAILING and not self.ends
 
     @property
     def is_full(self) -> bool:
         """Whether no more streams may be aside."""
-        return len(self._catch_up.entries) >= MAX_ASIDE or self.is_backing_off
+        return len(self._catch_up.entries) >= MAX_ASIDE
 
     def succeeded(self) -> None:
         """Note that a handler succeeded."""
         if self._failing:
+            if self.is_backing_off:  # it was not their fault, so each is tried once more before it is parked
+                for entry in self._catch_up.entries.values():
+                    entry.failures = min(entry.failures, self._attempts - 1)
             self._failing.clear()
             self._left.set()
 
