@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
+from .checkpoints.checkpoints import Checkpoints, Parked, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
+from .checkpoints.registry import Registration, Registry
 from .checkpoints.sqlite.checkpoints import SQLiteCheckpoints
 from .checkpoints.url import open_checkpoints
+from .checkpoints.workers import Workers
 from .leases import Leases
 from .processor import Processor
 from .projections.effects import Effects
@@ -50,6 +52,7 @@ __all__ = [
     "Processor",
     "Projection",
     "Registration",
+    "Registry",
     "RowContext",
     "Runner",
     "SQLiteCheckpoints",
@@ -60,6 +63,7 @@ __all__ = [
     "Slot",
     "Status",
     "Verified",
+    "Workers",
     "Writes",
     "health",
     "lambda_handler",
