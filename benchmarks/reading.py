@@ -167,7 +167,7 @@ async def _scan_into(store: DynamoDBStore, total: int) -> float:
     start = perf_counter()
     async with aclosing(store.scan(segments=1)) as batches:
         async for batch in batches:
-            await processor.handle(batch.commits)
+            await processor.pipeline.handle(batch.commits)
     await processor.wait_until_idle()
     rate = total / (perf_counter() - start)
     assert sum(processor.projection.balances.values()) == total - SCANNED[0]
@@ -182,8 +182,8 @@ async def _streamed(store: DynamoDBStore) -> float:
     await processor.take_all()
     async with aclosing(store.feed(after=await store.end(), follow=False)) as batches:
         async for batch in batches:
-            await processor.handle(batch.commits)
-    return processor.commits / (perf_counter() - start)
+            await processor.pipeline.handle(batch.commits)
+    return processor.pipeline.progress.commits / (perf_counter() - start)
 
 
 async def _catch_up(processor: Processor[Any], total: int) -> float:
@@ -191,7 +191,7 @@ async def _catch_up(processor: Processor[Any], total: int) -> float:
     start = process_time()
     await processor.run(until_caught_up=True)
     rate = total / (process_time() - start)
-    assert processor.commits == STREAMS * COMMITS
+    assert processor.pipeline.progress.commits == STREAMS * COMMITS
     return rate
 
 

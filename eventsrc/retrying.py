@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .errors import ConflictError, StoreUnavailable, Throttled
+from .errors import ConflictError, Fenced, StoreUnavailable, Throttled
 
 TRANSIENT = (Throttled, StoreUnavailable)
 """Errors after which the same call is tried again: nothing was done, and a later try may succeed."""
@@ -37,6 +37,11 @@ def on_conflict(attempts: int) -> AsyncRetrying:
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         reraise=True,
     )
+
+
+def on_takeover() -> AsyncRetrying:
+    """Try again after Fenced, up to three times in all: a worker has just claimed the slot, whose new epoch is read."""
+    return AsyncRetrying(retry=retry_if_exception_type(Fenced), stop=stop_after_attempt(3), reraise=True)
 
 
 def on_indefinite(is_worth_repeating: Callable[[BaseException], bool], deadline: float) -> AsyncRetrying:
@@ -96,8 +101,11 @@ def on_failed_handler(
 
     outage = _outage_wait(5.0)
 
+    def has_failed(state: RetryCallState) -> bool:
+        return state.outcome is not None and isinstance(state.outcome.exception(), error)
+
     def pause(state: RetryCallState) -> float:
-        if state.outcome is None or not isinstance(state.outcome.exception(), error):
+        if not has_failed(state):
             return outage(state)
         jitter: float = wait_random(0, _FIRST_PAUSE)(state)
         seconds: float = min(_FIRST_PAUSE * 4 ** min(failures() - 1, 9), _LONGEST_PAUSE)
@@ -105,7 +113,7 @@ def on_failed_handler(
 
     return AsyncRetrying(
         retry=retry_if_exception_type((error, *TRANSIENT)),
-        stop=lambda _: gives_up(),
+        stop=lambda state: has_failed(state) and gives_up(),
         wait=pause,
         sleep=sleep,
         reraise=True,

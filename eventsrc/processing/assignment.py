@@ -19,6 +19,10 @@ CONFIRM_SECONDS = 1.0
 """The bound on acts outside: each one starts within this time after a check that the slot is still held."""
 
 
+REBUILD = "rebuild-"
+"""The names of rebuilds as workers begin with this."""
+
+
 class SwitchPending(Exception):
     """A rebuild is switching to another version; nobody handles commits of this one until that has ended."""
 
@@ -277,6 +281,11 @@ async def is_switched(assignment: Assignment) -> bool:
         await assignment.read_slots()
         return True
     return False
+
+
+def was_given_back(slot: Slot) -> bool:
+    """Whether a rebuild that failed within its switch has given up a slot, and nobody has claimed it since."""
+    return not slot.open and slot.owner.startswith(REBUILD)
 
 
 async def take_back(assignment: Assignment) -> None:

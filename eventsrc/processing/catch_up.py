@@ -66,10 +66,10 @@ class CatchUp:
         entry.latest = max(entry.latest, version)
         return True
 
-    async def run(self, entry: Entry) -> None:
-        """Handle a stream from its position to its end, at least up to what the feed has delivered.
+    async def run(self, entry: Entry) -> bool:
+        """Handle a stream from its position to its end, at least up to what the feed has delivered, and return True.
 
-        In a rebuild it ends where the followed version has ended.
+        In a rebuild, end where the followed version has ended, and return False if there are commits after that.
 
         Raises:
             HandlerFailed: a handler failed, or a commit is damaged or missing.
@@ -93,7 +93,7 @@ class CatchUp:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
             if not page:
                 if entry.latest <= position:
-                    return
+                    return True
                 continue
             run = await self.slice(stream, page, known.is_first, entry.confirm)
             parts = await self._following.split([run])
@@ -101,7 +101,7 @@ class CatchUp:
                 with suppress(PositionMoved):
                     await self._applier.apply_one(part)
             if not parts or parts[0].last_version < run.last_version:
-                return  # held back
+                return False
 
     def is_calling(self, stream: str) -> bool:
         """Whether a handler is working on this stream."""

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from ..errors import Fenced, StoredDataError
+from ..retrying import on_takeover
 from ..store import Commit, Store
 from ..stores.feed import Batch, Damaged
 from ..stores.gate import Gate, TooManyMissing
 from ..stream_id import category_of
 from .applying import Applier
 from .assignment import Assignment
-from .catch_up import CatchUp
+from .catch_up import CatchUp, Entry
 from .caution import Caution
 from .checkpointer import Checkpointer
 from .following import Following
@@ -223,10 +224,9 @@ class Pipeline:
         """
         if self.assignment.held:
             await self.assignment.refresh()
-        if self.parking.parked or self.parking.orphans:
-            await self.parking.refresh()
-            async with self._lock:  # none of them is in a batch now
-                self.retries.start_orphans()
+        await self.parking.refresh()
+        async with self._lock:  # none of them is in a batch now
+            self.retries.start_orphans()
         self.paused = await self.assignment.registrar.is_paused()
 
     async def last_wanted(self, stream: str, version: int) -> int:
@@ -254,8 +254,7 @@ class Pipeline:
         async with self._lock:
             entry = self.catch_up.enter(stream)
             try:
-                await self.parking.store(entry)
-                await self.projection.reset(stream, await self.assignment.fence_of(stream))
+                await on_takeover()(self._reset, entry)
             finally:
                 self.catch_up.leave(entry)
                 self.positions.forget(stream)
@@ -263,6 +262,10 @@ class Pipeline:
                     self.parking.orphans[stream] = entry.stored
             if self.running:
                 self.retries.start_orphans()
+
+    async def _reset(self, entry: Entry) -> None:
+        await self.parking.store(entry)
+        await self.projection.reset(entry.stream, await self.assignment.fence_of(entry.stream))
 
     async def wait_until_idle(self) -> None:
         """Wait until all commits given to `handle` are handled or parked.

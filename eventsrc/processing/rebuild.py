@@ -11,10 +11,10 @@ from uuid import uuid4
 from msgspec import structs
 
 from ..concurrency import cancel_all
-from ..errors import NotActive, StoreChanged, StreamsParked
+from ..errors import Fenced, NotActive, StoreChanged, StreamsParked
 from ..log import log
 from ..retrying import on_outage
-from .assignment import CONFIRM_SECONDS
+from .assignment import CONFIRM_SECONDS, REBUILD
 from .checkpoints.checkpoints import Checkpoints, Slot
 from .processor import Processor
 from .projections.projection import Guarantee
@@ -162,13 +162,13 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Seque
     If the block fails, the old version continues. If this process is killed, the workers of the old version notice that
     its heartbeats stop, and continue, too.
     """
-    worker = f"rebuild-{uuid4()}"
+    worker = f"{REBUILD}{uuid4()}"
     await checkpoints.workers.heartbeat(worker)
     beating = asyncio.create_task(_beat(checkpoints, worker))
     try:
         try:
             was_open = any(slot.open for slot in await checkpoints.slots(old))
-            slots = await _claim(checkpoints, old, lambda slot: structs.replace(slot, switch=worker))
+            slots = await _claim(checkpoints, old, lambda slot: structs.replace(slot, switch=worker, owner=""))
             if was_open:
                 await asyncio.sleep(CONFIRM_SECONDS)  # acts outside that were begun before it was fenced
             yield slots
@@ -185,21 +185,25 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Seque
 
 
 def _resumed(slot: Slot) -> Slot:
-    return structs.replace(slot, switch="")
+    return structs.replace(slot, switch="", owner=slot.switch or slot.owner)
 
 
 def _retired(slot: Slot) -> Slot:
-    return structs.replace(slot, switch="", retired=True)
+    return structs.replace(slot, switch="", owner="", retired=True)
 
 
 async def _claim(checkpoints: Checkpoints, processor: str, change: Callable[[Slot], Slot]) -> Sequence[Slot]:
     """Change all slots that are not as wanted, and raise their epochs. Return what was stored."""
-    claimed: list[Slot] = []
-    for slot in await checkpoints.slots(processor):
-        if (new := change(slot)) != slot:
-            claimed.append(structs.replace(new, epoch=slot.epoch + 1, owner="", open=False))
-            await checkpoints.claim(processor, claimed[-1])
-    return claimed
+    claimed: dict[int, Slot] = {}
+    while True:
+        try:
+            for slot in await checkpoints.slots(processor):
+                if (new := change(slot)) != slot:
+                    claimed[slot.number] = structs.replace(new, epoch=slot.epoch + 1, open=False)
+                    await checkpoints.claim(processor, claimed[slot.number])
+        except Fenced:  # a worker has claimed it just now
+            continue
+        return list(claimed.values())
 
 
 async def _beat(checkpoints: Checkpoints, worker: str) -> None:

@@ -37,11 +37,14 @@ class Releasing:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
+        if self._pipeline.running and assignment.holds(stream):
+            await parking.release(parked, skipped, is_holder=True)
+            return
         if parked.state == "retrying" and not await self._is_free(stream):
             await self._wait(stream)  # the worker that holds the slot handles it already
             return
-        if self._pipeline.running:  # its worker has the slot, or will have it, or another one does
-            if not await parking.release(parked, skipped, is_holder=assignment.holds(stream)):
+        if self._pipeline.running:  # another worker has the slot, or this one will have it: it is not claimed here
+            if not await parking.release(parked, skipped, is_holder=False):
                 await self._wait(stream)
             return
         await assignment.registrar.register()

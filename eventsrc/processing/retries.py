@@ -191,10 +191,12 @@ class Retries:
     async def _run(self, entry: Entry) -> None:
         """The task of a stream. An error that stops the processor is kept as `failure`."""
         try:
-            if await self._outlived(entry):
-                await self._catch_up_with_retries(entry)
+            is_done = not await self._outlived(entry) or await self._catch_up_with_retries(entry)
             self._catch_up.leave(entry)
-            await on_outage()(self._parking.clear, entry)
+            if is_done:
+                await on_outage()(self._parking.clear, entry)
+            elif entry.stored is not None:
+                self._parking.orphans[entry.stream] = entry.stored  # held back: it is continued later
         except Interrupted:
             return  # it stays entered, so that it is stored before the slot is given up
         except Exception as error:  # noqa: BLE001  # the pipeline raises it
@@ -217,29 +219,31 @@ class Retries:
         await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
         return False
 
-    async def _attempt(self, entry: Entry) -> None:
+    async def _attempt(self, entry: Entry) -> bool:
         if not entry.at_risk:
-            await self._catch_up.run(entry)
-            return
+            return await self._catch_up.run(entry)
         async with self._alone:  # so that of a process that ends, only one stream is suspected
             lives = entry.stored.lives if entry.stored is not None else 0
             await self._parking.store(entry, lives=lives + 1)
             try:
-                await self._catch_up.run(entry)
+                return await self._catch_up.run(entry)
             finally:
                 entry.at_risk = False
 
-    async def _catch_up_with_retries(self, entry: Entry) -> None:
-        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached."""
+    async def _catch_up_with_retries(self, entry: Entry) -> bool:
+        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached.
 
-        async def once() -> None:
+        Return False if a rebuild holds the stream back.
+        """
+
+        async def once() -> bool:
             if entry.failures >= self._attempts and entry.failed is not None and not self.is_backing_off:
                 raise entry.failed
             async with for_a_while(self._places):
                 try:
                     if entry.at is None and entry.first is None:
                         entry.at = await self._catch_up.position(entry.stream)
-                    await self._attempt(entry)
+                    return await self._attempt(entry)
                 except HandlerFailed as error:
                     self._failing.add(entry.stream)
                     before, entry.at = entry.at, await self._catch_up.position(entry.stream)
@@ -261,11 +265,13 @@ class Retries:
         try:
             if entry.failed is not None:
                 await pause(0.05)
-            await retrying(once)
+            is_at_end: bool = await retrying(once)
         except HandlerFailed as error:
             if self.stops:
                 raise error.error from None
             await self._give_up(entry, error, entry.failures)
+            return True
+        return is_at_end
 
     async def _give_up(self, entry: Entry, failed: HandlerFailed, attempts: int) -> None:
         await on_outage()(self._parking.park, entry, failed, attempts)

@@ -12,7 +12,7 @@ from ..concurrency import cancel_all, first_of
 from ..errors import Fenced, StoreError, StreamsParked
 from ..log import log
 from ..stores.feed import Feed
-from .assignment import SwitchPending, is_switched, take_back
+from .assignment import SwitchPending, is_switched, take_back, was_given_back
 from .leases import LeaseExpired, Leases
 from .pipeline import Pipeline
 from .reader import Patience, Reader
@@ -65,6 +65,7 @@ class Worker:
             StreamsParked: with `until_caught_up`, all is handled except these, unless `accept_parked`.
             Fenced, NotActive, StoreChanged, StoreError, Exception: as `Runner.run`.
         """
+        ended: Sequence[Pipeline] = ()
         for pipeline in self._pipelines:
             pipeline.running, pipeline.retries.ends = True, until_caught_up
         try:
@@ -73,16 +74,17 @@ class Worker:
                 await self._work(follow=not until_caught_up)
             else:
                 await self._work_with_leases(self._leases, follow=not until_caught_up)
+            parked = self._find_parked()
+            ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
             await self._patience(self._end)
-            if until_caught_up and not accept_parked and not self._stopping.is_set():
-                self._check_parked()
+            if parked is not None and until_caught_up and not accept_parked and not self._stopping.is_set():
+                raise parked
         except Fenced:
             raise
         except (Exception, asyncio.CancelledError):
             await self._give_up()
             raise
         finally:
-            ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
             for pipeline in self._pipelines:
                 pipeline.running = False
                 await pipeline.checkpointer.drop()
@@ -94,10 +96,11 @@ class Worker:
         for pipeline in self._pipelines:
             await pipeline.prepare()
 
-    def _check_parked(self) -> None:
+    def _find_parked(self) -> StreamsParked | None:
         for pipeline in self._pipelines:
             if pipeline.parking.parked:
-                raise StreamsParked(pipeline.assignment.name, sorted(pipeline.parking.parked))
+                return StreamsParked(pipeline.assignment.name, sorted(pipeline.parking.parked))
+        return None
 
     async def _end(self) -> None:
         """Store what is left, write the checkpoints and give up the slots."""
@@ -166,8 +169,8 @@ class Worker:
             for pipeline in self._pipelines:
                 with suppress(SwitchPending):
                     slots = await self._patience(pipeline.assignment.read_slots)
-                    if any(slot.open and not pipeline.assignment.is_own(slot) for slot in slots):
-                        raise error  # another worker holds one; otherwise a switch was undone, or that worker has ended
+                    if not all(pipeline.assignment.is_own(slot) or was_given_back(slot) for slot in slots):
+                        raise error
 
     # With leases: several workers share the slots.
 

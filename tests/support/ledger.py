@@ -45,9 +45,10 @@ async def commits_of(store: Store) -> list[Commit]:
 
 
 async def ids_of(store: Store) -> dict[str, list[str]]:
-    """Return the ids of all events of each stream."""
+    """Return the ids of all events of each stream, in its order; some feeds repeat commits."""
     found: dict[str, list[str]] = defaultdict(list)
-    for commit in await commits_of(store):
+    commits = {(commit.stream, commit.version): commit for commit in await commits_of(store)}
+    for commit in sorted(commits.values(), key=lambda commit: commit.version):
         found[commit.stream] += [str(commit.event_id(index)) for index in range(commit.events)]
     return dict(found)
 

@@ -56,12 +56,12 @@ class InSQLite(SQLiteProjection, tag="balances"):
         context.db.execute("INSERT INTO balances VALUES (?, ?)", (context.stream, len(events)))
 
 
-class InDynamoDB(DynamoDBProjection, tag="balances"):
+class InDynamoDB(DynamoDBProjection, tag="balances-in-dynamodb"):
     async def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
         context.add("read-models", {"PK": self.name, "SK": context.stream}, amount=event.amount)
 
 
-class InRows(DynamoDBRows, tag="balances"):
+class InRows(DynamoDBRows, tag="balances-in-rows"):
     table = "read-models"
 
     def key(self, stream: str) -> dict[str, str]:
@@ -79,7 +79,10 @@ class Mails(Effects, tag="mails"):
 async def feeds(store: DynamoDBStore, export: Export) -> None:
     for feed in (store, MemoryStore(), SQLiteStore("ledger.db"), export):
         one: Feed = feed
-        assert_type(one.feed(after="", follow=False), AsyncGenerator[Batch])
+        assert_type(one.feed(after="", follow=False, report_damaged=True), AsyncGenerator[Batch])
+        assert_type(await one.identity(), str)
+        assert_type(await one.clock(), int)
+        assert_type(await one.behind(""), float | None)
         assert_type(await one.end(), str)
         assert_type(await one.remaining(""), int | None)
         assert_type(one.heads(), AsyncGenerator[Sequence[Head]])
@@ -103,7 +106,10 @@ async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt)
         rows = [Processor(each, table, models) for each in (InDynamoDB(), InRows(), Mails(), Mirror(store))]
         await Runner(processor, memory, leases=Leases(slots=8), save_every=0.5).run(on_sigterm=True)
         assert_type(await processor.parked(), Sequence[Parked])
-        await processor.skip("account-a-1", "why")
+        await processor.skip("account-a-1", "why", version=7)
+        await processor.pause()
+        await processor.resume()
+        await processor.reset("account-a-1")
         assert_type(await status(processor), Status)
         assert_type(await verify(processor, deliver=False), Verified)
         assert_type(health(processor, *rows), dict[str, str])

@@ -11,7 +11,7 @@ import pytest
 from support.ledger import InSQLite, Outside, deposit, fill, ids_of, run_with_parked, until
 
 from eventsrc import SQLiteStore, retrying
-from eventsrc.processing import Leases, Parked, Processor, Runner, SQLiteCheckpoints, pipeline
+from eventsrc.processing import Leases, Parked, Processor, Runner, SQLiteCheckpoints, checkpointer
 
 Make = Callable[..., Processor[Any]]
 
@@ -26,8 +26,8 @@ async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
 
 @pytest.fixture
 async def make(kind: str, store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    monkeypatch.setattr(pipeline, "STORE_AFTER", 0.1)
-    monkeypatch.setattr(pipeline, "WRITE_AT_LEAST", 0.3)
+    monkeypatch.setattr(checkpointer, "STORE_AFTER", 0.1)
+    monkeypatch.setattr(checkpointer, "WRITE_AT_LEAST", 0.3)
     projection = InSQLite() if kind == "sqlite" else Outside()
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
 

@@ -36,7 +36,7 @@ async def test_a_process_can_retry_repeatedly(store: MemoryStore) -> None:
         assert other.state == "stopped"
         await first.pipeline.assignment.create_slots(5, replace=True)
         await first.pipeline.assignment.take_all()
-        await first.pipeline.stop(1.0)
+        await first.pipeline.checkpointer.give_up(list(range(5)), 1.0)
     assert await first.projection.read_handled() == await ids_of(store)
 
 
@@ -69,7 +69,7 @@ async def test_a_worker_can_hold_slots_of_only_one_of_its_processors(store: Memo
         Processor(Outside(), store, checkpoints := MemoryCheckpoints()),
         Processor(Second(), store, checkpoints),
     )
-    await one.pipeline.assignment.check_active()
+    await one.pipeline.assignment.registrar.check_active()
     await other.pipeline.assignment.create_slots(2)
     await checkpoints.workers.heartbeat("elsewhere")
     for slot in await checkpoints.slots(other.name):
@@ -115,7 +115,7 @@ async def test_streams_of_a_dropped_slot_are_no_longer_retried(store: MemoryStor
     await processor.pipeline.assignment.take_all()
     await processor.pipeline.handle(await commits_of(store))
     assert {processor.pipeline.assignment.slot_of(stream) for stream in processor.pipeline.catch_up.entries} == {0, 1}
-    processor.pipeline.dropped(1)
+    processor.pipeline.checkpointer.dropped(1)
     assert {processor.pipeline.assignment.slot_of(stream) for stream in processor.pipeline.catch_up.entries} == {0}
     processor.projection.poison = set()
     await processor.pipeline.wait_until_idle()

@@ -73,8 +73,10 @@ class Worker:
 
 
 async def started(processor: Processor[Any]) -> Worker:
-    worker = Worker(processor)
+    """Return a worker that has nothing left to do, nor to write."""
+    worker, assignment = Worker(processor), processor.pipeline.assignment
     await until(processor.caught_up.is_set)
+    await until(lambda: all(slot.checkpoint == assignment.checkpoint != "" for slot in assignment.held.values()))
     return worker
 
 
@@ -104,7 +106,7 @@ async def test_a_paused_worker_does_not_store_a_stream_as_retried(
     store: SQLiteStore, paused: Pausable, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stored entry would keep the stream out of the feed of its successor."""
-    monkeypatch.setattr("eventsrc.processing.pipeline.STORE_AFTER", 0.0)
+    monkeypatch.setattr("eventsrc.processing.checkpointer.STORE_AFTER", 0.0)
     await fill(store, accounts=1)
     first: Processor[Any] = Processor(InSQLite(), store, paused, attempts=1_000)
     first.projection.poison = {66}

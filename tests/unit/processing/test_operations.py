@@ -167,7 +167,8 @@ async def test_reset_handles_one_stream_again(store: SQLiteStore, make: Make, wh
     processor = make()
     await processor.run(until_caught_up=True)
     query = f"DELETE FROM {processor.projection.table} WHERE stream = 'account-a-1' AND event LIKE '%@3.0'"
-    await processor.checkpoints.write(lambda db: db.execute(query))  # a mistake, repaired by a replay
+    checkpoints: Any = processor.checkpoints
+    await checkpoints.write(lambda db: db.execute(query))  # a mistake, repaired by a replay
     if where == "stopped":
         await processor.reset("account-a-1")
         await make().run(until_caught_up=True)

@@ -52,7 +52,8 @@ async def order_in(processor: Processor[Any]) -> list[str]:
     if isinstance(projection, Listed):
         return projection.calls
     query = f"SELECT event FROM {projection.table} ORDER BY number"
-    return [row[0] for row in await processor.checkpoints.read(lambda db: db.execute(query).fetchall())]
+    checkpoints: Any = processor.checkpoints
+    return [row[0] for row in await checkpoints.read(lambda db: db.execute(query).fetchall())]
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ async def test_one_processor_of_a_runner_with_foreign_checkpoints_ends_the_run(t
 
         class Other(InSQLite, tag="other"): ...
 
-        pair = [Processor(Other(), two, own), Processor(InSQLite(), two, foreign)]
+        pair: list[Processor[Any]] = [Processor(Other(), two, own), Processor(InSQLite(), two, foreign)]
         with pytest.raises(StoreChanged, match="in-sqlite@1"):
             async with asyncio.timeout(20):
                 await Runner(*pair).run()

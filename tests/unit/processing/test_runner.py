@@ -192,7 +192,7 @@ async def test_the_checkpoint_passes_a_stream_that_is_retried_once_the_stream_is
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One stream that keeps failing does not hold up the checkpoint. A killed process loses nothing by that."""
-    monkeypatch.setattr("eventsrc.processing.pipeline.STORE_AFTER", 0.1)
+    monkeypatch.setattr("eventsrc.processing.checkpointer.STORE_AFTER", 0.1)
     await fill(store)
     checkpoints = Counting()
     processor = Processor(Outside(), store, checkpoints, attempts=1_000)
