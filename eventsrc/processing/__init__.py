@@ -18,6 +18,7 @@ from .projections.mirror import Mirror
 from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
+from .registered import RegisteredProcessor, processors
 from .runner import Runner
 from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
@@ -51,6 +52,7 @@ __all__ = [
     "PositionMoved",
     "Processor",
     "Projection",
+    "RegisteredProcessor",
     "Registration",
     "Registry",
     "RowContext",
@@ -68,6 +70,7 @@ __all__ = [
     "health",
     "lambda_handler",
     "open_checkpoints",
+    "processors",
     "rebuild",
     "status",
     "tombstone",
