@@ -11,7 +11,8 @@ from msgspec import structs
 
 from eventsrc import Commit
 from eventsrc.processing import Effects, Processor, leases
-from eventsrc.processing.checkpoints import sqlite as sqlite_checkpoints
+from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
+from eventsrc.processing.checkpoints.sqlite import positions as sqlite_positions
 from eventsrc.processing.slice import Slice
 from eventsrc.stores.gate import Gate
 
@@ -51,13 +52,14 @@ def checkpoint_beyond_what_is_aside() -> list[Patch]:
 
 def fence_not_checked() -> list[Patch]:
     """A worker that counts as dead can still write."""
-    return [(sqlite_checkpoints, "_check_fence", lambda db, processor, fence: None)]
+    modules = (sqlite_checkpoints, sqlite_positions)
+    return [(module, "check_fence", lambda db, processor, fence: None) for module in modules]
 
 
 def position_not_compared() -> list[Patch]:
     """A position is written without comparing the old one."""
-    advance = sqlite_checkpoints._ADVANCE
-    return [(sqlite_checkpoints, "_ADVANCE", advance.replace("WHERE version = ?", "WHERE ? >= 0"))]
+    update = sqlite_positions._UPDATE.replace("AND version = ?", "AND ? >= 0")
+    return [(sqlite_positions, "_UPDATE", update)]
 
 
 def checkpoint_of_another_slot() -> list[Patch]:
