@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from textwrap import dedent
 from typing import Any
 
 from eventsrc.processing import Effects, leases, worker
-from eventsrc.processing import rebuild as rebuilding_module
 from eventsrc.processing.assignment import Assignment
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints import sqlite as sqlite_checkpoints
@@ -19,6 +19,7 @@ from eventsrc.processing.parking import Parking
 from eventsrc.processing.positions import Positions
 from eventsrc.processing.registrar import Registrar
 from eventsrc.processing.releasing import Releasing
+from eventsrc.processing.retries import Retries
 from eventsrc.stores.gate import Gate
 from eventsrc.stores.ordered import OrderedStore
 
@@ -26,6 +27,8 @@ from . import reading, rebuilding, restoring
 from .mutants import Patch, Verdict, broken
 from .progress import report
 from .reading import silence
+
+_REBUILD: Any = importlib.import_module("eventsrc.processing.rebuild")  # the package exports a function of this name
 
 Tell = Callable[[int, Path], Any]
 
@@ -90,8 +93,8 @@ def checkpoint_of_another_slot() -> list[Patch]:
 
 
 def worker_that_cannot_beat_goes_on() -> list[Patch]:
-    """A worker without heartbeats continues until a write is refused."""
-    return [(leases, "_MARGIN", 1_000.0), (Assignment, "refresh", _nothing)]
+    """A worker without heartbeats continues until a write is refused, and its acts are not preceded by a check."""
+    return [(leases, "_MARGIN", 1_000.0), *slot_not_confirmed()]
 
 
 def start_ignored() -> list[Patch]:
@@ -105,8 +108,8 @@ def start_ignored() -> list[Patch]:
 
 def start_by_time() -> list[Patch]:
     """Where a stream begins is derived from the time of its commits, although the clock of their writer is slow."""
-    change = ("commit.time < earliest", "commit.time < registration.started")
-    return [edited(Positions, "start", ("self._assignment.feed.ordered", "False"), change)]
+    by_time = ("if self._assignment.feed.ordered and commit.position is not None", "if False")
+    return [edited(Positions, "start", by_time, ("registration.started - CLOCK_SKEW", "registration.started"))]
 
 
 def release_without_a_second_look() -> list[Patch]:
@@ -114,7 +117,7 @@ def release_without_a_second_look() -> list[Patch]:
     asked = "await self._put(retrying, instead_of=entry.stored)"
     return [
         edited(Parking, "release", (asked, ""), ("await self._catch_up.has_more(stream)", "False")),
-        edited(Parking, "refresh", ("self.orphans[stream] = entry", "pass")),
+        edited(Parking, "refresh", ("self.orphans[stream] = None", "pass")),
     ]
 
 
@@ -142,7 +145,7 @@ def claim_that_does_not_wait() -> list[Patch]:
 
 def orphans_left_alone() -> list[Patch]:
     """Nobody continues with streams that are stored as not handled."""
-    return [(Parking, "orphans", property(lambda self: {}, lambda self, value: None))]
+    return [(Retries, "start_orphans", lambda *_: None)]
 
 
 def hanging_handler_waited_for() -> list[Patch]:
@@ -167,7 +170,7 @@ def commit_ids_not_compared() -> list[Patch]:
 
 def rebuild_that_retires_first() -> list[Patch]:
     """A rebuild that fails in its switch retires the old version all the same."""
-    return [edited(rebuilding_module, "_switching", ("checkpoints, old, _resumed", "checkpoints, old, _retired"))]
+    return [edited(_REBUILD, "_switching", ("checkpoints, old, _resumed", "checkpoints, old, _retired"))]
 
 
 def killed_rebuild_not_noticed() -> list[Patch]:
@@ -187,13 +190,13 @@ def rebuild_ahead_of_the_old_version() -> list[Patch]:
 
 def switch_that_does_not_fence() -> list[Patch]:
     """The old version's writes are not refused during a switch."""
-    return [edited(rebuilding_module, "_claim", ("epoch=slot.epoch + 1", "epoch=slot.epoch + 1, switch=''"))]
+    return [edited(_REBUILD, "_claim", ("(new := change(slot)) != slot", "not (new := change(slot)).switch"))]
 
 
 def rebuild_from_another_store() -> list[Patch]:
     """A rebuild follows the positions of a version that belongs to another store."""
     [patch] = another_store_accepted()
-    return [patch, edited(rebuilding_module._Rebuild, "run", ("registration.store != await", "not await"))]
+    return [patch, edited(_REBUILD._Rebuild, "run", ("registration.store != await", "not await"))]
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
