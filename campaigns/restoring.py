@@ -125,7 +125,7 @@ class Play:
         self._opened.append(checkpoints)
         projection: Any = Kept() if self._is_kept else Sent(self._sent)
         processor = Processor(projection, self.store, checkpoints, feed=HostileFeed(self.store, self.chaos))
-        runner = Runner(processor, save_every=self.random.choice((0.1, 1)))
+        runner = Runner(processor, save_every=self.random.choice((0.1, 1, 30)))
         task = asyncio.create_task(runner.run())
         await asyncio.wait([task], timeout=seconds)
         if not task.done() and kills:
