@@ -149,7 +149,7 @@ class Retries:
     async def end_attempts(self) -> None:
         """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
 
-        After the last attempt the stream is parked. Otherwise whoever handles it next continues to count.
+        After the last attempt the stream is parked. Otherwise the next worker that handles it continues to count.
 
         Raises:
             StoreError: they could not be stored.

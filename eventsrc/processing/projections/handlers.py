@@ -138,7 +138,7 @@ def _check_misspelt(projection: type[Any]) -> None:
             if (event := _find_event(function)) is not None:
                 raise DeclarationError(
                     f"{base.__qualname__}.{attribute}",
-                    f"takes {event.__qualname__}, but is no handler; name it handle_..., or _{attribute} if it helps",
+                    f"takes {event.__qualname__}, but is not a handler; name it handle_..., or _{attribute}",
                 )
 
 

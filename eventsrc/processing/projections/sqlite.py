@@ -173,7 +173,8 @@ class SQLiteProjection(Projection):
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
         if not re.fullmatch(r"[A-Za-z_]\w*", self.table, re.ASCII):
             raise DeclarationError(
-                type(self).__qualname__, f"its tag gives {self.table!r}, which is no table name; start it with a letter"
+                type(self).__qualname__,
+                f"its tag gives {self.table!r}, which is not a table name; start it with a letter",
             )
 
     async def prepare(self) -> None:
