@@ -80,9 +80,9 @@ class Handlers:
                     run, last = [], None
                 if handler.takes_sequence:
                     run.append(event)
-                    last = Call(handler, run, commit, index)
+                    last = _make_call(Call, (handler, run, commit, index))
                 else:
-                    yield Call(handler, event, commit, index)
+                    yield _make_call(Call, (handler, event, commit, index))
         if last is not None:
             yield last
 
