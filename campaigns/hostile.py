@@ -14,7 +14,10 @@ from zlib import crc32
 
 from eventsrc import Commit, Fenced, MemoryStore, StoreClosed, StoreUnavailable, Throttled
 from eventsrc.processing import SQLiteCheckpoints
-from eventsrc.processing.checkpoints.sqlite import _SCHEMA
+from eventsrc.processing.checkpoints.sqlite.file import SQLiteFile, ThreadName
+from eventsrc.processing.checkpoints.sqlite.registry import SQLiteRegistry
+from eventsrc.processing.checkpoints.sqlite.schema import SCHEMA
+from eventsrc.processing.checkpoints.sqlite.workers import SQLiteWorkers
 from eventsrc.store import MAX_VERSION
 from eventsrc.stores.feed import Batch, Feed, Head
 
@@ -197,52 +200,72 @@ class HostileFeed:
 
 
 class FailingCheckpoints(SQLiteCheckpoints):
-    """The checkpoints of one worker, in a file that all workers share. Calls fail, or their answers get lost.
-
-    The transactions are real, but run in the event loop's thread, so that time can be virtual.
-    """
+    """The checkpoints of one worker, in a file that all workers share. Calls fail, or their answers get lost."""
 
     def __init__(self, path: Path, chaos: Chaos, process: int, registered: Callable[[str], None]) -> None:
         super().__init__(path)
-        self._chaos, self._process = chaos, process
-        self.connection = self._connect()
-        self.connection.execute("PRAGMA synchronous = OFF")
-        self.connection.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
-        self.connection.create_function("now", 0, lambda: asyncio.get_running_loop().time())
-        self.connection.create_function("process", 0, lambda: process)
-        self.connection.create_function("registered", 1, registered)  # called when a registration is stored
-        self.connection.executescript(_SCHEMA + _WATCH)
+        self.file = file = FailingFile(path, self, chaos, process, registered)
+        self.connection = file.connection
+        self.registry, self.workers = SQLiteRegistry(self.file), FailingWorkers(self)
         self.is_dead = self.is_mute = False  # mute: its heartbeats do not arrive
         self.is_gone = False  # dead, and nobody in this process waits for that to pass
         self.back = asyncio.Event()  # cleared while answers do not arrive
         self.back.set()
 
+    def close(self) -> None:
+        self.connection.close()
+
+
+class FailingWorkers(SQLiteWorkers):
+    def __init__(self, checkpoints: FailingCheckpoints) -> None:
+        super().__init__(checkpoints.file)
+        self._checkpoints = checkpoints
+
+    async def heartbeat(self, worker: str) -> None:
+        if self._checkpoints.is_mute:
+            raise StoreUnavailable("this worker's heartbeats")
+        await super().heartbeat(worker)
+
+
+class FailingFile(SQLiteFile):
+    """The transactions are real, but run in the event loop's thread, so that time can be virtual."""
+
+    def __init__(
+        self,
+        path: Path,
+        checkpoints: FailingCheckpoints,
+        chaos: Chaos,
+        process: int,
+        registered: Callable[[str], None],
+    ) -> None:
+        super().__init__(path, deadline=10.0)
+        self._checkpoints, self._chaos, self._process = checkpoints, chaos, process
+        self.connection = self.connect()
+        self.connection.execute("PRAGMA synchronous = OFF")
+        self.connection.create_function("crc32", 1, lambda stream: crc32(stream.encode()), deterministic=True)
+        self.connection.create_function("now", 0, lambda: asyncio.get_running_loop().time())
+        self.connection.create_function("process", 0, lambda: process)
+        self.connection.create_function("registered", 1, registered)  # called when a registration is stored
+        self.connection.executescript(SCHEMA + _WATCH)
+
     async def open(self) -> None: ...
 
     async def aclose(self) -> None: ...
 
-    def close(self) -> None:
-        self.connection.close()
-
-    async def heartbeat(self, worker: str) -> None:
-        if self.is_mute:
-            raise StoreUnavailable("this worker's heartbeats")
-        await super().heartbeat(worker)
-
-    async def _run(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, name: ThreadName, work: Callable[[sqlite3.Connection], T]) -> T:
         chaos, dice = self._chaos, self._chaos.random
         try:
             await asyncio.sleep(dice.choice(PAUSES))
-            await self.back.wait()
+            await self._checkpoints.back.wait()
         except asyncio.CancelledError:
             chaos.disturb(self._process)
             if name == "writer" and dice.random() < 0.5:  # the write may still be carried out
                 chaos.counts["write nobody waits for"] += 1
                 asyncio.get_running_loop().call_later(dice.uniform(0, LATE), self._late, work)
             raise
-        if self.is_gone:
+        if self._checkpoints.is_gone:
             raise StoreClosed("checkpoints")
-        if self.is_dead or chaos.strikes("write refused"):
+        if self._checkpoints.is_dead or chaos.strikes("write refused"):
             chaos.disturb(self._process)
             raise dice.choice((Throttled, StoreUnavailable))("checkpoints")
         try:
@@ -253,7 +276,7 @@ class FailingCheckpoints(SQLiteCheckpoints):
             raise
         try:
             await asyncio.sleep(dice.choice(PAUSES))
-            await self.back.wait()
+            await self._checkpoints.back.wait()
         except asyncio.CancelledError:
             chaos.disturb(self._process)
             raise

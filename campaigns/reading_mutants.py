@@ -13,7 +13,8 @@ from typing import Any
 from eventsrc.processing import Effects, leases, worker
 from eventsrc.processing.assignment import Assignment
 from eventsrc.processing.checkpointer import Checkpointer
-from eventsrc.processing.checkpoints import sqlite as sqlite_checkpoints
+from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
+from eventsrc.processing.checkpoints.sqlite import positions as sqlite_positions
 from eventsrc.processing.following import Following
 from eventsrc.processing.parking import Parking
 from eventsrc.processing.positions import Positions
@@ -78,13 +79,14 @@ def checkpoint_beyond_what_is_aside() -> list[Patch]:
 
 def fence_not_checked() -> list[Patch]:
     """A worker that counts as dead can still write."""
-    return [(sqlite_checkpoints, "_check_fence", lambda db, processor, fence: None)]
+    modules = (sqlite_checkpoints, sqlite_positions)
+    return [(module, "check_fence", lambda db, processor, fence: None) for module in modules]
 
 
 def position_not_compared() -> list[Patch]:
     """A position is written without comparing the old one."""
-    update = sqlite_checkpoints._UPDATE
-    return [(sqlite_checkpoints, "_UPDATE", update.replace("AND version = ?", "AND ? >= 0"))]
+    update = sqlite_positions._UPDATE.replace("AND version = ?", "AND ? >= 0")
+    return [(sqlite_positions, "_UPDATE", update)]
 
 
 def checkpoint_of_another_slot() -> list[Patch]:
@@ -109,7 +111,7 @@ def start_ignored() -> list[Patch]:
 def start_by_time() -> list[Patch]:
     """Where a stream begins is derived from the time of its commits, although the clock of their writer is slow."""
     by_time = ("if self._assignment.feed.ordered and commit.position is not None", "if False")
-    return [edited(Positions, "start", by_time, ("registration.started - CLOCK_SKEW", "registration.started"))]
+    return [edited(Positions, "_find_start", by_time, ("registration.started - CLOCK_SKEW", "registration.started"))]
 
 
 def release_without_a_second_look() -> list[Patch]:
@@ -188,9 +190,9 @@ def rebuild_ahead_of_the_old_version() -> list[Patch]:
     return [edited(Following, "_count", ("for count, commit in enumerate(commits):", "for count, commit in ():"))]
 
 
-def switch_that_does_not_fence() -> list[Patch]:
-    """The old version's writes are not refused during a switch."""
-    return [edited(_REBUILD, "_claim", ("(new := change(slot)) != slot", "not (new := change(slot)).switch"))]
+def switch_that_does_not_wait() -> list[Patch]:
+    """The new version acts at once after the switch, while the old one may still act."""
+    return [(_REBUILD, "CONFIRM_SECONDS", 0.0)]
 
 
 def rebuild_from_another_store() -> list[Patch]:
@@ -222,7 +224,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (killed_rebuild_not_noticed, rebuilding.tell),
     (rebuild_that_acts, rebuilding.tell),
     (rebuild_ahead_of_the_old_version, rebuilding.tell),
-    (switch_that_does_not_fence, rebuilding.tell),
+    (switch_that_does_not_wait, rebuilding.tell),
     (rebuild_from_another_store, rebuilding.tell),
 )
 READING = tuple(mutant for mutant, _ in MUTANTS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
+from .checkpoints.checkpoints import Checkpoints, Parked, Skipped, Slot, tombstone
 from .checkpoints.memory import MemoryCheckpoints
-from .checkpoints.sqlite import SQLiteCheckpoints
+from .checkpoints.registry import Registration, Registry
+from .checkpoints.sqlite.checkpoints import SQLiteCheckpoints
 from .checkpoints.url import open_checkpoints
+from .checkpoints.workers import Workers
 from .leases import Leases
 from .processor import Processor
 from .projections.effects import Effects
@@ -16,6 +18,7 @@ from .projections.mirror import Mirror
 from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
+from .registered import RegisteredProcessor, processors
 from .runner import Runner
 from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
@@ -23,7 +26,7 @@ from .verify import Verified, verify
 
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
-    from .checkpoints.dynamodb import DynamoDBCheckpoints
+    from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
     from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
@@ -49,7 +52,9 @@ __all__ = [
     "PositionMoved",
     "Processor",
     "Projection",
+    "RegisteredProcessor",
     "Registration",
+    "Registry",
     "RowContext",
     "Runner",
     "SQLiteCheckpoints",
@@ -60,10 +65,12 @@ __all__ = [
     "Slot",
     "Status",
     "Verified",
+    "Workers",
     "Writes",
     "health",
     "lambda_handler",
     "open_checkpoints",
+    "processors",
     "rebuild",
     "status",
     "tombstone",
@@ -78,7 +85,7 @@ def __getattr__(name: str) -> Any:
 
         return lambda_handler
     if name == "DynamoDBCheckpoints":
-        from .checkpoints.dynamodb import DynamoDBCheckpoints
+        from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
     if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):

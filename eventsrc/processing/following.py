@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..store import Commit
-from .checkpoints.checkpoints import Registration
+from .checkpoints.registry import Registration
 from .projections.projection import Projection
 from .slice import Slice
 

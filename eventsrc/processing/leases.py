@@ -201,14 +201,14 @@ class Leases:
             StoreError: it could not be stored.
         """
         began = asyncio.get_running_loop().time()
-        await self._checkpoints.heartbeat(self.worker)
+        await self._checkpoints.workers.heartbeat(self.worker)
         self._last = began  # other workers see it later, so their wait ends later than ours
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(self._ends)
         self.beaten.set()
 
     async def _refresh_beats(self) -> None:
-        beats = await self._checkpoints.beats()
+        beats = await self._checkpoints.workers.beats()
         now, seen = asyncio.get_running_loop().time(), self._seen
         self._seen = {
             worker: seen[worker]
@@ -246,13 +246,13 @@ class Leases:
         now = asyncio.get_running_loop().time()
         for worker, beats in list(self._seen.items()):
             if now - beats.since > 10 * self._ttl:
-                await self._checkpoints.sign_off(worker)
+                await self._checkpoints.workers.sign_off(worker)
 
     async def _sign_off(self) -> None:
         """Let other workers take over at once. If that fails, they do so after the ttl."""
         for pipeline in self._pipelines:
             await pipeline.retries.drop()
         try:
-            await self._checkpoints.sign_off(self.worker)
+            await self._checkpoints.workers.sign_off(self.worker)
         except StoreError as error:
             log.warning("worker %s could not sign off: %s", self.worker, type(error).__name__)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import StoreChanged, StoredDataError
 from ..store import MAX_VERSION, Commit, Store
 from .assignment import Assignment
-from .checkpoints.checkpoints import Registration
+from .checkpoints.registry import Registration
 from .progress import Progress
 from .projections.projection import Projection
 from .slice import Position, Slice

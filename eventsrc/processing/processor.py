@@ -82,9 +82,8 @@ class Processor(Generic[P]):
         self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        registrar = Registrar(
-            projection.tag, projection.version, projection.handles, self.checkpoints, used, from_now=start == "now"
-        )
+        tag, version, registry = projection.tag, projection.version, self.checkpoints.registry
+        registrar = Registrar(tag, version, projection.handles, registry, used, from_now=start == "now")
         self._waiting = Waiting(projection, registrar, self.checkpoints)
         self.pipeline = Pipeline(
             projection,

@@ -102,7 +102,7 @@ class _Rebuild:
             await self._pass(None)
             return
         old, following = f"{tag}@{active}", self._processor.pipeline.following
-        registration = await checkpoints.registration(old)
+        registration = await checkpoints.registry.registration(old)
         if registration is not None and registration.store != await self._feed.identity():
             raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
         if self._processor.pipeline.assignment.registrar.from_now or (
@@ -118,7 +118,7 @@ class _Rebuild:
             await self._pass(old)  # what the old version has handled since; now it handles no more
             for slot in slots:  # if this process was stopped for long, the old version has taken them back
                 await checkpoints.save(old, slot)
-            if not await checkpoints.activate(tag, version, instead_of=active):
+            if not await checkpoints.registry.activate(tag, version, instead_of=active):
                 raise NotActive(tag, version, await checkpoints.active(tag) or 0)
         following.stop()
         await self._pass(None)
@@ -165,7 +165,7 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Seque
     its heartbeats stop, and continue, too.
     """
     worker = f"{REBUILD}{uuid4()}"
-    await checkpoints.heartbeat(worker)
+    await checkpoints.workers.heartbeat(worker)
     beating = asyncio.create_task(_beat(checkpoints, worker))
     try:
         try:
@@ -183,7 +183,7 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Seque
         await on_outage()(_claim, checkpoints, old, _retired)
     finally:
         await cancel_all([beating])
-        await checkpoints.sign_off(worker)
+        await checkpoints.workers.sign_off(worker)
 
 
 def _resumed(slot: Slot) -> Slot:
@@ -212,7 +212,7 @@ async def _beat(checkpoints: Checkpoints, worker: str) -> None:
     while True:
         await asyncio.sleep(_BEAT_INTERVAL)
         try:
-            await checkpoints.heartbeat(worker)
+            await checkpoints.workers.heartbeat(worker)
         except Exception as error:  # noqa: BLE001  # the next one may arrive
             log.warning("a rebuild could not send a heartbeat: %r", error)
 

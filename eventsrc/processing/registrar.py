@@ -9,17 +9,17 @@ from msgspec import structs
 from ..errors import NotActive, StoreChanged
 from ..log import log
 from ..stores.feed import Feed
-from .checkpoints.checkpoints import Checkpoints, Registration
+from .checkpoints.registry import Registration, Registry
 
 
 class Registrar:
     """Registers one version of a processor, and checks that it belongs to its store."""
 
     def __init__(
-        self, tag: str, version: int, handles: Sequence[str], checkpoints: Checkpoints, feed: Feed, *, from_now: bool
+        self, tag: str, version: int, handles: Sequence[str], registry: Registry, feed: Feed, *, from_now: bool
     ) -> None:
         self.tag, self.version, self.name, self.from_now = tag, version, f"{tag}@{version}", from_now
-        self._handles, self._checkpoints, self._feed = tuple(handles), checkpoints, feed
+        self._handles, self._registry, self._feed = tuple(handles), registry, feed
         self._current: Registration | None = None
         self.new_start = ""  # where slots begin that have no checkpoint, if this object has stored the registration
 
@@ -34,10 +34,10 @@ class Registrar:
             StoreChanged: it belongs to another store or tenant.
         """
         identity = await self._feed.identity()
-        while (found := await self._checkpoints.registration(self.name)) is None:
+        while (found := await self._registry.registration(self.name)) is None:
             start, started = (await self._feed.end(), await self._feed.clock()) if self.from_now else ("", 0)
             new = Registration(store=identity, started=started, start=start, handles=self._handles)
-            if await self._checkpoints.register(self.name, new, instead_of=None):
+            if await self._registry.register(self.name, new, instead_of=None):
                 self.new_start = start
         if found.store != identity:
             raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
@@ -47,7 +47,7 @@ class Registrar:
                     "%s: handlers of %s were added without raising its version: events of the past are not handled",
                     *(self.name, ", ".join(sorted(added))),
                 )
-            await self._checkpoints.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
+            await self._registry.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
         self._current = found
         return found
 
@@ -57,7 +57,7 @@ class Registrar:
 
     async def is_paused(self) -> bool:
         """Read whether the processor is paused."""
-        found = await self._checkpoints.registration(self.name)
+        found = await self._registry.registration(self.name)
         return found is not None and found.paused
 
     async def set_paused(self, paused: bool) -> None:
@@ -65,12 +65,12 @@ class Registrar:
         while True:
             found = await self.register()
             new = structs.replace(found, paused=paused)
-            if await self._checkpoints.register(self.name, new, instead_of=found):
+            if await self._registry.register(self.name, new, instead_of=found):
                 return
 
     async def active(self) -> int | None:
         """Return the version that readers use."""
-        return await self._checkpoints.active(self.tag)
+        return await self._registry.active(self.tag)
 
     async def check_active(self) -> None:
         """Check that readers use this version. If no version is active yet, activate this one.
@@ -79,7 +79,7 @@ class Registrar:
             NotActive: readers use another version.
         """
         active = await self.active()
-        if active is None and not await self._checkpoints.activate(self.tag, self.version, instead_of=None):
+        if active is None and not await self._registry.activate(self.tag, self.version, instead_of=None):
             active = await self.active()
         if active not in (None, self.version):
             raise NotActive(self.tag, self.version, active)

@@ -64,7 +64,7 @@ async def status(processor: Processor[Any]) -> Status:
         StoreError: the checkpoints or the feed cannot be read.
     """
     checkpoints, name, pipeline = processor.checkpoints, processor.name, processor.pipeline
-    registration = await checkpoints.registration(name)
+    registration = await checkpoints.registry.registration(name)
     slots = current_slots(await checkpoints.slots(name))
     feed = pipeline.assignment.feed
     after = feed.earliest(slot.checkpoint for slot in slots)

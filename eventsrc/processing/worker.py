@@ -155,7 +155,7 @@ class Worker:
                 pending = True
                 pipeline.progress.wait(self, "SwitchPending")
                 slots = await self._patience(partial(assignment.checkpoints.slots, assignment.name))
-                alive = await self._patience(assignment.checkpoints.beats)
+                alive = await self._patience(assignment.checkpoints.workers.beats)
                 if beats.is_dead([alive.get(slot.switch, 0) for slot in slots if slot.switch]):
                     log.warning(
                         "%s: a rebuild ended in the middle of its switch; this version continues", assignment.name

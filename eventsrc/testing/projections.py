@@ -44,7 +44,8 @@ from ..uuid7 import uuid7
 P = TypeVar("P", bound=Projection)
 
 _IN_PROJECTION = ("apply", "advance")
-_IN_CHECKPOINTS = ("register", "claim", "advance", "save", "park", "unpark", "delete_position", "activate", "write")
+_IN_CHECKPOINTS = ("claim", "advance", "save", "park", "unpark", "delete_position", "write")
+_IN_REGISTRY = ("register", "activate")
 """Methods that store something: a process is killed before the call, inside its transaction, or after it."""
 
 
@@ -212,6 +213,7 @@ class ProjectionKit(Generic[P]):
         self._cut(self.projection, _IN_PROJECTION)
         if self._checkpoints is not None:
             self._cut(self._checkpoints, _IN_CHECKPOINTS)
+            self._cut(self._checkpoints.registry, _IN_REGISTRY)
         self._processor = Processor(self.projection, self.store, self._checkpoints, attempts=1, on_error="stop")
 
     async def _open_checkpoints(self) -> Checkpoints | None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, LiteralString, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import LiteralString, TypeVar
 
 import msgspec
-from psycopg import AsyncConnection, Error, InterfaceError, OperationalError
-from psycopg_pool import AsyncConnectionPool
 
-from eventsrc import Fenced, StoreClosed, StoreError, StoreRejected, StoreUnavailable
+from eventsrc import Fenced
 from eventsrc.processing import (
     Checkpoints,
     Fence,
     Parked,
     Position,
     PositionMoved,
-    Registration,
     Skipped,
     Slice,
     Slot,
@@ -25,31 +22,12 @@ from eventsrc.processing import (
 )
 from eventsrc.stores import Head
 
+from .pool import Database, Pool, to_text
+from .registry import PostgresRegistry
+from .workers import PostgresWorkers
+
 T = TypeVar("T")
 
-Database = AsyncConnection[tuple[Any, ...]]
-
-# Texts are compared byte by byte, so that pages of streams have one order in every database.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS eventsrc_registrations (processor TEXT PRIMARY KEY, registration TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS eventsrc_positions (
-    processor TEXT, stream TEXT COLLATE "C", version BIGINT NOT NULL, id BYTEA NOT NULL, time BIGINT NOT NULL,
-    PRIMARY KEY (processor, stream)
-);
-CREATE TABLE IF NOT EXISTS eventsrc_slots (
-    processor TEXT, number INTEGER, epoch BIGINT NOT NULL, slot TEXT NOT NULL, PRIMARY KEY (processor, number)
-);
-CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS eventsrc_parked (
-    processor TEXT, stream TEXT COLLATE "C", parked TEXT NOT NULL, PRIMARY KEY (processor, stream)
-);
-CREATE TABLE IF NOT EXISTS eventsrc_skipped (
-    processor TEXT, stream TEXT COLLATE "C", version BIGINT, skipped TEXT NOT NULL,
-    PRIMARY KEY (processor, stream, version)
-);
-CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version BIGINT NOT NULL);
-"""
-SCHEMA_LOCK = 0x6576656E7473  # a number of our own: two processes that create tables at the same time fail otherwise
 PAGE = 1_000
 
 
@@ -61,76 +39,29 @@ class PostgresCheckpoints(Checkpoints):
     """
 
     def __init__(self, conninfo: str, *, connections: int = 8, deadline: float = 10.0) -> None:
-        self._conninfo, self._connections, self._deadline = conninfo, connections, deadline
-        self._pool: AsyncConnectionPool[Database] | None = None
+        self._pool = Pool(conninfo, connections, deadline)
+        self.registry, self.workers = PostgresRegistry(self._pool), PostgresWorkers(self._pool)
 
     async def open(self) -> None:
-        if self._pool is not None:
-            raise StoreClosed("PostgresCheckpoints is already open; open it once, and share it")
-        self._pool = AsyncConnectionPool(
-            self._conninfo, min_size=1, max_size=self._connections, timeout=self._deadline, open=False
-        )
-        try:
-            async with _store_errors():
-                await self._pool.open(wait=True, timeout=self._deadline)
-            async with self.transaction() as db:
-                await db.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-                await db.execute(SCHEMA)
-        except BaseException:
-            await self.aclose()
-            raise
+        await self._pool.open()
 
     async def aclose(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        await self._pool.aclose()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Database]:
-        """Yield a connection in a transaction. The end of the block commits it, an error rolls it back."""
-        if self._pool is None:
-            raise StoreClosed("PostgresCheckpoints is not open; use it inside `async with checkpoints:`")
-        async with _store_errors(), self._pool.connection() as db:
-            yield db
+    def transaction(self) -> AbstractAsyncContextManager[Database]:
+        """Return a block that has a connection in a transaction. Its end commits it, an error rolls it back."""
+        return self._pool.transaction()
 
     async def write(self, work: Callable[[Database], Awaitable[T]]) -> T:
         """Await `work` in a transaction of its own, and return its result. If it raises, nothing is written."""
         async with self.transaction() as db:
             return await work(db)
 
-    async def _query(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
-        async with self.transaction() as db:
-            return await (await db.execute(query, values)).fetchall()
-
-    async def _execute(self, statement: LiteralString, *values: object) -> int:
-        """Return the number of rows that the statement has changed."""
-        async with self.transaction() as db:
-            return (await db.execute(statement, values)).rowcount
-
-    # Registrations
-
-    async def registration(self, processor: str) -> Registration | None:
-        rows = await self._query("SELECT registration FROM eventsrc_registrations WHERE processor = %s", processor)
-        return msgspec.json.decode(rows[0][0], type=Registration) if rows else None
-
-    async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
-        if instead_of is None:
-            insert = "INSERT INTO eventsrc_registrations VALUES (%s, %s) ON CONFLICT DO NOTHING"
-            written = await self._execute(insert, processor, to_text(new))
-        else:
-            update = "UPDATE eventsrc_registrations SET registration = %s WHERE processor = %s AND registration = %s"
-            written = await self._execute(update, to_text(new), processor, to_text(instead_of))
-        return bool(written) or await self.registration(processor) == new
-
-    async def processors(self) -> Sequence[str]:
-        rows = await self._query("SELECT processor FROM eventsrc_registrations")
-        return sorted(processor for (processor,) in rows)
-
     # Positions
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         query = "SELECT stream, version, id, time FROM eventsrc_positions WHERE processor = %s AND stream = ANY(%s)"
-        return {stream: Position(*row) for stream, *row in await self._query(query, processor, list(streams))}
+        return {stream: Position(*row) for stream, *row in await self._pool.query(query, processor, list(streams))}
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
         query = (
@@ -138,7 +69,7 @@ class PostgresCheckpoints(Checkpoints):
             "ORDER BY stream LIMIT %s"
         )
         after = ""
-        while page := await self._query(query, processor, after, PAGE):
+        while page := await self._pool.query(query, processor, after, PAGE):
             yield [Head(*row) for row in page]
             after = page[-1][0]
 
@@ -153,7 +84,7 @@ class PostgresCheckpoints(Checkpoints):
     # Slots
 
     async def slots(self, processor: str) -> Sequence[Slot]:
-        rows = await self._query("SELECT slot FROM eventsrc_slots WHERE processor = %s ORDER BY number", processor)
+        rows = await self._pool.query("SELECT slot FROM eventsrc_slots WHERE processor = %s ORDER BY number", processor)
         return [msgspec.json.decode(row[0], type=Slot) for row in rows]
 
     async def claim(self, processor: str, slot: Slot) -> None:
@@ -162,55 +93,46 @@ class PostgresCheckpoints(Checkpoints):
             "ON CONFLICT (processor, number) DO UPDATE SET epoch = excluded.epoch, slot = excluded.slot "
             "WHERE eventsrc_slots.epoch < excluded.epoch"
         )
-        if not await self._execute(put, processor, slot.number, slot.epoch, to_text(slot)):
+        if not await self._pool.execute(put, processor, slot.number, slot.epoch, to_text(slot)):
             raise Fenced(processor, slot.number)
 
     async def save(self, processor: str, slot: Slot) -> None:
         update = "UPDATE eventsrc_slots SET slot = %s WHERE processor = %s AND number = %s AND epoch = %s"
-        if not await self._execute(update, to_text(slot), processor, slot.number, slot.epoch):
+        if not await self._pool.execute(update, to_text(slot), processor, slot.number, slot.epoch):
             raise Fenced(processor, slot.number)
-
-    # Workers
-
-    async def heartbeat(self, worker: str) -> None:
-        await self._execute(
-            "INSERT INTO eventsrc_workers VALUES (%s, 1) "
-            "ON CONFLICT (worker) DO UPDATE SET beats = eventsrc_workers.beats + 1",
-            worker,
-        )
-
-    async def beats(self) -> Mapping[str, int]:
-        rows = await self._query("SELECT worker, beats FROM eventsrc_workers")
-        return {row[0]: row[1] for row in rows}
-
-    async def sign_off(self, worker: str) -> None:
-        await self._execute("DELETE FROM eventsrc_workers WHERE worker = %s", worker)
 
     # Parked streams
 
-    async def park(self, processor: str, parked: Parked, fence: Fence) -> None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        key, new = (processor, parked.stream), to_text(parked)
         async with self.transaction() as db:
             await check_fence(db, processor, fence)
+            if instead_of is not None:
+                update = (
+                    "UPDATE eventsrc_parked SET parked = %s WHERE processor = %s AND stream = %s AND parked IN (%s, %s)"
+                )
+                return bool((await db.execute(update, (new, *key, to_text(instead_of), new))).rowcount)
             await db.execute(
                 "INSERT INTO eventsrc_parked VALUES (%s, %s, %s) "
                 "ON CONFLICT (processor, stream) DO UPDATE SET parked = excluded.parked",
-                (processor, parked.stream, to_text(parked)),
+                (*key, new),
             )
+            return True
 
     async def unpark(self, processor: str, parked: Parked) -> None:
         delete = "DELETE FROM eventsrc_parked WHERE processor = %s AND stream = %s AND parked = %s"
-        await self._execute(delete, processor, parked.stream, to_text(parked))
+        await self._pool.execute(delete, processor, parked.stream, to_text(parked))
 
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
         query: LiteralString = "SELECT parked FROM eventsrc_parked WHERE processor = %s"
         if streams is None:
-            rows = await self._query(f"{query} ORDER BY stream", processor)
+            rows = await self._pool.query(f"{query} ORDER BY stream", processor)
         else:
-            rows = await self._query(f"{query} AND stream = ANY(%s) ORDER BY stream", processor, list(streams))
+            rows = await self._pool.query(f"{query} AND stream = ANY(%s) ORDER BY stream", processor, list(streams))
         return [msgspec.json.decode(row[0], type=Parked) for row in rows]
 
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        await self._execute(
+        await self._pool.execute(
             "INSERT INTO eventsrc_skipped VALUES (%s, %s, %s, %s) "
             "ON CONFLICT (processor, stream, version) DO UPDATE SET skipped = excluded.skipped",
             processor,
@@ -220,23 +142,8 @@ class PostgresCheckpoints(Checkpoints):
         )
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        rows = await self._query("SELECT skipped FROM eventsrc_skipped WHERE processor = %s", processor)
+        rows = await self._pool.query("SELECT skipped FROM eventsrc_skipped WHERE processor = %s", processor)
         return sorted((msgspec.json.decode(row[0], type=Skipped) for row in rows), key=lambda skipped: skipped.time)
-
-    # Versions
-
-    async def active(self, tag: str) -> int | None:
-        rows = await self._query("SELECT version FROM eventsrc_active WHERE tag = %s", tag)
-        return rows[0][0] if rows else None
-
-    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        if instead_of is None:
-            insert = "INSERT INTO eventsrc_active VALUES (%s, %s) ON CONFLICT DO NOTHING"
-            written = await self._execute(insert, tag, version)
-        else:
-            update = "UPDATE eventsrc_active SET version = %s WHERE tag = %s AND version = %s"
-            written = await self._execute(update, version, tag, instead_of)
-        return bool(written) or await self.active(tag) == version
 
     async def forget(self, processor: str) -> None:
         await self.write(lambda db: forget(db, processor))
@@ -281,22 +188,3 @@ async def check_fence(db: Database, processor: str, fence: Fence) -> None:
     row = await (await db.execute(query, (processor, fence.slot))).fetchone()
     if row is not None and row[0] != fence.epoch:
         raise Fenced(processor, fence.slot)
-
-
-def to_text(value: Registration | Slot | Parked | Skipped) -> str:
-    """Return the JSON of a value. Equal values have equal texts, so SQL can compare them."""
-    return msgspec.json.encode(value).decode()
-
-
-@asynccontextmanager
-async def _store_errors() -> AsyncIterator[None]:
-    """Raise the errors of the database as errors of stores, which processors know: they wait for some of them."""
-    failure: StoreError
-    try:
-        yield
-        return
-    except (OperationalError, InterfaceError) as error:
-        failure = StoreUnavailable(f"PostgreSQL is not available: {error}")
-    except Error as error:
-        failure = StoreRejected(error.sqlstate or type(error).__name__, f"PostgreSQL refused a statement: {error}")
-    raise failure

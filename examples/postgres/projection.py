@@ -18,7 +18,8 @@ from eventsrc.processing import (
     Slice,
 )
 
-from .checkpoints import Database, PostgresCheckpoints, advance, forget
+from .checkpoints import PostgresCheckpoints, advance, forget
+from .pool import Database
 
 
 class PostgresContext(Context):

@@ -118,7 +118,7 @@ async def test_a_slot_whose_response_is_lost_is_claimed_and_saved(bench: Bench, 
     with pytest.raises(Fenced):
         await bench.faulty.claim("p@1", Slot(number=0, of=1, epoch=1))
     bench.proxy.faults = [fault, fault]
-    assert await bench.faulty.activate("p", 1, instead_of=None)
+    assert await bench.faulty.registry.activate("p", 1, instead_of=None)
     bench.proxy.faults = [fault]
     await bench.faulty.park("p@1", parked := Parked(stream="s-1", version=1, error="", attempts=1, since=1), FENCE)
     assert await bench.direct.parked("p@1") == [parked]
@@ -172,7 +172,7 @@ async def test_a_worker_whose_clock_is_behind_handles_a_stream_that_begins_again
     await bench.direct.delete_position("p@1", "s-1", FENCE)
     parked = [Parked(stream="s-1", version=version, error="", attempts=1, since=1) for version in (1, 2)]
     await bench.direct.park("p@1", parked[0], FENCE)
-    monkeypatch.setattr("eventsrc.processing.checkpoints.dynamodb.time.time_ns", lambda: 1_000)
+    monkeypatch.setattr("eventsrc.processing.checkpoints.dynamodb.stamps.time.time_ns", lambda: 1_000)
     await bench.faulty.park("p@1", parked[1], FENCE)
     assert await bench.direct.parked("p@1") == [parked[1]]
     async with checkpoints_on(bench.endpoint, bench.table) as behind:
@@ -197,15 +197,15 @@ async def test_a_late_try_does_not_park_a_stream_again(bench: Bench) -> None:
 
 async def test_a_late_pause_does_not_undo_a_resume(bench: Bench) -> None:
     running, paused = Registration(store="s"), Registration(store="s", paused=True)
-    await bench.direct.register("p@1", running, instead_of=None)
+    await bench.direct.registry.register("p@1", running, instead_of=None)
     bench.proxy.faults = [LATE]
-    assert await bench.faulty.register("p@1", paused, instead_of=running)
-    assert await bench.faulty.register("p@1", running, instead_of=paused)
+    assert await bench.faulty.registry.register("p@1", paused, instead_of=running)
+    assert await bench.faulty.registry.register("p@1", running, instead_of=paused)
     await asyncio.gather(*bench.proxy.late)
-    assert await bench.direct.registration("p@1") == running
+    assert await bench.direct.registry.registration("p@1") == running
     bench.proxy.faults = [ANSWER_LOST, condition_failed()]
-    assert await bench.faulty.register("p@1", paused, instead_of=running)
-    assert await bench.direct.registration("p@1") == paused
+    assert await bench.faulty.registry.register("p@1", paused, instead_of=running)
+    assert await bench.direct.registry.registration("p@1") == paused
 
 
 async def test_a_late_note_does_not_replace_a_later_one(bench: Bench) -> None:
@@ -248,7 +248,7 @@ async def test_a_late_save_does_not_bring_a_forgotten_checkpoint_back(bench: Ben
 @pytest.mark.parametrize("fault", LOST_ANSWERS, ids=str)
 async def test_a_processor_is_forgotten_although_responses_are_lost(bench: Bench, fault: Any) -> None:
     await bench.direct.claim("p@1", Slot(number=0, of=1, epoch=1, checkpoint="c"))
-    await bench.direct.register("p@1", Registration(store="s"), instead_of=None)
+    await bench.direct.registry.register("p@1", Registration(store="s"), instead_of=None)
     streams = [f"s-{number}" for number in range(20)]
     await asyncio.gather(*(bench.direct.advance("p@1", run(0, 1, stream=stream)) for stream in streams))
     written: list[str] = []
@@ -287,7 +287,7 @@ async def test_calls_need_few_requests(bench: Bench) -> None:
     await asyncio.gather(*(bench.faulty.park("p@1", each, FENCE) for each in parked))  # without conflicts
     assert bench.proxy.counts == {"UpdateItem": 90, "BatchGetItem": 1, "TransactWriteItems": 90}
     bench.proxy.operations.clear()
-    await bench.faulty.register("p@1", Registration(store="s"), instead_of=None)
+    await bench.faulty.registry.register("p@1", Registration(store="s"), instead_of=None)
     await bench.faulty.claim("p@1", Slot(number=0, of=1, epoch=1))
     await bench.faulty.save("p@1", Slot(number=0, of=1, epoch=1))
     assert bench.proxy.counts == {"UpdateItem": 3}
@@ -327,8 +327,8 @@ async def test_keys_may_have_other_names(bench: Bench) -> None:
         await checkpoints.create_table()
         await checkpoints.advance("p@1", run(0, 1))
         await checkpoints.claim("p@1", Slot(number=0, of=1, epoch=1))
-        await checkpoints.heartbeat("w-1")
-        assert await checkpoints.beats() == {"w-1": 1}
+        await checkpoints.workers.heartbeat("w-1")
+        assert await checkpoints.workers.beats() == {"w-1": 1}
         assert await versions(checkpoints) == {"s-1": 1}
         await checkpoints.forget("p@1")
         assert await checkpoints.slots("p@1") == [Slot(number=0, of=1, epoch=2)]
@@ -352,18 +352,18 @@ async def test_all_reads_are_strongly_consistent(bench: Bench, monkeypatch: pyte
     checkpoints = bench.direct
     await checkpoints.advance("p@1", run(0, 2))
     await checkpoints.claim("p@1", Slot(number=0, of=1, epoch=1))
-    await checkpoints.heartbeat("w-1")
+    await checkpoints.workers.heartbeat("w-1")
     await checkpoints.park("p@1", Parked(stream="s-1", version=3, error="", attempts=1, since=0), FENCE)
-    await checkpoints.activate("p", 1, instead_of=None)
+    await checkpoints.registry.activate("p", 1, instead_of=None)
     assert await versions(checkpoints) == {"s-1": 2}
     assert [head async for page in checkpoints.all_positions("p@1") for head in page]
     assert await checkpoints.slots("p@1")
-    assert await checkpoints.beats()
+    assert await checkpoints.workers.beats()
     assert await checkpoints.parked("p@1")
     assert await checkpoints.parked("p@1", ["s-1"])
     assert await checkpoints.active("p") == 1
-    await checkpoints.register("p@1", Registration(store="s"), instead_of=None)
-    assert await checkpoints.registration("p@1")
+    await checkpoints.registry.register("p@1", Registration(store="s"), instead_of=None)
+    assert await checkpoints.registry.registration("p@1")
     assert await checkpoints.processors() == ["p@1"]
     await checkpoints.delete_position("p@1", "s-1", FENCE)
     await checkpoints.forget("p@1")

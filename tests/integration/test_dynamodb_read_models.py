@@ -191,7 +191,7 @@ async def test_a_stale_worker_is_fenced_after_forget(bench: Bench) -> None:
     for projection in (rows, totals):
 
         async def confirm(name: str = projection.name) -> None:
-            await bench.checkpoints.check_fence(name, FENCE)
+            await bench.checkpoints.slot_items.check_fence(name, FENCE)
 
         await bench.checkpoints.claim(projection.name, Slot(number=0, of=1, epoch=1))
         assert not await bench.apply(projection, [run.part(0, 2)])

@@ -15,8 +15,8 @@ from eventsrc.processing import Fence, MemoryCheckpoints, PositionMoved, Slice, 
 from eventsrc.testing import ProjectionKit, every_crash
 from eventsrc.testing.contract.checkpoints import CONTRACT, Check
 from eventsrc.testing.contract.samples import make_commit
-from examples.postgres import PostgresCheckpoints, PostgresContext, PostgresProjection
-from examples.postgres.checkpoints import Database, advance
+from examples.postgres import Database, PostgresCheckpoints, PostgresContext, PostgresProjection
+from examples.postgres.checkpoints import advance
 
 P = "balances@1"
 

@@ -23,6 +23,7 @@ from eventsrc.processing import (
     Parked,
     Position,
     Processor,
+    RegisteredProcessor,
     RowContext,
     Runner,
     SQLiteCheckpoints,
@@ -37,6 +38,7 @@ from eventsrc.processing import (
     status,
     verify,
 )
+from eventsrc.processing import processors as list_processors
 from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.stores import Export
 
@@ -92,6 +94,8 @@ async def checkpoints() -> None:
     async with open_checkpoints("memory://") as opened, SQLiteCheckpoints("model.db") as model:
         assert_type(opened, Checkpoints)
         assert_type(await opened.processors(), Sequence[str])
+        assert_type(await list_processors(opened), list[RegisteredProcessor])
+        assert_type(await opened.active("balances"), int | None)
         assert_type(await opened.positions("balances@1", ["account-1"]), dict[str, Position])
         assert_type(await model.read(lambda db: len(db.execute("SELECT 1").fetchall())), int)
 

@@ -1,10 +1,10 @@
-"""The contract of checkpoints, the durable state of processors: positions, slots, parked streams, workers."""
+"""The contract of checkpoints, the durable state of processors: positions, slots, parked streams."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, Self
 
@@ -12,16 +12,8 @@ import msgspec
 
 from ...stores.feed import Head
 from ..slice import Fence, Position, Slice
-
-
-class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored for a processor before it handles its first commit."""
-
-    store: str  # the identity of the store whose commits it handles, its tenant included
-    started: int = 0  # µs since the epoch, by the store's clock: older commits are not handled; 0 if all are
-    start: str = ""  # the feed checkpoint at that moment
-    handles: tuple[str, ...] = ()  # the tags of the events that its handlers take, sorted
-    paused: bool = False
+from .registry import Registration, Registry
+from .workers import Workers
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +32,9 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 def current_slots(slots: Sequence[Slot]) -> Sequence[Slot]:
     """Return the slots in use, by number; none if some of them are not stored yet."""
-    found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
+    if any(slot.laid != slots[0].laid for slot in slots):  # they are being replaced, and some of the old ones are held
+        return []
+    found = [slot for slot in slots if slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
 
 
@@ -88,6 +82,12 @@ class Checkpoints(ABC):
     billed: ClassVar[bool] = False
     """Whether each write costs money. If so, commits that no handler takes move no position."""
 
+    registry: Registry
+    """The processors, and which version of each readers use."""
+
+    workers: Workers
+    """The workers of all processors, and their heartbeats."""
+
     @abstractmethod
     async def open(self) -> None: ...
 
@@ -101,22 +101,13 @@ class Checkpoints(ABC):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    # Registrations: what is stored once for each processor.
-
-    @abstractmethod
-    async def registration(self, processor: str) -> Registration | None:
-        """Return what is stored for a processor, or None if it has never run or was forgotten."""
-
-    @abstractmethod
-    async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
-        """Store a registration in place of exactly this one; None: if there is none. Return False if there is another.
-
-        It returns True, too, if `new` is stored already.
-        """
-
-    @abstractmethod
     async def processors(self) -> Sequence[str]:
         """Return the names of all registered processors, sorted."""
+        return await self.registry.processors()
+
+    async def active(self, tag: str) -> int | None:
+        """Return the version that readers use, or None if there is none yet."""
+        return await self.registry.active(tag)
 
     # Positions: for each stream, the commit handled last.
 
@@ -164,20 +155,6 @@ class Checkpoints(ABC):
             Fenced: the stored epoch is another one, or the slot is not stored.
         """
 
-    # Workers: each counts its heartbeats, so that other workers see that it is alive.
-
-    @abstractmethod
-    async def heartbeat(self, worker: str) -> None:
-        """Count a heartbeat of this worker."""
-
-    @abstractmethod
-    async def beats(self) -> Mapping[str, int]:
-        """Return the number of heartbeats of each worker."""
-
-    @abstractmethod
-    async def sign_off(self, worker: str) -> None:
-        """Remove a worker."""
-
     # Parked streams, and those that are retried.
 
     @abstractmethod
@@ -207,16 +184,6 @@ class Checkpoints(ABC):
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         """Return all skipped commits, in the order of their times."""
 
-    # Versions: which version of a processor readers use.
-
-    @abstractmethod
-    async def active(self, tag: str) -> int | None:
-        """Return the version that readers use, or None if there is none yet."""
-
-    @abstractmethod
-    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        """Activate a version in place of `instead_of`. Return False if the active version is neither of the two."""
-
     @abstractmethod
     async def forget(self, processor: str) -> None:
         """Drop everything stored for a processor, except its read model and its slots.
@@ -229,6 +196,11 @@ class Checkpoints(ABC):
 def tombstone(slot: Slot) -> Slot:
     """Return what `forget` leaves of a slot."""
     return Slot(number=slot.number, of=slot.of, laid=slot.laid, epoch=slot.epoch + 1)
+
+
+def to_text(value: Registration | Slot | Parked | Skipped) -> str:
+    """Return the JSON of a value, as it is stored. Equal values have equal texts."""
+    return msgspec.json.encode(value).decode()
 
 
 def now() -> int:

@@ -7,23 +7,17 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from ...errors import Fenced
 from ...stores.feed import Head
 from ..slice import Fence, Position, PositionMoved, Slice
-from .checkpoints import Checkpoints, Parked, Registration, Skipped, Slot, tombstone
+from .checkpoints import Checkpoints, Parked, Skipped, Slot, tombstone
+from .registry import Registration, Registry
+from .workers import Workers
 
 
-class MemoryCheckpoints(Checkpoints):
-    """Checkpoints in memory, lost with the process: for read models in memory, and for tests."""
+class MemoryRegistry(Registry):
+    """The registry in memory."""
 
-    def __init__(self) -> None:
-        self._registrations: dict[str, Registration] = {}
-        self._positions: dict[str, dict[str, Position]] = {}
-        self._slots: dict[str, dict[int, Slot]] = {}
-        self._beats: dict[str, int] = {}
-        self._parked: dict[str, dict[str, Parked]] = {}
-        self._skipped: dict[str, dict[tuple[str, int], Skipped]] = {}
+    def __init__(self, registrations: dict[str, Registration]) -> None:
+        self._registrations = registrations
         self._active: dict[str, int] = {}
-
-    async def open(self) -> None: ...
-    async def aclose(self) -> None: ...
 
     async def registration(self, processor: str) -> Registration | None:
         return self._registrations.get(processor)
@@ -36,6 +30,47 @@ class MemoryCheckpoints(Checkpoints):
 
     async def processors(self) -> Sequence[str]:
         return sorted(self._registrations)
+
+    async def active(self, tag: str) -> int | None:
+        return self._active.get(tag)
+
+    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
+        if self._active.get(tag) not in (instead_of, version):
+            return False
+        self._active[tag] = version
+        return True
+
+
+class MemoryWorkers(Workers):
+    """Workers in memory."""
+
+    def __init__(self) -> None:
+        self._beats: dict[str, int] = {}
+
+    async def heartbeat(self, worker: str) -> None:
+        self._beats[worker] = self._beats.get(worker, 0) + 1
+
+    async def beats(self) -> Mapping[str, int]:
+        return dict(self._beats)
+
+    async def sign_off(self, worker: str) -> None:
+        self._beats.pop(worker, None)
+
+
+class MemoryCheckpoints(Checkpoints):
+    """Checkpoints in memory, lost with the process: for read models in memory, and for tests."""
+
+    def __init__(self) -> None:
+        self._registrations: dict[str, Registration] = {}
+        self.registry = MemoryRegistry(self._registrations)
+        self.workers = MemoryWorkers()
+        self._positions: dict[str, dict[str, Position]] = {}
+        self._slots: dict[str, dict[int, Slot]] = {}
+        self._parked: dict[str, dict[str, Parked]] = {}
+        self._skipped: dict[str, dict[tuple[str, int], Skipped]] = {}
+
+    async def open(self) -> None: ...
+    async def aclose(self) -> None: ...
 
     async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         known = self._positions.get(processor, {})
@@ -77,15 +112,6 @@ class MemoryCheckpoints(Checkpoints):
             raise Fenced(processor, slot.number)
         slots[slot.number] = slot
 
-    async def heartbeat(self, worker: str) -> None:
-        self._beats[worker] = self._beats.get(worker, 0) + 1
-
-    async def beats(self) -> Mapping[str, int]:
-        return dict(self._beats)
-
-    async def sign_off(self, worker: str) -> None:
-        self._beats.pop(worker, None)
-
     async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
         self._check_fence(processor, fence)
         known = self._parked.setdefault(processor, {})
@@ -107,15 +133,6 @@ class MemoryCheckpoints(Checkpoints):
 
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         return sorted(self._skipped.get(processor, {}).values(), key=lambda skipped: skipped.time)
-
-    async def active(self, tag: str) -> int | None:
-        return self._active.get(tag)
-
-    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        if self._active.get(tag) not in (instead_of, version):
-            return False
-        self._active[tag] = version
-        return True
 
     async def forget(self, processor: str) -> None:
         slots = self._slots.get(processor, {})

@@ -21,9 +21,9 @@ def open_checkpoints(url: str) -> Checkpoints:
 
         return MemoryCheckpoints()
     if address.scheme == "sqlite":
-        from .sqlite import SQLiteCheckpoints
+        from .sqlite.checkpoints import SQLiteCheckpoints
 
         return SQLiteCheckpoints(address.place)
-    from .dynamodb import DynamoDBCheckpoints
+    from .dynamodb.checkpoints import DynamoDBCheckpoints
 
     return DynamoDBCheckpoints(address.place, **address.connection)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints
+from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 from ..slice import Context, Fence, HandlerFailed, Slice
 from .actions import check_action
 from .calling import call_handler
@@ -156,7 +156,7 @@ class DynamoDBProjection(Projection):
         """Carry out what `forget_stream` writes and delete the stream's position, in one transaction."""
         writes = Writes()
         await self.forget_stream(writes, stream)
-        await self._checkpoints.delete_position(self.name, stream, fence, actions=writes.actions())
+        await self._checkpoints.position_items.delete(self.name, stream, fence, actions=writes.actions())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         [run] = runs
@@ -180,7 +180,7 @@ class DynamoDBProjection(Projection):
 
     async def _transact(self, run: Slice, actions: Sequence[Mapping[str, Any]]) -> None:
         checkpoints = self._checkpoints
-        advance = {"Update": checkpoints.advance_request(self.name, run)}
+        advance = {"Update": checkpoints.position_items.advance_request(self.name, run)}
         try:
             refusal = await checkpoints.table.transact([advance, *actions])
         except StoreRejected as error:
@@ -188,7 +188,7 @@ class DynamoDBProjection(Projection):
         if refusal is None:
             return
         if refusal.action == 0:
-            await checkpoints.explain_failed_condition(self.name, run, refusal)
+            await checkpoints.position_items.explain_failed_condition(self.name, run, refusal)
             return
         [(kind, action)] = actions[refusal.action - 1].items()
         raise HandlerFailed(

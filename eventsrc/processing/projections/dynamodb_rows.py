@@ -16,7 +16,8 @@ from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints, decode_position, explain_failed_condition
+from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
+from ..checkpoints.dynamodb.positions import decode_position, explain_failed_condition
 from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .calling import call_handler
 from .clearing import delete_matches
@@ -153,7 +154,7 @@ class DynamoDBRows(Projection):
 
     async def reset(self, stream: str, fence: Fence) -> None:
         """Delete the row of the stream. Its position is in it."""
-        await self._checkpoints.check_fence(self.name, fence)
+        await self._checkpoints.slot_items.check_fence(self.name, fence)
         names = {"#p": self.position_attribute}
         names |= {f"#{name}": name for name in ("stream", "processor", "store", "epoch")}
         owner = {":stream": stream, ":processor": self.name, ":store": await self._hash_store()}
@@ -248,7 +249,7 @@ class DynamoDBRows(Projection):
             return
         found = self._position_of(refusal.item or await self._read(run.stream))
         if found is None:
-            await self._checkpoints.check_fence(self.name, run.fence)
+            await self._checkpoints.slot_items.check_fence(self.name, run.fence)
             raise PositionMoved(run.stream)
         self._check_owner(found, run.stream, owner["store"])
         stored = number_of(found, "version"), number_of(found, "epoch")

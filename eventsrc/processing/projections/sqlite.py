@@ -13,7 +13,8 @@ from typing import Any
 from ...errors import DeclarationError
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.sqlite import SQLiteCheckpoints, advance, delete_position, forget
+from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
+from ..checkpoints.sqlite.positions import advance, delete_position
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
 from .calling import GRACE, explain_timeout
 from .handlers import Handler

@@ -111,7 +111,9 @@ class DynamoDBStore(ManagedStore):
                 stored = self.items.read_stored(failed.reply)
             else:
                 return settle(commit, commit, used)
-            return await self._settle(commit, stored, used)
+            if stored is None:  # the endpoint does not return the stored item
+                stored = await _find_stored(TablePartitions(self.table, self.items, used), commit)
+            return settle(commit, self.items.to_commit(stored, commit.stream), used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -291,20 +293,6 @@ class DynamoDBStore(ManagedStore):
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def _settle(self, commit: Commit, stored: Stored | None, used: Usage) -> Receipt:
-        """Return the receipt of a commit whose put was refused, if an earlier try stored it.
-
-        Raises ConflictError if another commit has the version, and CommitOutcomeUnknown.
-        """
-        if stored is None:  # the endpoint does not return the stored item
-            try:
-                stored = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
-            except StoreError as error:  # not a definite failure: the stored item may be this commit
-                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
-                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settle(commit, self.items.to_commit(stored, commit.stream), used)
-
     async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
         used = Usage(calls=1)
         with self.in_flight(used=used):
@@ -321,3 +309,15 @@ class DynamoDBStore(ManagedStore):
 
     async def on_close(self) -> None:
         await self.table.connection.aclose()
+
+
+async def _find_stored(partitions: TablePartitions, commit: Commit) -> Stored:
+    """Return the item that has the version of a commit whose put was refused. Raises CommitOutcomeUnknown."""
+    unknown = CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+    try:
+        stored = await partitions.get(commit.stream, commit.version)
+    except StoreError as error:  # not a definite failure: the stored item may be this commit
+        raise unknown from error
+    if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
+        raise unknown
+    return stored

@@ -71,7 +71,7 @@ async def test_a_worker_can_hold_slots_of_only_one_of_its_processors(store: Memo
     )
     await one.pipeline.assignment.registrar.check_active()
     await other.pipeline.assignment.create_slots(2)
-    await checkpoints.heartbeat("elsewhere")
+    await checkpoints.workers.heartbeat("elsewhere")
     for slot in await checkpoints.slots(other.name):
         await checkpoints.claim(other.name, structs.replace(slot, epoch=slot.epoch + 1, owner="elsewhere"))
     runner = Runner(one, other, leases=Leases(slots=2))

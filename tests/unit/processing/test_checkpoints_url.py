@@ -19,9 +19,9 @@ async def test_a_url_with_a_file(absolute: bool, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     async with open_checkpoints(f"sqlite:///{tmp_path}/my%20model.db" if absolute else "sqlite:///my%20model.db") as it:
         assert isinstance(it, SQLiteCheckpoints)
-        await it.heartbeat("w-1")
+        await it.workers.heartbeat("w-1")
     async with SQLiteCheckpoints(tmp_path / "my model.db") as found:
-        assert await found.beats() == {"w-1": 1}
+        assert await found.workers.beats() == {"w-1": 1}
 
 
 def test_a_url_with_a_table_and_all_options(monkeypatch: pytest.MonkeyPatch) -> None:

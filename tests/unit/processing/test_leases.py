@@ -23,6 +23,7 @@ from eventsrc.processing import (
     health,
 )
 from eventsrc.processing.checkpoints.checkpoints import current_slots
+from eventsrc.processing.checkpoints.memory import MemoryWorkers
 from eventsrc.processing.rebuild import rebuild
 
 TTL = 0.9
@@ -131,7 +132,7 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
 
 async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, checkpoints: Checkpoints) -> None:
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.heartbeat("dead")
+    await checkpoints.workers.heartbeat("dead")
     await dead.pipeline.assignment.create_slots(8)
     for slot in current_slots(await checkpoints.slots(dead.name)):
         await dead.pipeline.assignment.claim(slot, "dead")
@@ -148,7 +149,7 @@ async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, che
 async def test_a_stopped_worker_hands_over_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
     async with workers(store, checkpoints, "ann", ttl=LONG) as [ann]:
         await until(lambda: are_shared([ann]))
-    assert not await checkpoints.beats()
+    assert not await checkpoints.workers.beats()
     async with workers(store, checkpoints, "bob", ttl=LONG) as [bob]:
         await until(lambda: are_shared([bob]))
 
@@ -159,7 +160,7 @@ async def test_a_cancelled_worker_signs_off(store: MemoryStore, checkpoints: Che
     ann.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ann.task
-    assert not await checkpoints.beats()
+    assert not await checkpoints.workers.beats()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -175,7 +176,7 @@ async def test_workers_that_start_together_do_not_fence_each_other(
 
 
 async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore, checkpoints: Checkpoints) -> None:
-    await checkpoints.heartbeat("thief")
+    await checkpoints.workers.heartbeat("thief")
     async with workers(store, checkpoints, "ann", slots=4) as [ann]:
         await until(lambda: ann.slots == {0, 1, 2, 3})
         thief: Processor[Any] = Processor(Outside(), store, checkpoints)
@@ -188,7 +189,7 @@ async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 
-class Mute(MemoryCheckpoints):
+class Mute(MemoryWorkers):
     """Heartbeats fail or hang while `fails` or `hangs` is set."""
 
     fails = hangs = False
@@ -203,26 +204,28 @@ class Mute(MemoryCheckpoints):
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 async def test_a_worker_without_heartbeat_stops_and_resumes(store: MemoryStore, how: str) -> None:
-    checkpoints = Mute()
+    checkpoints = MemoryCheckpoints()
+    checkpoints.workers = mute = Mute()
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
-        setattr(checkpoints, how, True)
+        setattr(mute, how, True)
         async with asyncio.timeout(2 * TTL):  # its last heartbeat was before
             await until(lambda: not ann.slots)
         await fill(store)
         assert ann.processor.pipeline.progress.commits == 0
-        setattr(checkpoints, how, False)
+        setattr(mute, how, False)
         await until(lambda: ann.processor.pipeline.progress.commits == 12)
 
 
 async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints, cancelled = Mute(), asyncio.Event()
+    checkpoints, cancelled = MemoryCheckpoints(), asyncio.Event()
+    checkpoints.workers = mute = Mute()
 
     class Hanging(Outside, tag="hanging"):
         async def handle_movement(self, event: Movement, context: Context) -> None:
-            checkpoints.fails = True
+            mute.fails = True
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -278,7 +281,7 @@ async def test_run_until_caught_up_takes_over_slots_of_a_dead_worker(
     """It ends only after the slots are its own."""
     await fill(store)
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.heartbeat("dead")
+    await checkpoints.workers.heartbeat("dead")
     await dead.pipeline.assignment.create_slots(4)
     for slot in current_slots(await checkpoints.slots(dead.name)):
         await dead.pipeline.assignment.claim(slot, "dead")
@@ -300,13 +303,15 @@ async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemorySto
 
 
 async def test_an_error_in_the_heartbeat_task_is_raised(store: MemoryStore) -> None:
-    class Broken(MemoryCheckpoints):
+    class Broken(MemoryWorkers):
         async def beats(self) -> Any:
-            if self._beats.get("ann", 0) > 1:
+            if (beats := await super().beats()).get("ann", 0) > 1:
                 raise LookupError("a bug")
-            return await super().beats()
+            return beats
 
-    ann = Worker(store, Broken(), "ann", ttl=0.1)
+    checkpoints = MemoryCheckpoints()
+    checkpoints.workers = Broken()
+    ann = Worker(store, checkpoints, "ann", ttl=0.1)
     with pytest.raises(LookupError, match="a bug"):
         async with asyncio.timeout(20):
             await ann.task

@@ -179,7 +179,7 @@ async def test_a_full_disk_does_not_count_as_a_handlers_failure(
     processor = Processor(Full(), store, checkpoints)
     await processor.pipeline.prepare()
     pages = await checkpoints.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    await checkpoints._run("writer", lambda db: db.execute(f"PRAGMA max_page_count = {pages + 20}"))
+    await checkpoints.file.run("writer", lambda db: db.execute(f"PRAGMA max_page_count = {pages + 20}"))
     with pytest.raises(StoreRejected, match="SQLITE_FULL"):
         await processor.run(until_caught_up=True)
     assert not await processor.parked()

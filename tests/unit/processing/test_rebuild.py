@@ -24,6 +24,8 @@ from eventsrc.processing import (
     SQLiteContext,
     rebuild,
 )
+from eventsrc.processing.checkpoints.sqlite.registry import SQLiteRegistry
+from eventsrc.processing.checkpoints.sqlite.workers import SQLiteWorkers
 
 OUTSIDE: list[str] = []
 
@@ -68,13 +70,7 @@ class Hooked(SQLiteCheckpoints):
         super().__init__(path)
         self.hangs = False  # once slots are claimed for the switch: the process was stopped or killed
         self.switching, self.resume = asyncio.Event(), asyncio.Event()
-
-    async def heartbeat(self, worker: str) -> None:
-        if worker.startswith("rebuild-") and (hook := self.before_switch) is not None:
-            self.before_switch = None
-            await hook()
-        if not self.switching.is_set():
-            await super().heartbeat(worker)
+        self.registry, self.workers = HookedRegistry(self), HookedWorkers(self)
 
     async def claim(self, processor: str, slot: Slot) -> None:
         await super().claim(processor, slot)
@@ -82,10 +78,29 @@ class Hooked(SQLiteCheckpoints):
             self.switching.set()
             await self.resume.wait()
 
+
+class HookedRegistry(SQLiteRegistry):
+    def __init__(self, hooked: Hooked) -> None:
+        super().__init__(hooked.file)
+        self._hooked = hooked
+
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        if self.failure is not None and version == 2:
-            raise self.failure
+        if self._hooked.failure is not None and version == 2:
+            raise self._hooked.failure
         return await super().activate(tag, version, instead_of=instead_of)
+
+
+class HookedWorkers(SQLiteWorkers):
+    def __init__(self, hooked: Hooked) -> None:
+        super().__init__(hooked.file)
+        self._hooked = hooked
+
+    async def heartbeat(self, worker: str) -> None:
+        if worker.startswith("rebuild-") and (hook := self._hooked.before_switch) is not None:
+            self._hooked.before_switch = None
+            await hook()
+        if not self._hooked.switching.is_set():
+            await super().heartbeat(worker)
 
 
 @pytest.fixture
@@ -449,7 +464,7 @@ async def test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_i
     rebuilding = asyncio.create_task(rebuild(new))
     await asyncio.wait_for(checkpoints.switching.wait(), 10)
     await old.wait_for(await deposit(store, "a-1", 8))
-    checkpoints.activate = late = Late(checkpoints, old, store)  # type: ignore[method-assign]
+    checkpoints.registry.activate = late = Late(checkpoints, old, store)  # type: ignore[method-assign]
     checkpoints.resume.set()
     await asyncio.gather(rebuilding, return_exceptions=True)
     if await checkpoints.active("model") == 1:
@@ -466,7 +481,7 @@ class Late:
     """An `activate` before which the old version, if it still can, handles another commit."""
 
     def __init__(self, checkpoints: SQLiteCheckpoints, old: Processor[Any], store: MemoryStore) -> None:
-        self._activate, self._old, self._store, self.calls = checkpoints.activate, old, store, 0
+        self._activate, self._old, self._store, self.calls = checkpoints.registry.activate, old, store, 0
 
     async def __call__(self, tag: str, version: int, *, instead_of: int | None) -> bool:
         self.calls += 1

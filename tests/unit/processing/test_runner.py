@@ -14,6 +14,7 @@ from support.ledger import InMemory, InSQLite, Movement, Outside, commits_of, de
 
 from eventsrc import Fenced, MemoryStore, StoreClosed, StoreRejected, StoreUnavailable, Throttled
 from eventsrc.processing import Context, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, status
+from eventsrc.processing.checkpoints.memory import MemoryWorkers
 from eventsrc.stores.feed import Batch
 
 
@@ -23,13 +24,21 @@ async def store() -> AsyncIterator[MemoryStore]:
         yield store
 
 
+class CountingWorkers(MemoryWorkers):
+    beaten = 0
+
+    async def heartbeat(self, worker: str) -> None:
+        self.beaten += 1
+        await super().heartbeat(worker)
+
+
 class Counting(MemoryCheckpoints):
     """Records the position of each checkpoint that was saved anew, and raises `failures`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.saved: list[str] = []
-        self.beaten = 0
+        self.workers = self.counted = CountingWorkers()
         self.failures: list[Exception] = []
 
     async def save(self, processor: str, slot: Any) -> None:
@@ -39,10 +48,6 @@ class Counting(MemoryCheckpoints):
         await super().save(processor, slot)
         if slot.checkpoint != before[slot.number]:
             self.saved.append(slot.checkpoint.partition(".")[0])
-
-    async def heartbeat(self, worker: str) -> None:
-        self.beaten += 1
-        await super().heartbeat(worker)
 
 
 class Shaky:
@@ -159,8 +164,8 @@ async def test_no_checkpoint_is_written_while_there_are_no_commits(store: Memory
     runner = Runner(processor, leases=Leases(slots=1, ttl=0.3), save_every=0.01)
     running = asyncio.create_task(runner.run())
     await until(lambda: checkpoints.saved == ["12"])  # written although no more commits come
-    beaten = checkpoints.beaten
-    await until(lambda: checkpoints.beaten > beaten + 5)
+    beaten = checkpoints.counted.beaten
+    await until(lambda: checkpoints.counted.beaten > beaten + 5)
     assert checkpoints.saved == ["12"]
     await deposit(store, "a-1", 7)
     await until(lambda: checkpoints.saved == ["12", "13"])

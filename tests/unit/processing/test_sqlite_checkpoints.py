@@ -13,7 +13,7 @@ import pytest
 
 from eventsrc import Fenced, StoreRejected, Throttled
 from eventsrc.processing import Slot, SQLiteCheckpoints
-from eventsrc.processing.checkpoints.sqlite import advance
+from eventsrc.processing.checkpoints.sqlite.positions import advance
 from eventsrc.processing.slice import Fence, PositionMoved, Slice
 from eventsrc.testing.contract.samples import make_commit
 

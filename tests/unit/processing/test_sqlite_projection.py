@@ -16,8 +16,7 @@ from support.ledger import commits_of
 from support.slices import FENCE, slices
 
 from eventsrc import Commit, DeclarationError, Fenced, MemoryStore, Repository
-from eventsrc.processing import SQLiteCheckpoints, SQLiteContext, SQLiteProjection
-from eventsrc.processing.checkpoints.checkpoints import Registration, Slot
+from eventsrc.processing import Registration, Slot, SQLiteCheckpoints, SQLiteContext, SQLiteProjection
 from eventsrc.processing.projections import sqlite as module
 from eventsrc.processing.projections.sqlite import Database
 from eventsrc.processing.slice import HandlerFailed, PositionMoved
@@ -330,7 +329,7 @@ async def test_reset_that_fails_changes_nothing(checkpoints: SQLiteCheckpoints) 
 async def test_processors_that_share_tables_are_refused(checkpoints: SQLiteCheckpoints, other: str) -> None:
     class Air(Seen, tag="air-port"): ...
 
-    await checkpoints.register(other, Registration(store="s"), instead_of=None)
+    await checkpoints.registry.register(other, Registration(store="s"), instead_of=None)
     with pytest.raises(DeclarationError, match=rf"air_port_1, which the processor {other} uses"):
         await bound(Air(), checkpoints)
 
@@ -339,7 +338,7 @@ async def test_processors_that_share_tables_are_refused(checkpoints: SQLiteCheck
 async def test_processors_with_tables_of_their_own_are_not_refused(checkpoints: SQLiteCheckpoints, other: str) -> None:
     class Air(Seen, tag="air-port"): ...
 
-    await checkpoints.register(other, Registration(store="s"), instead_of=None)
+    await checkpoints.registry.register(other, Registration(store="s"), instead_of=None)
     await bound(Air(), checkpoints)
 
 

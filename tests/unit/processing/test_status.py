@@ -15,12 +15,15 @@ from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fil
 from eventsrc import MemoryStore, SQLiteStore, StoreUnavailable
 from eventsrc.processing import (
     Context,
+    Fence,
     Leases,
     MemoryCheckpoints,
+    Parked,
     Processor,
     Runner,
     SQLiteCheckpoints,
     health,
+    processors,
     status,
 )
 from eventsrc.stores.feed import Batch
@@ -268,3 +271,35 @@ async def test_a_paused_processor_says_so_everywhere(
         assert [(await status(each)).paused for each in (processor, other)] == [True, True]
         await other.resume()
         await until(lambda: processor.state == "live")
+
+
+async def test_any_process_can_list_all_processors(
+    store: SQLiteStore, checkpoints: SQLiteCheckpoints, others: SQLiteCheckpoints
+) -> None:
+    class Newer(InSQLite, tag="in-sqlite"):
+        version = 2
+
+    assert await processors(others) == []
+    first = await parking(store, checkpoints)
+    runner = Runner(first, leases=Leases(slots=2, worker="ann"), save_every=0.05)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(runner.run())
+        await first.wait_for(await deposit(store, "a-1", 5))
+        await deposit(store, "a-0", 66)
+        await until(lambda: health(first) == {"in-sqlite@1": "1 streams are parked"})
+        await Processor(Newer(), store, checkpoints).pause()
+        await others.park(
+            "in-sqlite@2",
+            Parked(stream="account-a-1", version=1, error="", attempts=1, since=1, state="retrying"),
+            Fence(0, 1),
+        )
+        old, new = await processors(others)
+        runner.stop()
+    assert (old.name, old.active, old.parked, old.retrying) == ("in-sqlite@1", True, 1, 0)
+    assert old.slots == {0: "ann", 1: "ann"}
+    assert (new.name, new.active, new.parked, new.retrying, new.slots) == ("in-sqlite@2", False, 0, 1, {})
+    assert [each.registration.paused for each in (old, new)] == [False, True]
+    assert old.registration == await checkpoints.registry.registration("in-sqlite@1")
+    assert {*(await processors(others))[0].slots.values()} == {""}
+    await first.forget()
+    assert [each.name for each in await processors(others)] == ["in-sqlite@2"]

@@ -21,7 +21,8 @@ from eventsrc.processing import (
     Slot,
     SQLiteCheckpoints,
 )
-from eventsrc.processing.checkpoints import sqlite
+from eventsrc.processing.checkpoints.memory import MemoryRegistry, MemoryWorkers
+from eventsrc.processing.checkpoints.sqlite import checkpoints, positions
 from eventsrc.stores.feed import Head
 from eventsrc.testing.contract import check as checks
 from eventsrc.testing.contract.checkpoints import CONTRACT, Capability, Check, check_checkpoints
@@ -244,7 +245,7 @@ class SkipsTwice(MemoryCheckpoints):
         return list(self._skipped.get(processor, {}).values())
 
 
-class RegistersAlways(MemoryCheckpoints):
+class RegistersAlways(MemoryRegistry):
     """Does not compare the registration."""
 
     async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
@@ -252,7 +253,7 @@ class RegistersAlways(MemoryCheckpoints):
         return True
 
 
-class ComparesStores(MemoryCheckpoints):
+class ComparesStores(MemoryRegistry):
     """Compares only the store of a registration."""
 
     async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
@@ -262,7 +263,7 @@ class ComparesStores(MemoryCheckpoints):
         return await super().register(processor, new, instead_of=instead_of)
 
 
-class RegistersOnce(MemoryCheckpoints):
+class RegistersOnce(MemoryRegistry):
     """Says False if the registration is stored already."""
 
     async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
@@ -271,14 +272,14 @@ class RegistersOnce(MemoryCheckpoints):
         return await super().register(processor, new, instead_of=instead_of)
 
 
-class ListsSlots(MemoryCheckpoints):
+class ListsSlots(MemoryRegistry):
     """Lists processors in the order of their registration."""
 
     async def processors(self) -> Sequence[str]:
         return list(self._registrations)
 
 
-class ActivatesAlways(MemoryCheckpoints):
+class ActivatesAlways(MemoryRegistry):
     """Does not compare the active version."""
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
@@ -286,7 +287,7 @@ class ActivatesAlways(MemoryCheckpoints):
         return True
 
 
-class ActivatesFromNothing(MemoryCheckpoints):
+class ActivatesFromNothing(MemoryRegistry):
     """Activates in place of a version although none is active."""
 
     async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
@@ -294,14 +295,14 @@ class ActivatesFromNothing(MemoryCheckpoints):
         return await super().activate(tag, version, instead_of=before)
 
 
-class BeatsOnce(MemoryCheckpoints):
+class BeatsOnce(MemoryWorkers):
     """Does not count heartbeats."""
 
     async def heartbeat(self, worker: str) -> None:
         self._beats[worker] = 1
 
 
-class NoSignOff(MemoryCheckpoints):
+class NoSignOff(MemoryWorkers):
     """Keeps workers for ever."""
 
     async def sign_off(self, worker: str) -> None: ...
@@ -393,7 +394,7 @@ class ClaimsLater(MemoryCheckpoints):
         await super().claim(processor, slot)
 
 
-class RegistersLater(MemoryCheckpoints):
+class RegistersLater(MemoryRegistry):
     """Compares the registration, and writes it later."""
 
     async def register(self, processor: str, new: Registration, *, instead_of: Registration | None) -> bool:
@@ -433,7 +434,7 @@ class ParksByVersion(MemoryCheckpoints):
         return await super().park(processor, parked, fence, instead_of=instead_of)
 
 
-BROKEN: dict[type[MemoryCheckpoints], str] = {
+BROKEN: dict[type[MemoryCheckpoints | MemoryRegistry | MemoryWorkers], str] = {
     WithoutIds: "a_position_is_that_of_the_last_commit",
     ShortKeys: "a_position_is_that_of_the_last_commit",
     AnyCase: "a_position_is_that_of_the_last_commit",
@@ -483,9 +484,20 @@ BROKEN: dict[type[MemoryCheckpoints], str] = {
 }
 
 
+def make_broken(broken: type[MemoryCheckpoints | MemoryRegistry | MemoryWorkers]) -> MemoryCheckpoints:
+    if issubclass(broken, MemoryCheckpoints):
+        return broken()
+    checkpoints = MemoryCheckpoints()
+    if issubclass(broken, MemoryRegistry):
+        checkpoints.registry = broken(checkpoints._registrations)
+    else:
+        checkpoints.workers = broken()
+    return checkpoints
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-async def test_a_broken_promise_is_detected(broken: type[MemoryCheckpoints]) -> None:
-    only, check = broken(), find_check(BROKEN[broken])
+async def test_a_broken_promise_is_detected(broken: type[MemoryCheckpoints | MemoryRegistry | MemoryWorkers]) -> None:
+    only, check = make_broken(broken), find_check(BROKEN[broken])
     with pytest.raises(AssertionError) as raised:
         await check(lambda: only)
     assert str(raised.value).startswith(f"{check.promise}\nbut ")
@@ -501,7 +513,8 @@ def find_check(name: str) -> Check:
 
 
 async def test_sqlite_without_a_fence_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_check_fence", lambda db, processor, fence: None)
+    for module in (checkpoints, positions):
+        monkeypatch.setattr(module, "check_fence", lambda db, processor, fence: None)
     for name in ("a_stale_worker_is_fenced", "a_stale_worker_is_fenced_for_all_streams"):
         with pytest.raises(AssertionError):
             await find_check(name)(lambda: SQLiteCheckpoints(tmp_path / "model.db"))

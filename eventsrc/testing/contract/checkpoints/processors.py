@@ -8,7 +8,8 @@ from functools import partial
 from msgspec import structs
 
 from ....errors import Fenced
-from ....processing.checkpoints.checkpoints import Registration, Skipped, Slot, tombstone
+from ....processing.checkpoints.checkpoints import Skipped, Slot, tombstone
+from ....processing.checkpoints.registry import Registration
 from ....processing.slice import Fence, PositionMoved
 from ..check import expect, expect_equal, expect_error
 from .check import MakeCheckpoints, make_checks
@@ -24,19 +25,24 @@ async def a_registration_replaces_the_one_it_names(make_checkpoints: MakeCheckpo
     async with open_both(make_checkpoints) as (one, other):
         processor = fresh_name()
         first = structs.replace(FULL, paused=False)
-        expect_equal(await one.registration(processor), None, "the registration before the first")
-        kept = await one.register(processor, first, instead_of=FULL)
-        expect_equal((kept, await other.registration(processor)), (False, None), "in place of one that is not stored")
-        kept = await one.register(processor, first, instead_of=None)
-        expect_equal((kept, await other.registration(processor)), (True, first), "the first registration")
+        expect_equal(await one.registry.registration(processor), None, "the registration before the first")
+        kept = await one.registry.register(processor, first, instead_of=FULL)
+        expect_equal(
+            (kept, await other.registry.registration(processor)), (False, None), "in place of one that is not stored"
+        )
+        kept = await one.registry.register(processor, first, instead_of=None)
+        expect_equal((kept, await other.registry.registration(processor)), (True, first), "the first registration")
         for seen in (None, FULL, structs.replace(first, handles=("a.b",)), structs.replace(first, started=1)):
-            kept = await other.register(processor, structs.replace(FULL, start=""), instead_of=seen)
-            expect_equal((kept, await one.registration(processor)), (False, first), "in place of another one")
+            kept = await other.registry.register(processor, structs.replace(FULL, start=""), instead_of=seen)
+            expect_equal((kept, await one.registry.registration(processor)), (False, first), "in place of another one")
         for seen in (None, FULL, first):
-            expect(await other.register(processor, first, instead_of=seen), "what is stored could not be stored again")
-        kept = await other.register(processor, FULL, instead_of=first)
-        expect_equal((kept, await one.registration(processor)), (True, FULL), "in place of the stored one")
-        expect_equal(await one.registration(fresh_name()), None, "the registration of another processor")
+            expect(
+                await other.registry.register(processor, first, instead_of=seen),
+                "what is stored could not be stored again",
+            )
+        kept = await other.registry.register(processor, FULL, instead_of=first)
+        expect_equal((kept, await one.registry.registration(processor)), (True, FULL), "in place of the stored one")
+        expect_equal(await one.registry.registration(fresh_name()), None, "the registration of another processor")
 
 
 async def one_registration_succeeds(make_checkpoints: MakeCheckpoints) -> None:
@@ -46,11 +52,13 @@ async def one_registration_succeeds(make_checkpoints: MakeCheckpoints) -> None:
         seen: Registration | None = None
         for attempt in range(4):
             rivals = [Registration(store=f"s-{attempt}", started=number + 1) for number in range(6)]
-            registering = [both[n % 2].register(processor, each, instead_of=seen) for n, each in enumerate(rivals)]
+            registering = [
+                both[n % 2].registry.register(processor, each, instead_of=seen) for n, each in enumerate(rivals)
+            ]
             stored = await asyncio.gather(*registering)
             expect_equal(sorted(stored), [False] * 5 + [True], "the results of racing registrations")
             seen = rivals[stored.index(True)]
-            expect_equal(await both[0].registration(processor), seen, "the registration after a race")
+            expect_equal(await both[0].registry.registration(processor), seen, "the registration after a race")
 
 
 async def registered_processors_are_listed(make_checkpoints: MakeCheckpoints) -> None:
@@ -59,7 +67,7 @@ async def registered_processors_are_listed(make_checkpoints: MakeCheckpoints) ->
         tag = fresh_name()
         names = [f"{tag}@{version}" for version in (2, 10, 1)]  # not in their order
         for name in names:
-            await one.register(name, FULL, instead_of=None)
+            await one.registry.register(name, FULL, instead_of=None)
         await one.claim(fresh_name(), Slot(number=0, of=1, epoch=1))  # stored, but not registered
         listed = await other.processors()
         expect_equal(list(listed), sorted(set(listed)), "the names")
@@ -87,10 +95,12 @@ async def one_version_is_active(make_checkpoints: MakeCheckpoints) -> None:
         expect_equal(await one.active(tag), None, "the active version before the first")
         for version, seen, activated, active in steps:
             what = f"activating {version} in place of {seen}, and the active version after that"
-            found = (await one.activate(tag, version, instead_of=seen), await other.active(tag))
+            found = (await one.registry.activate(tag, version, instead_of=seen), await other.active(tag))
             expect_equal(found, (activated, active), what)
         expect_equal(await one.active(fresh_name()), None, "the active version of another tag")
-        racing = [(one if version % 2 else other).activate(tag, version, instead_of=1) for version in range(2, 8)]
+        racing = [
+            (one if version % 2 else other).registry.activate(tag, version, instead_of=1) for version in range(2, 8)
+        ]
         expect_equal(sorted(await asyncio.gather(*racing)), [False] * 5 + [True], "the results of a race")
 
 
@@ -99,17 +109,17 @@ async def heartbeats_are_counted(make_checkpoints: MakeCheckpoints) -> None:
     async with open_both(make_checkpoints) as (one, other):
         worker, another, never = fresh_name(), fresh_name(), fresh_name()
         for each in (one, other, one):
-            await each.heartbeat(worker)
-        await asyncio.gather(*(each.heartbeat(another) for each in (one, other) for _ in range(4)))
+            await each.workers.heartbeat(worker)
+        await asyncio.gather(*(each.workers.heartbeat(another) for each in (one, other) for _ in range(4)))
         for each in (one, other):
-            beats = await each.beats()
+            beats = await each.workers.beats()
             expect_equal((beats.get(worker), beats.get(another)), (3, 8), "the counts")
-        await one.sign_off(worker)
-        await one.sign_off(never)
-        beats = await other.beats()
+        await one.workers.sign_off(worker)
+        await one.workers.sign_off(never)
+        beats = await other.workers.beats()
         found = (beats.get(worker), beats.get(another), beats.get(never))
         expect_equal(found, (None, 8, None), "the counts after two workers were removed")
-        await other.sign_off(another)
+        await other.workers.sign_off(another)
 
 
 async def a_forgotten_processor_leaves_nothing(make_checkpoints: MakeCheckpoints) -> None:
@@ -120,28 +130,30 @@ async def a_forgotten_processor_leaves_nothing(make_checkpoints: MakeCheckpoints
         tag, worker = fresh_name(), fresh_name()
         processors = [f"{tag}@{version}" for version in (1, 10, 2)]
         for processor in processors:
-            await one.register(processor, FULL, instead_of=None)
+            await one.registry.register(processor, FULL, instead_of=None)
             await one.claim(processor, Slot(number=0, of=1, epoch=1))
             await one.advance(processor, make_slice("s-1", 0, 1))
             await one.park(processor, make_parked("s-1"), FENCE)
             await one.note_skipped(processor, Skipped(stream="s-1", version=2, reason="test", time=1))
         many = [make_slice(f"many-{number}", 0, 1) for number in range(150)]
         await asyncio.gather(*(one.advance(processors[0], run) for run in many))
-        await one.activate(tag, 1, instead_of=None)
-        await one.heartbeat(worker)
+        await one.registry.activate(tag, 1, instead_of=None)
+        await one.workers.heartbeat(worker)
         await one.forget(processors[0])
         await other.forget(processors[0])
         await other.forget(fresh_name())
         for number, processor in enumerate(processors):
             found = (
-                await other.registration(processor) is not None,
+                await other.registry.registration(processor) is not None,
                 len(await read_heads(other, processor)),
                 len(await other.parked(processor)),
                 len(await other.skipped(processor)),
             )
             expect_equal(found, (True, 1, 1, 1) if number else (False, 0, 0, 0), f"what is left of {processor}")
-        expect_equal((await other.active(tag), (await other.beats()).get(worker)), (1, 1), "active version, heartbeats")
-        await one.sign_off(worker)
+        expect_equal(
+            (await other.active(tag), (await other.workers.beats()).get(worker)), (1, 1), "active version, heartbeats"
+        )
+        await one.workers.sign_off(worker)
 
 
 async def a_forgotten_processor_fences_its_worker(make_checkpoints: MakeCheckpoints) -> None:
@@ -178,7 +190,10 @@ async def a_forgotten_processor_fences_its_worker(make_checkpoints: MakeCheckpoi
         await expect_error(PositionMoved, other.advance(processor, late), "an advance from a forgotten position")
         await other.advance(processor, run := make_slice("s-1", 0, 1, Fence(0, 6)))
         await expect_position(one, processor, "s-1", run.position)
-        expect(await other.register(processor, FULL, instead_of=None), "a forgotten processor could not be registered")
+        expect(
+            await other.registry.register(processor, FULL, instead_of=None),
+            "a forgotten processor could not be registered",
+        )
 
 
 CHECKS = make_checks(
