@@ -35,8 +35,10 @@ from .errors import (
     UnknownEventType,
 )
 from .repository.cache import CachePolicy, CacheUse
-from .repository.repository import Recorded, Repository
+from .repository.execution import Executed
+from .repository.repository import Repository
 from .repository.snapshots import SnapshotPolicy
+from .repository.time_travel import Recorded
 from .store import Commit, EventId, Loaded, Receipt, Snapshot, Store
 from .tracing import Trace, current_trace, trace
 from .usage import Usage
@@ -62,6 +64,7 @@ __all__ = [
     "Event",
     "EventId",
     "EventsrcError",
+    "Executed",
     "Feed",
     "FeedTrimmed",
     "Fenced",

@@ -45,8 +45,8 @@ class Parking:
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
         """Read the entries of these streams, or of all: any process may have retried or skipped some.
 
-        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may have
-        delivered commits of it, which were left to whoever has handled it.
+        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may
+        have delivered commits of it, which were left to whoever has handled it.
         """
         found: Sequence[Parked] = ()
         changes = -1

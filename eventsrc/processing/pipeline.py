@@ -230,7 +230,12 @@ class Pipeline:
         self.paused = await self.assignment.registrar.is_paused()
 
     async def last_wanted(self, stream: str, version: int) -> int:
-        """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one."""
+        """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one.
+
+        It is 0 for a stream of a category that the projection does not take.
+        """
+        if self.projection.categories and category_of(stream) not in self.projection.categories:
+            return 0
         if not self._is_lazy:
             return version
         try:

@@ -147,3 +147,20 @@ async def test_a_repeated_skip_of_a_version_skips_nothing_else(tables: Tables) -
     assert [each.version for each in await checkpoints.skipped(processor.name)] == [2, 4]
     handled = await processor.projection.read_handled()
     assert handled["account-a-0"] == [f"account-a-0@{each}" for each in ("1.0", "1.1", "3.0", "5.0")]
+
+
+async def test_a_processor_waits_for_the_receipt_of_a_command(tables: Tables) -> None:
+    store, checkpoints = tables
+    await fill(store, accounts=1, deposits=1)
+    outside = Outside()
+    processor = Processor(outside, store, checkpoints)
+    here, there = Repository(Account, store), Repository(Account, store)
+    await here.execute("a-0", Account.deposit, 1)
+    async with running(processor):
+        for accounts in (there, here):  # `here` decides on an old state first
+            _, receipt = await accounts.execute_with_receipt("a-0", Account.deposit, 1)
+            await processor.wait_for(receipt)
+            assert outside.seen["account-a-0"][-1] == f"account-a-0@{receipt.version}.0"
+    assert receipt.version == (await here.load("a-0")).version
+    assert receipt.usage is not None
+    assert receipt.usage.write_units > 0
