@@ -111,7 +111,7 @@ def start_ignored() -> list[Patch]:
 def start_by_time() -> list[Patch]:
     """Where a stream begins is derived from the time of its commits, although the clock of their writer is slow."""
     by_time = ("if self._assignment.feed.ordered and commit.position is not None", "if False")
-    return [edited(Positions, "start", by_time, ("registration.started - CLOCK_SKEW", "registration.started"))]
+    return [edited(Positions, "_find_start", by_time, ("registration.started - CLOCK_SKEW", "registration.started"))]
 
 
 def release_without_a_second_look() -> list[Patch]:
@@ -190,9 +190,9 @@ def rebuild_ahead_of_the_old_version() -> list[Patch]:
     return [edited(Following, "_count", ("for count, commit in enumerate(commits):", "for count, commit in ():"))]
 
 
-def switch_that_does_not_fence() -> list[Patch]:
-    """The old version's writes are not refused during a switch."""
-    return [edited(_REBUILD, "_claim", ("(new := change(slot)) != slot", "not (new := change(slot)).switch"))]
+def switch_that_does_not_wait() -> list[Patch]:
+    """The new version acts at once after the switch, while the old one may still act."""
+    return [(_REBUILD, "CONFIRM_SECONDS", 0.0)]
 
 
 def rebuild_from_another_store() -> list[Patch]:
@@ -224,7 +224,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (killed_rebuild_not_noticed, rebuilding.tell),
     (rebuild_that_acts, rebuilding.tell),
     (rebuild_ahead_of_the_old_version, rebuilding.tell),
-    (switch_that_does_not_fence, rebuilding.tell),
+    (switch_that_does_not_wait, rebuilding.tell),
     (rebuild_from_another_store, rebuilding.tell),
 )
 READING = tuple(mutant for mutant, _ in MUTANTS)
