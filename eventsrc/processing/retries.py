@@ -200,8 +200,7 @@ class Retries:
         except Interrupted:
             return  # it stays entered, so that it is stored before the slot is given up
         except Exception as error:  # noqa: BLE001  # the pipeline raises it
-            self.failure = self.failure or error
-            self._catch_up.leave(entry)
+            self.failure = self.failure or error  # the stream stays entered, as it is not handled
         finally:
             if entry.first is not None:
                 entry.first.cancel()
