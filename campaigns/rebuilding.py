@@ -95,7 +95,7 @@ def _define(version: int) -> tuple[type[SQLiteProjection], type[Effects]]:
     return Built, Acted
 
 
-_PROJECTIONS = {version: _define(version) for version in (1, 2)}
+_PROJECTIONS: dict[int, tuple[Any, Any]] = {version: _define(version) for version in (1, 2)}
 _ACTIVATED = """
 CREATE TABLE IF NOT EXISTS activations (at REAL, version INTEGER);
 CREATE TRIGGER IF NOT EXISTS activated AFTER UPDATE ON eventsrc_active WHEN NEW.version <> OLD.version BEGIN
@@ -357,7 +357,7 @@ class Play:
 
 
 def _claims_of_both(db: sqlite3.Connection, stream: str) -> Iterator[Claim]:
-    """Yield the workers that had the right to act on a stream: of the old version, and after the switch of the new one."""
+    """Yield the workers that had the right to act on a stream: of the old version, then of the new one."""
     [(switched,)] = db.execute("SELECT coalesce(min(at), 1e9) FROM activations").fetchall()
     yield from (claim for claim in claims_of(db, "acted@1", stream) if claim.at <= switched)
     new = list(claims_of(db, "acted@2", stream))
