@@ -115,7 +115,7 @@ def start_by_time() -> list[Patch]:
 
 
 def release_without_a_second_look() -> list[Patch]:
-    """A released stream is not handled up to what was delivered meanwhile, and nobody is asked to."""
+    """A released stream is not handled up to what was delivered since then, and nobody is asked to."""
     asked = "await self._put(retrying, instead_of=entry.stored)"
     return [
         edited(Parking, "release", (asked, ""), ("await self._catch_up.has_more(stream)", "False")),

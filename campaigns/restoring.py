@@ -1,4 +1,4 @@
-"""A store that is changed behind its checkpoints: restored from a backup, or replaced by another store or tenant.
+"""A store that is changed while its checkpoints stay: restored from a backup, or replaced by another store or tenant.
 
 A processor handles the commits of a store until it is stopped or killed. Then the store changes, and the processor runs
 again with the same checkpoints. It must notice, unless nothing that it has handled was lost:
@@ -144,7 +144,7 @@ class Play:
         return None
 
     async def _change(self) -> None:
-        """Change the store behind the checkpoints, and sometimes go on writing."""
+        """Change the store, not the checkpoints, and sometimes continue to write."""
         dice, store = self.random, self.store
         self.chaos.counts[self.change] += 1
         if self.change == "restored":
