@@ -53,6 +53,7 @@ Movement = Opened | Deposited | Withdrawn
 TTL = 6.0
 CALM = 60.0  # seconds after the last fault within which a version has handled everything
 PATIENCE = 300.0  # seconds within which a rebuild ends without faults
+LONGEST = 1_500.0  # seconds of a history
 OUTCOMES = ("parked", "effects had again", "switched")  # results of faults, not faults
 
 
@@ -113,7 +114,8 @@ class Reader:
         self.checkpoints.connection.executescript(_ACTIVATED)
         play.opened.append(self.checkpoints)
         built, acted = _PROJECTIONS[version]
-        projection: Any = acted(self) if play.acts else built(self)
+        make: Any = acted if play.acts else built
+        projection = make(self)
         given = store or play.store
         feed = play.feed if store is None else HostileFeed(store, play.chaos)
         self.processor = Processor(projection, given, self.checkpoints, feed=feed, attempts=3)
@@ -161,7 +163,7 @@ class Play:
 
     async def play(self) -> None:
         dice = self.random
-        async with self.store, asyncio.TaskGroup() as group:
+        async with asyncio.timeout(LONGEST), self.store, asyncio.TaskGroup() as group:
             self._desk = Reader(self, 1)
             old = [group.create_task(self._old(f"w-{each}")) for each in range(dice.randint(1, 2))]
             operator = group.create_task(self._operate())
@@ -375,6 +377,8 @@ def tell(seed: int, folder: Path) -> Play:
     with virtual_time(loop):
         try:
             run(play.play(), loop)
+        except TimeoutError:
+            play.violations.append(f"the history has not ended within {LONGEST} s")
         except Deadlock:
             play.violations.append("the history has not ended, but no task can continue")
         except ExceptionGroup as errors:
