@@ -30,11 +30,10 @@ PAUSES = (0.0, 0.001, 0.05)
 
 # What no write may do, however late: go back, or write under an epoch that another worker has raised since.
 _FENCE = """(
-    SELECT epoch FROM eventsrc_slots WHERE processor = NEW.processor
-    AND slot ->> 'laid' = (SELECT slot ->> 'laid' FROM eventsrc_slots WHERE processor = NEW.processor AND number = 0)
-    AND number = crc32(NEW.stream) % (slot ->> 'of')
+    SELECT epoch FROM eventsrc_slots WHERE processor = NEW.processor AND number = crc32(NEW.stream) % (slot ->> 'of')
+    AND 1 = (SELECT count(DISTINCT slot ->> 'laid') FROM eventsrc_slots WHERE processor = NEW.processor)
 )"""
-# Who claimed a slot, or (until worker 0 does) a parked stream; and whether its owner before may have been at work.
+# The worker that claimed a slot or (worker 0) a parked stream, and whether the previous owner may have been at work.
 _CLAIM = """INSERT INTO claims (at, worker, forced, processor, number, "of")
     SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"""
 _OF_SLOT = ", NEW.processor, NEW.number, NEW.slot ->> 'of'"

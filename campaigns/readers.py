@@ -185,19 +185,15 @@ class Worker(Process):
         return asyncio.get_running_loop().time() >= self._ends
 
     async def freeze(self, seconds: float) -> None:
-        """Suspend the worker as SIGSTOP does. Until it resumes it does not detect that its lease has expired.
-
-        Effects of handlers between resumption and the end of the worker are left out, because they may happen twice.
-        """
+        """Suspend the worker as SIGSTOP does. Until it resumes it does not detect that its lease has expired."""
         self.is_frozen = True
         self.checkpoints.back.clear()
         self._count_on_it(asyncio.get_running_loop().time() + seconds)
         await asyncio.wait([self.task], timeout=seconds)
+        self.is_frozen = False
         self.checkpoints.back.set()
         await asyncio.sleep(0.12)  # its pending write completes
         self._count_on_it(-math.inf)
-        await asyncio.sleep(0.2)
-        self.is_frozen = False
 
     def _count_on_it(self, until: float) -> None:
         leases = self._leases

@@ -168,12 +168,12 @@ class Play(World):
                     await worker.kill()
                     return
 
-    async def _noting(self, who: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _noting(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Do some work. An exception is a violation."""
         try:
             await work
         except Exception as error:
-            self.violations.append(f"{who} ended with {error!r}")
+            self.violations.append(f"{name} ended with {error!r}")
 
     async def _in_memory(self) -> None:
         """Run the memory projection; its runner is cancelled and started again."""
@@ -214,7 +214,7 @@ class Play(World):
             if dice.random() < 0.1 and not calm:
                 self.chaos.counts["skip asked for"] += 1
                 self._asked[processor.name].add((parked.stream, parked.version))
-                await processor.skip(parked.stream, "told to", version=parked.version)
+                await processor.skip(parked.stream, "on request", version=parked.version)
             else:
                 await processor.retry(parked.stream)
 
@@ -303,9 +303,9 @@ class Play(World):
 
 
 def claims_of(db: sqlite3.Connection, processor: str, stream: str) -> Iterator[Claim]:
-    """Yield who had the right to act on a stream, from when on.
+    """Yield the workers that had the right to act on a stream, and since when.
 
-    Whoever releases a parked stream has it until the release has ended. Otherwise the holder of the slot has it.
+    A call that releases a parked stream has it until the release has ended. Otherwise the holder of the slot has it.
     """
     query = f'{_CLAIMS} AND (stream = ? OR number = crc32(?) % "of") ORDER BY rowid'
     holder, is_released = 0, False

@@ -296,7 +296,7 @@ class Play:
                     ended.add(repr(error))
 
     async def _check_old(self) -> None:
-        """Check that the version that is active goes on, whatever has happened to the rebuilds."""
+        """Check that the active version continues, whatever has happened to the rebuilds."""
         if await self._active() == 1 and not await self._handles(self._desk.processor, CALM):
             self.violations.append(f"the old version has not handled everything {CALM} s after the last rebuild")
 
@@ -357,7 +357,7 @@ class Play:
 
 
 def _claims_of_both(db: sqlite3.Connection, stream: str) -> Iterator[Claim]:
-    """Yield who had the right to act on a stream: the old version's holders, and after the switch the new one's."""
+    """Yield the workers that had the right to act on a stream: of the old version, and after the switch of the new one."""
     [(switched,)] = db.execute("SELECT coalesce(min(at), 1e9) FROM activations").fetchall()
     yield from (claim for claim in claims_of(db, "acted@1", stream) if claim.at <= switched)
     new = list(claims_of(db, "acted@2", stream))

@@ -1,4 +1,4 @@
-"""A store that is changed behind its checkpoints: restored from a backup, or replaced by another store or tenant.
+"""A store that is changed while its checkpoints stay: restored from a backup, or replaced by another store or tenant.
 
 A processor handles the commits of a store until it is stopped or killed. Then the store changes, and the processor runs
 again with the same checkpoints. It must notice, unless nothing that it has handled was lost:
@@ -125,7 +125,7 @@ class Play:
         self._opened.append(checkpoints)
         projection: Any = Kept() if self._is_kept else Sent(self._sent)
         processor = Processor(projection, self.store, checkpoints, feed=HostileFeed(self.store, self.chaos))
-        runner = Runner(processor, save_every=self.random.choice((0.1, 1)))
+        runner = Runner(processor, save_every=self.random.choice((0.1, 1, 30)))
         task = asyncio.create_task(runner.run())
         await asyncio.wait([task], timeout=seconds)
         if not task.done() and kills:
@@ -144,7 +144,7 @@ class Play:
         return None
 
     async def _change(self) -> None:
-        """Change the store behind the checkpoints, and sometimes go on writing."""
+        """Change the store, not the checkpoints, and sometimes continue to write."""
         dice, store = self.random, self.store
         self.chaos.counts[self.change] += 1
         if self.change == "restored":

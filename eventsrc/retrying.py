@@ -40,8 +40,10 @@ def on_conflict(attempts: int) -> AsyncRetrying:
 
 
 def on_takeover() -> AsyncRetrying:
-    """Try again after Fenced, up to three times in all: a worker has just claimed the slot, whose new epoch is read."""
-    return AsyncRetrying(retry=retry_if_exception_type(Fenced), stop=stop_after_attempt(3), reraise=True)
+    """Try again after Fenced, up to five times in all: a worker has just claimed the slot, whose new epoch is read."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(Fenced), stop=stop_after_attempt(5), wait=wait_random(0, 0.2), reraise=True
+    )
 
 
 def on_indefinite(is_worth_repeating: Callable[[BaseException], bool], deadline: float) -> AsyncRetrying:

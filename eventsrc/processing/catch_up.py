@@ -39,7 +39,7 @@ class Entry:
 
 
 class CatchUp:
-    """Handles streams from their positions to their ends. `entries` are those that the feed leaves alone meanwhile."""
+    """Handles streams from their positions to their ends. The feed leaves `entries` alone."""
 
     def __init__(
         self, store: Store, assignment: Assignment, positions: Positions, applier: Applier, following: Following

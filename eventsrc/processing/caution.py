@@ -67,6 +67,13 @@ class Caution:
         stream = part.stream
         if self._catch_up.note_newer(stream, part.last_version):
             return
+        known = (await self._positions.load([stream]))[stream]
+        if (
+            known.version != part.after
+        ):  # an earlier commit of the stream failed, or was handled by a task with later ones
+            if known.version < part.after:
+                self._retries.start(stream, part.last_version)
+            return
         entry = self._catch_up.enter(stream, part.last_version)
         try:
             await self._parking.store(entry, lives=1)

@@ -46,8 +46,9 @@ class Checkpointer:
         if any(clock - entry.since < STORE_AFTER for entry in aside) and clock - self._written < WRITE_AT_LEAST:
             return
         await self._store_aside(self._assignment.held)
-        await self._assignment.write()
-        self._written = clock
+        if self._retries.failure is None:  # else the stream that failed is not handled, and may not be stored
+            await self._assignment.write()
+            self._written = clock
 
     async def _store_aside(self, numbers: Collection[int]) -> None:
         """Store the streams of these slots that are aside, and those that a rebuild holds back."""
@@ -81,8 +82,9 @@ class Checkpointer:
         self._assignment.draining.update(numbers)
         await self._retries.finish(numbers, grace)
         await self._store_aside(numbers)
+        checkpoint = self._assignment.checkpoint if self._retries.failure is None else ""
         for number in numbers:
-            await self._assignment.give_up(number, self._assignment.checkpoint)
+            await self._assignment.give_up(number, checkpoint)
             self._forget(number)
         self.clear()
 

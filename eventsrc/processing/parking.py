@@ -29,9 +29,9 @@ _ENDED = "a process ended while it handled this commit"
 class Parking:
     """The parked streams of a processor.
 
-    Releasing a stream is one step with looking for what came meanwhile: the entry in the checkpoints stays, as
-    `retrying`, until everything that the feed delivered while the stream was parked is handled. Whoever finds such an
-    entry continues.
+    Releasing a stream is one step with looking for what came since: the entry in the checkpoints stays, as
+    `retrying`, until everything that the feed delivered while the stream was parked is handled. A worker that
+    finds such an entry continues.
     """
 
     def __init__(self, projection: Projection, assignment: Assignment, positions: Positions, catch_up: CatchUp) -> None:
@@ -45,8 +45,8 @@ class Parking:
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
         """Read the entries of these streams, or of all: any process may have retried or skipped some.
 
-        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may have
-        delivered commits of it, which were left to whoever has handled it.
+        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may
+        have delivered commits of it, which were left to the worker that has handled it.
         """
         found: Sequence[Parked] = ()
         changes = -1
@@ -144,7 +144,7 @@ class Parking:
         return found[0]
 
     async def release(self, parked: Parked, skip: Skipped | None = None, *, is_holder: bool) -> bool:
-        """Handle a parked stream to its end, and what the feed delivers meanwhile. Skip its first commit, if asked to.
+        """Handle a parked stream to its end, and what the feed delivers until then. Skip its first commit, if asked to.
 
         Return False if the stream's slot is not held here and there are newer commits, which its holder handles: the
         entry asks it to.
@@ -163,8 +163,8 @@ class Parking:
             if skip is not None:
                 await self._skip(skip)
             await self._catch_up.run(entry)
-            # From here on whoever finds the entry continues, so a worker that has left out commits of a parked stream
-            # may rely on it.
+            # From here on any worker that finds the entry continues. One that has left out commits of the parked stream
+            # relies on that.
             retrying = structs.replace(parked, state="retrying", retry="", attempts=0)
             await self._put(retrying, instead_of=entry.stored)
             entry.stored = retrying

@@ -26,7 +26,7 @@ from .retries import Retries
 from .slice import Slice
 
 MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
-LIVE = 10.0  # seconds; a processor that is less behind is live
+LIVE = 10.0  # seconds; a processor that lags by less is live
 
 
 class Pipeline:

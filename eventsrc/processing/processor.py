@@ -133,7 +133,7 @@ class Processor(Generic[P]):
     async def retry(self, stream: str) -> None:
         """Handle a parked stream from its position to its end, and release it. Any process may call this.
 
-        If a worker runs elsewhere, it continues with what is stored meanwhile, and this waits for it.
+        If a worker runs elsewhere, it continues with what was stored since, and this waits for it.
 
         Raises:
             StreamParked: a handler failed again; the stream stays parked.
@@ -245,5 +245,5 @@ class Processor(Generic[P]):
 
     @property
     def lag(self) -> float:
-        """How many seconds this process is behind: see `Status.lag_seconds`."""
+        """How many seconds this process lags: see `Status.lag_seconds`."""
         return self.pipeline.progress.lag

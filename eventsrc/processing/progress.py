@@ -12,7 +12,7 @@ from .slice import Slice
 
 
 class Progress:
-    """What a pipeline has handled since it was created, and how far behind it is."""
+    """What a pipeline has handled since it was created, and how far it lags."""
 
     def __init__(self) -> None:
         self.caught_up = asyncio.Event()  # all commits that the feed knows of are handled
@@ -20,7 +20,7 @@ class Progress:
         self.commits = 0  # handled
         self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
         self.in_flight = 0  # commits that handlers are working on
-        self._waits: dict[object, tuple[str, int]] = {}  # for a store: by whom, the name of the error, and since when
+        self._waits: dict[object, tuple[str, int]] = {}  # for a store: by waiter, the name of the error, and since when
         self._oldest = 0  # time of the oldest commit in flight
         self._delivered_up_to = 0  # time of the newest commit that the feed has delivered
         self._is_scanning = False

@@ -52,8 +52,8 @@ async def rebuild(
       rows of the read model, counting them scans the store.
     - `on_error="stop"` stops the rebuild when a handler fails; `"park"` parks the stream, and switches all the same.
     - `rate` limits how many commits are read in a second, for stores that also serve others.
-    - With `until`, it goes on as the worker of the new version until that event is set, for example when the release
-      with the new version has started, so that somebody handles commits meanwhile.
+    - With `until`, it continues as the worker of the new version until that event is set, for example when the release
+      with the new version has started, so that commits are handled all the time.
     - It may be cancelled or killed at any time; call it again to continue.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Releasing a parked stream, so that nobody else calls its handlers meanwhile."""
+"""Releasing a parked stream: one call at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Releasing:
 
         - While a stream is parked, the worker that holds its slot leaves it alone, so any process may handle it.
         - If nobody holds the slot, this process claims it, and gives it up afterwards.
-        - If another worker holds it, that one continues with what was stored meanwhile, and this waits for it.
+        - If another worker holds it, that one continues with what was stored since, and this waits for it.
 
         Raises: as `Processor.retry`.
         """
@@ -80,7 +80,7 @@ class Releasing:
             raise TimeoutError(f"a rebuild has not ended its switch in {ANSWER_SECONDS:.0f} s; try again") from None
 
     async def _wait(self, stream: str) -> None:
-        """Wait until the worker that holds the slot has handled what was stored meanwhile."""
+        """Wait until the worker that holds the slot has handled what was stored since."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 while not await self._pipeline.parking.has_answered(stream):  # noqa: ASYNC110  # in another process

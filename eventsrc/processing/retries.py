@@ -149,7 +149,7 @@ class Retries:
     async def end_attempts(self) -> None:
         """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
 
-        After the last attempt the stream is parked. Otherwise whoever handles it next continues to count.
+        After the last attempt the stream is parked. Otherwise the next worker that handles it continues to count.
 
         Raises:
             StoreError: they could not be stored.
@@ -200,8 +200,7 @@ class Retries:
         except Interrupted:
             return  # it stays entered, so that it is stored before the slot is given up
         except Exception as error:  # noqa: BLE001  # the pipeline raises it
-            self.failure = self.failure or error
-            self._catch_up.leave(entry)
+            self.failure = self.failure or error  # the stream stays entered, as it is not handled
         finally:
             if entry.first is not None:
                 entry.first.cancel()

@@ -14,7 +14,7 @@ from .worker import GRACE, Worker
 class Runner:
     """Run processors of one store in one task, until it is stopped or one of them fails.
 
-    - The processors share one reader of the feed. One that is far behind, such as a new one, reads by itself until it
+    - The processors share one reader of the feed. One that lags far, such as a new one, reads by itself until it
       has caught up, so it does not hold up the others.
     - A store that cannot be reached is waited for.
     - Checkpoints are written at most every `save_every` seconds, and only if they have changed.

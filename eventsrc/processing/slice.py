@@ -17,7 +17,7 @@ class Fence(NamedTuple):
 
 
 class Position(NamedTuple):
-    """The commit of a stream that was handled last. Its id and time tell it from a commit of another history."""
+    """The commit of a stream that was handled last. Its id and time distinguish it from a commit of another history."""
 
     version: int
     id: bytes = b""  # b"" if it is not known: the commit was skipped

@@ -26,7 +26,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     - `waiting for slots`: other workers have all of them.
     - `backing off`: everything fails, so nothing is read until a handler succeeds.
     - `catching up`: commits that were stored more than ten seconds ago are not handled yet.
-    - `live`: it is less behind than that.
+    - `live`: it lags by less than that.
     """
 
     name: str

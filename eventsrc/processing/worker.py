@@ -27,7 +27,7 @@ GRACE = 10.0
 
 GIVE_UP_SECONDS = 1.0  # for giving up slots after an error or a cancellation
 
-FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that is so far behind reads by itself
+FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that lags so far reads by itself
 
 _REBUILD_DEAD = 10.0  # seconds without a heartbeat of a rebuild that switches
 
@@ -35,7 +35,7 @@ _REBUILD_DEAD = 10.0  # seconds without a heartbeat of a rebuild that switches
 class Worker:
     """Runs pipelines of one feed until it is stopped or one of them fails.
 
-    Pipelines that are equally far share one reader of the feed. One that is far behind, or backs off, has its own.
+    Pipelines that are equally far share one reader of the feed. One that lags far, or backs off, has its own.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Worker:
     async def _wait_for_switch(self, error: Exception) -> None:
         """Wait until a rebuild that switches to another version has ended. Raise the error if there is none.
 
-        If the rebuild is killed meanwhile, the slots are taken back.
+        If the rebuild is killed, the slots are taken back.
 
         Raises:
             NotActive: the other version has replaced this one.
@@ -286,7 +286,7 @@ class Worker:
             task.result()
 
     async def _drain(self, watching: asyncio.Task[None]) -> bool:
-        """Wait until nothing is aside. Return False if readers must go on first: after a pause, or for other slots."""
+        """Wait until nothing is aside. Return False to read on first: after a pause, or for other slots."""
         for pipeline in self._pipelines:
             while not pipeline.paused:
                 idle = asyncio.create_task(pipeline.wait_until_idle())
@@ -327,7 +327,7 @@ class _Beats:
 
 
 async def _behind(pipeline: Pipeline) -> float:
-    """Return about how many commits a pipeline is behind. Where a feed cannot count, only a first build is."""
+    """Return about how many commits a pipeline lags. Where a feed cannot count, only a first build does."""
     if (checkpoint := pipeline.assignment.read_from()) is None:
         return 0.0
     remaining = await pipeline.assignment.feed.remaining(checkpoint)

@@ -91,7 +91,7 @@ async def test_a_writer_that_continues_while_a_stream_is_released_loses_nothing(
 async def test_the_checkpoint_advances_while_a_stream_is_retried(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise it would expire after a day, although the processor was never behind."""
+    """Otherwise it would expire after a day, although the processor never lagged."""
     monkeypatch.setattr(checkpointer, "STORE_AFTER", 0.1)
     monkeypatch.setattr(checkpointer, "WRITE_AT_LEAST", 0.3)
     store, checkpoints = tables

@@ -316,7 +316,7 @@ async def test_attempts_are_counted_over_invocations_until_the_stream_is_parked(
     while answers[-1] != NONE and len(answers) < 6:
         event["Records"] = [each for each in event["Records"] if each["dynamodb"]["SequenceNumber"] >= "102"]
         answers.append(await environment(event, seconds=1.5))
-    assert 1 < len(answers) < 6  # its time was up before the fifth attempt, and the next ones went on counting
+    assert 1 < len(answers) < 6  # its time was up before the fifth attempt, and the next ones continued to count
     assert answers[:-1] == [{"batchItemFailures": [{"itemIdentifier": "102"}]}] * (len(answers) - 1)
     assert await environment.read_handled() == {"one": ids(one[:2]), "two": ids(two[:1])}
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
@@ -522,7 +522,7 @@ async def test_a_paused_processor_answers_records_as_failed_until_it_is_resumed(
 
 
 async def test_a_handler_that_hangs_does_not_block_its_shard(store: DynamoDBStore, deploy: Deploy) -> None:
-    """The time that is left bounds it. After its attempts its stream is parked, and the others go on."""
+    """The time that is left bounds it. After its attempts its stream is parked, and the others continue."""
 
     class Hanging(Outside, tag="hanging"):
         async def handle_movement(self, event: Movement, context: Context) -> None:

@@ -32,7 +32,9 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 def current_slots(slots: Sequence[Slot]) -> Sequence[Slot]:
     """Return the slots in use, by number; none if some of them are not stored yet."""
-    found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
+    if any(slot.laid != slots[0].laid for slot in slots):  # they are being replaced, and some of the old ones are held
+        return []
+    found = [slot for slot in slots if slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
 
 

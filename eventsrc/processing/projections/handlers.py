@@ -80,9 +80,9 @@ class Handlers:
                     run, last = [], None
                 if handler.takes_sequence:
                     run.append(event)
-                    last = Call(handler, run, commit, index)
+                    last = _make_call(Call, (handler, run, commit, index))
                 else:
-                    yield Call(handler, event, commit, index)
+                    yield _make_call(Call, (handler, event, commit, index))
         if last is not None:
             yield last
 
@@ -138,7 +138,7 @@ def _check_misspelt(projection: type[Any]) -> None:
             if (event := _find_event(function)) is not None:
                 raise DeclarationError(
                     f"{base.__qualname__}.{attribute}",
-                    f"takes {event.__qualname__}, but is no handler; name it handle_..., or _{attribute} if it helps",
+                    f"takes {event.__qualname__}, but is not a handler; name it handle_..., or _{attribute}",
                 )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from math import inf
 from time import monotonic
 from typing import Any
@@ -82,11 +83,14 @@ class Database:
     __slots__ = ("_connection", "_watch")
 
     def __init__(self, connection: sqlite3.Connection, watch: Watch | None = None) -> None:
-        self._connection, self._watch = connection, watch
+        self._connection, self._watch = connection, watch or Watch(inf)
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
-        self._check(statement)
-        return self._connection.execute(statement, values)
+        connection = self._connection
+        # Handlers execute a statement at each event, so the check is called only if it may fail.
+        if statement not in _harmless or not connection.in_transaction or monotonic() > self._watch.end:
+            self._check(statement)
+        return connection.execute(statement, values)
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
         self._check(statement)
@@ -101,8 +105,8 @@ class Database:
                 _harmless.add(statement)
         if not self._connection.in_transaction:
             raise RuntimeError(_ENDED)
-        if (watch := self._watch) is not None and monotonic() > watch.end:
-            raise watch.explain()
+        if self._watch.is_over():
+            raise self._watch.explain()
 
 
 class SQLiteContext(Context):
@@ -162,7 +166,7 @@ class SQLiteProjection(Projection):
         name = f"{type(self).__qualname__}.forget_stream"
         raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
 
-    @property
+    @cached_property  # handlers ask for it at each event
     def table(self) -> str:
         """A table name for SQL, made of tag and version, as `airport_delays_2`."""
         return _to_table(self.name)
@@ -173,7 +177,8 @@ class SQLiteProjection(Projection):
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
         if not re.fullmatch(r"[A-Za-z_]\w*", self.table, re.ASCII):
             raise DeclarationError(
-                type(self).__qualname__, f"its tag gives {self.table!r}, which is no table name; start it with a letter"
+                type(self).__qualname__,
+                f"its tag gives {self.table!r}, which is not a table name; start it with a letter",
             )
 
     async def prepare(self) -> None:
@@ -292,9 +297,9 @@ class SQLiteProjection(Projection):
             db.set_progress_handler(None, 0)
 
     def _call(self, database: Database, commits: Iterable[Commit], walk: Walk, watch: Watch) -> None:
-        timeout = watch.timeout
+        timeout, now = watch.timeout, monotonic()
         for handler, given, commit, index in self._handlers.calls(commits):
-            watch.handler, watch.end = handler, monotonic() + timeout
+            watch.handler, watch.end = handler, now + timeout
             try:
                 if handler.with_context:
                     context = SQLiteContext(commit, index, walk.run.muted)
@@ -303,14 +308,13 @@ class SQLiteProjection(Projection):
                 else:
                     handler.call(self, given)
             finally:
-                if monotonic() > watch.end:
+                if (now := monotonic()) > watch.end:
                     raise watch.explain()
-            watch.end = inf
 
 
 def _to_table(name: str) -> str:
     """Return the table name for a processor's name: `airport_delays_2` for `airport-delays@2`."""
-    return name.replace("@", "_").replace("-", "_").replace(".", "_")  # handlers ask for it at each event
+    return name.replace("@", "_").replace("-", "_").replace(".", "_")
 
 
 def _is_of_file(error: Exception) -> bool:

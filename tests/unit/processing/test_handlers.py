@@ -192,7 +192,7 @@ class WrongOrder(Base, tag="wrong-order"):
         (Waits, r"Waits\.handle_a"),
         (NoTag, "NoTag"),
         (NoVersion, r"NoVersion\.version"),
-        (Misspelt, r"Misspelt\.handel_deposits: takes Deposited, but is no handler; name it handle_"),
+        (Misspelt, r"Misspelt\.handel_deposits: takes Deposited, but is not a handler; name it handle_"),
         (MisspeltInMixin, r"MixedIn\.on_deposit: takes Deposited"),
         (Derived, r'Derived: has the tag and version of its base Base.* write class Derived\(Base, tag="..."\)'),
         (CategoriesText, r"CategoriesText\.categories"),

@@ -1,4 +1,4 @@
-"""Handlers that hang, block or end the process: others go on, runs end in time, and each commit is handled once."""
+"""Handlers that hang, block or end the process: others continue, runs end in time, and each commit is handled once."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_a_long_batch_holds_up_neither_a_new_worker_nor_a_stop(
 async def test_a_plain_handler_that_blocks_longer_than_the_ttl_has_each_effect_once(
     store: SQLiteStore, checkpoints: SQLiteCheckpoints
 ) -> None:
-    """With two workers: heartbeats go on meanwhile, so nobody takes its slots over."""
+    """With two workers: heartbeats continue, so nobody takes its slots over."""
     had = Counter[str]()
 
     class Post(Effects, tag="post"):

@@ -454,7 +454,7 @@ async def test_if_a_rebuild_is_killed_in_its_switch_the_old_version_continues(
 async def test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues(
     store: MemoryStore, checkpoints: Hooked, others: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old version has taken its slots back meanwhile."""
+    """The old version has taken its slots back."""
     monkeypatch.setattr("eventsrc.processing.worker._REBUILD_DEAD", 0.5)
     await fill(store, accounts=2)
     old, new = Processor(First(), store, others), Processor(Second(), store, checkpoints)

@@ -20,7 +20,7 @@ by_whom = pytest.mark.parametrize("by", ["worker", "other"])
 
 
 class Gated(SQLiteCheckpoints):
-    """Calls that change the entry of a parked stream are slow while `during` is set, which happens meanwhile."""
+    """Calls that change the entry of a parked stream are slow while `during` is set, which runs at the same time."""
 
     during: Any = None
 

@@ -33,7 +33,7 @@ class CountingWorkers(MemoryWorkers):
 
 
 class Counting(MemoryCheckpoints):
-    """Records the position of each checkpoint that was saved anew, and raises `failures`."""
+    """Records the position of each checkpoint that was newly saved, and raises `failures`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -162,7 +162,7 @@ async def test_the_checkpoint_is_renewed_while_there_are_no_commits(store: Memor
 
 @pytest.mark.parametrize("written", [0, 1, 5], ids="{} commits since".format)
 async def test_after_a_restore_nothing_is_handled_and_the_error_says_what_to_do(tmp_path: Path, written: int) -> None:
-    """Whether the restored store is behind the checkpoint, has a commit at it, or was written past it."""
+    """Whether the restored store ends before the checkpoint, has a commit at it, or was written past it."""
     backup = tmp_path / "backup.db"
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         async with SQLiteStore(tmp_path / "ledger.db") as store:

@@ -225,7 +225,7 @@ async def test_any_process_can_ask_how_far_a_processor_is_behind(
 
 
 async def test_a_worker_whose_streams_are_quiet_does_not_lag() -> None:
-    """Beside a busy one."""
+    """Next to a busy one."""
     async with MemoryStore() as store:
         await fill(store, accounts=8, deposits=1)
         checkpoints = MemoryCheckpoints()

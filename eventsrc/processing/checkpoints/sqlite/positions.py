@@ -1,4 +1,4 @@
-"""Positions, and the fences of those who move them: what is done within a transaction."""
+"""Positions, and the fences of the workers that move them, within a transaction."""
 
 from __future__ import annotations
 

@@ -146,19 +146,19 @@ class Export:
             if batch.damaged and not report_damaged:
                 before = [row for row in rows[: rows.index(batch.damaged[0])] if isinstance(row, Commit)]
                 if commits := select(Batch(before, "", caught_up=False), categories).commits:
-                    yield Batch(commits, self._to_checkpoint((commits[-1].stream, commits[-1].version)), False)
+                    yield Batch(commits, _to_checkpoint(self._ids(), (commits[-1].stream, commits[-1].version)), False)
                 raise batch.damaged[0].error
             if rows:
                 last = rows[-1].stream, rows[-1].version
-            yield batch._replace(checkpoint=self._to_checkpoint(last))
+            yield batch._replace(checkpoint=_to_checkpoint(self._ids(), last))
 
     async def end(self) -> str:
-        return self._to_checkpoint(await self._commits().end())
+        return _to_checkpoint(self._ids(), await self._commits().end())
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         keys = [self._parse_checkpoint(each) for each in checkpoints]
         first = min(keys, key=lambda key: (key[0].encode(), key[1]), default=("", 0))
-        return self._to_checkpoint(first) if first[0] else ""
+        return _to_checkpoint(self._ids(), first) if first[0] else ""
 
     async def behind(self, after: str) -> float | None:
         """Return None, because the commits of an export are in no order of time."""
@@ -203,9 +203,6 @@ class Export:
     def _ids(self) -> str:
         return "+".join(manifest.id for manifest in self._manifests)
 
-    def _to_checkpoint(self, key: CommitKey) -> str:
-        return f"{self._ids()}:{key[0]}@{key[1]}"
-
     def _parse_checkpoint(self, checkpoint: str) -> CommitKey:
         """Raises ValueError if the text is not a checkpoint of these exports."""
         self._commits()
@@ -218,6 +215,10 @@ class Export:
                 f"{checkpoint!r} is not a checkpoint of this export; use that of a batch, or '' for the beginning"
             )
         return stream, int(version)
+
+
+def _to_checkpoint(ids: str, key: CommitKey) -> str:
+    return f"{ids}:{key[0]}@{key[1]}"
 
 
 def _describe_source(ids: str, items: Items) -> str:
