@@ -82,7 +82,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
 async def test_a_feed_is_asked_for_the_categories_of_all_that_share_it(
     store: SQLiteStore, kinds: tuple[type[Sums], ...], asked: set[str], delivered: int
 ) -> None:
-    feed = Asked(store)
+    feed: Any = Asked(store)
     processors = [Processor(kind(), store, feed=feed) for kind in kinds]
     await Runner(*processors).run(until_caught_up=True)
     assert (feed.categories, feed.delivered) == ([asked], delivered)
@@ -117,7 +117,8 @@ class Busy(Asked):
 
 
 async def test_commits_that_are_left_out_count_for_the_lag(store: SQLiteStore) -> None:
-    processor = Processor(OfPurses(), store, feed=Busy(store))
+    busy: Any = Busy(store)
+    processor = Processor(OfPurses(), store, feed=busy)
     async with running(processor):
         await until(lambda: processor.lag < 5)
         assert processor.state == "live"
