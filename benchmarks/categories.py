@@ -58,7 +58,8 @@ class Everything:
         self._store, self.ordered = store, True
 
     def feed(self, **options: Any) -> AsyncGenerator[Batch]:
-        return self._store.feed(**(options | {"categories": ()}))
+        del options["categories"]
+        return self._store.feed(**options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
