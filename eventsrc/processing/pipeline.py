@@ -215,19 +215,23 @@ class Pipeline:
         if self.retries.failure is not None:
             raise self.retries.failure
 
-    async def watch(self) -> None:
-        """Look at what other processes have changed: slots, parked streams, and whether the processor is paused.
+    async def watch(self, *, slots: bool, entries: bool) -> None:
+        """Look at what other processes have changed.
+
+        With `slots`, look at the slots. With `entries`, look at the parked streams, else at whether it is paused.
 
         Raises:
             Fenced, NotActive, SwitchPending: nobody may continue here.
             StoreError: the checkpoints cannot be read.
         """
-        if self.assignment.held:
+        if slots and self.assignment.held:
             await self.assignment.refresh()
-        await self.parking.refresh()
-        async with self._lock:  # none of them is in a batch now
-            self.retries.start_orphans()
-        self.paused = await self.assignment.registrar.is_paused()
+        if entries:
+            await self.parking.refresh()
+            async with self._lock:  # none of them is in a batch now
+                self.retries.start_orphans()
+        else:
+            self.paused = await self.assignment.registrar.is_paused()
 
     async def last_wanted(self, stream: str, version: int) -> int:
         """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one.

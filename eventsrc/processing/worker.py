@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from ..concurrency import cancel_all, first_of
@@ -20,7 +21,8 @@ from .reader import Patience, Reader
 T = TypeVar("T")
 
 WATCH_SECONDS = 2.0
-"""How often a worker looks whether others have taken over, paused the processor, or released streams."""
+"""How often a worker looks whether others have taken over; half as often, whether they have paused the processor or
+released streams."""
 
 GRACE = 10.0
 """Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
@@ -249,12 +251,16 @@ class Worker:
         return [*([each] for each in alone), *([together] if together else [])]
 
     async def _watch(self) -> None:
-        """Look at what other processes have changed, and whether readers have to be grouped otherwise."""
-        while True:
+        """Look at what other processes have changed, and whether readers have to be grouped otherwise.
+
+        Each look may be billed: parked streams and pauses take turns, and leases look at the slots themselves.
+        """
+        for turn in count():
             await asyncio.sleep(WATCH_SECONDS)
+            slots = self._leases is None or self._leases.looked_before > 1.5 * WATCH_SECONDS
             for pipeline in self._pipelines:
                 was_paused = pipeline.paused
-                await self._patience(pipeline.watch)
+                await self._patience(partial(pipeline.watch, slots=slots, entries=turn % 2 == 0))
                 is_alone = pipeline in self._alone
                 if pipeline.paused != was_paused:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
