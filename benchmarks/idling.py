@@ -27,7 +27,7 @@ from .measure import Figure, median_of
 from .models import BalancesInSQLite
 
 ROUNDS = 3
-SETTLED = 10.0  # seconds after which a quiet stream is asked least often
+SETTLED = 20.0  # seconds after which a quiet stream is asked least often, and the checkpoint is in all slots
 SECONDS = 20.0
 WORKERS = ("alone", "with leases")
 PER_MINUTE = 60 / SECONDS

@@ -110,7 +110,7 @@ async def _bare_scan(sdk: Any, table: str) -> float:
     key: dict[str, Any] = {}
     while True:
         page = await sdk.scan(TableName=table, **key)
-        count += sum(int(item["n"]["N"]) for item in page["Items"])
+        count += sum(int(item["n"]["N"]) for item in page["Items"] if "n" in item)  # not the identity of the table
         if "LastEvaluatedKey" not in page:
             return count / (perf_counter() - start)
         key = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
