@@ -191,6 +191,12 @@ class Assignment:
 
     # Checks that the slots are still held.
 
+    async def wait_for_former_holder(self, stream: str) -> None:
+        """Return when the last act outside of the former holder of a slot, which did not give it up, has started."""
+        wait = self._not_before.get(self.slot_of(stream), 0.0) - asyncio.get_running_loop().time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+
     async def confirm(self, number: int) -> None:
         """Return when an act outside may start for a slot that is held here.
 

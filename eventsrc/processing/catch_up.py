@@ -32,6 +32,7 @@ class Entry:
         self.failures = 0
         self.at: int | None = None
         self.confirm: Callable[[], Awaitable[None]] | None = None  # instead of a check of the slot
+        self.released: asyncio.Event | None = None  # set when the call of `retry` that handles the stream has ended
         self.is_suspended = False  # without a task, until it is stored
         self.at_risk = False  # processes may have ended while they handled this stream
         self.first: asyncio.Task[None] | None = None  # a slow slice from the feed, which comes first

@@ -74,6 +74,7 @@ class Caution:
             if known.version < part.after:
                 self._retries.start(stream, part.last_version)
             return
+        await self._assignment.wait_for_former_holder(stream)  # a kill until then is not this commit's doing
         entry = self._catch_up.enter(stream, part.last_version)
         try:
             await self._parking.store(entry, lives=1)

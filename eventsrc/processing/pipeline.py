@@ -254,22 +254,24 @@ class Pipeline:
         if self.retries.failure is not None:
             raise self.retries.failure
 
-    async def watch(self) -> None:
-        """Look at what other processes have changed: slots, parked streams, and whether the processor is paused.
+    async def watch(self, *, slots: bool, entries: bool) -> None:
+        """Look at what other processes have changed.
+
+        With `slots`, look at the slots. With `entries`, look at the parked streams, else at whether it is paused.
 
         Raises:
             Fenced, NotActive, SwitchPending: nobody may continue here.
             StoreError: the checkpoints cannot be read.
         """
-        if self.assignment.held:
+        if slots and self.assignment.held:
             await self.assignment.refresh()
-        self._watched += 1
-        if len(self.parking.parked) < MANY_PARKED or self._watched % MANY_PARKED_EVERY == 0:
-            await self.parking.refresh()
-        async with self._lock:  # none of them is in a batch now
-            self.retries.start_orphans()
-        paused = await self.assignment.registrar.is_paused()
-        if paused != self.paused:
+        if entries:
+            self._watched += 1
+            if len(self.parking.parked) < MANY_PARKED or self._watched % MANY_PARKED_EVERY == 0:
+                await self.parking.refresh()
+            async with self._lock:  # none of them is in a batch now
+                self.retries.start_orphans()
+        elif (paused := await self.assignment.registrar.is_paused()) != self.paused:
             (self.checkpointer.pause if paused else self.checkpointer.resume)()
 
     async def last_wanted(self, stream: str, version: int) -> int:

@@ -159,8 +159,8 @@ class Processor(Generic[P]):
         """Skip the commit at which a stream is parked, and handle the rest of the stream.
 
         - The skipped commit is stored with the reason: `checkpoints.skipped(name)` returns it.
-        - With `version`, only that commit is skipped: if the stream is parked at another one, or not any more, as after
-          a request that was repeated, nothing is done.
+        - With `version`, only that commit is skipped. If it was skipped before, as by a request that is repeated,
+          nothing is done.
 
         Raises:
             StreamParked: a handler failed at a later commit.
@@ -172,11 +172,17 @@ class Processor(Generic[P]):
             raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
         if not self.projection.skips:
             raise ValueError(f"{self.name} cannot skip commits; fix what parked {stream}, and retry")
-        if version is not None:
-            found = await self.checkpoints.parked(self.name, [stream])
-            if version not in {each.version for each in found if each.state == "parked"}:
-                return
+        if version is not None and version not in await self._parked_versions(stream):
+            if any(
+                (each.stream, each.version) == (stream, version) for each in await self.checkpoints.skipped(self.name)
+            ):
+                return  # this request was carried out before
+            raise ValueError(f"{self.name} has not parked {stream} at version {version}; `parked` returns where it is")
         await self._releasing.release(stream, reason)
+
+    async def _parked_versions(self, stream: str) -> set[int]:
+        found = await self.checkpoints.parked(self.name, [stream])
+        return {each.version for each in found if each.state == "parked"}
 
     # The processor as a whole.
 

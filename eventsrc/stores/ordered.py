@@ -170,12 +170,13 @@ class OrderedStore(ManagedStore):
 
 
 async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for the event, at most `seconds`."""
+    """Wait for the event, and set it after `seconds`, which costs less CPU than a cancellation."""
+    timer = asyncio.get_running_loop().call_later(seconds, event.set) if seconds is not None else None
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+        await event.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def position_of(checkpoint: str) -> int:

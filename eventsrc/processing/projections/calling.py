@@ -16,6 +16,8 @@ from .handlers import Call
 GRACE = 5.0
 """Seconds that a handler has to end after it was cancelled. Then it is left alone."""
 
+MAX_THREADS = 1_000  # of the process; with more of them, plain handlers of Effects fail
+
 _left: set[asyncio.Future[Any]] = set()  # handlers that did not end; without a reference they could be collected
 
 
@@ -123,5 +125,7 @@ def _start_thread(
         with suppress(RuntimeError):  # the loop is closed, and nobody waits
             loop.call_soon_threadsafe(report, outcome)
 
+    if threading.active_count() > MAX_THREADS:
+        raise RuntimeError(f"{MAX_THREADS} threads are running, as handlers block; the handler was not called")
     threading.Thread(target=run, name=f"eventsrc-{getattr(function, '__qualname__', 'handler')}", daemon=True).start()
     return future
