@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..concurrency import cancel_all, first_of
 from ..errors import Fenced, StoreError, StreamsParked, SwitchPending
 from ..log import log
+from ..retrying import on_takeover
 from ..stores.feed import Feed
 from .assignment import is_switched, take_back, was_given_back
 from .leases import LeaseExpired, Leases
@@ -137,7 +138,7 @@ class Worker:
 
     async def _take_all(self) -> None:
         for pipeline in self._pipelines:
-            await pipeline.assignment.take_all()
+            await on_takeover()(pipeline.assignment.take_all)  # a call of `retry` may claim one at the same time
             await pipeline.checkpointer.claimed()
 
     async def _wait_for_switch(self, error: Exception) -> None:
@@ -163,13 +164,18 @@ class Worker:
                     await self._patience(partial(take_back, assignment))
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
-                    return
+                    break
             pipeline.progress.wait(self, "")
+            if self._stopping.is_set():
+                return
         if not pending and isinstance(error, Fenced):
             for pipeline in self._pipelines:
                 with suppress(SwitchPending):
                     slots = await self._patience(pipeline.assignment.read_slots)
-                    if not all(pipeline.assignment.is_own(slot) or was_given_back(slot) for slot in slots):
+                    if not all(
+                        pipeline.assignment.claimed.get(slot.number) == slot.epoch or was_given_back(slot)
+                        for slot in slots
+                    ):
                         raise error
 
     # With leases: several workers share the slots.
