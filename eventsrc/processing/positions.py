@@ -61,7 +61,7 @@ class Positions:
                 if (before := self._in_part.pop(stream, None)) is not None:
                     self._progress.commits += max(0, version - before)
         finally:
-            self._loads.remove(moved)
+            self._loads = [each for each in self._loads if each is not moved]  # others may be equal
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
             self._known.clear()
         self._known |= {stream: known[stream] for stream in unknown if stream not in moved}
