@@ -521,12 +521,12 @@ async def test_the_old_version_begins_no_act_after_the_new_one(
     await fill(store, accounts=2)
     acts: list[tuple[int, str]] = []
     old, new = Processor(Acts(acts), store, others), Processor(NewActs(acts), store, checkpoints)
-    running_old = asyncio.create_task(old.run())
-    await until(old.caught_up.is_set)
+    await old.run(until_caught_up=True)
     acts.clear()
     old.projection.ends.clear()
     await deposit(store, "a-0", 7)
     await deposit(store, "a-1", 7)
+    running_old = asyncio.create_task(old.run())
     await until(lambda: acts)  # the old version begins one act; the other one waits
     rebuilding = asyncio.create_task(rebuild(new))
     await until(lambda: len([each for each in acts if each[0] == 2]) == 2)
