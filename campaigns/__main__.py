@@ -17,7 +17,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from .display import Display
+from .display import Display, Took
 from .jobs import SEEDS, Job, parts_of
 from .mutants import Verdict
 from .progress import Finished, connect, run_job
@@ -35,7 +35,7 @@ class Run:
         self._finished: dict[str, list[Finished]] = {part: [] for part in parts}
         self.layers: list[Layer] = []
         self.verdicts: list[Verdict] = []
-        self.took: dict[str, float] = {}  # seconds from the start of a part's first job to the end of its last one
+        self.took: dict[str, Took] = {}
 
     def run(self) -> None:
         """Run all jobs, on all cores. Show each result as soon as there is one."""
@@ -77,7 +77,8 @@ class Run:
             rows.append(Layer(part, 0, 0, 0, 0, 0, 0.0, rows[0].seed if rows else 0, broken))
         layers = merge(rows)
         self.layers += layers
-        self.took[part] = max(each.end for each in ended) - min(each.start for each in ended)
+        wall = max(each.end for each in ended) - min(each.start for each in ended)
+        self.took[part] = Took(wall, sum(each.cpu for each in ended))
         self._display.show_part(part, layers, self.took[part])
 
     @property

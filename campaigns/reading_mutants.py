@@ -192,7 +192,7 @@ def rebuild_ahead_of_the_old_version() -> list[Patch]:
 
 def switch_that_does_not_wait() -> list[Patch]:
     """The new version acts at once after the switch, while the old one may still act."""
-    return [(_REBUILD, "CONFIRM_SECONDS", 0.0)]
+    return [edited(_REBUILD, "_switching", ("await asyncio.sleep(CONFIRM_SECONDS)", "pass"))]
 
 
 def rebuild_from_another_store() -> list[Patch]:
