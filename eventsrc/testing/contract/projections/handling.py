@@ -224,7 +224,11 @@ async def handlers_know_that_a_slice_is_muted(desk: Desk) -> None:
 
 
 async def prepare_may_be_called_again(desk: Desk) -> None:
-    """`prepare` may be called at any time, by several objects at once: what is stored stays."""
+    """`prepare` may be called at any time, by several objects at once, as processes may start together: also by the
+    first ones. What is stored stays.
+    """
+    for version in range(2, 2 + ROUNDS):
+        await asyncio.gather(*(desk.prepare(version) for _ in range(OBJECTS)))
     projection, stream = await desk.prepare(), desk.stream()
     commits = make_commits(stream, 2)
     await desk.handle(projection, make_slice(commits[:1]))
