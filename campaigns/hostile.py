@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from random import Random
@@ -153,11 +153,12 @@ class HostileFeed:
         return await self._store.clock()
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         chaos, dice = self._chaos, self._chaos.random
         reached, late = after, list[Commit]()
-        async with aclosing(self._store.feed(after=after, follow=follow, report_damaged=report_damaged)) as batches:
+        feed = self._store.feed(after=after, follow=follow, report_damaged=report_damaged, categories=categories)
+        async with aclosing(feed) as batches:
             async for batch in batches:
                 commits = list(batch.commits)
                 while True:

@@ -213,7 +213,6 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (start_by_time, reading.tell),
     (release_without_a_second_look, reading.tell),
     (retry_by_two, reading.tell),
-    (slot_not_confirmed, reading.tell),
     (claim_that_does_not_wait, reading.tell),
     (orphans_left_alone, reading.tell),
     (hanging_handler_waited_for, reading.tell),

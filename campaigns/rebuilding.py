@@ -53,6 +53,7 @@ Movement = Opened | Deposited | Withdrawn
 TTL = 6.0
 CALM = 60.0  # seconds after the last fault within which a version has handled everything
 PATIENCE = 300.0  # seconds within which a rebuild ends without faults
+LONGEST = 1_500.0  # seconds of a history
 OUTCOMES = ("parked", "effects had again", "switched")  # results of faults, not faults
 
 
@@ -95,7 +96,7 @@ def _define(version: int) -> tuple[type[SQLiteProjection], type[Effects]]:
     return Built, Acted
 
 
-_PROJECTIONS = {version: _define(version) for version in (1, 2)}
+_PROJECTIONS: dict[int, tuple[Any, Any]] = {version: _define(version) for version in (1, 2)}
 _ACTIVATED = """
 CREATE TABLE IF NOT EXISTS activations (at REAL, version INTEGER);
 CREATE TRIGGER IF NOT EXISTS activated AFTER UPDATE ON eventsrc_active WHEN NEW.version <> OLD.version BEGIN
@@ -113,7 +114,8 @@ class Reader:
         self.checkpoints.connection.executescript(_ACTIVATED)
         play.opened.append(self.checkpoints)
         built, acted = _PROJECTIONS[version]
-        projection: Any = acted(self) if play.acts else built(self)
+        make: Any = acted if play.acts else built
+        projection = make(self)
         given = store or play.store
         feed = play.feed if store is None else HostileFeed(store, play.chaos)
         self.processor = Processor(projection, given, self.checkpoints, feed=feed, attempts=3)
@@ -161,7 +163,7 @@ class Play:
 
     async def play(self) -> None:
         dice = self.random
-        async with self.store, asyncio.TaskGroup() as group:
+        async with asyncio.timeout(LONGEST), self.store, asyncio.TaskGroup() as group:
             self._desk = Reader(self, 1)
             old = [group.create_task(self._old(f"w-{each}")) for each in range(dice.randint(1, 2))]
             operator = group.create_task(self._operate())
@@ -357,7 +359,7 @@ class Play:
 
 
 def _claims_of_both(db: sqlite3.Connection, stream: str) -> Iterator[Claim]:
-    """Yield the workers that had the right to act on a stream: of the old version, and after the switch of the new one."""
+    """Yield the workers that had the right to act on a stream: of the old version, then of the new one."""
     [(switched,)] = db.execute("SELECT coalesce(min(at), 1e9) FROM activations").fetchall()
     yield from (claim for claim in claims_of(db, "acted@1", stream) if claim.at <= switched)
     new = list(claims_of(db, "acted@2", stream))
@@ -375,6 +377,8 @@ def tell(seed: int, folder: Path) -> Play:
     with virtual_time(loop):
         try:
             run(play.play(), loop)
+        except TimeoutError:
+            play.violations.append(f"the history has not ended within {LONGEST} s")
         except Deadlock:
             play.violations.append("the history has not ended, but no task can continue")
         except ExceptionGroup as errors:

@@ -46,8 +46,8 @@ class Progress:
     def batch_done(self, batch: Batch) -> None:
         """Note that all commits of a batch were handled or left to tasks of their own."""
         self.at_end = batch.caught_up
-        if batch.commits:
-            self._delivered_up_to = max(self._delivered_up_to, batch.commits[-1].time)
+        newest = batch.newest or (batch.commits[-1].time if batch.commits else 0)
+        self._delivered_up_to = max(self._delivered_up_to, newest)
 
     def wait(self, waiter: object, error: str) -> None:
         """Note that somebody waits for a store; with an empty text, that it answers."""

@@ -107,7 +107,11 @@ class Reader:
             return
         for pipeline in self._pipelines:
             pipeline.positions.clear()
-        batches = self._feed.feed(after=self._feed.earliest(checkpoints), follow=follow, report_damaged=True)
+        taken = [each.projection.categories for each in self._pipelines]
+        categories = {each for some in taken for each in some} if all(taken) else ()
+        batches = self._feed.feed(
+            after=self._feed.earliest(checkpoints), follow=follow, report_damaged=True, categories=categories
+        )
         async with aclosing(batches):
             while (batch := await self._next(batches)) is not None:
                 self._patience.over()

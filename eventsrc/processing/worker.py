@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..concurrency import cancel_all, first_of
 from ..errors import Fenced, StoreError, StreamsParked, SwitchPending
 from ..log import log
+from ..retrying import on_takeover
 from ..stores.feed import Feed
 from .assignment import is_switched, take_back, was_given_back
 from .leases import LeaseExpired, Leases
@@ -137,7 +138,7 @@ class Worker:
 
     async def _take_all(self) -> None:
         for pipeline in self._pipelines:
-            await pipeline.assignment.take_all()
+            await on_takeover()(pipeline.assignment.take_all)  # a call of `retry` may claim one at the same time
             await pipeline.checkpointer.claimed()
 
     async def _wait_for_switch(self, error: Exception) -> None:

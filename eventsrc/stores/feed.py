@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..errors import StoredDataError
 from ..store import Commit
+from ..stream_id import category_of
 
 
 class Batch(NamedTuple):
@@ -17,6 +18,7 @@ class Batch(NamedTuple):
     caught_up: bool  # no later commits were stored when they were read
     damaged: Sequence[Damaged] = ()  # only from a feed that was asked to report them
     is_scan: bool = False  # the commits are of a scan, which is in no order of time
+    newest: int = 0  # time of the last commit that was read, in µs, if some were left out for their category
 
 
 class Damaged(NamedTuple):
@@ -33,6 +35,19 @@ class Head(NamedTuple):
 
     stream: str
     version: int
+
+
+def select(batch: Batch, categories: Collection[str]) -> Batch:
+    """Leave out of a batch what is of other categories. If there are no categories, nothing is left out."""
+    if not categories:
+        return batch
+    if isinstance(categories, str):
+        raise TypeError(f"categories is a text; give a tuple, ({categories!r},)")
+    return batch._replace(
+        commits=[commit for commit in batch.commits if category_of(commit.stream) in categories],
+        damaged=[each for each in batch.damaged if category_of(each.stream) in categories],
+        newest=batch.commits[-1].time if batch.commits else 0,
+    )
 
 
 @runtime_checkable
@@ -59,16 +74,19 @@ class Feed(Protocol):
         """
         ...
 
-    def feed(self, *, after: str = "", follow: bool = True, report_damaged: bool = False) -> AsyncGenerator[Batch]:
+    def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
+    ) -> AsyncGenerator[Batch]:
         """Yield the commits after the checkpoint `after`, or all commits if it is empty. Memory use is constant.
 
         - At the end of the stored commits it yields a batch with `caught_up`, even if there were no commits. Then it
           waits for new ones.
         - With `follow=False` it ends there. While writers continue, it ends after the commits that were stored when it
           began.
-
         - A stored row that cannot be read as a commit ends the feed with an error, after the commits before it were
           yielded. With `report_damaged` the feed continues, and names it in the batch.
+        - With `categories`, only commits of these categories are yielded, and only their damaged rows are reported.
+          The checkpoint advances over the others. Only some feeds save the work of reading them.
 
         Raises:
             ValueError: `after` is not a checkpoint of this feed.

@@ -6,12 +6,12 @@ import asyncio
 import re
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import TypeGuard
 
 from ..errors import FeedTrimmed
 from ..store import Commit
-from .feed import Batch, Damaged, Head
+from .feed import Batch, Damaged, Head, select
 from .lifecycle import ManagedStore
 
 PAGE = 1_000  # commits
@@ -57,6 +57,13 @@ class OrderedStore(ManagedStore):
     async def heads_after(self, after: str) -> Sequence[Head]:
         """Return up to PAGE streams after this one, in the order of their UTF-8 bytes."""
 
+    async def commits_of(self, position: int, categories: Collection[str]) -> tuple[Sequence[Commit | Damaged], bool]:
+        """Return as `commits_after`; other categories than these may be left out, but not the last row that was read.
+
+        Override it if the store can find commits of a category without reading the others.
+        """
+        return await self.commits_after(position)
+
     async def commit_id_at(self, position: int) -> bytes | None:
         """Return the id of the commit at a position, or None if there is none.
 
@@ -70,7 +77,7 @@ class OrderedStore(ManagedStore):
         return time.time_ns() // 1000
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         """Yield commits as `Feed.feed` does.
 
@@ -87,17 +94,20 @@ class OrderedStore(ManagedStore):
         try:
             while True:
                 grown.clear()
-                rows, complete = await self.commits_after(position)
+                rows, complete = await (
+                    self.commits_of(position, categories) if categories else self.commits_after(position)
+                )
                 commits, damaged = _separate(rows)
-                if damaged and not report_damaged:
-                    if commits := [each for each in commits if _position(each) < _position(damaged[0])]:
+                batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
+                if batch.damaged and not report_damaged:
+                    if commits := [each for each in batch.commits if _position(each) < _position(batch.damaged[0])]:
                         yield Batch(commits, _checkpoint_after(commits[-1]), caught_up=False)
-                    raise damaged[0].error
+                    raise batch.damaged[0].error
                 if rows:
                     position, checkpoint = _position(rows[-1]), _checkpoint_after(rows[-1])
                 if rows or not caught_up:
                     caught_up = complete or position >= end
-                    yield Batch(commits, checkpoint, caught_up, damaged)
+                    yield batch._replace(checkpoint=checkpoint, caught_up=caught_up)
                 if caught_up and not follow:
                     return
                 if caught_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -33,6 +34,9 @@ from eventsrc import (
     StoreRejected,
     Throttled,
 )
+from eventsrc.stores.ordered import position_of
+from eventsrc.stores.sqlite import rows
+from eventsrc.stream_id import category_of
 from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, make_commit
 from eventsrc.uuid7 import uuid7
 
@@ -693,6 +697,53 @@ async def test_a_page_of_damaged_rows_only_is_passed(tmp_path: Path) -> None:
         assert sum(len(batch.damaged) for batch in batches) == 1_149
         assert [commit.version for batch in batches for commit in batch.commits] == list(range(1_150, 1_201))
         assert {each.stream for batch in batches for each in batch.damaged} == {stream}
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 20_000])
+async def test_a_feed_of_categories_delivers_what_a_filter_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """However many commits one statement searches; with damaged rows, and streams that were deleted."""
+    monkeypatch.setattr(rows, "_WINDOW", window)
+    dice = random.Random(window)
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        for number in range(60):
+            await fill(store, f"{dice.choice(('a', 'a.', 'ab', 'b', 'gone'))}-{number}", dice.randint(1, 4))
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("DELETE FROM commits WHERE stream LIKE 'gone-%' OR position BETWEEN 30 AND 55")
+            other.execute("UPDATE commits SET tags = '{' WHERE position % 10 = 1")
+        everything = [batch async for batch in store.feed(follow=False, report_damaged=True)]
+        for categories in ({"a"}, {"b", "ab"}, {"gone"}, {"none"}):
+            batches = [batch async for batch in store.feed(follow=False, report_damaged=True, categories=categories)]
+            assert [each for batch in batches for each in batch.commits] == [
+                each for batch in everything for each in batch.commits if category_of(each.stream) in categories
+            ]
+            assert [each.position for batch in batches for each in batch.damaged] == [
+                each.position
+                for batch in everything
+                for each in batch.damaged
+                if category_of(each.stream) in categories
+            ]
+            assert [batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True]
+            assert batches[-1].checkpoint == everything[-1].checkpoint
+            middle = batches[len(batches) // 2].checkpoint
+            rest = [batch async for batch in store.feed(after=middle, follow=False, report_damaged=True)]
+            expected = [each for each in everything[0].commits if (each.position or 0) > position_of(middle)]
+            assert [each for batch in rest for each in batch.commits] == expected
+
+
+async def test_a_feed_of_a_category_reads_no_other_rows(tmp_path: Path) -> None:
+    """A damaged row of another category does not end it, and large commits do not shorten its batches."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "large-1", 30, size=300_000)
+        [wanted] = await fill(store, "small-1", 1)
+        await damage(path, "position = 7", "tags = '{'")
+        [batch] = [batch async for batch in store.feed(follow=False, categories=("small",))]
+        assert [commit.id for commit in batch.commits] == [wanted.id]
+        with pytest.raises(CorruptPayload):
+            await anext(store.feed(after="6", follow=False, categories=("large",)))
+        with pytest.raises(TypeError, match="give a tuple"):
+            await anext(store.feed(follow=False, categories="small"))
 
 
 async def test_heads_leave_out_only_names_that_are_not_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

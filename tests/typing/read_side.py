@@ -82,6 +82,7 @@ async def feeds(store: DynamoDBStore, export: Export) -> None:
     for feed in (store, MemoryStore(), SQLiteStore("ledger.db"), export):
         one: Feed = feed
         assert_type(one.feed(after="", follow=False, report_damaged=True), AsyncGenerator[Batch])
+        assert_type(one.feed(categories=("account",)), AsyncGenerator[Batch])
         assert_type(await one.identity(), str)
         assert_type(await one.clock(), int)
         assert_type(await one.behind(""), float | None)

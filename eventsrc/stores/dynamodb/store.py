@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,7 @@ from ...errors import CommitOutcomeUnknown, StoreError
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
-from ..feed import Batch, Head
+from ..feed import Batch, Head, select
 from ..lifecycle import ManagedStore
 from ..settle import settle
 from .feed.change_records import ChangeRecord, read_changes
@@ -220,7 +220,7 @@ class DynamoDBStore(ManagedStore):
         return await self.table.clock(self.items.identity_key)
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, from the table's stream, which repeats and reorders them.
 
@@ -231,6 +231,8 @@ class DynamoDBStore(ManagedStore):
         - `caught_up` means that each shard returned several empty pages in a row. The service does not report the end
           of an open shard, and a commit appears in the stream a moment after it is stored.
         - An item of another program is ignored, unless its keys can be those of a commit.
+        - Items of other categories than `categories` are read all the same. If one of them cannot be read, the feed
+          ends, unless damaged items are reported.
 
         Raises:
             FeedTrimmed: commits could be missed, because the checkpoint is too old, the scan took too long, or the
@@ -239,7 +241,7 @@ class DynamoDBStore(ManagedStore):
         """
         async with aclosing(self._table_feed.batches(after, follow=follow, report_damaged=report_damaged)) as batches:
             async for batch in batches:
-                yield batch
+                yield select(batch, categories)
 
     async def end(self) -> str:
         """Return the checkpoint of the end, as `Feed.end`.

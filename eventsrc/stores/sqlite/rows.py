@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,14 @@ _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version 
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
 _AFTER = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_WINDOW = 20_000  # positions that are searched for commits of some categories by one statement
+_WINDOW_END = "SELECT position FROM commits WHERE position > ? AND position <= ? ORDER BY position DESC LIMIT 1"
+_NEXT = "SELECT position FROM commits WHERE position > ? ORDER BY position LIMIT 1"
+_OF = (  # no index on `stream`: its rows would have to be sorted by position
+    f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? AND position <= ? "
+    "AND (position = ? OR {}) ORDER BY position LIMIT ?"
+)
+_CATEGORY = "+stream = ? OR (+stream >= ? AND +stream < ?)"
 _LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
 _ID = "SELECT id FROM commits WHERE position = ?"
 _HEADS = (
@@ -101,9 +110,31 @@ def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tup
 
     A row that was altered, and is not a commit any more, is returned as `Damaged`.
     """
+    return _read_rows(connection, _AFTER, (position, limit), limit)
+
+
+def read_of(
+    connection: sqlite3.Connection, position: int, limit: int, categories: Collection[str]
+) -> tuple[list[Commit | Damaged], bool]:
+    """Return as `read_after`, without commits of other categories, except the last row that was looked at."""
+    row = connection.execute(_WINDOW_END, (position, position + _WINDOW)).fetchone()
+    row = row or connection.execute(_NEXT, (position,)).fetchone()  # after many positions without a commit
+    if row is None:
+        return [], True
+    last: int = row[0]
+    ranges = [text for each in categories for text in (each, f"{each}-", f"{each}.")]  # "." is next to "-"
+    query = _OF.format(" OR ".join([_CATEGORY] * len(categories)))
+    rows, complete = _read_rows(connection, query, (position, last, last, *ranges, limit), limit)
+    return rows, complete and connection.execute(_NEXT, (last,)).fetchone() is None
+
+
+def _read_rows(
+    connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...], limit: int
+) -> tuple[list[Commit | Damaged], bool]:
+    """Return the rows of a query, up to `limit` or _PAGE_BYTES, and whether they are all that it finds."""
     found: list[tuple[Any, ...]] = []
     size, more = 0, True
-    with closing(connection.execute(_AFTER, (position, limit))) as cursor:  # as above
+    with closing(connection.execute(query, arguments)) as cursor:  # as above
         while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
             found.append(row)
             size += len(row[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from .rows import (
     read_heads,
     read_identity,
     read_last_position,
+    read_of,
     read_page,
     to_json,
 )
@@ -136,6 +137,11 @@ class SQLiteStore(OrderedStore):
         with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: read_after(connection, position, FEED_PAGE))
+
+    async def commits_of(self, position: int, categories: Collection[str]) -> tuple[list[Commit | Damaged], bool]:
+        with self.in_flight():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: read_of(connection, position, FEED_PAGE, categories))
 
     async def commit_id_at(self, position: int) -> bytes | None:
         with self.in_flight():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from contextlib import aclosing
 
 from ...errors import FeedTrimmed, StoreClosed
@@ -52,6 +53,41 @@ async def a_feed_resumes_after_any_checkpoint(make_store: MakeStore) -> None:
         for number, batch in enumerate(batches, 1):
             expected = [commit for each in batches[number:] for commit in each.commits]
             expect_equal(await read_feed(store, batch.checkpoint), expected, f"after {batch.checkpoint}")
+
+
+async def a_feed_of_categories_leaves_out_the_others(make_store: MakeStore) -> None:
+    """With categories, exactly their commits are delivered, and checkpoints advance over all others."""
+    async with make_store() as store:
+        feed, start, name = get_feed(store), await find_end(store), fresh_stream().replace("-", "")
+        wanted = [await fill(store, f"{name}-a-1", 3)]
+        await fill(store, f"{name}s-1", PAGE + 10)
+        for other in (f"{name}.-1", f"x{name}-1", f"{name[:-1]}-1"):
+            await fill(store, other, 2)
+        wanted += [await fill(store, f"{name}", 1), await fill(store, f"second{name}-b-2", 2)]
+        await fill(store, fresh_stream(), 2)
+        categories = {name, f"second{name}"}
+        batches = [batch async for batch in feed.feed(after=start, follow=False, categories=categories)]
+        delivered = [commit for batch in batches for commit in batch.commits]
+        expect_same(delivered, [commit for commits in wanted for commit in commits], "the feed of two categories")
+        expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
+        expect_equal(await feed.remaining(batches[-1].checkpoint), 0, "commits after the last checkpoint")
+        for number, batch in enumerate(batches, 1):
+            rest = [batch async for batch in feed.feed(after=batch.checkpoint, follow=False, categories=categories)]
+            expected = [commit for each in batches[number:] for commit in each.commits]
+            expect_equal([commit for each in rest for commit in each.commits], expected, f"after {batch.checkpoint}")
+
+
+async def a_follower_of_a_category_gets_new_commits(make_store: MakeStore) -> None:
+    """A follower of a category gets its new commits, however many others are stored before them."""
+    async with make_store() as store:
+        name = fresh_stream().replace("-", "")
+        start = await find_end(store)
+        following = asyncio.create_task(follow(store, start, 3, [name]))
+        await fill(store, fresh_stream(), 30)
+        before = await fill(store, f"{name}-1", 1)
+        await fill(store, fresh_stream(), 30)
+        later = await fill(store, f"{name}-2", 2)
+        expect_same(await following, [*before, *later], "followed")
 
 
 async def an_empty_feed_is_caught_up(make_store: MakeStore) -> None:
@@ -192,10 +228,10 @@ async def write(store: Store, stream: str, count: int) -> list[Commit]:
     return commits
 
 
-async def follow(store: Store, after: str, count: int) -> list[Commit]:
+async def follow(store: Store, after: str, count: int, categories: Collection[str] = ()) -> list[Commit]:
     """Return the next `count` commits or more."""
     seen: list[Commit] = []
-    async with aclosing(get_feed(store).feed(after=after)) as batches:
+    async with aclosing(get_feed(store).feed(after=after, categories=categories)) as batches:
         while len(seen) < count:
             try:
                 async with asyncio.timeout(LONGEST_SILENCE):
@@ -230,6 +266,8 @@ CHECKS = make_checks(
     a_feed_delivers_all_commits_in_order,
     a_feed_of_large_commits_is_complete,
     a_feed_resumes_after_any_checkpoint,
+    a_feed_of_categories_leaves_out_the_others,
+    a_follower_of_a_category_gets_new_commits,
     an_empty_feed_is_caught_up,
     a_follower_gets_new_commits,
     a_feed_that_does_not_follow_ends,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,12 @@ class Shaky:
         self._store, self.failures = store, list(failures)
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         if self.failures:
             raise self.failures.pop(0)
-        async for batch in self._store.feed(after=after, follow=follow, report_damaged=report_damaged):
+        feed = self._store.feed(after=after, follow=follow, report_damaged=report_damaged, categories=categories)
+        async for batch in feed:
             yield batch
             if self.failures:
                 raise self.failures.pop(0)
@@ -322,7 +323,12 @@ async def test_the_feed_is_not_read_ahead_of_the_handlers(store: MemoryStore) ->
         batches = 0
 
         async def feed(
-            self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+            self,
+            *,
+            after: str = "",
+            follow: bool = True,
+            report_damaged: bool = False,
+            categories: Collection[str] = (),
         ) -> AsyncGenerator[Batch]:
             for commit in await commits_of(store):
                 self.batches += 1
@@ -367,10 +373,11 @@ class Ending(Shaky):
     begun = 0
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         self.begun += 1
-        async for batch in self._store.feed(after=after, follow=False, report_damaged=report_damaged):
+        feed = self._store.feed(after=after, follow=False, report_damaged=report_damaged, categories=categories)
+        async for batch in feed:
             yield batch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,12 @@ class Away:
         self._store, self.away, self.ordered = store, False, True
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         if self.away:
             raise StoreUnavailable("away")
-        async for batch in self._store.feed(after=after, follow=follow, report_damaged=report_damaged):
+        feed = self._store.feed(after=after, follow=follow, report_damaged=report_damaged, categories=categories)
+        async for batch in feed:
             if self.away:
                 raise StoreUnavailable("away")
             yield batch
@@ -142,7 +143,7 @@ class Scanning(Away):
     ordered: Any = False
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         commits: Sequence[Any] = list(reversed(await commits_of(self._store)))
         for count, commit in enumerate(commits):

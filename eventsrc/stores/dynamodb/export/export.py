@@ -7,7 +7,7 @@ them, and `sorting.py` sorts their commits.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import pairwise
@@ -19,7 +19,7 @@ import msgspec
 
 from ....errors import StoreClosed
 from ....store import Commit
-from ...feed import Batch, Damaged, Head
+from ...feed import Batch, Damaged, Head, select
 from ..feed.checkpoint import checkpoint_at
 from ..items import Items
 from ..store import DynamoDBStore
@@ -132,7 +132,7 @@ class Export:
         return await self._store.clock()
 
     async def feed(
-        self, *, after: str = "", follow: bool = True, report_damaged: bool = False
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
     ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, one stream after the other. `follow` has no effect.
 
@@ -142,16 +142,15 @@ class Export:
         while not caught_up:
             rows, caught_up = await self._commits().page(last)
             damaged = tuple([row for row in rows if isinstance(row, Damaged)])
-            if damaged and not report_damaged:
-                before = rows[: rows.index(damaged[0])]
-                if commits := [row for row in before if isinstance(row, Commit)]:
+            batch = select(Batch([row for row in rows if isinstance(row, Commit)], "", caught_up, damaged), categories)
+            if batch.damaged and not report_damaged:
+                before = [row for row in rows[: rows.index(batch.damaged[0])] if isinstance(row, Commit)]
+                if commits := select(Batch(before, "", caught_up=False), categories).commits:
                     yield Batch(commits, _to_checkpoint(self._ids(), (commits[-1].stream, commits[-1].version)), False)
-                raise damaged[0].error
+                raise batch.damaged[0].error
             if rows:
                 last = rows[-1].stream, rows[-1].version
-            yield Batch(
-                [row for row in rows if isinstance(row, Commit)], _to_checkpoint(self._ids(), last), caught_up, damaged
-            )
+            yield batch._replace(checkpoint=_to_checkpoint(self._ids(), last))
 
     async def end(self) -> str:
         return _to_checkpoint(self._ids(), await self._commits().end())

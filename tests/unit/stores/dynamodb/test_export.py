@@ -524,6 +524,9 @@ async def test_one_damaged_item_does_not_keep_an_export_from_being_read(tmp_path
         expect_same([c for batch in reported for c in batch.commits], [*a[:2], *a[3:], *b], "reported")
         rest = [batch async for batch in export.feed(after=seen[-1].checkpoint, report_damaged=True)]
         expect_same([c for batch in rest for c in batch.commits], [*a[3:], *b], "resumed")
+        of_b = [batch async for batch in export.feed(categories=("b",))]  # the damaged items are of other categories
+        expect_same([c for batch in of_b for c in batch.commits], b, "the category b")
+        assert of_b[-1].checkpoint == reported[-1].checkpoint
 
 
 async def collect(export: Export, seen: list[Batch]) -> None:
