@@ -84,7 +84,7 @@ class Pool:
 
 
 async def lock_schema(db: Database) -> None:
-    """Wait for others that create tables. Otherwise, of two that create one at the same time, PostgreSQL refuses one."""
+    """Wait for others that create tables: of two that create one at the same time, PostgreSQL refuses one."""
     await db.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
 
 
