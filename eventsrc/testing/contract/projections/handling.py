@@ -242,7 +242,7 @@ async def prepare_may_be_called_again(desk: Desk) -> None:
 async def other_checkpoints_are_refused(desk: Desk) -> None:
     """A kind with a transaction refuses, with TypeError, checkpoints that cannot be in it."""
     projection = desk.make()
-    if projection.guarantee is not Guarantee.TRANSACTION or isinstance(desk.checkpoints, MemoryCheckpoints):
+    if projection.guarantee is not Guarantee.TRANSACTION or type(desk.checkpoints) is MemoryCheckpoints:
         return
     try:
         projection.bind(MemoryCheckpoints(), desk.store)
