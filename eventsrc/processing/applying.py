@@ -95,7 +95,7 @@ class Applier:
 
     async def _apply_parts(self, run: Slice, parts: Sequence[Slice]) -> None:
         for part in parts:
-            if self._assignment.slot_of(run.stream) in self._assignment.draining:
+            if not self._assignment.may_start(run.stream):
                 self._positions.forget(run.stream)
                 raise Interrupted(run.stream)
             failures = await self._apply_batch([part])

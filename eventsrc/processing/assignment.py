@@ -40,7 +40,8 @@ class Assignment:
         self.checkpoint = ""  # after the last batch read here
         self._confirmed = -1.0  # when the last check of the slots began, by the loop's clock
         self._not_before: dict[int, float] = {}  # acts outside of this slot wait until then
-        self._ours: dict[int, int] = {}  # the epochs of the last claims by this object
+        self.claimed: dict[int, int] = {}  # the epochs of the last claims by this object
+        self.paused = False  # no new commits are started
         self._checking = asyncio.Lock()
 
     # Slots.
@@ -114,12 +115,12 @@ class Assignment:
         await self.checkpoints.claim(self.name, slot)
         now = asyncio.get_running_loop().time()
         number = slot.number
-        if seen.open and self._ours.get(number) != seen.epoch:
+        if seen.open and self.claimed.get(number) != seen.epoch:
             self.unclean.add(number)
             self._not_before[number] = now + CONFIRM_SECONDS
         else:
             self._not_before.pop(number, None)
-        self.held[number], self.of, self.joined, self._ours[number] = slot, slot.of, False, slot.epoch
+        self.held[number], self.of, self.joined, self.claimed[number] = slot, slot.of, False, slot.epoch
         self.draining.discard(number)
         self.checkpoint = ""
 
@@ -157,14 +158,14 @@ class Assignment:
         except Fenced:
             self.drop(number)
             raise
-        self._ours.pop(number, None)
+        self.claimed.pop(number, None)
         self.held.pop(number, None)
         self.draining.discard(number)
         self.unclean.discard(number)
 
-    def is_own(self, slot: Slot) -> bool:
-        """Whether this object made the last claim of a stored slot."""
-        return self._ours.get(slot.number) == slot.epoch
+    def may_start(self, stream: str) -> bool:
+        """Whether commits of this stream may be started: the slot is not being given up, and nothing is paused."""
+        return not self.paused and self.slot_of(stream) not in self.draining
 
     def fence(self, number: int) -> Fence | None:
         """Return the fence of a slot that is held here; None if it is not."""

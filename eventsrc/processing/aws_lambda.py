@@ -184,7 +184,7 @@ async def _check(pipeline: Pipeline) -> None:
     """Check that this version of a processor may handle commits. Raises NotActive, SwitchPending."""
     if pipeline.assignment.held:
         await pipeline.assignment.registrar.check_active()
-        pipeline.paused = await pipeline.assignment.registrar.is_paused()
+        pipeline.assignment.paused = await pipeline.assignment.registrar.is_paused()
     else:
         await pipeline.prepare()
     await pipeline.assignment.join()

@@ -36,6 +36,7 @@ class Entry:
         self.at_risk = False  # processes may have ended while they handled this stream
         self.first: asyncio.Task[None] | None = None  # a slow slice from the feed, which comes first
         self.task: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()  # ends a pause between two attempts
 
 
 class CatchUp:
@@ -66,10 +67,11 @@ class CatchUp:
         entry.latest = max(entry.latest, version)
         return True
 
-    async def run(self, entry: Entry) -> bool:
+    async def run(self, entry: Entry, page: int = _PAGE) -> bool:
         """Handle a stream from its position to its end, at least up to what the feed has delivered, and return True.
 
-        In a rebuild, end where the followed version has ended, and return False if there are commits after that.
+        - In a rebuild, end where the followed version has ended, and return False if there are commits after that.
+        - With a `page` of fewer commits than usual, handle only as many, and return False if there are more.
 
         Raises:
             HandlerFailed: a handler failed, or a commit is damaged or missing.
@@ -88,19 +90,19 @@ class CatchUp:
             latest = entry.latest
             known = await self._positions.read(stream)
             position = known.version
-            page = await self._page(stream, position)
-            if not page and position < latest:
+            commits = await self._page(stream, position, page)
+            if not commits and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
-            if not page:
+            if not commits:
                 if entry.latest <= position:
                     return True
                 continue
-            run = await self.slice(stream, page, known.is_first, entry.confirm)
+            run = await self.slice(stream, commits, known.is_first, entry.confirm)
             parts = await self._following.split([run])
             for part in parts:
                 with suppress(PositionMoved):
                     await self._applier.apply_one(part)
-            if not parts or parts[0].last_version < run.last_version:
+            if not parts or parts[0].last_version < run.last_version or page < _PAGE:
                 return False
 
     def is_calling(self, stream: str) -> bool:
@@ -130,10 +132,10 @@ class CatchUp:
 
         return Slice(stream, commits[0].version - 1, commits, fence, is_first=is_first, confirm=confirm)
 
-    async def _page(self, stream: str, position: int) -> Sequence[Commit]:
+    async def _page(self, stream: str, position: int, size: int = _PAGE) -> Sequence[Commit]:
         """Read the next commits; if one of them is damaged, only the next one, to handle all before the damaged one."""
         damaged: StoredDataError | None = None
-        for count in (_PAGE, 1):
+        for count in (size, 1):
             try:
                 page = [c async for c in read_without_gaps(self._store, stream, position, position + count)]
             except StoredDataError as error:

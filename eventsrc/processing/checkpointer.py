@@ -52,15 +52,18 @@ class Checkpointer:
 
     async def _store_aside(self, numbers: Collection[int]) -> None:
         """Store the streams of these slots that are aside, and those that a rebuild holds back."""
-        for stream in [each for each in self._following.held_back if self._assignment.slot_of(each) in numbers]:
-            if stream not in self._catch_up.entries and stream not in self._parking.orphans:
-                entry = self._catch_up.enter(stream)
-                try:
-                    await self._parking.store(entry)
-                finally:
-                    self._catch_up.leave(entry)
-                assert entry.stored is not None
-                self._parking.orphans[stream] = entry.stored
+        unstored = [stream for stream, stored in self._parking.orphans.items() if stored is None]
+        for stream in {*self._following.held_back, *unstored}:
+            is_stored = self._parking.orphans.get(stream) is not None
+            if self._assignment.slot_of(stream) not in numbers or stream in self._catch_up.entries or is_stored:
+                continue
+            entry = self._catch_up.enter(stream)
+            try:
+                await self._parking.store(entry)
+            finally:
+                self._catch_up.leave(entry)
+                if entry.stored is not None:
+                    self._parking.orphans[stream] = entry.stored
         for entry in list(self._catch_up.entries.values()):
             is_wanted = entry.stored is None and self._assignment.slot_of(entry.stream) in numbers
             if is_wanted and entry.stream in self._catch_up.entries:
@@ -80,13 +83,29 @@ class Checkpointer:
             StoreError: it could not be stored; the slot is still held, and the next run handles what is left.
         """
         self._assignment.draining.update(numbers)
-        await self._retries.finish(numbers, grace)
-        await self._store_aside(numbers)
-        checkpoint = self._assignment.checkpoint if self._retries.failure is None else ""
-        for number in numbers:
-            await self._assignment.give_up(number, checkpoint)
-            self._forget(number)
+        try:
+            await self._retries.finish(numbers, grace)
+            await self._store_aside(numbers)
+            checkpoint = self._assignment.checkpoint if self._retries.failure is None else ""
+            for number in numbers:
+                await self._assignment.give_up(number, checkpoint)
+                self._forget(number)
+        except BaseException:
+            self._assignment.draining.difference_update(numbers)
+            self._retries.restart()  # of slots that are still held
+            raise
         self.clear()
+
+    def pause(self) -> None:
+        """Start no new commits, also of streams that are handled by tasks of their own."""
+        self._assignment.paused = True
+        for entry in self._catch_up.entries.values():
+            entry.wake.set()
+
+    def resume(self) -> None:
+        """Continue after `pause`."""
+        self._assignment.paused = False
+        self._retries.restart()
 
     def dropped(self, number: int) -> None:
         """Note that another worker has taken over a slot, or may do so."""

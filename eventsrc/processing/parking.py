@@ -78,6 +78,8 @@ class Parking:
         """Store that a stream is handled by a task, so that the checkpoint of the feed may pass its commits."""
         failed = entry.failed.error if entry.failed is not None else None
         version = (await self._positions.read(entry.stream)).version + 1
+        if self._catch_up.entries.get(entry.stream) is not entry or entry.stream in self.parked:
+            return  # its task has ended since, or has parked it
         stored = Parked(
             stream=entry.stream,
             version=version,
@@ -204,8 +206,12 @@ class Parking:
                     raise _is_retried(parked.stream)
                 checked = began
 
-        if not is_holder:
-            entry.confirm = confirm
+        async def confirm_slot() -> None:
+            if (wait := not_before - clock()) > 0:
+                await asyncio.sleep(wait)
+            await self._assignment.confirm(self._assignment.slot_of(parked.stream))
+
+        entry.confirm = confirm_slot if is_holder else confirm
 
     async def has_answered(self, stream: str) -> bool:
         """Whether the worker that holds the slot has handled a stream to its end, and deleted its entry.

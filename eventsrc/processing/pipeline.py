@@ -12,7 +12,7 @@ from ..store import Commit, Store
 from ..stores.feed import Batch, Damaged
 from ..stores.gate import Gate, TooManyMissing
 from ..stream_id import category_of
-from .applying import Applier
+from .applying import Applier, Interrupted
 from .assignment import Assignment
 from .catch_up import CatchUp, Entry
 from .caution import Caution
@@ -26,7 +26,13 @@ from .retries import Retries
 from .slice import Slice
 
 MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
+CHUNK_SECONDS = 0.5
+"""Batches are divided so that each part takes about this long: then a worker that is stopped ends soon."""
+
 LIVE = 10.0  # seconds; a processor that lags by less is live
+
+
+MANY_PARKED, MANY_PARKED_EVERY = 200, 10  # streams; with more of them, only each tenth look reads them all
 
 
 class Pipeline:
@@ -64,7 +70,13 @@ class Pipeline:
         # Where each write is billed, commits that no handler takes move no position: the next one that is wanted does.
         self._is_lazy = assignment.checkpoints.billed
         self.running = False
-        self.paused = False
+        self._watched = 0  # how often `watch` was called
+        self._chunk = 2 * projection.concurrency  # commits that are handled at a time
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is handled until somebody calls `Processor.resume`."""
+        return self.assignment.paused
 
     async def prepare(self) -> None:
         """Get ready to handle commits: register, create the read model and read which streams are parked.
@@ -75,14 +87,19 @@ class Pipeline:
         """
         if not self.following.is_on:
             await self.assignment.registrar.check_active()
-        self.paused = (await self.assignment.registrar.register()).paused
+        self.assignment.paused = (await self.assignment.registrar.register(begin=True)).paused
         await self.projection.prepare()
         self.retries.reset()
         await self.parking.refresh()
         self.progress.restart()
         self._caution.reset()
 
-    async def handle(self, commits: Iterable[Commit], damaged: Sequence[Damaged] = ()) -> None:
+    async def handle(
+        self,
+        commits: Iterable[Commit],
+        damaged: Sequence[Damaged] = (),
+        is_ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Handle these commits, and commits before them that the feed has left out.
 
         They may come in any order and repeatedly. When this returns, each one is handled, now or before, or its stream
@@ -90,15 +107,36 @@ class Pipeline:
 
         Raises:
             RuntimeError: this object holds no slots.
+            Interrupted: `is_ending` was true before all of them were started.
             Fenced: another worker has taken over a slot.
             StoreChanged: the store holds another history than the one that was handled.
             StoreError: positions cannot be read or written. Call `handle` again with the same commits.
         """
         if not self.assignment.held and not self.running:  # in a worker, others may have all slots
             raise RuntimeError(f"{self.assignment.name} holds no slots; run it with `run`, or in a Runner")
+        wanted = [commit for commit in commits if not self._is_lazy or self.projection.wants(commit)]
+        clock = asyncio.get_running_loop().time
+        async with self._lock:
+            if self.assignment.joined:
+                self.positions.clear()  # other processes may have handled more
+            for each in damaged:
+                if self.is_ours(each.stream):
+                    await self._set_aside(each.stream, each.version)
+            start = 0
+            while start < len(wanted):
+                if is_ending():
+                    raise Interrupted(self.assignment.name)
+                began, chunk = clock(), wanted[start : start + self._chunk]
+                await self._handle_chunk(chunk, is_ending)
+                start += len(chunk)
+                took = clock() - began
+                if took < CHUNK_SECONDS / 2 and len(chunk) == self._chunk:
+                    self._chunk *= 2
+                elif took > CHUNK_SECONDS:
+                    self._chunk = max(1, len(chunk) // 2)
+
+    async def _handle_chunk(self, commits: Sequence[Commit], is_ending: Callable[[], bool]) -> None:
         by_stream: dict[str, list[Commit]] = {}
-        if self._is_lazy:
-            commits = [commit for commit in commits if self.projection.wants(commit)]
         for commit in commits:
             if commit.stream in by_stream:
                 by_stream[commit.stream].append(commit)
@@ -106,14 +144,8 @@ class Pipeline:
                 by_stream[commit.stream] = [commit]
         if self.projection.categories or len(self.assignment.held) < self.assignment.of:
             by_stream = {stream: hints for stream, hints in by_stream.items() if self.is_ours(stream)}
-        async with self._lock:
-            if self.assignment.joined:
-                self.positions.clear()  # other processes may have handled more
-            for each in damaged:
-                if self.is_ours(each.stream):
-                    await self._set_aside(each.stream, each.version)
-            if by_stream:
-                await self._handle(by_stream)
+        if by_stream:
+            await self._handle(by_stream, is_ending)
 
     def is_ours(self, stream: str) -> bool:
         """Whether this stream is handled here: its slot is held, and the projection takes its category."""
@@ -127,7 +159,7 @@ class Pipeline:
         else:
             self.catch_up.note_newer(stream, version)
 
-    async def _handle(self, by_stream: dict[str, list[Commit]]) -> None:
+    async def _handle(self, by_stream: dict[str, list[Commit]], is_ending: Callable[[], bool]) -> None:
         # Streams that are aside come first: their positions are not remembered.
         for stream in await self.parking.out_of_feed(by_stream):
             self.catch_up.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
@@ -137,13 +169,20 @@ class Pipeline:
             return
         self.progress.begin(runs)
         try:
-            if self._caution.is_on:
-                for part in self._caution.split(runs):
-                    await self._caution.apply(part)
-            else:
+            if not self._caution.is_on:
                 self.retries.take_over(await self._apply(runs), runs)
+                return
+            for part in self._caution.split(runs):
+                if is_ending():
+                    raise Interrupted(self.assignment.name)
+                if not self._caution.is_on:
+                    break
+                await self._caution.apply(part)
+            else:
+                return
         finally:
             self.progress.end()
+        await self._handle(by_stream, is_ending)  # the rest, without caution
 
     async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
         """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
@@ -224,10 +263,14 @@ class Pipeline:
         """
         if self.assignment.held:
             await self.assignment.refresh()
-        await self.parking.refresh()
+        self._watched += 1
+        if len(self.parking.parked) < MANY_PARKED or self._watched % MANY_PARKED_EVERY == 0:
+            await self.parking.refresh()
         async with self._lock:  # none of them is in a batch now
             self.retries.start_orphans()
-        self.paused = await self.assignment.registrar.is_paused()
+        paused = await self.assignment.registrar.is_paused()
+        if paused != self.paused:
+            (self.checkpointer.pause if paused else self.checkpointer.resume)()
 
     async def last_wanted(self, stream: str, version: int) -> int:
         """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one.
@@ -257,6 +300,8 @@ class Pipeline:
         if stream in await self.parking.out_of_feed([stream]) or await self.parking.refresh([stream]):
             raise ValueError(f"{stream} is parked or is being retried; retry or skip it first")
         async with self._lock:
+            if stream in self.catch_up.entries:
+                raise ValueError(f"{stream} is parked or is being retried; retry or skip it first")
             entry = self.catch_up.enter(stream)
             try:
                 await on_takeover()(self._reset, entry)

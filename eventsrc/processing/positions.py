@@ -42,6 +42,7 @@ class Positions:
         self._projection, self._assignment, self._store, self._progress = projection, assignment, store, progress
         self._known: dict[str, Known] = {}
         self._in_part: dict[str, int] = {}  # where slices began that were not handled to their ends
+        self._loads: list[set[str]] = []  # for each load on its way, the streams that have moved since it began
 
     async def load(self, streams: Iterable[str]) -> dict[str, Known]:
         """Return the positions of these streams, from memory or else as they are stored."""
@@ -50,16 +51,20 @@ class Positions:
         if len(known) == len(streams):
             return known
         unknown = [stream for stream in streams if stream not in known]
-        found = await self._projection.positions(unknown)
-        for stream in unknown:
-            position = found.get(stream)
-            version = position.version if position is not None else await self.start(stream)
-            known[stream] = Known(version, position)
-            if (before := self._in_part.pop(stream, None)) is not None:
-                self._progress.commits += max(0, version - before)
+        self._loads.append(moved := set[str]())
+        try:
+            found = await self._projection.positions(unknown)
+            for stream in unknown:
+                position = found.get(stream)
+                version = position.version if position is not None else await self.start(stream)
+                known[stream] = Known(version, position)
+                if (before := self._in_part.pop(stream, None)) is not None:
+                    self._progress.commits += max(0, version - before)
+        finally:
+            self._loads.remove(moved)
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
             self._known.clear()
-        self._known |= {stream: known[stream] for stream in unknown}
+        self._known |= {stream: known[stream] for stream in unknown if stream not in moved}
         return known
 
     async def read(self, stream: str) -> Known:
@@ -74,7 +79,7 @@ class Positions:
         CLOCK_SKEW before the start are handled, too, as the clock of their writer may have been slow.
         """
         registration = await self._assignment.registrar.current()
-        if not registration.started:
+        if registration.started <= 0:  # it began at the beginning, or has not begun
             return 0
         until = MAX_VERSION
         while True:
@@ -113,6 +118,7 @@ class Positions:
     def moved(self, run: Slice) -> None:
         """Note that a slice was handled."""
         self._known[run.stream] = Known(run.last_version, run.position)
+        self._note([run.stream])
 
     def handled_in_part(self, run: Slice) -> None:
         """Note that a slice was not handled to its end, so that its position is read again."""
@@ -122,6 +128,11 @@ class Positions:
     def forget(self, stream: str) -> None:
         """Forget a position that may have moved, so that it is read again."""
         self._known.pop(stream, None)
+        self._note([stream])
+
+    def _note(self, streams: Iterable[str]) -> None:
+        for moved in self._loads:
+            moved.update(streams)
 
     def clear(self) -> None:
         """Forget all positions."""

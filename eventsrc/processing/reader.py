@@ -12,6 +12,7 @@ from ..concurrency import cancel_all, first_of, run_all
 from ..log import log
 from ..retrying import TRANSIENT, on_outage
 from ..stores.feed import Batch, Feed
+from .applying import Interrupted
 from .pipeline import Pipeline
 
 T = TypeVar("T")
@@ -80,8 +81,11 @@ class Reader:
             StoreError: a store failed with an error that does not pass.
             Exception: what makes a processor stop, such as a handler's error with `on_error="stop"`.
         """
-        while not await self._patience(partial(self._read_once, follow)):
-            pass
+        try:
+            while not await self._patience(partial(self._read_once, follow)):
+                pass
+        finally:
+            self._patience.over()
 
     async def _read_once(self, follow: bool) -> bool:
         """Read the feed from the checkpoints. True: it is done. False: call this again at once.
@@ -115,7 +119,10 @@ class Reader:
         async with aclosing(batches):
             while (batch := await self._next(batches)) is not None:
                 self._patience.over()
-                await self._handle(batch)
+                try:
+                    await self._handle(batch)
+                except Interrupted:
+                    return  # the rest is read again
                 if self._clock() - self._saved >= self._save_every:
                     await self._save()
                 await asyncio.sleep(self._pause_after(batch))  # others run, too: handlers may never have awaited
@@ -124,12 +131,15 @@ class Reader:
         for pipeline in self._pipelines:
             pipeline.progress.delivered(batch)
         if len(self._pipelines) == 1:
-            await self._pipelines[0].handle(batch.commits, batch.damaged)
+            await self._pipelines[0].handle(batch.commits, batch.damaged, self._is_ending)
         else:
-            await run_all(each.handle(batch.commits, batch.damaged) for each in self._pipelines)
+            await run_all(each.handle(batch.commits, batch.damaged, self._is_ending) for each in self._pipelines)
         for pipeline in self._pipelines:
             pipeline.batch_done(batch)
             pipeline.check()
+
+    def _is_ending(self) -> bool:
+        return any(event.is_set() for event in self._ends)
 
     def _pause_after(self, batch: Batch) -> float:
         return len(batch.commits) / self._rate if self._rate is not None else 0.0

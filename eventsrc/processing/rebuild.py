@@ -25,6 +25,7 @@ Progress = Callable[[int, int], object]
 
 _PROGRESS_INTERVAL = 0.2  # seconds
 _BEAT_INTERVAL = 2.0  # seconds
+_UNDO_SECONDS = 10.0  # for giving the old version its slots back
 
 
 async def rebuild(
@@ -106,7 +107,7 @@ class _Rebuild:
         if registration is not None and registration.store != await self._feed.identity():
             raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
         if self._processor.pipeline.assignment.registrar.from_now or (
-            registration is not None and registration.started
+            registration is not None and registration.started > 0
         ):
             raise ValueError(
                 f'{self._processor.name} or {old} has start="now", and cannot be rebuilt; give the new one a tag of '

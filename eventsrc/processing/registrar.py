@@ -11,6 +11,9 @@ from ..log import log
 from ..stores.feed import Feed
 from .checkpoints.registry import Registration, Registry
 
+NOT_BEGUN = -1
+"""`Registration.started` of a processor that has not run yet."""
+
 
 class Registrar:
     """Registers one version of a processor, and checks that it belongs to its store."""
@@ -27,20 +30,35 @@ class Registrar:
         """Return the registration, from memory if it is known."""
         return self._current or await self.register()
 
-    async def register(self) -> Registration:
+    async def register(self, *, begin: bool = False) -> Registration:
         """Read what is stored for this processor, or store it, and check that it belongs to this store.
+
+        Only with `begin` it is stored where the processor begins: tools look at processors that have not run yet.
 
         Raises:
             StoreChanged: it belongs to another store or tenant.
         """
         identity = await self._feed.identity()
-        while (found := await self._registry.registration(self.name)) is None:
-            start, started = (await self._feed.end(), await self._feed.clock()) if self.from_now else ("", 0)
-            new = Registration(store=identity, started=started, start=start, handles=self._handles)
-            if await self._registry.register(self.name, new, instead_of=None):
+        while True:
+            found = await self._registry.registration(self.name)
+            if found is not None and (found.started != NOT_BEGUN or not begin):
+                break
+            start, started = "", 0 if begin else NOT_BEGUN
+            if begin and self.from_now:
+                start, started = await self._feed.end(), await self._feed.clock()
+            blank = Registration(store=identity, handles=self._handles)
+            new = structs.replace(found or blank, started=started, start=start)
+            if found is not None and found.store != identity:
+                break
+            if await self._registry.register(self.name, new, instead_of=found):
                 self.new_start = start
         if found.store != identity:
             raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
+        if begin and self.from_now != (found.started > 0):
+            log.warning(
+                "%s: it began %s, so its start=%r is ignored; to begin elsewhere, forget it or give it another tag",
+                *(self.name, "now" if found.started else "at the beginning", "now" if self.from_now else "beginning"),
+            )
         if found.handles != self._handles:
             if added := set(self._handles) - set(found.handles):
                 log.warning(

@@ -23,6 +23,7 @@ class Releasing:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self._epochs: dict[int, int] = {}  # of the slots that this object has claimed for them
         self._claimed = Counter[int]()  # how many releases use a slot that this object has claimed for them
         self._claiming = asyncio.Lock()
 
@@ -38,7 +39,12 @@ class Releasing:
         try:
             await self._release(stream, skip)
         except Interrupted:
-            raise RuntimeError(f"the worker that holds the slot of {stream} is being stopped; call it again") from None
+            raise RuntimeError(
+                f"the worker that holds the slot of {stream} is being stopped, or paused; call it again"
+            ) from None
+        except Fenced:  # a worker has started, or stopped, in the meantime
+            if await self._pipeline.parking.refresh([stream]):
+                await self._release(stream, skip)
 
     async def _release(self, stream: str, skip: str) -> None:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
@@ -105,12 +111,16 @@ class Releasing:
                     await assignment.claim(slot)
                 except Fenced:  # a worker has started just now
                     return None
+                self._epochs[number] = slot.epoch + 1
             self._claimed[number] += 1
             return number
 
     async def _give_up(self, number: int) -> None:
+        assignment = self._pipeline.assignment
         async with self._claiming:
             self._claimed[number] = max(0, self._claimed[number] - 1)
-            if not self._claimed[number]:
+            held = assignment.held.get(number)
+            is_ours = held is not None and held.epoch == self._epochs.get(number) and not self._pipeline.running
+            if not self._claimed[number] and is_ours:
                 with suppress(Fenced):
-                    await self._pipeline.assignment.give_up(number)
+                    await assignment.give_up(number)

@@ -59,7 +59,6 @@ class Retries:
         self._places = asyncio.Semaphore(_MAX_CATCHING_UP)
         self._alone = asyncio.Lock()
         self._left = asyncio.Event()  # set when a stream is left to the feed again, or parked
-        self._stopping = asyncio.Event()
         self._failing.clear()
 
     @property
@@ -119,14 +118,14 @@ class Retries:
         """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
         held_back = self._following.held_back if self._following.is_on else ()
         for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
-            if self._assignment.holds(stream) and self._assignment.slot_of(stream) not in self._assignment.draining:
+            if self._assignment.holds(stream) and self._assignment.may_start(stream):
                 self.start(stream)
 
     async def wait_until_survived(self) -> None:
         """Wait until every stream at which processes have ended was tried again."""
         while any(e.at_risk and e.task is not None and not e.task.done() for e in self._catch_up.entries.values()):
             self._left.clear()
-            await first_of(self._left, self._stopping, timeout=0.1)
+            await first_of(self._left, timeout=0.1)
 
     async def wait_until_idle(self) -> None:
         """Wait until no task is left."""
@@ -138,13 +137,21 @@ class Retries:
 
         Their streams stay entered, so that `Parking.store` can keep them.
         """
-        self._stopping.set()
-        tasks = self._tasks(numbers)
-        if tasks:
+        for stream, entry in self._catch_up.entries.items():
+            if self._assignment.slot_of(stream) in numbers:
+                entry.wake.set()
+        if tasks := self._tasks(numbers):
             await asyncio.wait(tasks, timeout=grace)
             await cancel_all(tasks)
-        if len(numbers) < len(self._assignment.held):
-            self._stopping = asyncio.Event()
+
+    def restart(self) -> None:
+        """Start the tasks again that `finish` has ended, where the slots are held all the same."""
+        for stream, entry in list(self._catch_up.entries.items()):
+            has_ended = entry.task is not None and entry.task.done()
+            if (has_ended or entry.is_suspended) and self.failure is None:
+                self._catch_up.leave(entry)
+                self._parking.orphans[stream] = entry.stored
+        self.start_orphans()
 
     async def end_attempts(self) -> None:
         """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
@@ -191,7 +198,11 @@ class Retries:
     async def _run(self, entry: Entry) -> None:
         """The task of a stream. An error that stops the processor is kept as `failure`."""
         try:
-            is_done = not await self._outlived(entry) or await self._catch_up_with_retries(entry)
+            if await self._count_lives(entry) >= LIVES - 1:
+                await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
+                is_done = True
+            else:
+                is_done = await self._catch_up_with_retries(entry)
             self._catch_up.leave(entry)
             if is_done:
                 await on_outage()(self._parking.clear, entry)
@@ -199,8 +210,13 @@ class Retries:
                 self._parking.orphans[entry.stream] = entry.stored  # held back: it is continued later
         except Interrupted:
             return  # it stays entered, so that it is stored before the slot is given up
+        except asyncio.CancelledError:
+            raise
         except Exception as error:  # noqa: BLE001  # the pipeline raises it
             self.failure = self.failure or error  # the stream stays entered, as it is not handled
+        except BaseException as error:
+            self.failure = self.failure or RuntimeError(f"the task of {entry.stream} ended with {error!r}")
+            raise
         finally:
             if entry.first is not None:
                 entry.first.cancel()
@@ -211,23 +227,21 @@ class Retries:
         """Whether the former holder of the stream's slot was killed, maybe by this stream's handler."""
         return self._assignment.slot_of(entry.stream) in self._assignment.unclean
 
-    async def _outlived(self, entry: Entry) -> bool:
-        """Park a stream at whose commit several processes have ended. Return whether it may be handled."""
-        if not entry.at_risk or entry.stored is None or entry.stored.lives < LIVES - 1:
-            return True
-        await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
-        return False
+    async def _count_lives(self, entry: Entry) -> int:
+        """Return how many processes have ended at the commit that is next."""
+        if not entry.at_risk or entry.stored is None or not entry.stored.lives:
+            return 0
+        return entry.stored.lives if entry.stored.version == await self._catch_up.position(entry.stream) + 1 else 0
 
     async def _attempt(self, entry: Entry) -> bool:
-        if not entry.at_risk:
-            return await self._catch_up.run(entry)
-        async with self._alone:  # so that of a process that ends, only one stream is suspected
-            lives = entry.stored.lives if entry.stored is not None else 0
-            await self._parking.store(entry, lives=lives + 1)
-            try:
-                return await self._catch_up.run(entry)
-            finally:
-                entry.at_risk = False
+        if entry.at_risk:
+            async with self._alone:  # so that of a process that ends, only one stream is suspected
+                await self._parking.store(entry, lives=await self._count_lives(entry) + 1)
+                try:
+                    await self._catch_up.run(entry, page=1)
+                finally:
+                    entry.at_risk = False
+        return await self._catch_up.run(entry)
 
     async def _catch_up_with_retries(self, entry: Entry) -> bool:
         """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached.
@@ -251,8 +265,8 @@ class Retries:
                     raise
 
         async def pause(seconds: float) -> None:
-            await first_of(self._stopping, timeout=seconds)
-            if self._assignment.slot_of(entry.stream) in self._assignment.draining:
+            await first_of(entry.wake, timeout=seconds)
+            if not self._assignment.may_start(entry.stream):
                 raise Interrupted(entry.stream)
 
         retrying = on_failed_handler(

@@ -164,13 +164,18 @@ class Worker:
                     await self._patience(partial(take_back, assignment))
                 await first_of(self._stopping, timeout=0.5)
                 if self._stopping.is_set():
-                    return
+                    break
             pipeline.progress.wait(self, "")
+            if self._stopping.is_set():
+                return
         if not pending and isinstance(error, Fenced):
             for pipeline in self._pipelines:
                 with suppress(SwitchPending):
                     slots = await self._patience(pipeline.assignment.read_slots)
-                    if not all(pipeline.assignment.is_own(slot) or was_given_back(slot) for slot in slots):
+                    if not all(
+                        pipeline.assignment.claimed.get(slot.number) == slot.epoch or was_given_back(slot)
+                        for slot in slots
+                    ):
                         raise error
 
     # With leases: several workers share the slots.

@@ -47,6 +47,8 @@ async def call_handler(
     try:
         if in_thread and not handler.awaits:
             outcome = await _limit(_start_thread(loop, handler.call, *arguments), handler.name, timeout, timeout)
+            if isinstance(outcome.error, KeyboardInterrupt | SystemExit):  # of a thread, which it does not end
+                raise RuntimeError(f"{handler.name} raised {type(outcome.error).__name__}") from outcome.error
             if outcome.error is not None:
                 raise outcome.error
             result = outcome.value
@@ -56,6 +58,10 @@ async def call_handler(
             await _limit(asyncio.ensure_future(result), handler.name, end - loop.time(), timeout)
     except Exception as error:
         raise HandlerFailed(error) from error
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise HandlerFailed(RuntimeError(f"{handler.name} raised {type(error).__name__}")) from error
 
 
 def explain_timeout(name: str, timeout: float) -> str:
