@@ -75,20 +75,15 @@ async def test_checkpoints_keep_the_contract(check: of_checkpoints.Check, databa
 
 
 class Log(PostgresProjection, tag="log"):
-    @property
-    def table(self) -> str:
-        return f"log_{self.version}"
-
     async def create(self, db: Database) -> None:
-        columns = "place BIGSERIAL, stream TEXT NOT NULL, event TEXT NOT NULL"
-        await db.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({columns})")
+        await db.execute("CREATE TABLE IF NOT EXISTS log (place BIGSERIAL, version INT, stream TEXT, event TEXT)")
 
     async def drop(self, db: Database) -> None:
-        await db.execute(f"DROP TABLE IF EXISTS {self.table}")
+        await db.execute("DELETE FROM log WHERE version = %s", (self.version,))
 
     async def handle_happened(self, event: Happened, context: PostgresContext) -> None:
-        insert = f"INSERT INTO {self.table} (stream, event) VALUES (%s, %s)"
-        await context.db.execute(insert, (context.stream, context.id))
+        insert = "INSERT INTO log (version, stream, event) VALUES (%s, %s, %s)"
+        await context.db.execute(insert, (self.version, context.stream, context.id))
         interfere(context)
 
 
@@ -97,9 +92,10 @@ async def bench_in(database: str) -> AsyncIterator[Bench[Log]]:
     async with PostgresCheckpoints(database) as checkpoints:
 
         async def read(log: Log, stream: str) -> list[str]:
-            query = f"SELECT event FROM {log.table} WHERE stream = %s ORDER BY place"
+            query = "SELECT event FROM log WHERE version = %s AND stream = %s ORDER BY place"
             async with checkpoints.transaction() as db:
-                return [event for (event,) in await (await db.execute(query, (stream,))).fetchall()]
+                found = await db.execute(query, (log.version, stream))
+                return [event for (event,) in await found.fetchall()]
 
         yield Bench(Log, read, checkpoints)
 

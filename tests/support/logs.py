@@ -66,7 +66,7 @@ class SQLiteLog(SQLiteProjection, tag="log"):
 
 
 @asynccontextmanager
-async def sqlite_bench(path: Path, kind: type[SQLiteLog] = SQLiteLog) -> AsyncIterator[Bench[SQLiteLog]]:
+async def sqlite_bench(path: Path) -> AsyncIterator[Bench[SQLiteLog]]:
     async with SQLiteCheckpoints(path) as checkpoints:
 
         async def read(projection: SQLiteLog, stream: str) -> Sequence[str]:
@@ -74,7 +74,7 @@ async def sqlite_bench(path: Path, kind: type[SQLiteLog] = SQLiteLog) -> AsyncIt
             found: list[str] = await checkpoints.read(lambda db: [event for (event,) in db.execute(query, (stream,))])
             return found
 
-        yield Bench(kind, read, checkpoints)
+        yield Bench(SQLiteLog, read, checkpoints)
 
 
 class EffectsLog(Effects, tag="log"):

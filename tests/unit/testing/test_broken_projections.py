@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.logs import SQLiteLog, memory_bench, sqlite_bench
+from support.logs import memory_bench, sqlite_bench
 
 from eventsrc import Commit, Fenced, Store, StoredDataError
 from eventsrc.processing import (
@@ -193,6 +193,13 @@ class ShortKeys(Log, tag="log7"):
 
     async def write(self, run: Slice, rows: Rows) -> None:
         await super().write(run, [(stream[:900], event) for stream, event in rows])
+
+
+class OnePage(Log, tag="log41"):
+    """Finds the positions of a hundred streams."""
+
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
+        return await super().positions(list(streams)[:100])
 
 
 class ByStream(Log, tag="log8"):
@@ -493,6 +500,7 @@ BROKEN: dict[type[Log], str] = {
     BeginsAtTheBeginning: "a_first_slice_may_begin_anywhere",
     AnyCase: "streams_are_kept_apart",
     ShortKeys: "streams_are_kept_apart",
+    OnePage: "many_streams_are_handled",
     ByStream: "a_batch_is_handled_in_the_order_of_the_feed",
     AdvanceHandles: "advance_calls_no_handler",
     AdvanceAnywhere: "advance_calls_no_handler",
@@ -559,16 +567,6 @@ async def test_a_declaration_that_is_not_true_is_reported(tmp_path: Path) -> Non
 async def test_a_lack_that_is_not_declared_is_reported() -> None:
     with pytest.raises(AssertionError, match="Nothing stays of a commit whose handler fails"):
         await check_projection(memory_bench, without={Capability.SHARES, Capability.FENCES, Capability.DROPS})
-
-
-async def test_a_projection_with_one_table_for_all_versions_is_detected(tmp_path: Path) -> None:
-    class OneSQLiteTable(SQLiteLog, tag="outside"):
-        @property
-        def table(self) -> str:
-            return "outside"
-
-    with pytest.raises(AssertionError, match="Each version has a read model and positions of its own"):
-        await find_check("versions_share_nothing")(lambda: sqlite_bench(tmp_path / "read.db", OneSQLiteTable))
 
 
 async def test_a_kind_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

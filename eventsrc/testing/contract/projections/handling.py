@@ -6,6 +6,7 @@ import asyncio
 
 from msgspec import structs
 
+from ....concurrency import load_all
 from ....processing.checkpoints.memory import MemoryCheckpoints
 from ....processing.projections.projection import Guarantee, Projection
 from ....processing.slice import PositionMoved, Slice
@@ -17,6 +18,7 @@ from .events import ids_of, make_commits
 
 CUTS = ((5,), (1, 1, 1, 1, 1), (2, 3), (1, 4), (3, 1, 1))  # sizes of slices
 ROUNDS = 3
+MANY = 230  # streams: several pages
 OBJECTS = 4
 
 
@@ -88,6 +90,24 @@ async def streams_are_kept_apart(desk: Desk) -> None:
     expect_equal(found, {each: make_slice(commits[each]).position for each in streams[1:]}, "the positions")
 
 
+async def many_streams_are_handled(desk: Desk) -> None:
+    """Many streams may be handled in one batch, or at the same time, up to the `concurrency` of the kind. `positions`
+    finds all of them.
+    """
+    projection = await desk.prepare()
+    commits = {stream: make_commits(stream, 2) for stream in (desk.stream() for _ in range(MANY))}
+    runs = {stream: make_slice(each) for stream, each in commits.items()}
+    if projection.in_batches:
+        await desk.handle(projection, *runs.values())
+    else:
+        await load_all(lambda stream: desk.handle(projection, runs[stream]), runs, projection.concurrency)
+    found = await projection.positions(list(runs))
+    expect_equal(len(found), MANY, "the number of positions")
+    expect(found == {stream: run.position for stream, run in runs.items()}, "the positions are those of other commits")
+    for stream in list(runs)[:: MANY // 10]:
+        await desk.expect_handled(projection, stream, commits[stream], "after slices of many streams")
+
+
 async def a_batch_is_handled_in_the_order_of_the_feed(desk: Desk) -> None:
     """A kind that takes batches calls the handlers in the order of the feed, across streams, unless its `order` is
     "stream". Other kinds need not.
@@ -124,7 +144,7 @@ async def a_slice_that_does_not_follow_leaves_nothing(desk: Desk) -> None:
         runs = (each,) if neighbour is None else (neighbour, each)
         expect_failure(await desk.apply(projection, *runs), stream, PositionMoved, what)
         await desk.expect_handled(projection, stream, commits[:3], f"after {what}")
-        await desk.expect_handled(projection, other, theirs[: min(number + 1, 2)], f"of a stream beside {what}")
+        await desk.expect_handled(projection, other, theirs[: min(number + 1, 2)], f"of a stream alongside {what}")
     await desk.handle(projection, make_slice(commits[3:]))
     await desk.expect_handled(projection, stream, commits, "after the slice that follows")
 
@@ -145,7 +165,7 @@ async def of_racing_objects_one_handles_a_slice(desk: Desk) -> None:
 
 
 async def an_object_that_was_overtaken_leaves_nothing(desk: Desk) -> None:
-    """A slice fails with PositionMoved, and leaves nothing, if another object has handled its commits meanwhile."""
+    """A slice fails with PositionMoved, and leaves nothing, if another object has handled its commits since then."""
     one, other = await desk.prepare(), await desk.prepare()
     stream = desk.stream()
     commits = make_commits(stream, 4)
@@ -257,6 +277,7 @@ CHECKS = (
         slices_may_be_cut_anywhere,
         a_first_slice_may_begin_anywhere,
         streams_are_kept_apart,
+        many_streams_are_handled,
         a_batch_is_handled_in_the_order_of_the_feed,
         advance_calls_no_handler,
         events_without_a_handler_are_passed,
