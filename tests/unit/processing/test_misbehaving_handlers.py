@@ -98,7 +98,18 @@ class Ends(InSQLite, tag="ends"):
 
 @pytest.mark.parametrize(
     "statement",
-    ["COMMIT", " end", "rollback", "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)"],
+    [
+        *(
+            "COMMIT",
+            " end",
+            "rollback",
+            "-- done\nCOMMIT",
+            ";COMMIT",
+            "/* done */ end transaction",
+            "ATTACH '' AS other",
+        ),
+        "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)",
+    ],
 )
 async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, statement: str
