@@ -43,8 +43,8 @@ def forget_that_deletes_slots() -> list[Patch]:
         sqlite_checkpoints,
         "forget",
         ("db.executemany(", "[None for _ in ("),
-        ("number = ?\", rows)", "number = ?\", rows)]"),
-        ("(\"registrations\",", "(\"slots\", \"registrations\","),
+        ('number = ?", rows)', 'number = ?", rows)]'),
+        ('("registrations",', '("slots", "registrations",'),
     )
     return [mutant, (sqlite, "forget", mutant[2])]
 
@@ -79,7 +79,10 @@ def activation_without_a_look_at_the_slots() -> list[Patch]:
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
-    (parking_without_the_fence, "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles"),
+    (
+        parking_without_the_fence,
+        "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
+    ),
     (slot_not_confirmed, "test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
     (forget_that_deletes_slots, "test_fences.py::test_forget_fences_a_worker_that_still_runs"),
     (end_of_a_run_that_waits_for_nobody, "test_rebuild.py::test_a_run_until_caught_up_waits_for_slow_handlers"),

@@ -144,15 +144,17 @@ class Assignment:
         self.unclean.discard(number)
         self.checkpoint = ""
 
-    async def give_up(self, number: int, checkpoint: str = "") -> None:
-        """Write the checkpoint of a slot, if there is a new one, and give it up, so that another worker can claim it.
+    async def give_up(self, number: int, checkpoint: str | None = None) -> None:
+        """Write the checkpoint of a slot, unless it is None, and give it up, so that another worker can claim it.
 
         Raises:
             Fenced: another worker has claimed it already.
         """
         if (held := self.held.get(number)) is None:
             return  # it was dropped
-        slot = structs.replace(held, owner="", open=False, checkpoint=checkpoint or held.checkpoint)
+        slot = structs.replace(
+            held, owner="", open=False, checkpoint=held.checkpoint if checkpoint is None else checkpoint
+        )
         try:
             await self.checkpoints.save(self.name, slot)
         except Fenced:
@@ -179,15 +181,6 @@ class Assignment:
             slots = await self.ensure_slots()
             slot = slots[slot_number(stream, len(slots))]
         return Fence(slot.number, slot.epoch)
-
-    async def rewind(self, number: int, checkpoint: str) -> None:
-        """Give up a slot so that its next holder reads the feed from this checkpoint.
-
-        Raises:
-            Fenced: another worker has claimed it already.
-        """
-        slot = structs.replace(self.held.pop(number), owner="", open=False, checkpoint=checkpoint)
-        await self.checkpoints.save(self.name, slot)
 
     # Checks that the slots are still held.
 

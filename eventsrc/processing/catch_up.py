@@ -17,6 +17,8 @@ from .following import Following
 from .positions import Positions
 from .slice import HandlerFailed, PositionMoved, Slice
 
+MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
+
 _PAGE = 100  # commits that are read and handled at a time
 
 
@@ -49,6 +51,11 @@ class CatchUp:
         self._store, self._assignment, self._positions = store, assignment, positions
         self._applier, self._following = applier, following
         self.entries: dict[str, Entry] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more streams may be aside."""
+        return len(self.entries) >= MAX_ASIDE
 
     def enter(self, stream: str, latest: int = 0) -> Entry:
         """Leave a stream, from now on, to the task of this entry, which ends with `leave`."""

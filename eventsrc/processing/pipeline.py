@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from ..errors import Fenced, StoredDataError
 from ..retrying import on_takeover
@@ -206,13 +207,9 @@ class Pipeline:
         number = self.assignment.slot_of(stream)
         if (fence := self.assignment.fence(number)) is None:
             raise Fenced(self.assignment.name, number)
-        return Slice(stream, due[0].version - 1, due, fence, is_first=is_first, confirm=self._confirm(number))
-
-    def _confirm(self, number: int) -> Callable[[], Awaitable[None]]:
-        async def confirm() -> None:
-            await self.assignment.confirm(number)
-
-        return confirm
+        return Slice(
+            stream, due[0].version - 1, due, fence, is_first=is_first, confirm=partial(self.assignment.confirm, number)
+        )
 
     def _note(self, run: Slice) -> None:
         """Note that a slice was handled."""

@@ -235,7 +235,7 @@ class Processor(Generic[P]):
         assignment.feed.earliest([checkpoint])
         await assignment.take_all()
         for number in list(assignment.held):
-            await assignment.rewind(number, checkpoint)
+            await assignment.give_up(number, checkpoint)
         assignment.clear()
 
     def _check_stopped(self) -> None:

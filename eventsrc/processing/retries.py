@@ -15,11 +15,8 @@ from .following import Following
 from .parking import Parking
 from .slice import HandlerFailed, Slice
 
-MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
 MAX_FAILING = 100  # streams that fail, and no handler succeeds: the processor backs off as a whole
 LIVES = 3  # processes that may end while they handle one commit
-
-SURVIVAL_SECONDS = 3.0  # a handler that ends the process does so soon
 
 _MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
 
@@ -36,7 +33,6 @@ class Retries:
 
     - A failing handler is called `attempts` times; then its stream is parked, or, with `stops`, the processor stops.
     - If MAX_FAILING streams fail and none succeeds, no stream is parked: all of them wait for the first success.
-    - If MAX_ASIDE streams are aside, reading the feed waits.
     """
 
     def __init__(
@@ -69,11 +65,6 @@ class Retries:
     def is_backing_off(self) -> bool:
         """Whether everything fails, so that nothing is parked."""
         return len(self._failing) >= MAX_FAILING and not self.ends
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more streams may be aside."""
-        return len(self._catch_up.entries) >= MAX_ASIDE
 
     def succeeded(self) -> None:
         """Note that a handler succeeded."""
@@ -136,15 +127,6 @@ class Retries:
         for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
             if self._assignment.holds(stream) and self._assignment.may_start(stream):
                 self.start(stream)
-
-    async def wait_until_survived(self) -> None:
-        """Wait until every stream at which processes have ended was tried again, for SURVIVAL_SECONDS at most."""
-        end = asyncio.get_running_loop().time() + SURVIVAL_SECONDS
-        while any(e.at_risk and e.task is not None and not e.task.done() for e in self._catch_up.entries.values()):
-            if asyncio.get_running_loop().time() >= end:
-                return
-            self._left.clear()
-            await first_of(self._left, timeout=0.1)
 
     async def wait_until_idle(self) -> None:
         """Wait until no task is left."""

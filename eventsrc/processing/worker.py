@@ -28,6 +28,8 @@ released streams."""
 GRACE = 10.0
 """Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
 
+CANCEL_SECONDS = 6.0  # for handlers to end when they are cancelled
+
 GIVE_UP_SECONDS = 1.0  # for giving up slots after an error or a cancellation
 
 FAR_BEHIND = 10_000  # commits, on feeds that can count them; a processor that lags so far reads by itself
@@ -111,8 +113,11 @@ class Worker:
         return None
 
     async def _end_in_time(self) -> None:
-        """End; if the worker was stopped, within the grace for handlers, and as long again for the store."""
-        limit = asyncio.timeout(2 * self._grace if self._stopping.is_set() else None)
+        """End; if the worker was stopped, within the grace for handlers, and as long again for the store.
+
+        A handler that does not end when it is cancelled adds a few seconds.
+        """
+        limit = asyncio.timeout(2 * self._grace + CANCEL_SECONDS if self._stopping.is_set() else None)
         try:
             async with limit:
                 await self._patience(self._end)
@@ -269,7 +274,7 @@ class Worker:
             return [active] if active else []
         behind = {each: await self._patience(partial(_behind, each)) for each in active}
         least = min(behind.values())
-        alone = {each for each in active if behind[each] > least + FAR_BEHIND or each.retries.is_full}
+        alone = {each for each in active if behind[each] > least + FAR_BEHIND or each.catch_up.is_full}
         self._alone = frozenset(alone)
         together = [each for each in active if each not in alone]
         return [*([each] for each in alone), *([together] if together else [])]
@@ -291,7 +296,7 @@ class Worker:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
                     continue
-                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.retries.is_full
+                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.catch_up.is_full
                 if len(self._pipelines) > 1 and not pipeline.paused and belongs_together == is_alone:
                     self._regroup.set()
 
