@@ -83,7 +83,8 @@ class Processor(Generic[P]):
         projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
         tag, version, registry = projection.tag, projection.version, self.checkpoints.registry
-        registrar = Registrar(tag, version, projection.handles, registry, used, from_now=start == "now")
+        taken = projection.handles, projection.categories
+        registrar = Registrar(tag, version, *taken, registry, used, from_now=start == "now")
         self._waiting = Waiting(projection, registrar, self.checkpoints)
         self.pipeline = Pipeline(
             projection,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import structs
 
@@ -16,10 +16,19 @@ class Registrar:
     """Registers one version of a processor, and checks that it belongs to its store."""
 
     def __init__(
-        self, tag: str, version: int, handles: Sequence[str], registry: Registry, feed: Feed, *, from_now: bool
+        self,
+        tag: str,
+        version: int,
+        handles: Sequence[str],
+        categories: Collection[str],
+        registry: Registry,
+        feed: Feed,
+        *,
+        from_now: bool,
     ) -> None:
         self.tag, self.version, self.name, self.from_now = tag, version, f"{tag}@{version}", from_now
-        self._handles, self._registry, self._feed = tuple(handles), registry, feed
+        self._handles, self._categories = tuple(handles), tuple(sorted(set(categories)))
+        self._registry, self._feed = registry, feed
         self._current: Registration | None = None
         self.new_start = ""  # where slots begin that have no checkpoint, if this object has stored the registration
 
@@ -36,20 +45,29 @@ class Registrar:
         identity = await self._feed.identity()
         while (found := await self._registry.registration(self.name)) is None:
             start, started = (await self._feed.end(), await self._feed.clock()) if self.from_now else ("", 0)
-            new = Registration(store=identity, started=started, start=start, handles=self._handles)
+            new = self._declare(Registration(store=identity, started=started, start=start))
             if await self._registry.register(self.name, new, instead_of=None):
                 self.new_start = start
         if found.store != identity:
             raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
-        if found.handles != self._handles:
-            if added := set(self._handles) - set(found.handles):
-                log.warning(
-                    "%s: handlers of %s were added without raising its version: events of the past are not handled",
-                    *(self.name, ", ".join(sorted(added))),
-                )
-            await self._registry.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
+        if (new := self._declare(found)) != found:
+            self._warn(found)
+            await self._registry.register(self.name, new, instead_of=found)
         self._current = found
         return found
+
+    def _declare(self, registration: Registration) -> Registration:
+        return structs.replace(registration, handles=self._handles, categories=self._categories)
+
+    def _warn(self, found: Registration) -> None:
+        """Log what this object handles, and the one that was registered did not."""
+        text = "%s: %s were added without raising its version: events of the past are not handled"
+        if added := [each for each in self._handles if each not in found.handles]:
+            log.warning(text, self.name, f"handlers of {', '.join(added)}")
+        if found.categories and not self._categories:
+            log.warning(text, self.name, "all other categories")
+        elif found.categories and (added := [each for each in self._categories if each not in found.categories]):
+            log.warning(text, self.name, f"categories ({', '.join(added)})")
 
     def forget(self) -> None:
         """Note that the registration was deleted."""
