@@ -19,6 +19,9 @@ CONFIRM_SECONDS = 1.0
 """The bound on acts outside: each one starts within this time after a check that the slot is still held."""
 
 
+WRITE_SECONDS = 1.0
+"""A worker writes on average one slot in this time, if its checkpoint has changed."""
+
 REBUILD = "rebuild-"
 """The names of rebuilds as workers begin with this."""
 
@@ -43,6 +46,7 @@ class Assignment:
         self.claimed: dict[int, int] = {}  # the epochs of the last claims by this object
         self.paused = False  # no new commits are started
         self._checking = asyncio.Lock()
+        self._next_write = 0.0  # when checkpoints may be written again, by the loop's clock
 
     # Slots.
 
@@ -120,6 +124,7 @@ class Assignment:
             self._not_before[number] = now + CONFIRM_SECONDS
         else:
             self._not_before.pop(number, None)
+        self._next_write = 0.0
         self.held[number], self.of, self.joined, self.claimed[number] = slot, slot.of, False, slot.epoch
         self.draining.discard(number)
         self.checkpoint = ""
@@ -243,21 +248,25 @@ class Assignment:
         return self.feed.earliest(slot.checkpoint for slot in self.held.values())
 
     async def write(self) -> None:
-        """Write the checkpoint to one held slot: the one with the oldest, so that slots take turns.
+        """Write the checkpoint to all held slots, on average one slot in WRITE_SECONDS.
+
+        So many slots cost no more writes than one, and all have the same checkpoint, also within a scan.
 
         Raises:
-            Fenced: another worker has taken it over.
+            Fenced: another worker has taken one over.
             StoreError: it cannot be written.
         """
-        if not self.checkpoint or self.joined:
+        clock = asyncio.get_running_loop().time
+        if not self.checkpoint or self.joined or clock() < self._next_write:
             return
-        for number, slot in self.held.items():
-            if slot.checkpoint != self.checkpoint:
-                saved = structs.replace(slot, checkpoint=self.checkpoint)
+        checkpoint = self.checkpoint
+        for number, slot in list(self.held.items()):
+            if slot.checkpoint != checkpoint:
+                saved = structs.replace(slot, checkpoint=checkpoint)
                 await self.checkpoints.save(self.name, saved)
-                if self.held.pop(number, None) is not None:  # to the end, so that the others come first
+                if number in self.held:
                     self.held[number] = saved
-                return
+                    self._next_write = clock() + WRITE_SECONDS * (len(self.held) - 1)
 
     def clear(self) -> None:
         """Hold nothing. What was held stays stored as open."""

@@ -271,7 +271,7 @@ class Pipeline:
         elif (paused := await self.assignment.registrar.is_paused()) != self.paused:
             (self.checkpointer.pause if paused else self.checkpointer.resume)()
 
-    async def last_wanted(self, stream: str, version: int) -> int:
+    async def last_wanted(self, stream: str, version: int, after: int = 0) -> int:
         """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one.
 
         It is 0 for a stream of a category that the projection does not take.
@@ -281,13 +281,13 @@ class Pipeline:
         if not self._is_lazy:
             return version
         try:
-            async with aclosing(self.store.read(stream, until=version, backward=True)) as commits:
+            async with aclosing(self.store.read(stream, after=after, until=version, backward=True)) as commits:
                 async for commit in commits:
                     if self.projection.wants(commit):
                         return commit.version
         except StoredDataError as error:  # nobody knows what it holds
             return error.version
-        return 0
+        return after
 
     async def reset(self, stream: str) -> None:
         """Forget what was handled of one stream, and handle it again: now, if this process runs, else in the next run.

@@ -82,8 +82,7 @@ class Processor(Generic[P]):
         self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        tag, version, registry = projection.tag, projection.version, self.checkpoints.registry
-        registrar = Registrar(tag, version, projection.handles, registry, used, from_now=start == "now")
+        registrar = Registrar(projection, self.checkpoints.registry, used, from_now=start == "now")
         self._waiting = Waiting(projection, registrar, self.checkpoints)
         self.pipeline = Pipeline(
             projection,
@@ -121,7 +120,10 @@ class Processor(Generic[P]):
             NotActive: another version has replaced this one.
             TimeoutError: the commit was not handled within `timeout` seconds.
         """
-        version = await self.pipeline.last_wanted(receipt.stream, receipt.version)
+        handled = (await self.positions([receipt.stream])).get(receipt.stream, 0)
+        if handled >= receipt.version:
+            return
+        version = await self.pipeline.last_wanted(receipt.stream, receipt.version, handled)
         await self._waiting.wait_for(receipt.stream, version, timeout)
 
     # Parked streams.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
@@ -64,6 +64,20 @@ async def call_handler(
         raise
     except BaseException as error:
         raise HandlerFailed(RuntimeError(f"{handler.name} raised {type(error).__name__}")) from error
+
+
+def refuse_awaitable(result: object, name: str) -> None:
+    """Raise TypeError if a plain handler returned something to await, which nobody would await."""
+    if not isawaitable(result):
+        return
+    if isinstance(result, Coroutine):
+        result.close()  # or Python warns that it was never awaited
+    elif isinstance(result, asyncio.Future):
+        result.cancel()
+    raise TypeError(
+        f"{name} returned {type(result).__name__}, which is not awaited in this kind of projection; make calls that "
+        "are awaited in Effects"
+    )
 
 
 def explain_timeout(name: str, timeout: float) -> str:

@@ -17,7 +17,7 @@ from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
 from ..checkpoints.sqlite.positions import advance, delete_position
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
-from .calling import GRACE, explain_timeout
+from .calling import GRACE, explain_timeout, refuse_awaitable
 from .handlers import Handler
 from .ordering import Stretch, Walk, in_order, join, split, without
 from .projection import Failure, Guarantee, Projection
@@ -307,9 +307,11 @@ class SQLiteProjection(Projection):
                 if handler.with_context:
                     context = SQLiteContext(commit, index, walk.run.muted)
                     context.db = database
-                    handler.call(self, given, context)
+                    result = handler.call(self, given, context)
                 else:
-                    handler.call(self, given)
+                    result = handler.call(self, given)
+                if result is not None:
+                    refuse_awaitable(result, handler.name)
             finally:
                 if (now := monotonic()) > watch.end:
                     raise watch.explain()
