@@ -88,6 +88,7 @@ class CatchUp:
             latest = entry.latest
             known = await self._positions.read(stream)
             position = known.version
+            await self._positions.check_stored({stream: known})
             page = await self._page(stream, position)
             if not page and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version

@@ -98,6 +98,7 @@ class Pipeline:
             raise RuntimeError(f"{self.assignment.name} holds no slots; run it with `run`, or in a Runner")
         by_stream: dict[str, list[Commit]] = {}
         if self._is_lazy:
+            self.positions.check_known(commits := list(commits))
             commits = [commit for commit in commits if self.projection.wants(commit)]
         for commit in commits:
             if commit.stream in by_stream:
@@ -152,6 +153,8 @@ class Pipeline:
         for stream, hints in by_stream.items():
             if any(commit.version <= positions[stream].version for commit in hints):
                 self.positions.check(positions[stream], hints)
+        newer = {s for s, hints in by_stream.items() if any(each.version > positions[s].version for each in hints)}
+        await self.positions.check_stored({stream: positions[stream] for stream in newer})
         for stream, hints in by_stream.items():
             known = positions[stream]
             try:
