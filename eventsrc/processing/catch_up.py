@@ -98,6 +98,7 @@ class CatchUp:
             latest = entry.latest
             known = await self._positions.read(stream)
             position = known.version
+            await self._positions.check_stored({stream: known})
             commits = await self._page(stream, position, page)
             if not commits and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version

@@ -115,7 +115,10 @@ class Pipeline:
         """
         if not self.assignment.held and not self.running:  # in a worker, others may have all slots
             raise RuntimeError(f"{self.assignment.name} holds no slots; run it with `run`, or in a Runner")
-        wanted = [commit for commit in commits if not self._is_lazy or self.projection.wants(commit)]
+        wanted = list(commits)
+        if self._is_lazy:
+            self.positions.check_known(wanted)
+            wanted = [commit for commit in wanted if self.projection.wants(commit)]
         clock = asyncio.get_running_loop().time
         async with self._lock:
             if self.assignment.joined:
@@ -192,6 +195,8 @@ class Pipeline:
         for stream, hints in by_stream.items():
             if any(commit.version <= positions[stream].version for commit in hints):
                 self.positions.check(positions[stream], hints)
+        newer = {s for s, hints in by_stream.items() if any(each.version > positions[s].version for each in hints)}
+        await self.positions.check_stored({stream: positions[stream] for stream in newer})
         for stream, hints in by_stream.items():
             known = positions[stream]
             try:
