@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS claims (
     at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER, stream TEXT DEFAULT ''
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
-CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
+CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations
+WHEN NEW.registration ->> 'started' > 0 BEGIN
     SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
