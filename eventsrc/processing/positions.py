@@ -42,7 +42,7 @@ class Positions:
         self._projection, self._assignment, self._store, self._progress = projection, assignment, store, progress
         self._known: dict[str, Known] = {}
         self._in_part: dict[str, int] = {}  # where slices began that were not handled to their ends
-        self._loads: list[set[str]] = []  # for each load on its way, the streams that have moved since it began
+        self._loads: dict[int, set[str]] = {}  # for each load on its way, the streams that have moved since it began
 
     async def load(self, streams: Iterable[str]) -> dict[str, Known]:
         """Return the positions of these streams, from memory or else as they are stored."""
@@ -51,7 +51,8 @@ class Positions:
         if len(known) == len(streams):
             return known
         unknown = [stream for stream in streams if stream not in known]
-        self._loads.append(moved := set[str]())
+        moved = set[str]()
+        self._loads[id(moved)] = moved
         try:
             found = await self._projection.positions(unknown)
             for stream in unknown:
@@ -61,7 +62,7 @@ class Positions:
                 if (before := self._in_part.pop(stream, None)) is not None:
                     self._progress.commits += max(0, version - before)
         finally:
-            self._loads = [each for each in self._loads if each is not moved]  # others may be equal
+            del self._loads[id(moved)]
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
             self._known.clear()
         self._known |= {stream: known[stream] for stream in unknown if stream not in moved}
@@ -131,7 +132,7 @@ class Positions:
         self._note([stream])
 
     def _note(self, streams: Iterable[str]) -> None:
-        for moved in self._loads:
+        for moved in self._loads.values():
             moved.update(streams)
 
     def clear(self) -> None:

@@ -185,6 +185,8 @@ class DynamoDBProjection(Projection):
             refusal = await checkpoints.table.transact([advance, *actions])
         except StoreRejected as error:
             raise HandlerFailed(error) if is_handler_error(error) else error from None
+        except (TypeError, ValueError) as error:  # a value that cannot be encoded, such as a lone surrogate
+            raise HandlerFailed(error) from error
         if refusal is None:
             return
         if refusal.action == 0:
