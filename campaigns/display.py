@@ -73,8 +73,11 @@ class Display:
         )
 
     def show_verdict(self, verdict: Verdict) -> None:
-        found = f"detected within {verdict.seeds} histories" if verdict.seeds else "MISSED"
-        self.say(f"mutant {verdict.name.replace('_', ' ')}: {found}", "" if verdict.seeds else "red")
+        missed = verdict.seeds is None
+        found = (
+            "MISSED" if missed else f"detected within {verdict.seeds} histories" if verdict.seeds else "a test fails"
+        )
+        self.say(f"mutant {verdict.name.replace('_', ' ')}: {found}", "red" if missed else "")
 
     def show_part(self, part: str, layers: Sequence[Layer], took: Took) -> None:
         """Show the results of a part that has ended."""
@@ -107,11 +110,11 @@ class Display:
                 kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(layer.kinds.items()))
                 self._console.print(f"{layer.name}: {kinds}")
         if verdicts:
-            caught = Table(title="Mutants of the library, and seeds until each was detected")
-            for heading in ("mutant", "seeds", "violation"):
+            caught = Table(title="Mutants of the library, and histories until each was detected")
+            for heading in ("mutant", "histories", "violation, or the test that fails"):
                 caught.add_column(heading)
-            for verdict in sorted(verdicts):
-                seeds = str(verdict.seeds or "missed")
+            for verdict in sorted(verdicts, key=lambda verdict: verdict.name):
+                seeds = "missed" if verdict.seeds is None else str(verdict.seeds or "unit test")
                 caught.add_row(verdict.name.replace("_", " "), seeds, escape(verdict.violation))
             self._console.print(caught)
         times = ", ".join(f"{part} {each.wall:.0f} s" for part, each in took.items())
