@@ -1,6 +1,7 @@
 """Measure what a running processor costs while nothing is stored: its CPU, and its requests to DynamoDB.
 
-Each processor runs in a child process, so that its CPU is its own. A proxy here counts its requests.
+Each processor runs in a child process, so that its CPU is its own; a few of them run at a time. Proxies here count the
+requests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .measure import Figure, median_of
 from .models import BalancesInSQLite
 
 ROUNDS = 3
-SETTLED = 10.0  # seconds after which a quiet stream is asked least often
+SETTLED = 20.0  # seconds after which a quiet stream is asked least often, and the checkpoint is in all slots
 SECONDS = 20.0
 WORKERS = ("alone", "with leases")
 PER_MINUTE = 60 / SECONDS
@@ -44,15 +45,17 @@ async def figures() -> list[Figure]:
         async with SQLiteStore(path) as store:
             await Repository(Account, store).save(Account.open("a-1", owner="ann"))
         for workers in WORKERS:
-            spent = [await _run_child("sqlite", str(path), f"{path}.{workers}.{n}", workers) for n in range(ROUNDS)]
+            spent = await asyncio.gather(
+                *(_run_child("sqlite", str(path), f"{path}.{workers}.{number}", workers) for number in range(ROUNDS))
+            )
             found.append(Figure(f"ms of CPU a minute, idle, SQLite, {workers}", median_of(spent)))
-    async with dynamodb_local() as local, counting(local.endpoint_url) as proxy:
+    async with dynamodb_local() as local:
         table = fresh_name()
         async with store_on(local.endpoint_url, table) as store:
             await store.create_table(stream=True)
             await Repository(Account, store).save(Account.open("a-1", owner="ann"))
         for workers in WORKERS:
-            rounds = [await _on_dynamodb(local.endpoint_url, proxy, table, workers) for _ in range(ROUNDS)]
+            rounds = await asyncio.gather(*(_on_dynamodb(local.endpoint_url, table, workers) for _ in range(ROUNDS)))
             found += [
                 Figure(f"{name}, idle, DynamoDB, {workers}", median_of(values))
                 for name, values in zip(
@@ -64,7 +67,7 @@ async def figures() -> list[Figure]:
     return found
 
 
-async def _on_dynamodb(endpoint: str, proxy: CountingProxy, table: str, workers: str) -> tuple[float, float, float]:
+async def _on_dynamodb(endpoint: str, table: str, workers: str) -> tuple[float, float, float]:
     """Return the ms of CPU and the requests to tables and stream, each in a minute."""
     checkpoints = fresh_name()
     async with session().client("dynamodb", endpoint_url=endpoint) as client:
@@ -75,12 +78,14 @@ async def _on_dynamodb(endpoint: str, proxy: CountingProxy, table: str, workers:
             AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
             BillingMode="PAY_PER_REQUEST",
         )
-    spent = await _run_child("dynamodb", f"{proxy.url} {table}", checkpoints, workers, proxy)
-    to_stream = sum(proxy.counts.streams.values()) * PER_MINUTE
-    return spent, proxy.counts.requests * PER_MINUTE, to_stream
+    async with counting(endpoint) as proxy:
+        spent = await _run_child("dynamodb", f"{proxy.url} {table}", checkpoints, workers, proxy)
+    return spent, proxy.counts.requests * PER_MINUTE, proxy.counts.streams.total() * PER_MINUTE
 
 
-async def _run_child(kind: str, store: str, checkpoints: str, workers: str, proxy: Any = None) -> float:
+async def _run_child(
+    kind: str, store: str, checkpoints: str, workers: str, proxy: CountingProxy | None = None
+) -> float:
     """Return the ms of CPU that an idle processor spends in a minute."""
     arguments = (kind, store, checkpoints, workers)
     child = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.idling", *arguments, stdout=PIPE)
@@ -89,11 +94,12 @@ async def _run_child(kind: str, store: str, checkpoints: str, workers: str, prox
     if proxy is not None:
         proxy.counts = Counts()
     spent = float(await child.stdout.readline())
+    counts = Counts() if proxy is None else proxy.counts
     if proxy is not None:
-        proxy.counts, counts = Counts(), proxy.counts
-        await child.wait()
-        proxy.counts = counts
+        proxy.counts = Counts()  # of its end
     assert await child.wait() == 0
+    if proxy is not None:
+        proxy.counts = counts
     return spent * 1000 * PER_MINUTE
 
 

@@ -14,11 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from functools import reduce
 from itertools import chain
 from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 
-from .display import Display
-from .jobs import SEEDS, Job, parts_of
+from .display import Display, Took
+from .jobs import SEEDS, WAITING, Job, parts_of
 from .mutants import Verdict
 from .progress import Finished, connect, run_job
 from .report import Layer
@@ -35,19 +36,24 @@ class Run:
         self._finished: dict[str, list[Finished]] = {part: [] for part in parts}
         self.layers: list[Layer] = []
         self.verdicts: list[Verdict] = []
-        self.took: dict[str, float] = {}  # seconds from the start of a part's first job to the end of its last one
+        self.took: dict[str, Took] = {}
 
     def run(self) -> None:
-        """Run all jobs, on all cores. Show each result as soon as there is one."""
+        """Run all jobs, on all cores. Show each result as soon as there is one.
+
+        One process runs the parts that mostly wait. As many as there are cores run the others, so that no core idles.
+        """
         spawn = multiprocessing.get_context("spawn")
         jobs = [(part, *job) for part, each in self._parts.items() for job in each]
         shares = spawn.RawArray("d", len(jobs))
+        options: Any = {"mp_context": spawn, "initializer": connect, "initargs": (shares,)}
         with (
             self._display.showing(),
-            ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=connect, initargs=(shares,)) as pool,
+            ProcessPoolExecutor(os.cpu_count(), **options) as computing,
+            ProcessPoolExecutor(1, **options) as waiting,
         ):
             running: dict[Future[Finished], str] = {
-                pool.submit(run_job, number, work, arguments): part
+                (waiting if part in WAITING else computing).submit(run_job, number, work, arguments): part
                 for number, (part, work, arguments) in enumerate(jobs)
             }
             while running:
@@ -77,7 +83,8 @@ class Run:
             rows.append(Layer(part, 0, 0, 0, 0, 0, 0.0, rows[0].seed if rows else 0, broken))
         layers = merge(rows)
         self.layers += layers
-        self.took[part] = max(each.end for each in ended) - min(each.start for each in ended)
+        wall = max(each.end for each in ended) - min(each.start for each in ended)
+        self.took[part] = Took(wall, sum(each.cpu for each in ended))
         self._display.show_part(part, layers, self.took[part])
 
     @property

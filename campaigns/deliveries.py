@@ -103,7 +103,11 @@ def check_deliveries(
 
 
 def _find_takeovers(claims: Sequence[Claim], bound: float) -> Iterable[float]:
-    """Yield when the acts of earlier owners that have not given up have begun: at once for those of the same worker."""
+    """Yield when the acts of earlier owners that have not given up have begun.
+
+    A worker that claims its own slot again, as after a lease that expired, has ended what it did before it does so. It
+    may repeat its last commit at once, as the position of that may be unstored.
+    """
     last = 0
     for claim in claims:
         if claim.forced:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,13 @@ INTERVAL = 10.0  # seconds between two lines of progress, if the output is not a
 MANY_VIOLATIONS = 20  # of one layer; further ones are counted only
 
 _HEADINGS = ("layer", "operations", "faults", "acknowledged", "lost", "duplicated", "violations", "s", "seed")
+
+
+class Took(NamedTuple):
+    """How long a part took, in seconds."""
+
+    wall: float  # from the start of its first job to the end of its last one
+    cpu: float  # user and system, of all jobs
 
 
 class Display:
@@ -65,12 +73,15 @@ class Display:
         )
 
     def show_verdict(self, verdict: Verdict) -> None:
-        found = f"detected within {verdict.seeds} histories" if verdict.seeds else "MISSED"
-        self.say(f"mutant {verdict.name.replace('_', ' ')}: {found}", "" if verdict.seeds else "red")
+        missed = verdict.seeds is None
+        found = (
+            "MISSED" if missed else f"detected within {verdict.seeds} histories" if verdict.seeds else "a test fails"
+        )
+        self.say(f"mutant {verdict.name.replace('_', ' ')}: {found}", "red" if missed else "")
 
-    def show_part(self, part: str, layers: Sequence[Layer], seconds: float) -> None:
+    def show_part(self, part: str, layers: Sequence[Layer], took: Took) -> None:
         """Show the results of a part that has ended."""
-        self.say(f"{part} ended; it took {seconds:.0f} s")
+        self.say(f"{part} ended; it took {took.wall:.0f} s, and {took.cpu:.0f} s of CPU")
         for layer in layers:
             counts = zip(_HEADINGS[1:7], _counts(layer), strict=True)
             self.say(f"  {layer.name}: " + ", ".join(f"{count} {heading}" for heading, count in counts))
@@ -83,7 +94,7 @@ class Display:
             if (more := len(layer.violations) - MANY_VIOLATIONS) > 0:
                 self.say(f"{layer.name}: and {more} more", "red")
 
-    def show_all(self, layers: Sequence[Layer], verdicts: Sequence[Verdict], took: Mapping[str, float]) -> None:
+    def show_all(self, layers: Sequence[Layer], verdicts: Sequence[Verdict], took: Mapping[str, Took]) -> None:
         """Show the results of all parts, and how long each part took."""
         table = Table(title=f"Faults and violations by layer ({self.seconds:.0f} s in all)")
         for heading in _HEADINGS:
@@ -99,15 +110,17 @@ class Display:
                 kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(layer.kinds.items()))
                 self._console.print(f"{layer.name}: {kinds}")
         if verdicts:
-            caught = Table(title="Mutants of the library, and seeds until each was detected")
-            for heading in ("mutant", "seeds", "violation"):
+            caught = Table(title="Mutants of the library, and histories until each was detected")
+            for heading in ("mutant", "histories", "violation, or the test that fails"):
                 caught.add_column(heading)
-            for verdict in sorted(verdicts):
-                seeds = str(verdict.seeds or "missed")
+            for verdict in sorted(verdicts, key=lambda verdict: verdict.name):
+                seeds = "missed" if verdict.seeds is None else str(verdict.seeds or "unit test")
                 caught.add_row(verdict.name.replace("_", " "), seeds, escape(verdict.violation))
             self._console.print(caught)
-        times = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items())
+        times = ", ".join(f"{part} {each.wall:.0f} s" for part, each in took.items())
         self._console.print(f"From the start to the end of each part: {times}")
+        used = ", ".join(f"{part} {each.cpu:.0f} s" for part, each in took.items())
+        self._console.print(f"CPU of each part: {used}; in all {sum(each.cpu for each in took.values()):.0f} s")
         self.show_violations(layers)
 
 

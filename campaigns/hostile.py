@@ -29,10 +29,11 @@ LATE = 20.0  # seconds, at most, until a write whose caller was cancelled takes 
 PAUSES = (0.0, 0.001, 0.05)
 
 # What no write may do, however late: go back, or write under an epoch that another worker has raised since.
-_FENCE = """(
-    SELECT epoch FROM eventsrc_slots WHERE processor = NEW.processor AND number = crc32(NEW.stream) % (slot ->> 'of')
-    AND 1 = (SELECT count(DISTINCT slot ->> 'laid') FROM eventsrc_slots WHERE processor = NEW.processor)
-)"""
+# While the number of slots is being changed, a stream is in one slot of the old number, one of the new, or neither:
+# the holder of the old one may write until that is replaced.
+_FENCES = """SELECT epoch FROM eventsrc_slots
+    WHERE processor = NEW.processor AND number = crc32(NEW.stream) % (slot ->> 'of')"""
+_STALE = f"' in epoch ' || coalesce((SELECT group_concat(epoch) FROM ({_FENCES})), 'of no slot')"
 # The worker that claimed a slot or (worker 0) a parked stream, and whether the previous owner may have been at work.
 _CLAIM = """INSERT INTO claims (at, worker, forced, processor, number, "of")
     SELECT now(), iif(NEW.slot ->> 'open', process(), 0),"""
@@ -41,10 +42,10 @@ _RELEASE = "INSERT INTO claims (at, worker, forced, processor, stream)"
 _NOTE = "INSERT INTO violations VALUES (NEW.processor || ' ' || "
 _WATCH = f"""
 CREATE TABLE IF NOT EXISTS violations (violation TEXT);
-CREATE TRIGGER IF NOT EXISTS first_position AFTER INSERT ON eventsrc_positions WHEN NEW.epoch <> {_FENCE} BEGIN
-    {_NOTE} NEW.stream || ': a first position of epoch ' || NEW.epoch || ' in epoch ' || {_FENCE}); END;
-CREATE TRIGGER IF NOT EXISTS position AFTER UPDATE ON eventsrc_positions WHEN NEW.epoch <> {_FENCE} BEGIN
-    {_NOTE} NEW.stream || ': a position of epoch ' || NEW.epoch || ' in epoch ' || {_FENCE}); END;
+CREATE TRIGGER IF NOT EXISTS first_position AFTER INSERT ON eventsrc_positions WHEN NEW.epoch NOT IN ({_FENCES}) BEGIN
+    {_NOTE} NEW.stream || ': a first position of epoch ' || NEW.epoch || {_STALE}); END;
+CREATE TRIGGER IF NOT EXISTS position AFTER UPDATE ON eventsrc_positions WHEN NEW.epoch NOT IN ({_FENCES}) BEGIN
+    {_NOTE} NEW.stream || ': a position of epoch ' || NEW.epoch || {_STALE}); END;
 CREATE TRIGGER IF NOT EXISTS version AFTER UPDATE ON eventsrc_positions WHEN NEW.version <= OLD.version BEGIN
     {_NOTE} NEW.stream || ': version ' || OLD.version || ', then ' || NEW.version); END;
 CREATE TRIGGER IF NOT EXISTS slot AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch < OLD.epoch BEGIN
@@ -53,7 +54,8 @@ CREATE TABLE IF NOT EXISTS claims (
     at REAL, worker INTEGER, forced INTEGER, processor TEXT, number INTEGER, "of" INTEGER, stream TEXT DEFAULT ''
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
-CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations BEGIN
+CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations
+WHEN NEW.registration ->> 'started' > 0 BEGIN
     SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;

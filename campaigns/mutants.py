@@ -28,7 +28,7 @@ Patch = tuple[Any, str, Any]
 
 
 class Verdict(NamedTuple):
-    """How soon a mutant was detected. `seeds` is None if it was not detected."""
+    """How soon a mutant was detected. `seeds` is None if it was not detected, and 0 if a unit test fails with it."""
 
     name: str
     seeds: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, MutableSequence
 from time import time
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ class Finished(NamedTuple):
     error: str
     start: float
     end: float
+    cpu: float  # seconds, user and system, with those of child processes that have ended
 
 
 def connect(shares: MutableSequence[float]) -> None:
@@ -35,7 +37,7 @@ def run_job(number: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -
     """Run a job in this process. An error of the campaign is a result, so that other jobs continue."""
     global _job
     _job = number
-    start = time()
+    start, before = time(), _cpu()
     result, error = None, ""
     report(1, 1_000_000)  # it has started
     try:
@@ -44,4 +46,9 @@ def run_job(number: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -
         error = f"the campaign ended with {failure!r}"
     if _shares is not None:
         _shares[number] = 1.0
-    return Finished(result, error, start, time())
+    return Finished(result, error, start, time(), _cpu() - before)
+
+
+def _cpu() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system

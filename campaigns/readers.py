@@ -119,7 +119,9 @@ class Outside(Effects, tag="outside"):
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         try:
             return await super().apply(runs)
-        except BaseException:  # the handler may have ended
+        except (
+            BaseException
+        ):  # cancelled, or a write failed: the handler may have ended, but its position is not stored
             self._process.chaos.disturb(self._process.number)
             raise
 

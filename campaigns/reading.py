@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from support.bank import Account
 
-from eventsrc import EventsrcError, Repository, SnapshotPolicy
+from eventsrc import Repository, SnapshotPolicy, StreamParked
 from eventsrc.processing import Processor, Runner, verify
 from eventsrc.retrying import TRANSIENT
 
@@ -131,6 +131,7 @@ class Play(World):
             except asyncio.CancelledError:
                 pass
             except Exception as error:  # any other exception is a violation
+                # After `stop` it waits for a store only for the grace; see `Runner.run`.
                 if not (worker.has_given_up and isinstance(error, TRANSIENT)):
                     self.violations.append(f"a worker ended with {error!r}")
             del self._workers[worker]
@@ -201,8 +202,15 @@ class Play(World):
             is_running = self._workers and self.random.random() < 0.5
             process = self.random.choice(list(self._workers)) if is_running else desk
             for processor in (*process.processors, self.in_memory):
-                with suppress(EventsrcError, ValueError, RuntimeError, TimeoutError):
+                calm = self._over.is_set()
+                # What `retry` and `skip` may raise: the handler or a store fails, another call or a worker was faster.
+                try:
                     await self._fix(processor)
+                except (StreamParked, *TRANSIENT, ValueError, RuntimeError):
+                    pass
+                except TimeoutError:  # the worker that was asked to continue is killed, frozen or cut off
+                    if calm:
+                        raise
 
     async def _fix(self, processor: Processor[Any]) -> None:
         """Retry the parked streams of a processor, or skip commits. Sometimes pause it before; resume it at the end."""

@@ -86,7 +86,9 @@ def _define(version: int) -> tuple[type[SQLiteProjection], type[Effects]]:
         async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
             try:
                 return await super().apply(runs)
-            except BaseException:  # the handler may have ended
+            except (
+                BaseException
+            ):  # cancelled, or a write failed: the handler may have ended, but its position is not stored
                 self._reader.chaos.disturb(self._reader.number)
                 raise
 

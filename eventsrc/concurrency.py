@@ -39,10 +39,12 @@ async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], conc
 
 
 async def run_all(work: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Run these coroutines concurrently. If one raises an error, cancel the others, and raise it."""
+    """Run these coroutines concurrently, each to its end. Then raise the first error, if there is one."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        await asyncio.gather(*tasks)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
     finally:
         await cancel_all(tasks)
 

@@ -25,6 +25,7 @@ class Applied(NamedTuple):
 
     failures: Sequence[Failure]  # HandlerFailed, PositionMoved or Interrupted
     slow: dict[str, asyncio.Task[None]]  # by stream: still running after PATIENCE; each raises what `apply_one` does
+    error: Exception | None = None  # of the checkpoints, after which the positions of other slices are unknown
 
 
 class Applier:
@@ -42,11 +43,7 @@ class Applier:
         self.calling: set[str] = set()  # streams that handlers are working on
 
     async def apply(self, slices: Sequence[Slice]) -> Applied:
-        """Apply slices, at most one for each stream.
-
-        Raises:
-            Fenced, StoreError: the positions of these slices are unknown.
-        """
+        """Apply slices, at most one for each stream. Batches raise Fenced and StoreError."""
         if self._projection.in_batches:
             return Applied(await self._apply_batch(slices), {})
         tasks = {run.stream: asyncio.create_task(self.apply_one(run)) for run in slices}
@@ -69,12 +66,7 @@ class Applier:
                 failures.append(Failure(run, error))
             except Exception as error:  # noqa: BLE001  # raised below, when no task is left alone
                 others.append(error)
-        if others:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-            raise others[0]
-        return Applied(failures, tasks)
+        return Applied(failures, tasks, others[0] if others else None)
 
     async def apply_one(self, run: Slice) -> None:
         """Apply a slice; of projections that handle one commit at a time, one after the other.

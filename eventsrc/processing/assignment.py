@@ -19,6 +19,9 @@ CONFIRM_SECONDS = 1.0
 """The bound on acts outside: each one starts within this time after a check that the slot is still held."""
 
 
+WRITE_SECONDS = 1.0
+"""A worker writes on average one slot in this time, if its checkpoint has changed."""
+
 REBUILD = "rebuild-"
 """The names of rebuilds as workers begin with this."""
 
@@ -43,6 +46,7 @@ class Assignment:
         self.claimed: dict[int, int] = {}  # the epochs of the last claims by this object
         self.paused = False  # no new commits are started
         self._checking = asyncio.Lock()
+        self._next_write = 0.0  # when checkpoints may be written again, by the loop's clock
 
     # Slots.
 
@@ -120,6 +124,7 @@ class Assignment:
             self._not_before[number] = now + CONFIRM_SECONDS
         else:
             self._not_before.pop(number, None)
+        self._next_write = 0.0
         self.held[number], self.of, self.joined, self.claimed[number] = slot, slot.of, False, slot.epoch
         self.draining.discard(number)
         self.checkpoint = ""
@@ -144,15 +149,17 @@ class Assignment:
         self.unclean.discard(number)
         self.checkpoint = ""
 
-    async def give_up(self, number: int, checkpoint: str = "") -> None:
-        """Write the checkpoint of a slot, if there is a new one, and give it up, so that another worker can claim it.
+    async def give_up(self, number: int, checkpoint: str | None = None) -> None:
+        """Write the checkpoint of a slot, unless it is None, and give it up, so that another worker can claim it.
 
         Raises:
             Fenced: another worker has claimed it already.
         """
         if (held := self.held.get(number)) is None:
             return  # it was dropped
-        slot = structs.replace(held, owner="", open=False, checkpoint=checkpoint or held.checkpoint)
+        slot = structs.replace(
+            held, owner="", open=False, checkpoint=held.checkpoint if checkpoint is None else checkpoint
+        )
         try:
             await self.checkpoints.save(self.name, slot)
         except Fenced:
@@ -180,16 +187,13 @@ class Assignment:
             slot = slots[slot_number(stream, len(slots))]
         return Fence(slot.number, slot.epoch)
 
-    async def rewind(self, number: int, checkpoint: str) -> None:
-        """Give up a slot so that its next holder reads the feed from this checkpoint.
-
-        Raises:
-            Fenced: another worker has claimed it already.
-        """
-        slot = structs.replace(self.held.pop(number), owner="", open=False, checkpoint=checkpoint)
-        await self.checkpoints.save(self.name, slot)
-
     # Checks that the slots are still held.
+
+    async def wait_for_former_holder(self, stream: str) -> None:
+        """Return when the last act outside of the former holder of a slot, which did not give it up, has started."""
+        wait = self._not_before.get(self.slot_of(stream), 0.0) - asyncio.get_running_loop().time()
+        if wait > 0:
+            await asyncio.sleep(wait)
 
     async def confirm(self, number: int) -> None:
         """Return when an act outside may start for a slot that is held here.
@@ -244,21 +248,25 @@ class Assignment:
         return self.feed.earliest(slot.checkpoint for slot in self.held.values())
 
     async def write(self) -> None:
-        """Write the checkpoint to one held slot: the one with the oldest, so that slots take turns.
+        """Write the checkpoint to all held slots, on average one slot in WRITE_SECONDS.
+
+        So many slots cost no more writes than one, and all have the same checkpoint, also within a scan.
 
         Raises:
-            Fenced: another worker has taken it over.
+            Fenced: another worker has taken one over.
             StoreError: it cannot be written.
         """
-        if not self.checkpoint or self.joined:
+        clock = asyncio.get_running_loop().time
+        if not self.checkpoint or self.joined or clock() < self._next_write:
             return
-        for number, slot in self.held.items():
-            if slot.checkpoint != self.checkpoint:
-                saved = structs.replace(slot, checkpoint=self.checkpoint)
+        checkpoint = self.checkpoint
+        for number, slot in list(self.held.items()):
+            if slot.checkpoint != checkpoint:
+                saved = structs.replace(slot, checkpoint=checkpoint)
                 await self.checkpoints.save(self.name, saved)
-                if self.held.pop(number, None) is not None:  # to the end, so that the others come first
+                if number in self.held:
                     self.held[number] = saved
-                return
+                    self._next_write = clock() + WRITE_SECONDS * (len(self.held) - 1)
 
     def clear(self) -> None:
         """Hold nothing. What was held stays stored as open."""

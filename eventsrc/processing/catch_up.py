@@ -17,6 +17,8 @@ from .following import Following
 from .positions import Positions
 from .slice import HandlerFailed, PositionMoved, Slice
 
+MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
+
 _PAGE = 100  # commits that are read and handled at a time
 
 
@@ -32,6 +34,7 @@ class Entry:
         self.failures = 0
         self.at: int | None = None
         self.confirm: Callable[[], Awaitable[None]] | None = None  # instead of a check of the slot
+        self.released: asyncio.Event | None = None  # set when the call of `retry` that handles the stream has ended
         self.is_suspended = False  # without a task, until it is stored
         self.at_risk = False  # processes may have ended while they handled this stream
         self.first: asyncio.Task[None] | None = None  # a slow slice from the feed, which comes first
@@ -48,6 +51,11 @@ class CatchUp:
         self._store, self._assignment, self._positions = store, assignment, positions
         self._applier, self._following = applier, following
         self.entries: dict[str, Entry] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more streams may be aside."""
+        return len(self.entries) >= MAX_ASIDE
 
     def enter(self, stream: str, latest: int = 0) -> Entry:
         """Leave a stream, from now on, to the task of this entry, which ends with `leave`."""
@@ -90,6 +98,7 @@ class CatchUp:
             latest = entry.latest
             known = await self._positions.read(stream)
             position = known.version
+            await self._positions.check_stored({stream: known})
             commits = await self._page(stream, position, page)
             if not commits and position < latest:
                 raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version

@@ -16,6 +16,8 @@ from .slice import Slice
 CAREFUL_SECONDS = 10.0
 """For this long after the first commit that follows the end of a process."""
 
+SURVIVAL_SECONDS = 3.0  # a handler that ends the process does so soon
+
 
 class Caution:
     """Handles commits one at a time, each stored before and deleted afterwards, while a slot is unclean.
@@ -63,7 +65,7 @@ class Caution:
 
     async def apply(self, part: Slice) -> None:
         """Handle one commit, unless its stream is handled by a task of its own."""
-        await self._retries.wait_until_survived()
+        await self._wait_until_survived()
         stream = part.stream
         if self._catch_up.note_newer(stream, part.last_version):
             return
@@ -74,6 +76,7 @@ class Caution:
             if known.version < part.after:
                 self._retries.start(stream, part.last_version)
             return
+        await self._assignment.wait_for_former_holder(stream)  # a kill until then is not this commit's doing
         entry = self._catch_up.enter(stream, part.last_version)
         try:
             await self._parking.store(entry, lives=1)
@@ -87,3 +90,13 @@ class Caution:
             self._retries.take_over(applied, [part])
         else:
             await self._parking.clear(entry)
+
+    async def _wait_until_survived(self) -> None:
+        """Wait until streams that are at risk were tried again, for SURVIVAL_SECONDS at most."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + SURVIVAL_SECONDS
+        while clock() < end and any(  # noqa: ASYNC110  # any of many tasks
+            entry.at_risk and entry.task is not None and not entry.task.done()
+            for entry in self._catch_up.entries.values()
+        ):
+            await asyncio.sleep(0.02)

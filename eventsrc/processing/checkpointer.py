@@ -88,7 +88,7 @@ class Checkpointer:
             await self._store_aside(numbers)
             checkpoint = self._assignment.checkpoint if self._retries.failure is None else ""
             for number in numbers:
-                await self._assignment.give_up(number, checkpoint)
+                await self._assignment.give_up(number, checkpoint or None)
                 self._forget(number)
         except BaseException:
             self._assignment.draining.difference_update(numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..store import Commit
+from ..stream_id import category_of
 from .checkpoints.registry import Registration
 from .projections.projection import Projection
 from .slice import Slice
@@ -17,6 +17,7 @@ class Following:
         self._projection = projection
         self._name: str | None = None
         self._handles: frozenset[str] = frozenset()
+        self._categories: tuple[str, ...] = ()
         self.held_back: set[str] = set()  # streams with commits that the followed version has not handled
 
     @property
@@ -25,7 +26,9 @@ class Following:
 
     def start(self, name: str, registration: Registration | None) -> None:
         """Follow the version of this name."""
-        self._name, self._handles = name, frozenset(registration.handles if registration else ())
+        self._name = name
+        self._handles = frozenset(registration.handles if registration else ())
+        self._categories = registration.categories if registration else ()
 
     def stop(self) -> None:
         self._name = None
@@ -33,7 +36,8 @@ class Following:
     async def split(self, runs: Sequence[Slice]) -> Sequence[Slice]:
         """Return what is to be handled now. Commits that the followed version has not handled are held back.
 
-        Commits after its position that none of its handlers take count as handled by it: it has ignored them, or will.
+        Commits after its position that none of its handlers take, or of other categories than its own, count as handled
+        by it: it has ignored them, or will.
         """
         if self._name is None:
             return runs
@@ -41,15 +45,18 @@ class Following:
         found: list[Slice] = []
         for run in runs:
             position = theirs.get(run.stream)
-            count = self._count(run.commits, position.version if position is not None else 0)
+            count = self._count(run, position.version if position is not None else 0)
             if count < len(run.commits):
                 self.held_back.add(run.stream)
             if count:
                 found.append(run.part(0, count)._replace(muted=True))
         return found
 
-    def _count(self, commits: Sequence[Commit], position: int) -> int:
-        for count, commit in enumerate(commits):
+    def _count(self, run: Slice, position: int) -> int:
+        """Return how many commits of the slice the followed version has handled or ignored."""
+        if self._categories and category_of(run.stream) not in self._categories:
+            return len(run.commits)
+        for count, commit in enumerate(run.commits):
             if commit.version > position and (not self._handles or not self._handles.isdisjoint(commit.tags)):
                 return count
-        return len(commits)
+        return len(run.commits)

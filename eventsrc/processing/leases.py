@@ -70,6 +70,7 @@ class Leases:
         self._grace = 0.0
         self._seen: dict[str, _Beats] = {}
         self._last = -math.inf  # when our last heartbeat started
+        self._looked = -math.inf  # when we last looked whether we still own our slots
         self._limit: asyncio.Timeout | None = None
         self._failure: Exception | None = None
 
@@ -111,6 +112,11 @@ class Leases:
     @property
     def _ends(self) -> float:
         return self._last + _MARGIN * self._ttl if self._failure is None else -math.inf
+
+    @property
+    def looked_before(self) -> float:
+        """Seconds since we last looked whether we still own our slots."""
+        return asyncio.get_running_loop().time() - self._looked
 
     async def rebalance(self) -> None:
         """Claim free slots and give up surplus ones. No batch may be in flight.
@@ -225,10 +231,12 @@ class Leases:
             try:
                 async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
+                    began = asyncio.get_running_loop().time()
                     if not all(
                         view.is_settled(set(pipeline.assignment.held)) for pipeline, view in await self._views()
                     ):
                         rebalance_due.set()
+                    self._looked = began
                     await self._sign_off_dead_workers()
             except SwitchPending:
                 rebalance_due.set()

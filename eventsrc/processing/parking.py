@@ -159,7 +159,7 @@ class Parking:
         stream = parked.stream
         self.orphans.pop(stream, None)
         entry = self._catch_up.enter(stream)
-        entry.stored = parked
+        entry.stored, entry.released = parked, asyncio.Event()
         try:
             await self._claim(entry, parked, is_holder)
             if skip is not None:
@@ -184,6 +184,7 @@ class Parking:
             raise
         finally:
             self._catch_up.leave(entry)
+            entry.released.set()
         await self.clear(entry)
         return True
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from ..errors import Fenced, StoredDataError
 from ..retrying import on_takeover
@@ -114,7 +115,10 @@ class Pipeline:
         """
         if not self.assignment.held and not self.running:  # in a worker, others may have all slots
             raise RuntimeError(f"{self.assignment.name} holds no slots; run it with `run`, or in a Runner")
-        wanted = [commit for commit in commits if not self._is_lazy or self.projection.wants(commit)]
+        wanted = list(commits)
+        if self._is_lazy:
+            self.positions.check_known(wanted)
+            wanted = [commit for commit in wanted if self.projection.wants(commit)]
         clock = asyncio.get_running_loop().time
         async with self._lock:
             if self.assignment.joined:
@@ -191,6 +195,8 @@ class Pipeline:
         for stream, hints in by_stream.items():
             if any(commit.version <= positions[stream].version for commit in hints):
                 self.positions.check(positions[stream], hints)
+        newer = {s for s, hints in by_stream.items() if any(each.version > positions[s].version for each in hints)}
+        await self.positions.check_stored({stream: positions[stream] for stream in newer})
         for stream, hints in by_stream.items():
             known = positions[stream]
             try:
@@ -206,13 +212,9 @@ class Pipeline:
         number = self.assignment.slot_of(stream)
         if (fence := self.assignment.fence(number)) is None:
             raise Fenced(self.assignment.name, number)
-        return Slice(stream, due[0].version - 1, due, fence, is_first=is_first, confirm=self._confirm(number))
-
-    def _confirm(self, number: int) -> Callable[[], Awaitable[None]]:
-        async def confirm() -> None:
-            await self.assignment.confirm(number)
-
-        return confirm
+        return Slice(
+            stream, due[0].version - 1, due, fence, is_first=is_first, confirm=partial(self.assignment.confirm, number)
+        )
 
     def _note(self, run: Slice) -> None:
         """Note that a slice was handled."""
@@ -254,25 +256,27 @@ class Pipeline:
         if self.retries.failure is not None:
             raise self.retries.failure
 
-    async def watch(self) -> None:
-        """Look at what other processes have changed: slots, parked streams, and whether the processor is paused.
+    async def watch(self, *, slots: bool, entries: bool) -> None:
+        """Look at what other processes have changed.
+
+        With `slots`, look at the slots. With `entries`, look at the parked streams, else at whether it is paused.
 
         Raises:
             Fenced, NotActive, SwitchPending: nobody may continue here.
             StoreError: the checkpoints cannot be read.
         """
-        if self.assignment.held:
+        if slots and self.assignment.held:
             await self.assignment.refresh()
-        self._watched += 1
-        if len(self.parking.parked) < MANY_PARKED or self._watched % MANY_PARKED_EVERY == 0:
-            await self.parking.refresh()
-        async with self._lock:  # none of them is in a batch now
-            self.retries.start_orphans()
-        paused = await self.assignment.registrar.is_paused()
-        if paused != self.paused:
+        if entries:
+            self._watched += 1
+            if len(self.parking.parked) < MANY_PARKED or self._watched % MANY_PARKED_EVERY == 0:
+                await self.parking.refresh()
+            async with self._lock:  # none of them is in a batch now
+                self.retries.start_orphans()
+        elif (paused := await self.assignment.registrar.is_paused()) != self.paused:
             (self.checkpointer.pause if paused else self.checkpointer.resume)()
 
-    async def last_wanted(self, stream: str, version: int) -> int:
+    async def last_wanted(self, stream: str, version: int, after: int = 0) -> int:
         """Return the last version up to this one whose position is stored: where writes are billed, of a wanted one.
 
         It is 0 for a stream of a category that the projection does not take.
@@ -282,13 +286,13 @@ class Pipeline:
         if not self._is_lazy:
             return version
         try:
-            async with aclosing(self.store.read(stream, until=version, backward=True)) as commits:
+            async with aclosing(self.store.read(stream, after=after, until=version, backward=True)) as commits:
                 async for commit in commits:
                     if self.projection.wants(commit):
                         return commit.version
         except StoredDataError as error:  # nobody knows what it holds
             return error.version
-        return 0
+        return after
 
     async def reset(self, stream: str) -> None:
         """Forget what was handled of one stream, and handle it again: now, if this process runs, else in the next run.

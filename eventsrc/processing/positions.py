@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import aclosing
+from collections.abc import Iterable, Mapping
+from contextlib import aclosing, suppress
 from typing import NamedTuple
 
+from ..concurrency import load_all
 from ..errors import StoreChanged, StoredDataError
 from ..store import MAX_VERSION, Commit, Store
 from .assignment import Assignment
@@ -18,6 +19,7 @@ CLOCK_SKEW = 15 * 60 * 1_000_000
 """µs by which the clocks of writers may be slow, where only a commit's time says whether it is older than the start."""
 
 _MAX_POSITIONS = 200_000  # kept in memory
+_CHECKS = 16  # positions that are compared with the store at once
 
 
 class Known(NamedTuple):
@@ -41,8 +43,9 @@ class Positions:
     def __init__(self, projection: Projection, assignment: Assignment, store: Store, progress: Progress) -> None:
         self._projection, self._assignment, self._store, self._progress = projection, assignment, store, progress
         self._known: dict[str, Known] = {}
+        self._unchecked: set[str] = set()  # streams whose positions were read, and not compared with the store
         self._in_part: dict[str, int] = {}  # where slices began that were not handled to their ends
-        self._loads: list[set[str]] = []  # for each load on its way, the streams that have moved since it began
+        self._loads: dict[int, set[str]] = {}  # for each load on its way, the streams that have moved since it began
 
     async def load(self, streams: Iterable[str]) -> dict[str, Known]:
         """Return the positions of these streams, from memory or else as they are stored."""
@@ -51,7 +54,8 @@ class Positions:
         if len(known) == len(streams):
             return known
         unknown = [stream for stream in streams if stream not in known]
-        self._loads.append(moved := set[str]())
+        moved = set[str]()
+        self._loads[id(moved)] = moved
         try:
             found = await self._projection.positions(unknown)
             for stream in unknown:
@@ -61,9 +65,11 @@ class Positions:
                 if (before := self._in_part.pop(stream, None)) is not None:
                     self._progress.commits += max(0, version - before)
         finally:
-            self._loads.remove(moved)
+            del self._loads[id(moved)]
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
-            self._known.clear()
+            self.clear()
+        if not self._assignment.feed.ordered:  # a checkpoint of these holds the id of the commit that it stands at
+            self._unchecked |= {stream for stream, position in found.items() if position.id}
         self._known |= {stream: known[stream] for stream in unknown if stream not in moved}
         return known
 
@@ -102,6 +108,33 @@ class Positions:
                     return commit.version
         return 0
 
+    async def check_stored(self, known: Mapping[str, Known]) -> None:
+        """Check that the store still holds the commits at these positions, before commits after them are handled.
+
+        It is one read of one commit for each position that was read from the checkpoints.
+
+        Raises:
+            StoreChanged: the store holds another commit there.
+            StoreError: it cannot be read.
+        """
+        unchecked = {stream: each for stream, each in known.items() if stream in self._unchecked}
+
+        async def check(stream: str) -> None:
+            version = unchecked[stream].version
+            with suppress(StoredDataError):  # it was handled, and is damaged since
+                self.check(
+                    unchecked[stream], [c async for c in self._store.read(stream, after=version - 1, until=version)]
+                )
+            self._unchecked.discard(stream)
+
+        await load_all(check, unchecked, _CHECKS)
+
+    def check_known(self, commits: Iterable[Commit]) -> None:
+        """Check commits whose streams have positions in memory. Raises StoreChanged."""
+        for commit in commits:
+            if (known := self._known.get(commit.stream)) is not None:
+                self.check(known, [commit])
+
     def check(self, known: Known, commits: Iterable[Commit]) -> None:
         """Check that commits of a stream are of the history that was handled.
 
@@ -117,6 +150,7 @@ class Positions:
 
     def moved(self, run: Slice) -> None:
         """Note that a slice was handled."""
+        self._unchecked.discard(run.stream)
         self._known[run.stream] = Known(run.last_version, run.position)
         self._note([run.stream])
 
@@ -128,12 +162,14 @@ class Positions:
     def forget(self, stream: str) -> None:
         """Forget a position that may have moved, so that it is read again."""
         self._known.pop(stream, None)
+        self._unchecked.discard(stream)
         self._note([stream])
 
     def _note(self, streams: Iterable[str]) -> None:
-        for moved in self._loads:
+        for moved in self._loads.values():
             moved.update(streams)
 
     def clear(self) -> None:
         """Forget all positions."""
         self._known.clear()
+        self._unchecked.clear()

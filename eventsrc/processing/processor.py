@@ -82,8 +82,7 @@ class Processor(Generic[P]):
         self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
         projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
         used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        tag, version, registry = projection.tag, projection.version, self.checkpoints.registry
-        registrar = Registrar(tag, version, projection.handles, registry, used, from_now=start == "now")
+        registrar = Registrar(projection, self.checkpoints.registry, used, from_now=start == "now")
         self._waiting = Waiting(projection, registrar, self.checkpoints)
         self.pipeline = Pipeline(
             projection,
@@ -121,7 +120,10 @@ class Processor(Generic[P]):
             NotActive: another version has replaced this one.
             TimeoutError: the commit was not handled within `timeout` seconds.
         """
-        version = await self.pipeline.last_wanted(receipt.stream, receipt.version)
+        handled = (await self.positions([receipt.stream])).get(receipt.stream, 0)
+        if handled >= receipt.version:
+            return
+        version = await self.pipeline.last_wanted(receipt.stream, receipt.version, handled)
         await self._waiting.wait_for(receipt.stream, version, timeout)
 
     # Parked streams.
@@ -159,8 +161,8 @@ class Processor(Generic[P]):
         """Skip the commit at which a stream is parked, and handle the rest of the stream.
 
         - The skipped commit is stored with the reason: `checkpoints.skipped(name)` returns it.
-        - With `version`, only that commit is skipped: if the stream is parked at another one, or not any more, as after
-          a request that was repeated, nothing is done.
+        - With `version`, only that commit is skipped. If it was skipped before, as by a request that is repeated,
+          nothing is done.
 
         Raises:
             StreamParked: a handler failed at a later commit.
@@ -172,11 +174,17 @@ class Processor(Generic[P]):
             raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
         if not self.projection.skips:
             raise ValueError(f"{self.name} cannot skip commits; fix what parked {stream}, and retry")
-        if version is not None:
-            found = await self.checkpoints.parked(self.name, [stream])
-            if version not in {each.version for each in found if each.state == "parked"}:
-                return
+        if version is not None and version not in await self._parked_versions(stream):
+            if any(
+                (each.stream, each.version) == (stream, version) for each in await self.checkpoints.skipped(self.name)
+            ):
+                return  # this request was carried out before
+            raise ValueError(f"{self.name} has not parked {stream} at version {version}; `parked` returns where it is")
         await self._releasing.release(stream, reason)
+
+    async def _parked_versions(self, stream: str) -> set[int]:
+        found = await self.checkpoints.parked(self.name, [stream])
+        return {each.version for each in found if each.state == "parked"}
 
     # The processor as a whole.
 
@@ -229,7 +237,7 @@ class Processor(Generic[P]):
         assignment.feed.earliest([checkpoint])
         await assignment.take_all()
         for number in list(assignment.held):
-            await assignment.rewind(number, checkpoint)
+            await assignment.give_up(number, checkpoint)
         assignment.clear()
 
     def _check_stopped(self) -> None:

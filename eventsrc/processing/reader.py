@@ -150,7 +150,7 @@ class Reader:
         coming: asyncio.Future[Batch | None] | None = None
         try:
             while coming is None or not coming.done():
-                if coming is None and not any(each.retries.is_full for each in self._pipelines):
+                if coming is None and not any(each.catch_up.is_full for each in self._pipelines):
                     coming = asyncio.ensure_future(anext(batches, None))
                 pause = min(max(0.01, self._saved + self._save_every - self._clock()), 1.0)
                 waiting: list[asyncio.Future[Any]] = [*ends, coming] if coming is not None else [*ends]

@@ -98,6 +98,8 @@ class _Rebuild:
 
     async def run(self) -> None:
         checkpoints, tag, version = self._checkpoints, self._projection.tag, self._projection.version
+        if self._processor.pipeline.assignment.registrar.from_now:
+            raise _cannot_rebuild(self._processor.name)
         active = await checkpoints.active(tag)
         if active in (None, version):
             await self._pass(None)
@@ -106,13 +108,8 @@ class _Rebuild:
         registration = await checkpoints.registry.registration(old)
         if registration is not None and registration.store != await self._feed.identity():
             raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
-        if self._processor.pipeline.assignment.registrar.from_now or (
-            registration is not None and registration.started > 0
-        ):
-            raise ValueError(
-                f'{self._processor.name} or {old} has start="now", and cannot be rebuilt; give the new one a tag of '
-                "its own"
-            )
+        if registration is not None and registration.started > 0:
+            raise _cannot_rebuild(old)
         following.start(old, registration)
         await self._pass(old)
         async with _switching(checkpoints, old) as slots:
@@ -156,6 +153,10 @@ class _Rebuild:
 
     async def _run(self) -> None:
         await Worker([self._processor.pipeline], rate=self._rate).run(until_caught_up=True, accept_parked=True)
+
+
+def _cannot_rebuild(name: str) -> ValueError:
+    return ValueError(f'{name} has start="now", and cannot be rebuilt; give the new version a tag of its own')
 
 
 @asynccontextmanager

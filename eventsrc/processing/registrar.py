@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import structs
 
 from ..errors import NotActive, StoreChanged
 from ..log import log
 from ..stores.feed import Feed
 from .checkpoints.registry import Registration, Registry
+from .projections.projection import Projection
 
 NOT_BEGUN = -1
 """`Registration.started` of a processor that has not run yet."""
@@ -18,11 +17,10 @@ NOT_BEGUN = -1
 class Registrar:
     """Registers one version of a processor, and checks that it belongs to its store."""
 
-    def __init__(
-        self, tag: str, version: int, handles: Sequence[str], registry: Registry, feed: Feed, *, from_now: bool
-    ) -> None:
-        self.tag, self.version, self.name, self.from_now = tag, version, f"{tag}@{version}", from_now
-        self._handles, self._registry, self._feed = tuple(handles), registry, feed
+    def __init__(self, projection: Projection, registry: Registry, feed: Feed, *, from_now: bool) -> None:
+        self.tag, self.version, self.name, self.from_now = projection.tag, projection.version, projection.name, from_now
+        self._projection, self._registry, self._feed = projection, registry, feed
+        self._handles, self._categories = projection.handles, tuple(sorted(set(projection.categories)))
         self._current: Registration | None = None
         self.new_start = ""  # where slots begin that have no checkpoint, if this object has stored the registration
 
@@ -38,36 +36,47 @@ class Registrar:
         Raises:
             StoreChanged: it belongs to another store or tenant.
         """
-        identity = await self._feed.identity()
+        identity = await self._identity()
         while True:
             found = await self._registry.registration(self.name)
+            if found is not None and found.store != identity:
+                raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
             if found is not None and (found.started != NOT_BEGUN or not begin):
                 break
             start, started = "", 0 if begin else NOT_BEGUN
             if begin and self.from_now:
                 start, started = await self._feed.end(), await self._feed.clock()
-            blank = Registration(store=identity, handles=self._handles)
-            new = structs.replace(found or blank, started=started, start=start)
-            if found is not None and found.store != identity:
-                break
-            if await self._registry.register(self.name, new, instead_of=found):
+            new = structs.replace(found or Registration(store=identity), started=started, start=start)
+            if await self._registry.register(self.name, self._declare(new), instead_of=found):
                 self.new_start = start
-        if found.store != identity:
-            raise StoreChanged(self.name, "its checkpoints belong to another store or tenant than the one given")
         if begin and self.from_now != (found.started > 0):
             log.warning(
                 "%s: it began %s, so its start=%r is ignored; to begin elsewhere, forget it or give it another tag",
                 *(self.name, "now" if found.started else "at the beginning", "now" if self.from_now else "beginning"),
             )
-        if found.handles != self._handles:
-            if added := set(self._handles) - set(found.handles):
-                log.warning(
-                    "%s: handlers of %s were added without raising its version: events of the past are not handled",
-                    *(self.name, ", ".join(sorted(added))),
-                )
-            await self._registry.register(self.name, structs.replace(found, handles=self._handles), instead_of=found)
+        if (new := self._declare(found)) != found:
+            self._warn(found)
+            await self._registry.register(self.name, new, instead_of=found)
         self._current = found
         return found
+
+    async def _identity(self) -> str:
+        """Return the identity of the store, and of the place of the positions if that is another store."""
+        target = await self._projection.target_identity()
+        return f"{await self._feed.identity()} to {target}" if target else await self._feed.identity()
+
+    def _declare(self, registration: Registration) -> Registration:
+        return structs.replace(registration, handles=self._handles, categories=self._categories)
+
+    def _warn(self, found: Registration) -> None:
+        """Log what this object handles, and the one that was registered did not."""
+        text = "%s: %s were added without raising its version: events of the past are not handled"
+        if added := [each for each in self._handles if each not in found.handles]:
+            log.warning(text, self.name, f"handlers of {', '.join(added)}")
+        if found.categories and not self._categories:
+            log.warning(text, self.name, "all other categories")
+        elif found.categories and (added := [each for each in self._categories if each not in found.categories]):
+            log.warning(text, self.name, f"categories ({', '.join(added)})")
 
     def forget(self) -> None:
         """Note that the registration was deleted."""

@@ -49,6 +49,8 @@ class Releasing:
     async def _release(self, stream: str, skip: str) -> None:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment
         parked = await parking.find(stream)
+        if skip and parked.state != "parked":
+            raise ValueError(f"{assignment.name} is retrying {stream}; it can be skipped once it is parked again")
         skipped = Skipped(stream=stream, version=parked.version, reason=skip, time=now()) if skip else None
         if self._pipeline.running and assignment.holds(stream):
             await parking.release(parked, skipped, is_holder=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from ..concurrency import cancel_all, first_of
+from ..log import log
 from ..retrying import on_failed_handler, on_outage
 from .applying import Applied, Interrupted, for_a_while
 from .assignment import Assignment
@@ -14,7 +15,6 @@ from .following import Following
 from .parking import Parking
 from .slice import HandlerFailed, Slice
 
-MAX_ASIDE = 1_000  # streams; with more of them, reading the feed waits
 MAX_FAILING = 100  # streams that fail, and no handler succeeds: the processor backs off as a whole
 LIVES = 3  # processes that may end while they handle one commit
 
@@ -33,7 +33,6 @@ class Retries:
 
     - A failing handler is called `attempts` times; then its stream is parked, or, with `stops`, the processor stops.
     - If MAX_FAILING streams fail and none succeeds, no stream is parked: all of them wait for the first success.
-    - If MAX_ASIDE streams are aside, reading the feed waits.
     """
 
     def __init__(
@@ -56,8 +55,9 @@ class Retries:
     def reset(self) -> None:
         """Forget the failure of an earlier run."""
         self.failure: Exception | None = None
+        self.last_error = ""  # the name of the last error of a handler
         self._places = asyncio.Semaphore(_MAX_CATCHING_UP)
-        self._alone = asyncio.Lock()
+        self._alone = asyncio.Semaphore(1)
         self._left = asyncio.Event()  # set when a stream is left to the feed again, or parked
         self._failing.clear()
 
@@ -66,19 +66,24 @@ class Retries:
         """Whether everything fails, so that nothing is parked."""
         return len(self._failing) >= MAX_FAILING and not self.ends
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more streams may be aside."""
-        return len(self._catch_up.entries) >= MAX_ASIDE
-
     def succeeded(self) -> None:
         """Note that a handler succeeded."""
         if self._failing:
             if self.is_backing_off:  # it was not their fault, so each is tried once more before it is parked
+                log.warning("%s: a handler has succeeded again", self._assignment.name)
                 for entry in self._catch_up.entries.values():
                     entry.failures = min(entry.failures, self._attempts - 1)
             self._failing.clear()
             self._left.set()
+
+    def _note_failing(self, stream: str, failed: HandlerFailed) -> None:
+        was_backing_off, self.last_error = self.is_backing_off, type(failed.error).__name__
+        self._failing.add(stream)
+        if self.is_backing_off and not was_backing_off:
+            log.warning(
+                "%s: %d streams fail and no handler succeeds, so none of them is parked until one does: %s",
+                *(self._assignment.name, len(self._failing), self.last_error),
+            )
 
     def start(
         self,
@@ -97,11 +102,11 @@ class Retries:
         entry.failures = 1 if failed is not None else entry.stored.attempts if entry.stored is not None else 0
         entry.at_risk = first is None and failed is None and self._has_ended(entry)
         if failed is not None:
-            self._failing.add(stream)
+            self._note_failing(stream, failed)
         entry.task = asyncio.create_task(self._run(entry))
 
     def take_over(self, applied: Applied, runs: Sequence[Slice]) -> None:
-        """Continue with those of these slices that failed, or take long."""
+        """Continue with those of these slices that failed, or take long. Raises the error of the others, if any."""
         for run, error in applied.failures:
             if isinstance(error, Interrupted):
                 self._catch_up.enter(
@@ -113,6 +118,8 @@ class Retries:
         for run in runs if applied.slow else ():
             if (task := applied.slow.get(run.stream)) is not None:
                 self.start(run.stream, run.last_version, first=task)
+        if applied.error is not None:
+            raise applied.error
 
     def start_orphans(self) -> None:
         """Continue with streams that nobody handles: a release was interrupted, or another process asked for it."""
@@ -120,12 +127,6 @@ class Retries:
         for stream in [stream for stream in self._parking.orphans if stream not in held_back]:
             if self._assignment.holds(stream) and self._assignment.may_start(stream):
                 self.start(stream)
-
-    async def wait_until_survived(self) -> None:
-        """Wait until every stream at which processes have ended was tried again."""
-        while any(e.at_risk and e.task is not None and not e.task.done() for e in self._catch_up.entries.values()):
-            self._left.clear()
-            await first_of(self._left, timeout=0.1)
 
     async def wait_until_idle(self) -> None:
         """Wait until no task is left."""
@@ -140,9 +141,16 @@ class Retries:
         for stream, entry in self._catch_up.entries.items():
             if self._assignment.slot_of(stream) in numbers:
                 entry.wake.set()
-        if tasks := self._tasks(numbers):
-            await asyncio.wait(tasks, timeout=grace)
-            await cancel_all(tasks)
+        releases = [
+            entry.released
+            for stream, entry in self._catch_up.entries.items()
+            if entry.released is not None and self._assignment.slot_of(stream) in numbers
+        ]
+        waiting = [asyncio.ensure_future(released.wait()) for released in releases]
+        tasks = self._tasks(numbers)
+        if tasks or waiting:
+            await asyncio.wait([*tasks, *waiting], timeout=grace)
+            await cancel_all([*tasks, *waiting])
 
     def restart(self) -> None:
         """Start the tasks again that `finish` has ended, where the slots are held all the same."""
@@ -235,7 +243,8 @@ class Retries:
 
     async def _attempt(self, entry: Entry) -> bool:
         if entry.at_risk:
-            async with self._alone:  # so that of a process that ends, only one stream is suspected
+            async with for_a_while(self._alone):  # so that of a process that ends, only one stream is suspected
+                await self._assignment.wait_for_former_holder(entry.stream)
                 await self._parking.store(entry, lives=await self._count_lives(entry) + 1)
                 try:
                     await self._catch_up.run(entry, page=1)
@@ -258,7 +267,7 @@ class Retries:
                         entry.at = await self._catch_up.position(entry.stream)
                     return await self._attempt(entry)
                 except HandlerFailed as error:
-                    self._failing.add(entry.stream)
+                    self._note_failing(entry.stream, error)
                     before, entry.at = entry.at, await self._catch_up.position(entry.stream)
                     entry.failures = entry.failures + 1 if entry.at == before else 1
                     entry.failed = error

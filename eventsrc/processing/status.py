@@ -114,7 +114,7 @@ def _find_problem(processor: Processor[Any], max_lag: float) -> str:
     if pipeline.progress.waiting and lag > max_lag:
         return f"it waits for the store since {lag:.0f} seconds: {pipeline.progress.waiting}"
     if state == "backing off" or aside > MANY_ASIDE:
-        return f"{aside} streams fail and are retried"
+        return f"{aside} streams fail and are retried: {pipeline.retries.last_error}"
     if state != "waiting for slots" and lag > max_lag:
         return "it scans the store" if math.isinf(lag) else f"it lags by {lag:.0f} seconds"
     if pipeline.parking.parked:

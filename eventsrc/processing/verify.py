@@ -90,7 +90,7 @@ class _Verification:
                 self._lost.append(head)  # the stream was not just handled further since its head was read
             elif position is not None and stored is not None and position.contradicts(stored):
                 self._changed.append(head)
-            elif after < head.version and (last := await pipeline.last_wanted(stream, head.version)) > after:
+            elif after < head.version and (last := await pipeline.last_wanted(stream, head.version, after)) > after:
                 self._missing += last - after
                 if (hint := await self._read(stream, last)) is not None:
                     hints.append(hint)

@@ -42,9 +42,9 @@ class Waiting:
                         pause = min(pause * 2, _LONGEST_PAUSE)
                     progress.clear()
         except TimeoutError:
-            name = self._registrar.name
+            advice = "it is paused, call `resume`" if await self._registrar.is_paused() else "check that it runs"
             raise TimeoutError(
-                f"{name} has not handled {stream}@{version} in {timeout} s; check that it runs"
+                f"{self._registrar.name} has not handled {stream}@{version} in {timeout} s; {advice}"
             ) from None
         finally:
             self._events[stream].discard(progress)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from ..concurrency import cancel_all, first_of
-from ..errors import Fenced, StoreError, StreamsParked, SwitchPending
+from ..errors import Fenced, NotActive, StoreError, StoreUnavailable, StreamsParked, SwitchPending
 from ..log import log
 from ..retrying import on_takeover
 from ..stores.feed import Feed
@@ -21,10 +22,13 @@ from .reader import Patience, Reader
 T = TypeVar("T")
 
 WATCH_SECONDS = 2.0
-"""How often a worker looks whether others have taken over, paused the processor, or released streams."""
+"""How often a worker looks whether others have taken over; half as often, whether they have paused the processor or
+released streams."""
 
 GRACE = 10.0
 """Seconds after which a stopped worker ends: handlers in flight are cancelled, a store is waited for no longer."""
+
+CANCEL_SECONDS = 6.0  # for handlers to end when they are cancelled
 
 GIVE_UP_SECONDS = 1.0  # for giving up slots after an error or a cancellation
 
@@ -66,6 +70,8 @@ class Worker:
             StreamsParked: with `until_caught_up`, all is handled except these, unless `accept_parked`.
             Fenced, NotActive, StoreChanged, StoreError, Exception: as `Runner.run`.
         """
+        if running := [pipeline.assignment.name for pipeline in self._pipelines if pipeline.running]:
+            raise RuntimeError(f"{running[0]} is running already in this process; use another object for a second run")
         ended: Sequence[Pipeline] = ()
         for pipeline in self._pipelines:
             pipeline.running, pipeline.retries.ends = True, until_caught_up
@@ -77,13 +83,16 @@ class Worker:
                 await self._work_with_leases(self._leases, follow=not until_caught_up)
             parked = self._find_parked()
             ended = [pipeline for pipeline in self._pipelines if pipeline.progress.caught_up.is_set()]
-            await self._patience(self._end)
+            await self._end_in_time()
             if parked is not None and until_caught_up and not accept_parked and not self._stopping.is_set():
                 raise parked
         except Fenced:
             raise
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
             await self._give_up()
+            if isinstance(error, Exception) and not isinstance(error, NotActive | StreamsParked):
+                for pipeline in self._pipelines:
+                    pipeline.retries.failure = pipeline.retries.failure or error
             raise
         finally:
             for pipeline in self._pipelines:
@@ -103,6 +112,20 @@ class Worker:
                 return StreamsParked(pipeline.assignment.name, sorted(pipeline.parking.parked))
         return None
 
+    async def _end_in_time(self) -> None:
+        """End; if the worker was stopped, within the grace for handlers, and as long again for the store.
+
+        A handler that does not end when it is cancelled adds a few seconds.
+        """
+        limit = asyncio.timeout(2 * self._grace + CANCEL_SECONDS if self._stopping.is_set() else None)
+        try:
+            async with limit:
+                await self._patience(self._end)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise StoreUnavailable("the checkpoints did not answer before the grace of the stop was over") from None
+
     async def _end(self) -> None:
         """Store what is left, write the checkpoints and give up the slots."""
         for pipeline in self._pipelines:
@@ -121,8 +144,10 @@ class Worker:
                     await pipeline.retries.drop()
                     for number in list(pipeline.assignment.held):
                         await pipeline.assignment.give_up(number)
-        except (StoreError, Fenced, TimeoutError) as error:
-            log.warning("slots were not given up: %r", error)
+        except Fenced:
+            pass  # they are another worker's
+        except (StoreError, TimeoutError) as error:
+            log.warning("slots were not given up: %s; the next worker begins carefully", type(error).__name__)
 
     # Without leases: this worker has all slots.
 
@@ -192,7 +217,7 @@ class Worker:
                         await self._patience(leases.rebalance)
                         await self._read(follow=follow)
                         if self._stopping.is_set():
-                            await self._patience(self._end)
+                            await self._end_in_time()
                 except Fenced as error:
                     # Others took this worker for dead. It restarts with the slots that are left.
                     log.warning("%s", error)
@@ -249,24 +274,29 @@ class Worker:
             return [active] if active else []
         behind = {each: await self._patience(partial(_behind, each)) for each in active}
         least = min(behind.values())
-        alone = {each for each in active if behind[each] > least + FAR_BEHIND or each.retries.is_full}
+        alone = {each for each in active if behind[each] > least + FAR_BEHIND or each.catch_up.is_full}
         self._alone = frozenset(alone)
         together = [each for each in active if each not in alone]
         return [*([each] for each in alone), *([together] if together else [])]
 
     async def _watch(self) -> None:
-        """Look at what other processes have changed, and whether readers have to be grouped otherwise."""
-        while True:
+        """Look at what other processes have changed, and whether readers have to be grouped otherwise.
+
+        Each look may be billed: parked streams and pauses take turns, and leases look at the slots themselves.
+        """
+        for turn in count():
             await asyncio.sleep(WATCH_SECONDS)
+            slots = self._leases is None or self._leases.looked_before > 1.5 * WATCH_SECONDS
             for pipeline in self._pipelines:
                 was_paused = pipeline.paused
-                await self._patience(pipeline.watch)
+                pipeline.check()
+                await self._patience(partial(pipeline.watch, slots=slots, entries=turn % 2 == 0))
                 is_alone = pipeline in self._alone
                 if pipeline.paused != was_paused:
                     log.info("%s is %s", pipeline.assignment.name, "paused" if pipeline.paused else "resumed")
                     self._regroup.set()
                     continue
-                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.retries.is_full
+                belongs_together = pipeline.progress.caught_up.is_set() if is_alone else not pipeline.catch_up.is_full
                 if len(self._pipelines) > 1 and not pipeline.paused and belongs_together == is_alone:
                     self._regroup.set()
 
@@ -304,6 +334,7 @@ class Worker:
                         idle.result()
                         pipeline.update_caught_up()
                         break
+                    pipeline.check()
                 finally:
                     await cancel_all([idle])
                 if self._stopping.is_set() or self._rebalance_due.is_set() or self._regroup.is_set():

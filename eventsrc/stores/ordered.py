@@ -83,7 +83,8 @@ class OrderedStore(ManagedStore):
 
         Raises:
             FeedTrimmed: the checkpoint is ahead of the store, or the commit at the checkpoint is another one. A commit
-                that is missing there is accepted, because its stream may have been deleted.
+                that is missing there is accepted, because its stream may have been deleted. A store that is restored
+                while it is followed is noticed when it is written again past the commits that were read.
         """
         position, anchor = _parse_checkpoint(after)
         checkpoint, caught_up = _to_checkpoint(position, anchor), False
@@ -97,6 +98,8 @@ class OrderedStore(ManagedStore):
                 rows, complete = await (
                     self.commits_of(position, categories) if categories else self.commits_after(position)
                 )
+                if rows and position:  # the store may have been restored while it is followed
+                    await self._check(position, anchor)
                 commits, damaged = _separate(rows)
                 batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
                 if batch.damaged and not report_damaged:
@@ -104,7 +107,8 @@ class OrderedStore(ManagedStore):
                         yield Batch(commits, _checkpoint_after(commits[-1]), caught_up=False)
                     raise batch.damaged[0].error
                 if rows:
-                    position, checkpoint = _position(rows[-1]), _checkpoint_after(rows[-1])
+                    position, anchor = _position(rows[-1]), _anchor_of(rows[-1])
+                    checkpoint = _checkpoint_after(rows[-1])
                 if rows or not caught_up:
                     caught_up = complete or position >= end
                     yield batch._replace(checkpoint=checkpoint, caught_up=caught_up)
@@ -166,12 +170,13 @@ class OrderedStore(ManagedStore):
 
 
 async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for the event, at most `seconds`."""
+    """Wait for the event, and set it after `seconds`, which costs less CPU than a cancellation."""
+    timer = asyncio.get_running_loop().call_later(seconds, event.set) if seconds is not None else None
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+        await event.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def position_of(checkpoint: str) -> int:
@@ -197,7 +202,11 @@ def _to_checkpoint(position: int, anchor: str) -> str:
 
 
 def _checkpoint_after(row: Commit | Damaged) -> str:
-    return _to_checkpoint(_position(row), _anchor(row.id) if isinstance(row, Commit) else "")
+    return _to_checkpoint(_position(row), _anchor_of(row))
+
+
+def _anchor_of(row: Commit | Damaged) -> str:
+    return _anchor(row.id) if isinstance(row, Commit) else ""
 
 
 def _anchor(id: bytes | None) -> str:

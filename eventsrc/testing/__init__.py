@@ -1,6 +1,6 @@
 """Tools for tests: given/when/then for aggregates, and a kit for projections.
 
-`eventsrc.testing.contract` has the contracts that stores and checkpoints of your own keep.
+`eventsrc.testing.contract` has the contracts that stores, checkpoints and projections of your own keep.
 """
 
 from .projections import Crash, ProjectionKit, every_crash

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS eventsrc_skipped (
 );
 CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version BIGINT NOT NULL);
 """
-SCHEMA_LOCK = 0x6576656E7473  # a number of our own: two processes that create tables at the same time fail otherwise
+SCHEMA_LOCK = 0x6576656E7473  # a number of our own
 
 
 class Pool:
@@ -54,7 +54,7 @@ class Pool:
             async with _store_errors():
                 await self._pool.open(wait=True, timeout=self._deadline)
             async with self.transaction() as db:
-                await db.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
+                await lock_schema(db)
                 await db.execute(SCHEMA)
         except BaseException:
             await self.aclose()
@@ -81,6 +81,11 @@ class Pool:
         """Return the number of rows that the statement has changed."""
         async with self.transaction() as db:
             return (await db.execute(statement, values)).rowcount
+
+
+async def lock_schema(db: Database) -> None:
+    """Wait for others that create tables: of two that create one at the same time, PostgreSQL refuses one."""
+    await db.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
 
 
 def to_text(value: msgspec.Struct) -> str:

@@ -19,7 +19,7 @@ from eventsrc.processing import (
 )
 
 from .checkpoints import PostgresCheckpoints, advance, forget
-from .pool import Database
+from .pool import Database, lock_schema
 
 
 class PostgresContext(Context):
@@ -52,7 +52,11 @@ class PostgresProjection(Projection):
         self._database = checkpoints
 
     async def prepare(self) -> None:
-        await self._database.write(self.create)
+        async def work(db: Database) -> None:
+            await lock_schema(db)  # several processes may start at the same time
+            await self.create(db)
+
+        await self._database.write(work)
 
     async def discard(self) -> None:
         """Drop the tables and the positions in one transaction."""

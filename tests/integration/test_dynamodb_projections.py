@@ -38,6 +38,7 @@ from eventsrc.processing import (
     RowContext,
     rebuild,
 )
+from eventsrc.processing.projections.clearing import delete_version
 from eventsrc.processing.slice import Fence, HandlerFailed, PositionMoved, Slice
 from eventsrc.stores.dynamodb.wire.responses import Item
 from eventsrc.testing.contract.samples import make_commit
@@ -361,7 +362,7 @@ async def test_more_writes_than_a_transaction_holds_are_split(bench: Bench) -> N
     await run_to_parked(processor)
     [parked] = await processor.parked()
     assert parked.version == 14
-    assert "100 writes; a transaction holds 99" in parked.error
+    assert "100 writes; a transaction holds 98" in parked.error
 
 
 async def test_two_writes_to_an_item_within_a_slice_are_made_in_order(bench: Bench) -> None:
@@ -492,13 +493,19 @@ async def test_a_read_model_whose_table_is_missing_stops_the_processor(bench: Be
 
 
 async def test_events_without_writes_cost_only_the_position(bench: Bench) -> None:
+    """After the first position, which is checked: the processor may have been forgotten."""
+
     class Quiet(DynamoDBProjection, tag="quiet"):
         def handle_deposited(self, event: Deposited) -> None: ...
 
     await fill(bench.store, accounts=3)
     await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
+    assert bench.proxy.counts["TransactWriteItems"] == 3
+    await deposit(bench.store, "a-0", 5)
+    bench.proxy.operations.clear()
+    await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
     assert "TransactWriteItems" not in bench.proxy.counts
-    assert (await bench.direct.positions("quiet@1", ["account-a-0"]))["account-a-0"].version == 4
+    assert (await bench.direct.positions("quiet@1", ["account-a-0"]))["account-a-0"].version == 5
 
 
 @pytest.mark.parametrize("reasons", [("None", "TransactionConflict"), ("ThrottlingError",), ("None", "None"), ()])
@@ -648,6 +655,68 @@ async def test_forget_keeps_the_read_model(bench: Bench, kind: Kind) -> None:
     await processor.run(until_caught_up=True)
     await bench.direct.forget(processor.name)
     await bench.check(processor.projection)
+
+
+class Itemized(DynamoDBProjection, tag="itemized"):
+    """Writes an item for each event, which `forget` can find."""
+
+    def __init__(self, table: str) -> None:
+        self.tables = (table,)  # type: ignore[misc]  # where it is known only now
+
+    def handle_movement(self, event: Movement, context: DynamoDBContext) -> None:
+        context.add(self.tables[0], {"PK": self.name, "SK": context.id}, times=1)
+
+    async def check(self, bench: Bench) -> None:
+        """Assert that each event was handled once."""
+        found = {id: int(item["times"]["N"]) for id, item in (await bench.items(self.name)).items()}
+        assert found == dict.fromkeys([id for ids in (await ids_of(bench.store)).values() for id in ids], 1)
+
+
+@pytest.mark.parametrize("worker", ["stale", "sharing", "claiming"])
+async def test_forget_is_exact_while_a_worker_handles_new_streams(
+    bench: Bench, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has checked its slots just before, one that shares them, as functions do, or one that claims them,
+    right before and after the items are deleted.
+    """
+    await fill(bench.store, accounts=3)
+    await Processor(Itemized(bench.table), bench.store, bench.direct).run(until_caught_up=True)
+    processor = Processor(Itemized(bench.table), bench.store, bench.direct)
+    assignment = processor.pipeline.assignment
+    await processor.pipeline.prepare()
+    await (assignment.join() if worker == "sharing" else assignment.take_all())
+    monkeypatch.setattr("eventsrc.processing.assignment.CONFIRM_SECONDS", 60.0)  # the last check is young enough
+    await assignment.refresh()
+    names, refused = iter("bcde"), list[Fenced]()
+
+    async def handle() -> None:
+        """Handle a new stream, and then one that was handled before."""
+        await bench.accounts.save(Account.open(next(names), owner="bob"))
+        await handle_newest()
+        await deposit(bench.store, "a-0", 1)
+        await handle_newest()
+
+    async def handle_newest() -> None:
+        try:
+            if worker == "sharing":
+                await assignment.join()
+            elif worker == "claiming":
+                await assignment.take_all()
+            await processor.pipeline.handle((await commits_of(bench.store))[-1:])
+        except Fenced as error:
+            refused.append(error)
+
+    async def delete_items(*given: Any) -> None:
+        await handle()
+        await delete_version(*given)
+        await handle()
+
+    monkeypatch.setattr("eventsrc.processing.projections.dynamodb.delete_version", delete_items)
+    await Processor(Itemized(bench.table), bench.store, bench.direct).forget()
+    again = Processor(Itemized(bench.table), bench.store, bench.direct)
+    await again.run(until_caught_up=True)
+    await again.projection.check(bench)
+    assert refused
 
 
 async def test_other_checkpoints_are_refused(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from support.ledger import InMemory, InSQLite, Movement, Outside, fill
 from support.proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
 from support.tables import checkpoints_on, fresh_name, records, session, store_on
 
-from eventsrc import Commit, DynamoDBStore, MemoryStore
+from eventsrc import Commit, DynamoDBStore, MemoryStore, StoreChanged
 from eventsrc.processing import Context, DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints, rebuild
 from eventsrc.processing.aws_lambda import Answer, lambda_handler
 
@@ -91,7 +91,7 @@ def deploy(dynamodb_endpoint: str, table: str, tmp_path: Path) -> Iterator[Deplo
     made: list[Environment] = []
 
     def deployed(endpoint: str = dynamodb_endpoint, **options: Any) -> Environment:
-        made.append(Environment(endpoint, table, tmp_path, **options))
+        made.append(Environment(endpoint, options.pop("table", table), tmp_path, **options))
         return made[-1]
 
     yield deployed
@@ -332,6 +332,33 @@ async def test_a_damaged_record_is_read_from_the_table(store: DynamoDBStore, dep
     environment = deploy()
     assert await environment(event) == NONE
     assert await environment.read_handled() == {"one": ids(stream)}
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("delivered", [slice(3, 4), slice(4, 5), slice(149, 150)])
+async def test_a_restored_table_that_was_written_since_is_noticed(
+    dynamodb_endpoint: str, deploy: Deploy, delivered: slice, *, warm: bool
+) -> None:
+    """The record of the new third commit comes later, or never; or so many are missing that the stream catches up."""
+    tables = fresh_name(), fresh_name()
+    async with store_on(dynamodb_endpoint, tables[0]) as store, store_on(dynamodb_endpoint, tables[1]) as other:
+        for each in (store, other):
+            await each.create_table(stream=True)
+        before = await account(store, "one", 3)
+        after = await account(other, "one", 150)
+        environment = deploy(table=tables[0])
+        assert await environment(event_of(store, before)) == NONE
+        async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+            key = {"PK": {"S": "one"}, "SK": {"N": "3"}}
+            await client.delete_item(TableName=tables[0], Key=key)
+        for commit in after[2:]:
+            await store.append(commit)
+        if not warm:
+            environment.close()
+            environment = deploy(table=tables[0])
+        with pytest.raises(StoreChanged, match="one has another commit at version 3"):
+            await environment(event_of(store, after[delivered]))
+        assert await environment.read_handled() == {"one": ids(before)}
 
 
 async def test_a_damaged_commit_parks_its_stream(

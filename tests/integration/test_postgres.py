@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import psycopg
@@ -13,7 +14,9 @@ from support.postgres import create_database, postgres_server
 from eventsrc import Aggregate, Event, Fenced, StoreClosed, StoreUnavailable
 from eventsrc.processing import Fence, MemoryCheckpoints, PositionMoved, Slice, Slot
 from eventsrc.testing import ProjectionKit, every_crash
-from eventsrc.testing.contract.checkpoints import CONTRACT, Check
+from eventsrc.testing.contract import checkpoints as of_checkpoints
+from eventsrc.testing.contract import projections as of_projections
+from eventsrc.testing.contract.projections import Bench, Capability, Happened, interfere
 from eventsrc.testing.contract.samples import make_commit
 from examples.postgres import Database, PostgresCheckpoints, PostgresContext, PostgresProjection
 from examples.postgres.checkpoints import advance
@@ -66,9 +69,40 @@ async def checkpoints(database: str) -> AsyncIterator[PostgresCheckpoints]:
         yield opened
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=str)
-async def test_checkpoints_keep_the_contract(check: Check, database: str) -> None:
+@pytest.mark.parametrize("check", of_checkpoints.CONTRACT, ids=str)
+async def test_checkpoints_keep_the_contract(check: of_checkpoints.Check, database: str) -> None:
     await check(lambda: PostgresCheckpoints(database))
+
+
+class Log(PostgresProjection, tag="log"):
+    async def create(self, db: Database) -> None:
+        await db.execute("CREATE TABLE IF NOT EXISTS log (place BIGSERIAL, version INT, stream TEXT, event TEXT)")
+
+    async def drop(self, db: Database) -> None:
+        await db.execute("DELETE FROM log WHERE version = %s", (self.version,))
+
+    async def handle_happened(self, event: Happened, context: PostgresContext) -> None:
+        insert = "INSERT INTO log (version, stream, event) VALUES (%s, %s, %s)"
+        await context.db.execute(insert, (self.version, context.stream, context.id))
+        interfere(context)
+
+
+@asynccontextmanager
+async def bench_in(database: str) -> AsyncIterator[Bench[Log]]:
+    async with PostgresCheckpoints(database) as checkpoints:
+
+        async def read(log: Log, stream: str) -> list[str]:
+            query = "SELECT event FROM log WHERE version = %s AND stream = %s ORDER BY place"
+            async with checkpoints.transaction() as db:
+                found = await db.execute(query, (log.version, stream))
+                return [event for (event,) in await found.fetchall()]
+
+        yield Bench(Log, read, checkpoints)
+
+
+@pytest.mark.parametrize("check", of_projections.CONTRACT, ids=str)
+async def test_projections_keep_the_contract(check: of_projections.Check, database: str) -> None:
+    await check(lambda: bench_in(database), without={Capability.RESETS})
 
 
 async def read_balances(checkpoints: PostgresCheckpoints) -> dict[str, int]:

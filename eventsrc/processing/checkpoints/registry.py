@@ -15,6 +15,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     started: int = 0  # µs since the epoch, by the store's clock: older commits are not handled; 0 if all are
     start: str = ""  # the feed checkpoint at that moment
     handles: tuple[str, ...] = ()  # the tags of the events that its handlers take, sorted
+    categories: tuple[str, ...] = ()  # of the streams that it handles, sorted; () if it handles all
     paused: bool = False
 
 

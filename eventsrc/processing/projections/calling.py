@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
@@ -15,6 +15,8 @@ from .handlers import Call
 
 GRACE = 5.0
 """Seconds that a handler has to end after it was cancelled. Then it is left alone."""
+
+MAX_THREADS = 1_000  # of the process; with more of them, plain handlers of Effects fail
 
 _left: set[asyncio.Future[Any]] = set()  # handlers that did not end; without a reference they could be collected
 
@@ -62,6 +64,20 @@ async def call_handler(
         raise
     except BaseException as error:
         raise HandlerFailed(RuntimeError(f"{handler.name} raised {type(error).__name__}")) from error
+
+
+def refuse_awaitable(result: object, name: str) -> None:
+    """Raise TypeError if a plain handler returned something to await, which nobody would await."""
+    if not isawaitable(result):
+        return
+    if isinstance(result, Coroutine):
+        result.close()  # or Python warns that it was never awaited
+    elif isinstance(result, asyncio.Future):
+        result.cancel()
+    raise TypeError(
+        f"{name} returned {type(result).__name__}, which is not awaited in this kind of projection; make calls that "
+        "are awaited in Effects"
+    )
 
 
 def explain_timeout(name: str, timeout: float) -> str:
@@ -123,5 +139,7 @@ def _start_thread(
         with suppress(RuntimeError):  # the loop is closed, and nobody waits
             loop.call_soon_threadsafe(report, outcome)
 
+    if threading.active_count() > MAX_THREADS:
+        raise RuntimeError(f"{MAX_THREADS} threads are running, as handlers block; the handler was not called")
     threading.Thread(target=run, name=f"eventsrc-{getattr(function, '__qualname__', 'handler')}", daemon=True).start()
     return future

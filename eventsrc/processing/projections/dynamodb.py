@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import StoreRejected
+from ...errors import Fenced, StoreRejected
 from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
@@ -20,7 +20,7 @@ from .calling import call_handler
 from .clearing import delete_version
 from .projection import Failure, Guarantee, Projection, catch
 
-_MAX_ACTIONS = 99  # actions of a transaction in addition to the position
+_MAX_ACTIONS = 98  # of a transaction, in addition to the position and the check that it may be the first one
 _HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
 
 
@@ -45,7 +45,7 @@ class Writes:
         """Return the actions of the transaction. Raises ValueError if a transaction cannot hold them."""
         actions = [*self._actions, *(_to_update(table, *each) for (table, _), each in self._sums.items())]
         if len(actions) > _MAX_ACTIONS:
-            raise ValueError(f"{len(actions)} writes; a transaction holds {_MAX_ACTIONS} and the position")
+            raise ValueError(f"{len(actions)} writes; a transaction holds {_MAX_ACTIONS} and what the library adds")
         keys = [
             (inner["TableName"], _encode_key(inner["Key"]))
             for each in actions
@@ -109,11 +109,12 @@ class DynamoDBProjection(Projection):
     What handlers write with the context is in one transaction with the stream's position. So each event is handled
     exactly once, even if a process is killed at any moment. Handlers may be async.
 
-    - A slice is split in half if it makes more than 99 writes or two writes to one item, or if a handler fails. Then
+    - A slice is split in half if it makes more than 98 writes or two writes to one item, or if a handler fails. Then
       handlers are called again, for fewer commits.
     - Streams are handled concurrently, `concurrency` at a time. Transactions that change the same item conflict and are
       tried again: if many streams change few items, set `concurrency` low.
-    - A write in a transaction costs twice the units of a single write.
+    - A write in a transaction costs twice the units of a single write. The first position of a stream costs two more:
+      its transaction checks that the processor was not forgotten since.
     - `tables` declares the tables whose items `Processor.forget` may delete: each item whose partition key starts with
       `self.name`, as `delays@2` or `delays@2#LH`, belongs to this version. It reads these tables as a whole.
     - Plain handlers run in the event loop, so they must not block. A handler that exceeds the processor's
@@ -140,6 +141,8 @@ class DynamoDBProjection(Projection):
     async def discard(self) -> None:
         """Forget the processor, and delete the items of this version from `tables`.
 
+        Workers may run: they get Fenced until it is done. If it fails, they do until it is called again.
+
         Raises TypeError if the class does not declare them: then nothing is dropped.
         """
         kind = type(self).__qualname__
@@ -148,9 +151,12 @@ class DynamoDBProjection(Projection):
                 f"{kind} does not declare its tables, so its items cannot be deleted; raise its version, which starts "
                 f"with new items, or declare {kind}.tables and start partition keys with self.name"
             )
-        await super().discard()
-        for table in self.tables:
-            await delete_version(self._checkpoints.table, table, self.name)
+
+        async def drop() -> None:
+            for table in self.tables:
+                await delete_version(self._checkpoints.table, table, self.name)
+
+        await self._checkpoints.forget(self.name, drop=drop)
 
     async def reset(self, stream: str, fence: Fence) -> None:
         """Carry out what `forget_stream` writes and delete the stream's position, in one transaction."""
@@ -173,24 +179,39 @@ class DynamoDBProjection(Projection):
             raise HandlerFailed(error) from error
         if run.is_first:
             await run.confirm()  # there is no position yet, whose epoch would fence a stale worker
-        if actions:
+        await self._store_with(run, actions)
+
+    async def advance(self, run: Slice) -> None:
+        await self._store_with(run, [])
+
+    async def _store_with(self, run: Slice, actions: Sequence[Mapping[str, Any]]) -> None:
+        """Store the position after a slice, in one transaction with `actions`."""
+        if run.is_first:
+            starts = self._checkpoints.starts
+            async with starts.turn(self.name, run.stream):
+                await self._transact(run, actions, starts.check(self.name, run.stream, run.fence.epoch))
+        elif actions:
             await self._transact(run, actions)
         else:
-            await self.advance(run)
+            await self._checkpoints.advance(self.name, run)
 
-    async def _transact(self, run: Slice, actions: Sequence[Mapping[str, Any]]) -> None:
+    async def _transact(self, run: Slice, actions: Sequence[Mapping[str, Any]], *checks: Mapping[str, Any]) -> None:
         checkpoints = self._checkpoints
         advance = {"Update": checkpoints.position_items.advance_request(self.name, run)}
         try:
-            refusal = await checkpoints.table.transact([advance, *actions])
+            refusal = await checkpoints.table.transact([advance, *checks, *actions])
         except StoreRejected as error:
             raise HandlerFailed(error) if is_handler_error(error) else error from None
+        except (TypeError, ValueError) as error:  # a value that cannot be encoded, such as a lone surrogate
+            raise HandlerFailed(error) from error
         if refusal is None:
             return
         if refusal.action == 0:
             await checkpoints.position_items.explain_failed_condition(self.name, run, refusal)
             return
-        [(kind, action)] = actions[refusal.action - 1].items()
+        if refusal.action <= len(checks):
+            raise Fenced(self.name, run.fence.slot)
+        [(kind, action)] = actions[refusal.action - 1 - len(checks)].items()
         raise HandlerFailed(
             StoreRejected(CONDITION_FAILED, f"the condition of a {kind} in {action['TableName']} failed")
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
+from types import FunctionType, NoneType, UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
 from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
 from ...aggregates.event import Event, Upcaster, tag_of
 from ...errors import DeclarationError
+from ..slice import Context
 
 if TYPE_CHECKING:
     from ...store import Commit
@@ -132,26 +133,39 @@ def _check_misspelt(projection: type[Any]) -> None:
     for base in projection.__mro__:
         if not (hasattr(base, "tag") or has_handlers(base)):
             continue
-        for attribute, function in vars(base).items():
+        for attribute, member in vars(base).items():
+            is_static = isinstance(member, staticmethod)
+            function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
             if attribute.startswith(("_", "handle_")) or not isinstance(function, FunctionType):
                 continue
-            if (event := _find_event(function)) is not None:
+            if (event := _find_event(function, 0 if is_static else 1)) is not None:
                 raise DeclarationError(
                     f"{base.__qualname__}.{attribute}",
                     f"takes {event.__qualname__}, but is not a handler; name it handle_..., or _{attribute}",
                 )
 
 
-def _find_event(function: FunctionType) -> type[Event] | None:
-    """Return an event class in the annotation of the first parameter after self, if there is one."""
-    parameters = list(inspect.signature(function).parameters)
+def _find_event(function: FunctionType, start: int) -> type[Event] | None:
+    """Return an event class in the annotation of the first parameter, if there is one.
+
+    `start` is the number of parameters before it: self, or none. A context is passed over.
+    """
     try:
-        annotation = read_hints(function).get(parameters[1]) if len(parameters) > 1 else None
+        hints = read_hints(function)
+        parameters = list(inspect.signature(function).parameters)[start:]
+        name = next((each for each in parameters if each != "context" and not _is_context(hints.get(each))), None)
+        annotation = hints.get(name) if name is not None else None
+        if get_origin(annotation) in (Union, UnionType):
+            annotation = Union[tuple(each for each in get_args(annotation) if each is not NoneType)]  # noqa: UP007
         if get_origin(annotation) in (list, Sequence):
             [annotation] = get_args(annotation)
         return next((each for each in event_types(annotation, function, "event") if each is not Event), None)
     except (DeclarationError, ValueError):
         return None  # it takes something else
+
+
+def _is_context(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Context)
 
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:

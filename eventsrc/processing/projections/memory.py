@@ -8,6 +8,7 @@ from math import inf
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
+from .calling import refuse_awaitable
 from .ordering import Walk, in_order, without
 from .projection import Failure, Guarantee, Projection
 
@@ -91,9 +92,11 @@ class MemoryProjection(Projection):
                     continue
                 try:
                     if handler.with_context:
-                        handler.call(self, given, Context(commit, index, walk.run.muted))
+                        result = handler.call(self, given, Context(commit, index, walk.run.muted))
                     else:
-                        handler.call(self, given)
+                        result = handler.call(self, given)
+                    if result is not None:
+                        refuse_awaitable(result, handler.name)
                 except Exception:
                     partly[commit.stream] = commit.version, index
                     raise

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from ...concurrency import load_all
 from ...errors import CommitOutcomeUnknown, ConflictError, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Store
+from ...stores.feed import Feed
 from ..slice import Fence, HandlerFailed, Position, Slice
 from .projection import Failure, Guarantee, Projection, catch
 
@@ -54,6 +55,9 @@ class Mirror(Projection, tag="mirror"):
         raise TypeError(
             f"{type(self).__qualname__} cannot delete the commits of a stream from its target; mirror to an empty store"
         )
+
+    async def target_identity(self) -> str:
+        return await self.target.identity() if isinstance(self.target, Feed) else ""
 
     async def positions(self, streams: Collection[str]) -> dict[str, Position]:
         """Return the last commit of each stream that the target has, too.

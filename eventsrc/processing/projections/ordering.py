@@ -82,9 +82,13 @@ class Walk:
         self.done: dict[str, Commit] = {}  # the last finished commit of each stream
 
     def __iter__(self) -> Iterator[Commit]:
-        done, stretches = self.done, self.stretches
-        for self.index, (self.run, start, end) in enumerate(stretches):
-            stream = self.run.stream
-            for commit in self.run.commits[start:end]:
+        done = self.done
+        for index, (run, start, end) in enumerate(self.stretches):
+            self.index, self.run, stream = index, run, run.stream
+            if end - start == 1:
+                yield (commit := run.commits[start])
+                done[stream] = commit
+                continue
+            for commit in run.commits[start:end]:
                 yield commit
                 done[stream] = commit

@@ -79,10 +79,7 @@ class Projection(ABC):
     def __init_subclass__(cls, *, tag: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
         if tag:
-            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", tag):
-                raise DeclarationError(
-                    cls.__qualname__, f"the tag {tag!r} is not allowed; use 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'"
-                )
+            check_tag(tag, cls.__qualname__)
             cls.tag = tag
 
     @property
@@ -122,6 +119,10 @@ class Projection(ABC):
         if self.categories and category_of(commit.stream) not in self.categories:
             return False
         return not self.has_handlers or not self._tags.isdisjoint(commit.tags)
+
+    async def target_identity(self) -> str:
+        """Return the identity of the store that holds the positions, if that is not where the checkpoints are."""
+        return ""
 
     async def prepare(self) -> None:  # noqa: B027  # most need nothing
         """Create what the read model needs, if it does not exist. Processors call this before the first event."""
@@ -234,11 +235,18 @@ def check_subclass(kind: type[Projection]) -> None:
             )
 
 
+def check_tag(tag: object, name: str) -> None:
+    """Raise DeclarationError, which names the class `name`, unless this may be the tag of a projection."""
+    if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", tag):
+        raise DeclarationError(name, f"the tag {tag!r} is not allowed; use 1 to 100 of A-Z, a-z, 0-9, '_', '-' and '.'")
+
+
 def check_declaration(projection: Projection) -> None:
     """Check tag, version, categories and order of a projection. Raises DeclarationError."""
-    kind, name = type(projection), type(projection).__qualname__
-    if not kind.tag:
+    name = type(projection).__qualname__
+    if not projection.tag:
         raise DeclarationError(name, f'has no tag; write `class {name}(..., tag="...")`')
+    check_tag(projection.tag, name)
     if type(projection.version) is not int or projection.version < 1:
         raise DeclarationError(f"{name}.version", f"is {projection.version!r}; give a number of at least 1")
     if projection.order not in ("feed", "stream"):

@@ -17,12 +17,11 @@ from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
 from ..checkpoints.sqlite.positions import advance, delete_position
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
-from .calling import GRACE, explain_timeout
+from .calling import GRACE, explain_timeout, refuse_awaitable
 from .handlers import Handler
 from .ordering import Stretch, Walk, in_order, join, split, without
 from .projection import Failure, Guarantee, Projection
 
-_ENDS_TRANSACTION = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
 _FILE_ERRORS = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -35,9 +34,10 @@ _FILE_ERRORS = {
 """Codes of errors that a handler does not cause."""
 
 _ENDED = "a handler ends the transaction, which also holds the position; leave it open"
-
-_MAX_HARMLESS = 1_000
-_harmless: set[str] = set()  # statements that do not end the transaction: to look one up is faster than to match it
+_NOT_AUTHORIZED = (
+    "a handler begins or ends a transaction, or attaches a file; leave the transaction open, which also holds the "
+    "position; SAVEPOINT, ROLLBACK TO and RELEASE are allowed"
+)
 
 _STEPS = 50_000
 """Steps of SQLite's virtual machine, about a millisecond, after which the time limit of the handler is checked."""
@@ -87,22 +87,25 @@ class Database:
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         connection = self._connection
-        # Handlers execute a statement at each event, so the check is called only if it may fail.
-        if statement not in _harmless or not connection.in_transaction or monotonic() > self._watch.end:
-            self._check(statement)
-        return connection.execute(statement, values)
+        # Handlers execute a statement at each event, so the check is called only if it fails.
+        if not connection.in_transaction or monotonic() > self._watch.end:
+            self._check()
+        try:
+            return connection.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            _explain(error)
+            raise
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
-        self._check(statement)
-        return self._connection.executemany(statement, rows)
+        self._check()
+        try:
+            return self._connection.executemany(statement, rows)
+        except sqlite3.DatabaseError as error:
+            _explain(error)
+            raise
 
-    def _check(self, statement: str) -> None:
-        """Refuse to end the transaction: it also holds the positions of streams whose handlers were not called yet."""
-        if statement not in _harmless:
-            if _ENDS_TRANSACTION.match(statement):
-                raise RuntimeError(_ENDED)
-            if len(_harmless) < _MAX_HARMLESS:
-                _harmless.add(statement)
+    def _check(self) -> None:
+        """Refuse to write outside the transaction, or after the time limit. The connection refuses to end it."""
         if not self._connection.in_transaction:
             raise RuntimeError(_ENDED)
         if self._watch.is_over():
@@ -304,9 +307,11 @@ class SQLiteProjection(Projection):
                 if handler.with_context:
                     context = SQLiteContext(commit, index, walk.run.muted)
                     context.db = database
-                    handler.call(self, given, context)
+                    result = handler.call(self, given, context)
                 else:
-                    handler.call(self, given)
+                    result = handler.call(self, given)
+                if result is not None:
+                    refuse_awaitable(result, handler.name)
             finally:
                 if (now := monotonic()) > watch.end:
                     raise watch.explain()
@@ -315,6 +320,12 @@ class SQLiteProjection(Projection):
 def _to_table(name: str) -> str:
     """Return the table name for a processor's name: `airport_delays_2` for `airport-delays@2`."""
     return name.replace("@", "_").replace("-", "_").replace(".", "_")
+
+
+def _explain(error: sqlite3.DatabaseError) -> None:
+    """Raise RuntimeError in place of the error of a statement that the connection refused to compile."""
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH:
+        raise RuntimeError(_NOT_AUTHORIZED) from error
 
 
 def _is_of_file(error: Exception) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from support.ledger import InMemory, InSQLite, Outside, deposit, fill, ids_of, run_with_parked, running, until
 
 from eventsrc import SQLiteStore
-from eventsrc.processing import Processor, Runner, SQLiteCheckpoints, health, retries, status
+from eventsrc.processing import Processor, Runner, SQLiteCheckpoints, catch_up, health, retries, status
 
 every_kind = pytest.mark.parametrize("kind", ["memory", "sqlite", "outside"])
 
@@ -24,7 +24,7 @@ class Second(InMemory, tag="second"): ...
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "MAX_FAILING", 5)
-    monkeypatch.setattr(retries, "MAX_ASIDE", 10)
+    monkeypatch.setattr(catch_up, "MAX_ASIDE", 10)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.bank import Account, Deposited
 from support.ledger import commits_of, running, until
 
 from eventsrc import Batch, Repository, SQLiteStore
-from eventsrc.processing import Context, MemoryProjection, Processor, Runner
+from eventsrc.processing import Context, Effects, MemoryCheckpoints, MemoryProjection, Processor, Runner, rebuild
 
 
 class Purse(Account, tag="purse"):
@@ -39,6 +39,14 @@ class OfPurses(Sums, tag="of-purses"):
 
 class OfPursesAndSafes(Sums, tag="of-purses-and-safes"):
     categories = ("purse", "safe")
+
+
+class Mails(Effects, tag="mails"):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def handle_deposited(self, event: Deposited, context: Context) -> None:
+        self.seen.append(context.stream)
 
 
 class Asked:
@@ -122,3 +130,47 @@ async def test_commits_that_are_left_out_count_for_the_lag(store: SQLiteStore) -
     async with running(processor):
         await until(lambda: processor.lag < 5)
         assert processor.state == "live"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "added"),
+    [
+        (("purse",), ("safe", "purse"), "categories (safe)"),
+        (("purse",), (), "all other categories"),
+        (("safe", "purse"), ("purse", "safe"), None),
+        (("safe", "purse"), ("purse",), None),
+        ((), ("purse",), None),
+    ],
+)
+async def test_categories_added_without_raising_the_version_are_logged(
+    store: SQLiteStore,
+    caplog: pytest.LogCaptureFixture,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    added: str | None,
+) -> None:
+    checkpoints = MemoryCheckpoints()
+    for categories in (before, after, after):  # said once
+        mails: Any = Mails()
+        mails.categories = categories
+        await Processor(mails, store, checkpoints).run(until_caught_up=True)
+    text = f"mails@1: {added} were added without raising its version: events of the past are not handled"
+    assert [record.getMessage() for record in caplog.records] == ([text] if added else [])
+
+
+async def test_a_rebuild_counts_commits_of_categories_that_the_old_version_ignores_as_handled(
+    store: SQLiteStore,
+) -> None:
+    """They are muted, as those that no handler of the old version takes: nothing is done outside for the past."""
+    checkpoints = MemoryCheckpoints()
+    old: Any = Mails()
+    old.categories = ("purse",)
+    await Processor(old, store, checkpoints).run(until_caught_up=True)
+    new: Any = Mails()
+    new.version = 2
+    processor = Processor(new, store, checkpoints)
+    await rebuild(processor)
+    assert new.seen == []
+    await Repository(Safe, store).execute("1", Safe.deposit, 3)
+    await processor.run(until_caught_up=True)
+    assert new.seen == ["safe-1"]

@@ -29,16 +29,29 @@ async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
 
 
 class Pausable(SQLiteCheckpoints):
-    """Checkpoints of a process that is stopped when it parks a stream, and continues once `resume` is set."""
+    """Checkpoints of a process that is stopped when it parks a stream, and continues once `resume` is set.
+
+    The write is then carried out, whatever has become of its caller.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.reached, self.resume = asyncio.Event(), asyncio.Event()
+        self._writes: list[asyncio.Task[bool]] = []
 
     async def park(self, processor: str, parked: Parked, fence: Fence, **options: Any) -> bool:
+        async def late() -> bool:
+            await self.resume.wait()
+            return await super(Pausable, self).park(processor, parked, fence, **options)
+
         self.reached.set()
-        await self.resume.wait()
-        return await super().park(processor, parked, fence, **options)
+        self._writes.append(asyncio.create_task(late()))
+        return await asyncio.shield(self._writes[-1])
+
+    async def end(self) -> None:
+        """Resume, and wait until the writes have ended."""
+        self.resume.set()
+        await asyncio.gather(*self._writes, return_exceptions=True)
 
 
 @pytest.fixture
@@ -92,7 +105,7 @@ async def test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles
     second: Processor[Any] = Processor(InSQLite(), store, checkpoints)  # its handlers are well
     after = await started(second)
     await second.wait_for(await deposit(store, "a-0", 3))
-    paused.resume.set()
+    await paused.end()
     await before.ends_with(Fenced)
     assert not [each for each in await checkpoints.parked(second.name) if each.state == "parked"]
     await second.wait_for(await deposit(store, "a-0", 4))
@@ -115,7 +128,7 @@ async def test_a_paused_worker_does_not_store_a_stream_as_retried(
     await asyncio.wait_for(paused.reached.wait(), 10)
     second: Processor[Any] = Processor(InSQLite(), store, checkpoints)
     after = await started(second)
-    paused.resume.set()
+    await paused.end()
     await before.ends_with(Fenced)
     assert await checkpoints.parked(second.name) == []
     await after.stop()

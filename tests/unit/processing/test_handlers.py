@@ -147,6 +147,47 @@ class Misspelt(MemoryProjection, tag="misspelt"):
     def handel_deposits(self, events: Sequence[Deposited | Withdrawn], context: Context) -> None: ...
 
 
+class MisspeltStatic(MemoryProjection, tag="misspelt-static"):
+    def handle_opening(self, event: Opened) -> None: ...
+    @staticmethod
+    def handel_deposit(event: Deposited) -> None: ...
+
+
+class MisspeltOfClass(MemoryProjection, tag="misspelt-of-class"):
+    def handle_opening(self, event: Opened) -> None: ...
+    @classmethod
+    def handel_deposit(cls, event: Deposited) -> None: ...
+
+
+class MisspeltOptional(MemoryProjection, tag="misspelt-optional"):
+    def handle_opening(self, event: Opened) -> None: ...
+    def handel_deposits(self, events: Sequence[Deposited] | None = None) -> None: ...
+
+
+class MisspeltContextFirst(MemoryProjection, tag="misspelt-context-first"):
+    def handle_opening(self, event: Opened) -> None: ...
+    def handel_deposit(self, facts: Context, event: Deposited) -> None: ...
+
+
+class TagInBody(MemoryProjection):
+    tag = "h\u00e4\u00df lich"
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
+class TagOfObject(MemoryProjection, tag="tag-of-object"):
+    def __init__(self) -> None:
+        self.tag = "balances@2"  # type: ignore[misc]
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
+class TagOfOtherType(MemoryProjection):
+    tag = 7  # type: ignore[assignment]
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
 class MixedIn:
     def handle_opening(self, event: Opened) -> None: ...
     def on_deposit(self, event: Deposited) -> None: ...
@@ -193,6 +234,13 @@ class WrongOrder(Base, tag="wrong-order"):
         (NoTag, "NoTag"),
         (NoVersion, r"NoVersion\.version"),
         (Misspelt, r"Misspelt\.handel_deposits: takes Deposited, but is not a handler; name it handle_"),
+        (MisspeltStatic, r"MisspeltStatic\.handel_deposit: takes Deposited"),
+        (MisspeltOfClass, r"MisspeltOfClass\.handel_deposit: takes Deposited"),
+        (MisspeltOptional, r"MisspeltOptional\.handel_deposits: takes Deposited"),
+        (MisspeltContextFirst, r"MisspeltContextFirst\.handel_deposit: takes Deposited"),
+        (TagInBody, "TagInBody: the tag .* is not allowed"),
+        (TagOfObject, "TagOfObject: the tag .* is not allowed"),
+        (TagOfOtherType, "TagOfOtherType: the tag 7 is not allowed"),
         (MisspeltInMixin, r"MixedIn\.on_deposit: takes Deposited"),
         (Derived, r'Derived: has the tag and version of its base Base.* write class Derived\(Base, tag="..."\)'),
         (CategoriesText, r"CategoriesText\.categories"),
@@ -227,6 +275,9 @@ async def test_methods_that_help_handlers_are_not_taken_for_misspelt_ones() -> N
         def handle_opening(self, event: Opened) -> None: ...
         def _take(self, event: Deposited) -> None: ...
         def of_any(self, event: Event) -> None: ...
+        def in_context(self, context: Context) -> None: ...
+        @staticmethod
+        def of_number(number: int, event: Deposited) -> None: ...
         def of_owner(self, owner: str, event: Deposited | None = None) -> None: ...
         def total(self) -> int:
             return 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bank import Opened
+from support.bank import Deposited, Opened
 from support.ledger import (
     InSQLite,
     Movement,
@@ -27,7 +28,16 @@ from support.ledger import (
 )
 
 from eventsrc import MemoryStore, StoreRejected, Throttled
-from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor, SQLiteCheckpoints, SQLiteContext
+from eventsrc.processing import (
+    Context,
+    Effects,
+    MemoryCheckpoints,
+    MemoryProjection,
+    Processor,
+    SQLiteCheckpoints,
+    SQLiteContext,
+    SQLiteProjection,
+)
 from eventsrc.processing.projections.sqlite import Database
 
 
@@ -98,7 +108,18 @@ class Ends(InSQLite, tag="ends"):
 
 @pytest.mark.parametrize(
     "statement",
-    ["COMMIT", " end", "rollback", "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)"],
+    [
+        *(
+            "COMMIT",
+            " end",
+            "rollback",
+            "-- done\nCOMMIT",
+            ";COMMIT",
+            "/* done */ end transaction",
+            "ATTACH '' AS other",
+        ),
+        "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)",
+    ],
 )
 async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, statement: str
@@ -209,3 +230,29 @@ async def test_reads_of_the_read_model_do_not_delay_the_processor(
             resume.set()
             await slow
             cursor.close()
+
+
+async def work(event: Deposited) -> None: ...
+
+
+class AwaitsInMemory(MemoryProjection, tag="awaits-in-memory"):
+    def handle_deposited(self, event: Deposited) -> Coroutine[Any, Any, None]:
+        return work(event)
+
+
+class AwaitsInSQLite(SQLiteProjection, tag="awaits-in-sqlite"):
+    def handle_deposited(self, event: Deposited, context: SQLiteContext) -> Coroutine[Any, Any, None]:
+        return work(event)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [AwaitsInMemory, AwaitsInSQLite])
+async def test_a_plain_handler_that_returns_a_coroutine_has_failed(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, kind: type[MemoryProjection | SQLiteProjection]
+) -> None:
+    await fill(store, accounts=1)
+    processor = Processor(kind(), store, checkpoints if kind is AwaitsInSQLite else None, attempts=1)
+    assert await run_with_parked(processor) == ("account-a-0",)
+    [parked] = await processor.parked()
+    assert "handle_deposited returned coroutine" in parked.error
+    gc.collect()  # a coroutine that was not closed would warn here

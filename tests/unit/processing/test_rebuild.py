@@ -490,6 +490,53 @@ class Late:
         return await self._activate(tag, version, instead_of=instead_of)
 
 
+class Acts(Outside, tag="acts"):
+    """Acts on one commit at a time. An act takes until `ends` is set."""
+
+    concurrency = 1
+
+    def __init__(self, acts: list[tuple[int, str]]) -> None:
+        super().__init__()
+        self.acts, self.ends = acts, asyncio.Event()
+        self.ends.set()
+
+    async def handle_movement(self, event: Movement, context: Context) -> None:
+        if not context.muted:
+            self.acts.append((self.version, context.id))
+            await self.ends.wait()
+
+
+class NewActs(Acts, tag="acts"):
+    version = 2
+
+
+async def test_the_old_version_begins_no_act_after_the_new_one(
+    store: MemoryStore, checkpoints: Hooked, others: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it begins one, its last check that it holds its slots may be CONFIRM_SECONDS old."""
+    for module in ("rebuild", "assignment"):
+        monkeypatch.setattr(sys.modules[f"eventsrc.processing.{module}"], "CONFIRM_SECONDS", 1.5)
+    monkeypatch.setattr("eventsrc.processing.applying.PATIENCE", 10.0)
+    monkeypatch.setattr("eventsrc.processing.worker.WATCH_SECONDS", 60.0)
+    await fill(store, accounts=2)
+    acts: list[tuple[int, str]] = []
+    old, new = Processor(Acts(acts), store, others), Processor(NewActs(acts), store, checkpoints)
+    await old.run(until_caught_up=True)
+    acts.clear()
+    old.projection.ends.clear()
+    await deposit(store, "a-0", 7)
+    await deposit(store, "a-1", 7)
+    running_old = asyncio.create_task(old.run())
+    await until(lambda: acts)  # the old version begins one act; the other one waits
+    rebuilding = asyncio.create_task(rebuild(new))
+    await until(lambda: len([each for each in acts if each[0] == 2]) == 2)
+    old.projection.ends.set()
+    with pytest.raises(NotActive):
+        await asyncio.wait_for(running_old, 20)
+    await rebuilding
+    assert [version for version, _ in acts] == [1, 2, 2]
+
+
 # After the switch.
 
 

@@ -160,7 +160,8 @@ async def test_a_repeated_skip_of_a_version_skips_nothing_else(store: SQLiteStor
     await processor.skip("account-a-0", "test data", version=2)  # the same request again
     [parked] = await processor.parked()
     assert parked.version == 4
-    await processor.skip("account-a-0", "test data", version=5)  # not parked there
+    with pytest.raises(ValueError, match="has not parked account-a-0 at version 5"):
+        await processor.skip("account-a-0", "test data", version=5)
     assert [each.version for each in await processor.parked()] == [4]
     await processor.skip("account-a-0", "test data", version=4)
     await processor.skip("account-a-0", "test data", version=4)  # no longer parked

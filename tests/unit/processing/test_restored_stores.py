@@ -59,6 +59,29 @@ async def test_a_restored_store_is_noticed_before_anything_is_handled(
         assert await handled(processor) == await ids_of(restored)
 
 
+@pytest.mark.parametrize("categories", [(), ("account",)])
+async def test_a_store_restored_into_the_file_that_is_followed_is_noticed(
+    checkpoints: SQLiteCheckpoints, tmp_path: Path, categories: tuple[str, ...]
+) -> None:
+    """When it is written again past what was read, before anything of the new history is handled."""
+    async with SQLiteStore(tmp_path / "store.db") as store:
+        await fill(store, accounts=2, deposits=2)
+        back_up(tmp_path / "store.db", tmp_path / "backup.db")
+        for amount in (5, 6):
+            await deposit(store, "a-0", amount)
+        processor = Processor(InSQLite(), store, checkpoints)
+        processor.projection.categories = categories  # type: ignore[misc]
+        running = asyncio.create_task(processor.run())
+        await processor.caught_up.wait()
+        before = await handled(processor)
+        back_up(tmp_path / "backup.db", tmp_path / "store.db")
+        for amount in range(4):
+            await deposit(store, "a-1", amount)
+        with pytest.raises(FeedTrimmed, match="restored"):
+            await asyncio.wait_for(running, 10)
+        assert await handled(processor) == before
+
+
 async def test_a_store_restored_to_after_the_checkpoint_is_noticed_by_the_positions(
     checkpoints: SQLiteCheckpoints, tmp_path: Path
 ) -> None:

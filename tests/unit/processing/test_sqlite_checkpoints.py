@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +117,31 @@ async def test_one_stale_fence_stops_all_slices(checkpoints: SQLiteCheckpoints) 
     with pytest.raises(Fenced):
         await checkpoints.write(lambda db: advance(db, P, [run("a-1", 0, 1, epoch=2), run("b-1", 0, 1, epoch=1)]))
     assert await checkpoints.positions(P, ["a-1", "b-1"]) == {}
+
+
+@pytest.mark.parametrize(
+    "statement", ["COMMIT", "-- done\nEND", "ATTACH '' AS other", "INSERT OR ROLLBACK INTO model VALUES (1), (1)"]
+)
+async def test_work_cannot_end_its_transaction(tmp_path: Path, statement: str) -> None:
+    def work(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO model VALUES (7)")
+        with suppress(sqlite3.Error):
+            db.execute(statement)
+        raise ValueError
+
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        await checkpoints.write(lambda db: db.execute("CREATE TABLE model (number INTEGER PRIMARY KEY)"))
+        with pytest.raises(ValueError):
+            await checkpoints.write(work)
+        assert await checkpoints.read(lambda db: db.execute("SELECT * FROM model").fetchall()) == []
+
+
+async def test_work_that_was_rolled_back_is_not_taken_for_committed(tmp_path: Path) -> None:
+    def work(db: sqlite3.Connection) -> None:
+        with suppress(sqlite3.IntegrityError):
+            db.execute("INSERT OR ROLLBACK INTO model VALUES (1), (1)")
+
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        await checkpoints.write(lambda db: db.execute("CREATE TABLE model (number INTEGER PRIMARY KEY)"))
+        with pytest.raises(sqlite3.OperationalError, match="rolled the transaction back"):
+            await checkpoints.write(work)

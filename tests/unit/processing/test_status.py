@@ -193,7 +193,7 @@ async def test_many_streams_that_fail_are_not_healthy(
     await fill(store, accounts=5, deposits=2)
     async with running(processor):
         await until(lambda: len(processor.pipeline.catch_up.entries) == 5)
-        assert health(processor) == {"in-sqlite@1": "5 streams fail and are retried"}
+        assert health(processor) == {"in-sqlite@1": "5 streams fail and are retried: Refused"}
         told = await status(processor)
         assert (told.aside, told.problems) == (5, ["5 streams are retried"])
         processor.projection.poison = set()

@@ -4,6 +4,7 @@
 |---|---|---|
 | `@processors` | `balances@1` | registration, stamp |
 | `@balances@1/17`, 0 to 63 | `account-a-1`, or its hash if long | version, id, time, epoch; stream if hashed |
+| `@balances@1/17`, 0 to 63 | `|start` | least epoch that may store first positions of a DynamoDBProjection |
 | `@balances@1` | `slot#00000003` | slot, epoch, token of the last claim, stamp of the last save |
 | `@balances@1/parked` | `account-a-1`, or its hash | parked, stamp |
 | `@balances@1/skipped` | `account-a-1@7` | skipped, stamp |
@@ -23,7 +24,7 @@ nothing that was written since, each write has a condition:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from ....errors import StoreClosed
@@ -35,12 +36,13 @@ from ....usage import Usage
 from ...slice import Fence, Position, Slice
 from ..checkpoints import Checkpoints, Parked, Skipped, Slot
 from .entries import EntryItems
-from .forgetting import forget
+from .forgetting import forget, forget_with
 from .keys import ATTRIBUTES
 from .positions import PositionItems
 from .registry import DynamoDBRegistry
 from .slots import SlotItems
 from .stamps import Stamps
+from .starts import Starts
 from .workers import DynamoDBWorkers
 
 
@@ -100,6 +102,7 @@ class DynamoDBCheckpoints(Checkpoints):
         self.registry, self.workers = DynamoDBRegistry(self.table, stamps), DynamoDBWorkers(self.table)
         self.slot_items = SlotItems(self.table, stamps)
         self.position_items = PositionItems(self.table, sort_key, stamps, self.slot_items)
+        self.starts = Starts(self.table)
         self._entries = EntryItems(self.table, stamps, self.slot_items)
         self._calls = CallsInFlight()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,6 +114,7 @@ class DynamoDBCheckpoints(Checkpoints):
         await self.table.connection.open()
         self._calls, self._loop = CallsInFlight(), asyncio.get_running_loop()
         self._entries.opened()
+        self.starts.opened()
 
     async def aclose(self) -> None:
         """Refuse new calls, wait for those in flight, close the connection."""
@@ -170,5 +174,9 @@ class DynamoDBCheckpoints(Checkpoints):
     async def skipped(self, processor: str) -> Sequence[Skipped]:
         return await self._entries.read_skipped(processor)
 
-    async def forget(self, processor: str) -> None:
-        await forget(self.table, self.slot_items, processor)
+    async def forget(self, processor: str, *, drop: Callable[[], Awaitable[None]] | None = None) -> None:
+        """As the base. `drop` deletes the read model of a DynamoDBProjection, while no first position is stored."""
+        if drop is None:
+            await forget(self.table, self.slot_items, processor)
+        else:
+            await forget_with(self.table, self.slot_items, self.starts, processor, drop)

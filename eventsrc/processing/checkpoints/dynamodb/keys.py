@@ -8,11 +8,12 @@ from zlib import crc32
 PROCESSORS, WORKERS, ACTIVE = "@processors", "@workers", "@active"  # partition keys
 ATTRIBUTES = {
     *("registration", "version", "id", "time", "epoch", "stream"),
-    *("slot", "token", "stamp", "parked", "skipped", "beats"),
+    *("slot", "token", "stamp", "parked", "skipped", "beats", "least"),
 }
 """The names of all attributes."""
 
 _PARTITIONS = 64  # for the positions of a processor: a partition accepts 1,000 writes a second
+START = "|start"  # a sort key that is no stream and no hash
 _MAX_SORT_KEY = 900  # bytes of a stream id that is used as a sort key, which holds 1,024
 
 

@@ -69,13 +69,14 @@ class SlotItems:
             },
         }
 
-    async def bury(self, processor: str, slot: Slot) -> None:
-        """Leave a tombstone of a slot. If a worker has claimed it since it was read, do it again."""
+    async def bury(self, processor: str, slot: Slot, *, least: int = 0) -> None:
+        """Leave a tombstone of a slot, whose epoch is at least `least`. If a worker has claimed it, do it again."""
         left: Slot | None = slot
         while left is not None:
+            buried = tombstone(left)
             update = self._request(
                 processor,
-                tombstone(left),
+                msgspec.structs.replace(buried, epoch=max(buried.epoch, least)),
                 "SET #slot = :slot, #epoch = :epoch, #stamp = :stamp REMOVE #token",
                 "#epoch = :before",
             )

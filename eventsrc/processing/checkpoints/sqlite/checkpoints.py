@@ -55,7 +55,7 @@ class SQLiteCheckpoints(Checkpoints):
         If `work` raises, the transaction is rolled back and the error is raised here.
 
         Raises:
-            sqlite3.Error: a statement of `work` is wrong, or breaks a constraint.
+            sqlite3.Error: a statement of `work` is wrong, breaks a constraint, ends the transaction or attaches a file.
             RuntimeError: `work` raised StopIteration.
             Throttled, StoreUnavailable, StoreRejected: the file is locked, or cannot be used.
         """

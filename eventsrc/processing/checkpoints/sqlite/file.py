@@ -33,6 +33,9 @@ _FILE_ERRORS = {
 }
 """Codes of errors that no statement causes by itself."""
 
+_DENIED = {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
+"""Actions of statements that end the transaction, or extend it to a file that is not committed with this one."""
+
 
 class SQLiteFile:
     """The file, with a thread that writes, one that reads for processors, and one that reads for users."""
@@ -40,6 +43,7 @@ class SQLiteFile:
     def __init__(self, path: str | Path, deadline: float) -> None:
         self._path, self._deadline = os.path.abspath(path), deadline
         self._threads: dict[ThreadName, tuple[ThreadPoolExecutor, sqlite3.Connection]] = {}
+        self._is_guarded = False  # whether statements of the writer that are `_DENIED` are refused
 
     async def open(self) -> None:
         if self._threads:
@@ -50,6 +54,7 @@ class SQLiteFile:
                 connection = await asyncio.get_running_loop().run_in_executor(thread, self.connect)
                 self._threads[name] = thread, connection
             await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
+            await self.run("writer", lambda db: db.set_authorizer(self._authorize))
             await self.write(lambda db: create_tables(db, self._path))
         except BaseException:
             await self.aclose()
@@ -86,8 +91,14 @@ class SQLiteFile:
         def transaction(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                result = work(connection)
-                connection.execute("COMMIT")
+                self._is_guarded = True
+                try:
+                    result = work(connection)
+                finally:
+                    self._is_guarded = False
+                if not connection.in_transaction:  # INSERT OR ROLLBACK
+                    raise sqlite3.OperationalError("a statement rolled the transaction back")
+                connection.commit()  # not `execute`, which would keep the statement, authorized, for `work` to execute
             except BaseException:
                 connection.rollback()
                 raise
@@ -105,6 +116,10 @@ class SQLiteFile:
         This connection is never blocked or held at an old state by cursors of users.
         """
         return await self.run("queries", work)
+
+    def _authorize(self, action: int, *_: str | None) -> int:
+        """Say whether a statement that is compiled may be executed. SQLite calls it once for each action in it."""
+        return sqlite3.SQLITE_DENY if action in _DENIED and self._is_guarded else sqlite3.SQLITE_OK
 
     async def run(self, name: ThreadName, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call `work` in one of the threads, without a transaction, and return its result."""

@@ -15,7 +15,9 @@ from ..check import expect, expect_equal, expect_error
 from .check import MakeCheckpoints, make_checks
 from .samples import FENCE, expect_position, fresh_name, make_parked, make_slice, open_both, read_heads
 
-FULL = Registration(store="s/\u00e4cme", started=10**15, start="c" * 5_000, handles=("a.b", "c.d"), paused=True)
+FULL = Registration(
+    store="s/\u00e4cme", started=10**15, start="c" * 5_000, handles=("a.b", "c.d"), categories=("e",), paused=True
+)
 
 
 async def a_registration_replaces_the_one_it_names(make_checkpoints: MakeCheckpoints) -> None:
