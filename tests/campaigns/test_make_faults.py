@@ -45,6 +45,10 @@ def detected(seed: int) -> Verdict:
     return Verdict("no_condition", 3, "seed 3: overwritten")
 
 
+def found_by_a_test(seed: int) -> Verdict:
+    return Verdict("no_condition", 0, "test_stores.py::test_conflicts")
+
+
 def missed(seed: int) -> Verdict:
     return Verdict("no_condition", None, "")
 
@@ -73,11 +77,14 @@ def run(parts: Mapping[str, Sequence[Job]]) -> tuple[Run, Printed]:
 
 
 def test_rows_are_added_up_and_nothing_wrong_is_a_success() -> None:
-    done, printed = run({"good": [(good, (1,)), (good, (2,))], "mutants": [(detected, (0,))]})
+    mutants = {"mutants": [(detected, (0,))], "unit-mutants": [(found_by_a_test, (0,))]}
+    done, printed = run({"good": [(good, (1,)), (good, (2,))], **mutants})
     assert not done.failed
     assert [(layer.name, layer.operations, layer.seed) for layer in done.layers] == [("good", 20, 1)]
     assert "mutant no condition: detected within 3 histories" in printed.getvalue()
+    assert "mutant no condition: a test fails" in printed.getvalue()
     assert "From the start to the end of each part: " in printed.getvalue()
+    assert "CPU of each part: " in printed.getvalue()
 
 
 def test_results_of_a_part_come_before_other_parts_end_and_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
