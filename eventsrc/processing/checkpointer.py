@@ -32,6 +32,7 @@ class Checkpointer:
     ) -> None:
         self._assignment, self._positions, self._following = assignment, positions, following
         self._catch_up, self._parking, self._retries, self._progress = catch_up, parking, retries, progress
+        self.is_stale = False  # slots were claimed, and the entries of their streams were not read yet
         self._written = 0.0  # when a checkpoint was last written, by the loop's clock
 
     async def save(self) -> None:
@@ -71,8 +72,10 @@ class Checkpointer:
 
     async def claimed(self) -> None:
         """Continue with the streams of slots that were claimed: other workers may have parked or left some."""
+        self.is_stale = True
         self.clear()
         await self._parking.refresh()
+        self.is_stale = False
         self._retries.start_orphans()
 
     async def give_up(self, numbers: Collection[int], grace: float) -> None:

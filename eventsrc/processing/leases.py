@@ -136,6 +136,8 @@ class Leases:
         before = set(assignment.held)
         for number in before - view.mine:
             pipeline.checkpointer.dropped(number)
+        # If anything fails from here on, this is called again, and the entries have to be read all the same.
+        pipeline.checkpointer.is_stale |= bool(view.orphans or view.free) or before != view.mine
         for slot in view.orphans:
             await self._claim(assignment, slot)
         if surplus := sorted(assignment.held)[view.quota :]:
@@ -144,7 +146,7 @@ class Leases:
         # At random, so that workers do not all try the same slot first.
         for slot in random.sample(view.free, min(len(view.free), wanted)):
             await self._claim(assignment, slot)
-        if set(assignment.held) != before:
+        if set(assignment.held) != before or pipeline.checkpointer.is_stale:
             await pipeline.checkpointer.claimed()
             log.info("%s: worker %s has slots %s", assignment.name, self.worker, sorted(assignment.held))
 

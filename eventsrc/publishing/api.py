@@ -150,7 +150,7 @@ class EventsApi:
                 page = Page(b"[]\n", start, full=False)
             else:
                 size, max_bytes = self._limits.page, self._limits.max_page_bytes
-                async with self._history.turn:
+                async with self._history.page:
                     page = await read_page(self._store, self._catalogue, start, size, max_bytes)
         except StoreError as error:
             raise _to_problem(error) from None

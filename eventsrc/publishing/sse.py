@@ -16,6 +16,9 @@ from .token import FeedToken
 TURN = 0.25
 """Seconds that a client may read history before others have their turn."""
 
+PATIENCE = 0.005
+"""Seconds in which a client takes what it is sent if it takes it at once; others then need not wait for it."""
+
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
@@ -28,6 +31,7 @@ class EventStream:
 
     - Until the client has caught up, it reads the history itself, a few clients at a time. Then it follows the tail. A
       client that is too slow for the tail reads the history again. It keeps no more than one chunk in memory.
+    - A client that does not take a chunk at once gives its turn to those who wait for one. Only then it is waited for.
     - The id of an event is the token from which a client resumes after that event.
     - Where nothing is published for long, ids are sent without events: they only advance the client's last id.
     - A comment is sent after at most `heartbeat` seconds of silence, by each client at another moment.
@@ -89,35 +93,43 @@ class EventStream:
             else:
                 self._at = max(self._at, tail.end)
                 await self._wait(changed, gone, send)
+            await self._finish_sending()
 
     async def _catch_up(self, gone: asyncio.Task[None], send: Send) -> None:
         """Read history in one turn: a page of commits, or less if the client takes it slowly."""
-        turn = asyncio.create_task(self._history.turn.acquire())
+        turns = self._history.turns
+        turn = asyncio.create_task(turns.take())
         try:
             await self._wait(turn, gone, send)
-            if turn.done():
-                await self._read_history(gone, send)
+            deadline = self._clock() + TURN
+            if turn.done() and await self._is_taken(deadline):
+                await self._read_history(deadline, gone, send)
         finally:
             if not turn.cancel():
-                self._history.turn.release()
-        if self._sending:  # in the meantime others have their turns
-            await self._sending
-            self._sending = None
+                turns.give_back()
+        await self._finish_sending()  # in the meantime others have their turns
         if self._at.place < self._tail.start.place and (advanced := self._advance_id()):
             await self._send(send, advanced)
 
-    async def _read_history(self, gone: asyncio.Task[None], send: Send) -> None:
-        end, deadline = self._tail.start, self._clock() + TURN
+    async def _read_history(self, deadline: float, gone: asyncio.Task[None], send: Send) -> None:
+        end = self._tail.start
         commits, caught_up = await self._history.read(self._at)
         for chunk in make_chunks(self._catalogue, commits, self._at):
             if text := self._take(chunk):
                 self._sending = asyncio.create_task(self._send(send, text))
-                await asyncio.wait((self._sending,), timeout=max(0, deadline - self._clock()))
-                if gone.done() or not self._sending.done() or self._clock() > deadline:
+                if not await self._is_taken(deadline) or gone.done() or self._clock() > deadline:
                     return
-                self._sending.result()
         if caught_up:
             self._at = max(self._at, end)  # positions at the end may be vacant
+
+    async def _is_taken(self, deadline: float) -> bool:
+        """Return whether the client takes what is being sent at once, or by the deadline if nobody wants the turn."""
+        while self._sending and not self._sending.done():
+            await asyncio.wait((self._sending,), timeout=PATIENCE)
+            if not self._sending.done() and (self._history.turns.are_wanted or self._clock() > deadline):
+                return False
+        await self._finish_sending()
+        return True
 
     def _take(self, chunk: Chunk) -> bytes:
         """Return what the client has not had yet of a chunk, and count it as read."""
@@ -134,15 +146,27 @@ class EventStream:
         return f"id: {self._at.text}\n\n".encode()
 
     async def _wait(
-        self, future: asyncio.Future[None] | asyncio.Task[bool], gone: asyncio.Task[None], send: Send
+        self, future: asyncio.Future[None] | asyncio.Task[None], gone: asyncio.Task[None], send: Send
     ) -> None:
-        """Wait until a future is done, or the client is gone. Send ids and comments until then."""
+        """Wait until a future is done, or the client is gone. Send ids and comments until then.
+
+        The last one may still be on its way: a turn that has come must not wait for it.
+        """
         while not (future.done() or gone.done()):
             left = self._silence - (self._clock() - self._last_sent)
             if left > 0:
                 await asyncio.wait((gone, future), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await self._send(send, self._advance_id() or b":\n\n")
+                self._sending = asyncio.create_task(self._send(send, self._advance_id() or b":\n\n"))
+                await asyncio.wait((self._sending, future), return_when=asyncio.FIRST_COMPLETED)
+                if self._sending.done():
+                    await self._finish_sending()
+
+    async def _finish_sending(self) -> None:
+        """Wait until the client has taken what is being sent."""
+        if self._sending:
+            await self._sending
+            self._sending = None
 
     async def _send(self, send: Send, text: bytes) -> None:
         try:
@@ -165,4 +189,4 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 async def _cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait until it has ended; ignore its outcome."""
     task.cancel()
-    await asyncio.wait((task,))
+    await asyncio.gather(task, return_exceptions=True)

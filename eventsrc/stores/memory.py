@@ -85,11 +85,6 @@ class MemoryStore(OrderedStore):
             await _yield_to_others()
             return self._all[position : position + PAGE], len(self._all) <= position + PAGE
 
-    async def commit_id_at(self, position: int) -> bytes | None:
-        with self.in_flight():
-            await _yield_to_others()
-            return self._all[position - 1].id if 0 < position <= len(self._all) else None
-
     async def last_position(self) -> int:
         with self.in_flight():
             await _yield_to_others()

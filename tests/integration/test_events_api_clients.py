@@ -35,6 +35,9 @@ from support.events_api import (
 from eventsrc import Aggregate, Event, MemoryStore, Repository, SQLiteStore
 from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.publishing.asgi import Message
+from eventsrc.publishing.history import History
+from eventsrc.publishing.token import FeedToken
+from eventsrc.store import Commit
 from eventsrc.stores.ordered import OrderedStore
 from eventsrc.testing.contract.samples import make_commit
 
@@ -71,8 +74,9 @@ async def note(store: OrderedStore, first: int, *sizes: Sequence[int]) -> None:
 class Client:
     """A client without a server: it takes what the app sends, and may take it slowly."""
 
-    def __init__(self, app: App, query: bytes = b"") -> None:
+    def __init__(self, app: App, query: bytes = b"", *, stalls_at: bytes = b"data: ", delay: float = 0.0) -> None:
         self.text = b""
+        self._stalls_at, self._delay = stalls_at, delay
         self.stalled = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -84,7 +88,9 @@ class Client:
         return await asyncio.Future[Message]()
 
     async def _send(self, message: Message) -> None:
-        if not self.go_on.is_set() and b"data: " in message.get("body", b""):
+        if self._delay:
+            await asyncio.sleep(self._delay)
+        if not self.go_on.is_set() and self._stalls_at in message.get("body", b""):
             self.stalled.set()
             await self.go_on.wait()
         self.text += message.get("body", b"")
@@ -270,6 +276,99 @@ async def test_clients_that_take_nothing_do_not_keep_others_from_reading(store: 
     for client in stalled:
         client.task.cancel()
     await asyncio.wait([client.task for client in stalled])
+
+
+async def test_pages_and_other_clients_do_not_wait_for_many_clients_that_take_nothing(
+    store: OrderedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.publishing.sse.TURN", 60.0)  # a client that kept its turn would be noticed
+    await note(store, 0, *[[3_000]] * 100)
+    app = events_api(store, NOTED, source="/")
+    stalled = [Client(app) for _ in range(100)]
+    for client in stalled:
+        client.go_on.clear()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        page = await asyncio.wait_for(client.get("/"), 20)
+    assert len(page.json()) == 100
+    async with clients(app, 1) as connected:
+        await eventually(lambda: len(connected[0].ids) == 100)
+    assert not any(b"data: " in client.text for client in stalled)
+    for client in stalled:
+        client.task.cancel()
+    await asyncio.wait([client.task for client in stalled])
+
+
+async def test_a_page_does_not_wait_for_streams_that_read(store: OrderedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await note(store, 0, [100])
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    read = History.read
+
+    async def slow(history: History, after: FeedToken) -> tuple[Sequence[Commit], bool]:
+        reading.set()
+        await go_on.wait()
+        return await read(history, after)
+
+    monkeypatch.setattr(History, "read", slow)
+    app = events_api(store, NOTED, source="/")
+    async with clients(app, 10) as connected:
+        await reading.wait()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+            page = await asyncio.wait_for(client.get("/"), 20)
+        assert len(page.json()) == 1
+        go_on.set()
+        await eventually(lambda: all(len(client.ids) == 1 for client in connected))
+
+
+async def test_a_client_that_does_not_take_a_comment_keeps_no_turn(
+    store: OrderedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.publishing.history.AT_ONCE", 1)
+    await note(store, 0, [100])
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    read = History.read
+
+    async def slow(history: History, after: FeedToken) -> tuple[Sequence[Commit], bool]:
+        reading.set()
+        await go_on.wait()
+        return await read(history, after)
+
+    monkeypatch.setattr(History, "read", slow)
+    app = events_api(store, NOTED, source="/", heartbeat=5.0)
+    first = Client(app)
+    await reading.wait()
+    waiting = Client(app, stalls_at=b":\n\n")  # a comment, as there is nothing else to send before its turn
+    waiting.go_on.clear()
+    await eventually(lambda: b"retry" in waiting.text)
+    last = Client(app)
+    await asyncio.wait_for(waiting.stalled.wait(), 20)
+    go_on.set()
+    async with asyncio.timeout(10):  # the comment is waited for four heartbeats: 20 s
+        await eventually(lambda: len(first.ids) == len(last.ids) == 1)
+    assert not waiting.ids
+    waiting.go_on.set()
+    await eventually(lambda: len(waiting.ids) == 1)
+    for client in (first, waiting, last):
+        client.task.cancel()
+    await asyncio.wait([client.task for client in (first, waiting, last)])
+
+
+async def test_clients_that_read_history_side_by_side_advance_alike(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "ledger.db") as store:
+        await note(store, 0, *[[30_000]] * 100)
+        app = events_api(store, NOTED, source="/")
+        stalled = [Client(app) for _ in range(40)]
+        for client in stalled:
+            client.go_on.clear()
+        slow = [Client(app, delay=0.02) for _ in range(20)]  # longer than a client that takes all at once
+        spread = 0
+        while not all(len(client.ids) == 100 for client in slow):
+            assert not any(client.task.done() for client in slow)
+            spread = max(spread, max(len(client.ids) for client in slow) - min(len(client.ids) for client in slow))
+            await asyncio.sleep(0.01)
+        assert spread <= 20, "one is far ahead of the others"
+        for client in (*stalled, *slow):
+            client.task.cancel()
+        await asyncio.wait([client.task for client in (*stalled, *slow)])
 
 
 async def test_more_streams_than_allowed_are_refused_until_one_ends(store: OrderedStore) -> None:

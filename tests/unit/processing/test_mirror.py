@@ -13,7 +13,17 @@ from support.ledger import running, until
 from support.slices import FENCE, slices
 from support.tables import fresh_name, store_on
 
-from eventsrc import Commit, ConflictError, MemoryStore, Receipt, SQLiteStore, Store, StreamParked, StreamsParked
+from eventsrc import (
+    Commit,
+    ConflictError,
+    MemoryStore,
+    Receipt,
+    SQLiteStore,
+    Store,
+    StoreChanged,
+    StreamParked,
+    StreamsParked,
+)
 from eventsrc.errors import CommitOutcomeUnknown
 from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints
 from eventsrc.processing.projections.mirror import Mirror
@@ -105,7 +115,7 @@ async def test_several_mirrors_at_once_copy_each_commit_once(stores: tuple[Store
 
 
 async def test_a_mirror_resumes_at_the_versions_of_the_target(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    """Also if the target was restored from a backup, and the checkpoints were not."""
+    """With new checkpoints. Those of another target are refused."""
     store, target = stores
     expected = await filled(store, 2, 3)
     async with SQLiteCheckpoints(tmp_path / "checkpoints.db") as checkpoints:
@@ -116,7 +126,12 @@ async def test_a_mirror_resumes_at_the_versions_of_the_target(stores: tuple[Stor
             for stream in expected:
                 expected[stream].append(commit := make_commit(stream, 4))
                 await store.append(commit)
-            await Processor(Mirror(restored), store, checkpoints).run(until_caught_up=True)
+            with pytest.raises(
+                StoreChanged
+            ):  # with these checkpoints, commits that only the old target has would be missing
+                await Processor(Mirror(restored), store, checkpoints).run(until_caught_up=True)
+            async with SQLiteCheckpoints(tmp_path / "new-checkpoints.db") as new:
+                await Processor(Mirror(restored), store, new).run(until_caught_up=True)
             await expect_copied(restored, expected)
 
 
