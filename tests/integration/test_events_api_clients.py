@@ -287,8 +287,8 @@ async def test_pages_and_other_clients_do_not_wait_for_many_clients_that_take_no
     stalled = [Client(app) for _ in range(100)]
     for client in stalled:
         client.go_on.clear()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
-        page = await asyncio.wait_for(client.get("/"), 20)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as reader:
+        page = await asyncio.wait_for(reader.get("/"), 20)
     assert len(page.json()) == 100
     async with clients(app, 1) as connected:
         await eventually(lambda: len(connected[0].ids) == 100)
@@ -312,8 +312,8 @@ async def test_a_page_does_not_wait_for_streams_that_read(store: OrderedStore, m
     app = events_api(store, NOTED, source="/")
     async with clients(app, 10) as connected:
         await reading.wait()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
-            page = await asyncio.wait_for(client.get("/"), 20)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as reader:
+            page = await asyncio.wait_for(reader.get("/"), 20)
         assert len(page.json()) == 1
         go_on.set()
         await eventually(lambda: all(len(client.ids) == 1 for client in connected))
