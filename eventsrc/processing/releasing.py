@@ -15,6 +15,8 @@ from .pipeline import Pipeline
 ANSWER_SECONDS = 60.0
 """How long a process waits for a worker to continue with a released stream."""
 
+_TRIES = 5  # to release a stream, whose slot a worker claims at the same time
+
 _POLL = 0.2  # seconds
 
 
@@ -36,15 +38,18 @@ class Releasing:
 
         Raises: as `Processor.retry`.
         """
-        try:
-            await self._release(stream, skip)
-        except Interrupted:
-            raise RuntimeError(
-                f"the worker that holds the slot of {stream} is being stopped, or paused; call it again"
-            ) from None
-        except Fenced:  # a worker has started, or stopped, in the meantime
-            if await self._pipeline.parking.refresh([stream]):
+        for _ in range(_TRIES):
+            try:
                 await self._release(stream, skip)
+            except Interrupted:
+                break
+            except Fenced:  # a worker has started, or stopped, in the meantime
+                if await self._pipeline.parking.refresh([stream]):
+                    continue
+            return
+        raise RuntimeError(
+            f"the worker that holds the slot of {stream} is being stopped, paused or replaced; call it again"
+        )
 
     async def _release(self, stream: str, skip: str) -> None:
         parking, assignment = self._pipeline.parking, self._pipeline.assignment

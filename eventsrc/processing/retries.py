@@ -206,7 +206,8 @@ class Retries:
     async def _run(self, entry: Entry) -> None:
         """The task of a stream. An error that stops the processor is kept as `failure`."""
         try:
-            if await self._count_lives(entry) >= LIVES - 1:
+            lives: int = await on_outage()(self._count_lives, entry)
+            if lives >= LIVES - 1:
                 await self._give_up(entry, HandlerFailed(ProcessEnded(LIVES)), LIVES)
                 is_done = True
             else:
