@@ -43,7 +43,7 @@ EXAMPLES = 120
 WITHIN = 300  # histories within which each mutant must be detected; nearly all are within 50
 
 WAITING = ("workers", "reading-dynamodb", "crashes", "unit-mutants")
-"""Parts that mostly wait for other processes and for time. They run one job at a time, beside those that compute."""
+"""Parts that mostly wait for other processes and for time. They run one job at a time, next to those that compute."""
 
 Job = tuple[Callable[..., Layer | Verdict], tuple[int, ...]]
 

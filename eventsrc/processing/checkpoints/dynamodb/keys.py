@@ -13,7 +13,7 @@ ATTRIBUTES = {
 """The names of all attributes."""
 
 _PARTITIONS = 64  # for the positions of a processor: a partition accepts 1,000 writes a second
-START = "|start"  # a sort key that is no stream and no hash
+START = "|start"  # a sort key that is neither a stream nor a hash
 _MAX_SORT_KEY = 900  # bytes of a stream id that is used as a sort key, which holds 1,024
 
 
