@@ -31,7 +31,7 @@ class EventStream:
 
     - Until the client has caught up, it reads the history itself, a few clients at a time. Then it follows the tail. A
       client that is too slow for the tail reads the history again. It keeps no more than one chunk in memory.
-    - A client that does not take a chunk at once gives its turn to others that wait for one. Only then it is waited for.
+    - A client that does not take a chunk at once gives its turn to others, and is then waited for.
     - The id of an event is the token from which a client resumes after that event.
     - Where nothing is published for long, ids are sent without events: they only advance the client's last id.
     - A comment is sent after at most `heartbeat` seconds of silence, by each client at another moment.

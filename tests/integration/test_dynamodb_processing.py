@@ -72,6 +72,7 @@ async def test_a_writer_that_continues_while_a_stream_is_released_loses_nothing(
             stopping = asyncio.Event()
 
             async def write(stopping: asyncio.Event = stopping) -> Any:
+                last = await deposit(store, "a-0", 1)
                 while not stopping.is_set():
                     last = await deposit(store, "a-0", 1)
                 return last

@@ -51,6 +51,7 @@ async def test_only_the_stream_of_a_damaged_row_is_parked(
 ) -> None:
     await fill(store, accounts=3)
     damage(tmp_path, DAMAGE[what], version)
+    processor = Processor(InSQLite(), store, checkpoints, attempts=1)
     for _ in range(2):  # at the first start, and at the next
         processor = Processor(InSQLite(), store, checkpoints, attempts=1)
         with pytest.raises(StreamsParked, match="account-a-1"):

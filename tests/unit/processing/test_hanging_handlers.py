@@ -234,6 +234,7 @@ async def test_a_handler_that_ends_its_process_parks_its_stream_after_the_third_
         return process.returncode, errors.decode()
 
     codes: list[int | None] = []
+    errors = ""
     for _ in range(6):
         code, errors = await live()
         codes.append(code)
