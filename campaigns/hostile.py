@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS claims (
 );
 CREATE TRIGGER IF NOT EXISTS first_claim AFTER INSERT ON eventsrc_slots BEGIN {_CLAIM} FALSE{_OF_SLOT}; END;
 CREATE TRIGGER IF NOT EXISTS registration AFTER INSERT ON eventsrc_registrations
-WHEN NEW.registration ->> 'started' > 0 BEGIN
+WHEN NEW.registration ->> 'started' >= 0 BEGIN  -- else by a tool, before its first run
     SELECT registered(NEW.processor); END;
 CREATE TRIGGER IF NOT EXISTS claim AFTER UPDATE ON eventsrc_slots WHEN NEW.epoch > OLD.epoch BEGIN
     {_CLAIM} OLD.slot ->> 'open' OR OLD.slot ->> 'laid' <> NEW.slot ->> 'laid'{_OF_SLOT}; END;
