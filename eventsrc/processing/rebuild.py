@@ -116,7 +116,8 @@ class _Rebuild:
             await self._pass(old)  # what the old version has handled since; now it handles no more
             for slot in slots:  # if this process was stopped for long, the old version has taken them back
                 await checkpoints.save(old, slot)
-            if not await checkpoints.registry.activate(tag, version, instead_of=active):
+            activate = checkpoints.registry.activate
+            if not await on_outage()(activate, tag, version, instead_of=active):
                 raise NotActive(tag, version, await checkpoints.active(tag) or 0)
         following.stop()
         await self._pass(None)
@@ -177,15 +178,24 @@ async def _switching(checkpoints: Checkpoints, old: str) -> AsyncGenerator[Seque
                 await asyncio.sleep(CONFIRM_SECONDS)  # acts outside that were begun before it was fenced
             yield slots
         except BaseException:
-            undoing: asyncio.Future[Sequence[Slot]] = asyncio.ensure_future(
-                on_outage()(_claim, checkpoints, old, _resumed)
-            )
-            await asyncio.shield(undoing)
+            undoing: asyncio.Task[None] = asyncio.create_task(on_outage()(_undo, checkpoints, old))
+            done, _ = await asyncio.wait([undoing], timeout=_UNDO_SECONDS)
+            if not done:  # the workers of the old version notice that the heartbeats stop
+                undoing.cancel()
+            elif (error := undoing.exception()) is not None:
+                log.error("%s was not given its slots back: %r; its workers take them back", old, error)
             raise
         await on_outage()(_claim, checkpoints, old, _retired)
     finally:
         await cancel_all([beating])
         await checkpoints.workers.sign_off(worker)
+
+
+async def _undo(checkpoints: Checkpoints, old: str) -> None:
+    """Give the slots back, or retire the version if another one was activated by a call whose answer was lost."""
+    tag, _, version = old.rpartition("@")
+    was_kept = await checkpoints.active(tag) == int(version)
+    await _claim(checkpoints, old, _resumed if was_kept else _retired)
 
 
 def _resumed(slot: Slot) -> Slot:
