@@ -238,10 +238,11 @@ async def test_records_that_take_too_long_are_reported_as_failed(
         assert await environment(event_of(store, short[:1])) == NONE
         proxy.then = HOLD
         event = event_of(store, [short[0], short[1], long[128], short[2], long[129]])
-        assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
-        assert await environment.read_handled() == {"short": ids(short)}
+        # Also the short stream: its position is compared with the table before a commit after it is handled.
+        assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
+        assert await environment.read_handled() == {"short": ids(short[:1])}
         told = await environment(event["Records"], seconds=3)
-        assert told == {"batchItemFailures": [{"itemIdentifier": "event-102"}, {"itemIdentifier": "event-104"}]}
+        assert told == {"batchItemFailures": [{"itemIdentifier": f"event-{each}"} for each in (101, 102, 103, 104)]}
         proxy.then = "pass"
         proxy.go_on.set()
         assert await environment(event) == NONE

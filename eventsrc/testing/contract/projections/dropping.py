@@ -10,7 +10,6 @@ from .desk import FENCE, Desk, expect_failure, make_slice
 from .events import make_commits
 
 VERSIONS = (1, 2, 12)  # names of which one begins with another
-LATER = Fence(0, 9)
 
 
 async def versions_share_nothing(desk: Desk) -> None:
@@ -62,10 +61,11 @@ async def a_discarded_version_begins_with_nothing(desk: Desk) -> None:
         await projection.prepare()
         await desk.expect_handled(projection, stream, commits[:2] if version > 1 else [], f"of version {version}")
     again = objects[1]
-    await desk.claim(again, LATER.epoch)
-    late = make_slice(commits[2:], LATER)
+    later = Fence(0, max((slot.epoch for slot in await desk.checkpoints.slots(again.name)), default=0) + 1)
+    await desk.claim(again, later.epoch)
+    late = make_slice(commits[2:], later)
     expect_failure(await desk.apply(again, late), stream, PositionMoved, "a slice that is not the first one")
-    await desk.handle(again, make_slice(commits, LATER))
+    await desk.handle(again, make_slice(commits, later))
     await desk.expect_handled(again, stream, commits, "of the version that was built again")
 
 
