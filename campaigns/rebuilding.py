@@ -158,7 +158,7 @@ class Play:
         self.opened: list[FailingCheckpoints] = []
         self.acts_of: dict[str, list[Delivery]] = defaultdict(list)
         self.violations: list[str] = []
-        self.found: tuple[int, int, int] = (
+        self.found: tuple[int, int, int] = (0, 0, 0)  # missing events, events handled twice, streams out of order
             0,
             0,
             0,
