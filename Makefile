@@ -32,8 +32,9 @@ docs: $(READY)
 build: $(READY)
 	$(BIN)/hatchling build
 
+# All campaigns, or some: `make faults PART=reading`.
 faults: $(READY)
-	@PYTHONPATH=tests $(BIN)/python -m campaigns
+	@PYTHONPATH=tests $(BIN)/python -m campaigns $(PART)
 
 .PHONY: pictures
 pictures:

@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp import web
 
 _READS = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
+_STREAMS = frozenset({"ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"})
 _WRITES = frozenset({"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems"})
 
 
@@ -27,6 +28,7 @@ class Counts:
     """Requests, units and bytes that passed the proxy."""
 
     operations: Counter[str] = field(default_factory=Counter)
+    streams: Counter[str] = field(default_factory=Counter)  # requests to DynamoDB Streams
     read_units: float = 0.0
     write_units: float = 0.0
     bytes_sent: int = 0  # bodies of requests
@@ -49,6 +51,8 @@ class CountingProxy:
     async def handle(self, request: web.Request) -> web.Response:
         operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         body = await request.read()
+        if operation in _STREAMS:
+            self.counts.streams[operation] += 1
         if operation in _READS | _WRITES:
             self.counts.operations[operation] += 1
             self.counts.bytes_sent += len(body)

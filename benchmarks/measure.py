@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ def median(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
 
 def median_of(values: Iterable[float]) -> float:
     return statistics.median(values)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of the values does not exceed."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def median_ratio(rounds: Sequence[dict[str, Cost]], name: str, other: str) -> float:

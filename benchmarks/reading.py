@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from support.bank import Account, Deposited, Opened
+from support.bank import Account
 from support.tables import fresh_name, session, store_on
 
 from eventsrc import DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store
 from eventsrc.local import dynamodb_local
 from eventsrc.processing import (
-    Context,
-    MemoryProjection,
     Processor,
-    Runner,
     SQLiteCheckpoints,
-    SQLiteContext,
-    SQLiteProjection,
 )
-from eventsrc.processing.projections.sqlite import Database
 from eventsrc.stores.gate import Gate
 
+from . import delays, idling
 from .measure import Figure, markdown, median_of
+from .models import Balances, BalancesByStream, BalancesInSQLite
 
 ROUNDS = 5
 STREAMS, COMMITS = 500, 40  # 20,000 commits
 SCANNED = (400, 20)  # on DynamoDB Local
-SEEN = 200  # saves whose delay until the read model is measured
 
 NONE = SnapshotPolicy(enabled=False)
-
-
-class Balances(MemoryProjection, tag="balances"):
-    """The smallest read model: a dictionary."""
-
-    def __init__(self) -> None:
-        self.balances: dict[str, int] = {}
-
-    def handle_opened(self, event: Opened, context: Context) -> None:
-        self.balances[context.stream] = 0
-
-    def handle_deposited(self, event: Deposited, context: Context) -> None:
-        self.balances[context.stream] += event.amount
-
-
-class BalancesInSQLite(SQLiteProjection, tag="balances"):
-    def create(self, db: Database) -> None:
-        db.execute(f"CREATE TABLE IF NOT EXISTS {self.table} (stream TEXT PRIMARY KEY, balance INTEGER) WITHOUT ROWID")
-
-    def handle_deposits(self, events: Sequence[Opened | Deposited], context: SQLiteContext) -> None:
-        amount = sum(event.amount for event in events if isinstance(event, Deposited))
-        put = f"INSERT INTO {self.table} VALUES (?, ?) ON CONFLICT DO UPDATE SET balance = balance + excluded.balance"
-        context.db.execute(put, (context.stream, amount))
 
 
 def measure() -> dict[str, Any]:
@@ -69,7 +39,7 @@ def measure() -> dict[str, Any]:
 async def _measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         sqlite = await _sqlite(Path(folder))
-    return [*sqlite, await _gate(), *await _dynamodb()]
+    return [*sqlite, *await delays.figures(), await _gate(), *await _dynamodb(), *await idling.figures()]
 
 
 async def _sqlite(folder: Path) -> list[Figure]:
@@ -81,17 +51,12 @@ async def _sqlite(folder: Path) -> list[Figure]:
             rates = [await _catch_up(Processor(Balances(), store), total) for _ in range(ROUNDS)]
             goal = 100_000 if events == 1 else None
             found.append(Figure(f"events/s of CPU, SQLite to memory, {name}", median_of(rates), goal))
-            rates = []
-            for number in range(ROUNDS):
-                async with SQLiteCheckpoints(folder / f"{events}-{number}.model") as checkpoints:
-                    rates.append(await _catch_up(Processor(BalancesInSQLite(), store, checkpoints), total))
-            found.append(Figure(f"events/s of CPU, SQLite to SQLite, {name}", median_of(rates)))
-            if events == 1:
-                seen = await _seen(store, Processor(Balances(), store))
-                found.append(Figure("ms from acknowledgement to handler, SQLite, one process", seen))
-                async with SQLiteStore(folder / f"{events}.db") as other:
-                    seen = await _seen(store, Processor(Balances(), other))
-                found.append(Figure("ms from acknowledgement to handler, SQLite, another connection", seen))
+            for order, model in (("the order of the feed", BalancesInSQLite), ("stream by stream", BalancesByStream)):
+                rates = []
+                for number in range(ROUNDS):
+                    async with SQLiteCheckpoints(folder / f"{model.tag}-{events}-{number}.model") as checkpoints:
+                        rates.append(await _catch_up(Processor(model(), store, checkpoints), total))
+                found.append(Figure(f"events/s of CPU, SQLite to SQLite, {name}, {order}", median_of(rates)))
     return found
 
 
@@ -128,14 +93,14 @@ async def _dynamodb() -> list[Figure]:
         live = fresh_name()
         streaming = await stack.enter_async_context(store_on(local.endpoint_url, live))
         await streaming.create_table(stream=True)
-        seen = await _seen(streaming, Processor(Balances(), streaming))
+        seen = await delays.measure_seen(streaming, Processor(Balances(), streaming))
         rate = await _streamed(streaming)
     return [
         Figure("events/s, a DynamoDB scan into memory ÷ a bare scan by the SDK", ratio, 0.7),
         Figure("events/s, a DynamoDB scan into memory ÷ a scan by this library, nothing handled", own_ratio),
         Figure("events/s, a DynamoDB scan into memory", median_of(ours for *_, ours in rounds)),
         Figure("events/s, DynamoDB Streams into memory", rate),
-        Figure("ms from acknowledgement to handler, DynamoDB Streams", seen),
+        *delays.describe("DynamoDB Streams to memory, the same process", seen),
     ]
 
 
@@ -145,7 +110,7 @@ async def _bare_scan(sdk: Any, table: str) -> float:
     key: dict[str, Any] = {}
     while True:
         page = await sdk.scan(TableName=table, **key)
-        count += sum(int(item["n"]["N"]) for item in page["Items"])
+        count += sum(int(item["n"]["N"]) for item in page["Items"] if "n" in item)  # not the identity of the table
         if "LastEvaluatedKey" not in page:
             return count / (perf_counter() - start)
         key = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
@@ -162,13 +127,13 @@ async def _own_scan(store: DynamoDBStore) -> float:
 async def _scan_into(store: DynamoDBStore, total: int) -> float:
     """Return events per second of a processor that handles the commits of a scan of one segment."""
     processor = Processor(Balances(), store)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     start = perf_counter()
     async with aclosing(store.scan(segments=1)) as batches:
         async for batch in batches:
-            await processor.handle(batch.commits)
-    await processor.wait_until_idle()
+            await processor.pipeline.handle(batch.commits)
+    await processor.pipeline.wait_until_idle()
     rate = total / (perf_counter() - start)
     assert sum(processor.projection.balances.values()) == total - SCANNED[0]
     return rate
@@ -178,12 +143,12 @@ async def _streamed(store: DynamoDBStore) -> float:
     """Return events per second of a DynamoDB stream that contains all events from the start."""
     await _fill(store, 100, 20, 1, prefix="streamed")
     processor, start = Processor(Balances(), store), perf_counter()
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     async with aclosing(store.feed(after=await store.end(), follow=False)) as batches:
         async for batch in batches:
-            await processor.handle(batch.commits)
-    return processor.commits / (perf_counter() - start)
+            await processor.pipeline.handle(batch.commits)
+    return processor.pipeline.progress.commits / (perf_counter() - start)
 
 
 async def _catch_up(processor: Processor[Any], total: int) -> float:
@@ -191,39 +156,8 @@ async def _catch_up(processor: Processor[Any], total: int) -> float:
     start = process_time()
     await processor.run(until_caught_up=True)
     rate = total / (process_time() - start)
-    assert processor.commits == STREAMS * COMMITS
+    assert processor.pipeline.progress.commits == STREAMS * COMMITS
     return rate
-
-
-async def _seen(store: Store, processor: Processor[Balances]) -> float:
-    """Return the median time in ms from the return of a save to the return of its handler."""
-    accounts = Repository(Account, store, snapshots=NONE)
-    account = Account.open("seen", owner="ann") if not await _exists(accounts) else await accounts.load("seen")
-    times = []
-    async with _running(processor):
-        for _ in range(SEEN):
-            account.deposit(1)
-            receipt = await accounts.save(account)
-            start = perf_counter()
-            await processor.wait_for(receipt)
-            times.append((perf_counter() - start) * 1000)
-    return statistics.median(times)
-
-
-async def _exists(accounts: Repository[Account]) -> bool:
-    return bool(await accounts.load_many(["seen"]))
-
-
-@asynccontextmanager
-async def _running(processor: Processor[Any]) -> AsyncIterator[None]:
-    runner = Runner(processor)
-    task = asyncio.create_task(runner.run())
-    await processor.caught_up.wait()
-    try:
-        yield
-    finally:
-        runner.stop()
-        await task
 
 
 async def _fill(store: Store, streams: int, commits: int, events: int, prefix: str = "a") -> None:
@@ -252,6 +186,12 @@ def section(found: dict[str, Any]) -> str:
 A processor handles a bank account's events. The read model is a dictionary of balances in memory, or a table of
 balances in SQLite with the positions in the same transaction. Rates per second of CPU are for one core. The scans take
 turns in reading the same table in one segment. DynamoDB Local shares the machine's cores with them.
+
+A commit is seen when `wait_for` returns in the process that runs the processor. A process that reads an SQLite file
+which another one writes looks for commits every 50 ms. The idle figures are those of one process that runs one
+processor while nothing is stored; its DynamoDB stream has one shard. Without leases it looks every 2 seconds whether
+another process has taken over. With leases it sends a heartbeat every 2 seconds and then reads the owners of
+slots. In both cases it looks every 4 seconds whether streams were released, and every 4 seconds whether it was paused.
 
 {markdown(["figure", "measured"], rows)}
 """

@@ -1,6 +1,6 @@
 """`make faults`: run every campaign in its long form, on all cores, and print one table of results.
 
-`python -m campaigns simulation --seed 7 --seeds 1` replays one history.
+`python -m campaigns simulation --seed 7 --seeds 1` replays one history. Several parts may be named.
 """
 
 from __future__ import annotations
@@ -9,87 +9,114 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import reduce
-from time import perf_counter
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from .jobs import HUNTS, SEEDS, Job, hunt_one, jobs_of
+from .display import Display, Took
+from .jobs import SEEDS, WAITING, Job, parts_of
 from .mutants import Verdict
+from .progress import Finished, connect, run_job
 from .report import Layer
 
-
-def _run(
-    pool: ProcessPoolExecutor, jobs: Sequence[Job], hunts: int, console: Console
-) -> tuple[list[Layer], list[Verdict]]:
-    rows: list[Layer] = []
-    verdicts: list[Verdict] = []
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("campaigns", total=len(jobs) + hunts)
-        running: list[Future[Any]] = [pool.submit(job, *arguments) for job, arguments in jobs]
-        running += [pool.submit(hunt_one, index) for index in range(hunts)]
-        for done in as_completed(running):
-            match done.result():
-                case Layer() as row:
-                    rows.append(row)
-                case Verdict() as verdict:
-                    verdicts.append(verdict)
-            progress.advance(bar)
-    return rows, verdicts
+TICK = 0.5  # seconds between two looks at the progress
 
 
-def _merged(rows: Sequence[Layer]) -> list[Layer]:
+class Run:
+    """One run of some parts, and its results so far."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Job]], display: Display) -> None:
+        self._parts, self._display = parts, display
+        self._left = {part: len(jobs) for part, jobs in parts.items()}
+        self._finished: dict[str, list[Finished]] = {part: [] for part in parts}
+        self.layers: list[Layer] = []
+        self.verdicts: list[Verdict] = []
+        self.took: dict[str, Took] = {}
+
+    def run(self) -> None:
+        """Run all jobs, on all cores. Show each result as soon as there is one.
+
+        One process runs the parts that mostly wait. As many as there are cores run the others, so that no core idles.
+        """
+        spawn = multiprocessing.get_context("spawn")
+        jobs = [(part, *job) for part, each in self._parts.items() for job in each]
+        shares = spawn.RawArray("d", len(jobs))
+        options: Any = {"mp_context": spawn, "initializer": connect, "initargs": (shares,)}
+        with (
+            self._display.showing(),
+            ProcessPoolExecutor(os.cpu_count(), **options) as computing,
+            ProcessPoolExecutor(1, **options) as waiting,
+        ):
+            running: dict[Future[Finished], str] = {
+                (waiting if part in WAITING else computing).submit(run_job, number, work, arguments): part
+                for number, (part, work, arguments) in enumerate(jobs)
+            }
+            while running:
+                done, _ = wait(running, TICK, FIRST_COMPLETED)
+                for each in done:
+                    self._add(running.pop(each), each.result())
+                self._display.update(
+                    {
+                        part: fmean(share for share, job in zip(shares, jobs, strict=True) if job[0] == part)
+                        for part in self._parts
+                    }
+                )
+
+    def _add(self, part: str, finished: Finished) -> None:
+        self._finished[part].append(finished)
+        if isinstance(finished.result, Verdict):
+            self.verdicts.append(finished.result)
+            self._display.show_verdict(finished.result)
+        self._left[part] -= 1
+        if not self._left[part]:
+            self._end(part)
+
+    def _end(self, part: str) -> None:
+        ended = self._finished[part]
+        rows = [each.result for each in ended if isinstance(each.result, Layer)]
+        if broken := [each.error for each in ended if each.error]:
+            rows.append(Layer(part, 0, 0, 0, 0, 0, 0.0, rows[0].seed if rows else 0, broken))
+        layers = merge(rows)
+        self.layers += layers
+        wall = max(each.end for each in ended) - min(each.start for each in ended)
+        self.took[part] = Took(wall, sum(each.cpu for each in ended))
+        self._display.show_part(part, layers, self.took[part])
+
+    @property
+    def failed(self) -> bool:
+        wrong = any(layer.lost or layer.duplicated or layer.violations for layer in self.layers)
+        return wrong or any(verdict.seeds is None for verdict in self.verdicts)
+
+
+def merge(rows: Sequence[Layer]) -> list[Layer]:
     """Return one row for each layer."""
     names = dict.fromkeys(row.name for row in rows)
     return [reduce(Layer.plus, [row for row in rows if row.name == name]) for name in names]
 
 
-def _print(console: Console, rows: Sequence[Layer], verdicts: Sequence[Verdict], seconds: float) -> None:
-    table = Table(title=f"Faults and violations by layer ({seconds:.0f} s in all)")
-    for heading in ("layer", "operations", "faults", "acknowledged", "lost", "duplicated", "violations", "s", "seed"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for row in rows:
-        counts = (row.operations, row.faults, row.acknowledged, row.lost, row.duplicated, len(row.violations))
-        table.add_row(row.name, *(f"{count:,}" for count in counts), f"{row.seconds:.0f}", str(row.seed))
-    if rows:
-        console.print(table)
-    for row in rows:
-        if row.note:
-            console.print(f"{row.name}: {row.note}")
-        if row.kinds:
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(row.kinds.items()))
-            console.print(f"{row.name}: {kinds}")
-        for violation in row.violations[:20]:
-            console.print(f"[red]{row.name}: {violation}")
-    if verdicts:
-        caught = Table(title="Mutants of the library, and seeds until each was detected")
-        for heading in ("mutant", "seeds", "violation"):
-            caught.add_column(heading)
-        for verdict in sorted(verdicts):
-            caught.add_row(verdict.name.replace("_", " "), str(verdict.seeds or "missed"), verdict.violation)
-        console.print(caught)
-
-
 def main() -> int:
-    layers = ["simulation", "reading", "reading-dynamodb", "workers", "live", "power", "crashes", "fuzz", "model"]
     parser = argparse.ArgumentParser(prog="python -m campaigns", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=[*layers, "mutants"])
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {', '.join(parts_of(0, 1))}; default: all")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of histories to simulate")
     options = parser.parse_args()
+    parts = parts_of(options.seed, options.seeds)
+    for each in options.parts:
+        if each not in parts:
+            parser.error(f"{each!r} is not a part; give one of {', '.join(parts)}")
     console = Console(width=max(Console().width, 110))
-    begun = perf_counter()
-    jobs = list(jobs_of(options.only, options.seed, options.seeds))
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows, verdicts = _run(pool, jobs, HUNTS if options.only in (None, "mutants") else 0, console)
-    _print(console, _merged(rows), verdicts, perf_counter() - begun)
-    wrong = any(row.lost or row.duplicated or row.violations for row in rows)
-    return 1 if wrong or any(verdict.seeds is None for verdict in verdicts) else 0
+    chosen = {part: jobs for part, jobs in parts.items() if part in options.parts or not options.parts}
+    display = Display(console, list(chosen))
+    display.say(f"{len(list(chain(*chosen.values())))} jobs of {len(chosen)} parts on {os.cpu_count()} cores")
+    run = Run(chosen, display)
+    run.run()
+    display.show_all(run.layers, run.verdicts, run.took)
+    return 1 if run.failed else 0
 
 
 if __name__ == "__main__":

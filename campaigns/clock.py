@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -14,6 +14,9 @@ from unittest.mock import patch
 T = TypeVar("T")
 
 EPOCH_NS = 1_767_225_600 * 10**9  # start of each simulation
+
+_CLOCKS = ("eventsrc.stores.ordered.time", "eventsrc.processing.checkpoints.checkpoints.time", "tenacity.time")
+_CLOCK_OF_WRITERS = "eventsrc.repository.repository.time"
 
 
 class Deadlock(Exception):
@@ -66,14 +69,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class WallClock:
-    """The time of day that the library reads. `jump` moves it forward or back."""
+    """The time of day that the library reads. `jump` moves it forward or back. The clock of writers may be slow."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._ahead_ns = 0
+        self.writers_behind = 0.0  # seconds
 
     def time_ns(self) -> int:
         return EPOCH_NS + int(self._loop.time() * 1e9) + self._ahead_ns
+
+    def time(self) -> float:
+        return self.time_ns() / 1e9
+
+    def writers_time_ns(self) -> int:
+        return self.time_ns() - int(self.writers_behind * 1e9)
 
     def jump(self, seconds: float) -> None:
         self._ahead_ns += int(seconds * 1e9)
@@ -83,8 +93,11 @@ class WallClock:
 def virtual_time(loop: VirtualLoop) -> Iterator[WallClock]:
     """Patch the clocks of the library and of tenacity to read the loop's time."""
     wall = WallClock(loop)
-    clock = SimpleNamespace(time_ns=wall.time_ns, monotonic=loop.time)
-    with patch("eventsrc.repository.repository.time", clock), patch("tenacity.time", clock):
+    clock = SimpleNamespace(time_ns=wall.time_ns, time=wall.time, monotonic=loop.time)
+    with ExitStack() as stack:
+        stack.enter_context(patch(_CLOCK_OF_WRITERS, SimpleNamespace(time_ns=wall.writers_time_ns)))
+        for module in _CLOCKS:
+            stack.enter_context(patch(module, clock))
         yield wall
 
 

@@ -31,6 +31,7 @@ from eventsrc.local.jar import make_command, reserve_port
 from . import PYTHONPATH
 from .chain import Chain
 from .history import Caller, Findings, History, Operation, Outcome
+from .progress import report
 from .report import Layer
 
 MANY_RECORDS = 200  # lines that a writer has written before it is killed with the others, about three an operation
@@ -122,6 +123,7 @@ def kills(times: int, seed: int, directory: Path) -> Layer:
     for first in range(0, times, KILLS_PER_FILE):
         file = _File(directory / f"kills-{seed}-{first}.db", random)
         found = asyncio.run(file.play(min(KILLS_PER_FILE, times - first)))
+        report(first + KILLS_PER_FILE, times)
         total = Findings(*(one + other for one, other in zip(total, found, strict=True)))  # type: ignore[operator]
     note = f"{WRITERS} processes at once"
     return Layer.of("SIGKILL, SQLite", total, faults=times, seconds=perf_counter() - begun, seed=seed, note=note)
@@ -272,7 +274,8 @@ async def kills_of_dynamodb_local(times: int, seed: int, directory: Path) -> Lay
         async with asyncio.timeout(SECONDS_PER_LIFE * (times + 1)), asyncio.TaskGroup() as tasks:
             for each in range(2 * TASKS):
                 tasks.create_task(_deliver(caller, f"task-{each}", random, stop))
-            for _ in range(times):
+            for number in range(times):
+                report(number, times)
                 await asyncio.sleep(random.uniform(0.3, 1.5))
                 server.kill()
                 await asyncio.sleep(random.uniform(0, 4))  # within the store's deadline or beyond it

@@ -22,13 +22,16 @@ from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
 from eventsrc.stores.dynamodb.partitions import TablePartitions
+from eventsrc.stores.dynamodb.store import _find_stored
 from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.sdk import SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
+from eventsrc.stores.settle import settle
 from eventsrc.stores.sqlite import rows
 from eventsrc.usage import Usage
 
+from .progress import report
 from .report import Layer
 
 STREAM = "till-1"
@@ -236,7 +239,8 @@ class Fuzzer:
         if call == 1:
             return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
-            return await self._store._settle(self._commits[0], self._items.read_stored(reply), Usage())
+            stored = self._items.read_stored(reply) or await _find_stored(partitions, self._commits[0])
+            return settle(self._commits[0], self._items.to_commit(stored, STREAM), Usage())
         client.refuses = True
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])
@@ -329,6 +333,7 @@ async def _campaign(inputs: int, seed: int) -> tuple[list[str], int]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(inputs):
         decoder = random.choice(decoders)
+        report(number, inputs)
         try:
             decoded += await decoder() is not None
         except EventsrcError:

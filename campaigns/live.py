@@ -37,6 +37,7 @@ from eventsrc import Commit, DynamoDBStore, SnapshotPolicy
 from eventsrc.stores.dynamodb.items import SNAPSHOT_VERSION, Items
 
 from .history import History
+from .progress import report
 from .report import Layer
 from .workload import Workload
 
@@ -114,6 +115,7 @@ async def campaign(operations: int, seed: int, endpoint: str, rate: float = 0.05
                 await work.go_on()
                 violations += work.violations
             dice.rate, rounds = share, rounds + 1
+            report(sum(operation.kind != "append" for operation in history.operations), operations)
         logs = {layout: await stored_logs(endpoint, table) for layout, table in tables.items()}
     findings = history.check({stream: log for each in logs.values() for stream, log in each.items()})
     findings.violations.extend(violations)
@@ -150,7 +152,7 @@ async def stored_logs(endpoint: str, table: str) -> dict[str, list[Commit]]:
         async for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
             for item in page["Items"]:
                 stream = item["PK"]["S"]
-                if SNAPSHOT_VERSION not in item:
+                if SNAPSHOT_VERSION not in item and item["PK"] != items.identity_key["PK"]:
                     logs.setdefault(stream, []).append(items.to_commit(msgspec.convert(item, items.stored), stream))
     return logs
 

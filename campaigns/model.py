@@ -39,6 +39,7 @@ from eventsrc import (
 from eventsrc.testing.contract.samples import make_commit, make_snapshot
 
 from .chain import ROOT, Chain, chained
+from .progress import report
 from .report import Layer
 
 T = TypeVar("T")
@@ -56,9 +57,12 @@ class Machine(RuleBasedStateMachine):
     tables: dict[str, str]
     loop: asyncio.Runner
     calls = 0
+    begun = examples = 0
 
     @initialize()
     def begin(self) -> None:
+        type(self).begun += 1
+        report(self.begun, self.examples)
         self._folder = TemporaryDirectory()
         self._stores: dict[str, Store] = {
             "memory": MemoryStore(),
@@ -234,7 +238,9 @@ def campaign(examples: int, seed: int, endpoint: str, *, shrink: bool = True) ->
     violations: list[str] = []
     with asyncio.Runner() as loop:
         kind: Any = type(
-            "Against", (Machine,), {"endpoint": endpoint, "loop": loop, "tables": loop.run(_tables(endpoint))}
+            "Against",
+            (Machine,),
+            {"endpoint": endpoint, "loop": loop, "tables": loop.run(_tables(endpoint)), "examples": examples},
         )
         options = settings(
             max_examples=examples,

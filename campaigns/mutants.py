@@ -21,13 +21,14 @@ from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.stores.settle import settle
 from eventsrc.usage import Usage
 
+from .progress import report
 from .simulation import simulate
 
 Patch = tuple[Any, str, Any]
 
 
 class Verdict(NamedTuple):
-    """How soon a mutant was detected. `seeds` is None if it was not detected."""
+    """How soon a mutant was detected. `seeds` is None if it was not detected, and 0 if a unit test fails with it."""
 
     name: str
     seeds: int | None
@@ -261,6 +262,7 @@ def hunt(mutant: Callable[[], list[Patch]], seeds: Sequence[int]) -> Verdict:
     """Return the first of these seeds in which the simulation detects the mutant."""
     with broken(mutant):
         for tried, seed in enumerate(seeds, 1):
+            report(tried, len(seeds))
             if violations := simulate(seed).findings.violations:
                 return Verdict(mutant.__name__, tried, f"seed {seed}: {violations[0]}")
     return Verdict(mutant.__name__, None, "")

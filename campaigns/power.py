@@ -39,6 +39,7 @@ from eventsrc.uuid7 import uuid7
 
 from .chain import Chain, Linked
 from .history import Findings, History, ticking
+from .progress import report
 from .report import Layer
 
 Synchronous = Literal["FULL", "NORMAL"]
@@ -352,6 +353,7 @@ def campaign(cuts: int, seed: int, synchronous: Synchronous = "FULL") -> Layer:
         found = found._replace(violations=named)
         total = Findings(*(one + other for one, other in zip(total, found, strict=True)))  # type: ignore[operator]
         done += survived
+        report(done, cuts)
     seconds = perf_counter() - begun
     note = f"synchronous={synchronous}, {cuts / seconds:.0f} cuts/s"
     return Layer.of("power cuts, SQLite", total, faults=cuts, seconds=seconds, seed=seed, note=note)

@@ -8,54 +8,73 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from bisect import bisect_left, bisect_right
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.bank import Account
 
-from eventsrc import EventsrcError, Repository, SnapshotPolicy
+from eventsrc import Repository, SnapshotPolicy, StreamParked
 from eventsrc.processing import Processor, Runner, verify
+from eventsrc.retrying import TRANSIENT
 
-from .clock import Deadlock, VirtualLoop, run, virtual_time
+from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
+from .deliveries import Claim, Disturbances, Place, check_deliveries
 from .hostile import Chaos
+from .progress import report
 from .readers import TTL, InMemory, Process, Worker, World
 from .report import Layer
 
-SETTLED = 60.0  # seconds after the last fault until leases are distributed
-OUTCOMES = ("parked", "fenced", "found by verify", "effects had again")  # results of faults, not faults
+OLD = 1_800.0  # seconds between the oldest commits and the first worker
+_CLAIMS = "SELECT at, worker, forced, stream FROM claims WHERE processor = ?"
+SETTLED = 30.0  # seconds after the last fault until leases are distributed
+OUTCOMES = (
+    "parked",
+    "skip asked for",
+    "fenced",
+    "found by verify",
+    "effects had again",
+)  # results of faults, not faults
 PATIENCE = 900.0  # seconds after that, within which all commits must be handled
 
 
 class Play(World):
     """One history."""
 
-    def __init__(self, source: Random, path: Path) -> None:
+    def __init__(self, source: Random, path: Path, wall: WallClock) -> None:
         super().__init__(Chaos(source), path)
-        self.random = source
+        self.random, self._wall = source, wall
+        wall.writers_behind = source.choice((0.0, 0.0, 600.0))
         self.violations: list[str] = []
         self.in_memory = Processor(InMemory(self.chaos), self.store, feed=self.feed, attempts=4)
+        self._repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
         self._slots = source.choice((1, 3, 8))
         self._slots_change = source.random() < 0.2
         self._restarts = source.choice((0.0, 1.0, 1.0))  # how often workers are disturbed
         self._workers: dict[Worker, None] = {}
         self._names = 0
+        self._asked: dict[str, set[tuple[str, int]]] = defaultdict(set)  # commits that the operator asked to skip
+        self.skipped: dict[str, set[tuple[str, int]]] = defaultdict(set)  # commits that are noted as skipped
         self._over, self._ended = asyncio.Event(), asyncio.Event()
 
     async def play(self) -> None:
         async with self.store, asyncio.TaskGroup() as group:
+            ids = [f"s-{number}" for number in range(self.random.randint(1, 8))]
+            accounts = [await self._write_before(id) for id in ids]
+            self._wall.jump(OLD)
+            self.ancient = self.heads()
             places = [group.create_task(self._place()) for _ in range(self.random.randint(1, 3))]
-            memory = group.create_task(self._in_memory())
-            operator = group.create_task(self._operate())
+            memory = group.create_task(self._noting("the memory projection", self._in_memory()))
+            operator = group.create_task(self._noting("an operator", self._operate()))
             async with asyncio.TaskGroup() as writers:
-                for number in range(self.random.randint(1, 8)):
-                    writers.create_task(self._write(f"s-{number}"))
+                for account in accounts:
+                    writers.create_task(self._write(account))
             await asyncio.sleep(self.random.choice((0, 5, 30)))
             self.chaos.off()
             self._over.set()
@@ -66,18 +85,28 @@ class Play(World):
                 await self._verify()
             await self._until_all_is_handled()
             operator.cancel()
+            for processor in (*self._desk.processors, self.in_memory):
+                noted = await processor.checkpoints.skipped(processor.name)
+                self.skipped[processor.name] = {(each.stream, each.version) for each in noted}
             self._ended.set()
             for worker in self._workers:
-                worker.runner.stop()
+                worker.stop()
             self._memory_runner.stop()
             await asyncio.wait([*places, memory])
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         self.violations += [f"a task was left: {task!r}" for task in left]
 
-    async def _write(self, id: str) -> None:
-        repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
+    async def _write_before(self, id: str) -> Account:
+        """Write some commits long before the first worker is started."""
         account = Account.open(id, owner="ann")
+        for _ in range(self.random.choice((0, 0, 1, 3))):
+            await self._repository.save(account)
+            account.deposit(1)
+        return account
+
+    async def _write(self, account: Account) -> None:
+        repository = self._repository
         for _ in range(self.random.randint(1, 25)):
             for _ in range(self.random.choice((1, 1, 1, 3))):
                 account.deposit(1)
@@ -102,7 +131,9 @@ class Play(World):
             except asyncio.CancelledError:
                 pass
             except Exception as error:  # any other exception is a violation
-                self.violations.append(f"a worker ended with {error!r}")
+                # After `stop` it waits for a store only for the grace; see `Runner.run`.
+                if not (worker.has_given_up and isinstance(error, TRANSIENT)):
+                    self.violations.append(f"a worker ended with {error!r}")
             del self._workers[worker]
             if self._ended.is_set():
                 return
@@ -131,12 +162,19 @@ class Play(World):
                     await worker.freeze(dice.choice((1.0, 3 * TTL)))
                 case "stop":
                     chaos.counts["stopped"] += 1
-                    worker.runner.stop()
+                    worker.stop()
                     return
                 case "kill":
                     chaos.counts["killed"] += 1
                     await worker.kill()
                     return
+
+    async def _noting(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work. An exception is a violation."""
+        try:
+            await work
+        except Exception as error:
+            self.violations.append(f"{name} ended with {error!r}")
 
     async def _in_memory(self) -> None:
         """Run the memory projection; its runner is cancelled and started again."""
@@ -155,36 +193,62 @@ class Play(World):
             return
 
     async def _operate(self) -> None:
-        """Retry parked streams, from a process of its own and from the process of the memory projection."""
+        """Retry, skip, pause and resume, from a process of its own or from one that is running the processors."""
+        desk = Process(self)
         while True:
-            await asyncio.sleep(10)
-            desk = Process(self)
-            for processor in (desk.rows, desk.outside, self.in_memory):
-                with suppress(EventsrcError, ValueError, RuntimeError):
-                    for parked in await processor.parked():
-                        self.chaos.counts["parked"] += 1
-                        await processor.retry(parked.stream)
-            await desk.rows.drop()
-            await desk.outside.drop()
+            await asyncio.sleep(self.random.choice((1, 10)))
+            if self.random.random() < 0.1:
+                desk = Process(self)
+            is_running = self._workers and self.random.random() < 0.5
+            process = self.random.choice(list(self._workers)) if is_running else desk
+            for processor in (*process.processors, self.in_memory):
+                calm = self._over.is_set()
+                # What `retry` and `skip` may raise: the handler or a store fails, another call or a worker was faster.
+                try:
+                    await self._fix(processor)
+                except (StreamParked, *TRANSIENT, ValueError, RuntimeError):
+                    pass
+                except TimeoutError:  # the worker that was asked to continue is killed, frozen or cut off
+                    if calm:
+                        raise
+
+    async def _fix(self, processor: Processor[Any]) -> None:
+        """Retry the parked streams of a processor, or skip commits. Sometimes pause it before; resume it at the end."""
+        dice, calm = self.random, self._over.is_set()
+        if calm or dice.random() < 0.05:
+            await (processor.resume() if calm or dice.random() < 0.7 else processor.pause())
+        for parked in await processor.parked():
+            self.chaos.counts["parked"] += 1
+            if dice.random() < 0.1 and not calm:
+                self.chaos.counts["skip asked for"] += 1
+                self._asked[processor.name].add((parked.stream, parked.version))
+                await processor.skip(parked.stream, "on request", version=parked.version)
+            else:
+                await processor.retry(parked.stream)
 
     async def _verify(self) -> None:
         """Handle commits that the feed dropped for good, found by comparing heads."""
-        held = [processor for worker in self._workers for processor in (worker.rows, worker.outside) if processor.held]
+        held = [each for worker in self._workers for each in worker.processors if each.pipeline.assignment.held]
         for processor in (*held, self.in_memory):
             self.chaos.counts["found by verify"] += (await verify(processor)).handled
 
     async def _until_all_is_handled(self) -> None:
         heads = {head.stream: head.version async for page in self.store.heads() for head in page}
-        desk = Process(self)
+        self._desk = desk = Process(self)
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 while True:
-                    for processor in (desk.rows, desk.outside, self.in_memory):
-                        if await processor.positions(list(heads)) != heads or await processor.parked():
+                    for processor in (*desk.processors, self.in_memory):
+                        due = {stream: head for stream, head in heads.items() if self._is_due(processor, stream, head)}
+                        if await processor.positions(list(due)) != due or await processor.parked():
                             break
                     else:
                         return
                     await asyncio.sleep(1)
+
+    def _is_due(self, processor: Processor[Any], stream: str, version: int) -> bool:
+        """Return whether a processor must handle this version: the one with start="now" handles the later ones."""
+        return processor.name != "since@1" or version > (self.new or {}).get(stream, 0)
 
     def check(self) -> tuple[int, int, int]:
         """Return counts: missing events, events handled twice, streams out of order. Extend `violations`."""
@@ -192,37 +256,75 @@ class Play(World):
             stream: [(commit.version, index) for commit in commits for index in range(commit.events)]
             for stream, commits in self.store._streams.items()
         }
-        reader = self.opened[0]._db
-        rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for stream, *place in reader.execute("SELECT stream, version, place FROM rows_1 ORDER BY number"):
-            rows[stream].append((place[0], place[1]))
+        reader = self.opened[0].connection
+        rows, since = self._read_rows("rows_1"), self._read_rows("since_1")
         self.violations += [row[0] for row in reader.execute("SELECT violation FROM violations")]
-        missing = twice = disordered = 0
-        for name, seen in (("rows", rows), ("in memory", self.in_memory.projection.seen), ("outside", self._outside())):
+        for name, skipped in self.skipped.items():
+            if unasked := skipped - self._asked[name]:
+                self.violations.append(f"{name}: skipped {sorted(unasked)}, which nobody had asked for")
+        missing, twice, disordered = self._check_outside(expected)
+        tables = {"rows@1": rows, "in-memory@1": self.in_memory.projection.seen, "since@1": since}
+        for name, seen in tables.items():
             for stream, events in expected.items():
-                missing += len(set(events) - set(seen[stream]))
-                twice += len(seen[stream]) - len(set(seen[stream]))
-                disordered += seen[stream] != sorted(seen[stream])
-                if seen[stream] != events:
-                    self.violations.append(f"{name}: {stream} was handled as {seen[stream]}, not {len(events)} events")
+                skipped_here = {version for each, version in self.skipped[name] if each == stream}
+                due = [each for each in events if each[0] not in skipped_here]
+                found = [each for each in seen[stream] if each[0] not in skipped_here]
+                if name == "since@1":
+                    due = list(self._events_since(stream, due, found))
+                missing += len(set(due) - set(found))
+                twice += len(found) - len(set(found))
+                disordered += found != sorted(found)
+                if found != due:
+                    self.violations.append(f"{name}: {stream} was handled as {found}, not {due}")
         return missing, twice, disordered
 
-    def _outside(self) -> Mapping[str, list[tuple[int, int]]]:
-        """Return the effects without allowed repetitions: a commit's effects may be repeated after a disturbance."""
-        found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        times = sorted(self.chaos.disturbed)
-        for stream, deliveries in self.effects.items():
-            kept = found[stream]
-            last = 0.0
-            for at, version, place in deliveries:
-                disturbed = bisect_left(times, last) < bisect_right(times, at)
-                if place == 0 and disturbed and kept and kept[-1][0] == version:
-                    self.chaos.counts["effects had again"] += 1
-                    while kept and kept[-1][0] == version:
-                        kept.pop()
-                kept.append((version, place))
-                last = at
-        return found
+    def _events_since(self, stream: str, events: Sequence[Place], found: Sequence[Place]) -> Sequence[Place]:
+        """Return the events that start="now" must handle: those after the registration, without a gap before them.
+
+        The processor started after the first worker did and before it was registered. So the first handled commit may
+        be between the two; where the feed is not ordered, it may be of the 15 minutes before.
+        """
+        before = (self.old or {}) if self.feed.ordered else self.ancient
+        old, new = before.get(stream, 0), (self.new or {}).get(stream, 0)
+        first = min([max(found[0][0], old + 1), new + 1] if found else [new + 1])
+        return [each for each in events if each[0] >= first]
+
+    def _read_rows(self, table: str) -> dict[str, list[Place]]:
+        rows: dict[str, list[Place]] = defaultdict(list)
+        query = f"SELECT stream, version, place FROM {table} ORDER BY number"
+        for stream, version, place in self.opened[0].connection.execute(query):
+            rows[stream].append((version, place))
+        return rows
+
+    def _check_outside(self, expected: Mapping[str, Sequence[Place]]) -> tuple[int, int, int]:
+        missing = twice = disordered = 0
+        disturbances = Disturbances(self.chaos.disturbances)
+        for stream, events in expected.items():
+            claims = list(claims_of(self.opened[0].connection, "outside@1", stream))
+            skipped = {version for each, version in self.skipped["outside@1"] if each == stream}
+            found = check_deliveries(events, self.effects[stream], claims, disturbances, optional=skipped)
+            missing, twice = missing + found.missing, twice + found.twice
+            disordered += found.disordered
+            self.chaos.counts["effects had again"] += found.repeated
+            self.violations += [f"outside: {stream}: {violation}" for violation in found.violations]
+        return missing, twice, disordered
+
+
+def claims_of(db: sqlite3.Connection, processor: str, stream: str) -> Iterator[Claim]:
+    """Yield the workers that had the right to act on a stream, and since when.
+
+    A call that releases a parked stream has it until the release has ended. Otherwise the holder of the slot has it.
+    """
+    query = f'{_CLAIMS} AND (stream = ? OR number = crc32(?) % "of") ORDER BY rowid'
+    holder, is_released = 0, False
+    for at, worker, forced, released in db.execute(query, (processor, stream, stream)):
+        if not released:
+            holder = worker
+            if not is_released:
+                yield Claim(at, worker, bool(forced))
+        elif worker or is_released:
+            is_released = bool(worker)
+            yield Claim(at, worker or holder, bool(forced))
 
 
 class Story(NamedTuple):
@@ -242,8 +344,8 @@ def tell(seed: int, folder: Path) -> Story:
     source = Random(seed)
     random.seed(seed)  # for the random numbers of the library
     loop = VirtualLoop()
-    play = Play(source, folder / f"{seed}.db")
-    with virtual_time(loop):
+    with virtual_time(loop) as wall:
+        play = Play(source, folder / f"{seed}.db", wall)
         try:
             run(play.play(), loop)
         except Deadlock:
@@ -274,7 +376,8 @@ def campaign(seeds: Sequence[int]) -> Layer:
     faults = Counter[str]()
     violations: list[str] = []
     with TemporaryDirectory() as folder, silence():
-        for seed in seeds:
+        for done, seed in enumerate(seeds):
+            report(done, len(seeds))
             story = tell(seed, Path(folder))
             commits, told = commits + story.commits, told + story.told
             missing, twice = missing + story.missing, twice + story.twice

@@ -47,6 +47,7 @@ from eventsrc.processing import (
 from .fleet import AT_THE_END, Fleet
 from .hostile import Chaos, HostileFeed
 from .live import HARM, Dice, left_behind, stored_logs
+from .progress import report
 from .readers import Refused
 from .report import Layer
 
@@ -201,12 +202,13 @@ class _Fleet(Fleet):
                 for _ in range(workers):
                     self.start_worker()
                 await self.until(self.is_shared)
-                for _ in range(times):
+                for done in range(times):
+                    report(done, times)
                     await self.strike()
                     await self._retry(processors)
                 self._writing = False
                 await asyncio.wait(writers)
-                await self._settle(processors)
+                await self._settle(processors, feed)
                 await self.end()
             return await self._check()
         finally:
@@ -229,11 +231,11 @@ class _Fleet(Fleet):
             self._counts["parked"] += len(await processor.parked())
             await processor.retry_all()
 
-    async def _settle(self, processors: Processors) -> None:
+    async def _settle(self, processors: Processors, feed: HostileFeed) -> None:
         """End the faults and wait until all commits are handled. `verify` must find the dropped ones."""
         self._dice.rate = 0.0
         (self.folder / "calm").touch()
-        heads = {head.stream: head.version async for page in self.processor.feed.heads() for head in page}
+        heads = {head.stream: head.version async for page in feed.heads() for head in page}
 
         async def all_is_handled() -> bool:
             await self._retry(processors)
@@ -244,7 +246,7 @@ class _Fleet(Fleet):
                 self._counts["found by verify"] += (await verify(processor)).handled
         await self.until(all_is_handled, AT_THE_END)
         for processor in processors:
-            if (found := await verify(processor))[1:] != (0, 0, 0, []):
+            if (found := await verify(processor))[1:] != (0, 0, 0, [], []):
                 self.violations.append(f"{processor.name}: {found}")
 
     async def _check(self) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from eventsrc.stores.dynamodb.items import PAYLOAD, SHAPE, SNAPSHOT_VERSION, Ite
 
 from .clock import Deadlock, VirtualLoop, WallClock, run, virtual_time
 from .history import Findings, History, ticking
+from .progress import report
 from .report import Layer
 from .service import Service
 from .workload import Workload
@@ -147,7 +148,8 @@ def campaign(seeds: Sequence[int]) -> Layer:
     begun = perf_counter()
     operations = acknowledged = lost = duplicated = faults = 0
     violations: list[str] = []
-    for seed in seeds:
+    for done, seed in enumerate(seeds):
+        report(done, len(seeds))
         findings, injected, _ = simulate(seed)
         operations += findings.operations
         acknowledged += findings.acknowledged

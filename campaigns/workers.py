@@ -24,6 +24,7 @@ from eventsrc.processing import Leases, Processor, Runner, SQLiteCheckpoints, SQ
 from eventsrc.processing.projections.sqlite import Database
 
 from .fleet import Fleet
+from .progress import report
 from .report import Layer
 
 Movement = Opened | Deposited | Withdrawn
@@ -90,7 +91,8 @@ class _Fleet(Fleet):
                     self.start_worker()
                 self.processor = Processor(Log(), store, checkpoints)
                 await self.until(self.is_shared)
-                for _ in range(times):
+                for done in range(times):
+                    report(done, times)
                     await self.strike()
                 return await self._end()
         finally:

@@ -20,6 +20,7 @@ from .errors import (
     NotActive,
     PayloadTooLarge,
     SchemaMismatch,
+    StoreChanged,
     StoreClosed,
     StoredDataError,
     StoreError,
@@ -27,13 +28,17 @@ from .errors import (
     StoreUnavailable,
     StreamCorrupt,
     StreamParked,
+    StreamsParked,
+    SwitchPending,
     Throttled,
     UnhandledEvent,
     UnknownEventType,
 )
 from .repository.cache import CachePolicy, CacheUse
-from .repository.repository import Recorded, Repository
+from .repository.execution import Executed
+from .repository.repository import Repository
 from .repository.snapshots import SnapshotPolicy
+from .repository.time_travel import Recorded
 from .store import Commit, EventId, Loaded, Receipt, Snapshot, Store
 from .tracing import Trace, current_trace, trace
 from .usage import Usage
@@ -59,6 +64,7 @@ __all__ = [
     "Event",
     "EventId",
     "EventsrcError",
+    "Executed",
     "Feed",
     "FeedTrimmed",
     "Fenced",
@@ -78,6 +84,7 @@ __all__ = [
     "Snapshot",
     "SnapshotPolicy",
     "Store",
+    "StoreChanged",
     "StoreClosed",
     "StoreError",
     "StoreRejected",
@@ -85,6 +92,8 @@ __all__ = [
     "StoredDataError",
     "StreamCorrupt",
     "StreamParked",
+    "StreamsParked",
+    "SwitchPending",
     "Throttled",
     "Trace",
     "UnhandledEvent",

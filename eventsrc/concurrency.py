@@ -1,9 +1,9 @@
-"""Helpers for concurrent tasks: load many, wait for the first of several events, cancel all."""
+"""Helpers for concurrent tasks: load many, run all, wait for the first of several events, cancel all."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -36,6 +36,17 @@ async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], conc
     finally:
         await cancel_all(loading)
     return {id: found[id] for id in wanted if id in found}
+
+
+async def run_all(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run these coroutines concurrently, each to its end. Then raise the first error, if there is one."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+    finally:
+        await cancel_all(tasks)
 
 
 async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:

@@ -11,6 +11,9 @@ EventsrcError
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
 ├── Fenced                      another worker has taken over; this one stops
 ├── StreamParked                a handler failed; the stream waits until it is retried or skipped
+├── StreamsParked               a run or a rebuild has handled everything except these streams
+├── StoreChanged                the checkpoints belong to another store, tenant or history
+├── SwitchPending               a rebuild is switching to another version of the processor; try again
 ├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
 ├── StoredDataError             stored data cannot be used
 │   ├── CorruptPayload          the bytes are damaged, or were not written by this library
@@ -31,6 +34,7 @@ No message, repr or traceback shows the content of an event, because payloads do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -187,6 +191,56 @@ class StreamParked(EventsrcError):
     def __str__(self) -> str:
         where = f"{self.processor} has parked {self.stream} at version {self.version}"
         return f"{where}; fix the handler and call `retry`, or call `skip`"
+
+
+class StreamsParked(EventsrcError):
+    """A run, or a rebuild, has handled everything except `streams`, which are parked."""
+
+    def __init__(self, processor: str, streams: Sequence[str]) -> None:
+        super().__init__(processor, streams)
+        self.processor, self.streams = processor, tuple(streams)
+
+    def __str__(self) -> str:
+        named = ", ".join(self.streams[:5]) + (", ..." if len(self.streams) > 5 else "")
+        return (
+            f"{self.processor} has handled everything except {len(self.streams)} parked streams ({named}); "
+            "`await processor.parked()` shows the errors; then call `retry` or `skip`"
+        )
+
+
+class StoreChanged(EventsrcError):
+    """The checkpoints of `processor` belong to another store, another tenant, or to a history that was restored.
+
+    Nothing was handled or skipped. `reason` says how that was noticed.
+
+    - Another store or tenant: give the processor the store that it began with, or other checkpoints or another tag.
+    - A restored store: the read model holds effects of commits that are lost. Call `Processor.forget` and run again,
+      or rebuild under a new version.
+    """
+
+    def __init__(self, processor: str, reason: str) -> None:
+        super().__init__(processor, reason)
+        self.processor, self.reason = processor, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processor}: {self.reason}; if the store was restored, call `await processor.forget()` and run "
+            "again; if it is another store or tenant, give it other checkpoints or the processor another tag"
+        )
+
+
+class SwitchPending(EventsrcError):
+    """A rebuild is switching from `version` of the processor `tag` to another one. Nothing was done. Try again.
+
+    A processor that runs waits for the end of the switch. If the rebuild is killed, it continues after ten seconds.
+    """
+
+    def __init__(self, tag: str, version: int) -> None:
+        super().__init__(tag, version)
+        self.tag, self.version = tag, version
+
+    def __str__(self) -> str:
+        return f"a rebuild is replacing {self.tag}@{self.version}; try again when it has ended"
 
 
 class NotActive(EventsrcError):

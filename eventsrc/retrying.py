@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .errors import ConflictError, StoreUnavailable, Throttled
+from .errors import ConflictError, Fenced, StoreUnavailable, Throttled
 
 TRANSIENT = (Throttled, StoreUnavailable)
 """Errors after which the same call is tried again: nothing was done, and a later try may succeed."""
@@ -36,6 +36,13 @@ def on_conflict(attempts: int) -> AsyncRetrying:
         stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         reraise=True,
+    )
+
+
+def on_takeover() -> AsyncRetrying:
+    """Try again after Fenced, up to five times in all: a worker has just claimed the slot, whose new epoch is read."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(Fenced), stop=stop_after_attempt(5), wait=wait_random(0, 0.2), reraise=True
     )
 
 
@@ -87,21 +94,31 @@ def on_outage(
 
 
 def on_failed_handler(
-    error: type[Exception], failures: Callable[[], int], gives_up: Callable[[], bool]
+    error: type[Exception],
+    failures: Callable[[], int],
+    gives_up: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> AsyncRetrying:
     """Call a handler again after its `failures` at one commit, and wait for a store that cannot be reached."""
 
     outage = _outage_wait(5.0)
 
+    def has_failed(state: RetryCallState) -> bool:
+        return state.outcome is not None and isinstance(state.outcome.exception(), error)
+
     def pause(state: RetryCallState) -> float:
-        if state.outcome is None or not isinstance(state.outcome.exception(), error):
+        if not has_failed(state):
             return outage(state)
         jitter: float = wait_random(0, _FIRST_PAUSE)(state)
-        seconds: float = min(_FIRST_PAUSE * 4 ** (failures() - 1), _LONGEST_PAUSE)
+        seconds: float = min(_FIRST_PAUSE * 4 ** min(failures() - 1, 9), _LONGEST_PAUSE)
         return seconds + jitter
 
     return AsyncRetrying(
-        retry=retry_if_exception_type((error, *TRANSIENT)), stop=lambda _: gives_up(), wait=pause, reraise=True
+        retry=retry_if_exception_type((error, *TRANSIENT)),
+        stop=lambda state: has_failed(state) and gives_up(),
+        wait=pause,
+        sleep=sleep,
+        reraise=True,
     )
 
 

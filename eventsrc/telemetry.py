@@ -115,8 +115,9 @@ def instrument(
 def instrument_processors(*processors: Processor[Any], meter_provider: MeterProvider | None = None) -> None:
     """Record metrics of processors, each under its name. Call it once for each processor.
 
-    Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up),
-    `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from memory in this process, without requests.
+    Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up,
+    infinite while a store is scanned), `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from
+    memory in this process, without requests.
     """
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
 
@@ -130,12 +131,12 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
         meter.create_observable_gauge(f"eventsrc.processor.{name}", make_callbacks(read), unit)
 
     meter.create_observable_counter(
-        "eventsrc.processor.handled", make_callbacks(lambda processor: processor.commits), "{commit}"
+        "eventsrc.processor.handled", make_callbacks(lambda processor: processor.pipeline.progress.commits), "{commit}"
     )
     gauge("lag", "s", lambda processor: processor.lag)
-    gauge("in_flight", "{commit}", lambda processor: processor.in_flight)
-    gauge("aside", "{stream}", lambda processor: len(processor.parking.catching_up))
-    gauge("parked", "{stream}", lambda processor: len(processor.parking.parked))
+    gauge("in_flight", "{commit}", lambda processor: processor.pipeline.progress.in_flight)
+    gauge("aside", "{stream}", lambda processor: len(processor.pipeline.catch_up.entries))
+    gauge("parked", "{stream}", lambda processor: len(processor.pipeline.parking.parked))
     gauge("live", "1", lambda processor: float(processor.state == "live"))
 
 

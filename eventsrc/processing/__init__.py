@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, Skipped, Slot
-from .checkpoints.sqlite import SQLiteCheckpoints
+from .checkpoints.checkpoints import Checkpoints, Parked, Skipped, Slot, tombstone
+from .checkpoints.memory import MemoryCheckpoints
+from .checkpoints.registry import Registration, Registry
+from .checkpoints.sqlite.checkpoints import SQLiteCheckpoints
+from .checkpoints.url import open_checkpoints
+from .checkpoints.workers import Workers
 from .leases import Leases
 from .processor import Processor
+from .projections.effects import Effects
+from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
-from .projections.projection import Effects, Guarantee, MemoryProjection, Projection
+from .projections.projection import Failure, Guarantee, Projection
 from .projections.sqlite import Database, SQLiteContext, SQLiteProjection
 from .rebuild import rebuild
+from .registered import RegisteredProcessor, processors
 from .runner import Runner
-from .slice import Context
+from .slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
 from .status import Status, health, status
 from .verify import Verified, verify
 
 if TYPE_CHECKING:
     from .aws_lambda import lambda_handler
-    from .checkpoints.dynamodb import DynamoDBCheckpoints
-    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection
+    from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
+    from .projections.dynamodb import DynamoDBContext, DynamoDBProjection, Writes
     from .projections.dynamodb_rows import DynamoDBRows, RowContext
 
 __all__ = [
@@ -32,27 +39,41 @@ __all__ = [
     "DynamoDBProjection",
     "DynamoDBRows",
     "Effects",
+    "Failure",
+    "Fence",
     "Guarantee",
+    "HandlerFailed",
     "Leases",
     "MemoryCheckpoints",
     "MemoryProjection",
     "Mirror",
     "Parked",
+    "Position",
+    "PositionMoved",
     "Processor",
     "Projection",
+    "RegisteredProcessor",
+    "Registration",
+    "Registry",
     "RowContext",
     "Runner",
     "SQLiteCheckpoints",
     "SQLiteContext",
     "SQLiteProjection",
     "Skipped",
+    "Slice",
     "Slot",
     "Status",
     "Verified",
+    "Workers",
+    "Writes",
     "health",
     "lambda_handler",
+    "open_checkpoints",
+    "processors",
     "rebuild",
     "status",
+    "tombstone",
     "verify",
 ]
 
@@ -64,10 +85,10 @@ def __getattr__(name: str) -> Any:
 
         return lambda_handler
     if name == "DynamoDBCheckpoints":
-        from .checkpoints.dynamodb import DynamoDBCheckpoints
+        from .checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 
         return DynamoDBCheckpoints
-    if name in ("DynamoDBContext", "DynamoDBProjection"):
+    if name in ("DynamoDBContext", "DynamoDBProjection", "Writes"):
         from .projections import dynamodb
 
         return getattr(dynamodb, name)

@@ -1,61 +1,75 @@
-"""The slots that a processor holds here: which streams it handles, and from which checkpoint it reads the feed."""
+"""The slots that a processor holds in this process: which streams it handles, and where it reads the feed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from zlib import crc32
 
 from msgspec import structs
 
-from ..errors import Fenced, NotActive
+from ..errors import Fenced, NotActive, SwitchPending
 from ..stores.feed import Feed
-from .checkpoints.checkpoints import Checkpoints, Slot, current_slots, now
-from .projections.projection import Projection
+from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
+from .registrar import Registrar
 from .slice import Fence
+
+CONFIRM_SECONDS = 1.0
+"""The bound on acts outside: each one starts within this time after a check that the slot is still held."""
+
+
+WRITE_SECONDS = 1.0
+"""A worker writes on average one slot in this time, if its checkpoint has changed."""
+
+REBUILD = "rebuild-"
+"""The names of rebuilds as workers begin with this."""
 
 
 class Assignment:
-    """The hash slots that a processor holds in this process: all of them, unless several workers share it."""
+    """The hash slots that a processor holds here: all of them, unless several workers share it.
 
-    def __init__(self, projection: Projection, checkpoints: Checkpoints, feed: Feed, *, from_now: bool) -> None:
-        self._projection, self.checkpoints, self.feed, self.from_now = projection, checkpoints, feed, from_now
+    - Each claim raises the slot's epoch, so the writes of its former holder are refused.
+    - A slot that its holder did not give up may still be used for CONFIRM_SECONDS: `confirm` waits that long first.
+    """
+
+    def __init__(self, registrar: Registrar, checkpoints: Checkpoints, feed: Feed) -> None:
+        self.registrar, self.checkpoints, self.feed, self.name = registrar, checkpoints, feed, registrar.name
         self.held: dict[int, Slot] = {}  # by number
-        self._slot_count = 1
-        self._joined = False  # other processes hold the same slots
-        self.running = False  # in a runner
-        self.checkpoint = (
-            ""  # after the last batch read here; streams that are catching up may still need older commits
-        )
-        self._unsaved = False
+        self.draining: set[int] = set()  # held slots that are being given up: no new commits are started
+        self.unclean: set[int] = set()  # held slots whose former holder was killed, or still runs
+        self.of = 1  # the number of slots
+        self.joined = False  # other processes hold the same slots
+        self.checkpoint = ""  # after the last batch read here
+        self._confirmed = -1.0  # when the last check of the slots began, by the loop's clock
+        self._not_before: dict[int, float] = {}  # acts outside of this slot wait until then
+        self.claimed: dict[int, int] = {}  # the epochs of the last claims by this object
+        self.paused = False  # no new commits are started
+        self._checking = asyncio.Lock()
+        self._next_write = 0.0  # when checkpoints may be written again, by the loop's clock
 
-    @property
-    def name(self) -> str:
-        """Tag and version, as `balances@2`: the key of everything in the checkpoints."""
-        return self._projection.name
+    # Slots.
+
+    def slot_of(self, stream: str) -> int:
+        return slot_number(stream, self.of)
 
     def holds(self, stream: str) -> bool:
         """Whether this object holds the slot of the stream."""
         return self.slot_of(stream) in self.held
 
-    def slot_of(self, stream: str) -> int:
-        return _hash(stream) % self._slot_count
-
-    async def _active(self) -> int | None:
-        return await self.checkpoints.active(self._projection.tag)
-
-    async def check_active(self) -> None:
-        """Check that readers use this version. If no version is active yet, activate this one.
+    async def read_slots(self) -> Sequence[Slot]:
+        """Return all stored slots.
 
         Raises:
-            NotActive: readers use another version.
+            NotActive: another version has replaced this one.
+            SwitchPending: a rebuild is replacing this version.
         """
-        tag, version = self._projection.tag, self._projection.version
-        active = await self._active()
-        if active is None and not await self.checkpoints.activate(tag, version, instead_of=None):
-            active = await self._active()
-        if active not in (None, version):
-            raise NotActive(tag, version, active)
+        known = await self.checkpoints.slots(self.name)
+        if any(slot.retired for slot in known):
+            raise NotActive(self.registrar.tag, self.registrar.version, await self.registrar.active() or 0)
+        if any(slot.switch for slot in known):
+            raise SwitchPending(self.registrar.tag, self.registrar.version)
+        return known
 
     async def create_slots(self, of: int = 1, *, replace: bool = False) -> None:
         """Create `of` slots, if there are none yet, or if `replace` is true and there is another number of them.
@@ -66,7 +80,8 @@ class Assignment:
             Fenced: another process is creating slots.
             NotActive: another version has replaced this one.
         """
-        known = await self._slots()
+        start = (await self.registrar.current()).start
+        known = await self.read_slots()
         used = current_slots(known)
         if used and (not replace or len(used) == of):
             return
@@ -74,15 +89,12 @@ class Assignment:
         laid = epoch
         if known and not used and not replace:  # the process that started to create these was killed
             of, laid = known[0].of, known[0].laid
-        if known:
-            began = min(slot.began for slot in used or known)
-            checkpoint = self.feed.earliest(slot.checkpoint for slot in used or known)
-        else:
-            began, checkpoint = (now(), await self.feed.end()) if self.from_now else (0, "")
+        is_open = any(slot.open for slot in known)
+        checkpoint = self.feed.earliest(slot.checkpoint or start for slot in used or known) if known else start
         numbers = {*range(of), *(slot.number for slot in known)} - {slot.number for slot in known if slot.laid == laid}
         # Slot 0 first: of two processes that do this, one is fenced. Then fence unused slots, then create the rest.
         for number in sorted(numbers, key=lambda number: (number > 0, number < of)):
-            slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, began=began)
+            slot = Slot(number=number, of=of, laid=laid, epoch=epoch, checkpoint=checkpoint, open=is_open)
             await self.checkpoints.claim(self.name, slot)
 
     async def take_all(self) -> None:
@@ -90,10 +102,10 @@ class Assignment:
 
         Raises:
             Fenced: another process claimed one at the same time.
-            NotActive: another version has replaced this one.
+            NotActive, SwitchPending: as `read_slots`.
         """
         await self.create_slots()
-        for slot in current_slots(await self._slots()):
+        for slot in current_slots(await self.read_slots()):
             await self.claim(slot)
 
     async def claim(self, seen: Slot, owner: str = "") -> None:
@@ -102,94 +114,191 @@ class Assignment:
         Raises:
             Fenced: another process has claimed the slot since it was read.
         """
-        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner)
+        checkpoint = seen.checkpoint or self.registrar.new_start
+        slot = structs.replace(seen, epoch=seen.epoch + 1, owner=owner, open=True, switch="", checkpoint=checkpoint)
         await self.checkpoints.claim(self.name, slot)
-        self.held[slot.number], self._slot_count, self._joined = slot, slot.of, False
-        self.changed()
-
-    async def _slots(self) -> Sequence[Slot]:
-        """Return all stored slots. Raises NotActive if another version has replaced this one."""
-        known = await self.checkpoints.slots(self.name)
-        if any(slot.retired for slot in known):
-            raise NotActive(self._projection.tag, self._projection.version, await self._active() or 0)
-        return known
-
-    def dropped(self, number: int) -> None:
-        """Note that another worker has taken over this slot, or may do so."""
-        del self.held[number]
-        self.changed()
-
-    async def release(self, number: int) -> None:
-        """Give up a slot, so that another worker can claim it.
-
-        Raises:
-            Fenced: another worker has claimed it already.
-        """
-        await self.checkpoints.save(self.name, structs.replace(self.held[number], owner=""))
-        self.dropped(number)
+        now = asyncio.get_running_loop().time()
+        number = slot.number
+        if seen.open and self.claimed.get(number) != seen.epoch:
+            self.unclean.add(number)
+            self._not_before[number] = now + CONFIRM_SECONDS
+        else:
+            self._not_before.pop(number, None)
+        self._next_write = 0.0
+        self.held[number], self.of, self.joined, self.claimed[number] = slot, slot.of, False, slot.epoch
+        self.draining.discard(number)
+        self.checkpoint = ""
 
     async def join(self) -> None:
         """Hold all slots without fencing other holders. The positions alone keep handling exact."""
-        slots = await self._ensure_slots()
-        self.held, self._slot_count, self._joined = {slot.number: slot for slot in slots}, len(slots), True
-        self.changed()
+        slots = await self.ensure_slots()
+        self.held, self.of, self.joined = {slot.number: slot for slot in slots}, len(slots), True
+        self._confirmed, self.checkpoint = asyncio.get_running_loop().time(), ""
 
-    async def _ensure_slots(self) -> Sequence[Slot]:
-        """Return the current slots; create them if there are none."""
-        while not (slots := current_slots(await self._slots())):
+    async def ensure_slots(self) -> Sequence[Slot]:
+        """Return the slots in use. Create them, if there are none."""
+        while not (slots := current_slots(await self.read_slots())):
             with suppress(Fenced):  # another process is creating them
                 await self.create_slots()
         return slots
 
+    def drop(self, number: int) -> None:
+        """Note that another worker has taken over this slot, or may do so."""
+        self.held.pop(number, None)
+        self.draining.discard(number)
+        self.unclean.discard(number)
+        self.checkpoint = ""
+
+    async def give_up(self, number: int, checkpoint: str | None = None) -> None:
+        """Write the checkpoint of a slot, unless it is None, and give it up, so that another worker can claim it.
+
+        Raises:
+            Fenced: another worker has claimed it already.
+        """
+        if (held := self.held.get(number)) is None:
+            return  # it was dropped
+        slot = structs.replace(
+            held, owner="", open=False, checkpoint=held.checkpoint if checkpoint is None else checkpoint
+        )
+        try:
+            await self.checkpoints.save(self.name, slot)
+        except Fenced:
+            self.drop(number)
+            raise
+        self.claimed.pop(number, None)
+        self.held.pop(number, None)
+        self.draining.discard(number)
+        self.unclean.discard(number)
+
+    def may_start(self, stream: str) -> bool:
+        """Whether commits of this stream may be started: the slot is not being given up, and nothing is paused."""
+        return not self.paused and self.slot_of(stream) not in self.draining
+
+    def fence(self, number: int) -> Fence | None:
+        """Return the fence of a slot that is held here; None if it is not."""
+        slot = self.held.get(number)
+        return Fence(number, slot.epoch) if slot is not None else None
+
     async def fence_of(self, stream: str) -> Fence:
         """Return the fence for a write of this stream's position: of the slot held here, else of the slot as stored."""
         slot = self.held.get(self.slot_of(stream))
-        if slot is None or self._joined:
-            slots = await self._ensure_slots()
-            slot = slots[_hash(stream) % len(slots)]
+        if slot is None or self.joined:
+            slots = await self.ensure_slots()
+            slot = slots[slot_number(stream, len(slots))]
         return Fence(slot.number, slot.epoch)
 
-    async def resume_from(self, checkpoint: str = "") -> None:
-        """Let the next run read the feed from `checkpoint`.
+    # Checks that the slots are still held.
 
-        - Use "", the beginning, if the old checkpoint has expired, or use the checkpoint of an export.
-        - Positions are kept: commits that were handled before are not handled again.
-        - If the store was restored from a backup, call `forget` instead: here, new commits that have the versions of
-          lost ones would count as handled.
-        - A process that runs the processor now is fenced.
+    async def wait_for_former_holder(self, stream: str) -> None:
+        """Return when the last act outside of the former holder of a slot, which did not give it up, has started."""
+        wait = self._not_before.get(self.slot_of(stream), 0.0) - asyncio.get_running_loop().time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    async def confirm(self, number: int) -> None:
+        """Return when an act outside may start for a slot that is held here.
+
+        The check that it is still held began less than CONFIRM_SECONDS ago. If the former holder of the slot did not
+        give it up, its last act started before this returns.
 
         Raises:
-            ValueError: `checkpoint` is not a checkpoint of the feed.
-            RuntimeError: this object is running.
-            Fenced: another process claimed a slot at the same time.
+            Fenced: the slot is lost.
+            NotActive, SwitchPending, StoreError: as `refresh`.
         """
-        if self.running:
-            raise RuntimeError(f"{self.name} is running; stop it first, or call this on another object for it")
-        self.feed.earliest([checkpoint])
-        await self.take_all()
-        self.note_checkpoint(checkpoint)
-        await self.write()
-        self.held.clear()
-        self.changed()
+        clock = asyncio.get_running_loop().time
+        while True:
+            if number not in self.held:
+                raise Fenced(self.name, number)
+            if (wait := self._not_before.get(number, 0.0) - clock()) > 0:
+                await asyncio.sleep(wait)
+            elif clock() - self._confirmed < CONFIRM_SECONDS:
+                return
+            else:
+                async with self._checking:
+                    if clock() - self._confirmed >= CONFIRM_SECONDS / 2:
+                        await self.refresh()
 
-    def note_checkpoint(self, checkpoint: str) -> None:
-        """Note that the feed was read up to here, with or without commits: old checkpoints expire on some feeds."""
-        self.checkpoint, self._unsaved = checkpoint, True
+    async def refresh(self) -> None:
+        """Read the slots, and check that those held here still are.
+
+        Raises:
+            Fenced: another worker has claimed one.
+            NotActive: another version has replaced this one.
+            SwitchPending: a rebuild is replacing this version.
+            StoreError: they cannot be read.
+        """
+        began = asyncio.get_running_loop().time()
+        held = dict(self.held)
+        stored = {slot.number: slot for slot in await self.read_slots()}
+        if self.joined:
+            slots = current_slots(list(stored.values()))
+            self.held, self.of = {slot.number: slot for slot in slots}, max(1, len(slots))
+        else:
+            for number, slot in held.items():
+                if number in self.held and (number not in stored or stored[number].epoch != slot.epoch):
+                    raise Fenced(self.name, number)
+        self._confirmed = began
+
+    # The checkpoint of the feed.
+
+    def read_from(self) -> str | None:
+        """Return the checkpoint from which to read the feed; None if no slot is held."""
+        if not self.held:
+            return None
+        return self.feed.earliest(slot.checkpoint for slot in self.held.values())
 
     async def write(self) -> None:
-        """Write the noted checkpoint to all held slots, if it is new. Raises Fenced, StoreError."""
-        if not self._unsaved:
+        """Write the checkpoint to all held slots, on average one slot in WRITE_SECONDS.
+
+        So many slots cost no more writes than one, and all have the same checkpoint, also within a scan.
+
+        Raises:
+            Fenced: another worker has taken one over.
+            StoreError: it cannot be written.
+        """
+        clock = asyncio.get_running_loop().time
+        if not self.checkpoint or self.joined or clock() < self._next_write:
             return
-        for number, slot in self.held.items():
-            saved = structs.replace(slot, checkpoint=self.checkpoint)
-            await self.checkpoints.save(self.name, saved)
-            self.held[number] = saved
-        self._unsaved = False
+        checkpoint = self.checkpoint
+        for number, slot in list(self.held.items()):
+            if slot.checkpoint != checkpoint:
+                saved = structs.replace(slot, checkpoint=checkpoint)
+                await self.checkpoints.save(self.name, saved)
+                if number in self.held:
+                    self.held[number] = saved
+                    self._next_write = clock() + WRITE_SECONDS * (len(self.held) - 1)
 
-    def changed(self) -> None:
-        """Note that other slots are held: forget the checkpoint, as the feed is read again."""
-        self.checkpoint, self._unsaved = "", False
+    def clear(self) -> None:
+        """Hold nothing. What was held stays stored as open."""
+        self.held.clear()
+        self.draining.clear()
+        self.unclean.clear()
+        self.checkpoint = ""
 
 
-def _hash(stream: str) -> int:
-    return crc32(stream.encode())
+def slot_number(stream: str, of: int) -> int:
+    """Return the slot of a stream, among so many."""
+    return crc32(stream.encode()) % of
+
+
+async def is_switched(assignment: Assignment) -> bool:
+    """Whether a pending switch has ended: True if this version was kept. Raises NotActive if it was replaced."""
+    registrar = assignment.registrar
+    if (active := await registrar.active()) not in (None, registrar.version):
+        raise NotActive(registrar.tag, registrar.version, active)
+    with suppress(SwitchPending):
+        await assignment.read_slots()
+        return True
+    return False
+
+
+def was_given_back(slot: Slot) -> bool:
+    """Whether a rebuild that failed within its switch has given up a slot, and nobody has claimed it since."""
+    return not slot.open and slot.owner.startswith(REBUILD)
+
+
+async def take_back(assignment: Assignment) -> None:
+    """Take the slots back from a rebuild that was killed while it switched to another version."""
+    for slot in await assignment.checkpoints.slots(assignment.name):
+        if slot.switch:
+            await assignment.checkpoints.claim(assignment.name, structs.replace(slot, epoch=slot.epoch + 1, switch=""))

@@ -14,16 +14,17 @@ from contextvars import copy_context
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import CorruptPayload, Fenced, StoreError, StoreRejected
+from ..errors import CorruptPayload, Fenced, NotActive, StoreError, StoreRejected, SwitchPending
 from ..log import log
 from ..store import Commit
 from ..stores.dynamodb.store import DynamoDBStore
+from ..stores.feed import Damaged
+from .assignment import CONFIRM_SECONDS
+from .pipeline import Pipeline
 from .processor import Processor
 
 App = Callable[[], AbstractAsyncContextManager[Processor[Any] | Sequence[Processor[Any]]]]
 Answer = dict[str, list[dict[str, str]]]
-
-_RETRYABLE = (StoreError, TimeoutError, Fenced)  # may succeed in another invocation
 
 
 class Invocation(Protocol):
@@ -33,12 +34,20 @@ class Invocation(Protocol):
 
 
 class Record(NamedTuple):
-    """The commit that a record of an event holds. `commit` is None if it cannot be read."""
+    """The commit that a record of an event holds, or the damage, if it cannot be read."""
 
     number: int  # of the record in the event, from 0
     stream: str
     version: int
     commit: Commit | None
+    damage: Damaged | None
+
+
+class Paused(Exception):
+    """The processor is paused, so its records are answered as failed, and are sent again."""
+
+
+_RETRYABLE = (StoreError, TimeoutError, Fenced, Paused)  # may succeed in another invocation
 
 
 class LambdaHandler:
@@ -50,6 +59,8 @@ class LambdaHandler:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._processors: Sequence[Processor[Any]] = ()
+        self._refused: dict[str, Exception] = {}  # why a processor may not handle anything, by name
+        self._checked = -inf  # when it was last read which versions are active
 
     def __call__(self, event: object, context: Invocation | None) -> Answer:
         """Handle an event. Without a context, as in a test, time is unlimited."""
@@ -95,43 +106,59 @@ class LambdaHandler:
         return _answer([_event_id(records[number]) for number in sorted(failures)])
 
     async def _start(self) -> None:
+        """Enter the app at the first invocation. If the last check is old, check whether its versions still handle."""
         if not self._processors:
             given = await self._stack.enter_async_context(self._app())
             processors = [given] if isinstance(given, Processor) else list(given)
+            if len({processor.name for processor in processors}) < len(processors):
+                raise ValueError("two processors have the same tag and version; give each its own tag")
             for processor in processors:
                 if not isinstance(processor.store, DynamoDBStore):
                     raise TypeError(f"{processor.name} has a {type(processor.store).__name__}; give it a DynamoDBStore")
             self._processors = processors
+        clock = asyncio.get_running_loop().time()
+        if clock - self._checked < CONFIRM_SECONDS:
+            return
+        self._refused.clear()
         for processor in self._processors:
-            if not processor.held:
-                await processor.prepare()
-                await processor.join()
+            try:
+                await _check(processor.pipeline)
+            except (NotActive, SwitchPending) as error:
+                self._refused[processor.name] = error
+        self._checked = clock
 
     async def _stop(self) -> None:
         """Close everything, so that the next invocation starts fresh."""
         processors, self._processors = self._processors, ()
         stack, self._stack = self._stack, AsyncExitStack()
+        self._checked = -inf
         async with stack:
             for processor in processors:
-                await processor.drop()
+                await processor.pipeline.checkpointer.drop()
 
     async def _deliver(self, processor: Processor[Any], raw: Sequence[Any], until: float) -> dict[int, Exception]:
         """Pass records to a processor. Return the numbers of those that it has not handled, each with the error."""
         assert isinstance(processor.store, DynamoDBStore)
+        pipeline = processor.pipeline
         records, failures = _read_records(raw, processor.store)
         try:
+            if (refused := self._refused.get(processor.name)) is not None:
+                return failures | dict.fromkeys(range(len(raw)), refused)
+            if pipeline.paused:
+                raise Paused(processor.name)
             async with asyncio.timeout_at(until):
                 await asyncio.sleep(0)  # stops here if no time is left
-                await processor.handle([each.commit for each in records if each.commit is not None])
-                for each in records:
-                    if each.commit is None:
-                        await _catch_up_damaged(processor, each)
-                await processor.wait_until_idle()
+                await pipeline.handle(
+                    [each.commit for each in records if each.commit is not None],
+                    [each.damage for each in records if each.damage is not None],
+                )
+                await pipeline.wait_until_idle()
         except _RETRYABLE as error:
             with suppress(*_RETRYABLE):  # else a failing handler would fail the whole batch each time
                 async with asyncio.timeout(self._margin / 4):
-                    await processor.parking.park_failing()
-            await processor.drop()
+                    await pipeline.retries.end_attempts()
+            await pipeline.checkpointer.drop()
+            self._checked = -inf
             failures |= dict.fromkeys(await self._unhandled(processor, records), error)
         return failures
 
@@ -141,14 +168,26 @@ class LambdaHandler:
             async with asyncio.timeout(self._margin / 4):
                 positions = await processor.positions(list({each.stream for each in records}))
                 found = await processor.checkpoints.parked(processor.name, {each.stream for each in records})
-                parked = {each.stream for each in found if not each.released}
+                parked = {each.stream for each in found if each.state == "parked"}
         except _RETRYABLE:
             positions, parked = {}, set()
         return [
             each.number
             for each in records
-            if each.stream not in parked and positions.get(each.stream, 0) < each.version
+            if each.stream not in parked
+            and positions.get(each.stream, 0) < each.version
+            and (each.commit is None or processor.projection.wants(each.commit))
         ]
+
+
+async def _check(pipeline: Pipeline) -> None:
+    """Check that this version of a processor may handle commits. Raises NotActive, SwitchPending."""
+    if pipeline.assignment.held:
+        await pipeline.assignment.registrar.check_active()
+        pipeline.assignment.paused = await pipeline.assignment.registrar.is_paused()
+    else:
+        await pipeline.prepare()
+    await pipeline.assignment.join()
 
 
 def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> LambdaHandler:
@@ -167,8 +206,12 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
     invocation to the next. Records may come in any order, repeatedly, and in several environments at once: the stored
     positions keep handling exact.
 
-    - **A handler that fails** is called again as long as time is left; then its stream is parked. A commit that cannot
-      be read parks its stream, too. The batch does not fail, so a stream never blocks a shard.
+    - **A handler that fails**, or is cut short because no time is left, is called again, in this invocation or in the
+      next one, which receives its record again. After the processor's `attempts` its stream is parked, and its records
+      are answered as handled, so no stream blocks a shard for longer. A commit that cannot be read parks its stream,
+      too.
+    - **A version that was replaced**, or a processor that is paused, answers all records as failed. What a warm
+      environment believes about that is at most one second old.
     - **Records that are not handled**, because a store does not answer or only `margin` seconds are left, are returned
       as `batchItemFailures`: the sequence number of the first one, or for Pipes the ids of all of them. Turn on
       `ReportBatchItemFailures`. **Without it, Lambda takes this result for success**, and these records are handled
@@ -182,18 +225,6 @@ def lambda_handler(app: App, *, margin: float = 1.0, partial: bool = True) -> La
     return LambdaHandler(app, margin, partial)
 
 
-async def _catch_up_damaged(processor: Processor[Any], record: Record) -> None:
-    """Catch up a stream to a commit whose record is damaged. Damaged in the table, too, it parks the stream."""
-    parking = processor.parking
-    if record.stream in await parking.out_of_feed({record.stream}):
-        parking.note_newer(record.stream, record.version)
-        return
-    base = record.version - 1 if processor.held[processor.slot_of(record.stream)].began else 0
-    position = (await processor.positions([record.stream])).get(record.stream, base)
-    if position < record.version:
-        parking.retry_later(record.stream, position, record.version)
-
-
 def _read_records(raw: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record], dict[int, Exception]]:
     """Return the commits of these records, and by number the errors of records that are not changes of the table."""
     records: list[Record] = []
@@ -201,10 +232,11 @@ def _read_records(raw: Sequence[Any], store: DynamoDBStore) -> tuple[list[Record
     for number, record in enumerate(raw):
         try:
             commits = [change.commit for change in store.changes([record])]
-            records += [Record(number, each.stream, each.version, each) for each in commits if each is not None]
+            records += [Record(number, each.stream, each.version, each, None) for each in commits if each is not None]
         except CorruptPayload as error:
             if error.version:
-                records.append(Record(number, error.stream, error.version, None))
+                damage = Damaged(error.stream, error.version, error)
+                records.append(Record(number, error.stream, error.version, None, damage))
             else:
                 failures[number] = error
         except (ValueError, StoreRejected) as error:

@@ -7,13 +7,14 @@ import math
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
-from ..errors import Fenced, StoreError
+from ..errors import Fenced, StoreError, SwitchPending
 from ..log import log
-from .checkpoints.checkpoints import Slot, current_slots
-from .processor import Processor
+from .assignment import Assignment
+from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
+from .pipeline import Pipeline
 
 _MARGIN = 0.9  # of the ttl: a worker without a heartbeat for this long has stopped
 
@@ -64,23 +65,28 @@ class Leases:
         self.worker = worker or str(uuid4())
         self.beaten = asyncio.Event()  # set at each heartbeat
         self._slot_count, self._ttl = slots, ttl
-        self._processors: Sequence[Processor[Any]] = ()
+        self._pipelines: Sequence[Pipeline] = ()
+        self._checkpoints: Checkpoints
+        self._grace = 0.0
         self._seen: dict[str, _Beats] = {}
         self._last = -math.inf  # when our last heartbeat started
+        self._looked = -math.inf  # when we last looked whether we still own our slots
         self._limit: asyncio.Timeout | None = None
         self._failure: Exception | None = None
 
     @asynccontextmanager
     async def held_for(
-        self, processors: Sequence[Processor[Any]], rebalance_due: asyncio.Event
+        self, pipelines: Sequence[Pipeline], rebalance_due: asyncio.Event, grace: float
     ) -> AsyncGenerator[None]:
         """Send heartbeats inside the block, and sign off at its end.
 
-        Sets `rebalance_due` when slots have to be claimed or released.
+        Sets `rebalance_due` when slots have to be claimed or given up. Handlers of slots that are given up have `grace`
+        seconds to end.
         """
-        if len({id(processor.checkpoints) for processor in processors}) > 1:
+        if len({id(pipeline.assignment.checkpoints) for pipeline in pipelines}) > 1:
             raise ValueError("processors that share leases share their checkpoints; give them the same object")
-        self._processors = processors
+        self._pipelines, self._grace = pipelines, grace
+        self._checkpoints = pipelines[0].assignment.checkpoints
         beating = asyncio.create_task(self._keep_beating(rebalance_due))
         try:
             yield
@@ -107,61 +113,70 @@ class Leases:
     def _ends(self) -> float:
         return self._last + _MARGIN * self._ttl if self._failure is None else -math.inf
 
+    @property
+    def looked_before(self) -> float:
+        """Seconds since we last looked whether we still own our slots."""
+        return asyncio.get_running_loop().time() - self._looked
+
     async def rebalance(self) -> None:
-        """Claim free slots and release surplus ones. No commit may be in flight.
+        """Claim free slots and give up surplus ones. No batch may be in flight.
 
         Raises:
             Fenced: another worker has taken over a slot.
             StoreError: the checkpoints cannot be read or written.
         """
         await self._refresh_beats()
-        for processor in self._processors:
-            await self._create_slots(processor)
-        for processor, view in await self._views():
-            await self._rebalance_one(processor, view)
+        for pipeline in self._pipelines:
+            await self._create_slots(pipeline)
+        for pipeline, view in await self._views():
+            await self._rebalance_one(pipeline, view)
 
-    async def _rebalance_one(self, processor: Processor[Any], view: _View) -> None:
-        before = set(processor.held)
+    async def _rebalance_one(self, pipeline: Pipeline, view: _View) -> None:
+        assignment = pipeline.assignment
+        before = set(assignment.held)
         for number in before - view.mine:
-            processor.dropped(number)
+            pipeline.checkpointer.dropped(number)
+        # If anything fails from here on, this is called again, and the entries have to be read all the same.
+        pipeline.checkpointer.is_stale |= bool(view.orphans or view.free) or before != view.mine
         for slot in view.orphans:
-            await self._claim(processor, slot)
-        for number in sorted(processor.held)[view.quota :]:
-            await processor.release(number)
-        wanted = max(0, view.quota - len(processor.held))
+            await self._claim(assignment, slot)
+        if surplus := sorted(assignment.held)[view.quota :]:
+            await pipeline.checkpointer.give_up(surplus, self._grace)
+        wanted = max(0, view.quota - len(assignment.held))
         # At random, so that workers do not all try the same slot first.
         for slot in random.sample(view.free, min(len(view.free), wanted)):
-            await self._claim(processor, slot)
-        if set(processor.held) != before:
-            await processor.parking.refresh()  # other workers may have parked streams of these slots
-            log.info("%s: worker %s has slots %s", processor.name, self.worker, sorted(processor.held))
+            await self._claim(assignment, slot)
+        if set(assignment.held) != before or pipeline.checkpointer.is_stale:
+            await pipeline.checkpointer.claimed()
+            log.info("%s: worker %s has slots %s", assignment.name, self.worker, sorted(assignment.held))
 
-    async def _create_slots(self, processor: Processor[Any]) -> None:
+    async def _create_slots(self, pipeline: Pipeline) -> None:
         replace = self._is_alone
         while True:
             try:
-                return await processor.create_slots(self._slot_count, replace=replace)
+                return await pipeline.assignment.create_slots(self._slot_count, replace=replace)
             except Fenced:
                 replace = False  # another worker creates slots now; accept its number
 
-    async def _claim(self, processor: Processor[Any], slot: Slot) -> None:
+    async def _claim(self, assignment: Assignment, slot: Slot) -> None:
         with suppress(Fenced):  # another worker was quicker
-            await processor.claim(slot, self.worker)
+            await assignment.claim(slot, self.worker)
 
-    async def _views(self) -> list[tuple[Processor[Any], _View]]:
-        """Return each processor with its slots as we see them."""
-        slots = [current_slots(await each.checkpoints.slots(each.name)) for each in self._processors]
+    async def _views(self) -> list[tuple[Pipeline, _View]]:
+        """Return each pipeline with its slots as we see them."""
+        slots = [current_slots(await each.assignment.read_slots()) for each in self._pipelines]
         await self._refresh_beats()  # after the slots: an owner sends a heartbeat before it claims, so it is seen alive
         alive = sorted(self._alive() | {self.worker})
         return [
-            (each, self._view(each, its_slots, alive)) for each, its_slots in zip(self._processors, slots, strict=True)
+            (each, self._view(each.assignment, its_slots, alive))
+            for each, its_slots in zip(self._pipelines, slots, strict=True)
         ]
 
-    def _view(self, processor: Processor[Any], slots: Sequence[Slot], alive: Sequence[str]) -> _View:
+    def _view(self, assignment: Assignment, slots: Sequence[Slot], alive: Sequence[str]) -> _View:
         ours = {slot.number: slot for slot in slots if slot.owner == self.worker}
         mine = {
             number
-            for number, slot in processor.held.items()
+            for number, slot in assignment.held.items()
             if number in ours and (ours[number].epoch, ours[number].laid) == (slot.epoch, slot.laid)
         }
         orphans = [slot for number, slot in ours.items() if number not in mine]
@@ -173,8 +188,8 @@ class Leases:
     async def all_owned(self) -> bool:
         """Whether all slots are owned by us or by workers that were seen alive."""
         owners = {self.worker} | {name for name in self._alive() if self._seen[name].has_changed}
-        for processor in self._processors:
-            slots = current_slots(await processor.checkpoints.slots(processor.name))
+        for pipeline in self._pipelines:
+            slots = current_slots(await pipeline.assignment.read_slots())
             if not slots or any(slot.owner not in owners for slot in slots):
                 return False
         return True
@@ -194,14 +209,14 @@ class Leases:
             StoreError: it could not be stored.
         """
         began = asyncio.get_running_loop().time()
-        await self._processors[0].checkpoints.heartbeat(self.worker)
+        await self._checkpoints.workers.heartbeat(self.worker)
         self._last = began  # other workers see it later, so their wait ends later than ours
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(self._ends)
         self.beaten.set()
 
     async def _refresh_beats(self) -> None:
-        beats = await self._processors[0].checkpoints.beats()
+        beats = await self._checkpoints.workers.beats()
         now, seen = asyncio.get_running_loop().time(), self._seen
         self._seen = {
             worker: seen[worker]
@@ -218,9 +233,15 @@ class Leases:
             try:
                 async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
-                    if not all(view.is_settled(set(processor.held)) for processor, view in await self._views()):
+                    began = asyncio.get_running_loop().time()
+                    if not all(
+                        view.is_settled(set(pipeline.assignment.held)) for pipeline, view in await self._views()
+                    ):
                         rebalance_due.set()
+                    self._looked = began
                     await self._sign_off_dead_workers()
+            except SwitchPending:
+                rebalance_due.set()
             except (StoreError, TimeoutError) as error:
                 log.warning("worker %s could not send a heartbeat: %s", self.worker, type(error).__name__)
                 pause = self._ttl / 10
@@ -235,13 +256,13 @@ class Leases:
         now = asyncio.get_running_loop().time()
         for worker, beats in list(self._seen.items()):
             if now - beats.since > 10 * self._ttl:
-                await self._processors[0].checkpoints.sign_off(worker)
+                await self._checkpoints.workers.sign_off(worker)
 
     async def _sign_off(self) -> None:
         """Let other workers take over at once. If that fails, they do so after the ttl."""
-        for processor in self._processors:
-            await processor.parking.drop()
+        for pipeline in self._pipelines:
+            await pipeline.retries.drop()
         try:
-            await self._processors[0].checkpoints.sign_off(self.worker)
+            await self._checkpoints.workers.sign_off(self.worker)
         except StoreError as error:
             log.warning("worker %s could not sign off: %s", self.worker, type(error).__name__)

@@ -1,290 +1,251 @@
-"""Streams that need more than the feed: they catch up in tasks of their own, are retried, or are parked."""
+"""Parked streams: what is stored of streams that failed, and how they are released."""
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from msgspec import structs
 
-from ..concurrency import load_all
-from ..errors import StoredDataError, StreamCorrupt, StreamParked
+from ..errors import StreamParked
 from ..log import log
-from ..retrying import on_failed_handler, on_outage
 from ..store import Commit
-from ..stores.reading import read_without_gaps
+from .assignment import CONFIRM_SECONDS, Assignment
+from .catch_up import CatchUp, Entry
 from .checkpoints.checkpoints import Parked, Skipped, now
-from .slice import HandlerFailed, PositionMoved, Slice
-
-if TYPE_CHECKING:
-    from .processor import Processor
+from .positions import Positions
+from .projections.projection import Projection
+from .slice import HandlerFailed, PositionMoved
 
 _LIBRARY = str(Path(__file__).parents[1])
-_MAX_CATCHING_UP = 32  # streams at a time; each has a page in memory
-_PAGE = 100  # commits that are read and handled at a time
-
-
-class CatchingUp:
-    """A stream that is caught up in a task of its own. `base` is its position, unless a position is stored."""
-
-    def __init__(self, base: int) -> None:
-        self.base = base
-        self.latest = 0  # the newest version that the feed has delivered
-        self.failed: HandlerFailed | None = None  # in the last of `failures` attempts at one commit
-        self.failures = 0
-        self.task: asyncio.Task[None] | None = None
+_RETRYING = "it is being retried, or catches up"
+_ENDED = "a process ended while it handled this commit"
 
 
 class Parking:
-    """The streams of a processor that are not handled from its feed: those that are catching up, and parked ones."""
+    """The parked streams of a processor.
 
-    def __init__(self, processor: Processor[Any], attempts: int, stops: bool) -> None:
-        self._processor, self._attempts, self.stops = processor, attempts, stops
-        self.catching_up: dict[str, CatchingUp] = {}
-        self.parked: dict[str, Parked] = {}
-        self._changes = 0  # counts the parked streams written by this object
-        self.reset()
+    Releasing a stream is one step with looking for what came since: the entry in the checkpoints stays, as
+    `retrying`, until everything that the feed delivered while the stream was parked is handled. A worker that
+    finds such an entry continues.
+    """
 
-    def reset(self) -> None:
-        """Forget the failure of an earlier run."""
-        self.failure: Exception | None = None
-        self._limit = asyncio.Semaphore(_MAX_CATCHING_UP)
+    def __init__(self, projection: Projection, assignment: Assignment, positions: Positions, catch_up: CatchUp) -> None:
+        self._projection, self._assignment, self._positions = projection, assignment, positions
+        self._catch_up = catch_up
+        self._name, self._checkpoints = assignment.name, assignment.checkpoints
+        self.parked: dict[str, Parked] = {}  # as last seen
+        self.orphans: dict[str, Parked | None] = {}  # without a task here; None: nothing is stored for it any more
+        self._changes = 0  # counts the entries written by this object
 
     async def refresh(self, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        """Read which of these streams, or of all, are parked: any process may have retried or skipped some."""
-        processor = self._processor
+        """Read the entries of these streams, or of all: any process may have retried or skipped some.
+
+        A stream that was parked, or an orphan, and for which nothing is stored any more, is an orphan: the feed may
+        have delivered commits of it, which were left to the worker that has handled it.
+        """
         found: Sequence[Parked] = ()
         changes = -1
         while changes != self._changes:  # what was read may be older than a change made since
             changes = self._changes
-            found = await processor.checkpoints.parked(processor.name, streams)
-        for stream in streams if streams is not None else list(self.parked):
+            found = await self._checkpoints.parked(self._name, streams)
+        asked = {*self.parked, *self.orphans} if streams is None else set(streams)
+        for stream in asked & (self.parked.keys() | self.orphans.keys()):
             self.parked.pop(stream, None)
-        self.parked |= {each.stream: each for each in found if not each.released}
+            self.orphans[stream] = None
+        for each in found:
+            self.orphans.pop(each.stream, None)
+            if each.state == "parked":
+                self.parked[each.stream] = each
+            elif each.stream not in self._catch_up.entries:
+                self.orphans[each.stream] = each
+        for stream in asked & self._catch_up.entries.keys():
+            self.orphans.pop(stream, None)
         return found
 
-    async def out_of_feed(self, streams: Collection[str]) -> set[str]:
+    async def out_of_feed(self, streams: Iterable[str]) -> set[str]:
         """Return those of these streams that are not handled from the feed."""
+        streams = set(streams)
         if parked := self.parked.keys() & streams:
             await self.refresh(parked)
-        return {stream for stream in streams if stream in self.parked or stream in self.catching_up}
+        return streams & (self.parked.keys() | self._catch_up.entries.keys() | self.orphans.keys())
 
-    def note_newer(self, stream: str, version: int) -> None:
-        """Note that the feed has delivered a newer version of a stream that is catching up."""
-        if (entry := self.catching_up.get(stream)) is not None:
-            entry.latest = max(entry.latest, version)
-
-    def retry_later(self, stream: str, base: int, version: int, failed: HandlerFailed | None = None) -> None:
-        """Catch up a stream in a task of its own, at least up to `version`. Other streams do not wait for it."""
-        if stream in self.catching_up:  # it is being retried
-            self.note_newer(stream, version)
-            return
-        entry = self.catching_up[stream] = CatchingUp(base)
-        entry.latest = version
-        entry.task = asyncio.create_task(self._run_task(stream, entry, failed))
-
-    async def wait_until_idle(self) -> None:
-        """Wait until no stream is catching up."""
-        while tasks := [entry.task for entry in self.catching_up.values() if entry.task is not None]:
-            await asyncio.wait(tasks)
-
-    async def drop(self) -> None:
-        """Cancel all streams that are catching up. The next run starts them again."""
-        tasks = {stream: entry.task for stream, entry in self.catching_up.items() if entry.task is not None}
-        for task in tasks.values():
-            task.cancel()
-        try:
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-        finally:
-            for stream in tasks:  # a task that never started has not removed it
-                self.catching_up.pop(stream, None)
-
-    def drop_slot(self, slot: int) -> None:
-        """Cancel the streams of a slot that another worker continues with."""
-        for stream, entry in list(self.catching_up.items()):
-            if entry.task is not None and self._processor.slot_of(stream) == slot:
-                entry.task.cancel()
-                del self.catching_up[stream]
-
-    async def park_failing(self) -> None:
-        """Park the streams that would be retried, and cancel the others: for a caller that has no more time."""
-        failing = {
-            stream: entry for stream, entry in self.catching_up.items() if entry.task and entry.failed is not None
-        }
-        await self.drop()
-        for stream, entry in failing.items():
-            self.catching_up[stream] = entry
-            try:
-                await self._park(stream, entry.failed, entry.failures, now())
-            finally:
-                del self.catching_up[stream]
-
-    async def retry(self, stream: str) -> None:
-        await self._release(await self._find(stream))
-
-    async def retry_all(self) -> None:
-        async def one(stream: str) -> None:
-            with suppress(StreamParked, ValueError):  # it failed again, or another process has released it
-                await self.retry(stream)
-
-        found = await self.refresh()
-        await load_all(
-            one, [parked.stream for parked in found if parked.stream not in self.catching_up], _MAX_CATCHING_UP
+    async def store(self, entry: Entry, *, lives: int = 0) -> None:
+        """Store that a stream is handled by a task, so that the checkpoint of the feed may pass its commits."""
+        failed = entry.failed.error if entry.failed is not None else None
+        version = (await self._positions.read(entry.stream)).version + 1
+        if self._catch_up.entries.get(entry.stream) is not entry or entry.stream in self.parked:
+            return  # its task has ended since, or has parked it
+        stored = Parked(
+            stream=entry.stream,
+            version=version,
+            error=_ENDED if lives else describe(failed) if failed is not None else _RETRYING,
+            attempts=entry.failures,
+            since=now(),
+            state="retrying",
+            lives=lives,
         )
+        await self._put(stored)
+        entry.stored = stored
 
-    async def skip(self, stream: str, reason: str) -> None:
-        parked, processor = await self._find(stream), self._processor
-        if not processor.projection.skips:
-            raise ValueError(f"{processor.name} cannot skip commits; fix what parked {stream}, and retry")
-        await self._release(parked, reason)
-
-    async def _find(self, stream: str) -> Parked:
-        found = await self.refresh([stream])
-        if not found:
-            raise ValueError(f"{self._processor.name} has not parked {stream}; `parked` returns the streams to retry")
-        if stream in self.catching_up:
-            raise RuntimeError(f"{stream} is being retried already; wait for that")
-        return found[0]
-
-    async def _release(self, parked: Parked, reason: str = "") -> None:
-        """Handle a parked stream to its end and release it. With a reason, skip its first commit."""
-        processor, stream = self._processor, parked.stream
-        self.catching_up[stream] = CatchingUp(parked.version - 1)
-        try:
-            if reason:
-                await self._skip_first(parked, reason)
-            await self._catch_up(stream)
-            released = structs.replace(parked, released=True)
-            await processor.checkpoints.park(processor.name, released)
+    async def clear(self, entry: Entry) -> None:
+        """Delete what is stored for a stream that was handled to its end."""
+        if (stored := entry.stored) is not None:
+            await self._checkpoints.unpark(self._name, stored)
+            entry.stored = None
             self._changes += 1
-            self.parked.pop(stream, None)
-            # What the feed delivered while the stream was still parked. If this is interrupted, `retry` does it again.
-            await self._catch_up(stream)
-            await processor.checkpoints.unpark(processor.name, released)
-        except HandlerFailed as failed:
-            await self._park(stream, failed, parked.attempts + 1, parked.since)
-            raise StreamParked(processor.name, stream, self.parked[stream].version) from failed.error
-        finally:
-            self.catching_up.pop(stream, None)
 
-    async def _skip_first(self, parked: Parked, reason: str) -> None:
-        processor, stream = self._processor, parked.stream
-        position = await self._position(stream)
-        if position + 1 == parked.version:
-            skipped = Skipped(stream=stream, version=parked.version, reason=reason, time=now())
-            await processor.checkpoints.note_skipped(processor.name, skipped)
-            fence = await processor.fence_of(stream)
-            with suppress(PositionMoved):  # another process has handled it
-                skip = Slice(stream, position, [_placeholder(stream, parked.version)], fence)
-                await processor.projection.advance(skip)
-            processor.forget_position(stream)
+    async def park(self, entry: Entry, failed: HandlerFailed, attempts: int, *, lives: int = 0) -> Parked:
+        """Store that a stream is not handled until it is retried or skipped.
 
-    async def _run_task(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
-        """The task of a stream: catch it up, and keep what stops the processor as `failure`."""
-        try:
-            await self._catch_up_with_retries(stream, entry, failed)
-        except Exception as error:  # noqa: BLE001  # `Processor.check` raises it in the runner
-            self.failure = self.failure or error
-        finally:
-            if self.catching_up.get(stream) is entry:
-                del self.catching_up[stream]
-
-    async def _catch_up_with_retries(self, stream: str, entry: CatchingUp, failed: HandlerFailed | None) -> None:
-        """Catch up, and park the stream after too many failed attempts. Wait while a store cannot be reached."""
-        entry.failed, entry.failures = failed, 1 if failed else 0  # at the commit after `at`
-        at: int | None = None
-
-        async def once() -> None:
-            nonlocal at
-            if entry.failures >= self._attempts and entry.failed is not None:
-                raise entry.failed
-            async with self._limit:
-                try:
-                    at = await self._position(stream) if at is None else at
-                    await self._catch_up(stream)
-                except HandlerFailed as error:
-                    before, at = at, await self._position(stream)
-                    entry.failed, entry.failures = error, entry.failures + 1 if at == before else 1
-                    raise
-
-        retrying = on_failed_handler(
-            HandlerFailed, lambda: entry.failures, gives_up=lambda: entry.failures >= self._attempts
+        Raises:
+            Fenced: another worker has taken over the slot; it decides.
+            StoreError: it could not be stored.
+        """
+        stream = entry.stream
+        version = (await self._positions.read(stream)).version + 1
+        parked = Parked(
+            stream=stream,
+            version=version,
+            error=describe(failed.error),
+            attempts=attempts,
+            since=entry.stored.since if entry.stored is not None else now(),
+            lives=lives,
         )
-        try:
-            if failed is not None:
-                await asyncio.sleep(0.05)
-            await retrying(once)
-        except HandlerFailed as error:
-            if self.stops:
-                raise error.error from None
-        else:
-            return
-        await on_outage()(self._park, stream, entry.failed, entry.failures, now())
-
-    async def _park(self, stream: str, failed: HandlerFailed | None, attempts: int, since: int) -> None:
-        assert failed is not None
-        processor, version = self._processor, await self._position(stream) + 1
-        parked = Parked(stream=stream, version=version, error=_describe(failed.error), attempts=attempts, since=since)
-        await processor.checkpoints.park(processor.name, parked)
-        self._changes += 1
+        await self._put(parked)
         self.parked[stream] = parked
-        kind = type(failed.error).__name__
         log.error(
             "%s: %s is parked at version %d after %d attempts: %s; "
             "`await processor.parked()` shows the error; then call `retry` or `skip`",
-            *(processor.name, stream, version, attempts, kind),
+            *(self._name, stream, version, attempts, type(failed.error).__name__),
         )
-        processor.wake(stream)
+        return parked
 
-    async def _catch_up(self, stream: str) -> None:
-        """Handle a stream from its position to its end. Raises HandlerFailed, Fenced, StoreError."""
-        processor, entry = self._processor, self.catching_up[stream]
-        while True:
-            latest = entry.latest
-            position = await self._position(stream)
-            page = await self._page(stream, position)
-            if not page and position < latest:
-                raise HandlerFailed(StreamCorrupt(stream, position + 1))  # the feed has delivered a later version
-            if not page and entry.latest <= position:
-                return
-            run = Slice(stream, position, page, await processor.fence_of(stream))
-            processor.forget_position(stream)
-            parts = await processor.split([run]) if page else []
-            for part in parts:
-                for failure in await processor.projection.apply([part]):
-                    if not isinstance(failure.error, PositionMoved):
-                        raise failure.error
-                    break
-                else:
-                    processor.applied(part)
-            if page and (not parts or parts[0].last_version < run.last_version):
-                return  # in a rebuild: the active version has not handled more
+    async def _put(self, parked: Parked, instead_of: Parked | None = None) -> None:
+        fence = await self._assignment.fence_of(parked.stream)
+        if not await self._checkpoints.park(self._name, parked, fence, instead_of=instead_of):
+            raise _is_retried(parked.stream)
+        self._changes += 1
 
-    async def _position(self, stream: str) -> int:
-        """Read the position of a stream, and count the commits handled since the last call."""
-        entry = self.catching_up[stream]
-        position = (await self._processor.positions([stream])).get(stream, entry.base)
-        self._processor.commits += position - entry.base
-        entry.base = position
-        return position
+    async def find(self, stream: str) -> Parked:
+        """Return the stored entry of a stream.
 
-    async def _page(self, stream: str, position: int) -> Sequence[Commit]:
-        """Read the next commits; if one of them is damaged, only the next one, to handle all before the damaged one."""
-        damaged: StoredDataError | None = None
-        for count in (_PAGE, 1):
-            try:
-                page = [c async for c in read_without_gaps(self._processor.store, stream, position, position + count)]
-            except StoredDataError as error:
-                damaged = error
-            else:
-                if page or damaged is None:
-                    return page
-        assert damaged is not None
-        raise HandlerFailed(damaged) from damaged
+        Raises:
+            ValueError: there is none.
+            RuntimeError: this object is retrying the stream already.
+        """
+        found = await self.refresh([stream])
+        if not found:
+            raise ValueError(f"{self._name} has not parked {stream}; `parked` returns the streams to retry")
+        if stream in self._catch_up.entries:
+            raise RuntimeError(f"{stream} is being retried already; wait for that")
+        return found[0]
+
+    async def release(self, parked: Parked, skip: Skipped | None = None, *, is_holder: bool) -> bool:
+        """Handle a parked stream to its end, and what the feed delivers until then. Skip its first commit, if asked to.
+
+        Return False if the stream's slot is not held here and there are newer commits, which its holder handles: the
+        entry asks it to.
+
+        Raises:
+            StreamParked: a handler failed; the stream stays parked.
+            RuntimeError: another process is retrying it.
+            Fenced, StoreError: nothing is lost; call it again.
+        """
+        stream = parked.stream
+        self.orphans.pop(stream, None)
+        entry = self._catch_up.enter(stream)
+        entry.stored, entry.released = parked, asyncio.Event()
+        try:
+            await self._claim(entry, parked, is_holder)
+            if skip is not None:
+                await self._skip(skip)
+            await self._catch_up.run(entry)
+            # From here on any worker that finds the entry continues. One that has left out commits of the parked stream
+            # relies on that.
+            retrying = structs.replace(parked, state="retrying", retry="", attempts=0)
+            await self._put(retrying, instead_of=entry.stored)
+            entry.stored = retrying
+            self.parked.pop(stream, None)
+            if is_holder:
+                await self._catch_up.run(entry)
+            elif await self._catch_up.has_more(stream):
+                return False
+        except HandlerFailed as failed:
+            again = await self.park(entry, failed, parked.attempts + 1)
+            raise StreamParked(self._name, stream, again.version) from failed.error
+        except BaseException:
+            if entry.stored.state == "retrying":
+                self.orphans[stream] = entry.stored
+            raise
+        finally:
+            self._catch_up.leave(entry)
+            entry.released.set()
+        await self.clear(entry)
+        return True
+
+    async def _claim(self, entry: Entry, parked: Parked, is_holder: bool) -> None:
+        """Store that this call handles the stream, so that no other one does."""
+        mine = structs.replace(parked, retry=uuid4().hex)
+        await self._put(mine, instead_of=parked)
+        entry.stored = mine
+        clock = asyncio.get_running_loop().time
+        # A call that was made before may still act, as it checks its entry only so often.
+        not_before, checked = clock() + CONFIRM_SECONDS if parked.retry else 0.0, clock()
+
+        async def confirm() -> None:
+            nonlocal checked
+            if (wait := not_before - clock()) > 0:
+                await asyncio.sleep(wait)
+            while clock() - checked >= CONFIRM_SECONDS:
+                began = clock()
+                if mine not in await self._checkpoints.parked(self._name, [parked.stream]):
+                    raise _is_retried(parked.stream)
+                checked = began
+
+        async def confirm_slot() -> None:
+            if (wait := not_before - clock()) > 0:
+                await asyncio.sleep(wait)
+            await self._assignment.confirm(self._assignment.slot_of(parked.stream))
+
+        entry.confirm = confirm_slot if is_holder else confirm
+
+    async def has_answered(self, stream: str) -> bool:
+        """Whether the worker that holds the slot has handled a stream to its end, and deleted its entry.
+
+        Raises:
+            StreamParked: it has parked the stream again.
+        """
+        for found in await self._checkpoints.parked(self._name, [stream]):
+            if found.state == "parked":
+                raise StreamParked(self._name, found.stream, found.version)
+            return False
+        return True
+
+    async def _skip(self, skip: Skipped) -> None:
+        stream = skip.stream
+        known = await self._positions.read(stream)
+        if known.version + 1 != skip.version:
+            return  # it was skipped or handled already
+        await self._checkpoints.note_skipped(self._name, skip)
+        run = await self._catch_up.slice(stream, [_placeholder(stream, skip.version)], known.is_first)
+        with suppress(PositionMoved):  # another process has handled it
+            await self._projection.advance(run)
+        self._positions.forget(stream)
+
+    def drop_slot(self, number: int) -> None:
+        """Forget the streams of a slot that another worker continues with."""
+        for known in (self.parked, self.orphans):
+            for stream in [stream for stream in known if self._assignment.slot_of(stream) == number]:
+                del known[stream]
+
+
+def _is_retried(stream: str) -> RuntimeError:
+    return RuntimeError(f"{stream} is being retried by another call, or was released; look at `parked` again")
 
 
 def _placeholder(stream: str, version: int) -> Commit:
@@ -292,7 +253,7 @@ def _placeholder(stream: str, version: int) -> Commit:
     return Commit(stream=stream, version=version, id=b"", time=0, events=0, tags=(), payload=b"")
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Return the error's type and text, and the last line of code in its traceback outside this library."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARY)] or frames

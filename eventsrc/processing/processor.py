@@ -1,45 +1,47 @@
-"""A processor passes the commits of a feed through the gate to a projection, and deals with handlers that fail."""
+"""A processor passes the commits of a feed to a projection, each once and in stream order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, Literal, TypeVar
 
-from ..errors import Fenced, StoredDataError, StreamParked
-from ..store import Commit, Receipt, Store
-from ..stores.feed import Batch, Feed
-from ..stores.gate import Gate, TooManyMissing
+from ..concurrency import load_all
+from ..errors import StreamParked
+from ..store import Receipt, Store
+from ..stores.feed import Feed
 from .assignment import Assignment
-from .checkpoints.checkpoints import Checkpoints, MemoryCheckpoints, Parked, now
-from .parking import Parking
+from .checkpoints.checkpoints import Checkpoints, Parked
+from .checkpoints.memory import MemoryCheckpoints
+from .pipeline import Pipeline
 from .projections.projection import Guarantee, Projection
-from .slice import Fence, HandlerFailed, PositionMoved, Slice
+from .registrar import Registrar
+from .releasing import Releasing
+from .waiting import Waiting
+from .worker import Worker
 
 P = TypeVar("P", bound=Projection)
 
-_MAX_POSITIONS = 200_000  # positions kept in memory
-_MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
-_CLOCK_SKEW = 60_000_000  # µs by which the clocks of writers may be slow; matters for `start="now"`
+_MAX_RETRYING = 32  # streams at a time, in `retry_all`
 
 
-class Processor(Assignment, Generic[P]):
+class Processor(Generic[P]):
     """Pass each commit of a store to a projection, once and in stream order, starting with the first commit.
 
     - `checkpoints` stores the positions. A MemoryProjection takes none.
     - `feed` is the transport; by default, the store's own feed.
-    - `start="now"` begins with commits stored after the first run started. Older commits are never handled, except that
-      an unordered feed may deliver some of the last minute.
+    - `start="now"` begins with commits stored after the first run started. The start is stored; older commits are never
+      handled, except that an unordered feed may deliver some of the last 15 minutes.
     - `attempts` is how often a failing handler is called in all. The first pause is 0.1 seconds, each further one four
       times as long, up to 30 seconds. Other streams continue in the meantime. Then the stream is parked: neither this
       commit nor later ones of the stream are handled until you retry or skip.
     - `on_error="stop"` stops the processor instead of parking, and `run` raises the handler's error.
+    - `handler_timeout` is the number of seconds that one call of a handler may take; then it has failed.
 
     Raises:
         TypeError: no projection or feed is given, or checkpoints are missing, not needed or of a wrong kind.
-        ValueError: `start`, `attempts` or `on_error` has a value that is not allowed.
+        ValueError: `start`, `attempts`, `on_error` or `handler_timeout` has a value that is not allowed.
         DeclarationError: the projection is declared wrongly.
     """
 
@@ -53,6 +55,7 @@ class Processor(Assignment, Generic[P]):
         start: Literal["beginning", "now"] = "beginning",
         attempts: int = 5,
         on_error: Literal["park", "stop"] = "park",
+        handler_timeout: float = 30.0,
     ) -> None:
         given: object = projection
         if not isinstance(given, Projection):
@@ -63,6 +66,8 @@ class Processor(Assignment, Generic[P]):
             raise ValueError(f"on_error is {on_error!r}; give 'park' or 'stop'")
         if attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; give a number of at least 1")
+        if not handler_timeout > 0:
+            raise ValueError(f"handler_timeout is {handler_timeout!r}; give a number of seconds above 0")
         if feed is None and not isinstance(store, Feed):
             raise TypeError(f"{type(store).__name__} has no feed; give one as feed=")
         if checkpoints is None and projection.guarantee is not Guarantee.MEMORY:
@@ -73,345 +78,180 @@ class Processor(Assignment, Generic[P]):
             raise TypeError(
                 f"{type(projection).__qualname__} is in memory, and so are its positions; leave out checkpoints"
             )
-        checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
-        used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
-        super().__init__(projection, checkpoints, used, from_now=start == "now")
         self.projection, self.store = projection, store
-        projection.bind(checkpoints)
-        projection._store, projection._semaphore = store, asyncio.Semaphore(projection.concurrency)
-        self.caught_up = asyncio.Event()  # all commits that the feed knows of are handled
-        self.in_flight = 0  # commits that handlers are working on
-        self._oldest = 0  # time of the oldest of them, in µs since the epoch
-        self.commits = 0  # handled since this object was created
-        self.handled_up_to = 0  # time of the newest of them, in µs since the epoch
-        self._at_end = False
-        self._positions: dict[str, int] = {}
-        self._gate = Gate(store, self._positions, most=_MAX_MISSING)
-        self.parking = Parking(self, attempts, stops=on_error == "stop")
-        self._waiters: dict[str, set[asyncio.Event]] = {}
-        self._followed: str | None = None  # in a rebuild: the name of the active version
-        self.beyond_limit: set[str] = set()  # streams with commits that the active version has not handled
-        self._handle_lock = asyncio.Lock()
-
-    async def prepare(self) -> None:
-        """Get ready to handle commits: create the read model and read which streams are parked.
-
-        Raises:
-            NotActive: readers use another version of this processor.
-        """
-        if self._followed is None:
-            await self.check_active()
-        await self.projection.prepare()
-        self.projection._semaphore = asyncio.Semaphore(self.projection.concurrency)
-        await self.parking.refresh()
-        self.parking.reset()
-        self.caught_up.clear()
-
-    def follow(self, other: str | None) -> None:
-        """Handle, muted, only commits that version `other` has handled. None ends that."""
-        self._followed = other
-        self.beyond_limit.clear()
-
-    def batch_done(self, batch: Batch) -> None:
-        """Note that all commits of a batch were passed to `handle`."""
-        self.note_checkpoint(batch.checkpoint)
-        self._at_end = batch.caught_up
-        self._update_caught_up()
-
-    async def save(self) -> None:
-        """Write the feed checkpoint, if it has changed and every commit before it is handled or parked.
-
-        Raises:
-            Fenced: another worker has taken over a slot.
-            StoreError: the checkpoints cannot be written.
-        """
-        self._update_caught_up()
-        if not (self.parking.catching_up or self.beyond_limit or self.parking.failure):
-            await self.write()
+        self.checkpoints = checkpoints if checkpoints is not None else MemoryCheckpoints()
+        projection.bind(self.checkpoints, store, handler_timeout=handler_timeout)
+        used: Feed = feed if feed is not None else store  # type: ignore[assignment]  # checked above
+        registrar = Registrar(projection, self.checkpoints.registry, used, from_now=start == "now")
+        self._waiting = Waiting(projection, registrar, self.checkpoints)
+        self.pipeline = Pipeline(
+            projection,
+            store,
+            Assignment(registrar, self.checkpoints, used),
+            attempts=attempts,
+            stops=on_error == "stop",
+            wake=self._waiting.wake,
+        )
+        self._releasing = Releasing(self.pipeline)
 
     @property
-    def state(self) -> str:
-        """One of `stopped`, `failed`, `waiting` (other workers have all slots), `catching up` and `live`."""
-        if self.parking.failure is not None:
-            return "failed"
-        if not self.held:
-            return "waiting" if self.running else "stopped"
-        return "live" if self.caught_up.is_set() else "catching up"
+    def name(self) -> str:
+        """Tag and version, as `balances@2`: the key of everything in the checkpoints."""
+        return self.projection.name
 
     @property
-    def lag(self) -> float:
-        """The age, in seconds, of what this processor still has to handle.
-
-        - While it catches up: since the newest handled commit was stored.
-        - After it has caught up: since the oldest commit in flight was stored, or 0 if none is.
-        - 0 if this process handles nothing.
-        """
-        since = self._oldest if self.caught_up.is_set() else self.handled_up_to or self._oldest
-        return max(0.0, (now() - since) / 1e6) if since and self.held else 0.0
-
-    def _update_caught_up(self) -> None:
-        if self._at_end and not self.parking.catching_up:
-            self.caught_up.set()
-        else:
-            self.caught_up.clear()
+    def caught_up(self) -> asyncio.Event:
+        """Set while all commits that the feed knows of are handled; after a run, if it ended so."""
+        return self.pipeline.progress.caught_up
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run only this processor, as `Runner(self).run(...)` does."""
-        from .runner import Runner
-
-        await Runner(self).run(until_caught_up=until_caught_up)
-
-    async def handle(self, commits: Iterable[Commit]) -> None:
-        """Handle these commits, and commits before them that the feed has left out.
-
-        They may come in any order and repeatedly. When this returns, each one is handled, now or before, or its stream
-        is parked, or the stream is caught up in the background: `wait_until_idle` waits for that.
-
-        Raises:
-            RuntimeError: this object holds no slots.
-            Fenced: another worker has taken over a slot.
-            StoreError: positions cannot be read or written. Call `handle` again with the same commits.
-        """
-        if not self.held and not self.running:  # in a runner, other workers may have all slots
-            raise RuntimeError(f"{self.name} holds no slots; call `prepare`, and then `take_all` or `join`")
-        by_stream: dict[str, list[Commit]] = {}
-        for commit in commits:
-            if commit.stream in by_stream:
-                by_stream[commit.stream].append(commit)
-            else:
-                by_stream[commit.stream] = [commit]
-        if len(self.held) < self._slot_count:
-            by_stream = {stream: hints for stream, hints in by_stream.items() if self.holds(stream)}
-        async with self._handle_lock:
-            if self._joined:
-                self._positions.clear()  # other processes may have handled more
-            # These are taken out first, so that their positions are not remembered.
-            for stream in await self.parking.out_of_feed(by_stream.keys()):
-                self.parking.note_newer(stream, max(commit.version for commit in by_stream.pop(stream)))
-            await self._load_positions(by_stream)
-            await self._apply(await self.split(await self._due(by_stream)))
-
-    async def wait_until_idle(self) -> None:
-        """Wait until all commits given to `handle` are handled or parked.
-
-        Raises:
-            Exception: what makes the processor stop, such as a handler's error with `on_error="stop"`.
-        """
-        await self.parking.wait_until_idle()
-        self.check()
-
-    def check(self) -> None:
-        """Raise the error that makes this processor stop, if there is one."""
-        if self.parking.failure is not None:
-            raise self.parking.failure
-
-    async def forget(self) -> None:
-        """Drop the read model and everything stored for this version; the next run builds it from the beginning.
-
-        The processor must not run in any process. See `Projection.discard` for what happens to the read model.
-
-        Raises:
-            RuntimeError: this object is running.
-            TypeError: the read model is in memory.
-        """
-        if self.running:
-            raise RuntimeError(f"{self.name} is running; stop it in every process first")
-        await self.projection.discard()
-        await self.drop()
-
-    def dropped(self, number: int) -> None:
-        super().dropped(number)
-        self.parking.drop_slot(number)
-
-    async def drop(self) -> None:
-        """Release everything held in memory. The next run delivers unfinished commits again."""
-        await self.parking.drop()
-        self.held.clear()
-        self.changed()
-
-    def changed(self) -> None:
-        super().changed()
-        self._positions.clear()
-        self.beyond_limit.clear()
-        self._at_end = False
-        self.caught_up.clear()
+        await Worker([self.pipeline]).run(until_caught_up=until_caught_up)
 
     async def positions(self, streams: Sequence[str]) -> Mapping[str, int]:
         """Return the stored position, the version handled last, of each of these streams that has one."""
-        return await self.projection.positions(streams)
+        return {stream: each.version for stream, each in (await self.projection.positions(streams)).items()}
 
     async def wait_for(self, receipt: Receipt, timeout: float = 10.0) -> None:
         """Wait until the commit of a save is handled, here or in another process: to read your own writes.
 
         Raises:
             StreamParked: the stream is parked at this commit or before it.
+            NotActive: another version has replaced this one.
             TimeoutError: the commit was not handled within `timeout` seconds.
         """
-        stream, version = receipt.stream, receipt.version
-        progress = asyncio.Event()
-        self._waiters.setdefault(stream, set()).add(progress)
-        pause = 0.02
-        try:
-            async with asyncio.timeout(timeout):
-                while (await self.positions([stream])).get(stream, 0) < version:
-                    for parked in await self.checkpoints.parked(self.name, [stream]):
-                        if parked.version <= version and not parked.released:
-                            raise StreamParked(self.name, stream, parked.version)
-                    try:
-                        async with asyncio.timeout(pause):  # another process may handle it, so look again
-                            await progress.wait()
-                    except TimeoutError:
-                        pause = min(pause * 2, 1.0)
-                    progress.clear()
-        except TimeoutError:
-            raise TimeoutError(
-                f"{self.name} has not handled {stream}@{version} in {timeout} s; check that it runs"
-            ) from None
-        finally:
-            self._waiters[stream].discard(progress)
-            if not self._waiters[stream]:
-                del self._waiters[stream]
+        handled = (await self.positions([receipt.stream])).get(receipt.stream, 0)
+        if handled >= receipt.version:
+            return
+        version = await self.pipeline.last_wanted(receipt.stream, receipt.version, handled)
+        await self._waiting.wait_for(receipt.stream, version, timeout)
+
+    # Parked streams.
 
     async def parked(self) -> Sequence[Parked]:
-        """Return the parked streams, and those whose retry was interrupted at its end: retry these, too."""
-        return await self.checkpoints.parked(self.name)
+        """Return the parked streams. Those that are being retried are not among them."""
+        return [each for each in await self.checkpoints.parked(self.name) if each.state == "parked"]
 
     async def retry(self, stream: str) -> None:
         """Handle a parked stream from its position to its end, and release it. Any process may call this.
 
+        If a worker runs elsewhere, it continues with what was stored since, and this waits for it.
+
         Raises:
             StreamParked: a handler failed again; the stream stays parked.
             ValueError: the stream is not parked.
-            RuntimeError: this object is already retrying the stream.
+            RuntimeError: this object, or another process, is already retrying the stream, or this one is being stopped.
+            TimeoutError: the worker did not continue in time; it, or its successor, will.
         """
-        await self.parking.retry(stream)
+        await self._releasing.release(stream)
 
     async def retry_all(self) -> Sequence[Parked]:
         """Retry all parked streams concurrently, as after an outage. Return those that are still parked."""
-        await self.parking.retry_all()
+
+        async def one(stream: str) -> None:
+            with suppress(
+                StreamParked, ValueError, RuntimeError, TimeoutError
+            ):  # it failed again, or somebody else releases it
+                await self.retry(stream)
+
+        await load_all(one, [parked.stream for parked in await self.parked()], _MAX_RETRYING)
         return await self.parked()
 
-    async def skip(self, stream: str, reason: str) -> None:
+    async def skip(self, stream: str, reason: str, *, version: int | None = None) -> None:
         """Skip the commit at which a stream is parked, and handle the rest of the stream.
 
-        The skipped commit is stored with the reason: `checkpoints.skipped(name)` returns it.
+        - The skipped commit is stored with the reason: `checkpoints.skipped(name)` returns it.
+        - With `version`, only that commit is skipped. If it was skipped before, as by a request that is repeated,
+          nothing is done.
 
         Raises:
             StreamParked: a handler failed at a later commit.
             ValueError: the reason is empty, the stream is not parked, or the projection allows no skipping.
             RuntimeError: this object is already retrying the stream.
+            TimeoutError: as for `retry`.
         """
         if not reason.strip():
             raise ValueError("the reason is empty; say why the commit is skipped, for later readers of the read model")
-        await self.parking.skip(stream, reason)
+        if not self.projection.skips:
+            raise ValueError(f"{self.name} cannot skip commits; fix what parked {stream}, and retry")
+        if version is not None and version not in await self._parked_versions(stream):
+            if any(
+                (each.stream, each.version) == (stream, version) for each in await self.checkpoints.skipped(self.name)
+            ):
+                return  # this request was carried out before
+            raise ValueError(f"{self.name} has not parked {stream} at version {version}; `parked` returns where it is")
+        await self._releasing.release(stream, reason)
 
-    async def _load_positions(self, streams: Mapping[str, Sequence[Commit]]) -> None:
-        """Load the positions of these streams into memory."""
-        unknown = [stream for stream in streams if stream not in self._positions]
-        if not unknown:
-            return
-        found = await self.projection.positions(unknown)
-        for stream in unknown:
-            position = found.get(stream)
-            if position is None:
-                position = await self._first_position(stream, streams[stream])
-            self._positions[stream] = position
-        if len(self._positions) > _MAX_POSITIONS + len(streams):
-            for stream in list(islice(self._positions, _MAX_POSITIONS // 4)):
-                if stream not in streams:
-                    del self._positions[stream]
+    async def _parked_versions(self, stream: str) -> set[int]:
+        found = await self.checkpoints.parked(self.name, [stream])
+        return {each.version for each in found if each.state == "parked"}
 
-    async def _first_position(self, stream: str, hints: Sequence[Commit]) -> int:
-        """Return the position of a stream with no handled commit: 0, or the last version before `start="now"`."""
-        if self.feed.ordered and self.start_time(stream):
-            return min(commit.version for commit in hints) - 1
-        return await self.start_position(stream)
+    # The processor as a whole.
 
-    def start_time(self, stream: str) -> int:
-        """Return the time of the start, in µs since the epoch; older commits are not handled. 0: all are."""
-        held = self.held.get(self.slot_of(stream))
-        return held.began if held is not None else 0
+    async def pause(self) -> None:
+        """Let every process that runs this processor stop handling within seconds, until `resume`. It is stored."""
+        await self.pipeline.assignment.registrar.set_paused(True)
 
-    async def start_position(self, stream: str) -> int:
-        """Return the last version of a stream that is older than the start, by the times of its commits; else 0."""
-        if not (began := self.start_time(stream)):
-            return 0
-        earliest = began if self.feed.ordered else began - _CLOCK_SKEW
-        async with aclosing(self.store.read(stream, backward=True)) as commits:
-            async for commit in commits:
-                if commit.time < earliest:
-                    return commit.version
-        return 0
+    async def resume(self) -> None:
+        """Let the processor continue after `pause`."""
+        await self.pipeline.assignment.registrar.set_paused(False)
 
-    async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
-        """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
-        runs: list[Slice] = []
-        for stream, hints in by_stream.items():
-            try:
-                due = await self._gate.due(*hints)
-            except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
-                self.parking.retry_later(stream, self._positions[stream], max(commit.version for commit in hints))
-                continue
-            if due:
-                if (slot := self.held.get(number := self.slot_of(stream))) is None:
-                    raise Fenced(self.name, number)
-                fence = Fence(number, slot.epoch)
-                runs.append(Slice(stream, self._positions[stream], due, fence))
-        return runs
+    async def reset(self, stream: str) -> None:
+        """Forget what was handled of one stream, so that it is handled again from its beginning.
 
-    async def split(self, runs: Sequence[Slice]) -> Sequence[Slice]:
-        """In a rebuild: return what the active version has handled, muted. Later commits are held back."""
-        if self._followed is None:
-            return runs
-        theirs = await self.projection.positions_of(self._followed, [run.stream for run in runs])
-        found: list[Slice] = []
-        for run in runs:
-            commits = [commit for commit in run.commits if commit.version <= theirs.get(run.stream, 0)]
-            if len(commits) < len(run.commits):
-                self.beyond_limit.add(run.stream)
-            if commits:
-                found.append(run._replace(commits=commits, muted=True))
-        return found
+        Raises:
+            TypeError: the projection cannot forget one stream.
+            ValueError: the stream is parked; retry or skip it first.
+        """
+        await self.pipeline.reset(stream)
 
-    async def _apply(self, runs: Sequence[Slice]) -> None:
-        if not runs:
-            return
-        self.in_flight = sum(len(run.commits) for run in runs)
-        self._oldest = min(run.commits[0].time for run in runs)
-        try:
-            failures = await self.projection.apply(runs)
-        except BaseException:
-            for run in runs:
-                self._positions.pop(run.stream, None)  # unknown after an error
-            raise
-        finally:
-            self.in_flight = self._oldest = 0
-        failed = {failure.run.stream for failure in failures}
-        for run in runs:
-            if run.stream in failed:
-                self._positions.pop(run.stream, None)
-            else:
-                self.commits += len(run.commits)
-                self.applied(run)
-        for failure in failures:
-            if not isinstance(failure.error, (HandlerFailed, PositionMoved)):
-                raise failure.error
-        for run, error in failures:
-            failed_by = error if isinstance(error, HandlerFailed) else None
-            self.parking.retry_later(run.stream, run.after, run.last_version, failed_by)
+    async def forget(self) -> None:
+        """Drop the read model and everything stored for this version; the next run builds it from the beginning.
 
-    def applied(self, run: Slice) -> None:
-        """Note that a slice was handled."""
-        self._positions[run.stream] = run.last_version
-        self.handled_up_to = max(self.handled_up_to, run.commits[-1].time)
-        if self._waiters:
-            self.wake(run.stream)
+        A process that still runs the processor is fenced. See `Projection.discard` for what happens to the read model.
 
-    def forget_position(self, stream: str) -> None:
-        """Forget the position of a stream whose slice was not handled to its end, so that it is read again."""
-        self._positions.pop(stream, None)
+        Raises:
+            RuntimeError: this object is running.
+            TypeError: the read model is in memory, or the library cannot know all of its rows.
+        """
+        self._check_stopped()
+        await self.projection.discard()
+        self.pipeline.assignment.registrar.forget()
+        await self.pipeline.checkpointer.drop()
 
-    def wake(self, stream: str) -> None:
-        """Wake the callers of `wait_for` that wait for this stream."""
-        for waiting in self._waiters.get(stream, ()):
-            waiting.set()
+    async def resume_from(self, checkpoint: str = "") -> None:
+        """Let the next run read the feed from `checkpoint`.
+
+        - Use "", the beginning, if the old checkpoint has expired, or use the checkpoint of an export.
+        - Positions are kept: commits that were handled before are not handled again, and with `start="now"` those
+          before the start are not handled.
+        - A process that runs the processor now is fenced.
+
+        Raises:
+            ValueError: `checkpoint` is not a checkpoint of the feed.
+            RuntimeError: this object is running.
+            Fenced: another process claimed a slot at the same time.
+        """
+        self._check_stopped()
+        assignment = self.pipeline.assignment
+        assignment.feed.earliest([checkpoint])
+        await assignment.take_all()
+        for number in list(assignment.held):
+            await assignment.give_up(number, checkpoint)
+        assignment.clear()
+
+    def _check_stopped(self) -> None:
+        if self.pipeline.running:
+            raise RuntimeError(f"{self.name} is running; stop it first, or call this on another object for it")
+
+    # What this process sees.
+
+    @property
+    def state(self) -> str:
+        """One word: see `Status.state`."""
+        return self.pipeline.state
+
+    @property
+    def lag(self) -> float:
+        """How many seconds this process lags: see `Status.lag_seconds`."""
+        return self.pipeline.progress.lag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +16,27 @@ class Fence(NamedTuple):
     epoch: int
 
 
+class Position(NamedTuple):
+    """The commit of a stream that was handled last. Its id and time distinguish it from a commit of another history."""
+
+    version: int
+    id: bytes = b""  # b"" if it is not known: the commit was skipped
+    time: int = 0  # µs since the epoch; 0 if it is not known
+
+    def contradicts(self, commit: Commit) -> bool:
+        """Whether the commit, which is in the store, cannot be of the history in which this one was handled.
+
+        Times never decrease within a stream, so an older version with a later time was written after a restore.
+        """
+        if commit.version == self.version:
+            return bool(self.id) and commit.id != self.id
+        return commit.version < self.version and bool(self.time) and commit.time > self.time
+
+
+async def _is_confirmed() -> None:
+    """Confirm a slot that nobody else can claim."""
+
+
 class Slice(NamedTuple):
     """Commits of one stream that follow version `after`, without gaps.
 
@@ -27,11 +48,25 @@ class Slice(NamedTuple):
     commits: Sequence[Commit]
     fence: Fence
     muted: bool = False  # another version of the processor has handled these: no outside effects
+    is_first: bool = False  # no position of the stream is stored; otherwise the stored version must be `after`
+    confirm: Callable[[], Awaitable[None]] = _is_confirmed
+    """Await it before each act outside. Raises Fenced if a check younger than the bound shows that the slot is lost."""
 
     @property
     def last_version(self) -> int:
         """The version of the last commit: the position after this slice."""
         return self.commits[-1].version
+
+    @property
+    def position(self) -> Position:
+        """The position after this slice."""
+        last = self.commits[-1]
+        return Position(last.version, last.id, last.time)
+
+    def part(self, start: int, end: int) -> Slice:
+        """Return the slice of the commits with these indexes."""
+        after = self.commits[start - 1].version if start else self.after
+        return self._replace(after=after, commits=self.commits[start:end], is_first=self.is_first and not start)
 
 
 class Context:

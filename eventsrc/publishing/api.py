@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from ..aggregates.event import Upcaster
@@ -13,12 +14,15 @@ from ..log import log
 from ..stores.ordered import OrderedStore
 from .asgi import HttpProblem, Receive, Scope, Send, choose_media_type, get_header, respond, start_response
 from .catalogue import Catalogue, PublishedEvent
+from .history import History
+from .live import LiveReader
 from .pages import Page, read_page
 from .sse import HEADERS, EventStream
+from .start import LATEST, TokenGone, find_start
 from .token import FeedToken
 
 JSON, BATCH, SSE = "application/json", "application/cloudevents-batch+json", "text/event-stream"
-LATEST = "latest"
+STREAM_HEADERS = {**HEADERS, "vary": "accept"}
 FOR_EVER = "max-age=31536000, immutable"
 
 
@@ -33,6 +37,8 @@ def events_api(
     page: int = 500,
     heartbeat: float = 15.0,
     retry: float = 3.0,
+    max_clients: int = 1_000,
+    max_page_bytes: int = 1_000_000,
 ) -> EventsApi:
     """Return an ASGI 3 app that serves the published events of a store. Serve it, or mount it in another app.
 
@@ -43,11 +49,13 @@ def events_api(
     - `page`: how many positions of the store one page covers.
     - `heartbeat`: seconds of silence after which a stream sends a comment.
     - `retry`: seconds after which a client that lost its stream should connect again.
+    - `max_clients`: how many streams may be open at once. More are refused with 503.
+    - `max_page_bytes`: how large a page may be. A larger event has a page of its own.
 
     Raises:
         DeclarationError: the events cannot be published as declared.
         TypeError: the store has no order of its own.
-        ValueError: `page` or `heartbeat` is not positive, or `retry` is negative.
+        ValueError: `page`, `heartbeat`, `max_clients` or `max_page_bytes` is not positive, or `retry` is negative.
     """
     given: object = store
     if not isinstance(given, OrderedStore):
@@ -55,23 +63,34 @@ def events_api(
             f"{type(given).__name__} keeps no order of all its commits, from which clients could resume; "
             "mirror its commits into an SQLiteStore, and publish that"
         )
-    if page < 1 or heartbeat <= 0 or retry < 0:
+    if min(page, max_clients, max_page_bytes) < 1 or heartbeat <= 0 or retry < 0:
         raise ValueError(
-            f"page is {page}, heartbeat {heartbeat}, retry {retry}; give positive numbers (retry may be 0)"
+            f"page is {page}, heartbeat {heartbeat}, retry {retry}, max_clients {max_clients}, max_page_bytes "
+            f"{max_page_bytes}; give positive numbers (retry may be 0)"
         )
     catalogue = Catalogue(published, upcasters, source, tracing=tracing)
-    return EventsApi(store, catalogue, private, page, heartbeat, retry)
+    limits = Limits(page, max_page_bytes, max_clients, heartbeat, retry)
+    return EventsApi(store, catalogue, limits, private=private)
+
+
+class Limits(NamedTuple):
+    """The numbers that `events_api` was given."""
+
+    page: int
+    max_page_bytes: int
+    max_clients: int
+    heartbeat: float
+    retry: float
 
 
 class EventsApi:
     """The app that `events_api` returns. It serves `GET /` and `HEAD /`."""
 
-    def __init__(
-        self, store: OrderedStore, catalogue: Catalogue, private: bool, page: int, heartbeat: float, retry: float
-    ) -> None:
-        self._store, self._catalogue = store, catalogue
+    def __init__(self, store: OrderedStore, catalogue: Catalogue, limits: Limits, *, private: bool) -> None:
+        self._store, self._catalogue, self._limits = store, catalogue, limits
         self._audience = "private" if private else "public"
-        self._page, self._heartbeat, self._retry = page, heartbeat, retry
+        self._live, self._history = LiveReader(store, catalogue), History(store)
+        self._clients = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -99,14 +118,30 @@ class EventsApi:
             )
         after = _parse_after(scope)
         if media_type == SSE:
-            start = await self._find_start(get_header(scope, b"last-event-id") or after)
-            await start_response(send, HTTPStatus.OK, {**HEADERS, "vary": "accept"})
-            if scope["method"] == "HEAD":
-                await send({"type": "http.response.body", "body": b""})
-                return
-            await EventStream(self._store, self._catalogue, start, self._heartbeat, self._retry).run(receive, send)
+            await self._serve_stream(scope, receive, send, after)
         else:
             await self._serve_page(scope, send, media_type, after)
+
+    async def _serve_stream(self, scope: Scope, receive: Receive, send: Send, after: str) -> None:
+        if self._clients >= self._limits.max_clients:
+            raise HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open; try again", retry_after="5")
+        self._clients += 1
+        try:
+            start = await self._find_start(get_header(scope, b"last-event-id") or after)
+            if scope["method"] == "HEAD":
+                await respond(send, HTTPStatus.OK, STREAM_HEADERS, b"")
+                return
+            async with AsyncExitStack() as stack:
+                try:
+                    tail = await stack.enter_async_context(self._live.follow())
+                except StoreError as error:
+                    raise _to_problem(error) from None
+                await start_response(send, HTTPStatus.OK, STREAM_HEADERS)
+                limits = self._limits
+                stream = EventStream(self._history, tail, self._catalogue, start, limits.heartbeat, limits.retry)
+                await stream.run(receive, send)
+        finally:
+            self._clients -= 1
 
     async def _serve_page(self, scope: Scope, send: Send, media_type: str, after: str) -> None:
         start = await self._find_start(after)
@@ -114,7 +149,9 @@ class EventsApi:
             if after == LATEST:
                 page = Page(b"[]\n", start, full=False)
             else:
-                page = await read_page(self._store, self._catalogue, start, self._page)
+                size, max_bytes = self._limits.page, self._limits.max_page_bytes
+                async with self._history.page:
+                    page = await read_page(self._store, self._catalogue, start, size, max_bytes)
         except StoreError as error:
             raise _to_problem(error) from None
         except Exception:  # noqa: BLE001  # upcasters and `data` may raise anything
@@ -123,12 +160,13 @@ class EventsApi:
         etag = page.make_etag(media_type)
         headers = {
             "content-type": media_type,
-            "cache-control": f"{self._audience}, {FOR_EVER if page.full else 'no-cache'}",
+            # Without an id the address is the same for another store, so caches must ask.
+            "cache-control": f"{self._audience}, {FOR_EVER if page.full and after else 'no-cache'}",
             "etag": etag,
             "vary": "accept",
         }
         if page.next:
-            headers["link"] = f'<?after={page.next.token}>; rel="next"'
+            headers["link"] = f'<?after={page.next.text}>; rel="next"'
         known = {tag.strip().removeprefix("W/") for tag in get_header(scope, b"if-none-match").split(",")}
         if known & {etag, "*"}:
             await respond(send, HTTPStatus.NOT_MODIFIED, headers, b"")
@@ -136,26 +174,19 @@ class EventsApi:
             await respond(send, HTTPStatus.OK, headers, page.body)
 
     async def _find_start(self, after: str) -> FeedToken:
-        """Return the position from which a client wants to continue.
+        """Return the token from which a client wants to continue.
 
         Raises:
             HttpProblem: `after` is not an id that a client got from this store, or the store is not available.
         """
         try:
-            end = FeedToken(int(await self._store.end()))
-        except StoreError as error:
-            raise _to_problem(error) from None
-        if after == LATEST:
-            return end
-        try:
-            start = FeedToken.parse(after) if after else FeedToken(0)
+            return await find_start(self._store, after)
         except ValueError as error:
             raise HttpProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
-        if start > end:
-            raise HttpProblem(
-                HTTPStatus.BAD_REQUEST, "this id is ahead of all events: it comes from another API, or from other data"
-            )
-        return start
+        except TokenGone as error:
+            raise HttpProblem(HTTPStatus.GONE, str(error)) from None
+        except StoreError as error:
+            raise _to_problem(error) from None
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         """Open the store when a server starts this app, and close it at the end, unless it is open already."""

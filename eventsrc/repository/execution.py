@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
+from ..aggregates.commands import compute_digest, describe_call, run_command
 from ..errors import ConflictError, IdempotencyError
 from ..store import Commit, Receipt
 from .cache import Cache, Frozen
 from .snapshots import Snapshots
 
 A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
+
+
+class Executed(NamedTuple, Generic[T]):
+    """What a command returned, and the receipt of the save: `result, receipt = executed`.
+
+    - If the command recorded nothing, the receipt has no `commit_id`, and the version that the command saw.
+    - If the command id was applied before, `result` is None. The receipt is a `duplicate`, with the version of the
+      commit that has the id.
+    """
+
+    result: T
+    receipt: Receipt
 
 
 class Steps(msgspec.Struct, Generic[A], frozen=True):
@@ -25,6 +39,25 @@ class Steps(msgspec.Struct, Generic[A], frozen=True):
     save: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
     snapshots: Snapshots[A]
     cache: Cache
+    attempts: int  # to save
+
+
+async def execute(
+    steps: Steps[A],
+    id: str,
+    command: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    command_id: str | None,
+) -> Executed[Any]:
+    """Call the command and save. Calls on the same id wait for each other. Raises as `Repository.execute`."""
+    digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
+
+    def decide(aggregate: A) -> Any:
+        return run_command(command, aggregate, args, kwargs)
+
+    async with steps.cache.turn(id):
+        return await Execution(steps, id, decide, command_id, digest).run()
 
 
 class Execution(Generic[A]):
@@ -48,18 +81,18 @@ class Execution(Generic[A]):
         self._is_outdated = False  # whether it is known not to be the latest
         self._has_followed = False
 
-    async def run(self, attempts: int) -> Any:
-        """Return the result of the command. Raises its error, or ConflictError if every attempt ends in a conflict."""
+    async def run(self) -> Executed[Any]:
+        """Return result and receipt. Raises the command's error, or ConflictError if every attempt ends in one."""
         try:
             return await self._attempt()
         except ConflictError:
-            if attempts < 2:
+            if self._steps.attempts < 2:
                 raise
         from ..retrying import on_conflict  # here, because few calls need it and tenacity is slow to import
 
-        return await on_conflict(attempts - 1)(self._attempt)
+        return await on_conflict(self._steps.attempts - 1)(self._attempt)
 
-    async def _attempt(self) -> Any:
+    async def _attempt(self) -> Executed[Any]:
         """Decide and save. Raises the error of the command, or ConflictError, after which it may be called again."""
         while True:
             aggregate = await self._state()
@@ -67,7 +100,7 @@ class Execution(Generic[A]):
                 if applied.digest != self._digest:
                     raise IdempotencyError(aggregate.stream, self._command_id, applied.version)
                 self._remember()
-                return None
+                return Executed(None, Receipt(aggregate.stream, applied.version, None, duplicate=True))
             try:
                 result = self._decide(aggregate)
             except Exception:
@@ -112,7 +145,7 @@ class Execution(Generic[A]):
             clean.record(event)
         return clean
 
-    async def _save(self, aggregate: A, result: Any) -> Any:
+    async def _save(self, aggregate: A, result: Any) -> Executed[Any]:
         aggregate = self._replay(aggregate)
         base, self._base = self._base, None  # until the outcome is known, no state is
         try:
@@ -123,7 +156,8 @@ class Execution(Generic[A]):
             raise
         self._base = self._steps.snapshots.freeze(aggregate)
         self._remember()
-        return None if receipt.duplicate else result  # duplicate: another delivery of this command was saved first
+        # A duplicate: another delivery of this command was saved first.
+        return Executed(None if receipt.duplicate else result, receipt)
 
     def _follow(self, winner: Commit | None) -> None:
         """Apply the commit that caused the conflict, if the store returned it. This needs no read. If other commits

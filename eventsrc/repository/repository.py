@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import AppliedCommand, check_command_id, compute_digest, describe_call, run_command
+from ..aggregates.commands import AppliedCommand, check_command_id, compute_digest
 from ..aggregates.declaration import declaration_of
-from ..aggregates.event import Event
 from ..aggregates.event_values import read_tags
 from ..concurrency import load_all
 from ..errors import (
@@ -27,14 +25,14 @@ from ..errors import (
 )
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
-from ..stores.reading import check_contiguous, read_backward_without_gaps, read_without_gaps
+from ..stores.reading import check_contiguous, read_without_gaps
 from ..stream_id import stream_id
 from ..tracing import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
-from .execution import Execution, Steps
+from .execution import Executed, Steps, execute
 from .snapshots import SnapshotPolicy, Snapshots
-from .time_travel import load_as_of
+from .time_travel import Recorded, load_as_of, read_history
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
@@ -42,13 +40,6 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 _DECODED_AT_ONCE = 128  # commits; larger runs are not faster
-
-
-class Recorded(NamedTuple):
-    """A stored commit with its events, upcast."""
-
-    commit: Commit
-    events: list[Event]
 
 
 class Repository(Generic[A]):
@@ -73,10 +64,9 @@ class Repository(Generic[A]):
             raise ValueError(f"attempts is {attempts!r}; it must be an int of at least 1")
         self.aggregate_class = aggregate
         self._store = store
-        self._attempts = attempts
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache)
-        self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache)
+        self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache, attempts)
 
     @property
     def cache_use(self) -> CacheUse:
@@ -153,22 +143,29 @@ class Repository(Generic[A]):
                 as msgspec encodes them, or by type if it cannot.
             TypeError: the command is not a function, awaits or yields, or is a method of one object.
         """
-        digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
+        return (await self.execute_with_receipt(id, command, *args, command_id=command_id, **kwargs)).result
 
-        def decide(aggregate: A) -> Any:
-            return run_command(command, aggregate, args, kwargs)
+    @overload
+    async def execute_with_receipt(
+        self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Executed[T]: ...
 
+    @overload
+    async def execute_with_receipt(
+        self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str
+    ) -> Executed[T | None]: ...
+
+    async def execute_with_receipt(  # type: ignore[misc]  # as above
+        self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
+    ) -> Executed[Any]:
+        """Do as `execute`, and return the command's result together with the receipt of the save."""
         stream_id(self._declaration.category, id)  # raises InvalidStreamId
-        async with self._cache.turn(id):
-            return await Execution(self._steps, id, decide, command_id, digest).run(self._attempts)
+        return await execute(self._steps, id, command, args, kwargs, command_id)
 
-    async def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
+    def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""
         stream = stream_id(self._declaration.category, id)
-        commits = (read_backward_without_gaps if backward else read_without_gaps)(self._store, stream, max(after, 0))
-        async with aclosing(commits):
-            async for commit in commits:
-                yield Recorded(commit, self._declaration.codec.decode(commit.payload, stream, commit.version))
+        return read_history(self._store, self._declaration.codec, stream, after, backward)
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the next commits. Raises StreamCorrupt if a version is missing, and StoredDataError."""

@@ -1,19 +1,36 @@
-"""Load an aggregate as it was at a version or at a time."""
+"""The past of one stream: its commits with their events, and the aggregate as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..aggregates.aggregate import Aggregate
+from ..aggregates.codec import Codec
+from ..aggregates.event import Event
 from ..errors import AggregateNotFound
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
-from ..stores.reading import read_without_gaps
+from ..stores.reading import read_backward_without_gaps, read_without_gaps
 
 A = TypeVar("A", bound=Aggregate)
+
+
+class Recorded(NamedTuple):
+    """A stored commit with its events, upcast."""
+
+    commit: Commit
+    events: list[Event]
+
+
+async def read_history(store: Store, codec: Codec, stream: str, after: int, backward: bool) -> AsyncGenerator[Recorded]:
+    """Yield the commits above a version, as `Repository.history`."""
+    read = read_backward_without_gaps if backward else read_without_gaps
+    async with aclosing(read(store, stream, max(after, 0))) as commits:
+        async for commit in commits:
+            yield Recorded(commit, codec.decode(commit.payload, stream, commit.version))
 
 
 async def load_as_of(

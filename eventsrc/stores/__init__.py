@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..stream_id import check_stream
     from .dynamodb.export.export import Export
     from .dynamodb.store import DynamoDBStore
-    from .feed import Batch, Feed, Head
+    from .feed import Batch, Damaged, Feed, Head
     from .gate import Gate
     from .lifecycle import ManagedStore
     from .limits import check_commit
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "Damaged",
     "DynamoDBStore",
     "Export",
     "Feed",
@@ -43,6 +44,7 @@ __all__ = [
 
 _HOMES = {
     "Batch": ".feed",
+    "Damaged": ".feed",
     "DynamoDBStore": ".dynamodb.store",
     "Export": ".dynamodb.export.export",
     "Feed": ".feed",

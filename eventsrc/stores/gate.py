@@ -31,13 +31,15 @@ class Gate:
     def __init__(self, store: Store, seen: MutableMapping[str, int], *, most: int = MAX_VERSION) -> None:
         self._store, self._seen, self._most = store, seen, most
 
-    async def due(self, *hints: Commit) -> Sequence[Commit]:
+    async def due(self, *hints: Commit, after: int | None = None) -> Sequence[Commit]:
         """Return the commits to handle now, in order, up to the newest of these hints, which are of one stream.
+
+        With `after`, that is the last handled version, and `seen` is not looked at.
 
         Commits that were handled already are left out. Commits that the transport has not delivered are read from the
         store. Raises StreamCorrupt if a version is missing in the store, and the errors of `Store.read`.
         """
-        last = self._seen.get(hints[0].stream, 0)
+        last = self._seen.get(hints[0].stream, 0) if after is None else after
         due: list[Commit] = []
         for hint in hints if len(hints) == 1 else sorted(hints, key=_version):
             if hint.version <= last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from heapq import nsmallest
 from types import coroutine
+from uuid import uuid4
 
 import msgspec
 
@@ -27,6 +28,7 @@ class MemoryStore(OrderedStore):
         self._streams: dict[str, list[Commit]] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._all: list[Commit] = []
+        self._identity = uuid4().hex
 
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
@@ -74,6 +76,9 @@ class MemoryStore(OrderedStore):
                 return False
             self._snapshots[snapshot.stream] = snapshot
             return True
+
+    async def identity(self) -> str:
+        return self._identity
 
     async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
         with self.in_flight():

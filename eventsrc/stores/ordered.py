@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from typing import TypeGuard
 
 from ..errors import FeedTrimmed
 from ..store import Commit
-from .feed import Batch, Head
+from .feed import Batch, Damaged, Head, select
 from .lifecycle import ManagedStore
 
 PAGE = 1_000  # commits
 MAX_POSITION = 2**63 - 1
+_CHECKPOINT = re.compile(r"(?a:(\d{1,19})(?:\.([0-9a-f]{16}))?)")
+_ADVICE = "call `await processor.forget()` and run again; do not resume with an empty checkpoint"
 
 
 class OrderedStore(ManagedStore):
     """A store that numbers its commits in the order in which they become visible.
+
+    Its checkpoints are texts such as `7.8f3a5c0d9e1b2f46`: a position, and the last 8 bytes of the id of the commit at
+    that position, by which a feed notices that the store was restored, or is another one. A position alone, as `7`, is
+    a checkpoint, too, of which only the number is checked.
 
     A commit stored through this object wakes the feeds that follow it. With `poll`, in seconds, the feeds also look for
     commits that other processes have stored.
@@ -30,8 +39,15 @@ class OrderedStore(ManagedStore):
         self._followers: set[asyncio.Event] = set()
 
     @abstractmethod
-    async def commits_after(self, position: int) -> tuple[Sequence[Commit], bool]:
-        """Return up to PAGE commits of all streams after a position, in order, and whether there are no more."""
+    async def identity(self) -> str:
+        """Return a text that names this store for ever, as `Feed.identity`."""
+
+    @abstractmethod
+    async def commits_after(self, position: int) -> tuple[Sequence[Commit | Damaged], bool]:
+        """Return up to PAGE commits of all streams after a position, in order, and whether there are no more.
+
+        A `Damaged`, with its position, stands for a row that cannot be read as a commit.
+        """
 
     @abstractmethod
     async def last_position(self) -> int:
@@ -41,24 +57,61 @@ class OrderedStore(ManagedStore):
     async def heads_after(self, after: str) -> Sequence[Head]:
         """Return up to PAGE streams after this one, in the order of their UTF-8 bytes."""
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
-        """Yield commits as `Feed.feed` does. Checkpoints are positions, so they are valid only for the same data."""
-        position, caught_up = _parse_position(after), False
-        if position and position > (last := await self.last_position()):
-            raise FeedTrimmed(
-                f"checkpoint {position} is ahead of the last commit, {last}: the store was restored, or is another one",
-                "call `await processor.forget()` and run again; do not resume with an empty checkpoint",
-            )
+    async def commits_of(self, position: int, categories: Collection[str]) -> tuple[Sequence[Commit | Damaged], bool]:
+        """Return as `commits_after`; other categories than these may be left out, but not the last row that was read.
+
+        Override it if the store can find commits of a category without reading the others.
+        """
+        return await self.commits_after(position)
+
+    async def commit_id_at(self, position: int) -> bytes | None:
+        """Return the id of the commit at a position, or None if there is none.
+
+        Override it to read one row: this reads a page.
+        """
+        rows, _ = await self.commits_after(position - 1)
+        return next((row.id for row in rows[:1] if isinstance(row, Commit) and row.position == position), None)
+
+    async def clock(self) -> int:
+        """Return the time of this machine, in µs since the epoch."""
+        return time.time_ns() // 1000
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
+    ) -> AsyncGenerator[Batch]:
+        """Yield commits as `Feed.feed` does.
+
+        Raises:
+            FeedTrimmed: the checkpoint is ahead of the store, or the commit at the checkpoint is another one. A commit
+                that is missing there is accepted, because its stream may have been deleted. A store that is restored
+                while it is followed is noticed when it is written again past the commits that were read.
+        """
+        position, anchor = _parse_checkpoint(after)
+        checkpoint, caught_up = _to_checkpoint(position, anchor), False
+        if position:
+            await self._check(position, anchor)
         end = MAX_POSITION if follow else await self.last_position()  # writers may never stop
         self._followers.add(grown := asyncio.Event())
         try:
             while True:
                 grown.clear()
-                commits, complete = await self.commits_after(position)
-                position = commits[-1].position or position if commits else position
-                if commits or not caught_up:
+                rows, complete = await (
+                    self.commits_of(position, categories) if categories else self.commits_after(position)
+                )
+                if rows and position:  # the store may have been restored while it is followed
+                    await self._check(position, anchor)
+                commits, damaged = _separate(rows)
+                batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
+                if batch.damaged and not report_damaged:
+                    if commits := [each for each in batch.commits if _position(each) < _position(batch.damaged[0])]:
+                        yield Batch(commits, _checkpoint_after(commits[-1]), caught_up=False)
+                    raise batch.damaged[0].error
+                if rows:
+                    position, anchor = _position(rows[-1]), _anchor_of(rows[-1])
+                    checkpoint = _checkpoint_after(rows[-1])
+                if rows or not caught_up:
                     caught_up = complete or position >= end
-                    yield Batch(commits, str(position), caught_up)
+                    yield batch._replace(checkpoint=checkpoint, caught_up=caught_up)
                 if caught_up and not follow:
                     return
                 if caught_up:
@@ -67,13 +120,21 @@ class OrderedStore(ManagedStore):
             self._followers.discard(grown)
 
     async def end(self) -> str:
-        return str(await self.last_position())
+        position = await self.last_position()
+        return _to_checkpoint(position, _anchor(await self.commit_id_at(position)) if position else "")
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
-        return str(min((_parse_position(each) for each in checkpoints), default=0) or "")
+        found = [_parse_checkpoint(each) for each in checkpoints]
+        position, anchor = min(found, key=lambda each: (each[0], not each[1]), default=(0, ""))
+        return _to_checkpoint(position, anchor) if position else ""
 
     async def remaining(self, after: str) -> int:
-        return max(0, await self.last_position() - _parse_position(after))
+        return max(0, await self.last_position() - position_of(after))
+
+    async def behind(self, after: str) -> float:
+        rows, _ = await self.commits_after(position_of(after))
+        commit = next((row for row in rows if isinstance(row, Commit)), None)
+        return max(0.0, (time.time_ns() // 1000 - commit.time) / 1e6) if commit is not None else 0.0
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         after = ""
@@ -86,6 +147,22 @@ class OrderedStore(ManagedStore):
         for grown in self._followers:
             grown.set()
 
+    async def _check(self, position: int, anchor: str) -> None:
+        """Raise FeedTrimmed unless a checkpoint is of the history that this store has."""
+        if anchor and (id := await self.commit_id_at(position)) is not None:
+            if _anchor(id) == anchor:
+                return
+            raise FeedTrimmed(
+                f"the commit at the checkpoint, position {position}, is another one: the store was restored, or is "
+                "another one",
+                _ADVICE,
+            )
+        if position > (last := await self.last_position()):
+            raise FeedTrimmed(
+                f"checkpoint {position} is ahead of the last commit, {last}: the store was restored, or is another one",
+                _ADVICE,
+            )
+
     async def aclose(self) -> None:
         self._closing = True
         self.notify()  # they raise StoreClosed
@@ -93,18 +170,60 @@ class OrderedStore(ManagedStore):
 
 
 async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for the event, at most `seconds`."""
+    """Wait for the event, and set it after `seconds`, which costs less CPU than a cancellation."""
+    timer = asyncio.get_running_loop().call_later(seconds, event.set) if seconds is not None else None
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+        await event.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
-def _parse_position(checkpoint: str) -> int:
+def position_of(checkpoint: str) -> int:
+    """Return the position of a checkpoint of an ordered store; 0 for an empty text. Raises ValueError."""
+    return _parse_checkpoint(checkpoint)[0]
+
+
+def _parse_checkpoint(checkpoint: str) -> tuple[int, str]:
+    """Return the position, and the anchor or an empty text."""
     given: object = checkpoint
     if given and not isinstance(given, str):
         raise TypeError(f"a checkpoint is a str, not {type(given).__name__}; use one of a batch, or '' for the start")
-    if checkpoint and not (checkpoint.isascii() and checkpoint.isdecimal() and int(checkpoint) <= MAX_POSITION):
+    if not checkpoint:
+        return 0, ""
+    parts = _CHECKPOINT.fullmatch(checkpoint)
+    if parts is None or (position := int(parts[1])) > MAX_POSITION:
         raise ValueError(f"{checkpoint!r} is not a checkpoint of this store; use one of a batch, or '' for the start")
-    return int(checkpoint or 0)
+    return position, parts[2] or ""
+
+
+def _to_checkpoint(position: int, anchor: str) -> str:
+    return f"{position}.{anchor}" if anchor else str(position)
+
+
+def _checkpoint_after(row: Commit | Damaged) -> str:
+    return _to_checkpoint(_position(row), _anchor_of(row))
+
+
+def _anchor_of(row: Commit | Damaged) -> str:
+    return _anchor(row.id) if isinstance(row, Commit) else ""
+
+
+def _anchor(id: bytes | None) -> str:
+    """Return the part of a commit's id that is random in full."""
+    return id[8:].hex() if id is not None else ""
+
+
+def _position(row: Commit | Damaged) -> int:
+    assert row.position is not None
+    return row.position
+
+
+def _separate(rows: Sequence[Commit | Damaged]) -> tuple[Sequence[Commit], Sequence[Damaged]]:
+    if _are_commits(rows):
+        return rows, ()
+    return [row for row in rows if isinstance(row, Commit)], [row for row in rows if isinstance(row, Damaged)]
+
+
+def _are_commits(rows: Sequence[Commit | Damaged]) -> TypeGuard[Sequence[Commit]]:
+    return Damaged not in map(type, rows)

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 from ..store import Store
+
+
+class Address(NamedTuple):
+    """The parts of a URL of a store, or of checkpoints."""
+
+    scheme: str  # "memory", "sqlite" or "dynamodb"
+    place: str  # the path of the file, or the name of the table
+    options: dict[str, str]
+
+    @property
+    def connection(self) -> dict[str, str | bool | None]:
+        """The options of a table that are settings of the connection to it."""
+        return {
+            "region_name": self.options.get("region"),
+            "endpoint_url": self.options.get("endpoint"),
+            "plain_http": self.options.get("plain_http") == "true",
+        }
 
 
 def open_store(url: str) -> Store:
@@ -14,48 +34,56 @@ def open_store(url: str) -> Store:
 
     Raises ValueError for any other URL. The message names the wrong part.
     """
-    from urllib.parse import parse_qsl, unquote, urlsplit  # here, because few programs need it
-
-    if not url.isprintable():
-        raise ValueError(f"{url!r}: a store URL must not contain control characters")
-    parts = urlsplit(url)
-    pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise ValueError(f"{url!r}: an option is given twice: {', '.join(name for name, _ in pairs)}")
-    if parts.fragment:
-        raise ValueError(f"{url!r}: a store URL must not have a #fragment")
-    if parts.scheme == "memory":
-        _check(url, options, bool(parts.netloc or parts.path))
+    address = parse_url(url, options=("tenant", "layout"))
+    if address.scheme == "memory":
         from .memory import MemoryStore
 
         return MemoryStore()
-    if parts.scheme == "sqlite":
-        _check(url, options, bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path)
+    if address.scheme == "sqlite":
         from .sqlite.store import SQLiteStore
 
-        return SQLiteStore(unquote(parts.path[1:], errors="strict"))
-    if parts.scheme == "dynamodb":
-        region, endpoint = options.pop("region", None), options.pop("endpoint", None)
-        tenant, layout = options.pop("tenant", None), options.pop("layout", "snapshot-last")
-        plain_http = options.pop("plain_http", "false")
-        malformed = not parts.netloc or parts.path not in ("", "/") or plain_http not in ("true", "false")
-        _check(url, options, malformed)
-        from .dynamodb.store import DynamoDBStore
+        return SQLiteStore(address.place)
+    from .dynamodb.store import DynamoDBStore
 
-        return DynamoDBStore(
-            unquote(parts.netloc),
-            region_name=region,
-            endpoint_url=endpoint,
-            tenant=tenant,
-            plain_http=plain_http == "true",
-            layout=layout,  # type: ignore[arg-type]  # checked by the store
-        )
-    raise ValueError(f"{url!r}: a store URL must start with memory://, sqlite:/// or dynamodb://")
+    return DynamoDBStore(
+        address.place,
+        tenant=address.options.get("tenant"),
+        layout=address.options.get("layout", "snapshot-last"),  # type: ignore[arg-type]  # checked by the store
+        **address.connection,  # type: ignore[arg-type]
+    )
 
 
-def _check(url: str, unknown: dict[str, str], malformed: bool) -> None:
-    if unknown:
+def parse_url(url: str, *, options: Collection[str] = ()) -> Address:
+    """Return the parts of a URL. `options` are those of a table besides region, endpoint and plain_http.
+
+    Raises ValueError. The message names the wrong part.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit  # here, because few programs need it
+
+    if not url.isprintable():
+        raise ValueError(f"{url!r}: a URL must not contain control characters")
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise ValueError(f"{url!r}: an option is given twice: {', '.join(name for name, _ in pairs)}")
+    if parts.fragment:
+        raise ValueError(f"{url!r}: a URL must not have a #fragment")
+    known: Collection[str] = ()
+    match parts.scheme:
+        case "memory":
+            place, malformed = "", bool(parts.netloc or parts.path)
+        case "sqlite":
+            place = unquote(parts.path[1:], errors="strict")
+            malformed = bool(parts.netloc) or len(parts.path) < 2 or parts.path[0] != "/" or "%00" in parts.path
+        case "dynamodb":
+            place, known = unquote(parts.netloc), ("region", "endpoint", "plain_http", *options)
+            malformed = not parts.netloc or parts.path not in ("", "/")
+            malformed |= given.get("plain_http", "false") not in ("true", "false")
+        case _:
+            raise ValueError(f"{url!r}: a URL must start with memory://, sqlite:/// or dynamodb://")
+    if unknown := [name for name in given if name not in known]:
         raise ValueError(f"{url!r}: unknown option {', '.join(unknown)}")
     if malformed:
         raise ValueError(f"{url!r}: write memory://, sqlite:///file.db or dynamodb://table?region=eu-west-1")
+    return Address(parts.scheme, place, given)

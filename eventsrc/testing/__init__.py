@@ -1,5 +1,9 @@
-"""Tools for tests: given/when/then for aggregates. `eventsrc.testing.contract` has the contract of stores."""
+"""Tools for tests: given/when/then for aggregates, and a kit for projections.
 
+`eventsrc.testing.contract` has the contracts that stores, checkpoints and projections of your own keep.
+"""
+
+from .projections import Crash, ProjectionKit, every_crash
 from .scenario import Given, Outcome, given, when
 
-__all__ = ["Given", "Outcome", "given", "when"]
+__all__ = ["Crash", "Given", "Outcome", "ProjectionKit", "every_crash", "given", "when"]

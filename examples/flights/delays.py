@@ -36,6 +36,7 @@ from eventsrc.processing import (
     SQLiteCheckpoints,
     SQLiteContext,
     SQLiteProjection,
+    status,
 )
 
 from . import report
@@ -184,10 +185,12 @@ async def show(opened: Opened, flights: Sequence[Flight], console: Console) -> b
         projecting = progress.add_task("Adding up delays", total=total)
 
         async def follow() -> None:
-            while (done := before + processor.commits) < total and not processor.parking.parked:
-                progress.update(projecting, completed=done)
-                await asyncio.sleep(0.05)
-            progress.update(projecting, completed=min(done, total))
+            current = await status(processor)
+            while before + current.handled < total and not current.parked:
+                progress.update(projecting, completed=before + current.handled)
+                await asyncio.sleep(0.2)
+                current = await status(processor)
+            progress.update(projecting, completed=min(before + current.handled, total))
             runner.stop()
 
         aircraft = Repository(Aircraft, processor.store)

@@ -159,7 +159,7 @@ async def test_in_dynamodb_an_aircraft_is_parked_rather_than_counted_wrong(dynam
             assert flight.departed is not None
             plane.depart(flight.departed)
             await aircraft.save(plane)
-            await until(lambda: processor.parking.parked)
+            await until(lambda: processor.pipeline.parking.parked)
         [parked] = await processor.parked()
         assert (parked.stream, parked.version) == ("aircraft-N1", 2)
 

@@ -14,9 +14,20 @@ import pytest
 from support.bank import Account, Deposited, Opened, Withdrawn
 from support.ledger import Outside, Poisoned, commits_of, deposit, fill, ids_of, running
 from support.proxy import ANSWER_LOST, HALF_ANSWER, LATE, LOST, PASS, TWICE, Answer, Proxy, error, proxy_to
+from support.slices import slices
 from support.tables import checkpoints_on, fresh_name, session, store_on
 
-from eventsrc import Commit, DeclarationError, Fenced, MemoryStore, Repository, StoreRejected, StreamParked, Throttled
+from eventsrc import (
+    Commit,
+    DeclarationError,
+    Fenced,
+    MemoryStore,
+    Repository,
+    StoreRejected,
+    StreamParked,
+    StreamsParked,
+    Throttled,
+)
 from eventsrc.processing import (
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -27,7 +38,8 @@ from eventsrc.processing import (
     RowContext,
     rebuild,
 )
-from eventsrc.processing.slice import Fence, PositionMoved, Slice
+from eventsrc.processing.projections.clearing import delete_version
+from eventsrc.processing.slice import Fence, HandlerFailed, PositionMoved, Slice
 from eventsrc.stores.dynamodb.wire.responses import Item
 from eventsrc.testing.contract.samples import make_commit
 
@@ -95,6 +107,11 @@ class Bench:
         self.table = direct.table.name
         self.accounts = Repository(Account, store)
 
+    def bind(self, projection: Counted | Rows, checkpoints: DynamoDBCheckpoints) -> Any:
+        projection.bind(checkpoints, self.store)
+        self.proxy.operations.clear()
+        return projection
+
     async def items(self, partition: str) -> dict[str, Item]:
         async with session().client("dynamodb", endpoint_url=self.endpoint) as client:
             asked = {":pk": {"S": partition}}
@@ -144,7 +161,14 @@ Kind = type[Counted] | type[Rows]
 
 
 def run(after: int, reached: int, fence: Fence = FENCE, stream: str = "s-1") -> Slice:
-    return Slice(stream, after, [make_commit(stream, version) for version in range(after + 1, reached + 1)], fence)
+    commits = [make_commit(stream, version) for version in range(after + 1, reached + 1)]
+    return Slice(stream, after, commits, fence, is_first=not after)
+
+
+async def run_to_parked(processor: Processor[Any]) -> None:
+    """Run a processor to the end, where it has parked streams."""
+    with pytest.raises(StreamsParked):
+        await processor.run(until_caught_up=True)
 
 
 @every_kind
@@ -167,12 +191,12 @@ async def test_each_event_is_handled_once_despite_faults(bench: Bench, kind: Kin
     commits = [commit for commit in await commits_of(bench.store) for _ in range(2)]
     dice.shuffle(commits)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     bench.proxy.choose = at_times(dice, FAULTS, 0.4)
     for start in range(0, len(commits), 7):
-        await processor.handle(commits[start : start + 7])
-    await processor.wait_until_idle()
+        await processor.pipeline.handle(commits[start : start + 7])
+    await processor.pipeline.wait_until_idle()
     bench.proxy.choose = None
     await bench.check(processor.projection)
     assert not await processor.parked()
@@ -184,57 +208,49 @@ async def test_a_lost_response_is_settled_by_sending_the_same_request_again(
     bench: Bench, kind: Kind, fault: Any
 ) -> None:
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.operations.clear()
-    bench.proxy.faults = [PASS, fault, fault]
-    await processor.handle(commits)
+    projection = bench.bind(kind(bench.table), bench.faulty)
+    bench.proxy.faults = [fault, fault]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
     write = "TransactWriteItems" if kind is Counted else "UpdateItem"
-    assert bench.proxy.operations == ["BatchGetItem", *[write] * (1 if fault == TWICE else 3)]
-    assert processor.commits == 3
-    await bench.check(processor.projection)
+    assert bench.proxy.operations == [write] * (1 if fault == TWICE else 3)
+    await bench.check(projection)
 
 
 async def test_a_transaction_that_an_earlier_try_carried_out_counts_as_done(bench: Bench) -> None:
     """The service has forgotten the token of the earlier try, and does not return the stored item."""
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.faults = [PASS, ANSWER_LOST, cancelled("ConditionalCheckFailed", "None", "None")]
-    bench.proxy.operations.clear()
-    await processor.handle(commits)
-    assert bench.proxy.operations == ["BatchGetItem", "TransactWriteItems", "TransactWriteItems", "GetItem"]
-    assert processor.commits == 3
-    await bench.check(processor.projection)
+    projection = bench.bind(Counted(bench.table), bench.faulty)
+    bench.proxy.faults = [ANSWER_LOST, cancelled("ConditionalCheckFailed", "None", "None")]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
+    assert bench.proxy.operations == ["TransactWriteItems", "TransactWriteItems", "GetItem"]
+    await bench.check(projection)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 async def test_the_position_of_a_row_that_moved_is_kept(bench: Bench, after: int) -> None:
     projection = Rows(bench.table)
-    projection.bind(bench.direct)
-    await projection.advance(run(0, 2))
+    projection.bind(bench.direct, bench.store)
+    first, newer = run(0, 2), run(2, 3, Fence(0, 2))
+    await projection.advance(first)
     with pytest.raises(PositionMoved):
         await projection.advance(run(after, 12))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 2}
-    await projection.advance(run(2, 3, Fence(0, 2)))
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": first.position}
+    await projection.advance(newer)
     with pytest.raises(Fenced):
         await projection.advance(run(3, 4))
-    await projection.advance(run(7, 8, stream="s-2"))
-    assert await projection.positions(["s-1", "s-2"]) == {"s-1": 3, "s-2": 8}
+    other = run(7, 8, stream="s-2")._replace(is_first=True)  # a processor that starts at a time
+    await projection.advance(other)
+    assert await projection.positions(["s-1", "s-2"]) == {"s-1": newer.position, "s-2": other.position}
 
 
 @every_kind
 async def test_a_transaction_that_arrives_late_has_no_second_effect(bench: Bench, kind: Kind) -> None:
     await fill(bench.store, accounts=1, deposits=3)
-    processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
-    commits = await commits_of(bench.store)
-    bench.proxy.faults = [PASS, LATE]
-    await processor.handle(commits)
+    projection = bench.bind(kind(bench.table), bench.faulty)
+    bench.proxy.faults = [LATE]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
     await asyncio.gather(*bench.proxy.late)
-    await bench.check(processor.projection)
+    await bench.check(projection)
 
 
 @every_kind
@@ -248,14 +264,14 @@ async def test_processors_of_the_same_streams_do_not_disturb_each_other(bench: B
     bench.proxy.choose = at_times(dice, LOST_ANSWERS, 0.2)
 
     async def work(processor: Processor[Any], told: list[Commit]) -> None:
-        await processor.join()
+        await processor.pipeline.assignment.join()
         for start in range(0, len(told), 5):
-            await processor.handle(told[start : start + 5])
-        await processor.wait_until_idle()
+            await processor.pipeline.handle(told[start : start + 5])
+        await processor.pipeline.wait_until_idle()
 
     await asyncio.gather(*(work(each, dice.sample(commits, len(commits))) for each in processors))
     await bench.check(processors[0].projection)
-    assert sum(processor.commits for processor in processors) >= 24
+    assert sum(processor.pipeline.progress.commits for processor in processors) >= 24
 
 
 @every_kind
@@ -263,15 +279,15 @@ async def test_a_cancelled_processor_resumes_where_it_was(bench: Bench, kind: Ki
     await fill(bench.store, accounts=6, deposits=4)
     commits = await commits_of(bench.store)
     processor = Processor(kind(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
+    await processor.pipeline.assignment.take_all()
     for _ in range(8):
         bench.proxy.arrived.clear()
-        handling = asyncio.create_task(processor.handle(commits))
+        handling = asyncio.create_task(processor.pipeline.handle(commits))
         await bench.proxy.arrived.wait()
         handling.cancel()
         await asyncio.gather(handling, return_exceptions=True)
-    await processor.handle(commits)
-    await processor.wait_until_idle()
+    await processor.pipeline.handle(commits)
+    await processor.pipeline.wait_until_idle()
     await bench.check(processor.projection)
 
 
@@ -280,13 +296,13 @@ async def test_a_fenced_processor_writes_nothing(bench: Bench, kind: Kind) -> No
     await fill(bench.store, accounts=1, deposits=3)
     commits = await commits_of(bench.store)
     old, new = (Processor(kind(bench.table), bench.store, bench.direct) for _ in range(2))
-    await old.take_all()
-    await old.handle(commits[:1])
-    await new.take_all()
-    await new.handle(commits[:2])
+    await old.pipeline.assignment.take_all()
+    await old.pipeline.handle(commits[:1])
+    await new.pipeline.assignment.take_all()
+    await new.pipeline.handle(commits[:2])
     with pytest.raises(Fenced):
-        await old.handle(commits)
-    await new.handle(commits)
+        await old.pipeline.handle(commits)
+    await new.pipeline.handle(commits)
     await bench.check(new.projection)
 
 
@@ -298,7 +314,7 @@ async def test_a_failed_handler_blocks_its_stream_only(bench: Bench, kind: Kind)
     projection = kind(bench.table)
     projection.poison = {666}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 9)  # all before it has had its effect
     assert await processor.positions(["account-a-0", "account-a-1"]) == {"account-a-0": 8, "account-a-1": 8}
@@ -313,7 +329,7 @@ async def test_a_skipped_commit_moves_the_position_only(bench: Bench, kind: Kind
     projection = kind(bench.table)
     projection.poison = {1}
     processor = Processor(projection, bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     await processor.skip("account-a-0", "test data")
     assert await processor.positions(["account-a-0"]) == {"account-a-0": 2}
     assert [each.version for each in await bench.direct.skipped(processor.name)] == [2]
@@ -343,10 +359,10 @@ async def test_more_writes_than_a_transaction_holds_are_split(bench: Bench) -> N
     assert bench.proxy.counts["TransactWriteItems"] < 12
     await deposit(bench.store, "a-1", 100)
     await deposit(bench.store, "a-1", 1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert parked.version == 14
-    assert "100 writes; a transaction holds 99" in parked.error
+    assert "100 writes; a transaction holds 98" in parked.error
 
 
 async def test_two_writes_to_an_item_within_a_slice_are_made_in_order(bench: Bench) -> None:
@@ -381,30 +397,25 @@ async def test_a_slice_too_large_for_a_request_is_split(bench: Bench) -> None:
 
 async def test_a_client_of_the_sdk_is_used(bench: Bench) -> None:
     await fill(bench.store, accounts=2, deposits=4)
-    commits = await commits_of(bench.store)
+    runs = slices(await commits_of(bench.store))
     async with (
         session().client("dynamodb", endpoint_url=bench.proxy.url) as client,
         DynamoDBCheckpoints(bench.table, client=client) as checkpoints,
     ):
         for projection in (Counted(bench.table), Rows(bench.table)):
+            projection.bind(checkpoints, bench.store)
             projection.poison = {3}
-            processor = Processor(projection, bench.store, checkpoints, attempts=1)
-            await processor.take_all()
-            bench.proxy.faults = [PASS, PASS, cancelled("None", "TransactionConflict")]
-            await processor.handle(commits)
-            await processor.wait_until_idle()
-            assert [parked.version for parked in await processor.parked()] == [4, 4]
+            bench.proxy.faults = [cancelled("None", "TransactionConflict")]
+            failures = [failure for each in runs for failure in await projection.apply([each])]
+            assert {type(failure.error) for failure in failures} == {HandlerFailed}
+            positions = await projection.positions([each.stream for each in runs])
+            assert [position.version for position in positions.values()] == [3, 3]
             projection.poison = set()
-            await processor.retry("account-a-0")
-            await processor.retry("account-a-1")
+            assert not any([await projection.apply([each.part(3, 4)]) for each in runs])
             await bench.check(projection)
-            successor = Processor(projection, bench.store, bench.direct)
-            await successor.take_all()
-            receipt = await deposit(bench.store, "a-0", 5)
-            commits = await commits_of(bench.store)
-            await successor.handle(commits)
-            with pytest.raises(Fenced):
-                await processor.handle([*commits, make_commit(receipt.stream, receipt.version + 1)])
+            await projection.advance(run(4, 5, Fence(0, 2), runs[0].stream))
+            [failure] = await projection.apply([run(5, 6, stream=runs[0].stream)])
+            assert isinstance(failure.error, Fenced)
 
 
 async def test_writes_that_do_not_fit_into_a_transaction_are_not_sent_as_one(bench: Bench) -> None:
@@ -440,7 +451,7 @@ async def test_a_failed_condition_of_a_handlers_write_parks_the_stream(bench: Be
     await fill(bench.store, accounts=2, deposits=3)
     await deposit(bench.store, "a-0", 7)
     processor = Processor(Limited(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-0", 4)
     assert f"condition of a Update in {bench.table} failed" in parked.error
@@ -469,7 +480,7 @@ async def test_a_write_that_is_not_valid_parks_its_stream(bench: Bench, write: d
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     assert [each.version for each in await processor.parked()] == [1]
 
 
@@ -482,39 +493,42 @@ async def test_a_read_model_whose_table_is_missing_stops_the_processor(bench: Be
 
 
 async def test_events_without_writes_cost_only_the_position(bench: Bench) -> None:
+    """After the first position, which is checked: the processor may have been forgotten."""
+
     class Quiet(DynamoDBProjection, tag="quiet"):
-        def handle_withdrawn(self, event: Withdrawn, context: DynamoDBContext) -> None:
-            raise AssertionError
+        def handle_deposited(self, event: Deposited) -> None: ...
 
     await fill(bench.store, accounts=3)
     await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
+    assert bench.proxy.counts["TransactWriteItems"] == 3
+    await deposit(bench.store, "a-0", 5)
+    bench.proxy.operations.clear()
+    await Processor(Quiet(), bench.store, bench.faulty).run(until_caught_up=True)
     assert "TransactWriteItems" not in bench.proxy.counts
-    assert await bench.direct.positions("quiet@1", ["account-a-0"]) == {"account-a-0": 4}
+    assert (await bench.direct.positions("quiet@1", ["account-a-0"]))["account-a-0"].version == 5
 
 
 @pytest.mark.parametrize("reasons", [("None", "TransactionConflict"), ("ThrottlingError",), ("None", "None"), ()])
 async def test_a_transaction_cancelled_because_of_others_is_tried_again(bench: Bench, reasons: tuple[str, ...]) -> None:
     await fill(bench.store, accounts=1, deposits=2)
-    processor = Processor(Counted(bench.table), bench.store, bench.faulty)
-    await processor.take_all()
-    bench.proxy.operations.clear()
-    bench.proxy.faults = [PASS, cancelled(*reasons), cancelled(*reasons)]
-    await processor.handle(await commits_of(bench.store))
-    assert bench.proxy.operations == ["BatchGetItem", *["TransactWriteItems"] * 3]
-    await bench.check(processor.projection)
+    projection = bench.bind(Counted(bench.table), bench.faulty)
+    bench.proxy.faults = [cancelled(*reasons), cancelled(*reasons)]
+    assert not await projection.apply(slices(await commits_of(bench.store)))
+    assert bench.proxy.operations == ["TransactWriteItems"] * 3
+    await bench.check(projection)
 
 
 async def test_conflicts_until_the_deadline_raise_throttled(bench: Bench) -> None:
     await fill(bench.store, accounts=1, deposits=2)
     async with checkpoints_on(bench.proxy.url, bench.table, deadline=0.5) as hasty:
-        processor = Processor(Counted(bench.table), bench.store, hasty)
-        await processor.take_all()
-        bench.proxy.faults, bench.proxy.then = [PASS], cancelled("None", "TransactionConflict")
-        with pytest.raises(Throttled, match="TransactionConflict"):
-            await processor.handle(await commits_of(bench.store))
+        projection = bench.bind(Counted(bench.table), hasty)
+        bench.proxy.then = cancelled("None", "TransactionConflict")
+        [failure] = await projection.apply(slices(await commits_of(bench.store)))
+        assert isinstance(failure.error, Throttled)
+        assert "TransactionConflict" in str(failure.error)
         bench.proxy.then = PASS
-        await processor.handle(await commits_of(bench.store))
-    await bench.check(processor.projection)
+        assert not await projection.apply(slices(await commits_of(bench.store)))
+    await bench.check(projection)
 
 
 async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) -> None:
@@ -548,21 +562,21 @@ async def test_a_row_is_the_same_however_its_commits_are_sliced(bench: Bench) ->
         for _ in range(4):
             account.deposit(dice.randrange(1, 50))
         await bench.accounts.save(account)
-    commits = await commits_of(bench.store)
+    [whole] = slices(await commits_of(bench.store))
     rows: list[Item] = []
     for size in (1, 7, 21):
         projection = Varied()
         projection.way = str(size)
-        processor = Processor(projection, bench.store, bench.direct)
-        await processor.take_all()
-        for start in range(0, len(commits), size):
-            await processor.handle(commits[start : start + size])
-        assert not await processor.parked()
+        projection.bind(bench.direct, bench.store)
+        for start in range(0, len(whole.commits), size):
+            assert not await projection.apply([whole.part(start, start + size)])
         row = (await bench.items(f"varied@1 {size}"))["account-a-1"]
         del row["PK"], row["eventsrc"]["M"]["epoch"]
         rows.append(row)
     assert rows[0] == rows[1] == rows[2]
-    assert rows[0]["eventsrc"]["M"] == {"version": {"N": "21"}, "stream": {"S": "account-a-1"}}
+    position = rows[0]["eventsrc"]["M"]
+    assert position.keys() == {"version", "id", "time", "stream", "processor", "store"}
+    assert (position["version"], position["id"]) == ({"N": "21"}, {"B": whole.commits[-1].id})
     assert len(rows[0]) > 4
 
 
@@ -582,7 +596,7 @@ async def test_a_value_that_a_row_cannot_hold_parks_its_stream(bench: Bench) -> 
         projection = Inexact()
         projection.value = value
         processor = Processor(projection, bench.store, bench.direct, attempts=1)
-        await processor.run(until_caught_up=True)
+        await run_to_parked(processor)
         assert [each.version for each in await processor.parked()] == [1]
         projection.value = 5
         await processor.retry("account-a-0")
@@ -605,15 +619,14 @@ async def test_each_stream_has_its_own_row(bench: Bench) -> None:
             return {"PK": self.name, "SK": "all"}
 
     await fill(bench.store, accounts=2)
-    commits = await commits_of(bench.store)
-    together, apart = (Processor(Shared(bench.table), bench.store, bench.direct) for _ in range(2))
-    await together.take_all()
+    first, second = slices(await commits_of(bench.store))
+    projection = bench.bind(Shared(bench.table), bench.direct)
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await together.handle(commits)
-    await apart.take_all()
-    await apart.handle([commit for commit in commits if commit.stream == "account-a-0"])
+        await projection.positions([first.stream, second.stream])
+    assert not await projection.apply([first])
+    [failure] = await projection.apply([second])
     with pytest.raises(DeclarationError, match="two streams the same row"):
-        await apart.handle([commit for commit in commits if commit.stream == "account-a-1"])
+        raise failure.error
 
 
 @every_kind
@@ -642,6 +655,68 @@ async def test_forget_keeps_the_read_model(bench: Bench, kind: Kind) -> None:
     await processor.run(until_caught_up=True)
     await bench.direct.forget(processor.name)
     await bench.check(processor.projection)
+
+
+class Itemized(DynamoDBProjection, tag="itemized"):
+    """Writes an item for each event, which `forget` can find."""
+
+    def __init__(self, table: str) -> None:
+        self.tables = (table,)  # type: ignore[misc]  # where it is known only now
+
+    def handle_movement(self, event: Movement, context: DynamoDBContext) -> None:
+        context.add(self.tables[0], {"PK": self.name, "SK": context.id}, times=1)
+
+    async def check(self, bench: Bench) -> None:
+        """Assert that each event was handled once."""
+        found = {id: int(item["times"]["N"]) for id, item in (await bench.items(self.name)).items()}
+        assert found == dict.fromkeys([id for ids in (await ids_of(bench.store)).values() for id in ids], 1)
+
+
+@pytest.mark.parametrize("worker", ["stale", "sharing", "claiming"])
+async def test_forget_is_exact_while_a_worker_handles_new_streams(
+    bench: Bench, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has checked its slots just before, one that shares them, as functions do, or one that claims them,
+    right before and after the items are deleted.
+    """
+    await fill(bench.store, accounts=3)
+    await Processor(Itemized(bench.table), bench.store, bench.direct).run(until_caught_up=True)
+    processor = Processor(Itemized(bench.table), bench.store, bench.direct)
+    assignment = processor.pipeline.assignment
+    await processor.pipeline.prepare()
+    await (assignment.join() if worker == "sharing" else assignment.take_all())
+    monkeypatch.setattr("eventsrc.processing.assignment.CONFIRM_SECONDS", 60.0)  # the last check is young enough
+    await assignment.refresh()
+    names, refused = iter("bcde"), list[Fenced]()
+
+    async def handle() -> None:
+        """Handle a new stream, and then one that was handled before."""
+        await bench.accounts.save(Account.open(next(names), owner="bob"))
+        await handle_newest()
+        await deposit(bench.store, "a-0", 1)
+        await handle_newest()
+
+    async def handle_newest() -> None:
+        try:
+            if worker == "sharing":
+                await assignment.join()
+            elif worker == "claiming":
+                await assignment.take_all()
+            await processor.pipeline.handle((await commits_of(bench.store))[-1:])
+        except Fenced as error:
+            refused.append(error)
+
+    async def delete_items(*given: Any) -> None:
+        await handle()
+        await delete_version(*given)
+        await handle()
+
+    monkeypatch.setattr("eventsrc.processing.projections.dynamodb.delete_version", delete_items)
+    await Processor(Itemized(bench.table), bench.store, bench.direct).forget()
+    again = Processor(Itemized(bench.table), bench.store, bench.direct)
+    await again.run(until_caught_up=True)
+    await again.projection.check(bench)
+    assert refused
 
 
 async def test_other_checkpoints_are_refused(bench: Bench) -> None:
@@ -685,7 +760,7 @@ async def test_a_refused_write_has_the_services_message(bench: Bench) -> None:
 
     await fill(bench.store, accounts=1, deposits=1)
     processor = Processor(Wrong(), bench.store, bench.direct, attempts=1)
-    await processor.run(until_caught_up=True)
+    await run_to_parked(processor)
     [parked] = await processor.parked()
     assert "key" in parked.error.lower().partition("of the store?")[2]  # the service's words
     with pytest.raises(StoreRejected, match="no-such-table"):

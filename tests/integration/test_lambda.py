@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.ledger import InMemory, InSQLite, Movement, fill
+from support.ledger import InMemory, InSQLite, Movement, Outside, fill
 from support.proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
 from support.tables import checkpoints_on, fresh_name, records, session, store_on
 
-from eventsrc import Commit, DynamoDBStore, MemoryStore
-from eventsrc.processing import DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints
+from eventsrc import Commit, DynamoDBStore, MemoryStore, StoreChanged
+from eventsrc.processing import Context, DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints, rebuild
 from eventsrc.processing.aws_lambda import Answer, lambda_handler
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -42,7 +42,7 @@ class Environment:
     def __init__(self, endpoint: str, table: str, folder: Path, **options: Any) -> None:
         self.endpoint, self.table, self.folder, self.options = endpoint, table, folder, options
         self.stores: list[DynamoDBStore] = []
-        self.projection = InSQLite()
+        self.projection: Any = InSQLite()
         self.handler = lambda_handler(self.app)
         self.broken = self.closed = False
 
@@ -67,7 +67,7 @@ class Environment:
 
     async def read_handled(self) -> dict[str, list[str]]:
         async with SQLiteCheckpoints(self.folder / "model.db") as checkpoints:
-            (projection := InSQLite()).bind(checkpoints)
+            (projection := InSQLite()).bind(checkpoints, MemoryStore())
             return await projection.read_handled()
 
 
@@ -82,7 +82,7 @@ def table() -> str:
 @pytest.fixture
 async def store(dynamodb_endpoint: str, table: str) -> AsyncIterator[DynamoDBStore]:
     async with store_on(dynamodb_endpoint, table) as store:
-        await store.create_table()
+        await store.create_table(stream=True)
         yield store
 
 
@@ -91,7 +91,7 @@ def deploy(dynamodb_endpoint: str, table: str, tmp_path: Path) -> Iterator[Deplo
     made: list[Environment] = []
 
     def deployed(endpoint: str = dynamodb_endpoint, **options: Any) -> Environment:
-        made.append(Environment(endpoint, table, tmp_path, **options))
+        made.append(Environment(endpoint, options.pop("table", table), tmp_path, **options))
         return made[-1]
 
     yield deployed
@@ -108,6 +108,17 @@ def as_lambda(record: Any) -> Any:
     if isinstance(record, datetime):
         return record.timestamp()
     return b64encode(record).decode() if isinstance(record, bytes) else record
+
+
+def of_table(table: str, event: Any) -> Any:
+    """Return an event of the samples as if its records were of this table."""
+    if isinstance(event, dict):
+        return {name: of_table(table, value) for name, value in event.items()}
+    if isinstance(event, list):
+        return [of_table(table, value) for value in event]
+    if isinstance(event, str) and event.startswith("eyJ"):  # the data of Kinesis
+        return b64encode(b64decode(event).replace(b'"ledger"', f'"{table}"'.encode())).decode()
+    return event.replace("table/ledger/", f"table/{table}/") if isinstance(event, str) else event
 
 
 def event_of(store: DynamoDBStore, commits: Sequence[Commit]) -> dict[str, Any]:
@@ -152,10 +163,12 @@ IDENTIFIERS = {
 
 
 @pytest.mark.parametrize("sample", IDENTIFIERS)
-async def test_events_of_every_source_are_handled(sample: str, deploy: Deploy) -> None:
+async def test_events_of_every_source_are_handled(
+    sample: str, store: DynamoDBStore, table: str, deploy: Deploy
+) -> None:
     """The handler is called directly, although the caller has a running loop."""
     environment = deploy(tenant="acme")
-    event = json.loads((SAMPLES / f"{sample}.json").read_text())
+    event = of_table(table, json.loads((SAMPLES / f"{sample}.json").read_text()))
     assert environment.handler({"Records": []}, Clock()) == NONE
     failures = [{"itemIdentifier": identifier} for identifier in IDENTIFIERS[sample]]
     assert environment.handler(event, Clock(0.5)) == {"batchItemFailures": failures}  # no time left
@@ -225,10 +238,11 @@ async def test_records_that_take_too_long_are_reported_as_failed(
         assert await environment(event_of(store, short[:1])) == NONE
         proxy.then = HOLD
         event = event_of(store, [short[0], short[1], long[128], short[2], long[129]])
-        assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
-        assert await environment.read_handled() == {"short": ids(short)}
+        # Also the short stream: its position is compared with the table before a commit after it is handled.
+        assert await environment(event, seconds=3) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
+        assert await environment.read_handled() == {"short": ids(short[:1])}
         told = await environment(event["Records"], seconds=3)
-        assert told == {"batchItemFailures": [{"itemIdentifier": "event-102"}, {"itemIdentifier": "event-104"}]}
+        assert told == {"batchItemFailures": [{"itemIdentifier": f"event-{each}"} for each in (101, 102, 103, 104)]}
         proxy.then = "pass"
         proxy.go_on.set()
         assert await environment(event) == NONE
@@ -291,16 +305,24 @@ async def test_a_failed_handler_parks_its_stream_only(store: DynamoDBStore, depl
         assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
 
 
-async def test_a_handler_that_fails_until_the_time_is_up_parks_its_stream(store: DynamoDBStore, deploy: Deploy) -> None:
+async def test_attempts_are_counted_over_invocations_until_the_stream_is_parked(
+    store: DynamoDBStore, deploy: Deploy
+) -> None:
     """Otherwise the same batch would fail again and again, and block the shard."""
     one, two = (await accounts(store, one=4, two=4)).values()
-    environment = deploy(attempts=100)
+    environment = deploy(attempts=5)
     environment.projection.poison = {2}
-    answer = await environment(event_of(store, [*one, two[0]]), seconds=1.5)
-    assert answer == NONE
+    event = event_of(store, [*one, two[0]])
+    answers = [await environment(event, seconds=1.5)]
+    while answers[-1] != NONE and len(answers) < 6:
+        event["Records"] = [each for each in event["Records"] if each["dynamodb"]["SequenceNumber"] >= "102"]
+        answers.append(await environment(event, seconds=1.5))
+    assert 1 < len(answers) < 6  # its time was up before the fifth attempt, and the next ones continued to count
+    assert answers[:-1] == [{"batchItemFailures": [{"itemIdentifier": "102"}]}] * (len(answers) - 1)
     assert await environment.read_handled() == {"one": ids(one[:2]), "two": ids(two[:1])}
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
-        assert [(each.stream, each.version) for each in await checkpoints.parked("in-sqlite@1")] == [("one", 3)]
+        [parked] = await checkpoints.parked("in-sqlite@1")
+    assert (parked.stream, parked.version, parked.attempts, parked.state) == ("one", 3, 5, "parked")
 
 
 async def test_a_damaged_record_is_read_from_the_table(store: DynamoDBStore, deploy: Deploy) -> None:
@@ -311,6 +333,33 @@ async def test_a_damaged_record_is_read_from_the_table(store: DynamoDBStore, dep
     environment = deploy()
     assert await environment(event) == NONE
     assert await environment.read_handled() == {"one": ids(stream)}
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("delivered", [slice(3, 4), slice(4, 5), slice(149, 150)])
+async def test_a_restored_table_that_was_written_since_is_noticed(
+    dynamodb_endpoint: str, deploy: Deploy, delivered: slice, *, warm: bool
+) -> None:
+    """The record of the new third commit comes later, or never; or so many are missing that the stream catches up."""
+    tables = fresh_name(), fresh_name()
+    async with store_on(dynamodb_endpoint, tables[0]) as store, store_on(dynamodb_endpoint, tables[1]) as other:
+        for each in (store, other):
+            await each.create_table(stream=True)
+        before = await account(store, "one", 3)
+        after = await account(other, "one", 150)
+        environment = deploy(table=tables[0])
+        assert await environment(event_of(store, before)) == NONE
+        async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+            key = {"PK": {"S": "one"}, "SK": {"N": "3"}}
+            await client.delete_item(TableName=tables[0], Key=key)
+        for commit in after[2:]:
+            await store.append(commit)
+        if not warm:
+            environment.close()
+            environment = deploy(table=tables[0])
+        with pytest.raises(StoreChanged, match="one has another commit at version 3"):
+            await environment(event_of(store, after[delivered]))
+        assert await environment.read_handled() == {"one": ids(before)}
 
 
 async def test_a_damaged_commit_parks_its_stream(
@@ -371,7 +420,8 @@ async def test_a_function_joins_a_worker_that_has_taken_over(
     environment = deploy()
     assert await environment(event_of(store, stream[:1])) == NONE
     async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
-        await Processor(InSQLite(), store, checkpoints).take_all()
+        worker = Processor(InSQLite(), store, checkpoints)
+        await worker.pipeline.assignment.take_all()
     assert await environment(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
     assert await environment(event_of(store, stream)) == NONE
     assert await environment.read_handled() == {"one": ids(stream)}
@@ -398,8 +448,132 @@ async def test_several_processors_share_an_event(
         handler.close()
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         for projection in (InSQLite(), Second()):
-            projection.bind(checkpoints)
+            projection.bind(checkpoints, MemoryStore())
             assert await projection.read_handled() == {"one": ids(stream)}
+
+
+async def test_two_processors_of_one_name_are_refused(store: DynamoDBStore, tmp_path: Path) -> None:
+    """They would share their positions, so each would handle some of the commits."""
+
+    @asynccontextmanager
+    async def app() -> AsyncIterator[Sequence[Processor[Any]]]:
+        async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+            yield [Processor(InSQLite(), store, checkpoints), Processor(InSQLite(), store, checkpoints)]
+
+    handler = lambda_handler(app)
+    try:
+        with pytest.raises(ValueError, match="same tag and version"):
+            await asyncio.to_thread(handler, {"Records": []}, Clock())
+    finally:
+        handler.close()
+
+
+@pytest.mark.parametrize("source", ["lambda-dynamodb", "lambda-kinesis", "pipes-dynamodb", "pipes-kinesis"])
+async def test_records_of_another_table_are_reported_as_failed(
+    source: str, store: DynamoDBStore, deploy: Deploy
+) -> None:
+    """They are of another history: to handle them would pass over commits of this one."""
+    environment = deploy(tenant="acme")
+    event = json.loads((SAMPLES / f"{source}.json").read_text())  # of the table `ledger`
+    failures = [{"itemIdentifier": identifier} for identifier in IDENTIFIERS[source]]
+    answer = await environment(event)
+    assert answer["batchItemFailures"][: len(failures)] == failures
+    assert await environment.read_handled() == {}
+
+
+async def test_own_records_beside_those_of_another_table_are_handled(
+    store: DynamoDBStore, table: str, deploy: Deploy
+) -> None:
+    one, two = (await accounts(store, one=2, two=2)).values()
+    event = event_of(store, [*one, *two])
+    for record, name in zip(event["Records"], [table, table, "staging", table], strict=True):
+        record["eventSourceARN"] = f"arn:aws:dynamodb:eu-west-1:111122223333:table/{name}/stream/2026"
+    environment = deploy()
+    told = await environment(event["Records"])
+    assert told == {"batchItemFailures": [{"itemIdentifier": "event-102"}]}
+    assert await environment(event) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
+    assert await environment.read_handled() == {"one": ids(one), "two": ids(two)}
+
+
+class Newer(InSQLite, tag="in-sqlite"):
+    version = 2
+
+
+async def test_a_warm_environment_of_a_replaced_version_answers_records_as_failed(
+    store: DynamoDBStore, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the new version would never learn of them."""
+    monkeypatch.setattr("eventsrc.processing.aws_lambda.CONFIRM_SECONDS", 0.05)
+    [stream] = (await accounts(store, one=4)).values()
+    warm = deploy()
+    assert await warm(event_of(store, stream[:2])) == NONE
+    async with SQLiteCheckpoints(warm.folder / "model.db") as checkpoints:
+        await rebuild(Processor(Newer(), store, checkpoints))
+        await asyncio.sleep(0.1)  # what it believes is at most that old
+        assert await warm(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "100"}]}
+    fresh = deploy()
+    fresh.projection = Newer()
+    assert await fresh(event_of(store, stream)) == NONE
+    async with SQLiteCheckpoints(warm.folder / "model.db") as checkpoints:
+        (projection := Newer()).bind(checkpoints, store)
+        assert await projection.read_handled() == {"one": ids(stream)}
+
+
+async def test_a_cold_environment_of_a_replaced_version_answers_records_as_failed(
+    store: DynamoDBStore, deploy: Deploy
+) -> None:
+    [stream] = (await accounts(store, one=4)).values()
+    first = deploy()
+    assert await first(event_of(store, stream[:2])) == NONE
+    async with SQLiteCheckpoints(first.folder / "model.db") as checkpoints:
+        await rebuild(Processor(Newer(), store, checkpoints))
+    cold = deploy()
+    for _ in range(2):
+        assert await cold(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "100"}]}
+
+
+async def test_a_paused_processor_answers_records_as_failed_until_it_is_resumed(
+    store: DynamoDBStore, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.processing.aws_lambda.CONFIRM_SECONDS", 0.0)
+    [stream] = (await accounts(store, one=4)).values()
+    environment = deploy()
+    assert await environment(event_of(store, stream[:2])) == NONE
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        operator = Processor(InSQLite(), store, checkpoints)
+        await operator.pause()
+        assert await environment(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "102"}]}
+        assert await environment.read_handled() == {"one": ids(stream[:2])}
+        await operator.resume()
+        assert await environment(event_of(store, stream)) == NONE
+    assert await environment.read_handled() == {"one": ids(stream)}
+
+
+async def test_a_handler_that_hangs_does_not_block_its_shard(store: DynamoDBStore, deploy: Deploy) -> None:
+    """The time that is left bounds it. After its attempts its stream is parked, and the others continue."""
+
+    class Hanging(Outside, tag="hanging"):
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            if context.stream == "hangs":
+                await asyncio.Event().wait()
+            self.seen[context.stream].append(context.id)
+
+    streams = await accounts(store, x=1, hangs=1, y=1)
+    environment = deploy(attempts=2)
+    environment.projection = projection = Hanging()
+    event = event_of(store, [streams["x"][0], streams["hangs"][0], streams["y"][0]])
+    answers = []
+    for _ in range(4):
+        answers.append(await environment(event, seconds=2.2))
+        if answers[-1] == NONE:
+            break
+        first = answers[-1]["batchItemFailures"][0]["itemIdentifier"]
+        event["Records"] = [each for each in event["Records"] if each["dynamodb"]["SequenceNumber"] >= first]
+    assert answers == [{"batchItemFailures": [{"itemIdentifier": "101"}]}, NONE]
+    assert dict(projection.seen) == {name: ids(streams[name]) for name in ("x", "y")}
+    async with SQLiteCheckpoints(environment.folder / "model.db") as checkpoints:
+        [parked] = await checkpoints.parked("hanging@1")
+    assert (parked.stream, parked.version, parked.attempts, parked.state) == ("hangs", 1, 2, "parked")
 
 
 async def test_a_store_without_change_records_is_refused() -> None:

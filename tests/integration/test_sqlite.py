@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing, contextmanager
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,13 +27,17 @@ from eventsrc import (
     CommitOutcomeUnknown,
     ConflictError,
     CorruptPayload,
+    FeedTrimmed,
     Snapshot,
     SQLiteStore,
     StoreError,
     StoreRejected,
     Throttled,
 )
-from eventsrc.testing.contract.samples import fresh_stream, make_commit
+from eventsrc.stores.ordered import position_of
+from eventsrc.stores.sqlite import rows
+from eventsrc.stream_id import category_of
+from eventsrc.testing.contract.samples import expect_same, fill, fresh_stream, make_commit
 from eventsrc.uuid7 import uuid7
 
 ROOT = Path(__file__).parents[2]
@@ -626,3 +631,180 @@ async def test_a_file_with_another_programs_tables_is_refused(tmp_path: Path) ->
 def test_a_bad_deadline_is_refused(tmp_path: Path, deadline: float) -> None:
     with pytest.raises(ValueError, match="deadline"):
         SQLiteStore(tmp_path / "events.db", deadline=deadline)
+
+
+async def damage(path: Path, where: str, change: str) -> None:
+    with closing(sqlite3.connect(path)) as other, other:
+        assert other.execute(f"UPDATE commits SET {change} WHERE {where}").rowcount == 1
+
+
+async def read_until_error(store: SQLiteStore, seen: list[Commit], checkpoints: list[str]) -> None:
+    async for batch in store.feed(follow=False):
+        seen += batch.commits
+        checkpoints.append(batch.checkpoint)
+
+
+async def read_stream_until_error(store: SQLiteStore, stream: str, seen: list[Commit]) -> None:
+    async for commit in store.read(stream):
+        seen.append(commit)  # noqa: PERF401  # up to the error
+
+
+async def test_the_commits_before_a_damaged_row_are_delivered_before_the_error(tmp_path: Path) -> None:
+    """A row in the middle of a page does not hold back the sound commits before it, in a feed and in a read."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        commits = await fill(store, fresh_stream(), 9)
+        await damage(path, "position = 6", "metadata = '{'")
+        seen: list[Commit] = []
+        checkpoints: list[str] = []
+        with pytest.raises(CorruptPayload) as raised:
+            await read_until_error(store, seen, checkpoints)
+        expect_same(seen, commits[:5], "delivered")
+        assert (raised.value.stream, raised.value.version) == (commits[0].stream, 6)
+        with pytest.raises(CorruptPayload):  # a reader that resumes sees the error at once, and nothing again
+            await anext(store.feed(after=checkpoints[-1]))
+        read: list[Commit] = []
+        with pytest.raises(CorruptPayload):
+            await read_stream_until_error(store, commits[0].stream, read)
+        expect_same(read, commits[:5], "read")
+
+
+@pytest.mark.parametrize("change", ["metadata = '{'", "id = x'01'", "stream = CAST(x'612dff' AS TEXT)"])
+async def test_a_feed_that_reports_damaged_rows_delivers_everything_else(tmp_path: Path, change: str) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        commits = await fill(store, fresh_stream(), 4)
+        await fill(store, last := fresh_stream(), 2)
+        for position in (2, 6):
+            await damage(path, f"position = {position}", change.replace("61", f"6{position}"))
+        batches = [batch async for batch in store.feed(follow=False, report_damaged=True)]
+        delivered = [commit.position for batch in batches for commit in batch.commits]
+        assert delivered == [1, 3, 4, 5]
+        damaged = [each for batch in batches for each in batch.damaged]
+        assert [(each.version, each.position) for each in damaged] == [(2, 2), (2, 6)]
+        if "stream" not in change:
+            assert [each.stream for each in damaged] == [commits[0].stream, last]
+        assert batches[-1].caught_up
+        await store.append(later := make_commit(last, 3) if "stream" not in change else make_commit(last, 2))
+        after = [batch async for batch in store.feed(after=batches[-1].checkpoint, follow=False)]
+        assert [commit.id for batch in after for commit in batch.commits] == [later.id]
+
+
+async def test_a_page_of_damaged_rows_only_is_passed(tmp_path: Path) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, stream := fresh_stream(), 1_200)
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE commits SET tags = '{' WHERE position < 1150")
+        batches = [batch async for batch in store.feed(follow=False, report_damaged=True)]
+        assert sum(len(batch.damaged) for batch in batches) == 1_149
+        assert [commit.version for batch in batches for commit in batch.commits] == list(range(1_150, 1_201))
+        assert {each.stream for batch in batches for each in batch.damaged} == {stream}
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 20_000])
+async def test_a_feed_of_categories_delivers_what_a_filter_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """However many commits one statement searches; with damaged rows, and streams that were deleted."""
+    monkeypatch.setattr(rows, "_WINDOW", window)
+    dice = random.Random(window)
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        for number in range(60):
+            await fill(store, f"{dice.choice(('a', 'a.', 'ab', 'b', 'gone'))}-{number}", dice.randint(1, 4))
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("DELETE FROM commits WHERE stream LIKE 'gone-%' OR position BETWEEN 30 AND 55")
+            other.execute("UPDATE commits SET tags = '{' WHERE position % 10 = 1")
+        everything = [batch async for batch in store.feed(follow=False, report_damaged=True)]
+        for categories in ({"a"}, {"b", "ab"}, {"gone"}, {"none"}):
+            batches = [batch async for batch in store.feed(follow=False, report_damaged=True, categories=categories)]
+            assert [each for batch in batches for each in batch.commits] == [
+                each for batch in everything for each in batch.commits if category_of(each.stream) in categories
+            ]
+            assert [each.position for batch in batches for each in batch.damaged] == [
+                each.position
+                for batch in everything
+                for each in batch.damaged
+                if category_of(each.stream) in categories
+            ]
+            assert [batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True]
+            assert batches[-1].checkpoint == everything[-1].checkpoint
+            middle = batches[len(batches) // 2].checkpoint
+            rest = [batch async for batch in store.feed(after=middle, follow=False, report_damaged=True)]
+            expected = [each for each in everything[0].commits if (each.position or 0) > position_of(middle)]
+            assert [each for batch in rest for each in batch.commits] == expected
+
+
+async def test_a_feed_of_a_category_reads_no_other_rows(tmp_path: Path) -> None:
+    """A damaged row of another category does not end it, and large commits do not shorten its batches."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "large-1", 30, size=300_000)
+        [wanted] = await fill(store, "small-1", 1)
+        await damage(path, "position = 7", "tags = '{'")
+        [batch] = [batch async for batch in store.feed(follow=False, categories=("small",))]
+        assert [commit.id for commit in batch.commits] == [wanted.id]
+        with pytest.raises(CorruptPayload):
+            await anext(store.feed(after="6", follow=False, categories=("large",)))
+        with pytest.raises(TypeError, match="give a tuple"):
+            await anext(store.feed(follow=False, categories="small"))
+
+
+async def test_heads_leave_out_only_names_that_are_not_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if they fill more than a page, and lie before the names of sound streams."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "a-1", 3)
+        await fill(store, bad := "z-1", 2)
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE commits SET tags = '{' WHERE stream = 'z-1'")
+            insert = (
+                "INSERT INTO commits (stream, version, id, time, events, tags, payload)"
+                " VALUES (CAST(? AS TEXT), 1, ?, 1, 1, '[]', x'')"
+            )
+            other.executemany(insert, [(b"b-%d\xff" % number, bytes(16)) for number in range(1_500)])
+        assert [head async for page in store.heads() for head in page] == [("a-1", 3), (bad, 2)]
+    assert "is not UTF-8" in caplog.text
+
+
+async def test_a_restored_file_that_was_written_past_the_checkpoint_is_noticed(tmp_path: Path) -> None:
+    """Nothing is delivered: its positions were used for other commits."""
+    path, backup = tmp_path / "events.db", tmp_path / "backup.db"
+    async with SQLiteStore(path) as store:
+        await fill(store, "a-1", 3)
+        identity = await store.identity()
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        await fill(store, "b-1", 3)
+        checkpoint = await store.end()
+        middle = (await anext(store.feed(follow=False))).commits[2].position
+    async with SQLiteStore(backup) as restored:
+        assert await restored.identity() == identity
+        await fill(restored, "c-1", 9)
+        with pytest.raises(FeedTrimmed, match=r"another one.*forget"):
+            await anext(restored.feed(after=checkpoint))
+        [batch] = [batch async for batch in restored.feed(after=str(middle), follow=False)]
+        assert len(batch.commits) == 9
+
+
+async def test_a_checkpoint_at_a_deleted_stream_is_accepted(tmp_path: Path) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "a-1", 3)
+        checkpoint = await store.end()
+        await fill(store, "b-1", 2)
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("DELETE FROM commits WHERE stream = 'a-1'")
+        [batch] = [batch async for batch in store.feed(after=checkpoint, follow=False)]
+        assert [commit.stream for commit in batch.commits] == ["b-1", "b-1"]
+
+
+async def test_stores_that_open_an_older_file_at_once_agree_on_its_identity(tmp_path: Path) -> None:
+    """A file of a release that had no identities gets one, once. Other files have other ones."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "a-1", 3)
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("DROP TABLE identity")
+    stores = [SQLiteStore(path) for _ in range(6)]
+    async with AsyncExitStack() as stack:
+        for store in stores:
+            await stack.enter_async_context(store)
+        [identity] = set(await asyncio.gather(*(store.identity() for store in stores)))
+    async with SQLiteStore(path) as store, SQLiteStore(tmp_path / "other.db") as another:
+        assert await store.identity() == identity
+        assert await another.identity() != identity
+        assert [commit.version for commit in (await store.load("a-1")).commits] == [1, 2, 3]

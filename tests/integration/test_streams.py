@@ -150,6 +150,24 @@ async def test_the_feed_resumes_from_each_checkpoint_also_within_the_scan(dynamo
         assert await store.remaining(late) is None
 
 
+async def test_the_feed_of_a_category_leaves_out_the_others(dynamodb_endpoint: str) -> None:
+    """In the scan and in the stream, with checkpoints that advance over them."""
+    async with store_on(dynamodb_endpoint, fresh_name()) as store:
+        await store.create_table(stream=True)
+        scanned = await fill(store, "a-1", 3)
+        await fill(store, "ab-1", 3)
+        batches = [batch async for batch in store.feed(follow=False, categories=("a",))]
+        assert {commit.id for batch in batches for commit in batch.commits} == {commit.id for commit in scanned}
+        checkpoint = batches[-1].checkpoint
+        await fill(store, "b-1", 3)
+        [later] = await fill(store, "a-2", 1)
+        batches = [batch async for batch in store.feed(after=checkpoint, follow=False, categories=("a",))]
+        assert later.id in {commit.id for batch in batches for commit in batch.commits}
+        assert {commit.stream for batch in batches for commit in batch.commits} <= {"a-1", "a-2"}
+        rest = [batch async for batch in store.feed(after=batches[-1].checkpoint, follow=False)]
+        assert not [commit for batch in rest for commit in batch.commits]
+
+
 async def test_the_feed_from_now_on(dynamodb_endpoint: str) -> None:
     async with store_on(dynamodb_endpoint, fresh_name()) as store:
         await store.create_table(stream=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from support.bank import Account, Deposited, Opened, Withdrawn
 
-from eventsrc import Commit, Repository, Store
+from eventsrc import Commit, Repository, Store, StreamsParked
 from eventsrc.processing import Context, Effects, MemoryProjection, Processor, Runner, SQLiteContext, SQLiteProjection
 from eventsrc.processing.projections.sqlite import Database
 
@@ -45,9 +45,10 @@ async def commits_of(store: Store) -> list[Commit]:
 
 
 async def ids_of(store: Store) -> dict[str, list[str]]:
-    """Return the ids of all events of each stream."""
+    """Return the ids of all events of each stream, in its order; some feeds repeat commits."""
     found: dict[str, list[str]] = defaultdict(list)
-    for commit in await commits_of(store):
+    commits = {(commit.stream, commit.version): commit for commit in await commits_of(store)}
+    for commit in sorted(commits.values(), key=lambda commit: commit.version):
         found[commit.stream] += [str(commit.event_id(index)) for index in range(commit.events)]
     return dict(found)
 
@@ -103,6 +104,15 @@ class Outside(Poisoned, Effects, tag="outside"):
 
     async def read_handled(self) -> dict[str, list[str]]:
         return dict(self.seen)
+
+
+async def run_with_parked(processor: Processor[Any]) -> tuple[str, ...]:
+    """Run a processor to the end of its feed, and return the streams that are parked then; there are some."""
+    try:
+        await processor.run(until_caught_up=True)
+    except StreamsParked as error:
+        return error.streams
+    raise AssertionError("no stream is parked")
 
 
 @contextlib.asynccontextmanager

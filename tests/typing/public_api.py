@@ -26,6 +26,7 @@ from eventsrc import (
     Event,
     EventId,
     EventsrcError,
+    Executed,
     Feed,
     IdempotencyError,
     InvalidEvent,
@@ -75,6 +76,14 @@ async def results(store: Store) -> None:
     assert_type(await accounts.execute("a-1", Account.withdraw, amount=30), int)
     assert_type(await accounts.execute("a-1", Account.withdraw, 30, command_id="c-1"), int | None)
     assert_type(await accounts.execute("a-1", lambda account: account.owner), str)
+    left, receipt = await accounts.execute_with_receipt("a-1", Account.withdraw, amount=30)
+    assert_type(left, int)
+    assert_type(receipt, Receipt)
+    executed = await accounts.execute_with_receipt("a-1", Account.withdraw, 30, command_id="c-1")
+    assert_type(executed, Executed[int | None])
+    assert_type(executed.result, int | None)
+    assert_type(executed.receipt.commit_id, bytes | None)
+    assert_type(await accounts.execute_with_receipt("a-1", lambda account: account.owner), Executed[str])
     async for entry in accounts.history("a-1", after=3, backward=True):
         assert_type(entry, Recorded)
         commit, events = entry
@@ -84,6 +93,7 @@ async def results(store: Store) -> None:
     others = Repository(Other, store)
     assert_type(await others.execute("o-1", Other.close, "done", force=True), list[str])
     assert_type(await others.execute("o-1", Other.deposit, 5), int)
+    assert_type(await others.execute_with_receipt("o-1", Other.close, "done", force=True), Executed[list[str]])
     with trace(correlation_id="r-9", causation_id=EventId("a-1", 7, 0), metadata={"user": "ann"}) as inside:
         assert_type(inside, Trace)
     assert_type(current_trace().correlation_id, str | None)
@@ -200,6 +210,10 @@ async def errors(accounts: Repository[Account]) -> None:
     await accounts.execute("a-1", Account.withdraw, 30, 40)  # type: ignore[call-overload]
     await accounts.execute("a-1", Account.withdraw, "30", command_id="c-1")  # type: ignore[call-arg,arg-type]
     await accounts.execute("a-1", Other.close, "done")  # type: ignore[call-overload]
+    await accounts.execute_with_receipt("a-1", Account.withdraw, "30")  # type: ignore[call-overload]
+    await accounts.execute_with_receipt("a-1", Account.withdraw)  # type: ignore[call-overload]
+    await accounts.execute_with_receipt("a-1", Account.withdraw, "30", command_id="c")  # type: ignore[call-arg,arg-type]
+    await accounts.execute_with_receipt("a-1", Other.close, "done")  # type: ignore[call-overload]
     left: str = await accounts.execute("a-1", Account.withdraw, 30)  # type: ignore[call-overload]
     await accounts.save(left)  # type: ignore[arg-type]
     DynamoDBStore("ledger", layout="sideways")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from support.bank import Deposited, Opened, Withdrawn
 
 from eventsrc import Batch, DynamoDBStore, Feed, Head, MemoryStore, Receipt, SQLiteStore
 from eventsrc.processing import (
+    Checkpoints,
     Context,
     DynamoDBCheckpoints,
     DynamoDBContext,
@@ -20,7 +21,9 @@ from eventsrc.processing import (
     MemoryProjection,
     Mirror,
     Parked,
+    Position,
     Processor,
+    RegisteredProcessor,
     RowContext,
     Runner,
     SQLiteCheckpoints,
@@ -30,10 +33,12 @@ from eventsrc.processing import (
     Verified,
     health,
     lambda_handler,
+    open_checkpoints,
     rebuild,
     status,
     verify,
 )
+from eventsrc.processing import processors as list_processors
 from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.stores import Export
 
@@ -53,12 +58,12 @@ class InSQLite(SQLiteProjection, tag="balances"):
         context.db.execute("INSERT INTO balances VALUES (?, ?)", (context.stream, len(events)))
 
 
-class InDynamoDB(DynamoDBProjection, tag="balances"):
+class InDynamoDB(DynamoDBProjection, tag="balances-in-dynamodb"):
     async def handle_deposited(self, event: Deposited, context: DynamoDBContext) -> None:
         context.add("read-models", {"PK": self.name, "SK": context.stream}, amount=event.amount)
 
 
-class InRows(DynamoDBRows, tag="balances"):
+class InRows(DynamoDBRows, tag="balances-in-rows"):
     table = "read-models"
 
     def key(self, stream: str) -> dict[str, str]:
@@ -76,10 +81,24 @@ class Mails(Effects, tag="mails"):
 async def feeds(store: DynamoDBStore, export: Export) -> None:
     for feed in (store, MemoryStore(), SQLiteStore("ledger.db"), export):
         one: Feed = feed
-        assert_type(one.feed(after="", follow=False), AsyncGenerator[Batch])
+        assert_type(one.feed(after="", follow=False, report_damaged=True), AsyncGenerator[Batch])
+        assert_type(one.feed(categories=("account",)), AsyncGenerator[Batch])
+        assert_type(await one.identity(), str)
+        assert_type(await one.clock(), int)
+        assert_type(await one.behind(""), float | None)
         assert_type(await one.end(), str)
         assert_type(await one.remaining(""), int | None)
         assert_type(one.heads(), AsyncGenerator[Sequence[Head]])
+
+
+async def checkpoints() -> None:
+    async with open_checkpoints("memory://") as opened, SQLiteCheckpoints("model.db") as model:
+        assert_type(opened, Checkpoints)
+        assert_type(await opened.processors(), Sequence[str])
+        assert_type(await list_processors(opened), list[RegisteredProcessor])
+        assert_type(await opened.active("balances"), int | None)
+        assert_type(await opened.positions("balances@1", ["account-1"]), dict[str, Position])
+        assert_type(await model.read(lambda db: len(db.execute("SELECT 1").fetchall())), int)
 
 
 async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt) -> None:
@@ -92,7 +111,10 @@ async def processors(store: SQLiteStore, table: DynamoDBStore, receipt: Receipt)
         rows = [Processor(each, table, models) for each in (InDynamoDB(), InRows(), Mails(), Mirror(store))]
         await Runner(processor, memory, leases=Leases(slots=8), save_every=0.5).run(on_sigterm=True)
         assert_type(await processor.parked(), Sequence[Parked])
-        await processor.skip("account-a-1", "why")
+        await processor.skip("account-a-1", "why", version=7)
+        await processor.pause()
+        await processor.resume()
+        await processor.reset("account-a-1")
         assert_type(await status(processor), Status)
         assert_type(await verify(processor, deliver=False), Verified)
         assert_type(health(processor, *rows), dict[str, str])

@@ -1,8 +1,10 @@
 """The examples in README.md and docs/ run, and the tables of the pages match the code.
 
 The python blocks of a page run in order, as one module, in an empty folder. `await` is allowed at the top level. A
-block after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment. All python blocks run:
-examples that cannot run use one of the languages in NOT_RUN.
+block after the line `<!-- needs dynamodb -->` finds a DynamoDB Local through the environment, and one after
+`<!-- needs postgres -->` a PostgreSQL server with an empty database `ledger`. On a page with the line
+`<!-- continues other.md -->`, the blocks of that page run first. All python blocks run: examples that cannot run use
+one of the languages in NOT_RUN.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import secrets
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import msgspec
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from support.postgres import create_database, postgres_server
 
 import eventsrc
 from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
@@ -33,7 +37,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, *ROOT.glob("[CS]*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*(\S*)", re.MULTILINE)
-BLOCK = re.compile(r"(?P<dynamodb><!-- needs dynamodb -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- needs (?P<server>dynamodb|postgres) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+CONTINUES = re.compile(r"^<!-- continues (\S+) -->$", re.MULTILINE)
 NOT_RUN = {"console", "javascript", "json"}  # commands for a shell, code for a browser, and policies for AWS
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,9 +50,11 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    text = page.read_text()
-    blocks = list(BLOCK.finditer(text))
-    if any(block["dynamodb"] for block in blocks):
+    pages = [page]
+    while found := CONTINUES.search(pages[0].read_text()):
+        pages.insert(0, page.parent / found[1])
+    servers = {block["server"] for each in pages for block in BLOCK.finditer(each.read_text())}
+    if "dynamodb" in servers:
         endpoint = request.getfixturevalue("dynamodb_endpoint")
         monkeypatch.setenv("EVENTSRC_DYNAMODB_ENDPOINT", endpoint)
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint)
@@ -55,15 +64,27 @@ def test_the_examples_run(
         monkeypatch.setenv("AWS_REGION", "eu-west-1")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.chdir(tmp_path)
-    with _module(page) as (module, runner):
-        for block in blocks:
-            line = text.count("\n", 0, block.start("code"))
-            source = "\n" * line + block["code"]  # a traceback then has the line of the page
-            code = compile(source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            if code.co_flags & inspect.CO_COROUTINE:
-                runner.run(eval(code, module.__dict__))
-            else:
-                exec(code, module.__dict__)
+    with ExitStack() as stack:
+        if "postgres" in servers:
+            server = stack.enter_context(postgres_server())
+            create_database(server, "ledger")
+            for name, value in conninfo_to_dict(server).items():
+                monkeypatch.setenv({"host": "PGHOST", "user": "PGUSER", "dbname": "PGDATABASE"}[name], str(value))
+        module, runner = stack.enter_context(_module(page))
+        for each in pages:
+            for code in _compile_blocks(each):
+                if code.co_flags & inspect.CO_COROUTINE:
+                    runner.run(eval(code, module.__dict__))
+                else:
+                    exec(code, module.__dict__)
+
+
+def _compile_blocks(page: Path) -> Iterator[CodeType]:
+    text = page.read_text()
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start("code"))
+        source = "\n" * line + block["code"]  # a traceback then has the line of the page
+        yield compile(source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @contextmanager
@@ -130,7 +151,8 @@ def test_the_listed_rights_are_those_of_the_calls_made() -> None:
     source = "".join(path.read_text() for path in files)
     calls = set(re.findall(r'(?:ask|_?send\w*|_call)\((?:client)?[, ]*"(\w+)"', source)) - {"TransactWriteItems"}
     page = (ROOT / "docs" / "operations.md").read_text()
-    assert set(re.findall(r"[\"`]dynamodb:(\w+)", page)) - {"LeadingKeys"} == calls
+    listed = set(re.findall(r"[\"`]dynamodb:(\w+)", page)) - {"LeadingKeys"}
+    assert listed == calls | {"ConditionCheckItem"}  # an action of transactions
     for policy in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         msgspec.json.decode(policy)
 
@@ -146,7 +168,7 @@ def test_every_column_of_sqlite_is_listed() -> None:
     listed = {row[0].strip("`"): quoted(row[1]) for row in table("storage.md", "SQLite")}
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SCHEMA)
-        for name in ("commits", "snapshots"):
+        for name in ("commits", "snapshots", "identity"):
             columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
             assert listed.pop(name) == [column for (column,) in columns]
     assert not listed

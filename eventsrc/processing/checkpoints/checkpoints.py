@@ -1,18 +1,19 @@
-"""The durable state of processors: positions, feed checkpoints, parked streams, leases."""
+"""The contract of checkpoints, the durable state of processors: positions, slots, parked streams."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
-from ...errors import Fenced
 from ...stores.feed import Head
-from ..slice import Fence, PositionMoved, Slice
+from ..slice import Fence, Position, Slice
+from .registry import Registration, Registry
+from .workers import Workers
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,26 +24,35 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     laid: int = 0  # the epoch in which these slots were created
     epoch: int = 0  # raised by each claim
     owner: str = ""  # the worker; "" if there is none
-    checkpoint: str = ""  # of the feed: all commits before it are handled or parked
-    began: int = 0  # µs since the epoch: older commits are not handled; 0 if all are
+    checkpoint: str = ""  # of the feed: all commits before it are handled, or their streams are stored as parked
+    open: bool = False  # claimed by a worker that has not given it up: it is running, or it was killed
+    switch: str = ""  # the worker of a rebuild that switches to another version; until it has, nobody handles commits
     retired: bool = False  # another version has replaced this one
 
 
 def current_slots(slots: Sequence[Slot]) -> Sequence[Slot]:
     """Return the slots in use, by number; none if some of them are not stored yet."""
-    found = [slot for slot in slots if slot.laid == slots[0].laid and slot.number < slot.of]
+    if any(slot.laid != slots[0].laid for slot in slots):  # they are being replaced, and some of the old ones are held
+        return []
+    found = [slot for slot in slots if slot.number < slot.of]
     return found if found and len(found) == found[0].of else []
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream that is no longer handled, because a handler failed."""
+    """A stream that is not handled from the feed, because a handler failed.
+
+    - `parked`: nobody handles it until `retry` or `skip`.
+    - `retrying`: the worker that holds its slot handles it from its position to its end, then deletes this entry.
+    """
 
     stream: str
     version: int  # of the commit that could not be handled
     error: str  # of the last attempt: type, text and line of code; it may quote the event
     attempts: int
     since: int  # µs since the epoch
-    released: bool = False  # handled again; the retry still checks for commits that the feed delivered before that
+    state: Literal["parked", "retrying"] = "parked"
+    lives: int = 0  # processes that ended while they handled this commit
+    retry: str = ""  # names the call of `retry` or `skip` that handles the stream
 
     @property
     def at(self) -> datetime:
@@ -61,12 +71,22 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 class Checkpoints(ABC):
     """The durable state of processors, by processor name, as `airport-delays@1`. Use it as `async with checkpoints:`.
 
-    Each write is atomic and durable.
+    Each write is atomic and durable. A call that is cancelled may still take effect later, but never over a later call
+    of the same kind.
 
     Raises:
         Throttled, StoreUnavailable, StoreRejected, StoreClosed: as stores do.
         Fenced: a write with a stale fence. It changes nothing.
     """
+
+    billed: ClassVar[bool] = False
+    """Whether each write costs money. If so, commits that no handler takes move no position."""
+
+    registry: Registry
+    """The processors, and which version of each readers use."""
+
+    workers: Workers
+    """The workers of all processors, and their heartbeats."""
 
     @abstractmethod
     async def open(self) -> None: ...
@@ -81,10 +101,18 @@ class Checkpoints(ABC):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    # Positions: for each stream, the version handled last.
+    async def processors(self) -> Sequence[str]:
+        """Return the names of all registered processors, sorted."""
+        return await self.registry.processors()
+
+    async def active(self, tag: str) -> int | None:
+        """Return the version that readers use, or None if there is none yet."""
+        return await self.registry.active(tag)
+
+    # Positions: for each stream, the commit handled last.
 
     @abstractmethod
-    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         """Return the position of each of these streams that has one."""
 
     @abstractmethod
@@ -96,9 +124,14 @@ class Checkpoints(ABC):
         """Move the stream's position to the end of the slice.
 
         Raises:
-            PositionMoved: the position is not where the slice begins.
+            PositionMoved: the position is not where the slice begins: it is not `run.after`, or, if `run.is_first`,
+                there is one already; or else there is none any more, as the processor was forgotten.
             Fenced: another worker has taken over the slot.
         """
+
+    @abstractmethod
+    async def delete_position(self, processor: str, stream: str, fence: Fence) -> None:
+        """Delete the position of a stream, so that it is handled from its beginning. Raises Fenced."""
 
     # Slots: which worker handles which streams, and the feed checkpoints.
 
@@ -116,31 +149,24 @@ class Checkpoints(ABC):
 
     @abstractmethod
     async def save(self, processor: str, slot: Slot) -> None:
-        """Write the checkpoint and the owner of a slot whose stored epoch is this one.
+        """Write a slot whose stored epoch is this one: its checkpoint, its owner and whether it is open.
 
         Raises:
-            Fenced: the stored epoch is another one.
+            Fenced: the stored epoch is another one, or the slot is not stored.
         """
 
-    # Workers: each counts its heartbeats, so that other workers see that it is alive.
+    # Parked streams, and those that are retried.
 
     @abstractmethod
-    async def heartbeat(self, worker: str) -> None:
-        """Count a heartbeat of this worker."""
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        """Store an entry, in place of what was stored for that stream, and return True.
 
-    @abstractmethod
-    async def beats(self) -> Mapping[str, int]:
-        """Return the number of heartbeats of each worker."""
+        With `instead_of`, store it only in place of exactly that entry; otherwise return False. If `parked` is stored
+        already, return True.
 
-    @abstractmethod
-    async def sign_off(self, worker: str) -> None:
-        """Remove a worker."""
-
-    # Parked streams.
-
-    @abstractmethod
-    async def park(self, processor: str, parked: Parked) -> None:
-        """Store a parked stream, in place of what was stored for that stream."""
+        Raises:
+            Fenced: the stored slot has another epoch than the fence.
+        """
 
     @abstractmethod
     async def unpark(self, processor: str, parked: Parked) -> None:
@@ -148,125 +174,35 @@ class Checkpoints(ABC):
 
     @abstractmethod
     async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        """Return the entries of these streams, or of all streams."""
+        """Return the entries of these streams, or of all streams, in any state."""
 
     @abstractmethod
     async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        """Store a skipped commit."""
+        """Store a skipped commit, in place of what was stored for its stream and version."""
 
     @abstractmethod
     async def skipped(self, processor: str) -> Sequence[Skipped]:
-        """Return all skipped commits."""
-
-    # Versions: which version of a processor readers use.
-
-    @abstractmethod
-    async def active(self, tag: str) -> int | None:
-        """Return the version that readers use, or None if there is none yet."""
-
-    @abstractmethod
-    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        """Activate a version in place of `instead_of`. Return False if the active version is neither of the two."""
+        """Return all skipped commits, in the order of their times."""
 
     @abstractmethod
     async def forget(self, processor: str) -> None:
-        """Drop everything stored for a processor, except its read model.
+        """Drop everything stored for a processor, except its read model and its slots.
 
-        Do not run the processor on that read model again. `Processor.forget` drops both.
+        The slots stay as tombstones: each with a raised epoch, no owner and an empty checkpoint, so a worker that still
+        runs is fenced. `Processor.forget` drops the read model, too.
         """
+
+
+def tombstone(slot: Slot) -> Slot:
+    """Return what `forget` leaves of a slot."""
+    return Slot(number=slot.number, of=slot.of, laid=slot.laid, epoch=slot.epoch + 1)
+
+
+def to_text(value: Registration | Slot | Parked | Skipped) -> str:
+    """Return the JSON of a value, as it is stored. Equal values have equal texts."""
+    return msgspec.json.encode(value).decode()
 
 
 def now() -> int:
     """Return the time in µs since the epoch."""
     return time.time_ns() // 1000
-
-
-class MemoryCheckpoints(Checkpoints):
-    """Checkpoints in memory, lost with the process: for read models in memory, and for tests."""
-
-    def __init__(self) -> None:
-        self._positions: dict[str, dict[str, tuple[int, int]]] = {}
-        self._slots: dict[str, dict[int, Slot]] = {}
-        self._beats: dict[str, int] = {}
-        self._parked: dict[str, dict[str, Parked]] = {}
-        self._skipped: dict[str, list[Skipped]] = {}
-        self._active: dict[str, int] = {}
-
-    async def open(self) -> None: ...
-    async def aclose(self) -> None: ...
-
-    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
-        known = self._positions.get(processor, {})
-        return {stream: known[stream][0] for stream in streams if stream in known}
-
-    async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
-        known = self._positions.get(processor, {})
-        yield [Head(stream, version) for stream, (version, _) in known.items()]
-
-    async def advance(self, processor: str, run: Slice) -> None:
-        self.check_fence(processor, run.fence)
-        known = self._positions.setdefault(processor, {})
-        version, epoch = known.get(run.stream, (run.after, 0))
-        if epoch > run.fence.epoch:
-            raise Fenced(processor, run.fence.slot)
-        if version != run.after:
-            raise PositionMoved(run.stream)
-        known[run.stream] = run.last_version, run.fence.epoch
-
-    def check_fence(self, processor: str, fence: Fence) -> None:
-        """Raise Fenced if somebody else has the slot now."""
-        slot = self._slots.get(processor, {}).get(fence.slot)
-        if slot is not None and slot.epoch != fence.epoch:
-            raise Fenced(processor, fence.slot)
-
-    async def slots(self, processor: str) -> Sequence[Slot]:
-        return [slot for _, slot in sorted(self._slots.get(processor, {}).items())]
-
-    async def claim(self, processor: str, slot: Slot) -> None:
-        slots = self._slots.setdefault(processor, {})
-        if (stored := slots.get(slot.number)) is not None and stored.epoch >= slot.epoch:
-            raise Fenced(processor, slot.number)
-        slots[slot.number] = slot
-
-    async def save(self, processor: str, slot: Slot) -> None:
-        self.check_fence(processor, Fence(slot.number, slot.epoch))
-        self._slots[processor][slot.number] = slot
-
-    async def heartbeat(self, worker: str) -> None:
-        self._beats[worker] = self._beats.get(worker, 0) + 1
-
-    async def beats(self) -> Mapping[str, int]:
-        return dict(self._beats)
-
-    async def sign_off(self, worker: str) -> None:
-        self._beats.pop(worker, None)
-
-    async def park(self, processor: str, parked: Parked) -> None:
-        self._parked.setdefault(processor, {})[parked.stream] = parked
-
-    async def unpark(self, processor: str, parked: Parked) -> None:
-        if (known := self._parked.get(processor, {})).get(parked.stream) == parked:
-            del known[parked.stream]
-
-    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
-        known = self._parked.get(processor, {})
-        return [known[stream] for stream in (known if streams is None else streams) if stream in known]
-
-    async def note_skipped(self, processor: str, skipped: Skipped) -> None:
-        self._skipped.setdefault(processor, []).append(skipped)
-
-    async def skipped(self, processor: str) -> Sequence[Skipped]:
-        return list(self._skipped.get(processor, []))
-
-    async def active(self, tag: str) -> int | None:
-        return self._active.get(tag)
-
-    async def activate(self, tag: str, version: int, *, instead_of: int | None) -> bool:
-        if self._active.get(tag) not in (instead_of, version):
-            return False
-        self._active[tag] = version
-        return True
-
-    async def forget(self, processor: str) -> None:
-        for kept in (self._positions, self._slots, self._parked, self._skipped):
-            kept.pop(processor, None)

@@ -6,20 +6,25 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from decimal import Decimal
-from inspect import isawaitable
+from hashlib import sha256
 from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import DeclarationError, StoreRejected
-from ...store import Commit
+from ...errors import DeclarationError, Fenced, StoreChanged, StoreRejected
+from ...store import Commit, Store
 from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.dynamodb import DynamoDBCheckpoints, explain_failed_condition
-from ..slice import Context, HandlerFailed, Slice
+from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
+from ..checkpoints.dynamodb.positions import decode_position, explain_failed_condition
+from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
+from .calling import call_handler
+from .clearing import delete_matches
 from .dynamodb import check_checkpoints, handle_by_halves, is_handler_error
-from .projection import Failure, Guarantee, Projection, side_by_side
+from .projection import Failure, Guarantee, Projection, catch
+
+_IS_OURS = "#p.#stream = :stream AND #p.#processor = :processor AND #p.#store = :store"
 
 
 class Changes:
@@ -102,9 +107,12 @@ class DynamoDBRows(Projection):
 
     - Each stream of the feed gets a row, even if handlers write nothing to it.
     - If you delete a row, the events of its stream are handled again.
-    - The attribute `eventsrc`, or the name in `position_attribute`, belongs to the library. It is a map with `version`,
-      `epoch` and `stream`.
-    - Streams are handled concurrently, `concurrency` at a time.
+    - The attribute `eventsrc`, or the name in `position_attribute`, belongs to the library. It is a map with the
+      position, the stream, the processor and a hash of the store's identity. A row of another stream, processor, store
+      or tenant is refused with DeclarationError or StoreChanged.
+    - `Processor.forget` reads the whole table and deletes the rows that this version has written for this store.
+    - Streams are handled concurrently, `concurrency` at a time. Plain handlers run in the event loop, so they must not
+      block. A handler that exceeds the processor's `handler_timeout` fails, if it is async.
     """
 
     guarantee = Guarantee.ROW
@@ -117,10 +125,11 @@ class DynamoDBRows(Projection):
     def key(self, stream: str) -> Mapping[str, str | int | Decimal | bytes]:
         """Return the key of a stream's row, as `{"PK": self.name, "SK": stream}`.
 
-        It must differ for each stream, and for each version of the projection: a rebuild writes rows of its own.
+        It must differ for each stream, and for each version of the projection: a rebuild writes rows of its own. If
+        several stores or tenants have rows in the table, it must differ for these, too.
         """
 
-    def bind(self, checkpoints: Checkpoints) -> None:
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         check_checkpoints(self, checkpoints)
         if not self.table:
             raise DeclarationError(
@@ -131,22 +140,60 @@ class DynamoDBRows(Projection):
             raise DeclarationError(
                 f"{type(self).__qualname__}.key", "is the same for all versions; put self.name into it"
             )
-        super().bind(checkpoints)
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
+        self._store_hash: str | None = None  # once it is known; "" if the store has no identity
 
-    async def positions(self, streams: Collection[str]) -> dict[str, int]:
+    async def discard(self) -> None:
+        """Forget the processor, and delete the rows that this version has written for this store, wherever they are."""
+        await super().discard()
+        names = {"#p": self.position_attribute, "#processor": "processor", "#store": "store"}
+        values = to_item({":processor": self.name, ":store": await self._hash_store()})
+        condition = "#p.#processor = :processor AND #p.#store = :store"
+        keys = list(self.key("probe"))
+        await delete_matches(self._checkpoints.table, self.table, keys, condition, names, values)
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        """Delete the row of the stream. Its position is in it."""
+        await self._checkpoints.slot_items.check_fence(self.name, fence)
+        names = {"#p": self.position_attribute}
+        names |= {f"#{name}": name for name in ("stream", "processor", "store", "epoch")}
+        owner = {":stream": stream, ":processor": self.name, ":store": await self._hash_store()}
+        delete = {
+            "TableName": self.table,
+            "Key": to_item(self.key(stream)),
+            "ConditionExpression": f"attribute_not_exists(#p) OR ({_IS_OURS} AND #p.#epoch <= :epoch)",
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": to_item({**owner, ":epoch": fence.epoch}),
+        }
+        if await self._checkpoints.table.transact([{"Delete": delete}]) is not None:
+            if (found := self._position_of(await self._read(stream))) is not None:
+                self._check_owner(found, stream, owner[":store"])
+            raise Fenced(self.name, fence.slot)
+
+    async def _hash_store(self) -> str:
+        """Return a short hash of the store's identity; "" if it has none."""
+        if self._store_hash is None:
+            identity = getattr(self._store, "identity", None)  # a store that is not a feed has none
+            text: str = await identity() if identity is not None else ""
+            self._store_hash = sha256(text.encode()).hexdigest()[:16] if text else ""
+        return self._store_hash
+
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
         by_key: dict[bytes, str] = {}
         keys: list[Item] = []
         for stream in dict.fromkeys(streams):
             keys.append(key := to_item(self.key(stream)))
             if by_key.setdefault(msgspec.json.encode(key, order="sorted"), stream) != stream:
                 raise self._shared_row_error()
-        found: dict[str, int] = {}
+        found: dict[str, Position] = {}
+        store = await self._hash_store()
         for item in await self._checkpoints.table.get_all(self.table, keys, [self.position_attribute]):
             if (position := self._position_of(item)) is not None:
-                found[text_of(position, "stream")] = number_of(position, "version")
+                self._check_owner(position, stream := text_of(position, "stream"), store)
+                found[stream] = decode_position(position)
         return found
 
-    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, Position]:
         return await self._with_version(int(name.rpartition("@")[2])).positions(streams)
 
     def _with_version(self, version: int) -> DynamoDBRows:
@@ -159,28 +206,29 @@ class DynamoDBRows(Projection):
         await self._write(run, Changes())
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._apply_slice, self._semaphore)
-
-    async def _apply_slice(self, run: Slice) -> None:
-        await handle_by_halves(run, self._handle)
+        [run] = runs
+        return await catch(run, handle_by_halves(run, self._handle))
 
     async def _handle(self, run: Slice) -> None:
         changes = Changes()
-        try:
-            for handler, given, commit, index in self._handlers.calls(run.commits):
-                context = [RowContext(commit, index, run.muted, changes)] if handler.with_context else []
-                result = handler.call(self, given, *context)
-                if isawaitable(result):
-                    await result
-        except Exception as error:
-            raise HandlerFailed(error) from error
+        for call in self._read_calls(run.commits):
+            context = RowContext(call.commit, call.event_index, run.muted, changes)
+            await call_handler(self, call, context, self._handler_timeout)
         await self._write(run, changes)
 
     async def _write(self, run: Slice, changes: Changes) -> None:
-        names = {"#p": self.position_attribute, "#version": "version", "#epoch": "epoch", "#stream": "stream"}
-        position = {"version": run.last_version, "epoch": run.fence.epoch, "stream": run.stream}
-        values = {":p": to_value(position), ":after": to_value(run.after), ":epoch": to_value(run.fence.epoch)}
-        values[":stream"] = to_value(run.stream)
+        version, id, time = run.position
+        owner = {"stream": run.stream, "processor": self.name, "store": await self._hash_store()}
+        position = {"version": version, "id": id, "time": time, "epoch": run.fence.epoch, **owner}
+        names, values = {"#p": self.position_attribute}, {":p": to_value(position)}
+        condition = "attribute_not_exists(#p)"
+        if run.is_first:
+            await run.confirm()  # there is no row yet, whose epoch would fence a stale worker
+        else:
+            condition = f"#p.#version = :after AND #p.#epoch <= :epoch AND {_IS_OURS}"
+            names |= {f"#{name}": name for name in ("version", "epoch", *owner)}
+            values |= to_item({":after": run.after, ":epoch": run.fence.epoch})
+            values |= to_item({f":{name}": value for name, value in owner.items()})
         try:
             update = "SET #p = :p" + changes.expression(names, values)
         except Exception as error:
@@ -189,8 +237,7 @@ class DynamoDBRows(Projection):
             "TableName": self.table,
             "Key": to_item(self.key(run.stream)),
             "UpdateExpression": update,
-            "ConditionExpression": "attribute_not_exists(#p) OR "
-            "(#p.#version = :after AND #p.#epoch <= :epoch AND #p.#stream = :stream)",
+            "ConditionExpression": condition,
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
         }
@@ -201,9 +248,11 @@ class DynamoDBRows(Projection):
         if refusal is None:
             return
         found = self._position_of(refusal.item or await self._read(run.stream))
-        if found is not None and text_of(found, "stream") != run.stream:
-            raise self._shared_row_error()
-        stored = (number_of(found, "version"), number_of(found, "epoch")) if found is not None else None
+        if found is None:
+            await self._checkpoints.slot_items.check_fence(self.name, run.fence)
+            raise PositionMoved(run.stream)
+        self._check_owner(found, run.stream, owner["store"])
+        stored = number_of(found, "version"), number_of(found, "epoch")
         explain_failed_condition(self.name, run, stored, repeated=refusal.repeated)
 
     async def _read(self, stream: str) -> Item:
@@ -215,6 +264,21 @@ class DynamoDBRows(Projection):
     def _position_of(self, item: Item) -> Item | None:
         position: Item | None = item.get(self.position_attribute, {}).get("M")
         return position
+
+    def _check_owner(self, position: Item, stream: str, store: str) -> None:
+        """Raise DeclarationError or StoreChanged if the row belongs to another stream, processor or store."""
+        if (processor := text_of(position, "processor")) != self.name:
+            raise DeclarationError(
+                f"{type(self).__qualname__}.key", f"gives a row that belongs to {processor}; put self.name into it"
+            )
+        if text_of(position, "stream") != stream:
+            raise self._shared_row_error()
+        if text_of(position, "store") != store:
+            raise StoreChanged(
+                self.name,
+                f"{type(self).__qualname__}.key gives a row that holds events of another store or tenant; put the "
+                "tenant into the key",
+            )
 
     def _shared_row_error(self) -> DeclarationError:
         return DeclarationError(

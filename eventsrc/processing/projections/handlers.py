@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FunctionType, NoneType, UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
 from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
-from ...aggregates.event import Event
+from ...aggregates.event import Event, Upcaster, tag_of
 from ...errors import DeclarationError
+from ..slice import Context
 
 if TYPE_CHECKING:
     from ...store import Commit
@@ -23,6 +24,10 @@ class Handler(NamedTuple):
     takes_sequence: bool  # of events, not one event
     with_context: bool
     awaits: bool
+
+    @property
+    def name(self) -> str:
+        return get_name(self.call)
 
 
 class Call(NamedTuple):
@@ -37,39 +42,53 @@ class Call(NamedTuple):
 class Handlers:
     """The handlers of a projection class."""
 
-    def __init__(self, by_type: Mapping[type[Event], Handler], codec: Codec) -> None:
-        self._by_type, self._codec = by_type, codec
+    def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcaster]) -> None:
+        self._by_type = by_type
+        self.take_sequences = any(handler.takes_sequence for handler in by_type.values())
+        self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
+        self._codec = Codec(by_type, upcasters)
 
     @property
     def awaiting(self) -> Handler | None:
         """A handler that is a coroutine function, if there is one."""
         return next((handler for handler in self._by_type.values() if handler.awaits), None)
 
-    def calls(self, commits: Sequence[Commit]) -> Iterator[Call]:
-        """Yield the calls for these commits of one stream, in order. Events without a handler are skipped.
+    def calls(self, commits: Iterable[Commit]) -> Iterator[Call]:
+        """Yield the calls for these commits, in order. Events without a handler are skipped.
 
-        A handler that takes a sequence receives consecutive events together.
+        - A handler that takes a sequence receives consecutive events together. If some do, which `take_sequences` says,
+          give commits of one stream.
+        - Otherwise each commit is asked for after the calls for the one before.
 
         Raises:
             StoredDataError: an event cannot be read.
         """
         by_type, decode = self._by_type, self._codec.decode_known
+        if not self.take_sequences:
+            for commit in commits:
+                for index, event in decode(commit):
+                    if (handler := by_type.get(type(event))) is not None:  # none takes what an upcaster returned
+                        yield _make_call(Call, (handler, event, commit, index))
+            return
         run: list[Event] = []
         last: Call | None = None  # with `run`, which still grows
         for commit in commits:
             for index, event in decode(commit):
                 if (handler := by_type.get(type(event))) is None:
-                    continue  # no handler takes what an upcaster returned
+                    continue
                 if last is not None and last.handler is not handler:
                     yield last
                     run, last = [], None
                 if handler.takes_sequence:
                     run.append(event)
-                    last = Call(handler, run, commit, index)
+                    last = _make_call(Call, (handler, run, commit, index))
                 else:
-                    yield Call(handler, event, commit, index)
+                    yield _make_call(Call, (handler, event, commit, index))
         if last is not None:
             yield last
+
+
+_make_call: Any = tuple.__new__  # twice as fast as calling the class
 
 
 def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
@@ -88,6 +107,7 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
                     culprit, f"handles {event.__qualname__}, and so does {get_name(found[event].call)}"
                 )
             found[event] = handler
+    _check_misspelt(projection)
     if not found:
         raise DeclarationError(name, "has no handle_* method; write one for each event that it needs")
     upcast = collect_upcasters(upcasters, name)
@@ -98,7 +118,54 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
     check_tags([*found, *upcast], name)
     for event in (*found, *upcast):
         check_event(event)
-    return Handlers(found, Codec(found, upcast))
+    return Handlers(found, upcast)
+
+
+def has_handlers(projection: type[Any]) -> bool:
+    return any(attribute.startswith("handle_") for attribute in dir(projection))
+
+
+def _check_misspelt(projection: type[Any]) -> None:
+    """Raise DeclarationError for a public method that takes an event but is not named as a handler.
+
+    Classes that are not projections and have no handlers are not checked: they may help with events.
+    """
+    for base in projection.__mro__:
+        if not (hasattr(base, "tag") or has_handlers(base)):
+            continue
+        for attribute, member in vars(base).items():
+            is_static = isinstance(member, staticmethod)
+            function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+            if attribute.startswith(("_", "handle_")) or not isinstance(function, FunctionType):
+                continue
+            if (event := _find_event(function, 0 if is_static else 1)) is not None:
+                raise DeclarationError(
+                    f"{base.__qualname__}.{attribute}",
+                    f"takes {event.__qualname__}, but is not a handler; name it handle_..., or _{attribute}",
+                )
+
+
+def _find_event(function: FunctionType, start: int) -> type[Event] | None:
+    """Return an event class in the annotation of the first parameter, if there is one.
+
+    `start` is the number of parameters before it: self, or none. A context is passed over.
+    """
+    try:
+        hints = read_hints(function)
+        parameters = list(inspect.signature(function).parameters)[start:]
+        name = next((each for each in parameters if each != "context" and not _is_context(hints.get(each))), None)
+        annotation = hints.get(name) if name is not None else None
+        if get_origin(annotation) in (Union, UnionType):
+            annotation = Union[tuple(each for each in get_args(annotation) if each is not NoneType)]  # noqa: UP007
+        if get_origin(annotation) in (list, Sequence):
+            [annotation] = get_args(annotation)
+        return next((each for each in event_types(annotation, function, "event") if each is not Event), None)
+    except (DeclarationError, ValueError):
+        return None  # it takes something else
+
+
+def _is_context(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Context)
 
 
 def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:

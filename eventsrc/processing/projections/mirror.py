@@ -8,9 +8,9 @@ from contextlib import aclosing
 from ...concurrency import load_all
 from ...errors import CommitOutcomeUnknown, ConflictError, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Store
-from ..checkpoints.checkpoints import Checkpoints
-from ..slice import HandlerFailed, Slice
-from .projection import Failure, Guarantee, Projection, side_by_side
+from ...stores.feed import Feed
+from ..slice import Fence, HandlerFailed, Position, Slice
+from .projection import Failure, Guarantee, Projection, catch
 
 
 class Mirror(Projection, tag="mirror"):
@@ -37,38 +37,59 @@ class Mirror(Projection, tag="mirror"):
 
     guarantee = Guarantee.ROW
     skips = False
+    has_handlers = False
+    one_by_one = True
 
     def __init__(self, target: Store) -> None:
         self.target = target
 
-    def bind(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints  # a mirror has no handlers
+    async def discard(self) -> None:
+        """Raise TypeError: stores do not delete commits."""
+        raise TypeError(
+            f"{type(self).__qualname__} cannot delete the commits of its target; delete that store and mirror to an "
+            "empty one"
+        )
 
-    async def positions(self, streams: Collection[str]) -> dict[str, int]:
-        """Return the version up to which the target has the same commits, for each stream that it has.
+    async def reset(self, stream: str, fence: Fence) -> None:
+        """Raise TypeError: stores do not delete commits."""
+        raise TypeError(
+            f"{type(self).__qualname__} cannot delete the commits of a stream from its target; mirror to an empty store"
+        )
+
+    async def target_identity(self) -> str:
+        return await self.target.identity() if isinstance(self.target, Feed) else ""
+
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
+        """Return the last commit of each stream that the target has, too.
 
         On DynamoDB this reads up to 1 MB of each stream, once per process.
         """
-        found = await load_all(self._copied_version, streams, self.concurrency)
-        return {stream: version for stream, version in found.items() if version is not None}
+        found = await load_all(self._copied, streams, self.concurrency)
+        return {stream: position for stream, position in found.items() if position is not None}
 
-    async def _copied_version(self, stream: str) -> int | None:
-        """Return the version copied last, or one less if the target differs there: the next copy then conflicts."""
+    async def _copied(self, stream: str) -> Position | None:
+        """Return the commit copied last, or the version before if the target differs there: the next copy conflicts."""
         if (theirs := await _newest(self.target, stream)) is None:
             return None
         ours = await _newest(self._store, stream, theirs.version - 1, theirs.version)
         if ours is None:  # the target has more commits than the store
             if (ours := await _newest(self._store, stream, 0, theirs.version)) is None:
-                return 0
+                return Position(0)
             theirs = await _newest(self.target, stream, ours.version - 1, ours.version)
-        return ours.version if theirs is not None and theirs.id == ours.id else ours.version - 1
+        if theirs is not None and theirs.id == ours.id:
+            return Position(ours.version, ours.id, ours.time)
+        return Position(ours.version - 1)
 
-    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, int]:
+    async def positions_of(self, name: str, streams: Collection[str]) -> dict[str, Position]:
         """Return the same for any version of the mirror, as all have the same target."""
         return await self.positions(streams)
 
+    async def advance(self, run: Slice) -> None:
+        """Do nothing: the position is in the target."""
+
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        return await side_by_side(runs, self._copy, self._semaphore)
+        [run] = runs
+        return await catch(run, self._copy(run))
 
     async def _copy(self, run: Slice) -> None:
         for commit in run.commits:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from math import inf
+from time import monotonic
 from typing import Any
 
+from ...errors import DeclarationError
+from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..checkpoints.sqlite import SQLiteCheckpoints, advance, forget
-from ..slice import Context, HandlerFailed, PositionMoved, Slice
+from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
+from ..checkpoints.sqlite.positions import advance, delete_position
+from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
+from .calling import GRACE, explain_timeout, refuse_awaitable
+from .handlers import Handler
+from .ordering import Stretch, Walk, in_order, join, split, without
 from .projection import Failure, Guarantee, Projection
 
-_ENDS_TRANSACTION = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
 _FILE_ERRORS = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -24,27 +33,83 @@ _FILE_ERRORS = {
 }
 """Codes of errors that a handler does not cause."""
 
+_ENDED = "a handler ends the transaction, which also holds the position; leave it open"
+_NOT_AUTHORIZED = (
+    "a handler begins or ends a transaction, or attaches a file; leave the transaction open, which also holds the "
+    "position; SAVEPOINT, ROLLBACK TO and RELEASE are allowed"
+)
+
+_STEPS = 50_000
+"""Steps of SQLite's virtual machine, about a millisecond, after which the time limit of the handler is checked."""
+
+_OWNED = """
+SELECT type, name FROM sqlite_master
+WHERE lower(name) = lower(:table) OR lower(substr(name, 1, length(:prefix))) = lower(:prefix)
+ORDER BY type = 'table', sql LIKE 'CREATE VIRTUAL %' DESC
+"""
+"""What has the name of a version's table or starts with it. Virtual tables come before those in which they store."""
+
+
+class Watch:
+    """The time limit of the handler that the writer thread runs now."""
+
+    __slots__ = ("end", "handler", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout  # seconds
+        self.handler: Handler | None = None  # None if none is running
+        self.end = inf  # by the monotonic clock
+
+    def is_over(self) -> bool:
+        """Whether the handler that is running has exceeded the limit."""
+        return monotonic() > self.end
+
+    def explain(self) -> TimeoutError:
+        assert self.handler is not None
+        return TimeoutError(explain_timeout(self.handler.name, self.timeout))
+
+    def explain_blocked(self) -> DeclarationError:
+        name = handler.name if (handler := self.handler) is not None else "a handler"
+        return DeclarationError(
+            name,
+            f"has not returned {self.timeout + GRACE:g} seconds after its call; it blocks the thread that writes all "
+            "read models of the file, so it must wait for nothing but the database; do other work in Effects",
+        )
+
 
 class Database:
     """The database as handlers see it: inside the transaction that also moves the position."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_watch")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, watch: Watch | None = None) -> None:
+        self._connection, self._watch = connection, watch or Watch(inf)
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
-        self._check(statement)
-        return self._connection.execute(statement, values)
+        connection = self._connection
+        # Handlers execute a statement at each event, so the check is called only if it fails.
+        if not connection.in_transaction or monotonic() > self._watch.end:
+            self._check()
+        try:
+            return connection.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            _explain(error)
+            raise
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> sqlite3.Cursor:
-        self._check(statement)
-        return self._connection.executemany(statement, rows)
+        self._check()
+        try:
+            return self._connection.executemany(statement, rows)
+        except sqlite3.DatabaseError as error:
+            _explain(error)
+            raise
 
-    def _check(self, statement: str) -> None:
-        """Refuse to end the transaction: it also holds the positions of streams whose handlers were not called yet."""
-        if _ENDS_TRANSACTION.match(statement) or not self._connection.in_transaction:
-            raise RuntimeError("a handler ends the transaction, which also holds the position; leave it open")
+    def _check(self) -> None:
+        """Refuse to write outside the transaction, or after the time limit. The connection refuses to end it."""
+        if not self._connection.in_transaction:
+            raise RuntimeError(_ENDED)
+        if self._watch.is_over():
+            raise self._watch.explain()
 
 
 class SQLiteContext(Context):
@@ -54,36 +119,75 @@ class SQLiteContext(Context):
     db: Database
 
 
+class _Stopped(Exception):
+    """The commits of a stretch could not be handled. The transaction was rolled back."""
+
+    def __init__(self, index: int, failure: HandlerFailed) -> None:
+        super().__init__(index)
+        self.index, self.failure = index, failure
+
+
 class SQLiteProjection(Projection):
     """A read model in tables of an SQLite file.
 
     What handlers execute on `context.db` is in one transaction with the positions. So each commit is handled exactly
     once, even if a process is killed at any moment. A handler that fails undoes only its own commit.
 
-    Handlers are plain methods. They run in the writer thread, so they must not use objects of the event loop. `create`
-    creates the tables and `drop` drops them. `table` is a name made of tag and version, so a rebuild has its own table.
+    - `create` creates the tables and `drop` drops them. Give them names that start with `table`, which is made of tag
+      and version, so a rebuild has tables of its own.
+    - Handlers are plain methods. They run in the writer thread, which all read models of the file share: they must not
+      use objects of the event loop, and must not wait for anything but the database.
+    - A statement that runs when the processor's `handler_timeout` is over is interrupted, and the handler fails. If a
+      handler blocks otherwise, the processor ends with an error.
+    - On stores that count commits, handlers are called in the order in which commits were stored, across streams. With
+      `order = "stream"` the commits of a batch come one stream after the other, which gives longer sequences to
+      handlers that take them.
     """
 
     guarantee = Guarantee.TRANSACTION
+    in_batches = True
+    _checkpoints: SQLiteCheckpoints
 
     def create(self, db: Database) -> None:
         """Create the tables if they do not exist: `CREATE TABLE IF NOT EXISTS ...`."""
 
     def drop(self, db: Database) -> None:
-        """Drop the tables. By default, drop `table`."""
-        db.execute(f"DROP TABLE IF EXISTS {self.table}")
+        """Drop the tables. By default, drop all tables, views, indexes and triggers that this version has named.
 
-    @property
+        These are `table` and all names that start with `table` and an underscore, as `balances_1` and
+        `balances_1_owners`.
+        """
+        found = db.execute(_OWNED, {"table": self.table, "prefix": f"{self.table}_"}).fetchall()
+        for kind, name in found:  # IF EXISTS: a table takes its indexes and triggers with it
+            db.execute(f"""DROP {kind} IF EXISTS "{name.replace('"', '""')}" """)
+
+    def forget_stream(self, db: Database, stream: str) -> None:
+        """Delete from the tables what events of `stream` have written. Write it to make `reset` possible.
+
+        It is called in one transaction with the deletion of the stream's position.
+        """
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
+
+    @cached_property  # handlers ask for it at each event
     def table(self) -> str:
         """A table name for SQL, made of tag and version, as `airport_delays_2`."""
-        return f"{self.tag}_{self.version}".replace("-", "_").replace(".", "_")
+        return _to_table(self.name)
 
-    def bind(self, checkpoints: Checkpoints) -> None:
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         if not isinstance(checkpoints, SQLiteCheckpoints):
             raise TypeError(f"{type(self).__qualname__} needs SQLiteCheckpoints, as its tables are in the same file")
-        super().bind(checkpoints)
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.table, re.ASCII):
+            raise DeclarationError(
+                type(self).__qualname__,
+                f"its tag gives {self.table!r}, which is not a table name; start it with a letter",
+            )
 
     async def prepare(self) -> None:
+        """Create the tables. Raises DeclarationError if another processor has tables of the same names."""
+        await self._check_others()
+
         def make(db: sqlite3.Connection) -> None:
             try:
                 self.create(Database(db))
@@ -95,52 +199,135 @@ class SQLiteProjection(Projection):
         except HandlerFailed as failed:
             raise failed.error from None
 
+    async def _check_others(self) -> None:
+        ours = f"{self.table}_".lower()
+        for name in await self._checkpoints.processors():
+            theirs = f"{_to_table(name)}_".lower()
+            if name != self.name and (ours.startswith(theirs) or theirs.startswith(ours)):
+                raise DeclarationError(
+                    type(self).__qualname__,
+                    f"its tables are named {self.table}, which the processor {name} uses, too: tags that differ "
+                    "only in '-', '_', '.', case or a number at the end share tables; rename one",
+                )
+
     async def discard(self) -> None:
         """Drop the tables and the positions, in one transaction."""
 
         def work(db: sqlite3.Connection) -> None:
-            self.drop(Database(db))
             forget(db, self.name)
+            self.drop(Database(db))
+
+        await self._checkpoints.write(work)
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        """Call `forget_stream` and delete the stream's position, in one transaction."""
+
+        def work(db: sqlite3.Connection) -> None:
+            delete_position(db, self.name, stream, fence)
+            self.forget_stream(Database(db), stream)
 
         await self._checkpoints.write(work)
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
-        try:
-            await self._checkpoints.write(lambda db: self._handle(db, runs))
-        except (HandlerFailed, PositionMoved) as error:
-            if len(runs) == 1 and len(runs[0].commits) == 1:
-                return [Failure(runs[0], error)]
-        else:
-            return []
-        # A commit failed. Handle commits one by one, so that those before it have their effect.
-        return [failure for run in runs for failure in await self._one_by_one(run)]
-
-    async def _one_by_one(self, run: Slice) -> Sequence[Failure]:
-        for commit in run.commits:
-            alone = run._replace(after=commit.version - 1, commits=(commit,))
+        failures: dict[str, Failure] = {}
+        by_stream = {run.stream: run for run in runs}
+        now, later = in_order(runs, self.order), list[Stretch]()
+        parts = runs  # of which `now` consists
+        while now:
             try:
-                await self._checkpoints.write(lambda db: self._handle(db, [alone]))  # noqa: B023  # awaited in this iteration
-            except (HandlerFailed, PositionMoved) as error:
-                return [Failure(run, error)]
-        return []
-
-    def _handle(self, db: sqlite3.Connection, runs: Sequence[Slice]) -> None:
-        advance(db, self.name, runs)  # first, so that a second worker gets PositionMoved, not a failing handler
-        try:
-            self._call(Database(db), runs)
-            if not db.in_transaction:
-                raise RuntimeError("a handler has ended the transaction, which also holds the position; leave it open")
-        except Exception as error:
-            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
-                raise
-            raise HandlerFailed(error) from error
-
-    def _call(self, database: Database, runs: Sequence[Slice]) -> None:
-        for run in runs:
-            for handler, given, commit, index in self._handlers.calls(run.commits):
-                if handler.with_context:
-                    context = SQLiteContext(commit, index, run.muted)
-                    context.db = database
-                    handler.call(self, given, context)
+                await self._transact(now, parts)
+            except PositionMoved as error:
+                failures[error.stream] = Failure(by_stream[error.stream], error)
+                now, later = without(error.stream, now), without(error.stream, later)
+            except _Stopped as stopped:
+                (run, start, end), later = now[stopped.index], [*now[stopped.index + 1 :], *later]
+                now = now[: stopped.index]  # they have succeeded, and were rolled back: they are handled again, alone
+                if end - start > 1:
+                    later = [*split((run, start, end)), *later]
                 else:
-                    handler.call(self, given)
+                    failures[run.stream] = Failure(run, stopped.failure)
+                    later = without(run.stream, later)
+            else:
+                now = []
+            if not now:
+                now, later = later, []
+            parts = join(now)
+        return list(failures.values())
+
+    async def _transact(self, stretches: Sequence[Stretch], parts: Sequence[Slice]) -> None:
+        """Handle stretches, which make up `parts` of slices, in one transaction.
+
+        Raises DeclarationError if a handler blocks the writer thread.
+        """
+        watch, loop = Watch(self._handler_timeout), asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []  # the one that runs
+
+        def look() -> None:
+            if (left := min(watch.end - monotonic(), watch.timeout) + GRACE) < 0:
+                limit.reschedule(loop.time())
+            else:
+                timers[:] = [loop.call_later(left + 0.01, look)]
+
+        timers.append(loop.call_later(self._handler_timeout, look))
+        try:
+            async with asyncio.timeout(None) as limit:
+                await self._checkpoints.write(lambda db: self._handle(db, stretches, parts, watch))
+        except TimeoutError:  # not a handler's, which is in _Stopped
+            raise watch.explain_blocked() from None
+        finally:
+            timers.pop().cancel()
+
+    def _handle(
+        self, db: sqlite3.Connection, stretches: Sequence[Stretch], parts: Sequence[Slice], watch: Watch
+    ) -> None:
+        advance(db, self.name, parts)  # first, so a second worker gets PositionMoved, not a failing handler
+        db.set_progress_handler(watch.is_over, _STEPS)  # it interrupts a statement
+        database, walk = Database(db, watch), Walk(stretches)
+        try:
+            if self._handlers.take_sequences:
+                for walk.index, (walk.run, start, end) in enumerate(stretches):
+                    self._call(database, walk.run.commits[start:end], walk, watch)
+            else:
+                self._call(database, walk, walk, watch)
+            if not db.in_transaction:
+                raise RuntimeError(_ENDED)
+        except Exception as error:
+            if _is_of_file(error):
+                raise
+            raise _Stopped(walk.index, HandlerFailed(error)) from error
+        finally:
+            watch.end = inf
+            db.set_progress_handler(None, 0)
+
+    def _call(self, database: Database, commits: Iterable[Commit], walk: Walk, watch: Watch) -> None:
+        timeout, now = watch.timeout, monotonic()
+        for handler, given, commit, index in self._handlers.calls(commits):
+            watch.handler, watch.end = handler, now + timeout
+            try:
+                if handler.with_context:
+                    context = SQLiteContext(commit, index, walk.run.muted)
+                    context.db = database
+                    result = handler.call(self, given, context)
+                else:
+                    result = handler.call(self, given)
+                if result is not None:
+                    refuse_awaitable(result, handler.name)
+            finally:
+                if (now := monotonic()) > watch.end:
+                    raise watch.explain()
+
+
+def _to_table(name: str) -> str:
+    """Return the table name for a processor's name: `airport_delays_2` for `airport-delays@2`."""
+    return name.replace("@", "_").replace("-", "_").replace(".", "_")
+
+
+def _explain(error: sqlite3.DatabaseError) -> None:
+    """Raise RuntimeError in place of the error of a statement that the connection refused to compile."""
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH:
+        raise RuntimeError(_NOT_AUTHORIZED) from error
+
+
+def _is_of_file(error: Exception) -> bool:
+    """Whether an error comes from the file, and not from the handler."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS

@@ -20,6 +20,7 @@ T = TypeVar("T")
 ID, TIME, EVENTS, TAGS, PAYLOAD = "i", "t", "n", "e", "p"
 CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "a", "k", "d", "m"
 SNAPSHOT_VERSION, SHAPE = "v", "s"
+_IDENTITY_PARTITION, _IDENTITY_SORT = f"{TENANT_DELIMITER}eventsrc", "-1"  # no stream, and no version
 NAMES = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
 
 
@@ -75,6 +76,9 @@ class Items:
         self.get_response: type[GetResponse[Stored]] = GetResponse[stored]
         self.query_response: type[QueryResponse[Stored]] = QueryResponse[stored]
         self._condition_failed: type[ConditionFailed[Stored]] = ConditionFailed[stored]
+        self.tenant = tenant
+        self.identity_attribute = ID
+        self.identity_key = {partition_key: {"S": _IDENTITY_PARTITION}, sort_key: {"N": _IDENTITY_SORT}}
         self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
 
     def partition(self, stream: str) -> dict[str, str]:
@@ -87,6 +91,10 @@ class Items:
 
     def key(self, stream: str, sort: SortKey) -> dict[str, Any]:
         return {self.partition_key: self.partition(stream), self.sort_key: {"N": str(sort)}}
+
+    def from_identity(self, drawn: str) -> dict[str, Any]:
+        """Return the item with the identity of the table."""
+        return self.identity_key | {self.identity_attribute: {"S": drawn}}
 
     def from_commit(self, commit: Commit) -> dict[str, Any]:
         """Return the item of a commit. Raises CommitTooLarge, InvalidStreamId or ValueError."""

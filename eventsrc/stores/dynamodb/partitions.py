@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import CorruptPayload
 from ...store import Commit, Snapshot
 from ...usage import Usage
 from .items import ID, SNAPSHOT_VERSION, Items, Stored
@@ -37,7 +38,9 @@ class TablePartitions:
         newest: bool = False,
         backward: bool = False,
         limit: int | None = None,
+        stop_at_damaged: bool = False,
     ) -> Page:
+        """Query as `Partitions.query`. With `stop_at_damaged`, the page ends before an item that is not a commit."""
         items, used = self._items, self._used
         request: dict[str, Any] = {
             "TableName": self._table.name,
@@ -59,16 +62,23 @@ class TablePartitions:
         response = await self._table.send("Query", request, items.query_response, used)
         snapshot: Snapshot | None = None
         commits: list[Commit] = []
+        damaged: CorruptPayload | None = None
         for item in response.Items:
             version = commit_version(items.read_sort_key(item, stream))
             if version is None:
                 found = items.to_snapshot(item, stream) if newest else None
                 snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
             elif snapshot is None or version >= snapshot.version:  # commits before the snapshot are not decoded
-                commits.append(items.to_commit(item, stream))
+                try:
+                    commits.append(items.to_commit(item, stream))
+                except CorruptPayload as error:
+                    if not stop_at_damaged:
+                        raise
+                    damaged = error.with_traceback(None)
+                    break
         used.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
         last = response.LastEvaluatedKey
-        return Page(snapshot, commits, None if last is None else items.read_sort_key(last, stream))
+        return Page(snapshot, commits, None if last is None else items.read_sort_key(last, stream), damaged)
 
     async def get(self, stream: str, key: SortKey) -> Stored | None:
         request = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -10,13 +11,14 @@ from ...errors import CommitOutcomeUnknown, StoreError
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
-from ..feed import Batch, Head
+from ..feed import Batch, Head, select
 from ..lifecycle import ManagedStore
 from ..settle import settle
 from .feed.change_records import ChangeRecord, read_changes
 from .feed.checkpoint import find_earliest, parse_checkpoint
 from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
+from .identity import Identity
 from .items import Items, Keyed, Stored
 from .layouts import LAYOUTS, LayoutName
 from .layouts.layout import SortKey
@@ -87,6 +89,7 @@ class DynamoDBStore(ManagedStore):
         self.items = Items(partition_key, sort_key, tenant)
         self._layout = LAYOUTS[layout]()
         self._table_feed = TableFeed(self.table, self.items, self.scan)
+        self._identity = Identity(self.table, self.items)
 
     async def append(self, commit: Commit) -> Receipt:
         def unknown(reason: str) -> CommitOutcomeUnknown:
@@ -108,7 +111,9 @@ class DynamoDBStore(ManagedStore):
                 stored = self.items.read_stored(failed.reply)
             else:
                 return settle(commit, commit, used)
-            return await self._settle(commit, stored, used)
+            if stored is None:  # the endpoint does not return the stored item
+                stored = await _find_stored(TablePartitions(self.table, self.items, used), commit)
+            return settle(commit, self.items.to_commit(stored, commit.stream), used)
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -128,9 +133,13 @@ class DynamoDBStore(ManagedStore):
             used = Usage(calls=1)
             with self.in_flight(used=used):
                 partitions = TablePartitions(self.table, self.items, used)
-                page = await partitions.query(stream, first, last, after=last_key, backward=backward)
+                page = await partitions.query(
+                    stream, first, last, after=last_key, backward=backward, stop_at_damaged=True
+                )
             for commit in page.commits:
                 yield commit
+            if page.error is not None:
+                raise page.error
             last_key = page.last_key
             if last_key is None or (last_key <= first if backward else last_key >= last):
                 return
@@ -151,13 +160,19 @@ class DynamoDBStore(ManagedStore):
 
         Raises:
             ValueError: the event has none of these forms.
-            StoreRejected: the stream carries no new images.
+            StoreRejected: the stream carries no new images, or a record is of another table. Records that name no table
+                are accepted.
             CorruptPayload: this library did not write the item.
         """
-        return read_changes(event, self.items)
+        return read_changes(event, self.items, self.table.name)
 
     async def scan(
-        self, *, after: str = "", segments: int = 4, units_per_second: float | None = None
+        self,
+        *,
+        after: str = "",
+        segments: int = 4,
+        units_per_second: float | None = None,
+        report_damaged: bool = False,
     ) -> AsyncGenerator[Batch]:
         """Iterate over all commits of the table, each stream's in order, in parallel segments.
 
@@ -166,6 +181,7 @@ class DynamoDBStore(ManagedStore):
         - `after` is the checkpoint of a batch, to resume a scan. A resumed scan keeps its number of segments.
         - `units_per_second` limits the read units that the scan consumes, which leaves capacity for other requests. One
           request of the scan reads up to 1 MB and takes up to 128 units.
+        - With `report_damaged`, an item that cannot be read is named in its batch, and does not end the scan.
 
         Raises:
             ValueError: `after` is not a checkpoint of a scan, or a number is not above 0.
@@ -177,13 +193,35 @@ class DynamoDBStore(ManagedStore):
 
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
         batches = scan_commits(
-            self._scan_page, request, self.items, segments=segments, after=after, units_per_second=units_per_second
+            self._scan_page,
+            request,
+            self.items,
+            segments=segments,
+            after=after,
+            units_per_second=units_per_second,
+            report_damaged=report_damaged,
         )
         async with aclosing(batches):
             async for batch in batches:
                 yield batch
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        """Return the identity of the table and the tenant, as `Feed.identity`.
+
+        The first call for a table writes an item (docs/storage.md). A store object asks once each time it is opened.
+        """
+        return await self._identity.read()
+
+    async def clock(self) -> int:
+        """Return the time by the service's clock, rounded down to seconds, as `Feed.clock`.
+
+        It takes one request of half a read unit. Raises StoreRejected if responses have no Date header.
+        """
+        return await self.table.clock(self.items.identity_key)
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
+    ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, from the table's stream, which repeats and reorders them.
 
         - With an empty `after`, the table is scanned first. The stream is then read from before the start of the scan.
@@ -192,21 +230,25 @@ class DynamoDBStore(ManagedStore):
           batch, including batches without commits.
         - `caught_up` means that each shard returned several empty pages in a row. The service does not report the end
           of an open shard, and a commit appears in the stream a moment after it is stored.
+        - An item of another program is ignored, unless its keys can be those of a commit.
+        - Items of other categories than `categories` are read all the same. If one of them cannot be read, the feed
+          ends, unless damaged items are reported.
 
         Raises:
             FeedTrimmed: commits could be missed, because the checkpoint is too old, the scan took too long, or the
                 stream was turned off.
             StoreRejected: the table has no stream of new images.
         """
-        async with aclosing(self._table_feed.batches(after, follow=follow)) as batches:
+        async with aclosing(self._table_feed.batches(after, follow=follow, report_damaged=report_damaged)) as batches:
             async for batch in batches:
-                yield batch
+                yield select(batch, categories)
 
     async def end(self) -> str:
         """Return the checkpoint of the end, as `Feed.end`.
 
-        It starts at the beginning of each open shard, so the last few hours of commits are delivered again: only a
-        record's sequence number can name a point within a shard.
+        Commits that were stored more than two minutes before, by the service's clock, are not delivered. The feed reads
+        the beginning of each open shard all the same, which takes a moment: only a record's sequence number can name a
+        point within a shard.
         """
         return await self._table_feed.end()
 
@@ -219,6 +261,13 @@ class DynamoDBStore(ManagedStore):
         if after:
             parse_checkpoint(after)
         return None
+
+    async def behind(self, after: str) -> float | None:
+        """Return how old a checkpoint is, in seconds: later commits may not have been delivered. None within a scan."""
+        checkpoint = parse_checkpoint(after) if after else None
+        if checkpoint is None or checkpoint.scan is not None:
+            return None
+        return max(0.0, time.time() - checkpoint.since)
 
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """Iterate over the heads of all streams, as `Feed.heads`.
@@ -246,20 +295,6 @@ class DynamoDBStore(ManagedStore):
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def _settle(self, commit: Commit, stored: Stored | None, used: Usage) -> Receipt:
-        """Return the receipt of a commit whose put was refused, if an earlier try stored it.
-
-        Raises ConflictError if another commit has the version, and CommitOutcomeUnknown.
-        """
-        if stored is None:  # the endpoint does not return the stored item
-            try:
-                stored = await TablePartitions(self.table, self.items, used).get(commit.stream, commit.version)
-            except StoreError as error:  # not a definite failure: the stored item may be this commit
-                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from error
-            if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
-                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
-        return settle(commit, self.items.to_commit(stored, commit.stream), used)
-
     async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
         used = Usage(calls=1)
         with self.in_flight(used=used):
@@ -267,6 +302,7 @@ class DynamoDBStore(ManagedStore):
 
     async def on_open(self) -> None:
         await self.table.connection.open()
+        self._identity = Identity(self.table, self.items)
         self._table_feed = TableFeed(self.table, self.items, self.scan)
 
     async def aclose(self) -> None:
@@ -275,3 +311,15 @@ class DynamoDBStore(ManagedStore):
 
     async def on_close(self) -> None:
         await self.table.connection.aclose()
+
+
+async def _find_stored(partitions: TablePartitions, commit: Commit) -> Stored:
+    """Return the item that has the version of a commit whose put was refused. Raises CommitOutcomeUnknown."""
+    unknown = CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+    try:
+        stored = await partitions.get(commit.stream, commit.version)
+    except StoreError as error:  # not a definite failure: the stored item may be this commit
+        raise unknown from error
+    if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
+        raise unknown
+    return stored

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -14,7 +16,7 @@ from ...errors import StoreError, StoreRejected
 from ...usage import Usage
 from .creation import create_table
 from .wire.attributes import text_of
-from .wire.client import Reply, ServiceError
+from .wire.client import Reply, ServiceError, TransportError
 from .wire.connection import Connection
 from .wire.outcomes import ConditionNotMet, DeadlinePassed, to_store_rejected
 from .wire.responses import (
@@ -23,6 +25,7 @@ from .wire.responses import (
     ConditionFailed,
     GetResponse,
     Item,
+    Metered,
     QueryResponse,
     Response,
     TransactResponse,
@@ -30,7 +33,7 @@ from .wire.responses import (
 from .wire.sdk import SDKClient
 from .wire.sending import count_tries, send
 
-T = TypeVar("T", bound=Response | TransactResponse)
+T = TypeVar("T", bound=Metered)
 
 _MAX_BATCH_READ, _MAX_BATCH_WRITE = 100, 25  # items of one batch
 
@@ -157,9 +160,48 @@ class Table:
         async with aclosing(self.query(partition, prefix)) as pages:
             return [item async for page in pages for item in page]
 
-    async def put(self, item: Item) -> None:
-        request = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
-        await self._guard_and_send("PutItem", request, Response)
+    async def put(self, item: Item, *, only_if_new: bool = False) -> None:
+        """Put an item. With `only_if_new`, leave an item that is stored under its key."""
+        request: dict[str, Any] = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
+        if only_if_new:
+            request["ConditionExpression"] = "attribute_not_exists(#pk)"
+            request["ExpressionAttributeNames"] = {"#pk": self._partition_key}
+        try:
+            await self._guard_and_send("PutItem", request, Response)
+        except ConditionNotMet:
+            return
+
+    async def clock(self, key: Item) -> int:
+        """Return the time in µs since the epoch by the service's clock, rounded down to seconds.
+
+        It is the time of a response to a GetItem of `key`, which need not exist. Raises StoreRejected if responses do
+        not have their time.
+        """
+        connection, used = self.connection, Usage(calls=1)
+        request = {"TableName": self.name, "Key": key, "ReturnConsumedCapacity": "TOTAL"}
+        assert connection.client is not None
+        client = connection.client
+
+        async def once() -> Reply:
+            used.requests += 1
+            reply = await client.call("GetItem", request)
+            try:
+                used.read_units += reply.read(Response).units
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                raise TransportError("the response is not one of DynamoDB") from None
+            return reply
+
+        with self.guard(used):
+            try:
+                reply = await send(once, connection.slots, connection.deadline)
+            except (DeadlinePassed, ServiceError) as error:
+                raise _to_store_error(error, request) from None
+        try:
+            return int(parsedate_to_datetime(reply.date).replace(tzinfo=UTC).timestamp()) * 1_000_000
+        except (ValueError, OverflowError):
+            raise StoreRejected(
+                "CLOCK", "the endpoint's responses have no Date header; use one that sends it"
+            ) from None
 
     async def update(self, update: Mapping[str, Any], *, quoting: bool = False) -> Refusal | None:
         """Update an item of this table, or of the table that `update` names. Return None if it was updated."""
@@ -208,9 +250,13 @@ class Table:
         async with aclosing(self.query(partition)) as pages:
             async for page in pages:
                 keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
-                deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
-                for start in range(0, len(deletes), _MAX_BATCH_WRITE):
-                    await self._send_batch("BatchWriteItem", {self.name: deletes[start : start + _MAX_BATCH_WRITE]})
+                await self.delete_all(self.name, keys)
+
+    async def delete_all(self, table: str, keys: Sequence[Item]) -> None:
+        """Delete the items with these keys from `table`. The keys must differ."""
+        deletes = [{"DeleteRequest": {"Key": key}} for key in keys]
+        for start in range(0, len(deletes), _MAX_BATCH_WRITE):
+            await self._send_batch("BatchWriteItem", {table: deletes[start : start + _MAX_BATCH_WRITE]})
 
     async def _guard_and_send(self, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
         used = Usage(calls=1)

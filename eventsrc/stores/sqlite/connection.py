@@ -7,13 +7,22 @@ import sqlite3
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 1
 
-SCHEMA = """
+CREATE_IDENTITY = """
+CREATE TABLE IF NOT EXISTS identity (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id TEXT NOT NULL
+) STRICT
+"""  # older releases created files without it
+DRAW_IDENTITY = "INSERT INTO identity VALUES (1, ?) ON CONFLICT DO NOTHING"
+
+SCHEMA = f"""
 CREATE TABLE commits (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     stream TEXT NOT NULL,
@@ -37,6 +46,7 @@ CREATE TABLE snapshots (
     shape TEXT NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
+{CREATE_IDENTITY};
 """
 
 
@@ -99,5 +109,6 @@ def _create(connection: sqlite3.Connection) -> None:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
+        connection.execute(DRAW_IDENTITY, (uuid4().hex,))
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

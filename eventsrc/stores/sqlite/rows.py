@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
 from ...errors import ConflictError, CorruptPayload
+from ...log import log
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...usage import Usage
-from ..feed import Head
+from ..feed import Damaged, Head
 from ..limits import check_id_and_time
 from ..settle import settle
+from .connection import CREATE_IDENTITY, DRAW_IDENTITY
 
 _PAGE_BYTES = 4 * 1024 * 1024  # of payloads; a page of all streams ends after it
 
@@ -28,8 +32,21 @@ _FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version 
 PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
 PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
 _AFTER = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_WINDOW = 20_000  # positions that are searched for commits of some categories by one statement
+_WINDOW_END = "SELECT position FROM commits WHERE position > ? AND position <= ? ORDER BY position DESC LIMIT 1"
+_NEXT = "SELECT position FROM commits WHERE position > ? ORDER BY position LIMIT 1"
+_OF = (  # no index on `stream`: its rows would have to be sorted by position
+    f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? AND position <= ? "
+    "AND (position = ? OR {}) ORDER BY position LIMIT ?"
+)
+_CATEGORY = "+stream = ? OR (+stream >= ? AND +stream < ?)"
 _LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
-_HEADS = "SELECT stream, max(version) FROM commits WHERE stream > ? GROUP BY stream ORDER BY stream LIMIT ?"
+_ID = "SELECT id FROM commits WHERE position = ?"
+_HEADS = (
+    "SELECT stream, max(version) FROM commits WHERE stream > CAST(? AS TEXT) GROUP BY stream ORDER BY stream LIMIT ?"
+)
+_HAS_IDENTITY = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'identity'"
+_IDENTITY = "SELECT id FROM identity"
 _SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
 PUT_SNAPSHOT = """
 INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
@@ -68,23 +85,86 @@ def read_commits(connection: sqlite3.Connection, query: str, arguments: tuple[An
     Raises:
         CorruptPayload: a row was altered and is not a commit any more.
     """
+    commits, error = read_page(connection, query, arguments)
+    if error is not None:
+        raise error
+    return commits
+
+
+def read_page(
+    connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]
+) -> tuple[list[Commit], CorruptPayload | None]:
+    """Return commits as `read_commits`, up to a row that is not a commit any more, and the error of that row."""
     found = connection.execute(query, arguments).fetchall()  # at once: an open cursor keeps its transaction open
-    return [_to_commit(arguments[0], *row) for row in found]
+    commits: list[Commit] = []
+    try:
+        for row in found:
+            commits.append(_to_commit(arguments[0], *row))  # noqa: PERF401  # what came before an error is kept
+    except CorruptPayload as error:
+        return commits, error.with_traceback(None)
+    return commits, None
 
 
-def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit], bool]:
+def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit | Damaged], bool]:
     """Return commits of all streams after a position, up to `limit` or _PAGE_BYTES, and whether they are all there are.
 
-    Raises:
-        CorruptPayload: a row was altered and is not a commit any more.
+    A row that was altered, and is not a commit any more, is returned as `Damaged`.
     """
+    return _read_rows(connection, _AFTER, (position, limit), limit)
+
+
+def read_of(
+    connection: sqlite3.Connection, position: int, limit: int, categories: Collection[str]
+) -> tuple[list[Commit | Damaged], bool]:
+    """Return as `read_after`, without commits of other categories, except the last row that was looked at."""
+    row = connection.execute(_WINDOW_END, (position, position + _WINDOW)).fetchone()
+    row = row or connection.execute(_NEXT, (position,)).fetchone()  # after many positions without a commit
+    if row is None:
+        return [], True
+    last: int = row[0]
+    ranges = [text for each in categories for text in (each, f"{each}-", f"{each}.")]  # "." is next to "-"
+    query = _OF.format(" OR ".join([_CATEGORY] * len(categories)))
+    rows, complete = _read_rows(connection, query, (position, last, last, *ranges, limit), limit)
+    return rows, complete and connection.execute(_NEXT, (last,)).fetchone() is None
+
+
+def _read_rows(
+    connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...], limit: int
+) -> tuple[list[Commit | Damaged], bool]:
+    """Return the rows of a query, up to `limit` or _PAGE_BYTES, and whether they are all that it finds."""
     found: list[tuple[Any, ...]] = []
     size, more = 0, True
-    with closing(connection.execute(_AFTER, (position, limit))) as cursor:  # as above
+    with closing(connection.execute(query, arguments)) as cursor:  # as above
         while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
             found.append(row)
             size += len(row[-1])
-    return [_to_commit(_to_stream(stream, row), *row) for stream, *row in found], not more and len(found) < limit
+    is_end = not more and len(found) < limit
+    try:
+        return [_to_commit(stream.decode(), *row) for stream, *row in found], is_end
+    except (CorruptPayload, UnicodeDecodeError):
+        return [_to_commit_or_damaged(stream, row) for stream, *row in found], is_end
+
+
+def read_commit_id(connection: sqlite3.Connection, position: int) -> bytes | None:
+    """Return the id of the commit at a position; None if there is none, or none with an id."""
+    row = connection.execute(_ID, (position,)).fetchone()
+    return row[0] if row and len(row[0]) == 16 else None
+
+
+def read_identity(connection: sqlite3.Connection) -> str | None:
+    """Return the identity of the store; None if an older release created the file."""
+    if not connection.execute(_HAS_IDENTITY).fetchone()[0]:
+        return None
+    row = connection.execute(_IDENTITY).fetchone()
+    return row[0].decode(errors="replace") if row else None
+
+
+def draw_identity(connection: sqlite3.Connection) -> str:
+    """Give the store an identity unless it has one, and return the one that it has."""
+    connection.execute(CREATE_IDENTITY)
+    connection.execute(DRAW_IDENTITY, (uuid4().hex,))
+    stored: bytes = connection.execute(_IDENTITY).fetchone()[0]
+    return stored.decode(errors="replace")
 
 
 def read_last_position(connection: sqlite3.Connection) -> int:
@@ -96,19 +176,30 @@ def read_last_position(connection: sqlite3.Connection) -> int:
 def read_heads(connection: sqlite3.Connection, after: str, limit: int) -> list[Head]:
     """Return streams after the stream `after`, by name, with their last versions.
 
-    Raises:
-        CorruptPayload: the name of a stream is not UTF-8.
+    A name that is not UTF-8 is left out, and logged.
     """
-    found = connection.execute(_HEADS, (after, limit)).fetchall()
-    return [Head(_to_stream(stream, [0, version]), version) for stream, version in found]
+    heads: list[Head] = []
+    last, more = after.encode(), True
+    while more and not heads:
+        found = connection.execute(_HEADS, (last, limit)).fetchall()
+        more = len(found) == limit
+        for name, version in found:
+            last = name
+            try:
+                heads.append(Head(name.decode(), version))
+            except UnicodeDecodeError:
+                log.warning("the name of stream %r is not UTF-8; it is not listed", name)
+    return heads
 
 
-def _to_stream(stored: bytes, row: list[Any]) -> str:
+def _to_commit_or_damaged(name: bytes, row: list[Any]) -> Commit | Damaged:
     try:
-        return stored.decode()
+        return _to_commit(name.decode(), *row)
+    except CorruptPayload as damaged:
+        error = damaged.with_traceback(None)
     except UnicodeDecodeError:
-        pass
-    raise CorruptPayload(stored.decode(errors="replace"), row[1], "the name of the stream is not UTF-8")
+        error = CorruptPayload(name.decode(errors="replace"), row[1], "the name of the stream is not UTF-8")
+    return Damaged(error.stream, error.version, error, row[0])
 
 
 def _to_commit(

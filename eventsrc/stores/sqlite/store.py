@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ...errors import CommitOutcomeUnknown, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
-from ..feed import Head
+from ..feed import Damaged, Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
@@ -27,11 +27,15 @@ from .rows import (
     PAGE_BACKWARD,
     PUT_SNAPSHOT,
     append,
+    draw_identity,
     load,
     read_after,
-    read_commits,
+    read_commit_id,
     read_heads,
+    read_identity,
     read_last_position,
+    read_of,
+    read_page,
     to_json,
 )
 from .threads import Readers, Undecided, Writer
@@ -59,6 +63,7 @@ class SQLiteStore(OrderedStore):
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
         self._readers: Readers | None = None
+        self._identity: str | None = None  # of the file that is open
 
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
@@ -103,9 +108,11 @@ class SQLiteStore(OrderedStore):
             arguments = (stream, low, high, PAGE_COMMITS)
             with self.in_flight():
                 assert self._readers is not None
-                page = await self._readers.run(partial(read_commits, query=query, arguments=arguments))
+                page, error = await self._readers.run(partial(read_page, query=query, arguments=arguments))
             for commit in page:
                 yield commit
+            if error is not None:
+                raise error
             if len(page) < PAGE_COMMITS:
                 return
             if backward:
@@ -113,10 +120,33 @@ class SQLiteStore(OrderedStore):
             else:
                 low = page[-1].version + 1
 
-    async def commits_after(self, position: int) -> tuple[list[Commit], bool]:
+    async def identity(self) -> str:
+        with self.in_flight():
+            assert self._readers is not None
+            assert self._writer is not None
+            if self._identity is None:
+                self._identity = await self._readers.run(read_identity)
+            if self._identity is None:  # an older release created the file
+                try:
+                    self._identity = await self._writer.submit(draw_identity)
+                except Undecided:
+                    raise StoreUnavailable("the store may not have been given an identity; call it again") from None
+            return self._identity
+
+    async def commits_after(self, position: int) -> tuple[list[Commit | Damaged], bool]:
         with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: read_after(connection, position, FEED_PAGE))
+
+    async def commits_of(self, position: int, categories: Collection[str]) -> tuple[list[Commit | Damaged], bool]:
+        with self.in_flight():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: read_of(connection, position, FEED_PAGE, categories))
+
+    async def commit_id_at(self, position: int) -> bytes | None:
+        with self.in_flight():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: read_commit_id(connection, position))
 
     async def last_position(self) -> int:
         with self.in_flight():
@@ -142,6 +172,7 @@ class SQLiteStore(OrderedStore):
         connection = await asyncio.to_thread(connect, self._path, self._deadline)
         self._readers = Readers(self._path, self._deadline)
         self._writer = Writer(connection, self._readers)
+        self._identity = None
 
     async def on_close(self) -> None:
         writer, self._writer, self._readers = self._writer, None, None

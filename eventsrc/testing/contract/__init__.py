@@ -15,16 +15,18 @@ async def test_contract(check: Check) -> None:
 The factory makes stores that are not open yet; the checks open and close them. The stores may share data or start
 empty: every check uses its own streams. A broken promise is an AssertionError that names the promise. If a store lacks
 a capability, this must be declared with `without=`; see `Capability`.
+
+`checkpoints` has the contract of checkpoints, and `projections` that of kinds of projections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import appends, feeds, life, races, reads, refusals, snapshots
+from . import appends, checkpoints, feeds, life, projections, races, reads, refusals, snapshots
 from .check import Capability, Check, MakeStore
 
-__all__ = ["CONTRACT", "Capability", "Check", "MakeStore", "check_store"]
+__all__ = ["CONTRACT", "Capability", "Check", "MakeStore", "check_store", "checkpoints", "projections"]
 
 CONTRACT: tuple[Check, ...] = (
     *appends.CHECKS,

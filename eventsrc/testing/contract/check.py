@@ -44,26 +44,34 @@ class Check:
         Raises:
             AssertionError: the promise is broken, or the declaration is not true. The text has the promise.
         """
-        limit = asyncio.timeout(PATIENCE)
-        try:
-            async with limit:
-                await self.run(make_store)
-        except AssertionError as error:
-            if self.needs not in without:
-                raise AssertionError(f"{self.promise}\nbut {error}") from error
-        except Exception as error:
-            what = f"raised {type(error).__name__}: {error}"
-            if limit.expired():
-                what = f"did not end within {PATIENCE:g} seconds"
-            raise AssertionError(f"{self.promise}\nbut it {what}") from error
-        else:
-            if self.needs in without:
-                raise AssertionError(
-                    f"the store was declared to be without {self.needs}, but has it; remove the declaration"
-                )
+        lacking = self.needs.value if self.needs is not None and self.needs in without else ""
+        await run_check(self.promise, self.run(make_store), lacking=lacking)
 
     def __str__(self) -> str:
         return self.name
+
+
+async def run_check(promise: str, check: Awaitable[None], *, lacking: str = "") -> None:
+    """Run a check. If the capability that it needs is declared to be `lacking`, the promise must be broken.
+
+    Raises:
+        AssertionError: the promise is broken, or the declaration is not true. The text has the promise.
+    """
+    limit = asyncio.timeout(PATIENCE)
+    try:
+        async with limit:
+            await check
+    except AssertionError as error:
+        if not lacking:
+            raise AssertionError(f"{promise}\nbut {error}") from error
+    except Exception as error:
+        what = f"raised {type(error).__name__}: {error}"
+        if limit.expired():
+            what = f"did not end within {PATIENCE:g} seconds"
+        raise AssertionError(f"{promise}\nbut it {what}") from error
+    else:
+        if lacking:
+            raise AssertionError(f"it was declared to be without: {lacking}, but has it; remove the declaration")
 
 
 def make_checks(*runs: Callable[[MakeStore], Awaitable[None]], needs: Capability | None = None) -> tuple[Check, ...]:

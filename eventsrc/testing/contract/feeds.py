@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Collection
 from contextlib import aclosing
 
 from ...errors import FeedTrimmed, StoreClosed
 from ...store import Commit, Store
 from ...stores.feed import Batch, Feed
-from ...stores.ordered import PAGE
+from ...stores.ordered import PAGE, position_of
 from .check import Capability, MakeStore, expect, expect_equal, expect_error, make_checks
 from .samples import expect_same, fill, fresh_stream, make_commit
 
@@ -51,6 +53,41 @@ async def a_feed_resumes_after_any_checkpoint(make_store: MakeStore) -> None:
         for number, batch in enumerate(batches, 1):
             expected = [commit for each in batches[number:] for commit in each.commits]
             expect_equal(await read_feed(store, batch.checkpoint), expected, f"after {batch.checkpoint}")
+
+
+async def a_feed_of_categories_leaves_out_the_others(make_store: MakeStore) -> None:
+    """With categories, exactly their commits are delivered, and checkpoints advance over all others."""
+    async with make_store() as store:
+        feed, start, name = get_feed(store), await find_end(store), fresh_stream().replace("-", "")
+        wanted = [await fill(store, f"{name}-a-1", 3)]
+        await fill(store, f"{name}s-1", PAGE + 10)
+        for other in (f"{name}.-1", f"x{name}-1", f"{name[:-1]}-1"):
+            await fill(store, other, 2)
+        wanted += [await fill(store, f"{name}", 1), await fill(store, f"second{name}-b-2", 2)]
+        await fill(store, fresh_stream(), 2)
+        categories = {name, f"second{name}"}
+        batches = [batch async for batch in feed.feed(after=start, follow=False, categories=categories)]
+        delivered = [commit for batch in batches for commit in batch.commits]
+        expect_same(delivered, [commit for commits in wanted for commit in commits], "the feed of two categories")
+        expect([batch.caught_up for batch in batches] == [False] * (len(batches) - 1) + [True], "caught up at the end")
+        expect_equal(await feed.remaining(batches[-1].checkpoint), 0, "commits after the last checkpoint")
+        for number, batch in enumerate(batches, 1):
+            rest = [batch async for batch in feed.feed(after=batch.checkpoint, follow=False, categories=categories)]
+            expected = [commit for each in batches[number:] for commit in each.commits]
+            expect_equal([commit for each in rest for commit in each.commits], expected, f"after {batch.checkpoint}")
+
+
+async def a_follower_of_a_category_gets_new_commits(make_store: MakeStore) -> None:
+    """A follower of a category gets its new commits, however many others are stored before them."""
+    async with make_store() as store:
+        name = fresh_stream().replace("-", "")
+        start = await find_end(store)
+        following = asyncio.create_task(follow(store, start, 3, [name]))
+        await fill(store, fresh_stream(), 30)
+        before = await fill(store, f"{name}-1", 1)
+        await fill(store, fresh_stream(), 30)
+        later = await fill(store, f"{name}-2", 2)
+        expect_same(await following, [*before, *later], "followed")
 
 
 async def an_empty_feed_is_caught_up(make_store: MakeStore) -> None:
@@ -109,8 +146,43 @@ async def a_checkpoint_ahead_of_the_store_is_refused(make_store: MakeStore) -> N
     """A checkpoint of other data, or from before a restore, raises FeedTrimmed: waiting would miss commits."""
     async with make_store() as store:
         await fill(store, fresh_stream(), 2)
-        ahead = str(int(await get_feed(store).end()) + 1_000_000)
+        ahead = str(position_of(await get_feed(store).end()) + 1_000_000)
         await expect_error(FeedTrimmed, read_feed(store, ahead), "a feed after a checkpoint ahead of the end")
+
+
+async def a_checkpoint_of_another_history_is_refused(make_store: MakeStore) -> None:
+    """A checkpoint raises FeedTrimmed if another commit has its position, as after a restore. Nothing is delivered."""
+    async with make_store() as store:
+        feed = get_feed(store)
+        await fill(store, fresh_stream(), 2)
+        end = await feed.end()
+        position, dot, anchor = end.partition(".")
+        expect(bool(dot) and len(anchor) == 16, f"the checkpoint {end!r} does not name a commit")
+        other = f"{position}.{int(anchor, 16) ^ 1:016x}"
+        await fill(store, fresh_stream(), 2)
+        await expect_error(FeedTrimmed, read_feed(store, other), "a feed after a commit that is not in the store")
+        for same in (end, position):
+            expect_equal(len(await read_feed(store, same)), 2, f"commits after {same}")
+            expect_equal(await feed.remaining(same), 2, f"commits that remain after {same}")
+        expect_equal(feed.earliest([position, end]), end, "the earliest of two texts for one position")
+
+
+async def the_identity_is_drawn_once(make_store: MakeStore) -> None:
+    """All calls return the same identity, also at once and after the store was closed and opened again."""
+    store = make_store()
+    async with store:
+        first = await asyncio.gather(*(get_feed(store).identity() for _ in range(5)))
+    async with store:
+        expect_equal({*first, await get_feed(store).identity()}, {first[0]}, "identities")
+    expect(len(first[0]) >= 32, f"{first[0]!r} may be drawn twice")
+
+
+async def the_clock_is_in_microseconds(make_store: MakeStore) -> None:
+    """The store's clock is within a day of this machine's, and does not run backward."""
+    async with make_store() as store:
+        times = [await get_feed(store).clock() for _ in range(3)]
+        expect(times == sorted(times), f"the clock went back: {times}")
+        expect(abs(times[0] / 1e6 - time.time()) < 86_400, f"the clock is at {times[0]}, not at the time in µs")
 
 
 async def a_feed_from_the_end_delivers_later_commits(make_store: MakeStore) -> None:
@@ -156,10 +228,10 @@ async def write(store: Store, stream: str, count: int) -> list[Commit]:
     return commits
 
 
-async def follow(store: Store, after: str, count: int) -> list[Commit]:
+async def follow(store: Store, after: str, count: int, categories: Collection[str] = ()) -> list[Commit]:
     """Return the next `count` commits or more."""
     seen: list[Commit] = []
-    async with aclosing(get_feed(store).feed(after=after)) as batches:
+    async with aclosing(get_feed(store).feed(after=after, categories=categories)) as batches:
         while len(seen) < count:
             try:
                 async with asyncio.timeout(LONGEST_SILENCE):
@@ -194,12 +266,17 @@ CHECKS = make_checks(
     a_feed_delivers_all_commits_in_order,
     a_feed_of_large_commits_is_complete,
     a_feed_resumes_after_any_checkpoint,
+    a_feed_of_categories_leaves_out_the_others,
+    a_follower_of_a_category_gets_new_commits,
     an_empty_feed_is_caught_up,
     a_follower_gets_new_commits,
     a_feed_that_does_not_follow_ends,
     closing_ends_a_follower,
     a_bad_checkpoint_is_refused,
     a_checkpoint_ahead_of_the_store_is_refused,
+    a_checkpoint_of_another_history_is_refused,
+    the_identity_is_drawn_once,
+    the_clock_is_in_microseconds,
     a_feed_from_the_end_delivers_later_commits,
     the_earliest_checkpoint_misses_nothing,
     heads_are_each_streams_last_version,

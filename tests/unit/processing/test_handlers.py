@@ -8,8 +8,21 @@ import pytest
 from support.bank import Account, Deposited, Opened, Withdrawn
 
 from eventsrc import Commit, DeclarationError, Event, MemoryStore, Repository
-from eventsrc.processing import Context, Effects, MemoryProjection, Processor
+from eventsrc.processing import (
+    Checkpoints,
+    Context,
+    Effects,
+    MemoryCheckpoints,
+    MemoryProjection,
+    Mirror,
+    Projection,
+)
 from eventsrc.processing.projections.handlers import handlers_of
+from eventsrc.testing.contract.samples import make_commit
+
+
+def bind(projection: Projection, checkpoints: Checkpoints | None = None) -> None:
+    projection.bind(checkpoints or MemoryCheckpoints(), MemoryStore())
 
 
 async def stored(*steps: int) -> list[Commit]:
@@ -129,6 +142,84 @@ class NoVersion(MemoryProjection, tag="no-version"):
     def handle_a(self, event: Opened) -> None: ...
 
 
+class Misspelt(MemoryProjection, tag="misspelt"):
+    def handle_opening(self, event: Opened) -> None: ...
+    def handel_deposits(self, events: Sequence[Deposited | Withdrawn], context: Context) -> None: ...
+
+
+class MisspeltStatic(MemoryProjection, tag="misspelt-static"):
+    def handle_opening(self, event: Opened) -> None: ...
+    @staticmethod
+    def handel_deposit(event: Deposited) -> None: ...
+
+
+class MisspeltOfClass(MemoryProjection, tag="misspelt-of-class"):
+    def handle_opening(self, event: Opened) -> None: ...
+    @classmethod
+    def handel_deposit(cls, event: Deposited) -> None: ...
+
+
+class MisspeltOptional(MemoryProjection, tag="misspelt-optional"):
+    def handle_opening(self, event: Opened) -> None: ...
+    def handel_deposits(self, events: Sequence[Deposited] | None = None) -> None: ...
+
+
+class MisspeltContextFirst(MemoryProjection, tag="misspelt-context-first"):
+    def handle_opening(self, event: Opened) -> None: ...
+    def handel_deposit(self, facts: Context, event: Deposited) -> None: ...
+
+
+class TagInBody(MemoryProjection):
+    tag = "h\u00e4\u00df lich"
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
+class TagOfObject(MemoryProjection, tag="tag-of-object"):
+    def __init__(self) -> None:
+        self.tag = "balances@2"  # type: ignore[misc]
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
+class TagOfOtherType(MemoryProjection):
+    tag = 7  # type: ignore[assignment]
+
+    def handle_a(self, event: Opened) -> None: ...
+
+
+class MixedIn:
+    def handle_opening(self, event: Opened) -> None: ...
+    def on_deposit(self, event: Deposited) -> None: ...
+
+
+class MisspeltInMixin(MixedIn, MemoryProjection, tag="misspelt-in-mixin"): ...
+
+
+class Base(MemoryProjection, tag="base"):
+    def handle_opening(self, event: Opened) -> None: ...
+
+
+class Derived(Base):
+    def handle_deposit(self, event: Deposited) -> None: ...
+
+
+class CategoriesText(Base, tag="categories-text"):
+    categories = "account"
+
+
+class CategoriesOfStreams(Base, tag="categories-of-streams"):
+    categories = ("account-a",)
+
+
+class CategoriesOfClasses(Base, tag="categories-of-classes"):
+    categories = (Account,)  # type: ignore[assignment]
+
+
+class WrongOrder(Base, tag="wrong-order"):
+    order = "time"  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("kind", "culprit"),
     [
@@ -142,14 +233,130 @@ class NoVersion(MemoryProjection, tag="no-version"):
         (Waits, r"Waits\.handle_a"),
         (NoTag, "NoTag"),
         (NoVersion, r"NoVersion\.version"),
+        (Misspelt, r"Misspelt\.handel_deposits: takes Deposited, but is not a handler; name it handle_"),
+        (MisspeltStatic, r"MisspeltStatic\.handel_deposit: takes Deposited"),
+        (MisspeltOfClass, r"MisspeltOfClass\.handel_deposit: takes Deposited"),
+        (MisspeltOptional, r"MisspeltOptional\.handel_deposits: takes Deposited"),
+        (MisspeltContextFirst, r"MisspeltContextFirst\.handel_deposit: takes Deposited"),
+        (TagInBody, "TagInBody: the tag .* is not allowed"),
+        (TagOfObject, "TagOfObject: the tag .* is not allowed"),
+        (TagOfOtherType, "TagOfOtherType: the tag 7 is not allowed"),
+        (MisspeltInMixin, r"MixedIn\.on_deposit: takes Deposited"),
+        (Derived, r'Derived: has the tag and version of its base Base.* write class Derived\(Base, tag="..."\)'),
+        (CategoriesText, r"CategoriesText\.categories"),
+        (CategoriesOfStreams, r"CategoriesOfStreams\.categories"),
+        (CategoriesOfClasses, r"CategoriesOfClasses\.categories"),
+        (WrongOrder, r"WrongOrder\.order"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_its_culprit(kind: type[MemoryProjection], culprit: str) -> None:
     with pytest.raises(DeclarationError, match=culprit):
-        Processor(kind(), MemoryStore())
+        bind(kind())
 
 
 def test_a_tag_with_other_characters_is_refused() -> None:
     with pytest.raises(DeclarationError, match="no@name"):
 
         class Bad(Effects, tag="no@name"): ...
+
+
+class Helper:
+    """A class without handlers, which may have methods that take events."""
+
+    def describe(self, event: Opened) -> str:
+        return event.owner
+
+
+async def test_methods_that_help_handlers_are_not_taken_for_misspelt_ones() -> None:
+    class Helped(Helper, MemoryProjection, tag="helped"):
+        def __init__(self, prefix: str = "") -> None:
+            self.prefix = prefix
+
+        def handle_opening(self, event: Opened) -> None: ...
+        def _take(self, event: Deposited) -> None: ...
+        def of_any(self, event: Event) -> None: ...
+        def in_context(self, context: Context) -> None: ...
+        @staticmethod
+        def of_number(number: int, event: Deposited) -> None: ...
+        def of_owner(self, owner: str, event: Deposited | None = None) -> None: ...
+        def total(self) -> int:
+            return 0
+
+    bind(Helped())
+
+
+async def test_a_new_version_of_the_same_class_may_keep_its_tag() -> None:
+    class Second(Base):
+        version = 2
+
+    bind(Second())
+
+
+async def test_two_classes_with_one_name_are_refused_while_both_are_used() -> None:
+    class Other(MemoryProjection, tag="base"):
+        def handle_deposit(self, event: Deposited) -> None: ...
+
+    checkpoints = MemoryCheckpoints()
+    bind(first := Base(), checkpoints)
+    bind(Base(), checkpoints)  # the same class again
+    with pytest.raises(DeclarationError, match=r"Other: is base@1, and so is Base: .*another tag"):
+        bind(Other(), checkpoints)
+    bind(Other())  # with checkpoints of its own
+    del first
+    bind(Other(), checkpoints)
+
+
+async def test_a_class_that_is_defined_again_replaces_the_old_one() -> None:
+    def define() -> MemoryProjection:
+        class Cell(MemoryProjection, tag="cell"):
+            def handle_deposit(self, event: Deposited) -> None: ...
+
+        return Cell()
+
+    checkpoints = MemoryCheckpoints()
+    old, new = define(), define()
+    bind(old, checkpoints)
+    bind(new, checkpoints)
+    assert type(old) is not type(new)
+
+
+async def test_a_projection_wants_commits_with_events_that_it_handles() -> None:
+    class Cents(MemoryProjection, tag="cents-only"):
+        upcasters = (upcast,)
+
+        def handle_deposit(self, event: NewDeposit) -> None: ...
+        def handle_withdrawal(self, event: Withdrawn) -> None: ...
+
+    bind(projection := Cents())
+    assert projection.handles == ("account.deposited", "account.deposited.2", "account.withdrawn")
+    wanted = make_commit("account-a-1", 1, tags=("account.opened", "account.deposited"))
+    assert projection.wants(wanted)
+    assert not projection.wants(make_commit("account-a-1", 1, tags=("account.opened",)))
+
+
+async def test_categories_limit_what_a_projection_wants() -> None:
+    class OfAccounts(Base, tag="of-accounts"):
+        categories = ("account", "purse")
+
+    class Backup(Mirror, tag="backup"):
+        categories = ("account",)
+
+    bind(projection := OfAccounts())
+    bind(mirror := Backup(MemoryStore()))
+    for stream, is_wanted in [
+        ("account-a-1", True),
+        ("purse-1", True),
+        ("accounts-1", False),
+        ("user-account-1", False),
+    ]:
+        commit = make_commit(stream, 1, tags=("account.opened",))
+        assert projection.wants(commit) == is_wanted
+        assert mirror.wants(commit) == (stream == "account-a-1")
+    assert mirror.handles == ()
+    assert mirror.wants(make_commit("account-a-1", 1, tags=("anything",)))
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
+async def test_a_time_limit_is_a_positive_number(timeout: float) -> None:
+    with pytest.raises(ValueError, match="handler_timeout"):
+        Base().bind(MemoryCheckpoints(), MemoryStore(), handler_timeout=timeout)

@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ledger import InSQLite, Outside, commits_of, deposit, fill, ids_of, until
+from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, until
 
 from eventsrc import Fenced, MemoryStore, NotActive, StoreUnavailable
-from eventsrc.processing import Checkpoints, Leases, MemoryCheckpoints, Processor, Runner, SQLiteCheckpoints, health
+from eventsrc.processing import (
+    Checkpoints,
+    Context,
+    Leases,
+    MemoryCheckpoints,
+    Processor,
+    Runner,
+    SQLiteCheckpoints,
+    health,
+)
 from eventsrc.processing.checkpoints.checkpoints import current_slots
+from eventsrc.processing.checkpoints.memory import MemoryWorkers
 from eventsrc.processing.rebuild import rebuild
 
 TTL = 0.9
@@ -36,14 +46,16 @@ async def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
 class Worker:
     """A runner in a task."""
 
+    projection: type[Outside] = Outside
+
     def __init__(self, store: MemoryStore, checkpoints: Checkpoints, name: str, *, slots: int = 8, ttl: float = TTL):
-        self.processor: Processor[Any] = Processor(Outside(), store, checkpoints)
+        self.processor: Processor[Any] = Processor(self.projection(), store, checkpoints)
         self.runner = Runner(self.processor, leases=Leases(worker=name, slots=slots, ttl=ttl), save_every=0.05)
         self.task = asyncio.create_task(self.runner.run())
 
     @property
     def slots(self) -> set[int]:
-        return set(self.processor.held)
+        return set(self.processor.pipeline.assignment.held)
 
     async def end(self) -> None:
         self.runner.stop()
@@ -82,27 +94,27 @@ async def test_a_worker_without_slots_handles_nothing(store: MemoryStore, checkp
         await until(lambda: are_shared(three, 2))
         idle = next(worker for worker in three if not worker.slots)
         await fill(store)
-        await until(lambda: sum(worker.processor.commits for worker in three) == 12)
-        assert idle.processor.commits == 0
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in three) == 12)
+        assert idle.processor.pipeline.progress.commits == 0
 
 
 async def test_each_slot_has_its_own_feed_checkpoint(store: MemoryStore, checkpoints: Checkpoints) -> None:
     await fill(store, accounts=20, deposits=1)
     first: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await first.create_slots(4)
+    await first.pipeline.assignment.create_slots(4)
     slots = current_slots(await checkpoints.slots(first.name))
-    await first.claim(slots[0], "ann")
+    await first.pipeline.assignment.claim(slots[0], "ann")
     async for batch in store.feed(follow=False):
-        await first.handle(batch.commits)
-        first.batch_done(batch)
-    await first.save()
+        await first.pipeline.handle(batch.commits)
+        first.pipeline.batch_done(batch)
+    await first.pipeline.checkpointer.save()
     second: Processor[Any] = Processor(Outside(), store, checkpoints)
     for slot in current_slots(await checkpoints.slots(first.name))[1:]:
         assert slot.checkpoint == ""
-        await second.claim(slot, "bob")
-    await second.handle(await commits_of(store))
-    assert 0 < first.commits < 20
-    assert first.commits + second.commits == 20
+        await second.pipeline.assignment.claim(slot, "bob")
+    await second.pipeline.handle(await commits_of(store))
+    assert 0 < first.pipeline.progress.commits < 20
+    assert first.pipeline.progress.commits + second.pipeline.progress.commits == 20
 
 
 async def test_workers_together_handle_each_commit_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
@@ -110,7 +122,7 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
     async with workers(store, checkpoints, "ann", "bob") as pair:
         await until(lambda: are_shared(pair))
         await deposit(store, "a-3", 7)
-        await until(lambda: sum(worker.processor.commits for worker in pair) == 81)
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in pair) == 81)
     told: dict[str, list[str]] = {}
     for worker in pair:
         for stream, ids in (await worker.processor.projection.read_handled()).items():
@@ -120,24 +132,24 @@ async def test_workers_together_handle_each_commit_once(store: MemoryStore, chec
 
 async def test_the_slots_of_a_dead_worker_are_taken_over(store: MemoryStore, checkpoints: Checkpoints) -> None:
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.heartbeat("dead")
-    await dead.create_slots(8)
+    await checkpoints.workers.heartbeat("dead")
+    await dead.pipeline.assignment.create_slots(8)
     for slot in current_slots(await checkpoints.slots(dead.name)):
-        await dead.claim(slot, "dead")
+        await dead.pipeline.assignment.claim(slot, "dead")
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
         commits = await commits_of(store)
         await fill(store)
         with pytest.raises(Fenced):
-            await dead.handle(await commits_of(store))
+            await dead.pipeline.handle(await commits_of(store))
         assert not commits
-        await until(lambda: ann.processor.commits == 12)
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
 
 
 async def test_a_stopped_worker_hands_over_at_once(store: MemoryStore, checkpoints: Checkpoints) -> None:
     async with workers(store, checkpoints, "ann", ttl=LONG) as [ann]:
         await until(lambda: are_shared([ann]))
-    assert not await checkpoints.beats()
+    assert not await checkpoints.workers.beats()
     async with workers(store, checkpoints, "bob", ttl=LONG) as [bob]:
         await until(lambda: are_shared([bob]))
 
@@ -148,7 +160,7 @@ async def test_a_cancelled_worker_signs_off(store: MemoryStore, checkpoints: Che
     ann.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ann.task
-    assert not await checkpoints.beats()
+    assert not await checkpoints.workers.beats()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -159,25 +171,25 @@ async def test_workers_that_start_together_do_not_fence_each_other(
     await fill(store, accounts=20)
     async with workers(store, checkpoints, *"abcd") as four:
         await until(lambda: are_shared(four))
-        await until(lambda: sum(worker.processor.commits for worker in four) == 80)
+        await until(lambda: sum(worker.processor.pipeline.progress.commits for worker in four) == 80)
     assert "taken over" not in caplog.text
 
 
 async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore, checkpoints: Checkpoints) -> None:
-    await checkpoints.heartbeat("thief")
+    await checkpoints.workers.heartbeat("thief")
     async with workers(store, checkpoints, "ann", slots=4) as [ann]:
         await until(lambda: ann.slots == {0, 1, 2, 3})
         thief: Processor[Any] = Processor(Outside(), store, checkpoints)
         for slot in current_slots(await checkpoints.slots(thief.name))[:2]:
-            await thief.claim(slot, "thief")
+            await thief.pipeline.assignment.claim(slot, "thief")
         await fill(store, accounts=20)
         await until(lambda: ann.slots == {0, 1, 2, 3})  # the thief sends no second heartbeat, so it is dead
-        await until(lambda: ann.processor.commits == 80)
+        await until(lambda: ann.processor.pipeline.progress.commits == 80)
         told = await ann.processor.projection.read_handled()  # some twice: effects whose position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
 
 
-class Mute(MemoryCheckpoints):
+class Mute(MemoryWorkers):
     """Heartbeats fail or hang while `fails` or `hangs` is set."""
 
     fails = hangs = False
@@ -192,39 +204,41 @@ class Mute(MemoryCheckpoints):
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 async def test_a_worker_without_heartbeat_stops_and_resumes(store: MemoryStore, how: str) -> None:
-    checkpoints = Mute()
+    checkpoints = MemoryCheckpoints()
+    checkpoints.workers = mute = Mute()
     async with workers(store, checkpoints, "ann") as [ann]:
         await until(lambda: are_shared([ann]))
-        beaten = ann.runner._leases._last  # type: ignore[union-attr]
-        setattr(checkpoints, how, True)
-        await until(lambda: not ann.slots)
-        assert asyncio.get_running_loop().time() - beaten < 2 * TTL
+        setattr(mute, how, True)
+        async with asyncio.timeout(2 * TTL):  # its last heartbeat was before
+            await until(lambda: not ann.slots)
         await fill(store)
-        assert ann.processor.commits == 0
-        setattr(checkpoints, how, False)
-        await until(lambda: ann.processor.commits == 12)
+        assert ann.processor.pipeline.progress.commits == 0
+        setattr(mute, how, False)
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
 
 
-async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(store: MemoryStore) -> None:
-    checkpoints = Mute()
-    async with workers(store, checkpoints, "ann") as [ann]:
-        await until(lambda: are_shared([ann]))
-        cancelled = asyncio.Event()
+async def test_a_handler_still_running_when_the_lease_expires_is_cancelled(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, cancelled = MemoryCheckpoints(), asyncio.Event()
+    checkpoints.workers = mute = Mute()
 
-        async def hang(*_: object) -> None:
-            checkpoints.fails = True
+    class Hanging(Outside, tag="hanging"):
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            mute.fails = True
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 cancelled.set()
                 raise
 
-        ann.processor.projection.handle_movement = hang
-        ann.processor.projection._call = hang
+    monkeypatch.setattr(Worker, "projection", Hanging)
+    async with workers(store, checkpoints, "ann") as [ann]:
+        await until(lambda: are_shared([ann]))
         await fill(store, accounts=1, deposits=1)
         async with asyncio.timeout(20):
             await cancelled.wait()
-        assert ann.processor.commits == 0
+        assert ann.processor.pipeline.progress.commits == 0
 
 
 async def test_a_changed_number_of_slots_takes_effect_once_no_other_worker_is_alive(
@@ -232,6 +246,7 @@ async def test_a_changed_number_of_slots_takes_effect_once_no_other_worker_is_al
 ) -> None:
     await fill(store, accounts=20)
     async with workers(store, checkpoints, "ann") as [ann]:
+        await until(lambda: are_shared([ann]))
         async with workers(store, checkpoints, "bob", slots=3) as [bob]:
             await until(lambda: are_shared([ann, bob]))
         await until(lambda: are_shared([ann]))
@@ -254,9 +269,9 @@ async def test_an_interrupted_creation_of_slots_is_completed_by_the_next_process
     checkpoints = Cut()
     processor: Processor[Any] = Processor(Outside(), store, checkpoints)
     with pytest.raises(StoreUnavailable):
-        await processor.create_slots(8)
+        await processor.pipeline.assignment.create_slots(8)
     assert not current_slots(await checkpoints.slots(processor.name))
-    await processor.create_slots(3)
+    await processor.pipeline.assignment.create_slots(3)
     assert [slot.of for slot in current_slots(await checkpoints.slots(processor.name))] == [8] * 8
 
 
@@ -266,14 +281,14 @@ async def test_run_until_caught_up_takes_over_slots_of_a_dead_worker(
     """It ends only after the slots are its own."""
     await fill(store)
     dead: Processor[Any] = Processor(Outside(), store, checkpoints)
-    await checkpoints.heartbeat("dead")
-    await dead.create_slots(4)
+    await checkpoints.workers.heartbeat("dead")
+    await dead.pipeline.assignment.create_slots(4)
     for slot in current_slots(await checkpoints.slots(dead.name)):
-        await dead.claim(slot, "dead")
+        await dead.pipeline.assignment.claim(slot, "dead")
     job: Processor[Any] = Processor(Outside(), store, checkpoints)
     async with asyncio.timeout(20):
         await Runner(job, leases=Leases(slots=4, ttl=TTL)).run(until_caught_up=True)
-    assert job.commits == 12
+    assert job.pipeline.progress.commits == 12
 
 
 async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemoryStore, checkpoints: Checkpoints) -> None:
@@ -283,18 +298,20 @@ async def test_run_until_caught_up_leaves_slots_of_live_workers(store: MemorySto
         job: Processor[Any] = Processor(Outside(), store, checkpoints)
         async with asyncio.timeout(20):
             await Runner(job, leases=Leases(worker="zoe", slots=1, ttl=TTL)).run(until_caught_up=True)
-        await until(lambda: ann.processor.commits == 12)
-    assert job.commits == 0
+        await until(lambda: ann.processor.pipeline.progress.commits == 12)
+    assert job.pipeline.progress.commits == 0
 
 
 async def test_an_error_in_the_heartbeat_task_is_raised(store: MemoryStore) -> None:
-    class Broken(MemoryCheckpoints):
+    class Broken(MemoryWorkers):
         async def beats(self) -> Any:
-            if self._beats.get("ann", 0) > 1:
+            if (beats := await super().beats()).get("ann", 0) > 1:
                 raise LookupError("a bug")
-            return await super().beats()
+            return beats
 
-    ann = Worker(store, Broken(), "ann", ttl=0.1)
+    checkpoints = MemoryCheckpoints()
+    checkpoints.workers = Broken()
+    ann = Worker(store, checkpoints, "ann", ttl=0.1)
     with pytest.raises(LookupError, match="a bug"):
         async with asyncio.timeout(20):
             await ann.task
@@ -330,7 +347,7 @@ async def test_a_worker_that_waits_for_slots_is_healthy(store: MemoryStore) -> N
     first, second = (Processor(Outside(), store, checkpoints) for _ in range(2))
     runners = [Runner(each, leases=Leases(slots=1, ttl=0.5)) for each in (first, second)]
     tasks = [asyncio.create_task(runner.run()) for runner in runners]
-    await until(lambda: {first.state, second.state} == {"live", "waiting"})
+    await until(lambda: {first.state, second.state} == {"live", "waiting for slots"})
     assert health(first, second) == {}
     for runner in runners:
         runner.stop()

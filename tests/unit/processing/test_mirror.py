@@ -10,12 +10,24 @@ from pathlib import Path
 
 import pytest
 from support.ledger import running, until
+from support.slices import FENCE, slices
 from support.tables import fresh_name, store_on
 
-from eventsrc import Commit, ConflictError, MemoryStore, Receipt, SQLiteStore, Store, StreamParked
+from eventsrc import (
+    Commit,
+    ConflictError,
+    MemoryStore,
+    Receipt,
+    SQLiteStore,
+    Store,
+    StoreChanged,
+    StreamParked,
+    StreamsParked,
+)
 from eventsrc.errors import CommitOutcomeUnknown
 from eventsrc.processing import MemoryCheckpoints, Processor, SQLiteCheckpoints
 from eventsrc.processing.projections.mirror import Mirror
+from eventsrc.processing.slice import Position
 from eventsrc.testing.contract.samples import expect_stored, fill, make_commit, make_snapshot
 
 PAIRS = [("memory", "sqlite"), ("sqlite", "memory"), ("sqlite", "dynamodb"), ("dynamodb", "sqlite")]
@@ -88,7 +100,7 @@ async def test_a_mirror_copies_while_writers_continue(stores: tuple[Store, Store
     for _ in range(3):
         processor = Processor(Mirror(target), store, MemoryCheckpoints())
         async with running(processor):
-            await until(lambda processor=processor: processor.commits > 20 or writing.done())
+            await until(lambda processor=processor: processor.pipeline.progress.commits > 20 or writing.done())
     await writing
     await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)
     await expect_copied(target, expected)
@@ -103,7 +115,7 @@ async def test_several_mirrors_at_once_copy_each_commit_once(stores: tuple[Store
 
 
 async def test_a_mirror_resumes_at_the_versions_of_the_target(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    """Also if the target was restored from a backup, and the checkpoints were not."""
+    """With new checkpoints. Those of another target are refused."""
     store, target = stores
     expected = await filled(store, 2, 3)
     async with SQLiteCheckpoints(tmp_path / "checkpoints.db") as checkpoints:
@@ -114,7 +126,12 @@ async def test_a_mirror_resumes_at_the_versions_of_the_target(stores: tuple[Stor
             for stream in expected:
                 expected[stream].append(commit := make_commit(stream, 4))
                 await store.append(commit)
-            await Processor(Mirror(restored), store, checkpoints).run(until_caught_up=True)
+            with pytest.raises(
+                StoreChanged
+            ):  # with these checkpoints, commits that only the old target has would be missing
+                await Processor(Mirror(restored), store, checkpoints).run(until_caught_up=True)
+            async with SQLiteCheckpoints(tmp_path / "new-checkpoints.db") as new:
+                await Processor(Mirror(restored), store, new).run(until_caught_up=True)
             await expect_copied(restored, expected)
 
 
@@ -125,7 +142,8 @@ async def test_a_target_with_foreign_commits_parks_the_stream(stores: tuple[Stor
     expected = await filled(store, 2, 4)
     foreign = await fill(target, "account-a-0", strangers)
     processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
-    await processor.run(until_caught_up=True)
+    with pytest.raises(StreamsParked):
+        await processor.run(until_caught_up=True)
     assert [(each.stream, each.attempts) for each in await processor.parked()] == [("account-a-0", 1)]
     await expect_copied(target, {"account-a-0": foreign, "account-a-1": expected["account-a-1"]})
     with pytest.raises(StreamParked) as error:
@@ -148,7 +166,7 @@ async def test_a_target_ahead_of_the_store_conflicts_at_the_next_commit(stores: 
         assert not await processor.parked()
         assert await processor.positions(["account-a-0"]) == {"account-a-0": 3}
         await store.append(make_commit("account-a-0", 4))
-        await until(lambda: processor.parking.parked)
+        await until(lambda: processor.pipeline.parking.parked)
     await expect_copied(target, {"account-a-0": commits})
 
 
@@ -157,7 +175,8 @@ async def test_a_commit_that_the_target_cannot_hold_parks_its_stream(tmp_path: P
         expected = await filled(store, 1)
         await store.append(full("full", 1))
         processor = Processor(Mirror(target), store, MemoryCheckpoints(), attempts=1)
-        await processor.run(until_caught_up=True)
+        with pytest.raises(StreamsParked):
+            await processor.run(until_caught_up=True)
         assert [(each.stream, each.version) for each in await processor.parked()] == [("full", 1)]
         await expect_copied(target, expected)
 
@@ -180,3 +199,30 @@ async def test_an_unknown_outcome_is_settled(tmp_path: Path) -> None:
         expected = await filled(store, 2, 3)
         await Processor(Mirror(target), store, MemoryCheckpoints()).run(until_caught_up=True)
         await expect_copied(target, expected)
+
+
+async def test_a_mirror_refuses_to_delete_commits(tmp_path: Path) -> None:
+    async with MemoryStore() as store, SQLiteStore(tmp_path / "mirror.db") as target:
+        expected = await filled(store)
+        mirror = Mirror(target)
+        mirror.bind(MemoryCheckpoints(), store)
+        for run in slices([commit for commits in expected.values() for commit in commits]):
+            assert not await mirror.apply([run])
+        with pytest.raises(TypeError, match="mirror to an empty one"):
+            await mirror.discard()
+        with pytest.raises(TypeError, match="mirror to an empty store"):
+            await mirror.reset("account-a-0", FENCE)
+        await expect_copied(target, expected)
+
+
+async def test_the_position_of_a_mirror_is_the_last_commit_that_both_stores_have(tmp_path: Path) -> None:
+    async with MemoryStore() as store, SQLiteStore(tmp_path / "mirror.db") as target:
+        expected = await filled(store, streams=2)
+        mirror = Mirror(target)
+        mirror.bind(MemoryCheckpoints(), store)
+        for commit in expected["account-a-0"][:3]:
+            await target.append(commit)
+        await fill(target, "account-a-1", 3)  # other commits
+        positions = await mirror.positions(["account-a-0", "account-a-1", "account-a-9"])
+        last = expected["account-a-0"][2]
+        assert positions == {"account-a-0": Position(3, last.id, last.time), "account-a-1": Position(2)}

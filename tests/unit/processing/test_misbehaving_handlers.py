@@ -5,18 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bank import Opened
-from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+from support.bank import Deposited, Opened
+from support.ledger import (
+    InSQLite,
+    Movement,
+    Outside,
+    commits_of,
+    deposit,
+    fill,
+    ids_of,
+    run_with_parked,
+    running,
+    until,
+)
 
 from eventsrc import MemoryStore, StoreRejected, Throttled
-from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor, SQLiteCheckpoints, SQLiteContext
+from eventsrc.processing import (
+    Context,
+    Effects,
+    MemoryCheckpoints,
+    MemoryProjection,
+    Processor,
+    SQLiteCheckpoints,
+    SQLiteContext,
+    SQLiteProjection,
+)
 from eventsrc.processing.projections.sqlite import Database
 
 
@@ -87,7 +108,18 @@ class Ends(InSQLite, tag="ends"):
 
 @pytest.mark.parametrize(
     "statement",
-    ["COMMIT", " end", "rollback", "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)"],
+    [
+        *(
+            "COMMIT",
+            " end",
+            "rollback",
+            "-- done\nCOMMIT",
+            ";COMMIT",
+            "/* done */ end transaction",
+            "ATTACH '' AS other",
+        ),
+        "INSERT OR ROLLBACK INTO ends_1 (number, stream) VALUES (1, 1), (1, 1)",
+    ],
 )
 async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     store: MemoryStore, checkpoints: SQLiteCheckpoints, statement: str
@@ -95,7 +127,7 @@ async def test_a_handler_that_ends_the_transaction_parks_only_its_own_stream(
     await fill(store)
     processor = Processor(Ends(), store, checkpoints, attempts=1)
     processor.projection.statement = statement
-    await processor.run(until_caught_up=True)
+    assert await run_with_parked(processor) == ("account-a-1",)
     [parked] = await processor.parked()
     assert (parked.stream, parked.version) == ("account-a-1", 1)
     assert "transaction" in parked.error
@@ -135,8 +167,8 @@ async def test_a_locked_file_is_waited_for_once_per_batch(
 ) -> None:
     await fill(store, accounts=10)
     processor = Processor(InSQLite(), store, checkpoints)
-    await processor.prepare()
-    await processor.take_all()
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
     tries: list[object] = []
     write = checkpoints.write
 
@@ -148,10 +180,10 @@ async def test_a_locked_file_is_waited_for_once_per_batch(
     other = sqlite3.connect(tmp_path / "model.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Throttled):
-        await processor.handle(await commits_of(store))
+        await processor.pipeline.handle(await commits_of(store))
     assert len(tries) == 1
     other.close()
-    await processor.handle(await commits_of(store))
+    await processor.pipeline.handle(await commits_of(store))
     assert await processor.projection.read_handled() == await ids_of(store)
 
 
@@ -166,9 +198,9 @@ async def test_a_full_disk_does_not_count_as_a_handlers_failure(
 ) -> None:
     await fill(store, accounts=1)
     processor = Processor(Full(), store, checkpoints)
-    await processor.prepare()
+    await processor.pipeline.prepare()
     pages = await checkpoints.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    await checkpoints._run("writer", lambda db: db.execute(f"PRAGMA max_page_count = {pages + 20}"))
+    await checkpoints.file.run("writer", lambda db: db.execute(f"PRAGMA max_page_count = {pages + 20}"))
     with pytest.raises(StoreRejected, match="SQLITE_FULL"):
         await processor.run(until_caught_up=True)
     assert not await processor.parked()
@@ -198,3 +230,29 @@ async def test_reads_of_the_read_model_do_not_delay_the_processor(
             resume.set()
             await slow
             cursor.close()
+
+
+async def work(event: Deposited) -> None: ...
+
+
+class AwaitsInMemory(MemoryProjection, tag="awaits-in-memory"):
+    def handle_deposited(self, event: Deposited) -> Coroutine[Any, Any, None]:
+        return work(event)
+
+
+class AwaitsInSQLite(SQLiteProjection, tag="awaits-in-sqlite"):
+    def handle_deposited(self, event: Deposited, context: SQLiteContext) -> Coroutine[Any, Any, None]:
+        return work(event)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [AwaitsInMemory, AwaitsInSQLite])
+async def test_a_plain_handler_that_returns_a_coroutine_has_failed(
+    store: MemoryStore, checkpoints: SQLiteCheckpoints, kind: type[MemoryProjection | SQLiteProjection]
+) -> None:
+    await fill(store, accounts=1)
+    processor = Processor(kind(), store, checkpoints if kind is AwaitsInSQLite else None, attempts=1)
+    assert await run_with_parked(processor) == ("account-a-0",)
+    [parked] = await processor.parked()
+    assert "handle_deposited returned coroutine" in parked.error
+    gc.collect()  # a coroutine that was not closed would warn here

@@ -5,15 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
-from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, ids_of, running, until
+from support.ledger import (
+    InSQLite,
+    Movement,
+    Outside,
+    commits_of,
+    deposit,
+    fill,
+    ids_of,
+    run_with_parked,
+    running,
+    until,
+)
 
 from eventsrc import MemoryStore, StreamParked, Throttled
-from eventsrc.processing import Checkpoints, Context, MemoryCheckpoints, Parked, Processor, SQLiteCheckpoints
+from eventsrc.processing import (
+    Checkpoints,
+    Context,
+    MemoryCheckpoints,
+    Parked,
+    Processor,
+    SQLiteCheckpoints,
+    SQLiteContext,
+    worker,
+)
+from eventsrc.processing.slice import Fence, Position
 
 
 @pytest.fixture
@@ -27,8 +49,7 @@ async def parked(store: MemoryStore, checkpoints: Checkpoints, accounts: int = 1
     await fill(store, accounts=accounts)
     processor = Processor(Outside(), store, checkpoints, attempts=1)
     processor.projection.poison = {1}
-    await processor.run(until_caught_up=True)
-    assert len(await processor.parked()) == accounts
+    assert len(await run_with_parked(processor)) == accounts
     processor.projection.poison = set()
     return processor
 
@@ -51,38 +72,53 @@ class Breaking(MemoryCheckpoints):
     breaks = True
     broken = False
 
-    async def park(self, processor: str, parked: Parked) -> None:
-        if parked.released and (before := self.before_release) is not None:
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        if parked.state == "retrying" and (before := self.before_release) is not None:
             self.before_release = None
             await before()
             self.broken = self.breaks
-        await super().park(processor, parked)
+        return await super().park(processor, parked, fence, instead_of=instead_of)
 
-    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, int]:
+    async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
         if self.broken:
             self.broken = False
             raise Throttled("now")
         return await super().positions(processor, streams)
 
 
-async def test_a_retry_interrupted_after_the_release_can_be_repeated(store: MemoryStore) -> None:
-    """The processor has ignored commits that its feed delivered before the release."""
+@pytest.mark.parametrize("repeated", [True, False])
+async def test_a_retry_interrupted_after_the_release_loses_nothing(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, repeated: bool
+) -> None:
+    """The processor has ignored commits that its feed delivered before the release. It continues by itself."""
+    monkeypatch.setattr(worker, "WATCH_SECONDS", 0.05)
     processor = await parked(store, checkpoints := Breaking())
-    other = Processor(processor.projection, store, checkpoints)
     async with running(processor):
-        await until(lambda: processor.parking.parked)
+        await asyncio.wait_for(processor.caught_up.wait(), 10)
 
         async def deliver_early() -> None:
             """While the stream is still parked, after the commits that the retry has read."""
             receipt = await deposit(store, "a-0", 9)
-            await until(lambda: processor.checkpoint == str(receipt.position))
+            await until(lambda: processor.pipeline.assignment.checkpoint.startswith(f"{receipt.position}."))
 
         checkpoints.before_release = deliver_early
         with pytest.raises(Throttled):
-            await other.retry("account-a-0")
-        await other.retry("account-a-0")
+            await processor.retry("account-a-0")
+        if repeated:
+            with suppress(ValueError, RuntimeError):  # it has continued by itself
+                await processor.retry("account-a-0")
+        await until(lambda: processor.projection.seen["account-a-0"][-1:] == ["account-a-0@5.0"])
     assert await processor.projection.read_handled() == await ids_of(store)
-    assert not await other.parked()
+    assert not await processor.parked()
+
+
+async def test_a_retry_while_the_worker_starts_leaves_it_its_slots(store: MemoryStore) -> None:
+    processor = await parked(store, MemoryCheckpoints())
+    async with running(processor):
+        await until(lambda: processor.pipeline.parking.parked)  # it may not hold its slots yet
+        await processor.retry("account-a-0")
+        await processor.wait_for(await deposit(store, "a-0", 9))
+    assert await processor.projection.read_handled() == await ids_of(store)
 
 
 async def test_a_stream_that_fails_while_it_is_being_released_stays_parked(store: MemoryStore) -> None:
@@ -97,16 +133,17 @@ async def test_a_stream_that_fails_while_it_is_being_released_stays_parked(store
     with pytest.raises(StreamParked):
         await processor.retry("account-a-0")
     [found] = await processor.parked()
-    assert (found.version, found.released) == (5, False)
+    assert (found.version, found.state) == (5, "parked")
 
 
-@pytest.mark.parametrize("released", [True, False])
-async def test_wait_for_ignores_the_entry_of_a_released_stream(store: MemoryStore, released: bool) -> None:
+@pytest.mark.parametrize("state", ["parked", "retrying"])
+async def test_wait_for_ignores_the_entry_of_a_stream_that_is_retried(store: MemoryStore, state: Any) -> None:
     processor = await parked(store, checkpoints := MemoryCheckpoints())
     [found] = await processor.parked()
-    await checkpoints.park(processor.name, structs.replace(found, released=released))
+    fence = await processor.pipeline.assignment.fence_of(found.stream)
+    await checkpoints.park(processor.name, structs.replace(found, state=state), fence)
     receipt = await deposit(store, "a-0", 2)
-    expected: type[Exception] = TimeoutError if released else StreamParked
+    expected: type[Exception] = TimeoutError if state == "retrying" else StreamParked
     with pytest.raises(expected):
         await processor.wait_for(receipt, timeout=0.05)
 
@@ -124,25 +161,25 @@ async def test_a_batch_reads_only_its_own_parked_streams(store: MemoryStore) -> 
     await parked(store, checkpoints := Counting(), accounts=20)
     processor = Processor(Outside(), store, checkpoints)
     async with running(processor):
-        await until(lambda: len(processor.parking.parked) == 20)
+        await until(lambda: len(processor.pipeline.parking.parked) == 20)
         asked.clear()
         receipt = await deposit(store, "a-7", 2)
         with pytest.raises(StreamParked):
             await processor.wait_for(receipt)
-        await until(lambda: processor.checkpoint == str(receipt.position))
+        await until(lambda: processor.pipeline.assignment.checkpoint.startswith(f"{receipt.position}."))
         await processor.retry("account-a-7")
     assert max(asked) == 1
 
 
 async def test_an_error_with_invalid_characters_is_stored(store: MemoryStore, tmp_path: Path) -> None:
     class Odd(InSQLite, tag="odd"):
-        def taste(self, event: Movement) -> None:
+        def handle_movement(self, event: Movement, context: SQLiteContext) -> None:
             raise OSError("no such file: \udcff")
 
     await fill(store, accounts=1)
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         processor = Processor(Odd(), store, checkpoints, attempts=1)
-        await processor.run(until_caught_up=True)
+        await run_with_parked(processor)
         [found] = await processor.parked()
     assert "no such file: ?" in found.error
 
@@ -180,11 +217,11 @@ async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> No
 
     await fill(store, accounts=30)
     processor = Processor(Narrow(), store, MemoryCheckpoints(), attempts=50)
-    await processor.prepare()
-    await processor.take_all()
-    await processor.handle(await commits_of(store))
-    assert len(processor.parking.catching_up) == 30
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
+    await processor.pipeline.handle(await commits_of(store))
+    assert len(processor.pipeline.catch_up.entries) == 30
     processor.projection.failing = False
-    await processor.wait_until_idle()
+    await processor.pipeline.wait_until_idle()
     assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.projection.most == 2

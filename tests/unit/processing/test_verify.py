@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.ledger import InMemory, InSQLite, commits_of, deposit, fill, ids_of, running, until
 
-from eventsrc import Fenced, Head, MemoryStore
+from eventsrc import Fenced, Head, MemoryStore, SQLiteStore
 from eventsrc.processing import MemoryProjection, Processor, SQLiteCheckpoints, health, status, verify
 
 
@@ -28,9 +31,9 @@ async def checkpoints(tmp_path: Path) -> AsyncIterator[SQLiteCheckpoints]:
 async def hinted(store: MemoryStore, checkpoints: SQLiteCheckpoints, streams: int) -> Processor[InSQLite]:
     """Return a processor that has handled only the first `streams` streams."""
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
-    await processor.prepare()
-    await processor.take_all()
-    await processor.handle((await commits_of(store))[: streams * 4])
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
+    await processor.pipeline.handle((await commits_of(store))[: streams * 4])
     return processor
 
 
@@ -74,12 +77,13 @@ async def test_verify_continues_after_a_worker_has_taken_over(checkpoints: SQLit
     async with Busy() as store:
         await fill(store)
         worker = Processor(InSQLite(), store, checkpoints)
-        await worker.take_all()
-        store.after_heads = worker.take_all
+        await worker.pipeline.prepare()
+        await worker.pipeline.assignment.take_all()
+        store.after_heads = worker.pipeline.assignment.take_all
         found = await verify(other := Processor(InSQLite(), store, checkpoints))
         assert (found.missing, found.handled) == (12, 12)
         assert await other.projection.read_handled() == await ids_of(store)
-        store.after_heads = Processor(InSQLite(), store, checkpoints).take_all
+        store.after_heads = Processor(InSQLite(), store, checkpoints).pipeline.assignment.take_all
         await deposit(store, "a-1", 9)
         with pytest.raises(Fenced):  # a worker with slots of its own has lost them
             await verify(worker)
@@ -89,23 +93,32 @@ async def test_parked_streams_are_counted_and_not_handled(store: MemoryStore, ch
     await fill(store, accounts=2)
     processor = await hinted(store, checkpoints, 0)
     processor.projection.poison = {2}
-    await processor.handle(await commits_of(store))
-    await processor.wait_until_idle()
+    await processor.pipeline.handle(await commits_of(store))
+    await processor.pipeline.wait_until_idle()
     found = await verify(processor)
     assert (found.parked, found.missing) == (2, 0)
 
 
-async def test_a_stream_that_ends_too_early_is_reported_as_lost(
-    store: MemoryStore, checkpoints: SQLiteCheckpoints
+async def test_streams_of_a_restored_store_are_reported_as_lost_or_changed(
+    checkpoints: SQLiteCheckpoints, tmp_path: Path
 ) -> None:
-    await fill(store, accounts=2)
-    processor = await hinted(store, checkpoints, 2)
-    async with MemoryStore() as restored:
-        for commit in (await commits_of(store))[:6]:
-            await restored.append(commit)
-        found = await verify(Processor(processor.projection, restored, checkpoints))
+    async with SQLiteStore(tmp_path / "store.db") as store:
+        await fill(store, accounts=2, deposits=2)
+        copy(tmp_path / "store.db", tmp_path / "backup.db")
+        for account in ("a-0", "a-1"):
+            await deposit(store, account, 1)
+        await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+    async with SQLiteStore(tmp_path / "backup.db") as restored:
+        await deposit(restored, "a-0", 5)
+        found = await verify(Processor(InSQLite(), restored, checkpoints))
     assert list(found.lost) == [Head("account-a-1", 2)]
-    assert found.missing == 0
+    assert list(found.changed) == [Head("account-a-0", 3)]
+    assert (found.missing, found.handled) == (0, 0)
+
+
+def copy(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
 
 
 async def test_a_stream_that_grows_during_verify_is_not_lost(
@@ -120,7 +133,7 @@ async def test_a_stream_that_grows_during_verify_is_not_lost(
 
     monkeypatch.setattr(store, "heads_after", as_they_were)
     await deposit(store, "a-1", 1)
-    await processor.handle(await commits_of(store))
+    await processor.pipeline.handle(await commits_of(store))
     found = await verify(processor)
     assert (list(found.lost), found.missing) == ([], 0)
 
@@ -129,7 +142,7 @@ async def test_commits_older_than_the_start_are_not_missing(store: MemoryStore) 
     await fill(store, accounts=2)
     processor = Processor(InMemory(), store, start="now")
     async with running(processor):
-        await until(lambda: processor.held)
+        await until(lambda: processor.pipeline.assignment.held)
         await processor.wait_for(await deposit(store, "a-0", 1))
         found = await verify(processor)
     assert (found.streams, found.missing) == (2, 0)
@@ -148,7 +161,7 @@ async def test_status_and_health_of_a_processor(store: MemoryStore, checkpoints:
         await asyncio.wait_for(processor.caught_up.wait(), 10)
         assert health(processor) == {}
         await deposit(store, "a-0", 66)
-        await until(lambda: processor.parking.parked)
+        await until(lambda: processor.pipeline.parking.parked)
         await processor.wait_for(await deposit(store, "a-1", 1))
         assert health(processor) == {"in-sqlite@1": "1 streams are parked"}
         live = await status(processor)
@@ -172,11 +185,13 @@ async def test_health_reports_a_processor_that_lags(store: MemoryStore) -> None:
         return failures
 
     processor.projection.apply = slowly  # type: ignore[method-assign]
-    await fill(store, accounts=1)
-    processor.handled_up_to = (await commits_of(store))[0].time - 120_000_000
+    async with MemoryStore() as writer:
+        await fill(writer, accounts=1)
+        for commit in await commits_of(writer):
+            await store.append(replace(commit, time=commit.time - 120_000_000, position=None))
     async with running(processor):
         await blocked.wait()
-        assert processor.in_flight == 4
+        assert processor.pipeline.progress.in_flight == 4
         assert "it lags by" in health(processor)["slow@1"]
         resume.set()
         await asyncio.wait_for(processor.caught_up.wait(), 10)

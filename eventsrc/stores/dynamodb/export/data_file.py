@@ -20,18 +20,18 @@ _MAX_LINE = 8 * 1024 * 1024  # bytes; an item has up to 400 KB, and base64 and e
 
 
 class Row(NamedTuple):
-    """A commit of an export, or None instead of it if it was removed."""
+    """A commit of an export; None instead of it if it was removed, or why it cannot be read."""
 
     stream: str
     version: int
-    commit: Commit | None
+    commit: Commit | str | None
 
 
 def make_line_reader(items: Items) -> Callable[[bytes], Row | None]:
     """Return a function that reads a line. It returns None for a line without a commit of this tenant.
 
     A line of a full export has `Item`. A line of an incremental export has `Keys`, and `NewImage` unless the item was
-    removed. The function raises CorruptPayload for other lines, and for items that this library did not write.
+    removed. The function raises CorruptPayload for other lines.
     """
     optional: Any = items.keyed | None
     fields = [(name, optional, None) for name in ("Item", "NewImage", "Keys")]
@@ -47,7 +47,10 @@ def make_line_reader(items: Items) -> Callable[[bytes], Row | None]:
             raise CorruptPayload("", 0, "the line has no item")
         if (key := items.read_commit_key(keyed)) is None:
             return None
-        return Row(*key, items.to_commit(item, key[0]) if item is not None else None)
+        try:
+            return Row(*key, items.to_commit(item, key[0]) if item is not None else None)
+        except CorruptPayload as error:
+            return Row(*key, error.reason)
 
     return read
 

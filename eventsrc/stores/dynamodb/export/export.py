@@ -7,7 +7,7 @@ them, and `sorting.py` sorts their commits.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import pairwise
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from ....errors import StoreClosed
-from ...feed import Batch, Head
+from ....store import Commit
+from ...feed import Batch, Damaged, Head, select
 from ..feed.checkpoint import checkpoint_at
+from ..items import Items
 from ..store import DynamoDBStore
 from .data_file import DataFileParser, make_line_reader
 from .files import Bucket, Files, Folder, open_s3, read_parts
@@ -61,7 +63,7 @@ class Export:
     ) -> None:
         if not folders:
             raise ValueError("pass the folder of an export, which has its manifest-summary.json")
-        self._items = store.items
+        self._store, self._items = store, store.items
         self._folders = [fspath(folder) for folder in folders]
         for folder in self._folders:
             if folder.startswith("s3:") and not re.match("s3://[^/]+/+[^/]", folder):
@@ -84,7 +86,7 @@ class Export:
                 _check_order(self._manifests)
                 from .sorting import SortedCommits  # imported here, because it imports sqlite3
 
-                commits = SortedCommits(self._path, self._describe_source())
+                commits = SortedCommits(self._path, _describe_source(self._ids(), self._items))
                 stack.push_async_callback(commits.aclose)
                 await commits.open()
                 if not commits.complete:
@@ -121,25 +123,46 @@ class Export:
         """
         return checkpoint_at(self.time)
 
-    async def feed(self, *, after: str = "", follow: bool = True) -> AsyncGenerator[Batch]:
+    async def identity(self) -> str:
+        """Return the identity of the store, which must be open, as `Feed.identity`."""
+        return await self._store.identity()
+
+    async def clock(self) -> int:
+        """Return the time by the clock of the store, which must be open, as `Feed.clock`."""
+        return await self._store.clock()
+
+    async def feed(
+        self, *, after: str = "", follow: bool = True, report_damaged: bool = False, categories: Collection[str] = ()
+    ) -> AsyncGenerator[Batch]:
         """Iterate over all commits, as `Feed.feed`, one stream after the other. `follow` has no effect.
 
         A checkpoint is valid for the same exports, wherever they are stored, and the same tenant.
         """
         last, caught_up = self._parse_checkpoint(after), False
         while not caught_up:
-            commits, caught_up = await self._commits().page(last)
-            if commits:
-                last = commits[-1].stream, commits[-1].version
-            yield Batch(commits, self._to_checkpoint(last), caught_up)
+            rows, caught_up = await self._commits().page(last)
+            damaged = tuple([row for row in rows if isinstance(row, Damaged)])
+            batch = select(Batch([row for row in rows if isinstance(row, Commit)], "", caught_up, damaged), categories)
+            if batch.damaged and not report_damaged:
+                before = [row for row in rows[: rows.index(batch.damaged[0])] if isinstance(row, Commit)]
+                if commits := select(Batch(before, "", caught_up=False), categories).commits:
+                    yield Batch(commits, _to_checkpoint(self._ids(), (commits[-1].stream, commits[-1].version)), False)
+                raise batch.damaged[0].error
+            if rows:
+                last = rows[-1].stream, rows[-1].version
+            yield batch._replace(checkpoint=_to_checkpoint(self._ids(), last))
 
     async def end(self) -> str:
-        return self._to_checkpoint(await self._commits().end())
+        return _to_checkpoint(self._ids(), await self._commits().end())
 
     def earliest(self, checkpoints: Iterable[str]) -> str:
         keys = [self._parse_checkpoint(each) for each in checkpoints]
         first = min(keys, key=lambda key: (key[0].encode(), key[1]), default=("", 0))
-        return self._to_checkpoint(first) if first[0] else ""
+        return _to_checkpoint(self._ids(), first) if first[0] else ""
+
+    async def behind(self, after: str) -> float | None:
+        """Return None, because the commits of an export are in no order of time."""
+        return None
 
     async def remaining(self, after: str) -> int:
         return await self._commits().remaining(self._parse_checkpoint(after))
@@ -180,15 +203,6 @@ class Export:
     def _ids(self) -> str:
         return "+".join(manifest.id for manifest in self._manifests)
 
-    def _describe_source(self) -> str:
-        """Return a text that identifies the exports and the settings with which they were read."""
-        return msgspec.json.encode(
-            [self._ids(), self._items.partition_key, self._items.sort_key, self._items.prefix]
-        ).decode()
-
-    def _to_checkpoint(self, key: CommitKey) -> str:
-        return f"{self._ids()}:{key[0]}@{key[1]}"
-
     def _parse_checkpoint(self, checkpoint: str) -> CommitKey:
         """Raises ValueError if the text is not a checkpoint of these exports."""
         self._commits()
@@ -201,6 +215,15 @@ class Export:
                 f"{checkpoint!r} is not a checkpoint of this export; use that of a batch, or '' for the beginning"
             )
         return stream, int(version)
+
+
+def _to_checkpoint(ids: str, key: CommitKey) -> str:
+    return f"{ids}:{key[0]}@{key[1]}"
+
+
+def _describe_source(ids: str, items: Items) -> str:
+    """Return a text that identifies the exports and the settings with which they were read."""
+    return msgspec.json.encode([ids, items.partition_key, items.sort_key, items.prefix]).decode()
 
 
 def _check_order(manifests: Sequence[Manifest]) -> None:

@@ -18,9 +18,9 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from ....errors import StoreClosed, StoreRejected
+from ....errors import CorruptPayload, StoreClosed, StoreRejected
 from ....store import Commit
-from ...feed import Head
+from ...feed import Damaged, Head
 from ...ordered import PAGE
 from ...sqlite_errors import ERRORS, to_store_error
 from .data_file import Row
@@ -63,7 +63,7 @@ class SortedCommits:
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, "eventsrc-export")
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Commit).decode
+        self._decode = msgspec.msgpack.Decoder(Commit | str).decode  # a text says why a commit cannot be read
         self._closing = False
         self.complete = False
 
@@ -78,7 +78,7 @@ class SortedCommits:
     async def sort(self) -> None:
         await self._run(self._sort)
 
-    async def page(self, after: CommitKey) -> tuple[list[Commit], bool]:
+    async def page(self, after: CommitKey) -> tuple[list[Commit | Damaged], bool]:
         """Return up to PAGE commits after a key, and whether they are the last."""
         return await self._run(self._page, after)
 
@@ -181,14 +181,21 @@ class SortedCommits:
             self._connection = self._open_existing(self._path)
         self.complete = True
 
-    def _page(self, after: CommitKey) -> tuple[list[Commit], bool]:
-        query = "SELECT body FROM commits WHERE (stream, version) > (?, ?) ORDER BY stream, version LIMIT ?"
-        commits: list[Commit] = []
+    def _page(self, after: CommitKey) -> tuple[list[Commit | Damaged], bool]:
+        query = (
+            "SELECT stream, version, body FROM commits WHERE (stream, version) > (?, ?) "
+            "ORDER BY stream, version LIMIT ?"
+        )
+        commits: list[Commit | Damaged] = []
         size = 0
-        for (body,) in self._opened.execute(query, (*after, PAGE + 1)):
+        for stream, version, body in self._opened.execute(query, (*after, PAGE + 1)):
             if len(commits) == PAGE or size > _PAGE_BYTES:
                 return commits, False
-            commits.append(self._decode(body))
+            found = self._decode(body)
+            if isinstance(found, Commit):
+                commits.append(found)
+            else:
+                commits.append(Damaged(stream, version, CorruptPayload(stream, version, found)))
             size += len(body)
         return commits, True
 

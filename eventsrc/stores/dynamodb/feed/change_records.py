@@ -35,16 +35,21 @@ class ChangeRecord(NamedTuple):
     sequence: str = ""
 
 
-def read_changes(event: object, items: Items) -> Iterator[ChangeRecord]:
+def read_changes(event: object, items: Items, table: str = "") -> Iterator[ChangeRecord]:
     """Iterate over the changes in an event, in its order.
 
     Raises:
         ValueError: the event has none of the forms.
-        StoreRejected: the stream carries no new images.
+        StoreRejected: the stream carries no new images, or a record names another table than `table`, which is a name
+            or an ARN.
         CorruptPayload: this library did not write the item.
     """
     for record in _find_records(event):
-        name, payload, sequence = _parse_record(record)
+        name, payload, sequence, source = _parse_record(record)
+        if table and source and not _is_same_table(source, table):
+            raise StoreRejected(
+                "TABLE", f"a record is of table {source}, but the store's table is {table}; connect each to its own"
+            )
         item = payload.get("NewImage", payload.get("Item"))
         if item is None and name in ("INSERT", "MODIFY"):
             raise StoreRejected("StreamViewType", "the stream carries no new images; set its view type to NEW_IMAGE")
@@ -61,8 +66,8 @@ def _find_records(event: object) -> list[Any]:
     return event
 
 
-def _parse_record(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any], str]:
-    """Return the name of the event, the change, and the transport's number of the record."""
+def _parse_record(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any], str, str]:
+    """Return the name of the event, the change, the transport's number of the record, and the table that it names."""
     carrier = record.get("kinesis", record)
     carrier = carrier if isinstance(carrier, Mapping) else {}
     sequence = carrier.get("sequenceNumber", carrier.get("SequenceNumber"))
@@ -71,7 +76,23 @@ def _parse_record(record: Mapping[str, Any]) -> tuple[object, Mapping[str, Any],
     payload = record.get("dynamodb", record)
     if not isinstance(payload, Mapping) or not payload.keys() & {"NewImage", "Item", "Keys"}:
         raise ValueError("a record is not a change of a DynamoDB table")
-    return record.get("eventName"), payload, str(sequence or payload.get("SequenceNumber", ""))
+    number = str(sequence or payload.get("SequenceNumber", ""))
+    return record.get("eventName"), payload, number, _find_table(record)
+
+
+def _find_table(record: Mapping[str, Any]) -> str:
+    """Return the table that a record names: its name from Kinesis, its ARN from DynamoDB Streams; "" if it has none."""
+    name, arn = record.get("tableName"), record.get("eventSourceARN")
+    if name and isinstance(name, str):
+        return name
+    return arn.partition("/stream/")[0] if isinstance(arn, str) and ":dynamodb:" in arn else ""
+
+
+def _is_same_table(one: str, other: str) -> bool:
+    """Compare two tables by their ARNs, or by their names if one of them has no ARN."""
+    if one.startswith("arn:") and other.startswith("arn:"):
+        return one == other
+    return one.rpartition("/")[2] == other.rpartition("/")[2]
 
 
 def _to_commit(item: object, items: Items) -> Commit | None:

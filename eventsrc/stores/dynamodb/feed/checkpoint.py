@@ -15,6 +15,7 @@ from .scan import parse_scan_checkpoint
 
 RETENTION = 24 * 3600  # seconds for which a stream keeps a record
 MARGIN = 3600  # seconds before the end of the retention: clocks differ, and reading takes time
+END_MARGIN = 120  # seconds before the end: times of records are rounded down, to minutes at most, and clocks differ
 ENABLE_DELAY = 60  # seconds that may pass until a new stream records all changes
 
 
@@ -25,6 +26,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int  # seconds since the epoch; commits that were not delivered yet were stored later
     cursors: list[Cursor]
     scan: str | None = None  # the checkpoint of the scan that comes first; None after the scan
+    begin: int = 0  # seconds since the epoch by the service's clock: older records are not delivered
 
     def text(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -97,6 +99,7 @@ def find_earliest(texts: Iterable[str]) -> str:
         min(each.since for each in found),
         cursors,
         min(scans) if len(scans) == 1 else "" if scans else None,  # the order of a scan's keys is not known
+        min(each.begin for each in found),
     ).text()
 
 

@@ -62,7 +62,7 @@ def cursor_from_now(shards: Sequence[Shard]) -> Cursor:
     """Return a cursor after which all records that are written from now on follow.
 
     Older records of the open shards follow too, because only a record's sequence number can name a point within a
-    shard. Records of closed shards do not follow.
+    shard. They are left out by their time. Records of closed shards do not follow.
     """
     inner = ancestors_of((shard.ShardId for shard in shards), parents_of(shards))
     leaves = [shard for shard in shards if shard.ShardId not in inner]

@@ -13,6 +13,7 @@ from ....store import MAX_VERSION
 from ...feed import Batch, Head
 from ..items import Items, Keyed
 from ..wire.responses import QueryResponse
+from .found import find_commits
 
 ScanPage = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
 
@@ -32,17 +33,24 @@ async def scan_commits(
     segments: int,
     after: str,
     units_per_second: float | None,
+    report_damaged: bool,
 ) -> AsyncGenerator[Batch]:
     """Iterate over batches in the order in which the segments return them. Closing it cancels requests in flight."""
+    checkpoint = after
     progress = parse_scan_checkpoint(after) or [Progress() for _ in range(segments)]
     if is_complete := all(segment.done for segment in progress):
         yield Batch((), after, caught_up=True)
     async with aclosing(_scan_pages(scan_page, request, items, progress, Pace(units_per_second))) as pages:
         async for _, page in pages:
-            commits = [commit for item in page.Items if (commit := items.to_commit_of_tenant(item)) is not None]
+            commits, damaged, _ = found = find_commits(page.Items, items.to_commit_of_tenant)
+            if damaged and not report_damaged:
+                if found.commits_before:
+                    yield Batch(found.commits_before, checkpoint, caught_up=False)
+                raise damaged[0].error
             is_complete = all(segment.done for segment in progress)
-            if commits or is_complete:
-                yield Batch(commits, msgspec.json.encode(progress).decode(), is_complete)
+            checkpoint = msgspec.json.encode(progress).decode()
+            if commits or damaged or is_complete:
+                yield Batch(commits, checkpoint, is_complete, damaged)
 
 
 async def scan_heads(

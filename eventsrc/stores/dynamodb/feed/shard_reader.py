@@ -138,7 +138,7 @@ async def read_shard(
         if page.Records:
             empty.clear()
             sequence, pause = page.Records[-1]["dynamodb"]["SequenceNumber"], 0.0
-            since = _stored_at(page.Records[-1])
+            since = stored_at(page.Records[-1])
         else:
             empty.append(requested_at)
             since = empty[0]
@@ -166,8 +166,8 @@ def feed_trimmed(what: str) -> FeedTrimmed:
     return FeedTrimmed(f"{what} is gone, as DynamoDB keeps changes for 24 hours")
 
 
-def _stored_at(record: dict[str, Any]) -> float:
-    """Return about when the record was stored, and not later. The SDK returns that time as a datetime."""
+def stored_at(record: dict[str, Any]) -> float:
+    """Return about when the record was stored, and not later; 0 if it does not say. The SDK has it as a datetime."""
     stored = record["dynamodb"].get("ApproximateCreationDateTime", 0)
     return stored.timestamp() if isinstance(stored, datetime) else float(stored)
 

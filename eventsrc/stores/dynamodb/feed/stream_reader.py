@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from time import time
 from typing import Any
 
+import msgspec
+
 from ....errors import FeedTrimmed
 from ....store import Commit
-from ...feed import Batch
+from ...feed import Batch, Damaged
 from .checkpoint import Checkpoint, check_age
+from .found import Found
 from .lineage import Lineage
-from .shard_reader import Listing, Page, Send, list_shards, read_shard
+from .shard_reader import Listing, Page, Send, list_shards, read_shard, stored_at
 
 MAX_PAGES = 16  # pages of all shards that are requested or wait to be handled
 CHILDLESS_LISTINGS = 3  # listings without children of a closed shard, after which it counts as one without children
@@ -26,16 +29,14 @@ _CLOCK_DIFFERENCE = 5.0  # seconds by which the service's clock may be slow
 
 
 class StreamReader:
-    """Reads one stream from a checkpoint on. `find_commits` returns the commits in records.
+    """Reads one stream from a checkpoint on. `find` returns the commits in records.
 
     Each shard has a task that reads pages while there is room. Only `batches` takes these pages, so a checkpoint covers
     exactly the commits that were delivered.
     """
 
-    def __init__(
-        self, send: Send, checkpoint: Checkpoint, find_commits: Callable[[list[dict[str, Any]]], list[Commit]]
-    ) -> None:
-        self._send, self._initial, self._find_commits = send, checkpoint, find_commits
+    def __init__(self, send: Send, checkpoint: Checkpoint, find: Callable[[list[dict[str, Any]]], Found]) -> None:
+        self._send, self._initial, self._find = send, checkpoint, find
         self._received: asyncio.Queue[Page | Listing | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_PAGES)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -51,8 +52,11 @@ class StreamReader:
         """Make `batches` raise this error."""
         self._received.put_nowait(error)
 
-    async def batches(self, *, follow: bool) -> AsyncGenerator[Batch]:
-        """Iterate over the commits. A batch has none at the end, or if it only renews the checkpoint."""
+    async def batches(self, *, follow: bool, report_damaged: bool = False) -> AsyncGenerator[Batch]:
+        """Iterate over the commits. A batch has none at the end, or if it only renews the checkpoint.
+
+        Raises CorruptPayload for an item that cannot be read, after the commits before it, unless they are reported.
+        """
         end_reported, skipped, renewed, began = False, 0, float(self._initial.since), time()
         try:
             self._spawn(self._list_repeatedly)
@@ -62,14 +66,19 @@ class StreamReader:
                     raise received
                 self._room.release()
                 commits: list[Commit] = []
+                damaged: Sequence[Damaged] = ()
                 if isinstance(received, Listing):
                     self._update_shards(received)
                 else:
                     end_reported = end_reported and not received.records and not received.is_last
                     skipped += len(received.records)
-                    commits = self._find_commits(received.records)
+                    commits, damaged, _ = found = self._find(self._without_older(received.records))
+                    if damaged and not report_damaged:
+                        if found.commits_before:
+                            yield Batch(found.commits_before, self._checkpoint().text(), caught_up=False)
+                        raise damaged[0].error
                     self._advance(received)
-                since, caught_up = min(self._since.values(), default=self._initial.since), self._is_caught_up()
+                since, caught_up = self._oldest(), self._is_caught_up()
                 check_age(since)
                 if caught_up and not self._is_enabled:
                     raise FeedTrimmed("the table's stream was turned off, so later changes are not recorded")
@@ -78,16 +87,28 @@ class StreamReader:
                 ):  # writers may never pause
                     caught_up = True
                 is_due = since - renewed >= RENEW_AFTER or skipped >= MAX_SKIPPED
-                if commits or is_due or (caught_up and not end_reported):
+                if commits or damaged or is_due or (caught_up and not end_reported):
                     end_reported, skipped, renewed = caught_up, 0, since
-                    checkpoint = Checkpoint(self._initial.stream, int(since), [self._lineage.cursor()])
-                    yield Batch(commits, checkpoint.text(), caught_up)
+                    yield Batch(commits, self._checkpoint().text(), caught_up, damaged)
                 if caught_up and not follow:
                     return
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _checkpoint(self) -> Checkpoint:
+        """Return the checkpoint after all pages that were handled."""
+        return msgspec.structs.replace(self._initial, since=int(self._oldest()), cursors=[self._lineage.cursor()])
+
+    def _oldest(self) -> float:
+        """Return a time, in seconds since the epoch, after which all records were stored that were not read yet."""
+        return min(self._since.values(), default=self._initial.since)
+
+    def _without_older(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leave out the records that were stored before the checkpoint's beginning. A record without a time stays."""
+        begin = self._initial.begin
+        return [each for each in records if (stored_at(each) or begin) >= begin] if begin else records
 
     def _update_shards(self, listing: Listing) -> None:
         self._closed = {shard.ShardId for shard in listing.shards if shard.is_closed}

@@ -23,7 +23,8 @@ from ..wire.client import Client, ServiceError
 from ..wire.outcomes import DeadlinePassed, is_worth_repeating, to_store_rejected
 from ..wire.sending import count_tries, send
 from .change_records import read_changes
-from .checkpoint import Checkpoint, check_age, parse_checkpoint
+from .checkpoint import END_MARGIN, Checkpoint, check_age, parse_checkpoint
+from .found import Found, find_commits
 from .lineage import cursor_before_scan, cursor_from_now
 from .shard_reader import list_shards
 from .stream_reader import StreamReader
@@ -48,7 +49,7 @@ class _DescribeResponse(msgspec.Struct):
 class Scan(Protocol):
     """Iterates over all commits of a table after `after`, a checkpoint of the scan."""
 
-    def __call__(self, *, after: str) -> AsyncGenerator[Batch]: ...
+    def __call__(self, *, after: str, report_damaged: bool) -> AsyncGenerator[Batch]: ...
 
 
 class TableFeed:
@@ -61,7 +62,7 @@ class TableFeed:
         self._client: Client | None = None
         self._readers: set[StreamReader] = set()
 
-    async def batches(self, after: str, *, follow: bool) -> AsyncGenerator[Batch]:
+    async def batches(self, after: str, *, follow: bool, report_damaged: bool) -> AsyncGenerator[Batch]:
         """Iterate over the commits, as `DynamoDBStore.feed`."""
         checkpoint = parse_checkpoint(after) if after else None
         stream = await self._find_stream()
@@ -72,15 +73,15 @@ class TableFeed:
             checkpoint = checkpoint.for_stream(stream)
         check_age(checkpoint.since)
         if checkpoint.scan is not None:
-            async with aclosing(self._scan(after=checkpoint.scan)) as batches:
+            async with aclosing(self._scan(after=checkpoint.scan, report_damaged=report_damaged)) as batches:
                 async for batch in batches:
                     check_age(checkpoint.since)
                     scan = None if batch.caught_up else batch.checkpoint
                     checkpoint = msgspec.structs.replace(checkpoint, scan=scan)
-                    yield Batch(batch.commits, checkpoint.text(), caught_up=False)
-        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._find_commits))
+                    yield Batch(batch.commits, checkpoint.text(), caught_up=False, damaged=batch.damaged, is_scan=True)
+        self._readers.add(reader := StreamReader(self._send_to_stream, checkpoint, self._find))
         try:
-            async with aclosing(reader.batches(follow=follow)) as batches:
+            async with aclosing(reader.batches(follow=follow, report_damaged=report_damaged)) as batches:
                 async for batch in batches:
                     yield batch
         finally:
@@ -88,8 +89,10 @@ class TableFeed:
 
     async def end(self) -> str:
         """Return the checkpoint of the end, as `DynamoDBStore.end`."""
+        begin = await self._table.clock(self._items.identity_key) // 1_000_000 - END_MARGIN
         listing = await list_shards(self._send_to_stream, stream := await self._find_stream())
-        return Checkpoint(stream, int(listing.requested_at), [cursor_from_now(listing.shards)]).text()
+        cursors = [cursor_from_now(listing.shards)]
+        return Checkpoint(stream, int(listing.requested_at), cursors, begin=begin).text()
 
     def close(self) -> None:
         """Make all running feeds raise StoreClosed."""
@@ -129,8 +132,12 @@ class TableFeed:
             deadline = self._table.connection.deadline
             return await send_read(client, operation, request, kind, self._slots, deadline, used)
 
-    def _find_commits(self, records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in read_changes(records, self._items) if change.commit is not None]
+    def _find(self, records: list[dict[str, Any]]) -> Found:
+        return find_commits(records, self._to_commit)
+
+    def _to_commit(self, record: dict[str, Any]) -> Commit | None:
+        [change] = read_changes([record], self._items)
+        return change.commit
 
 
 async def send_read(

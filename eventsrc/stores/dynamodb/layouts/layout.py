@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
+from ....errors import CorruptPayload
 from ....store import MAX_VERSION, Commit, Loaded, Snapshot
 
 SortKey = int | Decimal
@@ -28,6 +29,7 @@ class Page(NamedTuple):
     snapshot: Snapshot | None
     commits: list[Commit]  # in the order of the query
     last_key: SortKey | None
+    error: CorruptPayload | None = None  # of the item after these commits, if the query was to stop there
 
 
 class Partitions(Protocol):

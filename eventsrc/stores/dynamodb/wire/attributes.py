@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -53,6 +54,18 @@ def number_of(item: Item, name: str) -> int:
     try:
         return int(_attribute(item, name, "N"))
     except ValueError:
+        pass
+    raise _foreign(name)
+
+
+def bytes_of(item: Item, name: str) -> bytes:
+    """Return the value of a binary attribute. Raises StoreRejected if the item has no such bytes."""
+    value = item.get(name, {}).get("B")
+    if isinstance(value, bytes):  # the SDK has decoded it
+        return value
+    try:
+        return b64decode(value if value is not None else "!", validate=True)  # "" is the id of a skipped commit
+    except (TypeError, ValueError):
         pass
     raise _foreign(name)
 

@@ -19,6 +19,11 @@ CLOCK_CORRECTED = "ClockCorrected"
 class Reply(Protocol):
     """A response as it was received."""
 
+    @property
+    def date(self) -> str:
+        """The Date header: when the service sent the response, by its clock. Empty if there is none."""
+        ...
+
     def read(self, kind: type[T]) -> T:
         """Decode the response as this type. Raises msgspec.ValidationError if it has another form."""
         ...

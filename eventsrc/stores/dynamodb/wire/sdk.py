@@ -23,6 +23,10 @@ class SDKReply:
     def __init__(self, response: Mapping[str, Any]) -> None:
         self._response = response
 
+    @property
+    def date(self) -> str:
+        return str(self._response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
+
     def read(self, kind: type[T]) -> T:
         return msgspec.convert(self._response, kind)
 

@@ -35,8 +35,9 @@ _CLOCK_CODES = frozenset({"InvalidSignatureException", "RequestTimeTooSkewed", "
 class JSONReply:
     """A response with a JSON body."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, date: str = "") -> None:
         self._body = body
+        self.date = date
 
     def read(self, kind: type[T]) -> T:
         response: T = _decoder(kind).decode(self._body)  # type: ignore[arg-type]  # classes are hashable
@@ -113,7 +114,7 @@ class SignedClient:
         if expected is not None and expected != str(crc32(response.body)):
             raise TransportError("the response has a wrong checksum")
         if response.status == 200:
-            return JSONReply(response.body)
+            return JSONReply(response.body, response.headers.get("date", ""))
         raise self._to_service_error(response.status, response.body, ahead, response.headers.get("date"))
 
     async def _get_credentials(self) -> Credentials:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +127,42 @@ ANYTHING = st.recursive(
 def test_any_event_is_decoded_or_refused(event: object) -> None:
     with suppress(ValueError, StoreRejected, CorruptPayload):
         list(STORE.changes(event))
+
+
+@pytest.mark.parametrize("shape", ["lambda-dynamodb", "pipes-dynamodb", "lambda-kinesis", "pipes-kinesis"])
+def test_records_of_another_table_are_refused(shape: str) -> None:
+    """By the ARN or the name in the record; the error has both tables."""
+    other = DynamoDBStore("ledger-2", tenant="acme")
+    with pytest.raises(StoreRejected, match=r"of table (.*:table/)?ledger, .* table is ledger-2"):
+        next(other.changes(parsed(shape)))
+
+
+def test_records_of_another_table_are_refused_with_the_data_of_kinesis_alone() -> None:
+    data = b64decode(parsed("pipes-kinesis")[0]["data"])
+    for event in (data, {"Records": [{"Data": data, "SequenceNumber": "1"}]}):
+        assert next(STORE.changes(event)).commit
+        with pytest.raises(StoreRejected, match="of table ledger, but the store's table is ledger-2"):
+            next(DynamoDBStore("ledger-2", tenant="acme").changes(event))
+
+
+@pytest.mark.parametrize(
+    ("table", "is_same"),
+    [
+        ("arn:aws:dynamodb:eu-west-1:111122223333:table/ledger", True),
+        ("arn:aws:dynamodb:eu-west-2:111122223333:table/ledger", False),  # another region
+        ("arn:aws:dynamodb:eu-west-1:999999999999:table/ledger", False),  # another account
+    ],
+)
+def test_a_table_named_by_its_arn_is_compared_by_its_arn(table: str, is_same: bool) -> None:
+    store = DynamoDBStore(table, tenant="acme")
+    assert next(store.changes(parsed("lambda-kinesis"))).commit  # records of Kinesis have only its name
+    with suppress(StoreRejected) if not is_same else nullcontext():
+        assert next(store.changes(parsed("lambda-dynamodb"))).commit
+        assert is_same, "a record of another table was accepted"
+
+
+def test_records_that_name_no_table_are_accepted() -> None:
+    event = parsed("lambda-dynamodb")
+    for record in event["Records"]:
+        del record["eventSourceARN"]
+    assert next(DynamoDBStore("ledger-2", tenant="acme").changes(event)).commit

@@ -19,6 +19,7 @@ from eventsrc import Batch, Commit, FeedTrimmed, MemoryStore, StoreRejected, Usa
 from eventsrc.stores.dynamodb.feed import shard_reader, stream_reader
 from eventsrc.stores.dynamodb.feed.change_records import read_changes
 from eventsrc.stores.dynamodb.feed.checkpoint import Checkpoint, find_earliest, parse_checkpoint
+from eventsrc.stores.dynamodb.feed.found import Found, find_commits
 from eventsrc.stores.dynamodb.feed.lineage import Cursor
 from eventsrc.stores.dynamodb.feed.stream_reader import StreamReader
 from eventsrc.stores.dynamodb.feed.table_feed import send_read
@@ -47,10 +48,11 @@ def reader(service: FakeStreams, checkpoint: str) -> StreamReader:
     async def asked(operation: str, request: dict[str, Any], kind: type[T]) -> T:
         return await send_read(client, operation, request, kind, connections, 10.0, Usage())
 
-    def commits(records: list[dict[str, Any]]) -> list[Commit]:
-        return [change.commit for change in read_changes(records, items) if change.commit is not None]
+    def to_commit(record: dict[str, Any]) -> Commit | None:
+        [change] = read_changes([record], items)
+        return change.commit
 
-    return StreamReader(asked, parse_checkpoint(checkpoint), commits)
+    return StreamReader(asked, parse_checkpoint(checkpoint), lambda records: find_commits(records, to_commit))
 
 
 def beginning(since: float | None = None, **at: str) -> str:
@@ -238,7 +240,7 @@ async def test_a_follower_gets_each_end_once_and_later_commits() -> None:
 async def test_the_end_is_reported_again_after_a_record_without_a_commit_and_after_a_shard() -> None:
     service = FakeStreams()
     source = reader(service, beginning())
-    source._find_commits = lambda _: []
+    source._find = lambda _: Found([], (), 0)
     async with aclosing(source.batches(follow=True)) as feed:
         checkpoints = [(await anext(feed)).checkpoint]
         await Writer(service).write(["s-1"])
@@ -402,7 +404,7 @@ async def test_a_checkpoint_is_renewed_after_many_records_without_commits(monkey
     service = FakeStreams(page=1)
     await Writer(service).write(["s-1"] * 25)
     source = reader(service, beginning())
-    source._find_commits = lambda _: []
+    source._find = lambda _: Found([], (), 0)
     found = [batch async for batch in source.batches(follow=False)]
     assert [batch.caught_up for batch in found] == [False, False, True]
     assert await read_commits(service, found[-1].checkpoint) == []
@@ -472,3 +474,23 @@ async def test_reading_without_follow_ends_while_writers_continue() -> None:
             await writer.write(["busy"], datetime.now(UTC) + timedelta(seconds=10))
     assert caught_up
     assert keys(before) <= keys(found)
+
+
+async def test_records_from_before_the_beginning_are_left_out_also_after_a_restart() -> None:
+    """By their time; a record without a time is delivered."""
+    service = FakeStreams(page=1)
+    writer = Writer(service)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    for at in (long_ago, None, long_ago, None):
+        await writer.write(["s-1"], at)
+    [shard] = service.shards.values()
+    del shard.records[3]["dynamodb"]["ApproximateCreationDateTime"]
+    start = Checkpoint(ARN, int(time()) - 2 * HOUR, [Cursor()], begin=int(time()) - 120).text()
+    found = [batch async for batch in batches(service, start)]
+    assert [commit.version for batch in found for commit in batch.commits] == [2, 4]
+    middle = next(batch.checkpoint for batch in found if batch.commits)
+    assert [commit.version for commit in await read_commits(service, middle)] == [4]
+    assert [commit.version for commit in await read_commits(service, find_earliest([middle, start]))] == [
+        2,
+        4,
+    ]

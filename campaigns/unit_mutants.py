@@ -1,0 +1,133 @@
+"""Ways to break the read side that no campaign detects within a few hundred histories, but a unit test does.
+
+`python -m campaigns.unit_mutants` applies each of them, or those that are named, and runs its test, which must fail.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from eventsrc.processing.checkpointer import Checkpointer
+from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
+from eventsrc.processing.projections import memory, sqlite
+from eventsrc.processing.retries import Retries
+from eventsrc.processing.worker import Worker
+
+from . import PYTHONPATH
+from .mutants import Patch, Verdict, broken
+from .reading_mutants import (
+    REBUILD,
+    edited,
+    release_without_a_second_look,
+    slot_not_confirmed,
+    switch_that_does_not_wait,
+)
+
+_TESTS = Path(__file__).parents[1] / "tests" / "unit" / "processing"
+
+
+def parking_without_the_fence() -> list[Patch]:
+    """A worker whose slot was taken over still stores a stream as parked."""
+    return [edited(sqlite_checkpoints.SQLiteCheckpoints, "park", ("check_fence(db, processor, fence)", "pass"))]
+
+
+def forget_that_deletes_slots() -> list[Patch]:
+    """No tombstones are left, so a worker that still runs is not fenced."""
+    mutant = edited(
+        sqlite_checkpoints,
+        "forget",
+        ("db.executemany(", "[None for _ in ("),
+        ('number = ?", rows)', 'number = ?", rows)]'),
+        ('("registrations",', '("slots", "registrations",'),
+    )
+    return [mutant, (sqlite, "forget", mutant[2])]
+
+
+def end_of_a_run_that_waits_for_nobody() -> list[Patch]:
+    """A run to the end of the feed ends although streams are aside."""
+
+    async def mutant(*_: object) -> bool:
+        return True
+
+    return [(Worker, "_drain", mutant)]
+
+
+def checkpoint_that_waits_for_retries() -> list[Patch]:
+    """The checkpoint does not advance while a stream is retried."""
+    return [edited(Checkpointer, "save", ("if any(", "if self._catch_up.entries or any("))]
+
+
+def commits_grouped_by_stream() -> list[Patch]:
+    """The handlers see the commits of a batch one stream after the other."""
+    return [edited(module, "in_order", ('if order == "feed"', "if False")) for module in (memory, sqlite)]
+
+
+def no_backing_off() -> list[Patch]:
+    """Streams are parked although no handler succeeds."""
+    return [(Retries, "is_backing_off", property(lambda _: False))]
+
+
+def activation_without_a_look_at_the_slots() -> list[Patch]:
+    """A rebuild that was stopped for long switches although the old version has taken its slots back."""
+    return [edited(REBUILD._Rebuild, "run", ("await checkpoints.save(old, slot)", "pass"))]
+
+
+MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
+    (
+        parking_without_the_fence,
+        "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
+    ),
+    (slot_not_confirmed, "test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
+    (forget_that_deletes_slots, "test_fences.py::test_forget_fences_a_worker_that_still_runs"),
+    (end_of_a_run_that_waits_for_nobody, "test_rebuild.py::test_a_run_until_caught_up_waits_for_slow_handlers"),
+    (checkpoint_that_waits_for_retries, "test_advancing.py::test_the_checkpoint_advances_while_a_stream_is_retried"),
+    (commits_grouped_by_stream, "test_order.py::test_handlers_are_called_in_the_order_of_the_feed"),
+    (no_backing_off, "test_backing_off.py::test_an_outage_of_what_all_handlers_call_parks_nothing"),
+    (
+        release_without_a_second_look,
+        "test_releasing.py::test_a_commit_delivered_while_a_stream_is_released_is_handled",
+    ),
+    (
+        activation_without_a_look_at_the_slots,
+        "test_rebuild.py::test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues",
+    ),
+    (switch_that_does_not_wait, "test_rebuild.py::test_the_old_version_begins_no_act_after_the_new_one"),
+)
+
+
+def detect(index: int) -> Verdict:
+    """Return whether the test of a mutant fails, in a process of its own. `seeds` is then 0."""
+    mutant, test = MUTANTS[index]
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    command = [sys.executable, "-m", "campaigns.unit_mutants", mutant.__name__]
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    return Verdict(mutant.__name__, None if done.returncode else 0, test)
+
+
+def main(names: Sequence[str]) -> int:
+    """Apply these mutants, or all. Return the number of those whose test does not fail."""
+    missed = 0
+    for mutant, test in MUTANTS:
+        if names and mutant.__name__ not in names:
+            continue
+        printed = io.StringIO()
+        with broken(mutant), redirect_stdout(printed), redirect_stderr(printed):
+            code = pytest.main(["-x", "-p", "no:cacheprovider", str(_TESTS / test)])
+        fails = code == pytest.ExitCode.TESTS_FAILED
+        print(f"{mutant.__name__}: {test} {'fails, as it should' if fails else 'does not fail'}", flush=True)
+        if not fails:
+            print(printed.getvalue())
+            missed += 1
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

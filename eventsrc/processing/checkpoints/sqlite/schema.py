@@ -1,0 +1,48 @@
+"""The tables of checkpoints in an SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+from ....errors import StoreRejected
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS eventsrc_registrations (
+    processor TEXT PRIMARY KEY, registration TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_positions (
+    processor TEXT, stream TEXT, version INTEGER NOT NULL, id BLOB NOT NULL, time INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, PRIMARY KEY (processor, stream)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_slots (
+    processor TEXT, number INTEGER, epoch INTEGER NOT NULL, slot TEXT NOT NULL, PRIMARY KEY (processor, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_parked (
+    processor TEXT, stream TEXT, parked TEXT NOT NULL, PRIMARY KEY (processor, stream)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_skipped (
+    processor TEXT, stream TEXT, version INTEGER, skipped TEXT NOT NULL, PRIMARY KEY (processor, stream, version)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_COLUMNS = """
+SELECT tables.name || '.' || columns.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
+WHERE tables.name LIKE 'eventsrc!_%' ESCAPE '!'
+"""
+
+
+def create_tables(db: sqlite3.Connection, path: str) -> None:
+    """Create the tables that are missing. Raises StoreRejected if there are tables of another version."""
+    for statement in SCHEMA.split(";"):
+        db.execute(statement)
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(SCHEMA)
+        missing = sorted(set(new.execute(_COLUMNS)) - set(db.execute(_COLUMNS)))
+    if missing:
+        raise StoreRejected(
+            "SCHEMA",
+            f"{path} has checkpoints of another version of this library, without {missing[0][0]}; "
+            "use a new file, so that processors build their read models again",
+        )

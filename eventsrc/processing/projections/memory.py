@@ -1,0 +1,107 @@
+"""Read models in the attributes of a Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import inf
+
+from ...store import Commit, Store
+from ..checkpoints.checkpoints import Checkpoints
+from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
+from .calling import refuse_awaitable
+from .ordering import Walk, in_order, without
+from .projection import Failure, Guarantee, Projection
+
+
+class MemoryProjection(Projection):
+    """A read model in the attributes of a Python object. It starts empty in each process.
+
+    - Handlers are plain methods. They run in the event loop, one at a time, so they must not block: nothing can end a
+      handler there, and no time limit applies.
+    - On stores that count commits, handlers are called in the order in which commits were stored, across streams. With
+      `order = "stream"` the commits of a batch come one stream after the other.
+    - If the second event of a commit fails, the first one keeps its effect, and the next attempt resumes with the
+      second.
+    """
+
+    guarantee = Guarantee.MEMORY
+    in_batches = True
+
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
+        self._positions: dict[str, Position] = {}
+        self._partly: dict[str, tuple[int, int]] = {}  # the commit after the position, and its event that failed
+
+    def forget_stream(self, stream: str) -> None:
+        """Remove from the attributes what events of `stream` have written. Write it to make `reset` possible."""
+        name = f"{type(self).__qualname__}.forget_stream"
+        raise TypeError(f"{name} is not written, so the events of one stream cannot be undone; write it")
+
+    async def discard(self) -> None:
+        """Raise TypeError: to start again, create a new object and a new processor."""
+        raise TypeError(f"{type(self).__qualname__} is in memory; create a new one, and a processor for it")
+
+    async def reset(self, stream: str, fence: Fence) -> None:
+        self.forget_stream(stream)
+        self._positions.pop(stream, None)
+        self._partly.pop(stream, None)
+
+    async def positions(self, streams: Collection[str]) -> dict[str, Position]:
+        return {stream: self._positions[stream] for stream in streams if stream in self._positions}
+
+    async def advance(self, run: Slice) -> None:
+        self._check_position(run)
+        self._positions[run.stream] = run.position
+        self._partly.pop(run.stream, None)
+
+    async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
+        failures: dict[str, Failure] = {}
+        for run in runs:
+            try:
+                self._check_position(run)
+            except PositionMoved as error:
+                failures[run.stream] = Failure(run, error)
+        left = [each for each in in_order(runs, self.order) if each[0].stream not in failures]
+        while left:
+            walk = Walk(left)
+            try:
+                self._handle(walk)
+                left = []
+            except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
+                failures[walk.run.stream] = Failure(walk.run, HandlerFailed(error))
+                left = without(walk.run.stream, left[walk.index + 1 :])
+            finally:
+                for stream, commit in walk.done.items():
+                    self._positions[stream] = Position(commit.version, commit.id, commit.time)
+                    if self._partly.get(stream, (inf, 0))[0] <= commit.version:
+                        del self._partly[stream]
+        return list(failures.values())
+
+    def _check_position(self, run: Slice) -> None:
+        found = self._positions.get(run.stream)
+        if (found is None) != run.is_first or (found is not None and found.version != run.after):
+            raise PositionMoved(run.stream)
+
+    def _handle(self, walk: Walk) -> None:
+        calls, partly = self._handlers.calls, self._partly
+        # Not across commits: the events that a handler takes together would be in different attempts.
+        batches = ((commit,) for commit in walk) if self._handlers.take_sequences else (walk,)
+        for commits in batches:
+            for handler, given, commit, index in calls(commits):
+                if partly and self._is_handled(commit, index):
+                    continue
+                try:
+                    if handler.with_context:
+                        result = handler.call(self, given, Context(commit, index, walk.run.muted))
+                    else:
+                        result = handler.call(self, given)
+                    if result is not None:
+                        refuse_awaitable(result, handler.name)
+                except Exception:
+                    partly[commit.stream] = commit.version, index
+                    raise
+
+    def _is_handled(self, commit: Commit, index: int) -> bool:
+        """Whether an earlier attempt has handled this event of a commit that failed."""
+        version, first = self._partly.get(commit.stream, (0, 0))
+        return commit.version == version and index < first
