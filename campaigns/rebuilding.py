@@ -159,10 +159,6 @@ class Play:
         self.acts_of: dict[str, list[Delivery]] = defaultdict(list)
         self.violations: list[str] = []
         self.found: tuple[int, int, int] = (0, 0, 0)  # missing events, events handled twice, streams out of order
-            0,
-            0,
-            0,
-        )  # events that are missing, or were handled twice, and streams out of order
         self._slots = source.choice((1, 3))
         self._repository = Repository(Account, self.store, snapshots=SnapshotPolicy(enabled=False))
         self._over, self._ended = asyncio.Event(), asyncio.Event()
