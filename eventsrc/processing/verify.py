@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ class Verified(NamedTuple):
     missing: int  # commits that were not handled, except in parked streams
     handled: int  # of the missing commits, now; the rest are parked, or still missing with `deliver=False`
     parked: int  # parked streams
-    lost: Sequence[Head]  # streams that end before the handled version: the store was restored or truncated
+    # Streams that end before the handled version, at 0 if nothing is left: the store was restored or truncated.
+    lost: Sequence[Head]
     changed: Sequence[Head] = ()  # streams that hold another commit at the handled version: it was restored
 
 
@@ -54,6 +55,7 @@ class _Verification:
     def __init__(self, pipeline: Pipeline, *, joined: bool) -> None:
         self._pipeline, self._joined = pipeline, joined
         self._streams = self._missing = self._parked = 0
+        self._positions = 0  # of streams that the store has
         self._lost: list[Head] = []
         self._changed: list[Head] = []
 
@@ -68,6 +70,7 @@ class _Verification:
                     await self._deliver(hints)
                 if rate is not None:
                     await asyncio.sleep(len(page) / rate)
+        await self._find_vanished()
         handled = pipeline.progress.commits - before if deliver else 0
         return Verified(self._streams, self._missing, handled, self._parked, self._lost, self._changed)
 
@@ -76,9 +79,10 @@ class _Verification:
         pipeline = self._pipeline
         heads = [head for head in page if pipeline.is_ours(head.stream)]
         self._streams += len(heads)
+        positions = await pipeline.projection.positions([head.stream for head in heads])
+        self._positions += len(positions)
         self._parked += sum(head.stream in pipeline.parking.parked for head in heads)
         heads = [head for head in heads if head.stream not in pipeline.parking.parked]
-        positions = await pipeline.projection.positions([head.stream for head in heads])
         by_stream = {head.stream: head for head in heads}
         hints: list[Commit] = []
 
@@ -97,6 +101,32 @@ class _Verification:
 
         await load_all(compare, by_stream, _CONCURRENCY)
         return hints
+
+    async def _find_vanished(self) -> None:
+        """Find streams that have a stored position, but no commit any more. They are rare, so they are counted first.
+
+        Positions that a projection keeps itself, as in rows of a read model, are not listed.
+        """
+        stored = 0
+        async for page in self._all_positions():
+            stored += len(page)
+        if stored <= self._positions:
+            return
+        known = {head.stream for head in self._lost}
+
+        async def look(stream: str) -> None:
+            if await self._read(stream, 1) is None:
+                self._lost.append(Head(stream, 0))
+
+        async for page in self._all_positions():
+            await load_all(look, [stream for stream in page if stream not in known], _CONCURRENCY)
+
+    async def _all_positions(self) -> AsyncGenerator[Sequence[str]]:
+        """Yield the streams of all stored positions, in pages."""
+        pipeline = self._pipeline
+        async with aclosing(pipeline.assignment.checkpoints.all_positions(pipeline.projection.name)) as pages:
+            async for page in pages:
+                yield [head.stream for head in page if pipeline.is_ours(head.stream)]
 
     async def _deliver(self, hints: Sequence[Commit]) -> None:
         pipeline = self._pipeline

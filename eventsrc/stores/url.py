@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from ..store import Store
 
+_USER = "(//|%2F%2F)[^/?&@]+(@|%40)"
+"""User and password in a URL, or in an endpoint within it. No message quotes them."""
+
 
 class Address(NamedTuple):
     """The parts of a URL of a store, or of checkpoints."""
@@ -56,19 +59,23 @@ def open_store(url: str) -> Store:
 def parse_url(url: str, *, options: Collection[str] = ()) -> Address:
     """Return the parts of a URL. `options` are those of a table besides region, endpoint and plain_http.
 
-    Raises ValueError. The message names the wrong part.
+    Raises TypeError or ValueError. The message names the wrong part, and quotes no password.
     """
+    import re
     from urllib.parse import parse_qsl, unquote, urlsplit  # here, because few programs need it
 
+    if not isinstance(url, str):
+        raise TypeError(f"the URL is of type {type(url).__name__}; write a text such as 'sqlite:///file.db'")
+    shown = repr(re.sub(_USER, r"\1…\2", url))
     if not url.isprintable():
-        raise ValueError(f"{url!r}: a URL must not contain control characters")
+        raise ValueError(f"{shown}: a URL must not contain control characters")
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     given = dict(pairs)
     if len(given) < len(pairs):
-        raise ValueError(f"{url!r}: an option is given twice: {', '.join(name for name, _ in pairs)}")
+        raise ValueError(f"{shown}: an option is given twice: {', '.join(name for name, _ in pairs)}")
     if parts.fragment:
-        raise ValueError(f"{url!r}: a URL must not have a #fragment")
+        raise ValueError(f"{shown}: a URL must not have a #fragment")
     known: Collection[str] = ()
     match parts.scheme:
         case "memory":
@@ -81,9 +88,9 @@ def parse_url(url: str, *, options: Collection[str] = ()) -> Address:
             malformed = not parts.netloc or parts.path not in ("", "/")
             malformed |= given.get("plain_http", "false") not in ("true", "false")
         case _:
-            raise ValueError(f"{url!r}: a URL must start with memory://, sqlite:/// or dynamodb://")
+            raise ValueError(f"{shown}: a URL must start with memory://, sqlite:/// or dynamodb://")
     if unknown := [name for name in given if name not in known]:
-        raise ValueError(f"{url!r}: unknown option {', '.join(unknown)}")
+        raise ValueError(f"{shown}: unknown option {', '.join(unknown)}")
     if malformed:
-        raise ValueError(f"{url!r}: write memory://, sqlite:///file.db or dynamodb://table?region=eu-west-1")
+        raise ValueError(f"{shown}: write memory://, sqlite:///file.db or dynamodb://table?region=eu-west-1")
     return Address(parts.scheme, place, given)

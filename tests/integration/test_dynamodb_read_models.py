@@ -312,6 +312,21 @@ def put(**attributes: Any) -> Any:
             {"Update": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "ExpressionAttributeValues": {":a": 4711}}},
             r"Update\.ExpressionAttributeValues\.:a is of type int",
         ),
+        (
+            {"Update": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "ExpressionAttributeNames": {"#a": 4711}}},
+            r"Update\.ExpressionAttributeNames\.#a is of type int; it must be a str",
+        ),
+        (
+            {"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "ConditionExpression": 4711}},
+            r"Delete\.ConditionExpression is of type int",
+        ),
+        (
+            {"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "UpdateExpression": "REMOVE a"}},
+            r"Delete\.UpdateExpression is no field",
+        ),
+        ({"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "Condition": "a"}}, r"Delete\.Condition is no field"),
+        (put(minutes={"N": "\u0663"}), r"Put\.Item\.minutes\.N is not the text of a number"),
+        (put(minutes={"N": " 1"}), r"Put\.Item\.minutes\.N is not the text of a number"),
         ({"Put": {"TableName": "models", "Key": {}}}, "Put needs a TableName, which is a text, and Item"),
         ({"Upsert": {}}, "an action is a dict with one of the keys Put, Update"),
         ({"TableName": "models", "Item": {}}, "an action is a dict with one of the keys"),
@@ -323,6 +338,38 @@ async def test_plain_values_in_writes_are_refused_with_their_place(bench: Bench,
     with pytest.raises((TypeError, ValueError), match=message):
         raise error.error
     assert "4711" not in str(error.error)
+
+
+@pytest.mark.parametrize("kind", ["Put", "Delete"])
+async def test_items_of_the_library_are_not_the_handlers(bench: Bench, kind: str) -> None:
+    key = {"PK": {"S": "@processors"}, "SK": {"S": "written@1"}}
+    action = {kind: {"TableName": bench.table, "Item" if kind == "Put" else "Key": key}}
+    [error] = await bench.apply(bench.bind(Written(action)), [slices(bench.commits)[0]])
+    assert isinstance(error, HandlerFailed)
+    assert f"{kind} is for an item of the library" in str(error.error)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pytest.param(put(name={"S": "\ud800"}), id="a lone surrogate"),
+        pytest.param({"Put": {"TableName": "", "Item": {"PK": {"S": "p"}}}}, id="an invalid table name"),
+        pytest.param(put(minutes={"N": "1e999"}), id="a number out of range"),
+    ],
+)
+async def test_a_write_that_cannot_be_sent_or_stored_fails_its_slice_only(bench: Bench, action: Any) -> None:
+    [error] = await bench.apply(bench.bind(Written(action)), [slices(bench.commits)[0]])
+    assert isinstance(error, HandlerFailed)
+
+
+async def test_a_row_whose_value_cannot_be_encoded_fails_its_slice_only(bench: Bench) -> None:
+    class Names(Balances, tag="names"):
+        async def handle_opened(self, event: Opened, context: RowContext) -> None:
+            context.set(owner="\ud800")
+
+    [error] = await bench.apply(bench.bind(Names(bench.table)), [slices(bench.commits)[0]])
+    assert isinstance(error, HandlerFailed)
+    assert isinstance(error.error, UnicodeEncodeError)
 
 
 async def test_values_of_all_types_are_written(bench: Bench) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _CONTENT = {"Put": "Item", "Update": "Key", "Delete": "Key", "ConditionCheck": "Key"}
+_TEXTS = {"TableName", "ConditionExpression", "UpdateExpression", "ReturnValuesOnConditionCheckFailure"}
+_NAMES, _VALUES = "ExpressionAttributeNames", "ExpressionAttributeValues"
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _NO_VALUE = 'write an attribute value, as {"S": "text"}, {"N": "7"} or {"BOOL": True}'
 
 
@@ -18,12 +21,29 @@ def check_action(action: object) -> None:
     content = _CONTENT[kind]
     if not isinstance(request, Mapping) or not isinstance(request.get("TableName"), str) or content not in request:
         raise ValueError(f"{kind} needs a TableName, which is a text, and {content}")
-    for part in (content, "ExpressionAttributeValues"):
+    for field, text in request.items():
+        is_known = field in {*_TEXTS, _NAMES, _VALUES, content}
+        if not is_known or (field == "UpdateExpression" and kind != "Update"):
+            raise ValueError(f"{kind}.{field} is no field of this action; leave it out")
+        if field in _TEXTS:
+            _checked(text, str, f"{kind}.{field}")
+    for name, text in _checked(request.get(_NAMES, {}), Mapping, f"{kind}.{_NAMES}").items():
+        _checked(text, str, f"{kind}.{_NAMES}.{name}")
+    for part in (content, _VALUES):
         values = request.get(part, {})
         if not isinstance(values, Mapping):
             raise TypeError(f"{kind}.{part} is of type {type(values).__name__}; write a dict of attribute values")
         for name, value in values.items():
             _check_value(value, f"{kind}.{part}.{name}")
+
+
+def check_owner(actions: Sequence[Mapping[str, Any]], table: str, partition_key: str) -> None:
+    """Raise ValueError if one of these actions is for an item of the library in its own table."""
+    for action in actions:
+        for kind, request in action.items():
+            key = request.get(_CONTENT[kind], {})
+            if request["TableName"] == table and key.get(partition_key, {}).get("S", "").startswith("@"):
+                raise ValueError(f"{kind} is for an item of the library, whose partition keys start with '@'")
 
 
 def _check_value(value: object, path: str) -> None:
@@ -56,13 +76,8 @@ def _check_value(value: object, path: str) -> None:
 
 def _check_scalar(kind: str, content: object, path: str) -> None:
     _checked(content, {"S": str, "N": str, "B": bytes, "BOOL": bool}[kind], path)
-    if kind == "N":
-        try:
-            is_number = Decimal(str(content)).is_finite()
-        except InvalidOperation:
-            is_number = False
-        if not is_number:
-            raise ValueError(f"{path} is not the text of a number")
+    if kind == "N" and not re.fullmatch(_NUMBER, str(content)):
+        raise ValueError(f"{path} is not the text of a number")
 
 
 def _checked(content: Any, kind: Any, path: str) -> Any:

@@ -80,6 +80,11 @@ def refuse_awaitable(result: object, name: str) -> None:
     )
 
 
+def to_failure(error: Exception | asyncio.CancelledError) -> HandlerFailed:
+    """Return the failure for what a plain handler raised. Nothing is awaited there, so a CancelledError is its own."""
+    return HandlerFailed(error if isinstance(error, Exception) else RuntimeError("the handler raised CancelledError"))
+
+
 def explain_timeout(name: str, timeout: float) -> str:
     return f"{name} took longer than the handler_timeout of {timeout:g} seconds"
 

@@ -15,13 +15,19 @@ from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 from ..slice import Context, Fence, HandlerFailed, Slice
-from .actions import check_action
+from .actions import check_action, check_owner
 from .calling import call_handler
 from .clearing import delete_version
 from .projection import Failure, Guarantee, Projection, catch
 
 _MAX_ACTIONS = 98  # of a transaction, in addition to the position and the check that it may be the first one
-_HANDLER_ERRORS = {"ValidationException", "ItemCollectionSizeLimitExceededException", "RequestEntityTooLarge", "413"}
+_HANDLER_ERRORS = {
+    "ValidationException",
+    "SerializationException",
+    "ItemCollectionSizeLimitExceededException",
+    "RequestEntityTooLarge",
+    "413",
+}
 
 
 class Writes:
@@ -175,6 +181,7 @@ class DynamoDBProjection(Projection):
             await call_handler(self, call, context, self._handler_timeout)
         try:
             actions = writes.actions()
+            check_owner(actions, self._checkpoints.table.name, self._checkpoints.table.partition_key)
         except Exception as error:
             raise HandlerFailed(error) from error
         if run.is_first:

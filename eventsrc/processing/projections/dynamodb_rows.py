@@ -245,6 +245,8 @@ class DynamoDBRows(Projection):
             refusal = await self._checkpoints.table.update(request, quoting=True)
         except StoreRejected as error:
             raise HandlerFailed(error) if is_handler_error(error) else error from None
+        except (TypeError, ValueError) as error:  # a value that cannot be encoded, such as a lone surrogate
+            raise HandlerFailed(error) from error
         if refusal is None:
             return
         found = self._position_of(refusal.item or await self._read(run.stream))

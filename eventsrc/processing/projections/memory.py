@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Collection, Sequence
 from math import inf
 
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
-from ..slice import Context, Fence, HandlerFailed, Position, PositionMoved, Slice
-from .calling import refuse_awaitable
+from ..slice import Context, Fence, Position, PositionMoved, Slice
+from .calling import refuse_awaitable, to_failure
 from .ordering import Walk, in_order, without
 from .projection import Failure, Guarantee, Projection
 
@@ -67,8 +68,8 @@ class MemoryProjection(Projection):
             try:
                 self._handle(walk)
                 left = []
-            except Exception as error:  # noqa: BLE001  # whatever a user's handler raises
-                failures[walk.run.stream] = Failure(walk.run, HandlerFailed(error))
+            except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever a user's handler raises
+                failures[walk.run.stream] = Failure(walk.run, to_failure(error))
                 left = without(walk.run.stream, left[walk.index + 1 :])
             finally:
                 for stream, commit in walk.done.items():
@@ -97,7 +98,7 @@ class MemoryProjection(Projection):
                         result = handler.call(self, given)
                     if result is not None:
                         refuse_awaitable(result, handler.name)
-                except Exception:
+                except (Exception, CancelledError):
                     partly[commit.stream] = commit.version, index
                     raise
 

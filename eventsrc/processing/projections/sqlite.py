@@ -17,7 +17,7 @@ from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
 from ..checkpoints.sqlite.positions import advance, delete_position
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
-from .calling import GRACE, explain_timeout, refuse_awaitable
+from .calling import GRACE, explain_timeout, refuse_awaitable, to_failure
 from .handlers import Handler
 from .ordering import Stretch, Walk, in_order, join, split, without
 from .projection import Failure, Guarantee, Projection
@@ -291,10 +291,10 @@ class SQLiteProjection(Projection):
                 self._call(database, walk, walk, watch)
             if not db.in_transaction:
                 raise RuntimeError(_ENDED)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if _is_of_file(error):
                 raise
-            raise _Stopped(walk.index, HandlerFailed(error)) from error
+            raise _Stopped(walk.index, to_failure(error)) from error
         finally:
             watch.end = inf
             db.set_progress_handler(None, 0)
@@ -328,6 +328,6 @@ def _explain(error: sqlite3.DatabaseError) -> None:
         raise RuntimeError(_NOT_AUTHORIZED) from error
 
 
-def _is_of_file(error: Exception) -> bool:
+def _is_of_file(error: BaseException) -> bool:
     """Whether an error comes from the file, and not from the handler."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS

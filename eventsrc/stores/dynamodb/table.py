@@ -70,14 +70,14 @@ class Table:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}|arn:[^ ]+", name):
             raise ValueError(f"{name!r} is not a table name; use 3 to 255 of A-Z, a-z, 0-9, '_', '-', '.', or an ARN")
         self.name, self.connection, self.guard = name, connection, guard
-        self._partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
+        self.partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
 
     async def create(self, **options: bool) -> bool:
         """Create the table; False if it exists already. `options` are those of `creation.create_table`.
 
         Raises StoreRejected if it has different keys.
         """
-        keys = {self._partition_key: "S", self._sort_key: self._sort_type}
+        keys = {self.partition_key: "S", self._sort_key: self._sort_type}
         with self.guard(Usage(calls=1)):
             return await create_table(SDKClient(self.connection.sdk), self.name, keys, **options)
 
@@ -110,7 +110,7 @@ class Table:
             raise _to_store_error(error, request, unknown, quoting) from None
 
     def key(self, partition: str, sort: str) -> Item:
-        return {self._partition_key: {"S": partition}, self._sort_key: {self._sort_type: sort}}
+        return {self.partition_key: {"S": partition}, self._sort_key: {self._sort_type: sort}}
 
     def sort_key_of(self, item: Item) -> str:
         return text_of(item, self._sort_key)
@@ -139,7 +139,7 @@ class Table:
         request: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": "#pk = :pk",
-            "ExpressionAttributeNames": {"#pk": self._partition_key},
+            "ExpressionAttributeNames": {"#pk": self.partition_key},
             "ExpressionAttributeValues": {":pk": {"S": partition}},
             "ConsistentRead": True,
             "ReturnConsumedCapacity": "TOTAL",
@@ -165,7 +165,7 @@ class Table:
         request: dict[str, Any] = {"TableName": self.name, "Item": item, "ReturnConsumedCapacity": "TOTAL"}
         if only_if_new:
             request["ConditionExpression"] = "attribute_not_exists(#pk)"
-            request["ExpressionAttributeNames"] = {"#pk": self._partition_key}
+            request["ExpressionAttributeNames"] = {"#pk": self.partition_key}
         try:
             await self._guard_and_send("PutItem", request, Response)
         except ConditionNotMet:
@@ -249,7 +249,7 @@ class Table:
         """Delete all items of a partition."""
         async with aclosing(self.query(partition)) as pages:
             async for page in pages:
-                keys = [{name: item[name] for name in (self._partition_key, self._sort_key)} for item in page]
+                keys = [{name: item[name] for name in (self.partition_key, self._sort_key)} for item in page]
                 await self.delete_all(self.name, keys)
 
     async def delete_all(self, table: str, keys: Sequence[Item]) -> None:

@@ -61,3 +61,17 @@ def test_a_url_with_a_table_and_all_options(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_error_for_an_invalid_url_names_the_wrong_part(url: str, part: str) -> None:
     with pytest.raises(ValueError, match=part):
         open_checkpoints(url)
+
+
+@pytest.mark.parametrize("url", [None, b"memory://", Path("model.db")])
+def test_only_texts_are_urls(url: object) -> None:
+    with pytest.raises(TypeError, match=f"the URL is of type {type(url).__name__}; write a text"):
+        open_checkpoints(url)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["//me:s3cret@host", "//models?endpoint=http%3A%2F%2Fme%3As3cret%40host"])
+def test_an_error_quotes_no_password(address: str) -> None:
+    with pytest.raises(ValueError, match="unknown option size") as raised:
+        open_checkpoints(f"dynamodb:{address}{'&' if '?' in address else '?'}size=3")
+    assert "s3cret" not in str(raised.value)
+    assert "host" in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -75,6 +76,21 @@ async def test_a_stream_that_fails_is_left_out_and_the_others_continue_in_order(
     assert {stream: position.version for stream, position in positions.items()} == {"account-a-0": 3, "account-a-1": 1}
     first = next(commit for commit in commits if commit.stream == "account-a-1")
     assert (positions["account-a-1"].id, positions["account-a-1"].time) == (first.id, first.time)
+
+
+async def test_a_handler_that_raises_a_cancellation_has_failed() -> None:
+    class Cancelled(Order, tag="cancelled"):
+        def handle_movement(self, event: Opened | Deposited, context: Context) -> None:
+            if context.stream == "account-a-1":
+                raise asyncio.CancelledError
+            self.seen.append((context.stream, context.commit.version))
+
+    projection = Cancelled()
+    bound(projection)
+    [failure] = await projection.apply(slices(await interleaved()))
+    assert isinstance(failure.error, HandlerFailed)
+    assert "raised CancelledError" in str(failure.error.error)
+    assert {stream for stream, _ in projection.seen} == {"account-a-0", "account-a-2"}
 
 
 async def test_a_handler_of_sequences_gets_events_of_one_stream() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventsrc import Fenced, StoreRejected, Throttled
+from eventsrc import Fenced, SQLiteStore, StoreRejected, Throttled
 from eventsrc.processing import Slot, SQLiteCheckpoints
 from eventsrc.processing.checkpoints.sqlite.positions import advance
 from eventsrc.processing.slice import Fence, PositionMoved, Slice
@@ -55,6 +55,16 @@ async def test_a_mistake_in_a_function_is_raised_as_it_is(
         with pytest.raises(error, match=text):
             await asyncio.wait_for(call(work), 5)
     assert await checkpoints.read(lambda db: db.execute("SELECT count(*) FROM totals").fetchone()) == (0,)
+
+
+async def test_the_file_of_an_event_store_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await store.append(make_commit("account-1", 1))
+        with pytest.raises(StoreRejected, match=r"events\.db is the file of an event store; use a file of its own"):
+            await SQLiteCheckpoints(path).open()
+        await store.append(make_commit("account-1", 2))
+    with closing(sqlite3.connect(path)) as db:
+        assert not db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'eventsrc%'").fetchall()
 
 
 async def test_a_read_that_writes_and_a_broken_constraint_are_raised_as_they_are(

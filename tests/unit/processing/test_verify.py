@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from support.bank import Account
 from support.ledger import InMemory, InSQLite, commits_of, deposit, fill, ids_of, running, until
 
-from eventsrc import Fenced, Head, MemoryStore, SQLiteStore
+from eventsrc import Fenced, Head, MemoryStore, Repository, SQLiteStore
 from eventsrc.processing import MemoryProjection, Processor, SQLiteCheckpoints, health, status, verify
 
 
@@ -114,6 +115,22 @@ async def test_streams_of_a_restored_store_are_reported_as_lost_or_changed(
     assert list(found.lost) == [Head("account-a-1", 2)]
     assert list(found.changed) == [Head("account-a-0", 3)]
     assert (found.missing, found.handled) == (0, 0)
+
+
+async def test_streams_that_the_store_no_longer_has_are_reported_as_lost(
+    checkpoints: SQLiteCheckpoints, tmp_path: Path
+) -> None:
+    async with SQLiteStore(tmp_path / "store.db") as store:
+        await fill(store, accounts=1)
+        copy(tmp_path / "store.db", tmp_path / "backup.db")
+        for account in ("a-1", "a-2"):
+            await Repository(Account, store).save(Account.open(account, owner="ann"))
+        await deposit(store, "a-0", 1)
+        await Processor(InSQLite(), store, checkpoints).run(until_caught_up=True)
+    async with SQLiteStore(tmp_path / "backup.db") as restored:
+        found = await verify(Processor(InSQLite(), restored, checkpoints))
+    assert sorted(found.lost) == [Head("account-a-0", 4), Head("account-a-1", 0), Head("account-a-2", 0)]
+    assert (found.streams, found.missing, list(found.changed)) == (1, 0, [])
 
 
 def copy(source: Path, target: Path) -> None:

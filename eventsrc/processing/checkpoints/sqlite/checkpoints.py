@@ -27,7 +27,7 @@ _MAX_VALUES = 200  # bound values in one statement
 class SQLiteCheckpoints(Checkpoints):
     """Checkpoints in an SQLite file, which also holds the tables of the read models. The file is created if missing.
 
-    - Do not use the file of the event store.
+    - The file of an event store is refused with StoreRejected when it is opened.
     - One thread writes, one reads for processors, and one reads for you: a long report does not delay processors.
     - The file is in WAL mode with `synchronous=NORMAL`. After a power failure the last transactions may be lost,
       positions and read model together, and are handled again.

@@ -33,8 +33,19 @@ WHERE tables.name LIKE 'eventsrc!_%' ESCAPE '!'
 """
 
 
+_OF_A_STORE = {("commits",), ("identity",)}
+"""Tables of an event store."""
+
+
 def create_tables(db: sqlite3.Connection, path: str) -> None:
-    """Create the tables that are missing. Raises StoreRejected if there are tables of another version."""
+    """Create the tables that are missing.
+
+    Raises StoreRejected if there are tables of another version, or those of an event store.
+    """
+    if set(db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")) >= _OF_A_STORE:
+        raise StoreRejected(
+            "SCHEMA", f"{path} is the file of an event store; use a file of its own for checkpoints and read models"
+        )
     for statement in SCHEMA.split(";"):
         db.execute(statement)
     with closing(sqlite3.connect(":memory:")) as new:
