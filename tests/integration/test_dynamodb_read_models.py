@@ -322,9 +322,12 @@ def put(**attributes: Any) -> Any:
         ),
         (
             {"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "UpdateExpression": "REMOVE a"}},
-            r"Delete\.UpdateExpression is no field",
+            r"Delete\.UpdateExpression is not a field",
         ),
-        ({"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "Condition": "a"}}, r"Delete\.Condition is no field"),
+        (
+            {"Delete": {"TableName": "m", "Key": {"PK": {"S": "p"}}, "Condition": "a"}},
+            r"Delete\.Condition is not a field",
+        ),
         (put(minutes={"N": "\u0663"}), r"Put\.Item\.minutes\.N is not the text of a number"),
         (put(minutes={"N": " 1"}), r"Put\.Item\.minutes\.N is not the text of a number"),
         ({"Put": {"TableName": "models", "Key": {}}}, "Put needs a TableName, which is a text, and Item"),

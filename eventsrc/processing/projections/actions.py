@@ -24,7 +24,7 @@ def check_action(action: object) -> None:
     for field, text in request.items():
         is_known = field in {*_TEXTS, _NAMES, _VALUES, content}
         if not is_known or (field == "UpdateExpression" and kind != "Update"):
-            raise ValueError(f"{kind}.{field} is no field of this action; leave it out")
+            raise ValueError(f"{kind}.{field} is not a field of this action; leave it out")
         if field in _TEXTS:
             _checked(text, str, f"{kind}.{field}")
     for name, text in _checked(request.get(_NAMES, {}), Mapping, f"{kind}.{_NAMES}").items():
