@@ -108,7 +108,9 @@ def detect(index: int) -> Verdict:
     mutant, test = MUTANTS[index]
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-m", "campaigns.unit_mutants", mutant.__name__]
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:  # else what the broken code has printed is of no interest
+        print(done.stdout + done.stderr, file=sys.stderr)
     return Verdict(mutant.__name__, None if done.returncode else 0, test)
 
 

@@ -204,7 +204,9 @@ class Pipeline:
             except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
                 self.retries.start(stream, max(commit.version for commit in hints))
                 continue
-            if due:
+            if due and due[-1].version < known.end:
+                self.retries.start(stream, known.end)
+            elif due:
                 runs.append(self._slice(stream, due, known.is_first))
         return runs
 

@@ -26,7 +26,8 @@ class Known(NamedTuple):
     """How far a stream is handled."""
 
     version: int  # handled last, or where the stream begins
-    stored: Position | None  # None if no position is stored
+    stored: Position | None = None  # None if no position is stored
+    end: int = 0  # of a stream that begins: its newest version, if the feed may have delivered that before the start
 
     @property
     def is_first(self) -> bool:
@@ -60,10 +61,9 @@ class Positions:
             found = await self._projection.positions(unknown)
             for stream in unknown:
                 position = found.get(stream)
-                version = position.version if position is not None else await self.start(stream)
-                known[stream] = Known(version, position)
+                known[stream] = Known(position.version, position) if position is not None else await self.start(stream)
                 if (before := self._in_part.pop(stream, None)) is not None:
-                    self._progress.commits += max(0, version - before)
+                    self._progress.commits += max(0, known[stream].version - before)
         finally:
             del self._loads[id(moved)]
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
@@ -78,35 +78,39 @@ class Positions:
         self.forget(stream)
         return (await self.load([stream]))[stream]
 
-    async def start(self, stream: str) -> int:
+    async def start(self, stream: str) -> Known:
         """Return the version after which a stream begins that has no position: 0, or its last one before the start.
 
         On ordered feeds the position of the start decides. Elsewhere the commit's time does, and commits of the last
-        CLOCK_SKEW before the start are handled, too, as the clock of their writer may have been slow.
+        CLOCK_SKEW before the start are handled, too, as the clock of their writer may have been slow. As the feed may
+        have delivered later ones of them before the start, the stream is handled up to its `end`.
         """
         registration = await self._assignment.registrar.current()
         if registration.started <= 0:  # it began at the beginning, or has not begun
-            return 0
+            return Known(0)
         until = MAX_VERSION
         while True:
             try:
                 return await self._find_start(stream, until, registration)
             except StoredDataError as error:  # a commit that nobody can read may be of after the start
                 if not error.version:
-                    return 0
+                    return Known(0)
                 until = error.version - 1
 
-    async def _find_start(self, stream: str, until: int, registration: Registration) -> int:
+    async def _find_start(self, stream: str, until: int, registration: Registration) -> Known:
+        end = 0
         place = int(registration.start.partition(".")[0] or 0) if self._assignment.feed.ordered else 0
         earliest = registration.started - CLOCK_SKEW
         async with aclosing(self._store.read(stream, until=until, backward=True)) as commits:
             async for commit in commits:
                 if self._assignment.feed.ordered and commit.position is not None:
                     if commit.position <= place:
-                        return commit.version
+                        return Known(commit.version)
                 elif commit.time < earliest:
-                    return commit.version
-        return 0
+                    return Known(commit.version, end=end)
+                else:
+                    end = end or commit.version
+        return Known(0, end=end)
 
     async def check_stored(self, known: Mapping[str, Known]) -> None:
         """Check that the store still holds the commits at these positions, before commits after them are handled.

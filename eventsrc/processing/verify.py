@@ -88,7 +88,7 @@ class _Verification:
 
         async def compare(stream: str) -> None:
             head, position = by_stream[stream], positions.get(stream)
-            after = position.version if position is not None else await pipeline.positions.start(stream)
+            after = position.version if position is not None else (await pipeline.positions.start(stream)).version
             stored = await self._read(stream, after) if position is not None else None
             if after > head.version and stored is None:
                 self._lost.append(head)  # the stream was not just handled further since its head was read

@@ -129,6 +129,18 @@ async def test_start_now_loses_nothing_of_a_writer_whose_clock_is_wrong(any_stor
     assert outside.seen == {"account-new": ["account-new@1.0"]}
 
 
+async def test_with_start_now_a_stream_that_begins_is_handled_to_its_end(store: Hints) -> None:
+    """The feed delivers an early commit late, when it had delivered those after it before the start."""
+    await fill(store, accounts=2, deposits=4)
+    processor = Processor(InMemory(), store, start="now")
+    await processor.pipeline.prepare()
+    await processor.pipeline.assignment.take_all()
+    late = next(commit for commit in await commits_of(store) if (commit.stream, commit.version) == ("account-a-1", 2))
+    await processor.pipeline.handle([late])
+    await processor.pipeline.wait_until_idle()
+    assert await processor.projection.read_handled() == {"account-a-1": (await ids_of(store))["account-a-1"]}
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_with_start_now_verify_handles_every_commit_since_the_start(
     store: Hints, ordered: bool, monkeypatch: pytest.MonkeyPatch
