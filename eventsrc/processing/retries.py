@@ -49,6 +49,7 @@ class Retries:
         self._catch_up, self._parking = catch_up, parking
         self._attempts, self.stops = attempts, stops
         self.ends = False  # the run ends at the end of the feed, so waiting for a success may be for ever
+        self._running: dict[asyncio.Task[None], str] = {}  # the stream of each task, also if it has left it
         self._failing: set[str] = set()  # streams that failed since the last success of any handler
         self.reset()
 
@@ -104,6 +105,8 @@ class Retries:
         if failed is not None:
             self._note_failing(stream, failed)
         entry.task = asyncio.create_task(self._run(entry))
+        self._running[entry.task] = stream
+        entry.task.add_done_callback(self._running.pop)
 
     def take_over(self, applied: Applied, runs: Sequence[Slice]) -> None:
         """Continue with those of these slices that failed, or take long. Raises the error of the others, if any."""
@@ -196,11 +199,9 @@ class Retries:
 
     def _tasks(self, numbers: Collection[int] | None = None) -> list[asyncio.Task[None]]:
         return [
-            entry.task
-            for stream, entry in self._catch_up.entries.items()
-            if entry.task is not None
-            and not entry.task.done()
-            and (numbers is None or self._assignment.slot_of(stream) in numbers)
+            task
+            for task, stream in self._running.items()
+            if not task.done() and (numbers is None or self._assignment.slot_of(stream) in numbers)
         ]
 
     async def _run(self, entry: Entry) -> None:

@@ -225,3 +225,25 @@ async def test_retried_streams_respect_the_concurrency(store: MemoryStore) -> No
     await processor.pipeline.wait_until_idle()
     assert await processor.projection.read_handled() == await ids_of(store)
     assert processor.projection.most == 2
+
+
+async def test_a_stream_whose_entry_is_being_deleted_leaves_no_task(store: MemoryStore) -> None:
+    class Stuck(MemoryCheckpoints):
+        reached = asyncio.Event()
+
+        async def unpark(self, processor: str, parked: Parked) -> None:
+            self.reached.set()
+            await asyncio.Event().wait()
+
+    await fill(store, accounts=1)
+    processor = Processor(Outside(), store, checkpoints := Stuck())
+    pipeline = processor.pipeline
+    await pipeline.prepare()
+    await pipeline.assignment.take_all()
+    fence = await pipeline.assignment.fence_of("account-a-0")
+    entry = Parked(stream="account-a-0", version=1, error="", attempts=1, since=0, state="retrying")
+    await checkpoints.park(processor.name, entry, fence)
+    await pipeline.checkpointer.claimed()
+    await asyncio.wait_for(checkpoints.reached.wait(), 5)
+    await pipeline.checkpointer.drop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
