@@ -80,6 +80,11 @@ def activation_without_a_look_at_the_slots() -> list[Patch]:
     return [edited(REBUILD._Rebuild, "run", ("await checkpoints.save(old, slot)", "pass"))]
 
 
+def slot_used_after_it_may_have_been_given_up() -> list[Patch]:
+    """A worker that could not give up a slot goes on with it, although the answer may just be lost."""
+    return [edited(Checkpointer, "give_up", ("kept.discard(number)", "pass"))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         parking_without_the_fence,
@@ -98,6 +103,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         activation_without_a_look_at_the_slots,
         "test_rebuild.py::test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues",
+    ),
+    (
+        slot_used_after_it_may_have_been_given_up,
+        "test_leases.py::test_a_slot_that_may_have_been_given_up_is_not_used",
     ),
     (switch_that_does_not_wait, "test_rebuild.py::test_the_old_version_begins_no_act_after_the_new_one"),
 )

@@ -83,18 +83,21 @@ class Checkpointer:
 
         Raises:
             Fenced: another worker has claimed one already.
-            StoreError: it could not be stored; the slot is still held, and the next run handles what is left.
+            StoreError: it could not be stored; the next run handles what is left. Of a slot that may have been given up
+                no commits are started until it is claimed again.
         """
         self._assignment.draining.update(numbers)
+        kept = set(numbers)
         try:
             await self._retries.finish(numbers, grace)
             await self._store_aside(numbers)
             checkpoint = self._assignment.checkpoint if self._retries.failure is None else ""
             for number in numbers:
+                kept.discard(number)  # if the answer is lost, another worker may have claimed it
                 await self._assignment.give_up(number, checkpoint or None)
                 self._forget(number)
         except BaseException:
-            self._assignment.draining.difference_update(numbers)
+            self._assignment.draining -= kept
             self._retries.restart()  # of slots that are still held
             raise
         self.clear()

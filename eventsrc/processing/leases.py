@@ -178,6 +178,7 @@ class Leases:
             number
             for number, slot in assignment.held.items()
             if number in ours and (ours[number].epoch, ours[number].laid) == (slot.epoch, slot.laid)
+            if number not in assignment.draining  # it may have been given up, as the answer was lost
         }
         orphans = [slot for number, slot in ours.items() if number not in mine]
         free = [slot for slot in slots if slot.owner not in alive]

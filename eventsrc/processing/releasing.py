@@ -112,7 +112,7 @@ class Releasing:
             number = slot.number
             if not self._claimed[number] or number not in assignment.held:
                 self._claimed[number] = 0
-                if slot.open:
+                if slot.open and assignment.claimed.get(number) != slot.epoch:  # else we failed to give it up
                     return None
                 try:
                     await assignment.claim(slot)
@@ -129,5 +129,8 @@ class Releasing:
             held = assignment.held.get(number)
             is_ours = held is not None and held.epoch == self._epochs.get(number) and not self._pipeline.running
             if not self._claimed[number] and is_ours:
-                with suppress(Fenced):
-                    await assignment.give_up(number)
+                try:
+                    with suppress(Fenced):
+                        await assignment.give_up(number)
+                finally:
+                    assignment.drop(number)  # if the answer was lost, a worker may have claimed it

@@ -22,7 +22,7 @@ from eventsrc.processing import (
     SQLiteCheckpoints,
     health,
 )
-from eventsrc.processing.checkpoints.checkpoints import current_slots
+from eventsrc.processing.checkpoints.checkpoints import Slot, current_slots
 from eventsrc.processing.checkpoints.memory import MemoryWorkers
 from eventsrc.processing.rebuild import rebuild
 
@@ -187,6 +187,40 @@ async def test_a_fenced_worker_continues_with_its_other_slots(store: MemoryStore
         await until(lambda: ann.processor.pipeline.progress.commits == 80)
         told = await ann.processor.projection.read_handled()  # some twice: effects whose position was refused
         assert {stream: list(dict.fromkeys(ids)) for stream, ids in told.items()} == await ids_of(store)
+
+
+class Lossy(MemoryCheckpoints):
+    """The answer of the call that gives up a slot is lost while `loses` is set."""
+
+    loses = True
+
+    async def save(self, processor: str, slot: Slot) -> None:
+        await super().save(processor, slot)
+        if self.loses and not slot.open:
+            raise StoreUnavailable("slots")
+
+
+async def test_a_slot_that_may_have_been_given_up_is_not_used(store: MemoryStore) -> None:
+    """Its next owner does not wait for the acts of somebody who has given it up."""
+    checkpoints = Lossy()
+    await fill(store, accounts=1)
+    worker: Processor[Any] = Processor(Outside(), store, checkpoints)
+    pipeline, leases = worker.pipeline, Leases(worker="ann", slots=1, ttl=LONG)
+    async with leases.held_for([pipeline], asyncio.Event(), 10.0):
+        await leases.heartbeat()
+        await pipeline.prepare()
+        await leases.rebalance()
+        worker.projection.poison = {1}
+        await pipeline.handle(await commits_of(store))  # the stream is tried again by a task
+        with pytest.raises(StoreUnavailable):
+            await pipeline.checkpointer.give_up([0], 10.0)
+        worker.projection.poison = set()
+        await pipeline.wait_until_idle()
+        assert await worker.projection.read_handled() == {"account-a-0": ["account-a-0@1.0", "account-a-0@1.1"]}
+        checkpoints.loses = False
+        await leases.rebalance()
+        await pipeline.wait_until_idle()
+        assert await worker.projection.read_handled() == await ids_of(store)
 
 
 class Mute(MemoryWorkers):

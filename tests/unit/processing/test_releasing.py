@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.ledger import InSQLite, Outside, deposit, fill, ids_of, run_with_parked, running, until
 
-from eventsrc import SQLiteStore, StreamParked
-from eventsrc.processing import Parked, Processor, SQLiteCheckpoints, status, verify, worker
+from eventsrc import SQLiteStore, StoreUnavailable, StreamParked
+from eventsrc.processing import Parked, Processor, Slot, SQLiteCheckpoints, status, verify, worker
 
 Make = Callable[..., Processor[Any]]
 
@@ -227,3 +227,37 @@ async def test_a_retry_that_was_cancelled_is_continued_by_the_next_run(
         await again.retry("account-a-0")
     await again.run(until_caught_up=True)
     await expect_all(store, again)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_a_slot_that_could_not_be_given_up_does_not_prevent_the_next_retry(
+    store: SQLiteStore, checkpoints: Gated, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    await fill(store, accounts=3)
+    desk = Processor(Outside(), store, checkpoints, attempts=1)
+    desk.projection.poison = {1}
+    await run_with_parked(desk)
+    desk.projection.poison = set()
+    save = checkpoints.save
+
+    async def fail(processor: str, slot: Slot) -> None:
+        if is_stored:
+            await save(processor, slot)
+        raise StoreUnavailable("slots")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", fail)
+        with pytest.raises(StoreUnavailable):
+            await desk.retry("account-a-0")
+    await asyncio.wait_for(desk.retry("account-a-1"), 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", fail)
+        desk.projection.poison = {1}
+        with pytest.raises((StreamParked, StoreUnavailable)):
+            await desk.retry("account-a-2")
+        desk.projection.poison = set()
+    other = Processor(desk.projection, store, checkpoints)
+    async with running(other):
+        await until(lambda: other.pipeline.assignment.held)
+        await asyncio.wait_for(desk.retry("account-a-2"), 10)
+    assert await desk.projection.read_handled() == await ids_of(store)
