@@ -301,4 +301,6 @@ async def take_back(assignment: Assignment) -> None:
     """Take the slots back from a rebuild that was killed while it switched to another version."""
     for slot in await assignment.checkpoints.slots(assignment.name):
         if slot.switch:
-            await assignment.checkpoints.claim(assignment.name, structs.replace(slot, epoch=slot.epoch + 1, switch=""))
+            with suppress(Fenced):  # another worker of this version was quicker
+                taken = structs.replace(slot, epoch=slot.epoch + 1, switch="")
+                await assignment.checkpoints.claim(assignment.name, taken)

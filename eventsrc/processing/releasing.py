@@ -123,14 +123,19 @@ class Releasing:
             return number
 
     async def _give_up(self, number: int) -> None:
-        assignment = self._pipeline.assignment
-        async with self._claiming:
-            self._claimed[number] = max(0, self._claimed[number] - 1)
-            held = assignment.held.get(number)
-            is_ours = held is not None and held.epoch == self._epochs.get(number) and not self._pipeline.running
-            if not self._claimed[number] and is_ours:
-                try:
+        """Give up a slot, unless another release uses it. If that fails or is cancelled, it is not used any more."""
+        self._claimed[number] = max(0, self._claimed[number] - 1)
+        try:
+            async with self._claiming:
+                if self._is_left(number):
                     with suppress(Fenced):
-                        await assignment.give_up(number)
-                finally:
-                    assignment.drop(number)  # if the answer was lost, a worker may have claimed it
+                        await self._pipeline.assignment.give_up(number)
+        finally:
+            if self._is_left(number):
+                self._pipeline.assignment.drop(number)  # if the answer was lost, a worker may have claimed it
+
+    def _is_left(self, number: int) -> bool:
+        """Whether a slot that this object has claimed is held, and no release uses it any more."""
+        held = self._pipeline.assignment.held.get(number)
+        is_ours = held is not None and held.epoch == self._epochs.get(number) and not self._pipeline.running
+        return is_ours and not self._claimed[number]

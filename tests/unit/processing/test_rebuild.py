@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from support.ledger import InSQLite, Movement, Outside, Refused, deposit, fill, ids_of, running, until
 
 from eventsrc import MemoryStore, NotActive, StoreRejected, StreamsParked
@@ -24,6 +25,7 @@ from eventsrc.processing import (
     SQLiteContext,
     rebuild,
 )
+from eventsrc.processing.assignment import take_back
 from eventsrc.processing.checkpoints.sqlite.registry import SQLiteRegistry
 from eventsrc.processing.checkpoints.sqlite.workers import SQLiteWorkers
 
@@ -449,6 +451,26 @@ async def test_if_a_rebuild_is_killed_in_its_switch_the_old_version_continues(
         checkpoints.resume.set()
         await asyncio.gather(rebuilding, return_exceptions=True)
         await old.wait_for(await deposit(store, "a-1", 9))
+
+
+async def test_two_workers_may_take_the_slots_back_at_once(
+    store: MemoryStore, others: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Processor(First(), store, others)
+    await old.run(until_caught_up=True)
+    assignment = old.pipeline.assignment
+    for slot in await others.slots(old.name):
+        await others.claim(old.name, structs.replace(slot, epoch=slot.epoch + 1, switch="rebuild-that-was-killed"))
+    seen = await others.slots(old.name)
+    await take_back(assignment)
+
+    async def slots(_: str) -> Any:
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(others, "slots", slots)
+        await take_back(assignment)
+    assert [slot.switch for slot in await others.slots(old.name)] == [""]
 
 
 async def test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues(

@@ -261,3 +261,38 @@ async def test_a_slot_that_could_not_be_given_up_does_not_prevent_the_next_retry
         await until(lambda: other.pipeline.assignment.held)
         await asyncio.wait_for(desk.retry("account-a-2"), 10)
     assert await desk.projection.read_handled() == await ids_of(store)
+
+
+async def test_a_cancelled_retry_does_not_keep_the_slot_that_it_has_claimed(
+    store: SQLiteStore, checkpoints: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, accounts=2)
+    desk = Processor(Outside(), store, checkpoints, attempts=1)
+    desk.projection.poison = {1}
+    await run_with_parked(desk)
+    desk.projection.poison = set()
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> Any:
+        reached.set()
+        await never.wait()
+
+    checkpoints.during = hang
+    first = asyncio.create_task(desk.retry("account-a-0"))
+    await asyncio.wait_for(reached.wait(), 10)
+    reached.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "slots", hang)
+        second = asyncio.create_task(desk.retry("account-a-1"))  # it waits for the slots
+        await asyncio.wait_for(reached.wait(), 10)
+        first.cancel()
+        await asyncio.sleep(0)
+        first.cancel()  # while it waits for the second one
+        second.cancel()
+        await asyncio.wait([first, second])
+    checkpoints.during = None
+    other = Processor(desk.projection, store, checkpoints)
+    async with running(other):
+        await until(lambda: other.pipeline.assignment.held)
+        await asyncio.wait_for(desk.retry_all(), 10)
+    assert await other.parked() == []
