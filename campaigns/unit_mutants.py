@@ -26,6 +26,7 @@ from .mutants import Patch, Verdict, broken
 from .reading_mutants import (
     REBUILD,
     edited,
+    position_not_compared,
     release_without_a_second_look,
     slot_not_confirmed,
     switch_that_does_not_wait,
@@ -86,6 +87,7 @@ def slot_used_after_it_may_have_been_given_up() -> list[Patch]:
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
+    (position_not_compared, "test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
         parking_without_the_fence,
         "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",

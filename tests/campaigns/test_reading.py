@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from campaigns import PYTHONPATH, workers
+from campaigns import PYTHONPATH, unit_mutants, workers
 from campaigns.reading import campaign, silence, tell
 from campaigns.reading_mutants import READING, hunt
 
@@ -59,3 +59,9 @@ def test_a_seed_replays_exactly_in_another_process(tmp_path: Path) -> None:
 def test_mutants_are_noticed(mutant: Callable[[], Any]) -> None:
     """Those that are noticed soon; `make faults` hunts the others, too."""
     assert hunt(mutant, range(1000, 1060)).seeds is not None, mutant.__doc__
+
+
+def test_every_mutant_can_be_applied() -> None:
+    """A mutant whose code has changed would be void."""
+    for mutant in (*READING, *(mutant for mutant, _ in unit_mutants.MUTANTS)):
+        assert mutant(), mutant.__doc__
