@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.projections import memory, sqlite
@@ -82,8 +83,13 @@ def activation_without_a_look_at_the_slots() -> list[Patch]:
 
 
 def slot_used_after_it_may_have_been_given_up() -> list[Patch]:
-    """A worker that could not give up a slot goes on with it, although the answer may just be lost."""
+    """A worker that could not give up a slot continues to use it, although the answer may just be lost."""
     return [edited(Checkpointer, "give_up", ("kept.discard(number)", "pass"))]
+
+
+def commit_whose_position_is_not_stored_counts_as_handled() -> list[Patch]:
+    """After a kill, a commit is passed over if the store fails when its position is written."""
+    return [edited(Caution, "apply", ("if applied.is_all:", "if not (applied.failures or applied.slow):"))]
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
@@ -109,6 +115,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         slot_used_after_it_may_have_been_given_up,
         "test_leases.py::test_a_slot_that_may_have_been_given_up_is_not_used",
+    ),
+    (
+        commit_whose_position_is_not_stored_counts_as_handled,
+        "test_hanging_handlers.py::test_after_a_kill_a_position_that_could_not_be_written_is_not_passed_over",
     ),
     (switch_that_does_not_wait, "test_rebuild.py::test_the_old_version_begins_no_act_after_the_new_one"),
 )

@@ -27,6 +27,11 @@ class Applied(NamedTuple):
     slow: dict[str, asyncio.Task[None]]  # by stream: still running after PATIENCE; each raises what `apply_one` does
     error: Exception | None = None  # of the checkpoints, after which the positions of other slices are unknown
 
+    @property
+    def is_all(self) -> bool:
+        """Whether all slices were handled, and their positions stored."""
+        return not (self.failures or self.slow or self.error)
+
 
 class Applier:
     """Applies slices to a projection and keeps the positions up to date.

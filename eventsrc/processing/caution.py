@@ -84,12 +84,12 @@ class Caution:
             applied = await self._applier.apply([part._replace(is_first=known.is_first)])
         finally:
             self._catch_up.leave(entry)
-        if applied.failures or applied.slow:
-            assert entry.stored is not None
-            self._parking.orphans[stream] = entry.stored
-            self._retries.take_over(applied, [part])
-        else:
+        if applied.is_all:
             await self._parking.clear(entry)
+            return
+        assert entry.stored is not None
+        self._parking.orphans[stream] = entry.stored
+        self._retries.take_over(applied, [part])
 
     async def _wait_until_survived(self) -> None:
         """Wait until streams that are at risk were tried again, for SURVIVAL_SECONDS at most."""

@@ -17,7 +17,7 @@ import pytest
 from support.bank import Deposited
 from support.ledger import Movement, Outside, Refused, deposit, fill, ids_of, run_with_parked, until
 
-from eventsrc import SQLiteStore
+from eventsrc import SQLiteStore, Throttled
 from eventsrc.processing import (
     Context,
     Effects,
@@ -28,6 +28,7 @@ from eventsrc.processing import (
     applying,
     health,
 )
+from eventsrc.processing.slice import Slice
 
 TESTS = Path(__file__).parents[2]
 
@@ -274,3 +275,26 @@ async def test_a_process_that_was_killed_between_two_commits_parks_nothing(
     await last.run(until_caught_up=True)
     assert projection.seen == await ids_of(store)
     assert not await checkpoints.parked(last.name)
+
+
+async def test_after_a_kill_a_position_that_could_not_be_written_is_not_passed_over(
+    store: SQLiteStore, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.processing.assignment.CONFIRM_SECONDS", 0.05)
+    await fill(store, accounts=1, deposits=2)
+    killed = Processor(Outside(), store, checkpoints)
+    await killed.pipeline.prepare()
+    await killed.pipeline.assignment.take_all()
+    failures = [Throttled("positions")]
+    advance = checkpoints.advance
+
+    async def fail(processor: str, run: Slice) -> None:
+        if failures and run.after == 1:
+            raise failures.pop()
+        await advance(processor, run)
+
+    monkeypatch.setattr(checkpoints, "advance", fail)
+    successor: Any = Processor(Outside(), store, checkpoints)
+    await successor.run(until_caught_up=True)
+    assert not failures
+    assert await successor.positions(["account-a-0"]) == {"account-a-0": 2}

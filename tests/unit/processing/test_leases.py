@@ -201,7 +201,7 @@ class Lossy(MemoryCheckpoints):
 
 
 async def test_a_slot_that_may_have_been_given_up_is_not_used(store: MemoryStore) -> None:
-    """Its next owner does not wait for the acts of somebody who has given it up."""
+    """Its next owner does not wait for the acts of a worker that has given it up."""
     checkpoints = Lossy()
     await fill(store, accounts=1)
     worker: Processor[Any] = Processor(Outside(), store, checkpoints)
