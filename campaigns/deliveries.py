@@ -87,7 +87,7 @@ def check_deliveries(
     missing = [each for each in expected if each not in set(first)]
     unknown = [each for each in first if each not in set(events)]
     claims = sorted(claims)
-    taken_over = list(_find_takeovers(claims, bound))
+    taken_over = sorted(_find_takeovers(claims, bound))
     twice, repeated = _find_repetitions(begun, taken_over, disturbances)
     violations = [*_find_late_acts(begun, claims, bound)]
     if missing:
@@ -105,13 +105,18 @@ def check_deliveries(
 def _find_takeovers(claims: Sequence[Claim], bound: float) -> Iterable[float]:
     """Yield when the acts of earlier owners that have not given up have begun.
 
-    A worker that claims its own slot again, as after a lease that expired, has ended what it did before it does so. It
-    may repeat its last commit at once, as the position of that may be unstored.
+    A worker that claims its own slot again, as after a lease that expired or after it was fenced, has ended what it did
+    before it does so. It may repeat its last commit at once, as the position of that may be unstored.
     """
     last = 0
+    fenced: set[int] = set()
     for claim in claims:
-        if claim.forced:
-            yield claim.at + (0.0 if claim.worker == last else bound)
+        if claim.worker in fenced or (claim.forced and claim.worker == last):
+            fenced.discard(claim.worker)
+            yield claim.at
+        if claim.forced and claim.worker != last:
+            fenced.add(last)
+            yield claim.at + bound
         last = claim.worker
 
 

@@ -93,6 +93,8 @@ class Play:
             await self._read(dice.choice((0.05, 0.5, 3.0, ENOUGH)), kills=dice.random() < 0.5)
         self._checkpoint = self._read_checkpoint()
         before, self._was_registered = self._handled(), bool(self._registered)
+        self._old = {each.id for each in self.store._all}
+        self._unstored = self._find_unstored(before)
         await self._change()
         self.chaos.off()
         async with self.store:
@@ -175,17 +177,36 @@ class Play:
                 found[stream].append(id)
         return found
 
+    def _find_unstored(self, handled: Mapping[str, Sequence[bytes]]) -> set[bytes]:
+        """Return the ids of acts of a killed process whose positions were not stored, so nobody knows of them."""
+        if self._is_kept:
+            return set()
+        rows = self._opened[0].connection.execute("SELECT stream, version FROM eventsrc_positions")
+        positions: dict[str, int] = dict(rows.fetchall())
+        return {
+            commit.id
+            for stream, ids in handled.items()
+            for commit in self.store._streams[stream]
+            if commit.id in ids and commit.version > positions.get(stream, 0)
+        }
+
     def _check(self, before: Mapping[str, Sequence[bytes]], error: Exception | None) -> None:
-        after = self._handled()
         stored = {stream: [each.id for each in commits] for stream, commits in self.store._streams.items()}
-        lost = {stream for stream, ids in before.items() if not _begins_with(stored.get(stream, []), ids)}
+        gone = self._old - {each.id for each in self.store._all}
+        handled_gone = {id for ids in self._handled().values() for id in ids if id in gone}
+        after = {
+            stream: [id for id in ids if id not in gone & self._unstored] for stream, ids in self._handled().items()
+        }
+        # Writes of a killed process may arrive late, so what was handled before the change is looked up after it.
+        old = {stream: [id for id in ids if id in self._old] for stream, ids in after.items()}
+        lost = {stream for stream, ids in old.items() if not _begins_with(stored.get(stream, []), ids)}
         is_another = self.change == "another store" and self._was_registered
         if error is not None:
             self.chaos.counts["noticed"] += 1
-            if not (lost or is_another):
+            if not (handled_gone or is_another):
                 self.violations.append(f"{self.change}: nothing was lost, but the run ended with {error!r}")
             is_strict = is_another or self._checkpoint > self._left
-            touched = {stream for stream in after if after[stream] != before.get(stream, [])}
+            touched = {stream for stream, ids in after.items() if not gone >= {*ids} - {*before.get(stream, ())}}
             if wrong := [
                 each for each in touched if is_strict or each in lost or not _begins_with(stored[each], after[each])
             ]:

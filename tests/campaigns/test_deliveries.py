@@ -141,3 +141,12 @@ def test_a_worker_that_has_claimed_again_may_act_again() -> None:
 def test_a_process_that_fences_the_owner_ends_its_acts() -> None:
     deliveries = acts(ANN, 1.0, *EVENTS[:3]) + acts(ANN, 4.0, (3, 0))
     assert check(deliveries, FIRST, Claim(2.0, 0, forced=True)).violations
+
+
+def test_a_worker_that_was_fenced_may_repeat_its_last_commit_when_it_has_claimed_again() -> None:
+    """As after a rebuild that failed in its switch."""
+    deliveries = acts(ANN, 1.0, *EVENTS[:2]) + acts(ANN, 1.5, *EVENTS[1:])
+    claims = (FIRST, Claim(1.3, 0, forced=True), Claim(1.4, ANN, forced=False))
+    found = check(deliveries, *claims)
+    assert is_legal(found), found.violations
+    assert check(deliveries, FIRST, Claim(1.4, ANN, forced=False)).twice
