@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -228,12 +229,14 @@ class Leases:
 
     async def _keep_beating(self, rebalance_due: asyncio.Event) -> None:
         pause = self._ttl / 3
-        while True:
+        for turn in count():
             await asyncio.sleep(pause)
             pause = self._ttl / 3
             try:
                 async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
+                    if self._is_alone and turn % 2:
+                        continue  # a new worker waits until this one has given up slots
                     began = asyncio.get_running_loop().time()
                     if not all(
                         view.is_settled(set(pipeline.assignment.held)) for pipeline, view in await self._views()
