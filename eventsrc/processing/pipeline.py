@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -24,7 +25,7 @@ from .positions import Positions
 from .progress import Progress
 from .projections.projection import Projection
 from .retries import Retries
-from .slice import Slice
+from .slice import Fence, Slice
 
 MAX_MISSING = 100  # commits; a stream that misses more of them catches up in a task of its own
 CHUNK_SECONDS = 0.5
@@ -140,12 +141,9 @@ class Pipeline:
                     self._chunk = max(1, len(chunk) // 2)
 
     async def _handle_chunk(self, commits: Sequence[Commit], is_ending: Callable[[], bool]) -> None:
-        by_stream: dict[str, list[Commit]] = {}
+        by_stream: dict[str, list[Commit]] = defaultdict(list)
         for commit in commits:
-            if commit.stream in by_stream:
-                by_stream[commit.stream].append(commit)
-            else:
-                by_stream[commit.stream] = [commit]
+            by_stream[commit.stream].append(commit)
         if self.projection.categories or len(self.assignment.held) < self.assignment.of:
             by_stream = {stream: hints for stream, hints in by_stream.items() if self.is_ours(stream)}
         if by_stream:
@@ -188,35 +186,38 @@ class Pipeline:
             self.progress.end()
         await self._handle(by_stream, is_ending)  # the rest, without caution
 
-    async def _due(self, by_stream: Mapping[str, list[Commit]]) -> list[Slice]:
+    async def _due(self, by_stream: Mapping[str, Sequence[Commit]]) -> list[Slice]:
         """Return the slices to handle now. Streams that miss many commits catch up in a task of their own."""
         runs: list[Slice] = []
+        rights: dict[int, tuple[Fence, Callable[[], Awaitable[None]]]] = {}  # of each slot
         positions = await self.positions.load(by_stream)
+        follow = {stream for stream, hints in by_stream.items() if _follow(hints, positions[stream].version)}
+        for stream in by_stream.keys() - follow:
+            self.positions.check(positions[stream], by_stream[stream])
+        if self.positions.unchecked:
+            newer = {s for s, hints in by_stream.items() if any(each.version > positions[s].version for each in hints)}
+            await self.positions.check_stored({stream: positions[stream] for stream in newer})
         for stream, hints in by_stream.items():
-            if any(commit.version <= positions[stream].version for commit in hints):
-                self.positions.check(positions[stream], hints)
-        newer = {s for s, hints in by_stream.items() if any(each.version > positions[s].version for each in hints)}
-        await self.positions.check_stored({stream: positions[stream] for stream in newer})
-        for stream, hints in by_stream.items():
-            known = positions[stream]
-            try:
-                due = await self._gate.due(*hints, after=known.version)
-            except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
-                self.retries.start(stream, max(commit.version for commit in hints))
+            known, due = positions[stream], hints
+            if stream not in follow:
+                try:
+                    due = await self._gate.due(*hints, after=known.version)
+                except (TooManyMissing, StoredDataError):  # the stream's own task reports damaged data
+                    self.retries.start(stream, max(commit.version for commit in hints))
+                    continue
+            if not due:
                 continue
-            if due and due[-1].version < known.end:
+            if due[-1].version < known.end:
                 self.retries.start(stream, known.end)
-            elif due:
-                runs.append(self._slice(stream, due, known.is_first))
+                continue
+            number = self.assignment.slot_of(stream)
+            if number not in rights:
+                if (fence := self.assignment.fence(number)) is None:
+                    raise Fenced(self.assignment.name, number)
+                rights[number] = fence, partial(self.assignment.confirm, number)
+            fence, confirm = rights[number]
+            runs.append(Slice(stream, due[0].version - 1, due, fence, False, known.is_first, confirm))
         return runs
-
-    def _slice(self, stream: str, due: Sequence[Commit], is_first: bool) -> Slice:
-        number = self.assignment.slot_of(stream)
-        if (fence := self.assignment.fence(number)) is None:
-            raise Fenced(self.assignment.name, number)
-        return Slice(
-            stream, due[0].version - 1, due, fence, is_first=is_first, confirm=partial(self.assignment.confirm, number)
-        )
 
     def _note(self, run: Slice) -> None:
         """Note that a slice was handled."""
@@ -331,3 +332,12 @@ class Pipeline:
         """
         await self.retries.wait_until_idle()
         self.check()
+
+
+def _follow(commits: Iterable[Commit], after: int) -> bool:
+    """Whether commits of a stream are the ones after this version, in order."""
+    for commit in commits:
+        after += 1
+        if commit.version != after:
+            return False
+    return True

@@ -44,7 +44,7 @@ class Positions:
     def __init__(self, projection: Projection, assignment: Assignment, store: Store, progress: Progress) -> None:
         self._projection, self._assignment, self._store, self._progress = projection, assignment, store, progress
         self._known: dict[str, Known] = {}
-        self._unchecked: set[str] = set()  # streams whose positions were read, and not compared with the store
+        self.unchecked: set[str] = set()  # streams whose positions were read, and not compared with the store
         self._in_part: dict[str, int] = {}  # where slices began that were not handled to their ends
         self._loads: dict[int, set[str]] = {}  # for each load on its way, the streams that have moved since it began
 
@@ -69,7 +69,7 @@ class Positions:
         if len(self._known) + len(unknown) > _MAX_POSITIONS:
             self.clear()
         if not self._assignment.feed.ordered:  # a checkpoint of these holds the id of the commit that it stands at
-            self._unchecked |= {stream for stream, position in found.items() if position.id}
+            self.unchecked |= {stream for stream, position in found.items() if position.id}
         self._known |= {stream: known[stream] for stream in unknown if stream not in moved}
         return known
 
@@ -121,7 +121,7 @@ class Positions:
             StoreChanged: the store holds another commit there.
             StoreError: it cannot be read.
         """
-        unchecked = {stream: each for stream, each in known.items() if stream in self._unchecked}
+        unchecked = {stream: each for stream, each in known.items() if stream in self.unchecked}
 
         async def check(stream: str) -> None:
             version = unchecked[stream].version
@@ -129,7 +129,7 @@ class Positions:
                 self.check(
                     unchecked[stream], [c async for c in self._store.read(stream, after=version - 1, until=version)]
                 )
-            self._unchecked.discard(stream)
+            self.unchecked.discard(stream)
 
         await load_all(check, unchecked, _CHECKS)
 
@@ -154,7 +154,7 @@ class Positions:
 
     def moved(self, run: Slice) -> None:
         """Note that a slice was handled."""
-        self._unchecked.discard(run.stream)
+        self.unchecked.discard(run.stream)
         self._known[run.stream] = Known(run.last_version, run.position)
         self._note([run.stream])
 
@@ -166,7 +166,7 @@ class Positions:
     def forget(self, stream: str) -> None:
         """Forget a position that may have moved, so that it is read again."""
         self._known.pop(stream, None)
-        self._unchecked.discard(stream)
+        self.unchecked.discard(stream)
         self._note([stream])
 
     def _note(self, streams: Iterable[str]) -> None:
@@ -176,4 +176,4 @@ class Positions:
     def clear(self) -> None:
         """Forget all positions."""
         self._known.clear()
-        self._unchecked.clear()
+        self.unchecked.clear()
