@@ -103,7 +103,8 @@ class Codec:
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:
         """Return the events of a payload, upcast. Raises StoredDataError."""
-        body = unpack(payload, stream, version)
+        # Most payloads are not compressed; these are unpacked here, which saves a call.
+        body = payload[_BODY] if payload[:1] == RAW and not crc32(payload) else unpack(payload, stream, version)
         try:
             events = self._decode(body)
         except Exception as error:  # noqa: BLE001  # as above
@@ -124,7 +125,7 @@ class Codec:
                 pass
         return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
 
-    def decode_known(self, commit: Commit) -> list[tuple[int, Event]]:
+    def decode_known(self, commit: Commit) -> Iterable[tuple[int, Event]]:
         """Return the events for which this codec has a class, upcast, each with its index in the commit.
 
         Other events are skipped. The payload is not read if the commit's tags name none of these classes. Raises
@@ -132,9 +133,9 @@ class Codec:
         """
         payload, stream, version = commit.payload, commit.stream, commit.version
         if self._tags.issuperset(commit.tags):
-            return list(enumerate(self.decode(payload, stream, version)))
+            return enumerate(self.decode(payload, stream, version))
         if self._tags.isdisjoint(commit.tags):
-            return []
+            return ()
         body = culprit = unpack(payload, stream, version)
         known: list[tuple[int, Event]] = []
         try:

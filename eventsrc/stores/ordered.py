@@ -95,11 +95,7 @@ class OrderedStore(ManagedStore):
         try:
             while True:
                 grown.clear()
-                rows, complete = await (
-                    self.commits_of(position, categories) if categories else self.commits_after(position)
-                )
-                if rows and position:  # the store may have been restored while it is followed
-                    await self._check(position, anchor)
+                rows, complete = await self._read_page(position, anchor, categories)
                 commits, damaged = _separate(rows)
                 batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
                 if batch.damaged and not report_damaged:
@@ -146,6 +142,25 @@ class OrderedStore(ManagedStore):
         """Wake the feeds that follow this store."""
         for grown in self._followers:
             grown.set()
+
+    async def _read_page(
+        self, position: int, anchor: str, categories: Collection[str]
+    ) -> tuple[Sequence[Commit | Damaged], bool]:
+        """Return a page of what follows a checkpoint, and whether there is no more.
+
+        Raises FeedTrimmed if there is more, but of another history: the store may be restored while it is followed.
+        """
+        if categories:
+            rows, complete = await self.commits_of(position, categories)
+        else:  # with the commit at the checkpoint, which costs less than another call
+            rows, complete = await self.commits_after(max(0, position - 1))
+            if position and rows and rows[0].position == position:
+                first, rows = rows[0], rows[1:]
+                if isinstance(first, Commit) and anchor == _anchor(first.id):
+                    return rows, complete
+        if rows and position:
+            await self._check(position, anchor)
+        return rows, complete
 
     async def _check(self, position: int, anchor: str) -> None:
         """Raise FeedTrimmed unless a checkpoint is of the history that this store has."""

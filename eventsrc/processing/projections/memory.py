@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from math import inf
 
 from ...store import Commit, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, Position, PositionMoved, Slice
 from .calling import refuse_awaitable, to_failure
-from .ordering import Walk, in_order, without
+from .ordering import Walk, in_order
 from .projection import Failure, Guarantee, Projection
 
 
@@ -57,33 +57,38 @@ class MemoryProjection(Projection):
 
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: dict[str, Failure] = {}
+        by_stream, muted = {run.stream: run for run in runs}, {run.stream for run in runs if run.muted}
         for run in runs:
             try:
                 self._check_position(run)
             except PositionMoved as error:
                 failures[run.stream] = Failure(run, error)
-        left = [each for each in in_order(runs, self.order) if each[0].stream not in failures]
+        left = in_order([run for run in runs if run.stream not in failures], self.order)
         while left:
-            walk = Walk(left)
+            walk, rest = Walk(left), list[Commit]()
             try:
-                self._handle(walk)
-                left = []
+                self._handle(walk, muted)
             except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever a user's handler raises
-                failures[walk.run.stream] = Failure(walk.run, to_failure(error))
-                left = without(walk.run.stream, left[walk.index + 1 :])
+                stream = left[walk.done].stream
+                failures[stream] = Failure(by_stream[stream], to_failure(error))
+                rest = [each for each in left[walk.done + 1 :] if each.stream != stream]
             finally:
-                for stream, commit in walk.done.items():
-                    self._positions[stream] = Position(commit.version, commit.id, commit.time)
-                    if self._partly.get(stream, (inf, 0))[0] <= commit.version:
-                        del self._partly[stream]
+                self._note(left[: walk.done])
+            left = rest
         return list(failures.values())
+
+    def _note(self, done: Sequence[Commit]) -> None:
+        for stream, commit in {commit.stream: commit for commit in done}.items():
+            self._positions[stream] = Position(commit.version, commit.id, commit.time)
+            if self._partly and self._partly.get(stream, (inf, 0))[0] <= commit.version:
+                del self._partly[stream]
 
     def _check_position(self, run: Slice) -> None:
         found = self._positions.get(run.stream)
         if (found is None) != run.is_first or (found is not None and found.version != run.after):
             raise PositionMoved(run.stream)
 
-    def _handle(self, walk: Walk) -> None:
+    def _handle(self, walk: Walk, muted: Set[str]) -> None:
         calls, partly = self._handlers.calls, self._partly
         # Not across commits: the events that a handler takes together would be in different attempts.
         batches = ((commit,) for commit in walk) if self._handlers.take_sequences else (walk,)
@@ -93,7 +98,7 @@ class MemoryProjection(Projection):
                     continue
                 try:
                     if handler.with_context:
-                        result = handler.call(self, given, Context(commit, index, walk.run.muted))
+                        result = handler.call(self, given, Context(commit, index, commit.stream in muted))
                     else:
                         result = handler.call(self, given)
                     if result is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
 from ...store import Commit
@@ -10,85 +12,62 @@ from ..slice import Slice
 
 Order = Literal["feed", "stream"]
 
+Stretch = Sequence[Commit]
+"""Consecutive commits of one stream, without gaps."""
 
-Stretch = tuple[Slice, int, int]
-"""Consecutive commits of one slice: `slice.commits[start:end]`."""
+_position: Any = attrgetter("position")
+_stream: Any = attrgetter("stream")
 
 
-def in_order(runs: Sequence[Slice], order: Order) -> list[Stretch]:
-    """Return the stretches of these slices in the order of the feed, if all commits have a position in it.
+def in_order(runs: Sequence[Slice], order: Order) -> list[Commit]:
+    """Return the commits of these slices in the order of the feed, if all of them have a position in it.
 
     Otherwise, and with the order `stream`, one slice follows the other.
     """
-    if order == "feed" and len(runs) > 1:
-        positions: list[Any] = []  # int, or None
-        numbers: list[int] = []  # of the slice of each
-        for number, run in enumerate(runs):
-            positions += [commit.position for commit in run.commits]
-            numbers += [number] * len(run.commits)
-        if None not in positions:
-            return _merge(runs, [numbers[index] for index in sorted(range(len(positions)), key=positions.__getitem__)])
-    return [(run, 0, len(run.commits)) for run in runs]
+    commits = [commit for run in runs for commit in run.commits]
+    if order == "feed" and len(runs) > 1 and None not in map(_position, commits):
+        commits.sort(key=_position)
+    return commits
 
 
-def _merge(runs: Sequence[Slice], numbers: Sequence[int]) -> list[Stretch]:
-    """Return the stretches if the next commit of the slice with that number follows each time."""
-    merged: list[Stretch] = []
-    done = [0] * len(runs)  # commits of each slice
-    current, size = numbers[0], 0
-    for number in numbers:
-        if number != current:
-            start = done[current]
-            done[current] = end = start + size
-            merged.append((runs[current], start, end))
-            current, size = number, 0
-        size += 1
-    merged.append((runs[current], done[current], done[current] + size))
-    return merged
+def stretches_of(commits: Iterable[Commit]) -> list[Stretch]:
+    """Return the commits in the same order, with those of one stream that follow each other together."""
+    return [tuple(each) for _, each in groupby(commits, _stream)]
 
 
-def split(stretch: Stretch) -> list[Stretch]:
+def split(commits: Iterable[Commit]) -> list[Stretch]:
     """Return a stretch for each commit."""
-    run, start, end = stretch
-    return [(run, index, index + 1) for index in range(start, end)]
+    return [(commit,) for commit in commits]
 
 
-def without(stream: str, stretches: Sequence[Stretch]) -> list[Stretch]:
+def without(stream: str, stretches: Iterable[Stretch]) -> list[Stretch]:
     """Return the stretches of other streams."""
     return [each for each in stretches if each[0].stream != stream]
 
 
-def join(stretches: Sequence[Stretch]) -> list[Slice]:
-    """Return one slice per stream. Stretches of one stream must be in its order, without gaps."""
-    joined: dict[str, Stretch] = {}
-    for run, start, end in stretches:
-        first = joined.get(run.stream)
-        joined[run.stream] = (run, start if first is None else first[1], end)
-    return [run.part(start, end) for run, start, end in joined.values()]
+def parts_of(runs: Iterable[Slice], stretches: Iterable[Stretch]) -> list[Slice]:
+    """Return the parts of these slices that the stretches make up. Those of one stream follow each other."""
+    ends: dict[str, tuple[int, int]] = {}  # the versions before and at the end of each part
+    for each in stretches:
+        after, _ = ends.get(each[0].stream) or (each[0].version - 1, 0)
+        ends[each[0].stream] = after, each[-1].version
+    found = [(run, *ends[run.stream]) for run in runs if run.stream in ends]
+    return [run.part(after - run.after, end - run.after) for run, after, end in found]
 
 
 class Walk:
-    """Iterates over the commits of stretches, and knows where it is.
+    """Iterates over commits, and knows how many are done.
 
     It is made for consumers that finish each commit before they ask for the next one.
     """
 
-    __slots__ = ("done", "index", "run", "stretches")
+    __slots__ = ("commits", "done")
 
-    def __init__(self, stretches: Sequence[Stretch]) -> None:
-        self.stretches = stretches
-        self.index = 0  # of the stretch
-        self.run = stretches[0][0]  # its slice
-        self.done: dict[str, Commit] = {}  # the last finished commit of each stream
+    def __init__(self, commits: Sequence[Commit]) -> None:
+        self.commits, self.done = commits, 0
 
     def __iter__(self) -> Iterator[Commit]:
-        done = self.done
-        for index, (run, start, end) in enumerate(self.stretches):
-            self.index, self.run, stream = index, run, run.stream
-            if end - start == 1:
-                yield (commit := run.commits[start])
-                done[stream] = commit
-                continue
-            for commit in run.commits[start:end]:
-                yield commit
-                done[stream] = commit
+        for done, commit in enumerate(self.commits):
+            self.done = done
+            yield commit
+        self.done = len(self.commits)

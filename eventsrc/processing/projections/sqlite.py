@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from math import inf
 from time import monotonic
@@ -19,7 +19,7 @@ from ..checkpoints.sqlite.positions import advance, delete_position
 from ..slice import Context, Fence, HandlerFailed, PositionMoved, Slice
 from .calling import GRACE, explain_timeout, refuse_awaitable, to_failure
 from .handlers import Handler
-from .ordering import Stretch, Walk, in_order, join, split, without
+from .ordering import Stretch, Walk, in_order, parts_of, split, stretches_of, without
 from .projection import Failure, Guarantee, Projection
 
 _FILE_ERRORS = {
@@ -231,7 +231,8 @@ class SQLiteProjection(Projection):
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: dict[str, Failure] = {}
         by_stream = {run.stream: run for run in runs}
-        now, later = in_order(runs, self.order), list[Stretch]()
+        group = stretches_of if self._handlers.take_sequences else split
+        now, later = group(in_order(runs, self.order)), list[Stretch]()
         parts = runs  # of which `now` consists
         while now:
             try:
@@ -240,22 +241,23 @@ class SQLiteProjection(Projection):
                 failures[error.stream] = Failure(by_stream[error.stream], error)
                 now, later = without(error.stream, now), without(error.stream, later)
             except _Stopped as stopped:
-                (run, start, end), later = now[stopped.index], [*now[stopped.index + 1 :], *later]
+                culprit, later = now[stopped.index], [*now[stopped.index + 1 :], *later]
                 now = now[: stopped.index]  # they have succeeded, and were rolled back: they are handled again, alone
-                if end - start > 1:
-                    later = [*split((run, start, end)), *later]
+                if len(culprit) > 1:
+                    later = [*split(culprit), *later]
                 else:
-                    failures[run.stream] = Failure(run, stopped.failure)
-                    later = without(run.stream, later)
+                    stream = culprit[0].stream
+                    failures[stream] = Failure(by_stream[stream], stopped.failure)
+                    later = without(stream, later)
             else:
                 now = []
             if not now:
                 now, later = later, []
-            parts = join(now)
+            parts = parts_of(runs, now)
         return list(failures.values())
 
     async def _transact(self, stretches: Sequence[Stretch], parts: Sequence[Slice]) -> None:
-        """Handle stretches, which make up `parts` of slices, in one transaction.
+        """Handle stretches, which make up these parts of slices, in one transaction.
 
         Raises DeclarationError if a handler blocks the writer thread.
         """
@@ -282,30 +284,31 @@ class SQLiteProjection(Projection):
     ) -> None:
         advance(db, self.name, parts)  # first, so a second worker gets PositionMoved, not a failing handler
         db.set_progress_handler(watch.is_over, _STEPS)  # it interrupts a statement
-        database, walk = Database(db, watch), Walk(stretches)
+        database, muted = Database(db, watch), {run.stream for run in parts if run.muted}
+        walk = Walk([stretch[0] for stretch in stretches])
         try:
             if self._handlers.take_sequences:
-                for walk.index, (walk.run, start, end) in enumerate(stretches):
-                    self._call(database, walk.run.commits[start:end], walk, watch)
+                for _, stretch in zip(walk, stretches, strict=True):
+                    self._call(database, stretch, muted, watch)
             else:
-                self._call(database, walk, walk, watch)
+                self._call(database, walk, muted, watch)
             if not db.in_transaction:
                 raise RuntimeError(_ENDED)
         except (Exception, asyncio.CancelledError) as error:
             if _is_of_file(error):
                 raise
-            raise _Stopped(walk.index, to_failure(error)) from error
+            raise _Stopped(min(walk.done, len(stretches) - 1), to_failure(error)) from error
         finally:
             watch.end = inf
             db.set_progress_handler(None, 0)
 
-    def _call(self, database: Database, commits: Iterable[Commit], walk: Walk, watch: Watch) -> None:
+    def _call(self, database: Database, commits: Iterable[Commit], muted: Set[str], watch: Watch) -> None:
         timeout, now = watch.timeout, monotonic()
         for handler, given, commit, index in self._handlers.calls(commits):
             watch.handler, watch.end = handler, now + timeout
             try:
                 if handler.with_context:
-                    context = SQLiteContext(commit, index, walk.run.muted)
+                    context = SQLiteContext(commit, index, commit.stream in muted)
                     context.db = database
                     result = handler.call(self, given, context)
                 else:
