@@ -190,8 +190,9 @@ turns in reading the same table in one segment. DynamoDB Local shares the machin
 A commit is seen when `wait_for` returns in the process that runs the processor. A process that reads an SQLite file
 which another one writes looks for commits every 50 ms. The idle figures are those of one process that runs one
 processor while nothing is stored; its DynamoDB stream has one shard. Without leases it looks every 2 seconds whether
-another process has taken over. With leases it sends a heartbeat every 2 seconds and then reads the owners of
-slots. In both cases it looks every 4 seconds whether streams were released, and every 4 seconds whether it was paused.
+another process has taken over. With leases it sends a heartbeat every 2 seconds, and at every other one it reads the
+owners of slots; while other workers are alive, at each one. In both cases it looks every 4 seconds whether streams were
+released, and every 4 seconds whether it was paused.
 
 {markdown(["figure", "measured"], rows)}
 """

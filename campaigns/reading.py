@@ -282,12 +282,15 @@ class Play(World):
         """Return the events that start="now" must handle: those after the registration, without a gap before them.
 
         The processor started after the first worker did and before it was registered. So the first handled commit may
-        be between the two; where the feed is not ordered, it may be of the 15 minutes before.
+        be between the two; where the feed is not ordered, it may be of the 15 minutes before. If a worker is killed
+        while it handles these, the rest of them is handled before the next commit of the stream.
         """
         before = (self.old or {}) if self.feed.ordered else self.ancient
         old, new = before.get(stream, 0), (self.new or {}).get(stream, 0)
         first = min([max(found[0][0], old + 1), new + 1] if found else [new + 1])
-        return [each for each in events if each[0] >= first]
+        due = [each for each in events if each[0] >= first]
+        is_cut = bool(found) and found == due[: len(found)] and due[-1][0] <= new
+        return found if is_cut and self.chaos.counts["killed"] else due
 
     def _read_rows(self, table: str) -> dict[str, list[Place]]:
         rows: dict[str, list[Place]] = defaultdict(list)
