@@ -22,8 +22,9 @@ types: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Twice as many processes as CI has cores: many tests wait for servers and child processes.
 tests: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 # The examples of README.md and docs/, and the tables there against the code; part of `make tests`.
 docs: $(READY)
