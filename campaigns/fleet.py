@@ -20,7 +20,7 @@ from eventsrc.processing.checkpoints.checkpoints import current_slots
 
 from . import PYTHONPATH
 
-AT_THE_END = 60.0  # seconds within which all commits must be handled after the last fault
+AT_THE_END = 180.0  # seconds within which all commits must be handled after the last fault
 
 
 class Fleet:
