@@ -26,11 +26,13 @@ from . import PYTHONPATH
 from .mutants import Patch, Verdict, broken
 from .reading_mutants import (
     REBUILD,
+    claim_that_does_not_wait,
     edited,
     position_not_compared,
     release_without_a_second_look,
     slot_not_confirmed,
     switch_that_does_not_wait,
+    worker_that_cannot_beat_goes_on,
 )
 
 _TESTS = Path(__file__).parents[1] / "tests" / "unit" / "processing"
@@ -99,6 +101,8 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
     (slot_not_confirmed, "test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
+    (worker_that_cannot_beat_goes_on, "test_leases.py::test_a_worker_without_heartbeat_stops_and_resumes"),
+    (claim_that_does_not_wait, "test_fences.py::test_a_new_owner_begins_no_act_while_the_old_one_may_begin_one"),
     (forget_that_deletes_slots, "test_fences.py::test_forget_fences_a_worker_that_still_runs"),
     (end_of_a_run_that_waits_for_nobody, "test_rebuild.py::test_a_run_until_caught_up_waits_for_slow_handlers"),
     (checkpoint_that_waits_for_retries, "test_advancing.py::test_the_checkpoint_advances_while_a_stream_is_retried"),

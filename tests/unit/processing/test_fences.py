@@ -153,6 +153,26 @@ async def test_a_fenced_worker_that_is_idle_ends(store: SQLiteStore, checkpoints
     await second.stop()
 
 
+async def test_a_new_owner_begins_no_act_while_the_old_one_may_begin_one(store: SQLiteStore, tmp_path: Path) -> None:
+    async with SQLiteCheckpoints(tmp_path / "read.db") as checkpoints:
+        old, new = (Processor(Outside(), store, checkpoints).pipeline.assignment for _ in range(2))
+        await old.registrar.register(begin=True)
+        await old.take_all()
+        await old.confirm(0)
+        await new.take_all()
+        acting = asyncio.create_task(new.confirm(0))
+
+        async def keep_acting() -> None:
+            while True:
+                await old.confirm(0)
+                assert not acting.done()
+                await asyncio.sleep(0.001)
+
+        with pytest.raises(Fenced):
+            await keep_acting()
+        await acting
+
+
 async def test_after_a_takeover_each_effect_is_had_once(
     store: SQLiteStore, tmp_path: Path, checkpoints: SQLiteCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
