@@ -77,10 +77,10 @@ async def test_a_new_processor_does_not_hold_up_a_live_one_with_leases(
     runner = Runner(live, new, leases=Leases(slots=4, ttl=5.0))
     task = asyncio.create_task(runner.run())
     for amount in range(1, 6):
-        await live.wait_for(saved := await deposit(store, "a-0", amount), timeout=5)
+        await live.wait_for(await deposit(store, "a-0", amount), timeout=5)
     assert new.pipeline.progress.commits == 0
     new.projection.resume.set()
-    await new.wait_for(saved)
+    await new.wait_for(await deposit(store, "a-0", 6))
     await until(new.caught_up.is_set)
     runner.stop()
     await asyncio.wait_for(task, 20)
