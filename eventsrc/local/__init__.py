@@ -76,11 +76,11 @@ class DynamoDBLocal:
         return DynamoDBCheckpoints(table, **self._add_defaults(options))
 
     def _add_defaults(self, given: dict[str, Any]) -> dict[str, Any]:
-        import aioboto3
+        from ..stores.dynamodb.wire.sdk import new_session
 
         kwargs = self.client_kwargs
         endpoint = kwargs.pop("endpoint_url")
-        return {"endpoint_url": endpoint, "plain_http": True, "session": aioboto3.Session(**kwargs), **given}
+        return {"endpoint_url": endpoint, "plain_http": True, "session": new_session(**kwargs), **given}
 
 
 @asynccontextmanager

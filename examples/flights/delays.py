@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import aioboto3
 from rich.console import Console
 from rich.markup import escape
 
@@ -160,6 +159,8 @@ async def in_sqlite(path: Path | None) -> AsyncIterator[Opened]:
 @asynccontextmanager
 async def in_dynamodb(path: Path | None) -> AsyncIterator[Opened]:
     """Start DynamoDB Local and open both there. `path` is a folder for its data; without it all data is temporary."""
+    import aioboto3  # here, because it is not installed for SQLite alone
+
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(dynamodb_local(path=path))
         store = await stack.enter_async_context(local.store("flights"))

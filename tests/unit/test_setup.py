@@ -44,7 +44,7 @@ def group(name: str) -> list[str]:
     ("lock", "requirements"),
     [
         ("demo.txt", [*CORE, *group("examples")]),
-        ("dev.txt", [*CORE, *EXTRAS["local"], *EXTRAS["telemetry"], *group("dev")]),
+        ("dev.txt", [*CORE, *(each for extra in EXTRAS.values() for each in extra if "[" not in each), *group("dev")]),
     ],
 )
 def test_a_lock_file_has_what_the_project_requires(lock: str, requirements: list[Any]) -> None:
@@ -60,8 +60,9 @@ def test_the_demo_runs_on_the_versions_that_are_tested() -> None:
     assert all(versions <= tested[name] for name, versions in pinned("demo.txt").items())
 
 
-def test_the_demo_installs_no_tools() -> None:
-    tools = {canonicalize_name(Requirement(each).name) for each in [*group("dev"), *EXTRAS["local"]]}
+def test_the_demo_installs_no_tools_and_no_extras() -> None:
+    extras = [each for extra in EXTRAS.values() for each in extra]
+    tools = {canonicalize_name(Requirement(each).name) for each in [*group("dev"), *extras]}
     assert tools & pinned("demo.txt").keys() == {"rich"}
 
 

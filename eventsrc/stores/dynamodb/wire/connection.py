@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import StoreRejected
 from ...limits import check_deadline
 from .client import Client
-from .sdk import SDKClient, is_aws_endpoint, open_sdk
+from .sdk import SDKClient, check_installed, is_aws_endpoint, open_sdk
 
 DEADLINE = 10.0
 """Seconds that a call may take, including retries."""
@@ -21,7 +21,11 @@ class Connection:
     """The clients of one owner. While they are open, they belong to one event loop.
 
     The settings are those of `DynamoDBStore`. A client that the caller passes (`client`, `streams_client`) is never
-    closed. Raises ValueError if settings contradict each other.
+    closed.
+
+    Raises:
+        ValueError: settings contradict each other.
+        ModuleNotFoundError: there is no `client`, and the packages for making one are not installed.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class Connection:
             raise ValueError(
                 "pass either client, or session, region_name and endpoint_url: a client has its own region and endpoint"
             )
+        if client is None:
+            check_installed()
         check_deadline(deadline)
         if max_connections < 1:
             raise ValueError("max_connections must be above 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +16,23 @@ from ....errors import StoreRejected
 from .client import Reply, ServiceError, TransportError
 
 T = TypeVar("T")
+
+_PACKAGES = ("aioboto3", "httptools")  # what the extra installs
+
+
+def check_installed() -> None:
+    """Raise ModuleNotFoundError, which names the extra to install, if a package that DynamoDB needs is missing."""
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        advice = f'DynamoDB needs {" and ".join(missing)}; run: pip install "eventsrc[dynamodb]"'
+        raise ModuleNotFoundError(advice, name=missing[0])
+
+
+def new_session(**settings: str) -> Any:
+    """Return a session of the SDK. Raises ModuleNotFoundError as `check_installed`."""
+    check_installed()
+    import aioboto3  # here, because it is slow to import
+
+    return aioboto3.Session(**settings)
 
 
 class SDKReply:
@@ -90,9 +108,7 @@ async def open_sdk(
     Return the client, which is open until `stack` closes; its credentials; and the path of the certificates that it
     trusts instead of the default ones, or None. Raises StoreRejected as `open_client`.
     """
-    import aioboto3
-
-    session = session or aioboto3.Session()
+    session = session or new_session()
     client = await open_client(
         stack,
         service,
@@ -131,12 +147,12 @@ async def open_client(
     - the endpoint is not just a scheme, a host and a port;
     - the endpoint is neither encrypted nor on this machine, and `plain_http` is false.
     """
-    import aioboto3
+    session = session or new_session()
     from aiobotocore.config import AioConfig
     from botocore.exceptions import BotoCoreError
 
     try:
-        client: Any = (session or aioboto3.Session()).client(
+        client: Any = session.client(
             service, region_name=region_name, endpoint_url=endpoint_url, config=AioConfig(**config)
         )
         opened = await stack.enter_async_context(client)
