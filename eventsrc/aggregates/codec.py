@@ -22,9 +22,7 @@ from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from ..store import Commit
 from .event import Event, Upcaster, tag_of
 from .event_values import explain_error, explain_mismatch, find_change, find_unstorable, may_be_unstorable, read_tags
-
-MAX_EXPANDED = 16 * 1024 * 1024
-"""The largest expanded body, in bytes. Larger ones are refused on writes, and on reads before they are expanded."""
+from .expansion import MAX_EXPANDED, count_fitting, expand, may_expand_beyond
 
 RAW, LZ4 = b"\x01", b"\x02"
 _BODY = slice(1, -4)
@@ -61,19 +59,8 @@ def unpack(payload: bytes, stream: str, version: int) -> bytes:
     if checksum == _CRC_RAW and format == RAW:
         return payload[_BODY]
     if checksum == _CRC_LZ4 and format == LZ4:
-        return _expand(payload[_BODY], stream, version)
+        return expand(payload[_BODY], stream, version)
     raise CorruptPayload(stream, version, f"wrong checksum or format of {len(payload):,} bytes; restore from a backup")
-
-
-def _expand(block: bytes, stream: str, version: int) -> bytes:
-    size = int.from_bytes(block[:4], "little")
-    if size > MAX_EXPANDED:
-        raise PayloadTooLarge(stream, version, size, MAX_EXPANDED)
-    try:
-        body: bytes = lz4.block.decompress(block)
-    except (lz4.block.LZ4BlockError, ValueError):
-        raise CorruptPayload(stream, version, "the lz4 block is damaged; restore from a backup") from None
-    return body
 
 
 class Codec:
@@ -114,7 +101,10 @@ class Codec:
         raise failure  # outside the except block, as in encode
 
     def decode_run(self, commits: Sequence[Commit]) -> tuple[list[list[Event]], int]:
-        """Return the events of each commit, and the bytes of all payloads. Costs half as much as `decode` for each."""
+        """Return the events of each commit, and the bytes of their payloads. Costs half as much as `decode` for each.
+
+        If these expand to more than MAX_EXPANDED bytes together, only the first ones are decoded, at least one.
+        """
         payloads = [commit.payload for commit in commits]
         joined = b"".join(payloads)
         if crc32(joined) == _CRC_RAW and not self._upcasters:
@@ -123,7 +113,10 @@ class Codec:
                 return [decode(payload[_BODY]) for payload in payloads], len(joined)
             except Exception:  # noqa: BLE001, S110  # each is decoded below, which names the commit
                 pass
-        return [self.decode(commit.payload, commit.stream, commit.version) for commit in commits], len(joined)
+        if may_expand_beyond(len(joined)):
+            commits = commits[: count_fitting(each[1:5] if each[:1] == LZ4 else b"" for each in payloads)]
+        decoded = [self.decode(commit.payload, commit.stream, commit.version) for commit in commits]
+        return decoded, sum(map(len, payloads[: len(commits)]))
 
     def decode_known(self, commit: Commit) -> Iterable[tuple[int, Event]]:
         """Return the events for which this codec has a class, upcast, each with its index in the commit.

@@ -171,9 +171,11 @@ class Repository(Generic[A]):
         """Apply the next commits. Raises StreamCorrupt if a version is missing, and StoredDataError."""
         journal, handlers = journal_of(aggregate), self._declaration.handlers
         check_contiguous(journal.stream, journal.version, commits)
-        for start in range(0, len(commits), _DECODED_AT_ONCE):
-            run = commits[start : start + _DECODED_AT_ONCE]
-            decoded, size = self._declaration.codec.decode_run(run)
+        start = 0
+        while start < len(commits):
+            decoded, size = self._declaration.codec.decode_run(commits[start : start + _DECODED_AT_ONCE])
+            run = commits[start : start + len(decoded)]
+            start += len(run)
             with journal.handlers_running():
                 for commit, events in zip(run, decoded, strict=True):
                     for event in events:

@@ -30,7 +30,7 @@ def _unchecked(value: Any) -> Any:
     [
         ("eventsrc.stores.dynamodb.items._require", _unchecked),
         ("eventsrc.stores.sqlite.rows.CorruptPayload", ArithmeticError),
-        ("eventsrc.aggregates.codec.MAX_EXPANDED", 2**40),
+        ("eventsrc.aggregates.expansion.MAX_EXPANDED", 2**40),
     ],
 )
 def test_a_broken_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch, target: str, broken: Any) -> None:

@@ -31,8 +31,9 @@ from eventsrc import (
     UnknownEventType,
     tag_of,
 )
-from eventsrc.aggregates.codec import MAX_EXPANDED, Codec, join, pack, unpack
+from eventsrc.aggregates.codec import Codec, join, pack, unpack
 from eventsrc.aggregates.event_values import may_be_unstorable
+from eventsrc.aggregates.expansion import MAX_EXPANDED
 
 SECRET = "secret-4711"
 

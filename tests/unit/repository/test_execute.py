@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -238,7 +240,7 @@ async def test_a_remembered_state_cannot_be_changed_from_outside(store: Counting
 
 
 async def test_the_cache_stays_within_max_bytes(store: CountingStore) -> None:
-    lists = Repository(Notes, store, cache=CachePolicy(max_bytes=3_000))
+    lists = Repository(Notes, store, cache=CachePolicy(max_bytes=4_500))
     for each in range(9):
         made = Notes(id=str(each))
         made.note("x" * 800)
@@ -246,11 +248,11 @@ async def test_the_cache_stays_within_max_bytes(store: CountingStore) -> None:
         await lists.execute(str(each), Notes.note, "y")
     use = lists.cache_use
     assert (use.hits, use.misses, use.entries) == (0, 9, 3)
-    assert 2_400 < use.bytes <= 3_000
+    assert 3_600 < use.bytes <= 4_500
     store.asked.clear()
     await lists.execute("8", Notes.note, "z")
     assert store.asked == {"append": 1}  # the most recent entry was kept
-    await lists.execute("0", Notes.note, "x" * 3_000)  # larger than max_bytes
+    await lists.execute("0", Notes.note, "x" * 4_500)  # larger than max_bytes
     assert lists.cache_use.entries == 3
     store.asked.clear()
     await lists.execute("0", Notes.note, "z")
@@ -270,7 +272,29 @@ async def test_cache_use_counts_hits_and_misses(here: Repository[Account]) -> No
     await here.execute("a-1", Account.deposit, 1)
     use = here.cache_use
     assert use == CacheUse(hits=1, misses=1, entries=1, bytes=use.bytes)
-    assert 0 < use.bytes < 200
+    assert 0 < use.bytes < 800
+
+
+@pytest.mark.parametrize("max_bytes", [100_000, 400_000])
+async def test_the_bytes_of_the_cache_are_the_memory_that_it_holds(store: CountingStore, max_bytes: int) -> None:
+    """Small states take several times their own size: ids, objects, numbers and slots of a dict."""
+    for each in range(1_200):
+        await Repository(Account, store).save(Account.open(f"account-{each}", owner="ann"))
+    tracemalloc.start()
+    try:
+        here = Repository(Account, store, cache=CachePolicy(max_bytes=max_bytes))
+        for _ in range(2):
+            for each in range(1_200):
+                with pytest.raises(InsufficientFunds):  # so that the store holds nothing new
+                    await here.execute(f"account-{each}", Account.withdraw, 1)
+        counted, held = here.cache_use.bytes, tracemalloc.get_traced_memory()[0]
+        del here
+        gc.collect()
+        held -= tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.98 * max_bytes < counted <= max_bytes
+    assert 0.7 * counted < held < 1.05 * counted
 
 
 @pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"max_age": -1.0}, {"max_age": float("nan")}])

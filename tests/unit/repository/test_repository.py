@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
@@ -49,6 +50,7 @@ from eventsrc import (
 from eventsrc.aggregates.aggregate import Aggregate
 from eventsrc.aggregates.codec import pack
 from eventsrc.aggregates.commands import compute_digest
+from eventsrc.aggregates.expansion import MAX_EXPANDED
 
 
 @pytest.fixture
@@ -1140,3 +1142,33 @@ async def test_reprs_do_not_contain_content(accounts: Repository[Account], store
     for thing in (snapshot, commits[0]):
         assert SECRET not in repr(thing)
         assert f"diary-d-1@{thing.version}" in repr(thing)
+
+
+class Piled(Event, tag="piled"):
+    text: str
+
+
+class Pile(Aggregate, tag="pile"):
+    height: int = 0
+
+    def pile(self, text: str) -> None:
+        self.record(Piled(text=text))
+
+    def apply_piled(self, event: Piled) -> None:
+        self.height += len(event.text)
+
+
+async def test_a_load_expands_little_at_a_time(store: ScriptedStore) -> None:
+    """A few KB of stored commits could otherwise expand to GB, each of them within the limit for one."""
+    piles = Repository(Pile, store, snapshots=SnapshotPolicy(enabled=False))
+    pile = Pile(id="p-1")
+    for _ in range(30):
+        pile.pile("x" * 5_000_000)
+        await piles.save(pile)
+    tracemalloc.start()
+    try:
+        assert (await piles.load("p-1")).height == 150_000_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * MAX_EXPANDED
