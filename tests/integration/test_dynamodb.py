@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import localcontext
 from pathlib import Path
@@ -145,6 +146,50 @@ async def test_a_limit_learned_from_short_streams_does_not_cut_a_long_one(
         loaded = await store.load(stream)
         assert list(loaded.commits) == commits[snapshot - 1 if snapshot else 0 :]
         assert proxy.counts == {"Query": 3}  # the limit's few, then 1 MB, then the rest
+
+
+@pytest.mark.parametrize("layout", ["snapshot-last", "interleaved"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+async def test_a_stream_with_a_long_tail_does_not_make_loads_of_others_dearer(
+    dynamodb_endpoint: str, table: str, layout: Any, share: float
+) -> None:
+    """Loads of streams of one category: most have 3 commits after their snapshot, one has 400 and no snapshot."""
+    dice = random.Random(1)
+    async with store_on(dynamodb_endpoint, table, layout=layout) as store:
+        short, long = [fresh_stream() for _ in range(3)], fresh_stream()
+        await asyncio.gather(
+            *(fill(store, stream, 100, size=150) for stream in short), fill(store, long, 400, size=150)
+        )
+        for stream in short:
+            await store.put_snapshot(make_snapshot(stream, 98))
+        for _ in range(20):
+            await store.load(dice.choice(short))
+        loads, units, requests = 200, 0.0, 0
+        for _ in range(loads):
+            while dice.random() < share:
+                await store.load(long)
+            units, requests = units - store.usage.read_units, requests - store.usage.requests
+            await store.load(dice.choice(short))
+            units, requests = units + store.usage.read_units, requests + store.usage.requests
+    assert (units, requests) == (loads, loads)
+
+
+async def test_nearly_all_loads_of_streams_with_different_tails_take_one_request(
+    dynamodb_endpoint: str, table: str
+) -> None:
+    """Their tails differ by less than a second request is worth."""
+    dice = random.Random(1)
+    async with store_on(dynamodb_endpoint, table) as store:
+        streams = [fresh_stream() for _ in range(20)]
+        await asyncio.gather(*(fill(store, stream, 20 + dice.randrange(40), size=300) for stream in streams))
+        for stream in streams:
+            await store.put_snapshot(make_snapshot(stream, 20))
+        for stream in streams:
+            await store.load(stream)
+        before, loads = store.usage.requests, 200
+        for _ in range(loads):
+            await store.load(dice.choice(streams))
+        assert loads <= store.usage.requests - before <= 1.06 * loads
 
 
 @every_layout
