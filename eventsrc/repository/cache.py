@@ -60,6 +60,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """What the cache holds for an id."""
 
     frozen: Frozen
+    reads: int  # as many of the next executions read before they decide, because others write this id too
     since: float  # when the state was known to be current
     size: int  # the bytes of memory that it takes
 
@@ -92,23 +93,23 @@ class Cache:
             else:
                 del self._locks[id]
 
-    def take(self, id: str) -> Frozen | None:
+    def take(self, id: str) -> Entry | None:
         """Remove and return the entry of an id, or None. The caller puts the new state back."""
         entry = self._entries.pop(id, None)
         if entry is not None:
             self._bytes -= entry.size
             if monotonic() - entry.since <= self._policy.max_age:
                 self._hits += 1
-                return entry.frozen
+                return entry
         self._misses += 1
         return None
 
-    def put(self, id: str, frozen: Frozen) -> None:
-        """Store the state of an id, and remove the least recently used entries beyond `max_bytes`."""
+    def put(self, id: str, frozen: Frozen, reads: int = 0) -> None:
+        """Store the state of an id and `Entry.reads`. Remove the least recently used entries beyond `max_bytes`."""
         size = _ENTRY + len(frozen.body) + sys.getsizeof(id)
         if not self._policy.enabled or size > self._policy.max_bytes:
             return
-        self._entries[id] = Entry(frozen, monotonic(), size)
+        self._entries[id] = Entry(frozen, reads, monotonic(), size)
         self._bytes += size
         while self._bytes > self._policy.max_bytes:
             self._bytes -= self._entries.pop(next(iter(self._entries))).size

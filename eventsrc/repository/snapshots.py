@@ -170,13 +170,18 @@ class Snapshots(Generic[A]):
         journal.snapshot, journal.tail, journal.threshold = frozen.snapshot, frozen.tail, frozen.threshold
         return aggregate
 
+    def is_due(self, aggregate: A) -> bool:
+        """Return whether the policy says to encode a snapshot."""
+        journal = journal_of(aggregate)
+        threshold = max(journal.threshold, self._postponed.get((journal.stream, journal.snapshot), 0))
+        return self._policy.should_encode(journal.tail, threshold)
+
     async def after_save(self, aggregate: A) -> None:
         """Write a snapshot if the policy says so. The commit is stored, so no failure here may fail the save."""
         journal = journal_of(aggregate)
-        threshold = max(journal.threshold, self._postponed.get((journal.stream, journal.snapshot), 0))
         if journal.uncommitted or journal.version <= journal.snapshot:
             return  # the state is not the one at a version, or the store has a snapshot of it or of a later one
-        if not self._policy.should_encode(journal.tail, threshold):
+        if not self.is_due(aggregate):
             return
         try:
             snapshot = self._codec.encode(aggregate)
