@@ -33,13 +33,14 @@ from .errors import (
     Throttled,
     UnhandledEvent,
     UnknownEventType,
+    UpcasterFailed,
 )
 from .repository.cache import CachePolicy, CacheUse
 from .repository.execution import Executed
 from .repository.repository import Repository
 from .repository.snapshots import SnapshotPolicy
 from .repository.time_travel import Recorded
-from .store import Commit, EventId, Loaded, Receipt, Snapshot, Store
+from .store import Commit, EventId, EventIndex, Loaded, Receipt, Snapshot, Store
 from .tracing import Trace, current_trace, trace
 from .usage import Usage
 
@@ -63,6 +64,7 @@ __all__ = [
     "DynamoDBStore",
     "Event",
     "EventId",
+    "EventIndex",
     "EventsrcError",
     "Executed",
     "Feed",
@@ -98,6 +100,7 @@ __all__ = [
     "Trace",
     "UnhandledEvent",
     "UnknownEventType",
+    "UpcasterFailed",
     "Usage",
     "current_trace",
     "open_store",

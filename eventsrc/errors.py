@@ -20,6 +20,7 @@ EventsrcError
 │   ├── PayloadTooLarge         the payload expands beyond the limit; raised on a save too, before the write
 │   ├── UnknownEventType        the code has no class for a stored tag
 │   ├── SchemaMismatch          a stored event does not fit its class
+│   ├── UpcasterFailed          an upcaster raised, or returned something else than its annotation says
 │   └── StreamCorrupt           a version is missing
 └── StoreError                  the store could not do what was asked
     ├── CommitOutcomeUnknown    the commit may or may not be stored; save the same object again
@@ -310,6 +311,18 @@ class SchemaMismatch(StoredDataError):
         Exception.__init__(self, stream, version, event, detail)
         self.stream, self.version, self.event, self.detail = stream, version, event, detail
         self.reason = f"event {event!r} does not fit its class: {detail}; keep the old class and add an upcaster"
+
+
+class UpcasterFailed(StoredDataError):
+    """An upcaster raised an error, or returned something else than its annotation says. Nothing was handled.
+
+    `upcaster` is its name. `detail` says what it did, without the content of the event. Fix the upcaster.
+    """
+
+    def __init__(self, stream: str, version: int, upcaster: str, detail: str) -> None:
+        Exception.__init__(self, stream, version, upcaster, detail)
+        self.stream, self.version, self.upcaster, self.detail = stream, version, upcaster, detail
+        self.reason = f"the upcaster {upcaster} {detail}; fix the upcaster"
 
 
 class StreamCorrupt(StoredDataError):

@@ -19,24 +19,35 @@ OVERHEAD = 100  # bytes of an item except its stream, payload and texts: names, 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+EventIndex = int | tuple[int, int]
+"""The place of an event in its commit: its index, from 0, or its index and part. See EventId."""
+
+
 class EventId(msgspec.Struct, frozen=True, order=True):
-    """The position of an event: stream, version, and index in the commit from 0. As text: `account-a-1@7.0`."""
+    """The position of an event: stream, version, and index in the commit from 0. As text: `account-a-1@7.0`.
+
+    Upcasters may turn one stored event into several. The first keeps the id; the others are its parts 1, 2 and so on:
+    `account-a-1@7.0.1`.
+    """
 
     stream: str
     version: int
     index: int
+    part: int = 0
 
     def __str__(self) -> str:
-        return f"{self.stream}@{self.version}.{self.index}"
+        return f"{self.stream}@{self.version}.{self.index}" + (f".{self.part}" if self.part else "")
 
     @classmethod
     def parse(cls, text: str) -> EventId:
         """Return the id with this text, the inverse of `str`. Raises ValueError."""
         stream, at, numbers = text.rpartition("@")
-        version, dot, index = numbers.partition(".")
-        if not (stream and at and dot and version.isdecimal() and index.isdecimal() and numbers.isascii()):
-            raise ValueError(f"{text!r} is not an event id; write stream@version.index, as in account-a-1@7.0")
-        return cls(stream, int(version), int(index))
+        each = numbers.split(".")
+        if stream and at and len(each) in (2, 3) and all(map(str.isdecimal, each)) and numbers.isascii():
+            id = cls(stream, *map(int, each))
+            if id.part or len(each) == 2:
+                return id
+        raise ValueError(f"{text!r} is not an event id; write stream@version.index, as in account-a-1@7.0")
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # holds no reference cycles
@@ -71,9 +82,9 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # holds no r
         """Approximate bytes in a store, used by the snapshot policy."""
         return OVERHEAD + len(self.payload)
 
-    def event_id(self, index: int) -> EventId:
-        """Return the id of the event with this index."""
-        return EventId(self.stream, self.version, index)
+    def event_id(self, index: EventIndex) -> EventId:
+        """Return the id of the event with this index, or index and part."""
+        return EventId(self.stream, self.version, *(index if isinstance(index, tuple) else (index,)))
 
     def __repr__(self) -> str:
         return f"<Commit {self.stream}@{self.version} {self.uuid} {self.events} events, {len(self.payload)} bytes>"

@@ -12,7 +12,7 @@ from ..store import Commit
 from ..stream_id import stream_id
 from .commands import AppliedCommand
 from .declaration import declaration_of, explain_unhandled
-from .event import Event, untagged
+from .event import Event, Upcaster, untagged
 
 
 class Journal(msgspec.Struct):
@@ -98,8 +98,9 @@ class Aggregate(_Struct):
     - Assigning to a name that is not a field raises AttributeError.
     """
 
-    upcasters: ClassVar[Sequence[Callable[[Any], Event]]] = ()
-    """Functions from an old event class to its successor, e.g. `def renamed(old: V1) -> V2`. They may form chains."""
+    upcasters: ClassVar[Sequence[Upcaster]] = ()
+    """Functions from an old event class to its successor, e.g. `def renamed(old: V1) -> V2`. They may form chains, and
+    may return several events, `-> list[V2 | V3]`, or none, `-> None`."""
 
     snapshot_version: ClassVar[int] = 0
     """Increase it when the meaning of a handler changes. Older snapshots are then ignored."""

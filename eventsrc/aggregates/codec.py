@@ -20,16 +20,16 @@ import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from ..store import Commit
-from .event import Event, Upcaster, tag_of
-from .event_values import explain_error, explain_mismatch, find_change, find_unstorable, may_be_unstorable, read_tags
+from .event import Event, tag_of
+from .event_values import explain_error, explain_mismatch, find_change, find_unstorable, may_be_unstorable
 from .expansion import MAX_EXPANDED, count_fitting, expand, may_expand_beyond
+from .upcasting import Upcasters, Upcasting
 
 RAW, LZ4 = b"\x01", b"\x02"
 _BODY = slice(1, -4)
 _TRAILER_RAW = 0x6DD90A9D  # makes the CRC-32 of the payload 0, the value at which a CRC-32 starts
 _TRAILER_LZ4 = 0xFFFFFFFF
 _CRC_RAW, _CRC_LZ4 = 0, 0xFFFFFFFF  # of undamaged payloads
-_LIST_OF_ONE = b"\x91"  # in MessagePack, before its item
 _MIN_COMPRESSED = 128  # bytes; the lz4 block of a shorter body is rarely smaller, and then by little
 
 
@@ -66,10 +66,10 @@ def unpack(payload: bytes, stream: str, version: int) -> bytes:
 class Codec:
     """Encodes and decodes the events of one aggregate class, or of one reader."""
 
-    def __init__(self, events: Iterable[type[Event]], upcasters: Mapping[type[Event], Upcaster]) -> None:
+    def __init__(self, events: Iterable[type[Event]], upcasters: Mapping[type[Event], Upcasting]) -> None:
         types = [*events, *upcasters]
-        self._tags = {tag_of(event) for event in types}
-        self._upcasters = upcasters
+        self.tags = {tag_of(event) for event in types}
+        self.upcasters = Upcasters(upcasters, frozenset(types), self.encode) if upcasters else None
         union: Any = reduce(or_, types)
         self.decode_event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
         self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(GenericAlias(list, (union,))).decode
@@ -95,9 +95,9 @@ class Codec:
         try:
             events = self._decode(body)
         except Exception as error:  # noqa: BLE001  # as above
-            failure = explain_mismatch(body, self._tags, stream, version, error)
+            failure = explain_mismatch(body, self.tags, stream, version, error)
         else:
-            return [self._upcast(event) for event in events] if self._upcasters else events
+            return self.upcasters.upcast_all(events, stream, version) if self.upcasters else events
         raise failure  # outside the except block, as in encode
 
     def decode_run(self, commits: Sequence[Commit]) -> tuple[list[list[Event]], int]:
@@ -107,7 +107,7 @@ class Codec:
         """
         payloads = [commit.payload for commit in commits]
         joined = b"".join(payloads)
-        if crc32(joined) == _CRC_RAW and not self._upcasters:
+        if crc32(joined) == _CRC_RAW and self.upcasters is None:
             try:
                 decode = self._decode
                 return [decode(payload[_BODY]) for payload in payloads], len(joined)
@@ -117,36 +117,3 @@ class Codec:
             commits = commits[: count_fitting(each[1:5] if each[:1] == LZ4 else b"" for each in payloads)]
         decoded = [self.decode(commit.payload, commit.stream, commit.version) for commit in commits]
         return decoded, sum(map(len, payloads[: len(commits)]))
-
-    def decode_known(self, commit: Commit) -> Iterable[tuple[int, Event]]:
-        """Return the events for which this codec has a class, upcast, each with its index in the commit.
-
-        Other events are skipped. The payload is not read if the commit's tags name none of these classes. Raises
-        CorruptPayload, PayloadTooLarge or SchemaMismatch; UnknownEventType only if the tags do not name all events.
-        """
-        payload, stream, version = commit.payload, commit.stream, commit.version
-        if self._tags.issuperset(commit.tags):
-            return enumerate(self.decode(payload, stream, version))
-        if self._tags.isdisjoint(commit.tags):
-            return ()
-        body = culprit = unpack(payload, stream, version)
-        known: list[tuple[int, Event]] = []
-        try:
-            for index, (tag, event) in enumerate(zip(read_tags(body), _split(body), strict=True)):
-                if tag in self._tags:
-                    culprit = _LIST_OF_ONE + event
-                    known.append((index, self.decode_event(event)))
-        except Exception as error:  # noqa: BLE001  # as above
-            failure = explain_mismatch(culprit, self._tags, stream, version, error)
-        else:
-            return [(index, self._upcast(event)) for index, event in known] if self._upcasters else known
-        raise failure  # outside the except block, as in encode
-
-    def _upcast(self, event: Event) -> Event:
-        """Return the event as an instance of its newest class."""
-        while upcaster := self._upcasters.get(type(event)):
-            event = upcaster(event)
-        return event
-
-
-_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode

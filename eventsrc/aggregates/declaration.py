@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from types import FunctionType, UnionType
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -14,6 +14,7 @@ from ..errors import DeclarationError, UnhandledEvent, kind_of
 from ..stream_id import check_category
 from .codec import Codec
 from .event import UNTAGGED, Event, Upcaster, tag_of
+from .upcasting import Upcasting
 
 Handler = Callable[[Any, Any], None]
 
@@ -23,7 +24,7 @@ class Declaration(msgspec.Struct, frozen=True):
 
     category: str
     handlers: Mapping[type[Event], Handler]
-    upcasters: Mapping[type[Event], Upcaster]
+    upcasters: Mapping[type[Event], Upcasting]
     codec: Codec
     snapshot_type: Any
 
@@ -50,9 +51,9 @@ def explain_unhandled(aggregate: type[Any], event: object) -> UnhandledEvent:
         reason = f"{kind_of(event)} is not an event; write {event.__qualname__}(...)"
     elif not isinstance(event, Event):
         reason = f"{kind_of(event)} is not an event; give an object of a subclass of Event"
-    elif (upcaster := declaration_of(aggregate).upcasters.get(type(event))) is not None:
-        successors = " or ".join(new.__qualname__ for new in _read_return_types(upcaster))
-        reason = f"{kind.__qualname__} is upcast by {get_name(upcaster)}; record {successors}"
+    elif (upcasting := declaration_of(aggregate).upcasters.get(type(event))) is not None:
+        successors = " or ".join(new.__qualname__ for new in upcasting.successors) or "nothing: it is dropped"
+        reason = f"{kind.__qualname__} is upcast by {upcasting.name}; record {successors}"
     return UnhandledEvent(name, kind.__qualname__, reason)
 
 
@@ -66,14 +67,14 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
     name = aggregate.__qualname__
     handlers = _find_handlers(aggregate)
     upcasters = collect_upcasters(aggregate.upcasters, name)
-    for old, upcaster in upcasters.items():
+    for old, upcasting in upcasters.items():
         if old in handlers:
             raise DeclarationError(
-                get_name(handlers[old]), f"handles {old.__qualname__}, which {get_name(upcaster)} upcasts"
+                get_name(handlers[old]), f"handles {old.__qualname__}, which {upcasting.name} upcasts"
             )
-        for new in _read_return_types(upcaster):
+        for new in upcasting.successors:
             if new not in handlers and new not in upcasters:
-                raise DeclarationError(get_name(upcaster), f"returns {new.__qualname__}, which {name} does not handle")
+                raise DeclarationError(upcasting.name, f"returns {new.__qualname__}, which {name} does not handle")
     events = [*handlers, *upcasters]
     check_tags(events, name)
     for event in events:
@@ -83,11 +84,11 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
     return Declaration(category, handlers, upcasters, Codec(events, upcasters), _read_snapshot_type(aggregate))
 
 
-def collect_upcasters(upcasters: object, culprit: str) -> dict[type[Event], Upcaster]:
+def collect_upcasters(upcasters: object, culprit: str) -> dict[type[Event], Upcasting]:
     """Return the upcasters by the event class that they take. Raises DeclarationError, also for a cycle."""
     if not isinstance(upcasters, (tuple, list)):
         raise DeclarationError(f"{culprit}.upcasters", "is not a tuple or list of functions")
-    found: dict[type[Event], Upcaster] = {}
+    found: dict[type[Event], Upcasting] = {}
     for upcaster in upcasters:
         if not isinstance(upcaster, FunctionType):
             raise DeclarationError(f"{culprit}.upcasters", f"{upcaster!r} is not a function with annotations")
@@ -95,19 +96,18 @@ def collect_upcasters(upcasters: object, culprit: str) -> dict[type[Event], Upca
             raise DeclarationError(
                 get_name(upcaster), "is not an upcaster; write a plain function: def upcast(old: X) -> Y"
             )
+        upcasting = _read_upcasting(upcaster)
         for old in event_types(read_hints(upcaster).get(parameter), upcaster, parameter):
             if old in found:
-                raise DeclarationError(
-                    get_name(upcaster), f"upcasts {old.__qualname__}, and so does {get_name(found[old])}"
-                )
-            found[old] = upcaster
+                raise DeclarationError(upcasting.name, f"upcasts {old.__qualname__}, and so does {found[old].name}")
+            found[old] = upcasting
     for start in found:
         reached, seen = {start}, {start}
         while reached:
-            reached = {new for old in reached if old in found for new in _read_return_types(found[old])}
+            reached = {new for old in reached if old in found for new in found[old].successors}
             if start in reached:
                 raise DeclarationError(
-                    get_name(found[start]), f"leads from {start.__qualname__} back to itself; remove the cycle"
+                    found[start].name, f"leads from {start.__qualname__} back to itself; remove the cycle"
                 )
             reached -= seen
             seen |= reached
@@ -169,31 +169,52 @@ def event_types(annotation: Any, function: FunctionType, parameter: str) -> list
     """Return the event classes in the annotation of a parameter. Raises DeclarationError."""
     if annotation is None:
         raise DeclarationError(get_name(function), f"annotate {parameter!r} with its event class, or a union of them")
-    return _expand_union(annotation, function)
+    return _check_events(_expand_union(annotation), function)
 
 
-def _read_return_types(upcaster: Upcaster) -> list[type[Event]]:
+def _read_upcasting(upcaster: Upcaster) -> Upcasting:
+    """Return an upcaster with what its return annotation promises: `V2`, `V2 | None`, `list[V2 | V3]`, or a union."""
     hints = read_hints(upcaster)
     if "return" not in hints:
         raise DeclarationError(get_name(upcaster), "annotate its return type with the new event class")
-    return _expand_union(hints["return"], upcaster)
+    one, many, may_drop = set[type[Event]](), set[type[Event]](), False
+    for member in _expand_union(hints["return"]):
+        if member is NoneType:
+            may_drop = True
+        elif get_origin(member) in (list, tuple, Sequence):
+            items = [item for item in get_args(member) if item is not Ellipsis]
+            many |= {event for item in items for event in _check_events(_expand_union(item), upcaster)}
+        else:
+            one |= set(_check_events([member], upcaster))
+    return Upcasting(upcaster, frozenset(one), frozenset(many), may_drop)
 
 
-def _expand_union(annotation: Any, function: Callable[..., Any]) -> list[type[Event]]:
+def _expand_union(annotation: Any) -> list[Any]:
+    """Return the members of a union, also of unions within it and of aliases; of anything else, a list of it alone."""
     annotation = getattr(annotation, "__value__", annotation)  # `type Movement = Deposited | Withdrawn`
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _expand_union(get_args(annotation)[0], function)
+        return _expand_union(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        return [event for member in get_args(annotation) for event in _expand_union(member, function)]
+        return [each for member in get_args(annotation) for each in _expand_union(member)]
+    return [annotation]
+
+
+def _check_events(annotations: Sequence[Any], function: Callable[..., Any]) -> list[type[Event]]:
+    """Return annotations that are event classes. Raises DeclarationError if one of them is not."""
+    for annotation in annotations:
+        _check_event(annotation, function)
+    return list(annotations)
+
+
+def _check_event(annotation: Any, function: Callable[..., Any]) -> None:
     if not (isinstance(annotation, type) and issubclass(annotation, Event)):
-        shown = annotation.__qualname__ if isinstance(annotation, type) and not origin else annotation
+        shown = annotation.__qualname__ if isinstance(annotation, type) and not get_origin(annotation) else annotation
         raise DeclarationError(
             get_name(function),
             f"the annotation {shown} is not a subclass of Event; write the event class, or a union of them",
         )
     tag_of(annotation)
-    return [annotation]
 
 
 def read_hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -46,8 +46,8 @@ class Event(_Struct):
     """
 
 
-Upcaster = Callable[[Any], Event]
-"""A function from an old event class to its successor."""
+Upcaster = Callable[[Any], Event | Sequence[Event] | None]
+"""A function from an old event class to its successor, to a list of successors, or to None: the event is dropped."""
 
 
 def tag_of(event_type: Any) -> str:

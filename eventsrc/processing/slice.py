@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..store import Commit, EventId
+from ..store import Commit, EventIndex
 
 
 class Fence(NamedTuple):
@@ -72,14 +72,23 @@ class Slice(NamedTuple):
 class Context:
     """Facts about the event that a handler receives; for a sequence of events, about the last one.
 
-    - `commit` is the commit that holds the event, and `index` the event's place in it, from 0.
+    - `commit` is the commit that holds the event, and `index` the event's place in it, from 0. The events into which
+      upcasters turn one stored event have its index, and are its `part` 0, 1 and so on.
     - `muted` is true in a rebuild for events that the active version has handled: do not act outside.
     """
 
-    __slots__ = ("commit", "index", "muted")
+    __slots__ = ("_index", "commit", "muted")
 
-    def __init__(self, commit: Commit, index: int, muted: bool) -> None:
-        self.commit, self.index, self.muted = commit, index, muted
+    def __init__(self, commit: Commit, index: EventIndex, muted: bool) -> None:
+        self.commit, self._index, self.muted = commit, index, muted
+
+    @property
+    def index(self) -> int:
+        return self.commit.event_id(self._index).index
+
+    @property
+    def part(self) -> int:
+        return self.commit.event_id(self._index).part
 
     @property
     def stream(self) -> str:
@@ -87,8 +96,11 @@ class Context:
 
     @property
     def id(self) -> str:
-        """The event id, as `account-a-1@7.0`. It is the same in every attempt, so use it as an idempotency key."""
-        return str(EventId(self.commit.stream, self.commit.version, self.index))
+        """The event id, as `account-a-1@7.0`, or `account-a-1@7.0.1` for part 1.
+
+        It is the same in every attempt, and no other event has it, so use it as an idempotency key.
+        """
+        return str(self.commit.event_id(self._index))
 
     @property
     def at(self) -> datetime:

@@ -154,7 +154,7 @@ class EventsApi:
                     page = await read_page(self._store, self._catalogue, start, size, max_bytes)
         except StoreError as error:
             raise _to_problem(error) from None
-        except Exception:  # noqa: BLE001  # upcasters and `data` may raise anything
+        except Exception:  # noqa: BLE001  # `data` may raise anything
             log.exception("an event cannot be published")
             raise HttpProblem(HTTPStatus.INTERNAL_SERVER_ERROR, "an event cannot be published") from None
         etag = page.make_etag(media_type)

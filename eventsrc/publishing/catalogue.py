@@ -7,11 +7,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ..aggregates.codec import Codec
 from ..aggregates.declaration import check_event, check_tags, collect_upcasters
 from ..aggregates.event import Event, tag_of
+from ..aggregates.event_reader import EventReader
 from ..errors import DeclarationError, kind_of
-from ..store import Commit
+from ..store import Commit, EventId
 
 E = TypeVar("E", bound=Event)
 
@@ -75,30 +75,33 @@ class Catalogue:
         if both := self._by_event.keys() & upcast.keys():
             raise DeclarationError("events_api", f"publishes {both.pop().__qualname__}, which an upcaster takes")
         check_tags([*self._by_event, *upcast], "events_api")
-        self._codec = Codec(self._by_event, upcast)
+        self._reader = EventReader(self._by_event, upcast)
         self._source, self._tracing = source, tracing
 
-    def encode(self, commit: Commit) -> Iterator[tuple[int, str, bytes]]:
-        """Yield each published event of a commit, in order: its index in the commit, its public type, and the
-        CloudEvent as JSON on one line.
+    def encode(self, commit: Commit) -> Iterator[tuple[EventId, str, bytes]]:
+        """Yield each published event of a commit, in order: its id, its public type, and the CloudEvent as JSON on one
+        line.
 
         Raises:
-            StoredDataError: the commit cannot be decoded.
-            Exception: anything that an upcaster or `PublishedEvent.data` raises.
+            StoredDataError: the commit cannot be decoded, or an upcaster fails.
+            Exception: anything that `PublishedEvent.data` raises.
         """
-        for index, event in self._codec.decode_known(commit):
+        for index, event in self._reader.read(commit):
             if each := self._by_event.get(type(event)):  # an upcaster may return a class that is not published
+                id = commit.event_id(index)
                 try:
-                    body = _to_json(self._make_cloud_event(each, event, commit, index))
+                    body = _to_json(self._make_cloud_event(each, event, commit, id))
                 except Exception as error:
-                    error.add_note(f"{commit.event_id(index)} cannot be published as {each.type}")
+                    error.add_note(f"{id} cannot be published as {each.type}")
                     raise
-                yield index, each.type, b" ".join(body.splitlines())  # a msgspec.Raw may contain line ends
+                yield id, each.type, b" ".join(body.splitlines())  # a msgspec.Raw may contain line ends
 
     def _make_cloud_event(
-        self, each: PublishedEvent[Any], event: Event, commit: Commit, index: int
+        self, each: PublishedEvent[Any], event: Event, commit: Commit, event_id: EventId
     ) -> dict[str, object]:
-        id = f"{commit.uuid}.{index}" if each.hide_stream else str(commit.event_id(index))
+        id = str(event_id)
+        if each.hide_stream:
+            id = str(commit.uuid) + id.removeprefix(f"{commit.stream}@{commit.version}")
         made: dict[str, object] = {"specversion": "1.0", "id": id, "source": self._source, "type": each.type}
         if not each.hide_stream:
             made["subject"] = commit.stream

@@ -31,8 +31,8 @@ class Chunk(NamedTuple):
     @property
     def last_id(self) -> Place:
         """The place that the last id in the text stands for. The text is not empty."""
-        (position, taken), _ = self.events[-1]
-        return Place(position, taken + 1)
+        (position, event, part), _ = self.events[-1]
+        return Place(position, event, part + 1)
 
 
 def make_chunks(catalogue: Catalogue, commits: Sequence[Commit], start: FeedToken) -> Iterator[Chunk]:
@@ -40,17 +40,17 @@ def make_chunks(catalogue: Catalogue, commits: Sequence[Commit], start: FeedToke
     resumes after it. At an event that cannot be published, the events before it are yielded first.
 
     Raises:
-        StoredDataError: a commit cannot be decoded.
-        Exception: anything that an upcaster or `PublishedEvent.data` raises.
+        StoredDataError: a commit cannot be decoded, or an upcaster fails.
+        Exception: anything that `PublishedEvent.data` raises.
     """
     text, events, before, after = bytearray(), list[tuple[Place, int]](), Place(start.place.position), start
     for commit in commits:
         assert commit.position is not None
         mark = mark_commit(commit.id)
         try:
-            for index, type, body in catalogue.encode(commit):
-                events.append((Place(commit.position - 1, index), len(text)))
-                after = FeedToken(Place(commit.position - 1, index + 1), start.store, mark)
+            for id, type, body in catalogue.encode(commit):
+                events.append((Place(commit.position - 1, id.index, id.part), len(text)))
+                after = FeedToken(Place(commit.position - 1, id.index, id.part + 1), start.store, mark)
                 text += f"id: {after.text}\nevent: {type}\ndata: ".encode() + body + b"\n\n"
                 if len(text) >= CHUNK:
                     yield Chunk(before, after, bytes(text), events)

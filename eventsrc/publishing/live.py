@@ -100,6 +100,6 @@ class LiveReader:
                     del batch  # while waiting for more, no commits are kept in memory
         except StoreClosed:
             tail.finish(None)
-        except Exception as error:  # noqa: BLE001  # upcasters and `data` may raise anything
+        except Exception as error:  # noqa: BLE001  # `data` may raise anything
             log.error("streams of published events break: %s", error)  # each of them raises the error
             tail.finish(error)

@@ -82,12 +82,12 @@ class _Draft:
         if position > self._end:  # deleted streams leave gaps
             return self._make_full(self._end)
         mark = mark_commit(commit.id)
-        for index, _, body in self._catalogue.encode(commit):
-            if Place(position - 1, index) < self._start.place:
+        for id, _, body in self._catalogue.encode(commit):
+            if Place(position - 1, id.index, id.part) < self._start.place:
                 continue
             if self.events and self._size + len(body) > self._max_bytes:
                 return self._make_shorter(position - 1)
-            self.events.append((FeedToken(Place(position - 1, index + 1), self._start.store, mark), body))
+            self.events.append((FeedToken(Place(position - 1, id.index, id.part + 1), self._start.store, mark), body))
             self._size += len(body) + 2  # with a comma and a line end
         self._at = FeedToken(Place(position), self._start.store, mark)
         self._marks[position] = mark

@@ -65,8 +65,8 @@ class EventStream:
 
         Raises:
             StoreError: the store cannot be read.
-            StoredDataError: a commit cannot be decoded.
-            Exception: anything that an upcaster or `PublishedEvent.data` raises.
+            StoredDataError: a commit cannot be decoded, or an upcaster fails.
+            Exception: anything that `PublishedEvent.data` raises.
         """
         gone = asyncio.create_task(_wait_for_disconnect(receive))
         try:

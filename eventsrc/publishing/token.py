@@ -8,22 +8,26 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 NO_COMMIT = bytes(5)
-_VERSION = b"\x02"
+_VERSION = b"\x03"
 _TOKEN = re.compile(
-    r"[\w-]{28}", re.ASCII
-)  # 21 bytes: version in 1, position in 7, taken in 4, store in 4, commit in 5
+    r"[\w-]{32}", re.ASCII
+)  # 24 bytes: version in 1, position in 7, event in 4, part in 3, store in 4, commit in 5
 
 
 class Place(NamedTuple):
-    """A place in the feed: after the commit at `position`, and after the first `taken` events of the next commit."""
+    """A place in the feed: after the commit at `position`, and in the next commit before part `part` of event `event`.
+
+    That part need not exist: the place is then before the event that follows.
+    """
 
     position: int
-    taken: int = 0
+    event: int = 0
+    part: int = 0
 
     @property
     def last_commit(self) -> int:
         """The position of the last commit of which an event may lie before this place."""
-        return self.position + (self.taken > 0)
+        return self.position + ((self.event, self.part) > (0, 0))
 
 
 class FeedToken(NamedTuple):
@@ -39,8 +43,9 @@ class FeedToken(NamedTuple):
     @property
     def text(self) -> str:
         """The text for clients. It is opaque, but not secret: it can be decoded to the place."""
-        position, taken = self.place
-        raw = _VERSION + position.to_bytes(7, "big") + taken.to_bytes(4, "big") + self.store + self.commit
+        position, event, part = self.place
+        place = position.to_bytes(7, "big") + event.to_bytes(4, "big") + part.to_bytes(3, "big")
+        raw = _VERSION + place + self.store + self.commit
         return urlsafe_b64encode(raw).decode()
 
     @classmethod
@@ -53,8 +58,8 @@ class FeedToken(NamedTuple):
         if _TOKEN.fullmatch(text):
             raw = urlsafe_b64decode(text)
             if raw.startswith(_VERSION):
-                place = Place(int.from_bytes(raw[1:8], "big"), int.from_bytes(raw[8:12], "big"))
-                return cls(place, raw[12:16], raw[16:])
+                place = Place(*(int.from_bytes(raw[start:end], "big") for start, end in ((1, 8), (8, 12), (12, 15))))
+                return cls(place, raw[15:19], raw[19:])
         raise ValueError("this is not an id of this API; send ids exactly as they were received")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import InterfaceError, OperationalError
 
-from eventsrc import Commit, Fenced, Store, StoreError
+from eventsrc import Commit, EventIndex, Fenced, Store, StoreError
 from eventsrc.processing import (
     Checkpoints,
     Context,
@@ -86,7 +86,7 @@ class PostgresProjection(Projection):
 
     async def _handle(self, run: Slice) -> None:
         async def work(db: Database) -> None:
-            def context(commit: Commit, index: int, muted: bool) -> Context:
+            def context(commit: Commit, index: EventIndex, muted: bool) -> Context:
                 made = PostgresContext(commit, index, muted)
                 made.db = db
                 return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,7 @@ from support.tables import checkpoints_on, fresh_name, session, store_on
 from eventsrc import (
     Commit,
     DeclarationError,
+    Event,
     Fenced,
     MemoryStore,
     Repository,
@@ -611,6 +613,38 @@ async def test_each_version_has_its_own_rows(bench: Bench) -> None:
 
     with pytest.raises(DeclarationError, match=r"Unversioned\.key is the same for all versions|Unversioned.key"):
         Processor(Unversioned(bench.table), bench.store, bench.direct)
+
+
+def into_two(old: Opened) -> list[Welcomed]:
+    return [Welcomed(owner=old.owner), Welcomed(owner=old.owner)]
+
+
+class Welcomed(Event, tag="account.welcomed"):
+    owner: str
+
+
+@every_kind
+async def test_each_part_of_an_event_has_its_own_id(bench: Bench, kind: Kind) -> None:
+    await bench.accounts.save(Account.open("a-1", owner="ann"))
+
+    class Welcomes(kind, tag="welcomes"):  # type: ignore[call-arg,misc,valid-type]
+        upcasters = (into_two,)
+
+        async def handle_movement(self, event: Welcomed, context: Any) -> None:
+            await _call(kind.handle_movement(self, event, context))  # type: ignore[arg-type]
+
+    projection = Welcomes(bench.table)
+    await Processor(projection, bench.store, bench.direct).run(until_caught_up=True)
+    if kind is Counted:
+        assert [*await bench.items(f"{projection.name} account-a-1")] == ["account-a-1@1.0", "account-a-1@1.0.1"]
+    else:
+        [row] = (await bench.items(f"row of {projection.name}")).values()
+        assert (row["events"]["N"], row["last"]["S"]) == ("2", "account-a-1@1.0.1")
+
+
+async def _call(result: Any) -> None:
+    if inspect.isawaitable(result):
+        await result
 
 
 async def test_each_stream_has_its_own_row(bench: Bench) -> None:

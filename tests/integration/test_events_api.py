@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,9 +43,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield store
 
 
-async def token_at(store: OrderedStore, position: int, taken: int = 0) -> str:
+async def token_at(store: OrderedStore, position: int, event: int = 0, part: int = 0) -> str:
     """Return the id that clients get at a place of the store."""
-    place = Place(position, taken)
+    place = Place(position, event, part)
     id = await store.commit_id_at(place.last_commit)
     return FeedToken(place, mark_store(await store.identity()), mark_commit(id) if id else NO_COMMIT).text
 
@@ -252,6 +253,41 @@ async def test_an_error_of_data_is_answered_with_500_and_logged_with_the_event_i
         assert "account-a-2@1.0" in caplog.text
 
 
+class Owned(Event, tag="account.owned"):
+    owner: str
+
+
+def into_three(old: Opened) -> list[Owned | Named]:
+    return [Owned(owner=old.owner), Named(owner=old.owner), Owned(owner=old.owner)]
+
+
+class Named(Event, tag="account.named"):
+    owner: str
+
+
+async def test_each_part_of_an_event_is_published_once_wherever_clients_resume(store: OrderedStore) -> None:
+    accounts = Repository(Account, store)
+    account = Account.open("a-1", owner="ann")
+    account.record(Opened(owner="bob"))
+    await accounts.save(account)
+    await accounts.save(Account.open("a-2", owner="cid"))
+    published: list[PublishedEvent[Any]] = [
+        PublishedEvent(Owned, type="owned"),
+        PublishedEvent(Named, type="named", hide_stream=True),
+    ]
+    [first, second] = [commit.uuid async for batch in store.feed(follow=False) for commit in batch.commits]
+    expected = [
+        *("account-a-1@1.0", f"{first}.0.1", "account-a-1@1.0.2"),
+        *("account-a-1@1.1", f"{first}.1.1", "account-a-1@1.1.2"),
+        *("account-a-2@1.0", f"{second}.0.1", "account-a-2@1.0.2"),
+    ]
+    app = events_api(store, published, source="/", upcasters=[into_three], max_page_bytes=1)
+    async with serving(app) as client:
+        assert ids_of(await pages(client)) == expected
+        follower = Follower(client)
+        assert [id for _ in expected for id in await follower.take(1)] == expected
+
+
 # --- pages
 
 
@@ -278,7 +314,7 @@ async def test_readers_that_start_anywhere_arrive_at_the_same_addresses(store: O
     await fill(store, 60)
     async with api(store, page=10) as client:
         canonical = [str(page.request.url) for page in await pages(client)]
-        for place in (Place(3), Place(14, 1), Place(15)):
+        for place in (Place(3), Place(14, 1), Place(14, 0, 1), Place(15)):
             token = await token_at(store, *place)
             addresses = [str(page.request.url) for page in await pages(client, f"/?after={token}")]
             assert addresses[1:] == canonical[-len(addresses[1:]) :]

@@ -32,6 +32,8 @@ def test_every_parsed_event_id_survives_a_round_trip(text: str) -> None:
 def test_event_ids_have_the_documented_text() -> None:
     assert str(EventId("account-a@b-1", 7, 0)) == "account-a@b-1@7.0"
     assert EventId.parse("account-a@b-1@7.0") == EventId("account-a@b-1", 7, 0)
+    assert str(EventId("a-1", 7, 0, 2)) == "a-1@7.0.2"
+    assert EventId.parse("a-1@7.0.2") == EventId("a-1", 7, 0, 2)
     assert sorted([EventId("a-1", 10, 0), EventId("a-1", 9, 1), EventId("a-1", 9, 0)])[0] == EventId("a-1", 9, 0)
 
 

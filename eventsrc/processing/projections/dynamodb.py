@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ...errors import Fenced, StoreRejected
-from ...store import Commit, Store
+from ...store import Commit, EventIndex, Store
 from ...stores.dynamodb.wire.attributes import to_item, to_value
 from ...stores.dynamodb.wire.outcomes import CONDITION_FAILED
 from ..checkpoints.checkpoints import Checkpoints
@@ -89,7 +89,7 @@ class DynamoDBContext(Context):
 
     __slots__ = ("_writes",)
 
-    def __init__(self, commit: Commit, index: int, muted: bool, writes: Writes) -> None:
+    def __init__(self, commit: Commit, index: EventIndex, muted: bool, writes: Writes) -> None:
         super().__init__(commit, index, muted)
         self._writes = writes
 

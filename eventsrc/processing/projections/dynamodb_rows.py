@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ...errors import DeclarationError, Fenced, StoreChanged, StoreRejected
-from ...store import Commit, Store
+from ...store import Commit, EventIndex, Store
 from ...stores.dynamodb.wire.attributes import number_of, text_of, to_item, to_value
 from ...stores.dynamodb.wire.responses import Item
 from ..checkpoints.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ class RowContext(Context):
 
     __slots__ = ("_changes",)
 
-    def __init__(self, commit: Commit, index: int, muted: bool, changes: Changes) -> None:
+    def __init__(self, commit: Commit, index: EventIndex, muted: bool, changes: Changes) -> None:
         super().__init__(commit, index, muted)
         self._changes = changes
 

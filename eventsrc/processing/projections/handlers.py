@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType, NoneType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
-from ...aggregates.codec import Codec
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
-from ...aggregates.event import Event, Upcaster, tag_of
+from ...aggregates.event import Event, tag_of
+from ...aggregates.event_reader import EventReader
+from ...aggregates.upcasting import Upcasting
 from ...errors import DeclarationError
 from ..slice import Context
 
 if TYPE_CHECKING:
-    from ...store import Commit
+    from ...store import Commit, EventIndex
 
 
 class Handler(NamedTuple):
@@ -36,17 +37,17 @@ class Call(NamedTuple):
     handler: Handler
     given: Event | list[Event]
     commit: Commit  # that holds the event; with several events, the last one
-    event_index: int  # of the event in the commit
+    event_index: EventIndex  # of the event in the commit
 
 
 class Handlers:
     """The handlers of a projection class."""
 
-    def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcaster]) -> None:
+    def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcasting]) -> None:
         self._by_type = by_type
         self.take_sequences = any(handler.takes_sequence for handler in by_type.values())
         self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
-        self._codec = Codec(by_type, upcasters)
+        self._reader = EventReader(by_type, upcasters)
 
     @property
     def awaiting(self) -> Handler | None:
@@ -63,17 +64,17 @@ class Handlers:
         Raises:
             StoredDataError: an event cannot be read.
         """
-        by_type, decode = self._by_type, self._codec.decode_known
+        by_type, read = self._by_type, self._reader.read
         if not self.take_sequences:
             for commit in commits:
-                for index, event in decode(commit):
+                for index, event in read(commit):
                     if (handler := by_type.get(type(event))) is not None:  # none takes what an upcaster returned
                         yield _make_call(Call, (handler, event, commit, index))
             return
         run: list[Event] = []
         last: Call | None = None  # with `run`, which still grows
         for commit in commits:
-            for index, event in decode(commit):
+            for index, event in read(commit):
                 if (handler := by_type.get(type(event))) is None:
                     continue
                 if last is not None and last.handler is not handler:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Collection, Sequence, Set
-from math import inf
 
-from ...store import Commit, Store
+from ...store import Commit, EventId, EventIndex, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, Position, PositionMoved, Slice
 from .calling import refuse_awaitable, to_failure
@@ -31,7 +30,7 @@ class MemoryProjection(Projection):
     def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
         self._positions: dict[str, Position] = {}
-        self._partly: dict[str, tuple[int, int]] = {}  # the commit after the position, and its event that failed
+        self._partly: dict[str, EventId] = {}  # the event that failed, of the commit after the position
 
     def forget_stream(self, stream: str) -> None:
         """Remove from the attributes what events of `stream` have written. Write it to make `reset` possible."""
@@ -80,7 +79,7 @@ class MemoryProjection(Projection):
     def _note(self, done: Sequence[Commit]) -> None:
         for stream, commit in {commit.stream: commit for commit in done}.items():
             self._positions[stream] = Position(commit.version, commit.id, commit.time)
-            if self._partly and self._partly.get(stream, (inf, 0))[0] <= commit.version:
+            if self._partly and (failed := self._partly.get(stream)) is not None and failed.version <= commit.version:
                 del self._partly[stream]
 
     def _check_position(self, run: Slice) -> None:
@@ -104,10 +103,10 @@ class MemoryProjection(Projection):
                     if result is not None:
                         refuse_awaitable(result, handler.name)
                 except (Exception, CancelledError):
-                    partly[commit.stream] = commit.version, index
+                    partly[commit.stream] = commit.event_id(index)
                     raise
 
-    def _is_handled(self, commit: Commit, index: int) -> bool:
+    def _is_handled(self, commit: Commit, index: EventIndex) -> bool:
         """Whether an earlier attempt has handled this event of a commit that failed."""
-        version, first = self._partly.get(commit.stream, (0, 0))
-        return commit.version == version and index < first
+        failed = self._partly.get(commit.stream)
+        return failed is not None and commit.version == failed.version and commit.event_id(index) < failed

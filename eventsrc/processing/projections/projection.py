@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 from ...errors import DeclarationError
-from ...store import Commit, Store
+from ...store import Commit, EventIndex, Store
 from ...stream_id import category_of, check_category
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, HandlerFailed, Position, Slice
@@ -175,7 +175,7 @@ class Projection(ABC):
         - A slice that fails may have been handled in part. Its stored position says how far.
         """
 
-    async def call_handlers(self, run: Slice, context: Callable[[Commit, int, bool], Context] = Context) -> None:
+    async def call_handlers(self, run: Slice, context: Callable[[Commit, EventIndex, bool], Context] = Context) -> None:
         """Call the handlers of a slice in order, each with `context(commit, index, muted)`.
 
         For kinds of projections of your own. A handler has the processor's `handler_timeout` to end.

@@ -32,6 +32,8 @@ from eventsrc import (
     tag_of,
 )
 from eventsrc.aggregates.codec import Codec, join, pack, unpack
+from eventsrc.aggregates.declaration import collect_upcasters
+from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.aggregates.event_values import may_be_unstorable
 from eventsrc.aggregates.expansion import MAX_EXPANDED
 
@@ -539,7 +541,7 @@ def test_an_event_of_an_unknown_class_is_refused() -> None:
 
 
 def test_old_events_are_decoded_as_new_ones() -> None:
-    newer = Codec([MovedLater], {Moved: in_paces})
+    newer = Codec([MovedLater], collect_upcasters([in_paces], "test"))
     payload = stored(encoded([Moved(place="x", steps=2)]))
     expected = [MovedLater(place="x", paces=4)]
     assert newer.decode(payload, "s-1", 1) == expected
@@ -566,22 +568,22 @@ HERE, THERE = Moved(place="here"), Moved(place="there", steps=2)
 
 
 def test_a_reader_gets_known_events_with_their_indexes() -> None:
-    reader = Codec([Moved], {})
-    assert list(reader.decode_known(mixed(HERE, THERE))) == [(0, HERE), (1, THERE)]
-    assert list(reader.decode_known(mixed(RICH, HERE, Loose(), Loose(), THERE, RICH))) == [(1, HERE), (4, THERE)]
-    assert list(reader.decode_known(mixed(RICH, Loose(anything="far " * 100), HERE))) == [(2, HERE)]  # compressed
+    reader = EventReader([Moved], {})
+    assert list(reader.read(mixed(HERE, THERE))) == [(0, HERE), (1, THERE)]
+    assert list(reader.read(mixed(RICH, HERE, Loose(), Loose(), THERE, RICH))) == [(1, HERE), (4, THERE)]
+    assert list(reader.read(mixed(RICH, Loose(anything="far " * 100), HERE))) == [(2, HERE)]  # compressed
 
 
 def test_a_payload_without_known_events_is_not_read() -> None:
-    reader = Codec([Moved], {})
-    assert list(reader.decode_known(msgspec.structs.replace(mixed(RICH, Loose()), payload=b"damaged"))) == []
+    reader = EventReader([Moved], {})
+    assert list(reader.read(msgspec.structs.replace(mixed(RICH, Loose()), payload=b"damaged"))) == []
 
 
 def test_a_reader_gets_old_events_upcast() -> None:
-    reader = Codec([MovedLater], {Moved: in_paces})
+    reader = EventReader([MovedLater], collect_upcasters([in_paces], "test"))
     upcast = MovedLater(place="there", paces=4)
-    assert list(reader.decode_known(mixed(THERE))) == [(0, upcast)]
-    assert list(reader.decode_known(mixed(Loose(), THERE))) == [(1, upcast)]
+    assert list(reader.read(mixed(THERE))) == [(0, upcast)]
+    assert list(reader.read(mixed(Loose(), THERE))) == [(1, upcast)]
 
 
 def test_skipped_events_are_checked_for_damage_too() -> None:
@@ -590,7 +592,7 @@ def test_skipped_events_are_checked_for_damage_too() -> None:
         damaged = bytearray(commit.payload)
         damaged[position] ^= 1
         with pytest.raises(CorruptPayload) as raised:
-            Codec([Moved], {}).decode_known(msgspec.structs.replace(commit, payload=bytes(damaged)))
+            EventReader([Moved], {}).read(msgspec.structs.replace(commit, payload=bytes(damaged)))
         assert (raised.value.stream, raised.value.version) == ("s-1", 7)
 
 
@@ -601,7 +603,7 @@ def test_the_error_for_a_readers_wrong_field_names_it_without_its_value(other: d
         mixed(tags=(str(other["$"]), "moved")), payload=stored(msgspec.msgpack.encode(fields))
     )
     with pytest.raises(SchemaMismatch, match="steps") as raised:
-        Codec([Moved], {}).decode_known(commit)
+        EventReader([Moved], {}).read(commit)
     assert (raised.value.stream, raised.value.version, raised.value.event) == ("s-1", 7, "moved")
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
@@ -609,9 +611,9 @@ def test_the_error_for_a_readers_wrong_field_names_it_without_its_value(other: d
 @pytest.mark.parametrize("body", [b"", b"\x80", b"\x91\x80", b"\x91" * 5000, b"\x92\x81\xa1$\xa5moved"])
 def test_a_reader_of_some_events_refuses_a_damaged_body(body: bytes) -> None:
     with pytest.raises(CorruptPayload):
-        Codec([Moved], {}).decode_known(msgspec.structs.replace(mixed(RICH, HERE), payload=stored(body)))
+        EventReader([Moved], {}).read(msgspec.structs.replace(mixed(RICH, HERE), payload=stored(body)))
 
 
 def test_an_event_missing_from_the_tags_is_an_error_for_a_reader() -> None:
     with pytest.raises(UnknownEventType):
-        Codec([Moved], {}).decode_known(mixed(RICH, HERE, tags=["moved"]))
+        EventReader([Moved], {}).read(mixed(RICH, HERE, tags=["moved"]))

@@ -543,7 +543,12 @@ def from_int(old: int) -> C:
     return C()
 
 
-def to_none(old: A) -> None: ...
+def to_int(old: A) -> int:
+    return 0
+
+
+def to_ints(old: A) -> list[C | int]:
+    return []
 
 
 def same_tag_to_c(old: SameTag) -> C:
@@ -598,9 +603,14 @@ class UpcasterOfNoEvent(OnlyC, tag="x"):
     upcasters = (from_int,)
 
 
-@wrong("to_none", "is not a subclass of Event")
+@wrong("to_int", "is not a subclass of Event")
 class UpcasterToNoEvent(OnlyC, tag="x"):
-    upcasters = (to_none,)  # type: ignore[assignment]
+    upcasters = (to_int,)  # type: ignore[assignment]
+
+
+@wrong("to_ints", "is not a subclass of Event")
+class UpcasterToSomeNoEvents(OnlyC, tag="x"):
+    upcasters = (to_ints,)  # type: ignore[assignment]
 
 
 @wrong("asynchronous", "a plain function: def")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.logs import memory_bench, sqlite_bench
 
-from eventsrc import Commit, Fenced, Store, StoredDataError
+from eventsrc import Commit, EventIndex, Fenced, Store, StoredDataError
 from eventsrc.processing import (
     Checkpoints,
     Context,
@@ -121,7 +121,7 @@ class Log(Projection, tag="log"):
     async def collect(self, run: Slice) -> Rows:
         rows: Rows = []
 
-        def context(commit: Commit, index: int, muted: bool) -> LogContext:
+        def context(commit: Commit, index: EventIndex, muted: bool) -> LogContext:
             made = LogContext(commit, index, muted)
             made.rows = rows
             return made

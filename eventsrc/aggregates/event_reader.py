@@ -1,0 +1,66 @@
+"""Read the events that a reader knows, out of commits that may hold others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ..store import Commit, EventIndex
+from .codec import Codec, unpack
+from .event import Event, tag_of
+from .event_values import explain_mismatch, read_tags
+from .upcasting import Upcasting
+
+_LIST_OF_ONE = b"\x91"  # in MessagePack, before its item
+
+
+class EventReader:
+    """Decodes the events of these classes, of which a commit may hold some, and upcasts them."""
+
+    def __init__(self, events: Iterable[type[Event]], upcasters: Mapping[type[Event], Upcasting]) -> None:
+        self._codec = Codec(events, upcasters)
+        self._tags = self._codec.tags
+        self._old_tags = {tag_of(event) for event in upcasters}
+
+    def read(self, commit: Commit) -> Iterable[tuple[EventIndex, Event]]:
+        """Return the events for which this reader has a class, upcast, each with its index in the commit.
+
+        - Of several events that upcasters make of one stored event, each but the first has an index and a part.
+        - Upcasters may return an event of a class that this reader does not have; it is among the events.
+        - Other events are skipped. The payload is not read if the commit's tags name none of these classes.
+
+        Raises CorruptPayload, PayloadTooLarge, SchemaMismatch or UpcasterFailed; UnknownEventType only if the tags do
+        not name all events.
+        """
+        payload, stream, version = commit.payload, commit.stream, commit.version
+        if self._tags.issuperset(commit.tags) and not (self._old_tags and self._old_tags.intersection(commit.tags)):
+            return enumerate(self._codec.decode(payload, stream, version))
+        if self._tags.isdisjoint(commit.tags):
+            return ()
+        body = culprit = unpack(payload, stream, version)
+        known: list[tuple[EventIndex, Event]] = []
+        try:
+            for index, (tag, event) in enumerate(zip(read_tags(body), _split(body), strict=True)):
+                if tag in self._tags:
+                    culprit = _LIST_OF_ONE + event
+                    known.append((index, self._codec.decode_event(event)))
+        except Exception as error:  # noqa: BLE001  # a check in __post_init__ may raise anything
+            failure = explain_mismatch(culprit, self._tags, stream, version, error)
+        else:
+            return self._upcast(known, stream, version)
+        raise failure  # outside the except block: its cause may quote the event
+
+    def _upcast(
+        self, known: list[tuple[EventIndex, Event]], stream: str, version: int
+    ) -> Iterable[tuple[EventIndex, Event]]:
+        if (upcasters := self._codec.upcasters) is None:
+            return known
+        return [
+            ((index, part) if part else index, new)  # type: ignore[misc]  # mypy does not see that index is an int
+            for index, event in known
+            for part, new in enumerate(upcasters.upcast(event, stream, version))
+        ]
+
+
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
