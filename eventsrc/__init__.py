@@ -34,6 +34,7 @@ from .errors import (
     UnhandledEvent,
     UnknownEventType,
     UpcasterFailed,
+    WrongStore,
 )
 from .repository.cache import CachePolicy, CacheUse
 from .repository.execution import Executed
@@ -102,6 +103,7 @@ __all__ = [
     "UnknownEventType",
     "UpcasterFailed",
     "Usage",
+    "WrongStore",
     "current_trace",
     "open_store",
     "tag_of",

@@ -9,6 +9,7 @@ EventsrcError
 ├── ConflictError               another commit has this version; load again and decide again
 ├── IdempotencyError            the command id was already applied with other content; use a new command id
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
+├── WrongStore                  the object belongs to another store or tenant; load it through this repository
 ├── Fenced                      another worker has taken over; this one stops
 ├── StreamParked                a handler failed; the stream waits until it is retried or skipped
 ├── StreamsParked               a run or a rebuild has handled everything except these streams
@@ -165,6 +166,24 @@ class CommitTooLarge(EventsrcError, ValueError):
         return (
             f"a commit to {self.stream} needs {self.size:,} bytes, the limit is {self.limit:,}; record fewer "
             "events per save, or store large content elsewhere and record a reference"
+        )
+
+
+class WrongStore(EventsrcError, ValueError):
+    """The object was loaded from, or saved to, another store or tenant. Nothing was written.
+
+    The store does not have the object's last commit, `version` of `stream`. After a restore, a store that the object
+    came from may not have it either. Load the aggregate again through this repository.
+    """
+
+    def __init__(self, stream: str, version: int) -> None:
+        super().__init__(stream, version)
+        self.stream, self.version = stream, version
+
+    def __str__(self) -> str:
+        return (
+            f"this store does not have version {self.version} of {self.stream} from which the object continues; it was "
+            "loaded from, or saved to, another store or tenant: load it again through this repository"
         )
 
 

@@ -21,6 +21,7 @@ class Journal(msgspec.Struct):
     stream: str
     version: int = 0
     commit_id: bytes = b""  # of the last commit
+    store: object = None  # that is known to have the last commit
     time: int = 0  # of the last commit, µs since the epoch; never decreases within a stream
     uncommitted: list[bytes] = []  # encoded events
     commands: dict[str, AppliedCommand] = {}  # oldest first

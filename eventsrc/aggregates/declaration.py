@@ -132,7 +132,24 @@ def check_event(event: type[Event]) -> None:
         raise DeclarationError(
             event.__qualname__, "sets frozen, eq, array_like or tag_field, which belong to the framework; remove it"
         )
+    if (base := _find_same_tag(event)) is not None:
+        raise _same_tag_error(event, base)
     _resolve(event.__qualname__, lambda: type_info(event))
+
+
+def _find_same_tag(kind: type[Any]) -> type[Any] | None:
+    """Return a base class with the same tag. A class that is declared without a tag takes that of its base."""
+    tag = kind.__struct_config__.tag
+    structs = (base for base in kind.__mro__[1:] if issubclass(base, msgspec.Struct) and base is not msgspec.Struct)
+    return next((base for base in structs if base.__struct_config__.tag == tag), None)
+
+
+def _same_tag_error(kind: type[Any], base: type[Any]) -> DeclarationError:
+    return DeclarationError(
+        kind.__qualname__,
+        f"has the tag of its base {base.__qualname__}, so both would be stored under one name; write `class "
+        f'{kind.__name__}({base.__name__}, tag="...")`, or move what they share into a base without a tag',
+    )
 
 
 def _find_handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
@@ -239,6 +256,9 @@ def _read_category(aggregate: type[Any]) -> str:
     if not isinstance(category, str) or not category or category.startswith(UNTAGGED):
         raise DeclarationError(name, f'has no tag, its stream category; write `class {name}(Aggregate, tag="...")`')
     check_category(category, name)
+    base = _find_same_tag(aggregate)
+    if base is not None and any(each.startswith("apply_") for each in dir(base)):
+        raise _same_tag_error(aggregate, base)
     return category
 
 

@@ -25,7 +25,7 @@ from ..errors import (
 )
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
-from ..stores.reading import check_contiguous, read_without_gaps
+from ..stores.reading import check_commit, check_contiguous, read_without_gaps
 from ..stream_id import stream_id
 from ..tracing import current_trace
 from ..uuid7 import uuid7
@@ -112,6 +112,7 @@ class Repository(Generic[A]):
             ConflictError: another commit has the version.
             CommitOutcomeUnknown: the commit may or may not be stored; save the same object again.
             IdempotencyError: the command id was applied with other events.
+            WrongStore: the object was loaded from, or saved to, another store or tenant.
             CommitTooLarge, StoreError: the events that are still `uncommitted` were not written.
         """
         return await self._save(aggregate, command_id, None, metadata)
@@ -184,6 +185,7 @@ class Repository(Generic[A]):
                         journal.remember(commit, self.aggregate_class.remembered_commands)
             journal.advance_to(run[-1])
             journal.tail += size + OVERHEAD * len(run)
+        journal.store = self._store
         if not journal.version:
             raise AggregateNotFound(journal.stream)
         return aggregate
@@ -198,6 +200,8 @@ class Repository(Generic[A]):
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
         journal.saving = True
         try:
+            if journal.store is not None and journal.store is not self._store:
+                await check_commit(self._store, journal.stream, journal.version, journal.commit_id)
             if (earlier := journal.draft) is not None:  # its outcome is unknown, so it is settled first
                 receipt = await self._append(aggregate, earlier)
                 if receipt.duplicate or not journal.uncommitted:
@@ -260,7 +264,7 @@ class Repository(Generic[A]):
         journal.draft = None
         del journal.uncommitted[: draft.events]
         journal.advance_to(draft)
-        journal.tail += draft.size
+        journal.store, journal.tail = self._store, journal.tail + draft.size
         journal.remember(draft, self.aggregate_class.remembered_commands)
         await self._snapshots.after_save(aggregate)
         return receipt

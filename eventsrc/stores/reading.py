@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from ..errors import StreamCorrupt
+from ..errors import StreamCorrupt, WrongStore
 from ..store import MAX_VERSION, Commit, Store
 
 
@@ -39,6 +39,15 @@ async def read_without_gaps(
         if read_again_at == after:
             raise StreamCorrupt(stream, after + 1)
         read_again_at = after
+
+
+async def check_commit(store: Store, stream: str, version: int, id: bytes) -> None:
+    """Raise WrongStore unless the commit with this id is in the store."""
+    async with aclosing(store.read(stream, after=version - 1, until=version)) as commits:
+        async for commit in commits:
+            if commit.id == id:
+                return
+    raise WrongStore(stream, version)
 
 
 async def read_backward_without_gaps(store: Store, stream: str, after: int = 0) -> AsyncGenerator[Commit]:

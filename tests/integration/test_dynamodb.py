@@ -27,6 +27,7 @@ from eventsrc import (
     StoreRejected,
     StoreUnavailable,
     Throttled,
+    WrongStore,
 )
 from eventsrc.store import Commit, Loaded
 from eventsrc.stores.dynamodb.layouts import LAYOUTS
@@ -297,6 +298,28 @@ async def test_the_layout_can_be_changed(dynamodb_endpoint: str, table: str) -> 
             assert (account.version, account.balance) == (30 + 30 * turn, 29 + 30 * turn)
         for store in stores:
             assert [commit.version async for commit in store.read("account-a-1")] == list(range(1, 211))
+
+
+async def test_an_object_of_another_tenant_is_refused(dynamodb_endpoint: str, table: str) -> None:
+    async with (
+        store_on(dynamodb_endpoint, table, tenant="acme") as acme,
+        store_on(dynamodb_endpoint, table, tenant="globex") as globex,
+        store_on(dynamodb_endpoint, table, tenant="acme") as acme_again,
+    ):
+        for store, amounts in ((acme, (1, 2, 3)), (globex, (1,))):
+            for amount in amounts:
+                account = (
+                    await Repository(Account, store).load("a-1") if amount > 1 else Account.open("a-1", owner="ann")
+                )
+                account.deposit(amount)
+                await Repository(Account, store).save(account)
+        account = await Repository(Account, acme).load("a-1")
+        account.deposit(4)
+        with pytest.raises(WrongStore):
+            await Repository(Account, globex).save(account)
+        assert (await Repository(Account, globex).load("a-1")).balance == 1
+        await Repository(Account, acme_again).save(account)
+        assert (await Repository(Account, acme).load("a-1")).balance == 10
 
 
 async def test_tenants_share_a_table_but_no_streams(dynamodb_endpoint: str, table: str) -> None:

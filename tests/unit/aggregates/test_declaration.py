@@ -460,6 +460,34 @@ class SnapshotThatIsNotDecoded(Base, tag="x"):
         return cls(id=id)
 
 
+@wrong("Untagged", 'has the tag of its base Base, .* write `class Untagged\\(Base, tag="..."\\)`, or move')
+class Untagged(Base):
+    def apply_c(self, event: C) -> None: ...
+
+
+class Middle(Base, tag="middle"):
+    pass
+
+
+@wrong("UntaggedFurtherDown", "has the tag of its base Middle")
+class UntaggedFurtherDown(Middle):
+    pass
+
+
+@wrong("SameTagAsItsBase", "has the tag of its base Base")
+class SameTagAsItsBase(Base, tag="base"):
+    pass
+
+
+class UntaggedEvent(A):
+    more: int = 0
+
+
+@wrong("UntaggedEvent", 'has the tag of its base A, .* write `class UntaggedEvent\\(A, tag="..."\\)`')
+class WithUntaggedEvent(Aggregate, tag="x"):
+    def apply_x(self, event: UntaggedEvent) -> None: ...
+
+
 class Loose:
     """A base without slots: its attributes are not fields."""
 
@@ -721,6 +749,37 @@ class TotalOfTwo(Aggregate, tag="total"):
 
     def apply_cd(self, event: C | D) -> None:
         self.seen += (f"{type(event).__name__}{event.n}",)
+
+
+class WithoutHandlers(Aggregate, tag="without_handlers"):
+    """Not usable by itself, so its tag is free."""
+
+    total: int = 0
+
+
+class WithHandlers(WithoutHandlers):
+    def apply_a(self, event: A) -> None:
+        self.total += event.n
+
+
+class BaseEvent(Event):
+    n: int = 0
+
+
+class DerivedEvent(BaseEvent, tag="derived"):
+    more: int = 0
+
+
+class WithBases(WithoutHandlers, tag="with_bases"):
+    def apply_derived(self, event: DerivedEvent) -> None:
+        self.total += event.n
+
+
+def test_bases_that_cannot_be_used_share_their_tag() -> None:
+    assert WithHandlers(id="1").stream == "without_handlers-1"
+    other = WithBases(id="1")
+    other.record(DerivedEvent(n=2))
+    assert (other.stream, other.total) == ("with_bases-1", 2)
 
 
 async def test_upcasters_are_chained_in_any_listed_order() -> None:

@@ -8,10 +8,11 @@ import secrets
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -39,11 +40,14 @@ from eventsrc import (
     Repository,
     Snapshot,
     SnapshotPolicy,
+    SQLiteStore,
+    Store,
     StoreClosed,
     StoreUnavailable,
     StreamCorrupt,
     Throttled,
     UnknownEventType,
+    WrongStore,
     current_trace,
     trace,
 )
@@ -692,8 +696,84 @@ async def test_only_conflicts_are_retried(accounts: Repository[Account], store: 
     assert await versions(store) == [1]
 
 
+@asynccontextmanager
+async def two_stores(kind: str, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    """Two stores of the same kind that share nothing."""
+    if kind == "memory":
+        async with MemoryStore() as one, MemoryStore() as other:
+            yield one, other
+    else:
+        async with SQLiteStore(tmp_path / "one.db") as one, SQLiteStore(tmp_path / "other.db") as other:
+            yield one, other
+
+
+async def open_account(accounts: Repository[Account], *amounts: int) -> Account:
+    account = Account.open("a-1", owner="ann")
+    await accounts.save(account)
+    for amount in amounts:
+        account.deposit(amount)
+        await accounts.save(account)
+    return account
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("theirs", [(), (1,), (1, 2), (1, 2, 3)], ids=len)
+async def test_an_object_of_another_store_is_refused(kind: str, theirs: tuple[int, ...], tmp_path: Path) -> None:
+    """Whether the other store's stream is shorter, longer or as long: it has other commits."""
+    async with two_stores(kind, tmp_path) as (one, other):
+        ours, others = Repository(Account, one), Repository(Account, other)
+        saved = await open_account(ours, 10, 20)
+        await open_account(others, *theirs)
+        for account in (saved, await ours.load("a-1"), await ours.load("a-1", version=2)):
+            account.deposit(5)
+            with pytest.raises(WrongStore, match="another store or tenant: load it again") as raised:
+                await others.save(account)
+            assert (raised.value.stream, raised.value.version) == ("account-a-1", account.version)
+        assert (await others.load("a-1")).balance == sum(theirs)
+        await ours.save(saved)
+        assert (await ours.load("a-1")).balance == 35
+
+
+async def test_an_object_may_be_saved_through_any_repository_of_its_store(tmp_path: Path) -> None:
+    path = tmp_path / "bank.db"
+    async with SQLiteStore(path) as one, SQLiteStore(path) as other:
+        account = await open_account(Repository(Account, one), 10)
+        for store in (one, other, one):
+            account.deposit(1)
+            await Repository(Account, store).save(account)
+    async with SQLiteStore(path) as again:
+        account.deposit(1)
+        await Repository(Account, again).save(account)
+        assert (await Repository(Account, again).load("a-1")).balance == 14
+
+
+async def test_a_new_object_may_be_saved_anywhere(tmp_path: Path) -> None:
+    async with two_stores("memory", tmp_path) as (one, other):
+        account = await open_account(Repository(Account, one))
+        with pytest.raises(ConflictError):
+            await Repository(Account, one).save(refused := Account.open("a-1", owner="bob"))
+        await Repository(Account, other).save(refused)
+        assert (account.version, refused.version) == (1, 1)
+
+
+class Unreadable(MemoryStore):
+    def read(self, *args: Any, **options: Any) -> Any:
+        raise StoreUnavailable("only loads and appends are served")
+
+
+async def test_saving_through_the_store_of_the_object_reads_nothing() -> None:
+    async with Unreadable() as store:
+        account = await open_account(Repository(Account, store), 1)
+        account.deposit(1)
+        await Repository(Account, store).save(account)
+        loaded = await Repository(Account, store).load("a-1")
+        loaded.deposit(1)
+        await Repository(Account, store).save(loaded)
+        assert await Repository(Account, store).execute("a-1", Account.deposit, 1) == 4
+
+
 async def test_a_subclass_is_another_aggregate(accounts: Repository[Account], store: ScriptedStore) -> None:
-    class Special(Account, tag="account"):
+    class Special(Account, tag="special"):
         pass
 
     with pytest.raises(TypeError, match=r"saves Account, not .*Special"):
