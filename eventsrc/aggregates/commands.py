@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, ItemsView, KeysView, ValuesView
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
+from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -55,17 +60,69 @@ def check_command(command: object, aggregate: type[Any]) -> None:
         )
 
 
-def describe_call(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Return the content of a command: its name and arguments. `partial` objects are resolved."""
-    while isinstance(command, partial):
-        args, kwargs, command = (*command.args, *args), {**command.keywords, **kwargs}, command.func
-    return [command_name(command), args, kwargs]
+class CommandCall:
+    """A command and its arguments, also those within `partial` objects. Each run of it sees the same arguments.
+
+    Lists, dictionaries and sets are copied at once, and again for each run. Other objects are passed as they are.
+
+    Raises:
+        TypeError: an argument is a generator, or another iterator, which a second run would find empty.
+    """
+
+    def __init__(self, command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._command, self._args, self._kwargs = command, args, kwargs
+        self._is_fixed = _NEVER_CHANGED.issuperset(map(type, (command, *args, *kwargs.values())))
+        if not self._is_fixed:
+            self._command, self._args, self._kwargs = _copy((command, args, kwargs))
+
+    def run(self, aggregate: object) -> Any:
+        """Return what the command returned. Raises its error, or TypeError if it is not a plain function."""
+        command, args, kwargs = self._command, self._args, self._kwargs
+        check_command(command, type(aggregate))
+        if not self._is_fixed:
+            command, args, kwargs = _copy((command, args, kwargs))
+        return check_has_run(command, command(aggregate, *args, **kwargs))
+
+    def compute_digest(self) -> bytes:
+        """Return the digest of the command's name and arguments, and of the object, if it is one or a method of one.
+
+        Raises ValueError, as `compute_digest`.
+        """
+        command, args, kwargs = self._command, self._args, self._kwargs
+        while isinstance(command, partial):
+            args, kwargs, command = (*command.args, *args), {**command.keywords, **kwargs}, command.func
+        owner = command.__self__ if inspect.ismethod(command) else command
+        owners = () if isinstance(owner, (type, FunctionType, BuiltinFunctionType)) else (owner,)
+        return compute_digest([command_name(command), args, kwargs, *owners])
 
 
-def run_command(command: Callable[..., Any], aggregate: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what the command returned. Raises its error, or TypeError if it is not a plain function."""
-    check_command(command, type(aggregate))
-    return check_has_run(command, command(aggregate, *args, **kwargs))
+def _copy(value: Any) -> Any:
+    """Return a value with containers of its own. Raises TypeError for an iterator."""
+    kind = type(value)
+    if kind in _NEVER_CHANGED:
+        return value
+    if kind is tuple:
+        return value if _NEVER_CHANGED.issuperset(map(type, value)) else tuple(map(_copy, value))
+    if kind is dict:
+        if _NEVER_CHANGED.issuperset(map(type, value.values())):
+            return value.copy()
+        return {key: _copy(item) for key, item in value.items()}
+    if kind is list:
+        return value.copy() if _NEVER_CHANGED.issuperset(map(type, value)) else list(map(_copy, value))
+    if kind is partial:
+        return partial(_copy(value.func), *_copy(value.args), **_copy(value.keywords))
+    if kind in _COPIED:
+        return value.copy()
+    if hasattr(kind, "__next__") and iter(value) is value:
+        raise TypeError(
+            f"{kind_of(value)}, given as an argument of a command, can be read only once, and a command may be called "
+            "again; give a list or a tuple"
+        )
+    return value
+
+
+_NEVER_CHANGED = frozenset((str, int, float, bool, bytes, NoneType, Decimal, datetime, date, UUID, FunctionType))
+_COPIED = frozenset((set, bytearray, deque, defaultdict, OrderedDict, Counter))
 
 
 def check_has_run(command: Callable[..., Any], result: T) -> T:
@@ -85,7 +142,7 @@ def compute_digest(content: Any) -> bytes:
     or not in the same way each time.
     """
     try:
-        encoded = msgspec.msgpack.encode(content, enc_hook=_type_name, order="deterministic")
+        encoded = msgspec.msgpack.encode(content, enc_hook=_describe, order="deterministic")
     except (OverflowError, UnicodeError, RecursionError) as error:
         reason = explain_error(error)
     except TypeError:
@@ -95,5 +152,8 @@ def compute_digest(content: Any) -> bytes:
     raise ValueError(f"the arguments of a command with an id cannot be encoded: {reason}")
 
 
-def _type_name(value: Any) -> str:
-    return type(value).__qualname__
+def _describe(value: Any) -> Any:
+    return [*value] if isinstance(value, _COLLECTIONS) else type(value).__qualname__
+
+
+_COLLECTIONS = (range, deque, KeysView, ValuesView, ItemsView)

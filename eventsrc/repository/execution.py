@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
-from ..aggregates.commands import compute_digest, describe_call, run_command
+from ..aggregates.commands import CommandCall
 from ..errors import ConflictError, IdempotencyError
 from ..store import Commit, Receipt
 from .cache import Cache, Frozen
@@ -55,13 +55,10 @@ async def execute(
     command_id: str | None,
 ) -> Executed[Any]:
     """Call the command and save. Calls on the same id wait for each other. Raises as `Repository.execute`."""
-    digest = compute_digest(describe_call(command, args, kwargs)) if command_id is not None else None
-
-    def decide(aggregate: A) -> Any:
-        return run_command(command, aggregate, args, kwargs)
-
+    call = CommandCall(command, args, kwargs)
+    digest = call.compute_digest() if command_id is not None else None
     async with steps.cache.turn(id):
-        return await Execution(steps, id, decide, command_id, digest).run()
+        return await Execution(steps, id, call.run, command_id, digest).run()
 
 
 class Execution(Generic[A]):

@@ -131,7 +131,8 @@ class Repository(Generic[A]):
         """Call `command(aggregate, *args)`, save, and return what the command returned.
 
         - It is linearizable (repository/execution.py). If another writer comes first, the command is called again on
-          the new state, so it must have no effects except recording events.
+          the new state, so it must have no effects except recording events. Each call sees the same arguments: lists,
+          dictionaries and sets are copies.
         - The state is loaded, or remembered from the last call. With a remembered state the call takes one request.
         - Within a process, commands on the same id run one at a time.
         - A command whose `command_id` was applied before is not called again, and the result is None. A stream
@@ -142,7 +143,8 @@ class Repository(Generic[A]):
             ConflictError: another writer came first in each of the `attempts`.
             IdempotencyError: the command id was applied with another command or other arguments. Arguments are compared
                 as msgspec encodes them, or by type if it cannot.
-            TypeError: the command is not a function, awaits or yields, or is a method of one object.
+            TypeError: the command is not a function, awaits or yields, or is a method of one object; or an argument is
+                an iterator, such as a generator.
         """
         return (await self.execute_with_receipt(id, command, *args, command_id=command_id, **kwargs)).result
 

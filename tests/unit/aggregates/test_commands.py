@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
-from support.bank import Account, Opened
+from support.bank import Account, Deposited, Opened
 from support.flaky import ScriptedStore
 
 from eventsrc import CommitOutcomeUnknown, IdempotencyError, Loaded, Repository, SnapshotPolicy
@@ -128,3 +132,154 @@ async def test_invalid_command_ids_are_refused(accounts: Repository[Account]) ->
         await accounts.execute("a-1", Account.deposit, 5, command_id=number)
     with pytest.raises(ValueError, match="surrogate"):
         await accounts.execute("a-1", Account.deposit, 5, command_id="\ud800")
+
+
+# --- a command that is called again
+
+
+def pay_in(account: Account, amounts: Any, more: Any = ()) -> list[int]:
+    """Use up its arguments."""
+    paid = list(amounts)
+    for amount in paid:
+        account.deposit(amount)
+    for each in (amounts, *more):
+        each.clear()
+    return paid
+
+
+async def execute_twice(accounts: Repository[Account], store: ScriptedStore, *command: Any, **kwargs: Any) -> Any:
+    """Execute a command that is called twice, because another writer comes first."""
+    await accounts.execute("a-1", Account.deposit, 1)  # the state is remembered
+    await Repository(Account, store).execute("a-1", Account.deposit, 1)
+    return await accounts.execute("a-1", *command, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [list, set, deque, Counter, dict.fromkeys], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("where", ["position", "keyword", "partial", "keyword of partial"])
+async def test_a_second_call_sees_the_same_arguments(
+    accounts: Repository[Account], store: ScriptedStore, kind: Callable[[list[int]], Any], where: str
+) -> None:
+    amounts, more = kind([5, 7]), [[1], {"a": [2]}]
+    if where == "position":
+        paid = await execute_twice(accounts, store, pay_in, amounts, more)
+    elif where == "keyword":
+        paid = await execute_twice(accounts, store, pay_in, amounts=amounts, more=more)
+    elif where == "partial":
+        paid = await execute_twice(accounts, store, partial(_swapped, amounts, more))
+    else:
+        paid = await execute_twice(accounts, store, partial(partial(pay_in, amounts=amounts), more=more))
+    assert sorted(paid) == [5, 7]
+    assert (await accounts.load("a-1")).balance == 14
+    assert (amounts, more) == (kind([5, 7]), [[1], {"a": [2]}]), "the caller's own objects are not changed"
+
+
+def _swapped(amounts: Any, more: Any, account: Account) -> list[int]:
+    return pay_in(account, amounts, more)
+
+
+async def test_arguments_are_those_of_the_moment_of_the_call(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    loads, amounts = store.load, [5]
+
+    async def load_while_the_caller_changes_its_list(stream: str) -> Loaded:
+        amounts.append(1_000)
+        return await loads(stream)
+
+    store.load = load_while_the_caller_changes_its_list  # type: ignore[method-assign]
+    assert await Repository(Account, store).execute("a-1", pay_in, amounts) == [5]
+
+
+def numbers() -> Iterator[int]:
+    yield 5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [numbers, lambda: iter([5]), lambda: map(int, "5"), lambda: zip([5], strict=True), count, lambda: enumerate([5])],
+    ids=["generator", "iterator", "map", "zip", "count", "enumerate"],
+)
+async def test_an_argument_that_can_be_read_once_is_refused(
+    accounts: Repository[Account], store: ScriptedStore, make: Callable[[], Any]
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the command ran")
+
+    store.load = never  # type: ignore[assignment,method-assign]
+    for args, kwargs in (
+        ((make(),), {}),
+        ((1, [make()]), {}),
+        (({"a": (make(),)},), {}),
+        ((), {"amounts": make()}),
+    ):
+        with pytest.raises(TypeError, match=r"can be read only once, .*; give a list or a tuple"):
+            await accounts.execute("a-1", never, *args, **kwargs)
+        with pytest.raises(TypeError, match="can be read only once"):
+            await accounts.execute("a-1", partial(never, *args, **kwargs), command_id="c-1")
+
+
+async def test_an_argument_that_can_be_read_again_is_passed_on(accounts: Repository[Account]) -> None:
+    amounts = {"a": 5, "b": 7}
+    for given in (range(3), amounts.values(), amounts.keys(), (1, 2), frozenset({1}), "ab", b"ab"):
+        assert await accounts.execute("a-1", lambda account, given: given, given) == given
+
+
+# --- what a command id stands for
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (range(3), range(4)),
+        (deque([1]), deque([2])),
+        ({"a": 1}.keys(), {"b": 1}.keys()),
+        ({"a": 1}.values(), {"a": 2}.values()),
+        ({"a": 1}.items(), {"a": 2}.items()),
+        (Counter("a"), Counter("b")),
+    ],
+    ids=repr,
+)
+async def test_the_content_of_every_collection_counts(accounts: Repository[Account], one: Any, other: Any) -> None:
+    def pay(account: Account, amounts: Any) -> int:
+        return account.deposit(5)
+
+    assert await accounts.execute("a-1", pay, one, command_id="c-1") == 5
+    assert await accounts.execute("a-1", pay, one, command_id="c-1") is None
+    with pytest.raises(IdempotencyError):
+        await accounts.execute("a-1", pay, other, command_id="c-1")
+
+
+async def test_keyword_arguments_count_in_any_order(accounts: Repository[Account]) -> None:
+    def pay(account: Account, amount: int, note: str = "") -> int:
+        return account.deposit(amount)
+
+    execute: Any = accounts.execute
+    assert await execute("a-1", pay, amount=5, note="rent", command_id="c-1") == 5
+    assert await execute("a-1", pay, note="rent", amount=5, command_id="c-1") is None
+    assert await execute("a-1", partial(pay, note="rent"), amount=5, command_id="c-1") is None
+    for changed in ({"amount": 6, "note": "rent"}, {"amount": 5, "note": "food"}, {"amount": 5}):
+        with pytest.raises(IdempotencyError):
+            await execute("a-1", pay, **changed, command_id="c-1")
+    assert (await accounts.load("a-1")).balance == 5
+
+
+@dataclass
+class Pay:
+    amount: int
+
+    def __call__(self, account: Account) -> int:
+        return account.deposit(self.amount)
+
+    def apply_to(self, account: Account) -> int:
+        account.record(Deposited(amount=self.amount))
+        return account.balance
+
+
+@pytest.mark.parametrize("make", [Pay, lambda amount: Pay(amount).apply_to], ids=["object", "method"])
+async def test_the_content_of_a_command_that_is_an_object_counts(
+    accounts: Repository[Account], make: Callable[[int], Callable[[Account], int]]
+) -> None:
+    assert await accounts.execute("a-1", make(5), command_id="c-1") == 5
+    assert await accounts.execute("a-1", make(5), command_id="c-1") is None
+    with pytest.raises(IdempotencyError):
+        await accounts.execute("a-1", make(6), command_id="c-1")
