@@ -69,7 +69,8 @@ class Codec:
     def __init__(self, events: Iterable[type[Event]], upcasters: Mapping[type[Event], Upcasting]) -> None:
         types = [*events, *upcasters]
         self.tags = {tag_of(event) for event in types}
-        self.upcasters = Upcasters(upcasters, frozenset(types), self.encode) if upcasters else None
+        self.types = frozenset(types)
+        self.upcasters = Upcasters(upcasters, self.types, self.encode) if upcasters else None
         union: Any = reduce(or_, types)
         self.decode_event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
         self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(GenericAlias(list, (union,))).decode

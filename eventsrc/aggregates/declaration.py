@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType, NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType, NoneType
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec.inspect import type_info
 
 from ..errors import DeclarationError, UnhandledEvent, kind_of
 from ..stream_id import check_category
+from .annotations import evaluate_hints, expand_union
 from .codec import Codec
 from .event import UNTAGGED, Event, Upcaster, tag_of
 from .upcasting import Upcasting
@@ -54,7 +55,28 @@ def explain_unhandled(aggregate: type[Any], event: object) -> UnhandledEvent:
     elif (upcasting := declaration_of(aggregate).upcasters.get(type(event))) is not None:
         successors = " or ".join(new.__qualname__ for new in upcasting.successors) or "nothing: it is dropped"
         reason = f"{kind.__qualname__} is upcast by {upcasting.name}; record {successors}"
+    elif (twin := _find_twin(type(event), declaration_of(aggregate).codec.types)) is not None:
+        reason = f"this is not the class {kind.__qualname__} that it handles, but {describe_other(twin, kind)}"
     return UnhandledEvent(name, kind.__qualname__, reason)
+
+
+def explain_twins(known: type[Any], other: type[Any]) -> str:
+    """Return why two classes of one name are not the same class, and what to do."""
+    if known.__module__ != other.__module__:
+        return f"its module was imported twice, as {known.__module__} and {other.__module__}; import it under one name"
+    return "it was defined again, as by a notebook cell or a module that ran again; run again what uses the class"
+
+
+def describe_other(known: type[Any], other: type[Any]) -> str:
+    """Return the name of a class that is not the known one and, if both have the same name, what to do."""
+    name = other.__qualname__
+    return f"another class {name}: {explain_twins(known, other)}" if name == known.__qualname__ else name
+
+
+def _find_twin(kind: type[Event], others: Iterable[type[Event]]) -> type[Event] | None:
+    """Return another class of the same name and tag."""
+    name = (kind.__qualname__, kind.__struct_config__.tag)
+    return next((each for each in others if (each.__qualname__, each.__struct_config__.tag) == name), None)
 
 
 def _read_declaration(aggregate: type[Any]) -> Declaration:
@@ -66,7 +88,7 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
         raise DeclarationError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
     handlers = _find_handlers(aggregate)
-    upcasters = collect_upcasters(aggregate.upcasters, name)
+    upcasters = collect_upcasters(aggregate.upcasters, name, aggregate)
     for old, upcasting in upcasters.items():
         if old in handlers:
             raise DeclarationError(
@@ -74,7 +96,10 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
             )
         for new in upcasting.successors:
             if new not in handlers and new not in upcasters:
-                raise DeclarationError(upcasting.name, f"returns {new.__qualname__}, which {name} does not handle")
+                twin = _find_twin(new, [*handlers, *upcasters])
+                more = f": {explain_twins(twin, new)}" if twin is not None else ""
+                reason = f"returns {new.__qualname__}, which {name} does not handle{more}"
+                raise DeclarationError(upcasting.name, reason)
     events = [*handlers, *upcasters]
     check_tags(events, name)
     for event in events:
@@ -84,8 +109,11 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
     return Declaration(category, handlers, upcasters, Codec(events, upcasters), _read_snapshot_type(aggregate))
 
 
-def collect_upcasters(upcasters: object, culprit: str) -> dict[type[Event], Upcasting]:
-    """Return the upcasters by the event class that they take. Raises DeclarationError, also for a cycle."""
+def collect_upcasters(upcasters: object, culprit: str, owner: type[Any] | None = None) -> dict[type[Event], Upcasting]:
+    """Return the upcasters by the event class that they take. Raises DeclarationError, also for a cycle.
+
+    `owner` is the class that they are declared in.
+    """
     if not isinstance(upcasters, (tuple, list)):
         raise DeclarationError(f"{culprit}.upcasters", "is not a tuple or list of functions")
     found: dict[type[Event], Upcasting] = {}
@@ -96,8 +124,9 @@ def collect_upcasters(upcasters: object, culprit: str) -> dict[type[Event], Upca
             raise DeclarationError(
                 get_name(upcaster), "is not an upcaster; write a plain function: def upcast(old: X) -> Y"
             )
-        upcasting = _read_upcasting(upcaster)
-        for old in event_types(read_hints(upcaster).get(parameter), upcaster, parameter):
+        hints = read_hints(upcaster, owner)
+        upcasting = _read_upcasting(upcaster, hints)
+        for old in event_types(hints.get(parameter), upcaster, parameter):
             if old in found:
                 raise DeclarationError(upcasting.name, f"upcasts {old.__qualname__}, and so does {found[old].name}")
             found[old] = upcasting
@@ -121,6 +150,8 @@ def check_tags(events: list[type[Event]], culprit: str) -> None:
         other = by_tag.setdefault(tag_of(event), event)
         if other is not event:
             names = f"{other.__qualname__} and {event.__qualname__}"
+            if other.__qualname__ == event.__qualname__:
+                raise DeclarationError(culprit, f"uses two classes {event.__qualname__}: {explain_twins(other, event)}")
             raise DeclarationError(culprit, f"{names} have the same tag {tag_of(event)!r}; give each its own")
 
 
@@ -163,7 +194,7 @@ def _find_handlers(aggregate: type[Any]) -> dict[type[Event], Handler]:
             raise DeclarationError(
                 culprit, "is not a handler; write a plain method: def apply_x(self, event: X) -> None"
             )
-        for event in event_types(read_hints(handler).get(parameter), handler, parameter):
+        for event in event_types(read_hints(handler, aggregate).get(parameter), handler, parameter):
             if event in found:
                 raise DeclarationError(culprit, f"handles {event.__qualname__}, and so does {get_name(found[event])}")
             found[event] = handler
@@ -186,35 +217,23 @@ def event_types(annotation: Any, function: FunctionType, parameter: str) -> list
     """Return the event classes in the annotation of a parameter. Raises DeclarationError."""
     if annotation is None:
         raise DeclarationError(get_name(function), f"annotate {parameter!r} with its event class, or a union of them")
-    return _check_events(_expand_union(annotation), function)
+    return _check_events(expand_union(annotation), function)
 
 
-def _read_upcasting(upcaster: Upcaster) -> Upcasting:
+def _read_upcasting(upcaster: Upcaster, hints: Mapping[str, Any]) -> Upcasting:
     """Return an upcaster with what its return annotation promises: `V2`, `V2 | None`, `list[V2 | V3]`, or a union."""
-    hints = read_hints(upcaster)
     if "return" not in hints:
         raise DeclarationError(get_name(upcaster), "annotate its return type with the new event class")
     one, many, may_drop = set[type[Event]](), set[type[Event]](), False
-    for member in _expand_union(hints["return"]):
+    for member in expand_union(hints["return"]):
         if member is NoneType:
             may_drop = True
         elif get_origin(member) in (list, tuple, Sequence):
             items = [item for item in get_args(member) if item is not Ellipsis]
-            many |= {event for item in items for event in _check_events(_expand_union(item), upcaster)}
+            many |= {event for item in items for event in _check_events(expand_union(item), upcaster)}
         else:
             one |= set(_check_events([member], upcaster))
     return Upcasting(upcaster, frozenset(one), frozenset(many), may_drop)
-
-
-def _expand_union(annotation: Any) -> list[Any]:
-    """Return the members of a union, also of unions within it and of aliases; of anything else, a list of it alone."""
-    annotation = getattr(annotation, "__value__", annotation)  # `type Movement = Deposited | Withdrawn`
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _expand_union(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return [each for member in get_args(annotation) for each in _expand_union(member)]
-    return [annotation]
 
 
 def _check_events(annotations: Sequence[Any], function: Callable[..., Any]) -> list[type[Event]]:
@@ -225,6 +244,11 @@ def _check_events(annotations: Sequence[Any], function: Callable[..., Any]) -> l
 
 
 def _check_event(annotation: Any, function: Callable[..., Any]) -> None:
+    if isinstance(annotation, TypeVar):
+        raise DeclarationError(
+            get_name(function),
+            f"the type variable {annotation.__name__} stands for no event class; give one to the generic base",
+        )
     if not (isinstance(annotation, type) and issubclass(annotation, Event)):
         shown = annotation.__qualname__ if isinstance(annotation, type) and not get_origin(annotation) else annotation
         raise DeclarationError(
@@ -234,8 +258,9 @@ def _check_event(annotation: Any, function: Callable[..., Any]) -> None:
     tag_of(annotation)
 
 
-def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    hints: dict[str, Any] = _resolve(get_name(function), lambda: get_type_hints(function, include_extras=True))
+def read_hints(function: Callable[..., Any], owner: type[Any] | None = None) -> dict[str, Any]:
+    """Return the annotations of a function that the class `owner` has or uses. Raises DeclarationError."""
+    hints: dict[str, Any] = _resolve(get_name(function), lambda: evaluate_hints(function, owner))
     return hints
 
 
@@ -306,7 +331,7 @@ def _read_snapshot_type(aggregate: type[Any]) -> Any:
     if any(ours) and not all(ours):
         raise DeclarationError(name, "overrides only one of to_snapshot and from_snapshot; override both")
     culprit = name if all(ours) else f"{name}.to_snapshot"
-    returned = aggregate if all(ours) else read_hints(_unwrap(makers[0])).get("return", Any)
+    returned = aggregate if all(ours) else read_hints(_unwrap(makers[0]), aggregate).get("return", Any)
     if returned is Any:
         raise DeclarationError(culprit, "annotate its return type; snapshots are decoded as that type")
     _resolve(culprit, lambda: type_info(returned))

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, 
 from ..aggregates.aggregate import Aggregate, adopt, journal_of
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import AppliedCommand, check_command_id, compute_digest
-from ..aggregates.declaration import declaration_of
+from ..aggregates.declaration import declaration_of, describe_other
 from ..aggregates.event_values import read_tags
 from ..concurrency import load_all
 from ..errors import (
@@ -196,7 +196,8 @@ class Repository(Generic[A]):
         self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None = None
     ) -> Receipt:
         if (given := type(aggregate)) is not self.aggregate_class:
-            raise TypeError(f"this repository saves {self.aggregate_class.__qualname__}, not {given.__qualname__}")
+            kind = self.aggregate_class
+            raise TypeError(f"this repository saves {kind.__qualname__}, not {describe_other(kind, given)}")
         journal = journal_of(aggregate)
         if journal.saving:
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FunctionType, NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
+from types import FunctionType, NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
+from ...aggregates.annotations import expand_union
 from ...aggregates.declaration import check_event, check_tags, collect_upcasters, event_types, get_name, read_hints
 from ...aggregates.event import Event, tag_of
 from ...aggregates.event_reader import EventReader
@@ -101,7 +102,7 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
             continue
         function = inspect.getattr_static(projection, attribute)
         culprit = f"{name}.{attribute}"
-        events, handler = _read(function, culprit)
+        events, handler = _read(function, culprit, projection)
         for event in events:
             if event in found:
                 raise DeclarationError(
@@ -111,7 +112,7 @@ def handlers_of(projection: type[Any], upcasters: object) -> Handlers:
     _check_misspelt(projection)
     if not found:
         raise DeclarationError(name, "has no handle_* method; write one for each event that it needs")
-    upcast = collect_upcasters(upcasters, name)
+    upcast = collect_upcasters(upcasters, name, projection)
     if both := found.keys() & upcast.keys():
         raise DeclarationError(
             name, f"handles {both.pop().__qualname__}, which an upcaster replaces; handle the new type"
@@ -139,28 +140,27 @@ def _check_misspelt(projection: type[Any]) -> None:
             function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
             if attribute.startswith(("_", "handle_")) or not isinstance(function, FunctionType):
                 continue
-            if (event := _find_event(function, 0 if is_static else 1)) is not None:
+            if (event := _find_event(function, 0 if is_static else 1, projection)) is not None:
                 raise DeclarationError(
                     f"{base.__qualname__}.{attribute}",
                     f"takes {event.__qualname__}, but is not a handler; name it handle_..., or _{attribute}",
                 )
 
 
-def _find_event(function: FunctionType, start: int) -> type[Event] | None:
+def _find_event(function: FunctionType, start: int, projection: type[Any]) -> type[Event] | None:
     """Return an event class in the annotation of the first parameter, if there is one.
 
     `start` is the number of parameters before it: self, or none. A context is passed over.
     """
     try:
-        hints = read_hints(function)
+        hints = read_hints(function, projection)
         parameters = list(inspect.signature(function).parameters)[start:]
         name = next((each for each in parameters if each != "context" and not _is_context(hints.get(each))), None)
         annotation = hints.get(name) if name is not None else None
-        if get_origin(annotation) in (Union, UnionType):
-            annotation = Union[tuple(each for each in get_args(annotation) if each is not NoneType)]  # noqa: UP007
-        if get_origin(annotation) in (list, Sequence):
-            [annotation] = get_args(annotation)
-        return next((each for each in event_types(annotation, function, "event") if each is not Event), None)
+        members = [each for each in expand_union(annotation) if each is not NoneType]
+        items = [item for each in members for item in (get_args(each) if _is_sequence(each) else (each,))]
+        found = [each for item in items for each in event_types(item, function, "event")]
+        return next((each for each in found if each is not Event), None)
     except (DeclarationError, ValueError):
         return None  # it takes something else
 
@@ -169,7 +169,11 @@ def _is_context(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Context)
 
 
-def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
+def _is_sequence(annotation: object) -> bool:
+    return get_origin(annotation) in (list, Sequence)
+
+
+def _read(function: object, culprit: str, projection: type[Any]) -> tuple[list[type[Event]], Handler]:
     if not isinstance(function, FunctionType):
         raise DeclarationError(culprit, "is not a plain or async method; a handler is one")
     parameters = list(inspect.signature(function).parameters.values())
@@ -179,8 +183,9 @@ def _read(function: object, culprit: str) -> tuple[list[type[Event]], Handler]:
         raise DeclarationError(
             culprit, "has the wrong parameters; write def handle_x(self, event: X), with a context: Context or without"
         )
-    annotation = read_hints(function).get(parameters[1].name)
-    takes_sequence = get_origin(annotation) in (list, Sequence)
-    events = event_types(get_args(annotation)[0] if takes_sequence else annotation, function, parameters[1].name)
+    annotation = read_hints(function, projection).get(parameters[1].name)
+    [first, *others] = expand_union(annotation)
+    takes_sequence = _is_sequence(first) and not others
+    events = event_types(get_args(first)[0] if takes_sequence else annotation, function, parameters[1].name)
     awaits = inspect.iscoroutinefunction(function)
     return events, Handler(function, takes_sequence, len(parameters) == 3, awaits)
