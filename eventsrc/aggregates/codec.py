@@ -21,7 +21,7 @@ import msgspec
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from ..store import Commit
 from .event import Event, tag_of
-from .event_values import explain_error, explain_mismatch, find_change, find_unstorable, may_be_unstorable
+from .event_values import EventCheck, explain_error, explain_mismatch
 from .expansion import MAX_EXPANDED, count_fitting, expand, may_expand_beyond
 from .upcasting import Upcasters, Upcasting
 
@@ -75,15 +75,16 @@ class Codec:
         self.decode_event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
         self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(GenericAlias(list, (union,))).decode
         self._encode = msgspec.msgpack.Encoder().encode
-        self._must_be_checked = {event for event in types if may_be_unstorable(event)}
+        self._checks = {event: EventCheck(event) for event in types}
 
     def encode(self, event: Event) -> tuple[bytes, Event]:
-        """Return the encoded event, and the event decoded from it. Raises InvalidEvent unless that equals `event`."""
+        """Return the encoded event, and the event decoded from it. Raises InvalidEvent if a value would be lost."""
         try:
-            reason = find_unstorable(event) if type(event) in self._must_be_checked else None
+            check = self._checks[type(event)]
+            reason = check.find_unstorable(event)
             body = self._encode(event)
             decoded = self.decode_event(body)
-            if not (reason := reason or find_change(event, decoded)):
+            if not (reason := reason or check.find_change(event, decoded)):
                 return body, decoded
         except Exception as error:  # noqa: BLE001  # a check in __post_init__ may raise anything
             reason = explain_error(error)
