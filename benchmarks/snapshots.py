@@ -16,7 +16,6 @@ import msgspec
 from support.bank import Account, Opened
 
 from eventsrc import Aggregate, Commit, Event, Loaded, MemoryStore, Receipt, Repository, Snapshot
-from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import SnapshotCodec, SnapshotPolicy
 
 from .measure import Figure
@@ -106,7 +105,7 @@ class Ledger(MemoryStore):
         return await super().put_snapshot(snapshot)
 
 
-class CountingCodec(SnapshotCodec):
+class CountingCodec(SnapshotCodec[Any]):
     encoded = 0
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
@@ -129,8 +128,7 @@ class Life:
 
 async def live(name: str, kind: type[Any], command: Callable[[Any], None], *, held: bool = False) -> Life:
     """Save by `execute`, or from one object that is `held` in memory. Load after each save."""
-    life, state = Life(name), declaration_of(kind).snapshot_type
-    weigh, counting = SnapshotCodec(state, 0), CountingCodec(state, 0)
+    life, weigh, counting = Life(name), SnapshotCodec(kind), CountingCodec(kind)
     async with Ledger() as store:
         repository = Repository(kind, store, snapshots=POLICY)
         repository._snapshots._codec = counting

@@ -374,7 +374,7 @@ class _Check:
 
 _declaration = declaration_of(Chain)
 _codec = Codec(_declaration.handlers, _declaration.upcasters)
-_snapshots = SnapshotCodec(_declaration.snapshot_type, Chain.snapshot_version)
+_snapshots = SnapshotCodec(Chain)
 
 
 def ticking() -> Callable[[], int]:

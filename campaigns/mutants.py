@@ -130,7 +130,7 @@ def snapshot_off_by_one() -> list[Patch]:
     """A snapshot carries the version before its own."""
     encode = SnapshotCodec.encode
 
-    def mutant(self: SnapshotCodec, aggregate: Any) -> Any:
+    def mutant(self: SnapshotCodec[Any], aggregate: Any) -> Any:
         snapshot = encode(self, aggregate)
         return msgspec.structs.replace(snapshot, version=max(1, snapshot.version - 1))
 
@@ -161,7 +161,7 @@ def command_ids_in_the_tail_only() -> list[Patch]:
     """Command ids in the snapshot are forgotten."""
     decode = SnapshotCodec.decode
 
-    def mutant(self: SnapshotCodec, snapshot: Any) -> Any:
+    def mutant(self: SnapshotCodec[Any], snapshot: Any) -> Any:
         commit_id, _, state = decode(self, snapshot)
         return commit_id, {}, state
 

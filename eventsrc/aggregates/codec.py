@@ -80,8 +80,7 @@ class Codec:
     def encode(self, event: Event) -> tuple[bytes, Event]:
         """Return the encoded event, and the event decoded from it. Raises InvalidEvent if a value would be lost."""
         try:
-            check = self._checks[type(event)]
-            reason = check.find_unstorable(event)
+            reason = (check := self._checks[type(event)]).find_unstorable(event)
             body = self._encode(event)
             decoded = self.decode_event(body)
             if not (reason := reason or check.find_change(event, decoded)):

@@ -15,6 +15,7 @@ from ..stream_id import check_category
 from .annotations import evaluate_hints, expand_union
 from .codec import Codec
 from .event import UNTAGGED, Event, Upcaster, tag_of
+from .state import StateType, check_defaults
 from .upcasting import Upcasting
 
 Handler = Callable[[Any, Any], None]
@@ -28,6 +29,7 @@ class Declaration(msgspec.Struct, frozen=True):
     upcasters: Mapping[type[Event], Upcasting]
     codec: Codec
     snapshot_type: Any
+    state: StateType  # the snapshot type, as what checks its values
 
 
 def declaration_of(aggregate: type[Any]) -> Declaration:
@@ -106,7 +108,8 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
         check_event(event)
     category = _read_category(aggregate)
     _check_state(aggregate)
-    return Declaration(category, handlers, upcasters, Codec(events, upcasters), _read_snapshot_type(aggregate))
+    snapshot_type, state = _read_snapshot_type(aggregate)
+    return Declaration(category, handlers, upcasters, Codec(events, upcasters), snapshot_type, state)
 
 
 def collect_upcasters(upcasters: object, culprit: str, owner: type[Any] | None = None) -> dict[type[Event], Upcasting]:
@@ -165,7 +168,7 @@ def check_event(event: type[Event]) -> None:
         )
     if (base := _find_same_tag(event)) is not None:
         raise _same_tag_error(event, base)
-    _resolve(event.__qualname__, lambda: type_info(event))
+    check_defaults(_resolve(event.__qualname__, lambda: type_info(event)))
 
 
 def _find_same_tag(kind: type[Any]) -> type[Any] | None:
@@ -300,10 +303,7 @@ def _check_state(aggregate: type[Any]) -> None:
             )
         if field.required:
             raise DeclarationError(culprit, "has no default; add one, because a new aggregate starts from the defaults")
-        if field.default is not msgspec.NODEFAULT and type(field.default).__hash__ is None:
-            raise DeclarationError(
-                culprit, "has a mutable default that all aggregates would share; use a default_factory"
-            )
+    check_defaults(_resolve(name, lambda: type_info(aggregate)))
     for setting in ("snapshot_version", "remembered_commands"):
         value = getattr(aggregate, setting)
         if type(value) is not int or value < 0:
@@ -324,7 +324,7 @@ def _find_framework_classes(aggregate: type[Any]) -> list[type[Any]]:
     return [base for base in aggregate.__mro__ if base.__module__ == f"{__package__}.aggregate"]
 
 
-def _read_snapshot_type(aggregate: type[Any]) -> Any:
+def _read_snapshot_type(aggregate: type[Any]) -> tuple[Any, StateType]:
     name = aggregate.__qualname__
     makers = [inspect.getattr_static(aggregate, verb) for verb in ("to_snapshot", "from_snapshot")]
     ours = [_unwrap(maker).__module__ == f"{__package__}.aggregate" for maker in makers]
@@ -334,8 +334,10 @@ def _read_snapshot_type(aggregate: type[Any]) -> Any:
     returned = aggregate if all(ours) else read_hints(_unwrap(makers[0]), aggregate).get("return", Any)
     if returned is Any:
         raise DeclarationError(culprit, "annotate its return type; snapshots are decoded as that type")
-    _resolve(culprit, lambda: type_info(returned))
-    return returned
+    state = StateType(_resolve(culprit, lambda: type_info(returned)), culprit)
+    if returned is aggregate:
+        state.check_initial_values(aggregate)
+    return returned, state
 
 
 def _unwrap(method: Any) -> Callable[..., Any]:

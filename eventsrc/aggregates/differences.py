@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from types import NoneType
 from typing import Any
+from uuid import UUID
 
 import msgspec
+
+_SIMPLE = {bool, int, float, str, bytes, date, timedelta, UUID, NoneType}
+"""Types for which `==` shows every change but that of a NaN, which does not equal itself."""
 
 
 def find_difference(one: Any, other: Any, *, exact: bool = True) -> str | None:
@@ -42,6 +47,8 @@ def _find_in_items(one: Iterable[Any], other: Iterable[Any], exact: bool) -> str
     ones, others = list(one), list(other)
     if len(ones) != len(others):
         return ""
+    if {*map(type, ones)} <= _SIMPLE and [*map(type, ones)] == [*map(type, others)] and ones == others:
+        return None
     for each, another in zip(ones, others, strict=True):
         if (place := find_difference(each, another, exact=exact)) is not None:
             return f"[...]{place}"

@@ -1,7 +1,7 @@
 """The shape of a state: a fingerprint of its field names, types and defaults.
 
 A snapshot is used only if it was written with the same shape. That it decodes is not enough, because msgspec silently
-decodes a renamed field as its default.
+decodes a renamed field as its default. The salt holds what the type of the state does not show: which class folded it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 
-def shape_of(state_type: Any, salt: int = 0) -> str:
+def shape_of(state_type: Any, salt: object = 0) -> str:
     """Return 16 hexadecimal digits that change with the name, type, default or order of any field, also nested.
 
     The results of default factories are not compared.

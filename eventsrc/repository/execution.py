@@ -141,7 +141,7 @@ class Execution(Generic[A]):
         self._reads = _READS if has_changed else max(self._reads - 1, 0)
         if has_changed and self._steps.snapshots.is_due(aggregate):  # another writer may have written the snapshot
             aggregate = await self._steps.load(self._id)
-        self._is_current, self._base = True, self._steps.snapshots.freeze(aggregate)
+        self._is_current, self._base = True, self._steps.snapshots.freeze(aggregate) if has_changed else base
         return has_changed
 
     def _replay(self, aggregate: A) -> A:
@@ -155,6 +155,9 @@ class Execution(Generic[A]):
         return clean
 
     async def _save(self, aggregate: A, result: Any) -> Executed[Any]:
+        if self._base is not None and not journal_of(aggregate).uncommitted:
+            self._remember()
+            return Executed(result, Receipt(aggregate.stream, aggregate.version, None))
         aggregate = self._replay(aggregate)
         base, self._base = self._base, None  # until the outcome is known, no state is
         try:

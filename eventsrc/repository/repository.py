@@ -87,9 +87,11 @@ class Repository(Generic[A]):
                 return self._fold(self.aggregate_class(id=id), commits)
             if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
                 return self._fold(aggregate, commits[1:])
-        except StreamCorrupt:
-            log.warning("%s: a version is missing; reading the stream again", stream)
-        # There is no usable snapshot, or a version was missing: read all commits.
+        except Exception as error:
+            if not (gap := isinstance(error, StreamCorrupt)) and (snapshot is None or isinstance(error, EventsrcError)):
+                raise
+            reason = "a version is missing" if gap else f"a handler raised {type(error).__name__} after a snapshot"
+            log.warning("%s: %s; reading all commits", stream, reason)
         commits = [commit async for commit in read_without_gaps(self._store, stream)]
         return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate_class(id=id), commits))
 

@@ -16,7 +16,9 @@ from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import pack, unpack
 from ..aggregates.commands import AppliedCommand
 from ..aggregates.declaration import declaration_of
+from ..aggregates.differences import find_difference
 from ..aggregates.shape import shape_of
+from ..aggregates.state import Inexact
 from ..errors import CorruptPayload, EventsrcError
 from ..log import log
 from ..store import Commit, Snapshot, Store
@@ -68,21 +70,34 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return max(int(self.ratio * size), tail + tail // 4)
 
 
-class SnapshotCodec:
+class SnapshotCodec(Generic[A]):
     """Encodes and decodes the snapshots of one aggregate class: its state and the command ids that it remembers."""
 
-    def __init__(self, state: Any, version: int) -> None:
-        self.shape = shape_of(state, version)
+    def __init__(self, aggregate: type[A]) -> None:
+        declaration = declaration_of(aggregate)
+        state = declaration.snapshot_type
+        self._class, self._state = aggregate, declaration.state
+        self._must_be_restored = state is not aggregate or self._state.has_hooks
+        self.shape = shape_of(state, f"{aggregate.__module__}.{aggregate.__qualname__}:{aggregate.snapshot_version}")
         decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, (bytes, dict[str, AppliedCommand], state)))
         self.decode_state: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
 
     def encode_state(self, aggregate: Aggregate) -> bytes:
-        """Return the bytes for `decode_state`: the id of the last commit, the command ids, and the state."""
-        journal = journal_of(aggregate)
-        return msgspec.msgpack.encode((journal.commit_id, journal.commands, aggregate.to_snapshot()))
+        """Return the bytes for `decode_state`: the id of the last commit, the command ids, and the state.
+
+        Raises Inexact if an aggregate with other types or values would be restored, and what msgspec raises.
+        """
+        journal, state = journal_of(aggregate), aggregate.to_snapshot()
+        self._state.check(state)
+        body = msgspec.msgpack.encode((journal.commit_id, journal.commands, state))
+        if self._must_be_restored:
+            restored = self.restore(aggregate.id, self.decode_state(body)[2])
+            if (place := find_difference(aggregate, restored)) is not None:
+                raise Inexact(f"{self._class.__qualname__}{place}", "is restored with another type or value")
+        return body
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
-        """Return the snapshot of an aggregate without uncommitted events. Raises what msgspec raises."""
+        """Return the snapshot of an aggregate without uncommitted events. Raises as `encode_state`."""
         journal = journal_of(aggregate)
         payload = pack(self.encode_state(aggregate), journal.stream, journal.version)
         return Snapshot(stream=journal.stream, version=journal.version, shape=self.shape, payload=payload)
@@ -96,15 +111,23 @@ class SnapshotCodec:
             raise CorruptPayload(snapshot.stream, snapshot.version, "it has another shape than the class has now")
         return self.decode_state(unpack(snapshot.payload, snapshot.stream, snapshot.version))
 
+    def restore(self, id: str, state: Any) -> A:
+        """Return the aggregate of a decoded state, without its version. Raises Inexact, and what the class raises."""
+        aggregate, name = self._class.from_snapshot(id, state), self._class.__qualname__
+        if type(aggregate) is not self._class or aggregate.id != id:
+            raise Inexact(f"{name}.from_snapshot", "returned another aggregate; return cls(id=id)")
+        if journal_of(aggregate).uncommitted:
+            raise Inexact(f"{name}.from_snapshot", "recorded events; record them only in commands")
+        return aggregate
+
 
 class Snapshots(Generic[A]):
     """The snapshots of one aggregate class in one store."""
 
     def __init__(self, aggregate: type[A], store: Store, policy: SnapshotPolicy) -> None:
-        self._class = aggregate
         self._store = store
         self._policy = policy
-        self._codec = SnapshotCodec(declaration_of(aggregate).snapshot_type, aggregate.snapshot_version)
+        self._codec = SnapshotCodec(aggregate)
         # Thresholds by stream and the version of its last snapshot. `execute` has a new object for each call.
         self._postponed: dict[tuple[str, int], int] = {}
 
@@ -120,11 +143,7 @@ class Snapshots(Generic[A]):
             commit_id, commands, state = self._codec.decode(snapshot)
             if commit_id != commits[0].id:
                 raise CorruptPayload(snapshot.stream, snapshot.version, "it was made at another commit")
-            aggregate = self._class.from_snapshot(id, state)
-            if type(aggregate) is not self._class or aggregate.id != id:
-                raise CorruptPayload(snapshot.stream, snapshot.version, "it belongs to another aggregate")
-            if aggregate.uncommitted:
-                raise CorruptPayload(snapshot.stream, snapshot.version, "from_snapshot recorded events")
+            aggregate = self._codec.restore(id, state)
         except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
             log.warning("snapshot %s@%d is ignored: %s", snapshot.stream, snapshot.version, _describe_error(error))
             return None
@@ -147,7 +166,7 @@ class Snapshots(Generic[A]):
         return aggregate
 
     def freeze(self, aggregate: A) -> Frozen | None:
-        """Return an aggregate without uncommitted events as bytes, or None if its state cannot be encoded."""
+        """Return an aggregate without uncommitted events as bytes, or None if they would not restore its state."""
         journal = journal_of(aggregate)
         try:
             body = self._codec.encode_state(aggregate)
@@ -160,7 +179,7 @@ class Snapshots(Generic[A]):
         """Return a new aggregate object, or None if its state cannot be restored."""
         try:
             commit_id, commands, state = self._codec.decode_state(frozen.body)
-            aggregate = self._class.from_snapshot(id, state)
+            aggregate = self._codec.restore(id, state)
         except Exception as error:  # noqa: BLE001  # a user's from_snapshot may raise anything
             log.warning("the remembered state of %s is ignored: %s", id, _describe_error(error))
             return None
@@ -221,4 +240,4 @@ class Snapshots(Generic[A]):
 
 def _describe_error(error: Exception) -> str:
     """Return the text to log. The library's errors never quote a state; of others, only the type is logged."""
-    return str(error) if isinstance(error, EventsrcError) else type(error).__name__
+    return str(error) if isinstance(error, (EventsrcError, Inexact)) else type(error).__name__

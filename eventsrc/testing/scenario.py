@@ -6,8 +6,9 @@ given(Account, Opened(owner="ann")).when(Account.withdraw, 50).then_raises(Insuf
 when(Account.open, "a-1", owner="ann").then(Opened(owner="ann")).then_state(owner="ann", balance=0)
 ```
 
-All events pass through the codec. `then` also checks that the events alone lead to the state, and that a snapshot
-restores the state. So everything that it accepts can be stored and read back.
+All events pass through the codec, and each state through a snapshot: between all events, the state that a snapshot
+restores must be the same, in types as well as values. `then` also checks that the events alone lead to the state, and
+that they are not too large for a commit. So everything that it accepts can be stored and read back.
 
 A failed expectation raises AssertionError. No test framework is needed.
 """
@@ -21,8 +22,13 @@ from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
 from ..aggregates.commands import check_command, check_has_run
 from ..aggregates.declaration import declaration_of, explain_unhandled
+from ..aggregates.differences import find_difference
 from ..aggregates.event import Event
+from ..aggregates.event_values import read_tags
 from ..repository.snapshots import SnapshotCodec
+from ..store import Commit
+from ..stores.limits import check_commit
+from ..uuid7 import uuid7
 
 A = TypeVar("A", bound=Aggregate)
 P = ParamSpec("P")
@@ -30,10 +36,14 @@ T = TypeVar("T")
 
 
 def given(aggregate: type[A], *events: Event, id: str = "1") -> Given[A]:
-    """Return an aggregate with these past events. Old event classes that have an upcaster are allowed.
+    """Return an aggregate with these past events, each in a commit of its own: its version is their number.
+
+    Old event classes that have an upcaster are allowed.
 
     Raises:
         UnhandledEvent: the aggregate has neither a handler nor an upcaster for an event.
+        CommitTooLarge: no store would take an event.
+        AssertionError: a snapshot would change the state.
     """
     return Given(aggregate, events, id)
 
@@ -85,16 +95,18 @@ class Outcome(Generic[A, T]):
     def then(self, *events: Event) -> Self:
         """Check that exactly these events were recorded, in this order; without arguments, none.
 
-        Also check that the events alone lead to the state, and that a snapshot restores it. If the command raised an
-        error, it is raised here.
+        Also check that the events alone lead to the state, that snapshots would not change it, and that a store takes
+        the events. If the command raised an error, it is raised here.
         """
         aggregate = self.aggregate
         recorded = aggregate.uncommitted
         if recorded != events:
             raise AssertionError(f"recorded:{_format(recorded)}\nexpected:{_format(events)}")
-        _check_snapshot(aggregate)
+        if recorded:
+            _commit_of(aggregate, journal_of(aggregate).uncommitted)
+        _restore(aggregate)
         folded = _fold(type(aggregate), aggregate.id, [*self._past, *recorded])
-        if folded != aggregate:
+        if find_difference(folded, aggregate) is not None:
             raise AssertionError(f"its events lead to {folded!r}, not to {aggregate!r}; change state only in handlers")
         return self
 
@@ -143,30 +155,57 @@ def _call(
 
 
 def _fold(aggregate: type[A], id: str, events: Sequence[Event]) -> A:
-    """Return the aggregate that a load of these events would return.
+    """Return the aggregate that a load of these events would return, each of them stored as a commit.
 
-    The events are encoded and decoded each time, so that two aggregates never share a list of an event.
+    A second aggregate passes through a snapshot between the events. Both must have the same state after each. Each
+    aggregate has decoded events of its own, so that two of them never share a list of an event.
     """
-    declaration = declaration_of(aggregate)
-    payload = pack(join([declaration.codec.encode(event)[0] for event in events]), declaration.category, 1)
-    folded = aggregate(id=id)
-    with journal_of(folded).handlers_running():
-        for event in declaration.codec.decode(payload, declaration.category, 1):
-            declaration.handlers[type(event)](folded, event)
+    folded, restored = aggregate(id=id), aggregate(id=id)
+    for version, event in enumerate(events, 1):
+        commit = _commit_of(folded, [declaration_of(aggregate).codec.encode(event)[0]])
+        _apply(folded, commit)
+        try:
+            _apply(restored, commit)
+        except Exception as error:
+            reason = f"{type(error).__name__} is raised by a handler of {type(event).__qualname__}"
+            raise AssertionError(f"{reason} when the state before was restored from a snapshot: {error}") from error
+        if (place := find_difference(folded, restored)) is not None:
+            reason = f"{aggregate.__qualname__}{place} is another one if a snapshot was used before event {version}"
+            raise AssertionError(f"{reason}: {restored!r}, not {folded!r}")
+        restored = _restore(restored)
     return folded
 
 
-def _check_snapshot(aggregate: Aggregate) -> None:
-    snapshots = SnapshotCodec(declaration_of(type(aggregate)).snapshot_type, aggregate.snapshot_version)
+def _apply(aggregate: Aggregate, commit: Commit) -> None:
+    declaration, journal = declaration_of(type(aggregate)), journal_of(aggregate)
+    with journal.handlers_running():
+        for event in declaration.codec.decode(commit.payload, commit.stream, commit.version):
+            declaration.handlers[type(event)](aggregate, event)
+    journal.advance_to(commit)
+
+
+def _commit_of(aggregate: Aggregate, events: list[bytes]) -> Commit:
+    """Return the commit that a save of these events would append. Raises CommitTooLarge and PayloadTooLarge."""
+    body, version = join(events), aggregate.version + 1
+    tags, payload = tuple(dict.fromkeys(read_tags(body))), pack(body, aggregate.stream, version)
+    commit = Commit(
+        stream=aggregate.stream, version=version, id=uuid7(), time=0, events=len(events), tags=tags, payload=payload
+    )
+    check_commit(commit)
+    return commit
+
+
+def _restore(aggregate: A) -> A:
+    """Return the aggregate that a snapshot of this one restores. Raises AssertionError if it has another state."""
+    snapshots: SnapshotCodec[A] = SnapshotCodec(type(aggregate))
     try:
-        *_, state = snapshots.decode(snapshots.encode(aggregate))
-        restored = type(aggregate).from_snapshot(aggregate.id, state)
+        commit_id, commands, state = snapshots.decode_state(snapshots.encode_state(aggregate))
+        restored = snapshots.restore(aggregate.id, state)
     except Exception as error:
-        raise AssertionError(f"{aggregate!r} does not pass through a snapshot: {error}") from error
-    if restored.uncommitted:
-        raise AssertionError(f"from_snapshot recorded:{_format(restored.uncommitted)}; record events only in commands")
-    if restored != aggregate:
-        raise AssertionError(f"a snapshot restores {restored!r}, not {aggregate!r}")
+        raise AssertionError(f"a snapshot does not restore {aggregate!r}: {error}") from error
+    journal = journal_of(restored)
+    journal.version, journal.commit_id, journal.commands = aggregate.version, commit_id, commands
+    return restored
 
 
 def _check_state(aggregate: Aggregate, fields: dict[str, Any]) -> None:

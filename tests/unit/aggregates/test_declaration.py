@@ -504,7 +504,7 @@ class Bag:
     items: list[str] = field(default_factory=list)
 
 
-@wrong("Sharing.bag", "has a mutable default that all aggregates would share")
+@wrong("Sharing.bag", "has a mutable default that all objects would share")
 class Sharing(Aggregate, tag="a"):
     bag: Bag = Bag()
 

@@ -1165,7 +1165,7 @@ SECRET = "ann owes 4711"
 
 class Diary(Aggregate, tag="diary"):
     text: str = ""
-    pages: Any = None
+    pages: dict[str, str] = {}  # noqa: RUF012  # msgspec copies it
 
     def write(self, text: str) -> None:
         self.record(Opened(owner=text))
@@ -1173,7 +1173,8 @@ class Diary(Aggregate, tag="diary"):
     def apply_opened(self, event: Opened) -> None:
         self.text += event.owner
         if event.owner.endswith("!"):
-            self.pages = {1: object(), SECRET: {2**70}}
+            wrong: Any = {1: object(), SECRET: {2**70}}
+            self.pages = wrong
 
 
 def spoilt(snapshot: Snapshot) -> Snapshot:

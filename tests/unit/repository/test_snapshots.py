@@ -319,7 +319,7 @@ class Recorder(Purse, tag="recorder"):
 
 
 @pytest.mark.parametrize(("kind", "reason"), [(Loan, "another aggregate"), (Recorder, "recorded events")])
-async def test_an_invalid_result_of_from_snapshot_is_ignored(
+async def test_a_state_with_an_invalid_result_of_from_snapshot_is_not_kept(
     store: ScriptedStore, caplog: pytest.LogCaptureFixture, kind: type[Purse], reason: str
 ) -> None:
     purses = Repository(kind, store, snapshots=SnapshotPolicy(floor=0, ratio=0.1, inline=True))
@@ -364,7 +364,7 @@ async def test_a_growing_state_is_not_encoded_on_every_save(
     encoded = 0
     encode = SnapshotCodec.encode
 
-    def counted(self: SnapshotCodec, aggregate: Aggregate) -> Snapshot:
+    def counted(self: SnapshotCodec[Notebook], aggregate: Notebook) -> Snapshot:
         nonlocal encoded
         encoded += 1
         return encode(self, aggregate)
