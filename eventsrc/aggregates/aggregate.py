@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
@@ -10,7 +11,7 @@ import msgspec
 
 from ..store import Commit
 from ..stream_id import stream_id
-from .commands import AppliedCommand
+from .commands import AppliedCommand, add_command
 from .declaration import declaration_of, explain_unhandled
 from .event import Event, Upcaster, untagged
 
@@ -49,12 +50,10 @@ class Journal(msgspec.Struct):
         """Note that the state is the one after this commit."""
         self.version, self.commit_id, self.time = commit.version, commit.id, commit.time
 
-    def remember(self, commit: Commit, limit: int) -> None:
+    def remember(self, commit: Commit, limit: int | timedelta) -> None:
         """Remember the command id of a commit, if it has one. Forget the oldest ids beyond `limit`."""
         if commit.command_id is not None:
-            self.commands[commit.command_id] = AppliedCommand.of(commit)
-            while len(self.commands) > limit:
-                del self.commands[next(iter(self.commands))]
+            add_command(self.commands, commit.command_id, commit, limit)
 
 
 if TYPE_CHECKING:
@@ -106,9 +105,9 @@ class Aggregate(_Struct):
     snapshot_version: ClassVar[int] = 0
     """Increase it when the meaning of a handler changes. Older snapshots are then ignored."""
 
-    remembered_commands: ClassVar[int] = 64
-    """How many of the latest command ids a stream recognises; a redelivery of an older id counts as a new command. A
-    snapshot holds the ids that were recognised when it was written."""
+    remembered_commands: ClassVar[int | timedelta] = 64
+    """How many of the latest command ids a stream recognises, or those of which time: `timedelta(days=14)`, or
+    `timedelta.max` for all. A redelivery of an older id is applied again. docs/aggregates.md has the cost."""
 
     def __post_init__(self) -> None:
         self._journal = Journal(stream_id(declaration_of(type(self)).category, self.id))

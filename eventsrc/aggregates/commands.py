@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, ItemsView, KeysView, ValuesView
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, NoneType
@@ -22,16 +22,32 @@ from .shape import compute_fingerprint
 
 T = TypeVar("T")
 
+_MICROSECOND = timedelta(microseconds=1)
+
 
 class AppliedCommand(NamedTuple):
     """The command of a commit that has a command id: the commit's version, and a digest of the command."""
 
     version: int
     digest: bytes
+    time: int = 0  # of the commit, if ids are remembered for a time
 
     @classmethod
     def of(cls, commit: Commit) -> AppliedCommand:
         return cls(commit.version, commit.command_digest or b"")
+
+
+def add_command(commands: dict[str, AppliedCommand], id: str, commit: Commit, limit: int | timedelta) -> None:
+    """Add the command of a commit, and remove those beyond `Aggregate.remembered_commands`. The oldest are first."""
+    commands[id] = applied = AppliedCommand.of(commit)
+    if isinstance(limit, timedelta):
+        commands[id] = applied._replace(time=commit.time)
+        oldest = commit.time - limit // _MICROSECOND
+        while next(iter(commands.values())).time < oldest:
+            del commands[next(iter(commands))]
+        return
+    while len(commands) > limit:
+        del commands[next(iter(commands))]
 
 
 def check_command_id(command_id: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import FunctionType, NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -304,10 +305,14 @@ def _check_state(aggregate: type[Any]) -> None:
         if field.required:
             raise DeclarationError(culprit, "has no default; add one, because a new aggregate starts from the defaults")
     check_defaults(_resolve(name, lambda: type_info(aggregate)))
-    for setting in ("snapshot_version", "remembered_commands"):
-        value = getattr(aggregate, setting)
-        if type(value) is not int or value < 0:
-            raise DeclarationError(f"{name}.{setting}", f"is {value!r}; it must be an int of at least 0")
+    version, remembered = aggregate.snapshot_version, aggregate.remembered_commands
+    if type(version) is not int or version < 0:
+        raise DeclarationError(f"{name}.snapshot_version", f"is {version!r}; it must be an int of at least 0")
+    is_time = isinstance(remembered, timedelta) and remembered > timedelta()
+    if not is_time and (type(remembered) is not int or remembered < 0):
+        raise DeclarationError(
+            f"{name}.remembered_commands", f"is {remembered!r}; it must be an int of at least 0, or a timedelta above 0"
+        )
     for base in aggregate.__mro__[:-1]:
         if base not in ours and (taken := sorted(_FRAMEWORK_NAMES & vars(base).keys())):
             raise DeclarationError(

@@ -138,7 +138,7 @@ class Repository(Generic[A]):
         - The state is loaded, or remembered from the last call. With a remembered state the call takes one request.
         - Within a process, commands on the same id run one at a time.
         - A command whose `command_id` was applied before is not called again, and the result is None. A stream
-          remembers the latest ids (`Aggregate.remembered_commands`).
+          remembers the latest 64 ids; `Aggregate.remembered_commands` sets another number, or a time.
 
         Raises:
             Exception: the error that the command raised; nothing was saved.

@@ -78,7 +78,7 @@ class SnapshotCodec(Generic[A]):
         state = declaration.snapshot_type
         self._class, self._state = aggregate, declaration.state
         self._must_be_restored = state is not aggregate or self._state.has_hooks
-        self.shape = shape_of(state, f"{aggregate.__module__}.{aggregate.__qualname__}:{aggregate.snapshot_version}")
+        self.shape = shape_of(state, f"{aggregate.__module__}.{aggregate.__qualname__}:{_salt_of(aggregate)}")
         decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, (bytes, dict[str, AppliedCommand], state)))
         self.decode_state: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
 
@@ -236,6 +236,12 @@ class Snapshots(Generic[A]):
             for version in (after, snapshot.version):  # the saved object continues from the second
                 self._postpone(snapshot.stream, version, tail, snapshot.size)
             log.warning("snapshot %s@%d was not written: %s", snapshot.stream, snapshot.version, error)
+
+
+def _salt_of(aggregate: type[Aggregate]) -> object:
+    """Return what shapes differ in beyond the state. A snapshot may lack command ids that are to be remembered now."""
+    version, remembered = aggregate.snapshot_version, aggregate.remembered_commands
+    return version if remembered == Aggregate.remembered_commands else (version, remembered)
 
 
 def _describe_error(error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import count
 from typing import Any
@@ -115,6 +117,57 @@ async def test_old_command_ids_are_forgotten(store: ScriptedStore) -> None:
         await accounts.execute("a-1", Forgetful.deposit, 1, command_id=f"c-{each}")
     assert await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-1") is None
     assert await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-0") == 5
+
+
+class Fortnight(Account, tag="fortnight"):
+    remembered_commands = timedelta(days=14)
+
+
+class Unforgetting(Account, tag="unforgetting"):
+    remembered_commands = timedelta.max
+
+
+@pytest.mark.parametrize("policy", [SnapshotPolicy(enabled=False), SnapshotPolicy(floor=0, inline=True)])
+async def test_command_ids_are_remembered_for_a_time(
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, policy: SnapshotPolicy
+) -> None:
+    """However many there are. Times are those of commits; the last one counts as now."""
+    accounts = Repository(Fortnight, store, snapshots=policy)
+    await accounts.save(Fortnight.open("a-1", owner="ann"))
+    start = time.time_ns()
+    for day, deposits in ((0, 100), (13, 100)):
+        monkeypatch.setattr(time, "time_ns", lambda day=day: start + day * 86_400 * 10**9)
+        for each in range(deposits):
+            await accounts.execute("a-1", Fortnight.deposit, 1, command_id=f"day-{day}-{each}")
+    for reader in (accounts, Repository(Fortnight, store)):  # one that remembers the state, one that loads it
+        assert await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0") is None
+    monkeypatch.setattr(time, "time_ns", lambda: start + 15 * 86_400 * 10**9)
+    assert await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-15") == 201
+    for reader in (accounts, Repository(Fortnight, store)):
+        assert await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-13-0") is None
+    assert await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0") == 202
+
+
+async def test_all_command_ids_can_be_remembered(store: ScriptedStore) -> None:
+    accounts = Repository(Unforgetting, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    await accounts.save(Unforgetting.open("a-1", owner="ann"))
+    for each in range(500):
+        await accounts.execute("a-1", Unforgetting.deposit, 1, command_id=f"c-{each}")
+    for reader in (accounts, Repository(Unforgetting, store)):
+        assert await reader.execute("a-1", Unforgetting.deposit, 1, command_id="c-0") is None
+    assert (await store.load("unforgetting-a-1")).snapshot is not None
+
+
+async def test_a_snapshot_that_forgot_ids_is_not_used_once_they_are_to_be_remembered(store: ScriptedStore) -> None:
+    class Patient(Account, tag="forgetful"):
+        remembered_commands = timedelta(days=1)
+
+    accounts = Repository(Forgetful, store, snapshots=SnapshotPolicy(floor=0, inline=True))
+    await accounts.save(Forgetful.open("a-1", owner="ann"))
+    for each in range(20):
+        await accounts.execute("a-1", Forgetful.deposit, 1, command_id=f"c-{each}")
+    assert (await store.load("forgetful-a-1")).snapshot is not None
+    assert await Repository(Patient, store).execute("a-1", Patient.deposit, 1, command_id="c-0") is None
 
 
 async def test_events_recorded_during_a_lost_race_are_not_lost(accounts: Repository[Account]) -> None:

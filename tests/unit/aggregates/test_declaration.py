@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar, Union
 
 import pytest
@@ -370,6 +371,11 @@ class AnnotatedSetting(Base, tag="x"):
 @wrong("NegativeSetting.remembered_commands", "is -1; it must be an int of at least 0")
 class NegativeSetting(Base, tag="x"):
     remembered_commands = -1
+
+
+@wrong("NegativeTime.remembered_commands", "it must be an int of at least 0, or a timedelta above 0")
+class NegativeTime(Base, tag="x"):
+    remembered_commands = timedelta(days=-1)
 
 
 @wrong("SettingOfText.snapshot_version", "is '2'; it must be an int of at least 0")
