@@ -53,6 +53,7 @@ class Dog(Aggregate, tag="dog"):
 
     class Packed(msgspec.Struct):
         name: str
+        number: int
 
     Naming = Named | Chipped
     name: str = ""
@@ -70,12 +71,12 @@ class Dog(Aggregate, tag="dog"):
             self.chip = Dog.Chip(event.number)
 
     def to_snapshot(self) -> Packed:
-        return self.Packed(self.name)
+        return self.Packed(self.name, self.chip.number)
 
     @classmethod
     def from_snapshot(cls, id: str, state: Packed) -> Dog:
         dog = cls(id=id)
-        dog.name = state.name
+        dog.name, dog.chip = state.name, Dog.Chip(state.number)
         return dog
 
 

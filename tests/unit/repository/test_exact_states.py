@@ -234,14 +234,18 @@ class Count(Aggregate, tag="account"):
         self.total += 1
 
 
-class Sum(Aggregate, tag="account"):
+class Summing(Aggregate):
     total: int = 0
 
     def apply_did(self, event: Did) -> None:
         self.total += len(event.what)
 
 
-class Rate(Sum, tag="account"):
+class Sum(Summing, tag="account"):
+    """Has the handlers of its base."""
+
+
+class Rate(Summing, tag="account"):
     """Has the handlers of its base, and another state."""
 
     def apply_did(self, event: Did) -> None:
