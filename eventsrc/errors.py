@@ -29,7 +29,7 @@ EventsrcError
     ├── StoreUnavailable        not done: no usable answer before the deadline
     ├── StoreRejected           not done, and the same call will fail again
     ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again as the message says
-    └── StoreClosed             the store is not open, or not in this event loop
+    └── StoreClosed             the store is not open, or not in this event loop or process
 
 No message, repr or traceback shows the content of an event, because payloads do not belong in logs.
 """
@@ -420,4 +420,4 @@ class FeedTrimmed(StoreError):
 
 
 class StoreClosed(StoreError):
-    """The store is not open, or not in this event loop. Open it with `async with store:`."""
+    """The store is not open, or not in this event loop or process. Open it with `async with store:`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
 from collections.abc import Coroutine
 from typing import Any
@@ -13,14 +14,24 @@ from ..store import Store
 from ..usage import Usage
 
 
-class CallsInFlight:
-    """The number of calls that have begun and not ended."""
+def check_process(owner: str, process: int) -> None:
+    """Raise StoreClosed unless `owner` was opened in this process, which has the id `process`.
 
-    __slots__ = ("count", "idle")
+    A fork leaves two processes with the same sockets and files: each would get responses to requests of the other.
+    """
+    if process != os.getpid():
+        raise StoreClosed(f"{owner} was opened before this process was forked; make and open a new one in this process")
+
+
+class CallsInFlight:
+    """The number of calls that have begun and not ended, in the process that made this object."""
+
+    __slots__ = ("count", "idle", "process")
 
     def __init__(self) -> None:
         self.count = 0
         self.idle = asyncio.Event()  # set when the last one ends
+        self.process = os.getpid()
 
 
 class CallInFlight:
@@ -70,10 +81,11 @@ class ManagedStore(Store):
 
         With `closing=True` the call is allowed while the store closes. Use it for background work, such as a snapshot.
 
-        Raises StoreClosed if the store is not open, or open in another event loop.
+        Raises StoreClosed if the store is not open, or was opened in another event loop or before a fork.
         """
         if self._loop is None or (self._closing and not closing):
             raise StoreClosed(f"{type(self).__name__} is not open; use it inside `async with store:`")
+        check_process(type(self).__name__, self._calls.process)
         if self._loop is not asyncio.get_running_loop():
             raise StoreClosed(f"{type(self).__name__} was opened in another event loop; open one store per loop")
         return CallInFlight(self._calls, self.usage, used)
@@ -84,6 +96,7 @@ class ManagedStore(Store):
         Raises StoreClosed if the store is already open, and the errors of `on_open`.
         """
         if self._open_lock is not None:
+            check_process(type(self).__name__, self._calls.process)
             raise StoreClosed(f"{type(self).__name__} is already open; open it once and share it")
         self._calls, self._open_lock, self._closing = CallsInFlight(), asyncio.Lock(), False
         try:
@@ -95,8 +108,8 @@ class ManagedStore(Store):
             raise
 
     async def aclose(self) -> None:
-        if (open_lock := self._open_lock) is None:
-            return
+        if (open_lock := self._open_lock) is None or self._calls.process != os.getpid():
+            return  # after a fork, what is open belongs to the parent process
         self._closing = True
         async with open_lock:
             if open_lock is not self._open_lock:

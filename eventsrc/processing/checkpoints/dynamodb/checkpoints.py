@@ -24,6 +24,7 @@ nothing that was written since, each write has a condition:
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from ....errors import StoreClosed
 from ....stores.dynamodb.table import Table
 from ....stores.dynamodb.wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from ....stores.feed import Head
-from ....stores.lifecycle import CallInFlight, CallsInFlight
+from ....stores.lifecycle import CallInFlight, CallsInFlight, check_process
 from ....usage import Usage
 from ...slice import Fence, Position, Slice
 from ..checkpoints import Checkpoints, Parked, Skipped, Slot
@@ -110,6 +111,7 @@ class DynamoDBCheckpoints(Checkpoints):
     async def open(self) -> None:
         """Connect. `async with` calls it. Raises StoreClosed if it is open already, and StoreRejected."""
         if self.table.connection.client is not None:
+            check_process("DynamoDBCheckpoints", self._calls.process)
             raise StoreClosed("DynamoDBCheckpoints is open already; open it once, and share it")
         await self.table.connection.open()
         self._calls, self._loop = CallsInFlight(), asyncio.get_running_loop()
@@ -118,6 +120,8 @@ class DynamoDBCheckpoints(Checkpoints):
 
     async def aclose(self) -> None:
         """Refuse new calls, wait for those in flight, close the connection."""
+        if self._calls.process != os.getpid():
+            return  # after a fork, what is open belongs to the parent process
         self._loop = None
         try:
             while self._calls.count:
@@ -128,6 +132,8 @@ class DynamoDBCheckpoints(Checkpoints):
 
     def _in_flight(self, used: Usage) -> CallInFlight:
         """Guard one request. Raises StoreClosed."""
+        if self._loop is not None:
+            check_process("DynamoDBCheckpoints", self._calls.process)
         if self._loop is not asyncio.get_running_loop():
             raise StoreClosed("DynamoDBCheckpoints is not open in this loop; use it inside `async with checkpoints:`")
         return CallInFlight(self._calls, self.usage, used)

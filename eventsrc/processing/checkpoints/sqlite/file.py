@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from ....errors import StoreClosed
+from ....stores.lifecycle import check_process
 from ....stores.sqlite.connection import use_wal
 from ....stores.sqlite_errors import ERRORS, to_store_error
 from .schema import create_tables
@@ -43,11 +44,14 @@ class SQLiteFile:
     def __init__(self, path: str | Path, deadline: float) -> None:
         self._path, self._deadline = os.path.abspath(path), deadline
         self._threads: dict[ThreadName, tuple[ThreadPoolExecutor, sqlite3.Connection]] = {}
+        self._process = os.getpid()
         self._is_guarded = False  # whether statements of the writer that are `_DENIED` are refused
 
     async def open(self) -> None:
         if self._threads:
+            check_process("SQLiteCheckpoints", self._process)
             raise StoreClosed("SQLiteCheckpoints is already open; open it once, and share it")
+        self._process = os.getpid()
         try:
             for name in get_args(ThreadName):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
@@ -61,6 +65,8 @@ class SQLiteFile:
             raise
 
     async def aclose(self) -> None:
+        if self._process != os.getpid():
+            return  # after a fork, what is open belongs to the parent process
         threads, self._threads = list(self._threads.values()), {}
         for thread, connection in threads:
             thread.submit(connection.close)
@@ -125,6 +131,7 @@ class SQLiteFile:
         """Call `work` in one of the threads, without a transaction, and return its result."""
         if name not in self._threads:
             raise StoreClosed("SQLiteCheckpoints is not open; use it inside `async with checkpoints:`")
+        check_process("SQLiteCheckpoints", self._process)
         thread, connection = self._threads[name]
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, _call, work, connection)
