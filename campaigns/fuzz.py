@@ -239,8 +239,9 @@ class Fuzzer:
         if call == 1:
             return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
-            stored = self._items.read_stored(reply) or await _find_stored(partitions, self._commits[0])
-            return settle(self._commits[0], self._items.to_commit(stored, STREAM), Usage())
+            commit = self._commits[0]
+            stored = self._items.read_stored(reply, commit) or await _find_stored(partitions, commit)
+            return settle(commit, self._items.to_commit(stored, STREAM), Usage())
         client.refuses = True
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ NAMES = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGES
 class Stored(msgspec.Struct, kw_only=True, gc=False):
     """An item as the service returns it, with those of the library's attributes that it has."""
 
+    partition: Text
     sort: Number
     id: Binary = msgspec.field(name=ID, default_factory=Binary)
     time: Number = msgspec.field(name=TIME, default_factory=Number)
@@ -42,12 +44,6 @@ class Stored(msgspec.Struct, kw_only=True, gc=False):
     shape: Text = msgspec.field(name=SHAPE, default_factory=Text)
 
 
-class Keyed(Stored, kw_only=True, gc=False):
-    """A stored item with its partition key, for reads across streams."""
-
-    partition: Text
-
-
 class Items:
     """Converts commits and snapshots to items and back, for one table and one tenant."""
 
@@ -58,21 +54,12 @@ class Items:
         if tenant is not None:
             check_stream(tenant)
         self.partition_key, self.sort_key = partition_key, sort_key
-        sort: Any = msgspec.field(name=sort_key)
-        stored: Any = msgspec.defstruct(
-            "StoredInTable", [("sort", Number, sort)], bases=(Stored,), kw_only=True, gc=False
-        )
+        keys: Any = [
+            ("partition", Text, msgspec.field(name=partition_key)),
+            ("sort", Number, msgspec.field(name=sort_key)),
+        ]
+        stored: Any = msgspec.defstruct("StoredInTable", keys, bases=(Stored,), kw_only=True, gc=False)
         self.stored: type[Stored] = stored
-        partition: Any = msgspec.field(name=partition_key)
-        keyed: Any = msgspec.defstruct(
-            "KeyedInTable",
-            [("sort", Number, sort), ("partition", Text, partition)],
-            bases=(Keyed,),
-            kw_only=True,
-            gc=False,
-        )
-        self.keyed: type[Keyed] = keyed
-        self.scan_response: type[QueryResponse[Keyed]] = QueryResponse[keyed]
         self.get_response: type[GetResponse[Stored]] = GetResponse[stored]
         self.query_response: type[QueryResponse[Stored]] = QueryResponse[stored]
         self._condition_failed: type[ConditionFailed[Stored]] = ConditionFailed[stored]
@@ -118,12 +105,21 @@ class Items:
         check_commit(commit, MAX_COMMIT_BYTES - names)
         return item
 
-    def read_stored(self, reply: Reply | None) -> Stored | None:
-        """Return the stored item because of which a put was refused; None if the endpoint does not return it."""
+    def read_stored(self, reply: Reply | None, commit: Commit) -> Stored | None:
+        """Return the stored item that the put of a commit met; None if the reply does not have it."""
         try:
-            return reply.read(self._condition_failed).Item if reply is not None else None
+            item = reply.read(self._condition_failed).Item if reply is not None else None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
+        return item if item is not None and self.is_at(item, commit.stream, commit.version) else None
+
+    def are_of_stream(self, items: Iterable[Stored], stream: str) -> bool:
+        """Whether all of these items are in the partition of the stream."""
+        return {item.partition.S for item in items} <= {self.partition(stream)["S"]}
+
+    def is_at(self, item: Stored, stream: str, sort: SortKey) -> bool:
+        """Whether the item has this key."""
+        return self.are_of_stream([item], stream) and self.read_sort_key(item, stream) == sort
 
     def read_sort_key(self, item: Stored, stream: str) -> SortKey:
         """Return the sort key of an item. Raises CorruptPayload if it is not a number."""
@@ -168,7 +164,7 @@ class Items:
             pass
         raise CorruptPayload(stream, version or 0, "the item is not a commit of this library")
 
-    def to_commit_of_tenant(self, item: Keyed) -> Commit | None:
+    def to_commit_of_tenant(self, item: Stored) -> Commit | None:
         """Return the commit of an item; None if it is not a commit of this tenant.
 
         Raises CorruptPayload if this library did not write the item.
@@ -176,7 +172,7 @@ class Items:
         key = self.read_commit_key(item)
         return self.to_commit(item, key[0]) if key is not None else None
 
-    def read_commit_key(self, item: Keyed) -> tuple[str, int] | None:
+    def read_commit_key(self, item: Stored) -> tuple[str, int] | None:
         """Return the stream and the version from the keys alone; None if they are not those of a commit of this tenant.
 
         Raises CorruptPayload if the keys are not those of this library.
@@ -189,7 +185,7 @@ class Items:
         version = commit_version(self.read_sort_key(item, stream))
         return None if version is None else (stream, version)
 
-    def read_key(self, item: Keyed) -> dict[str, Any]:
+    def read_key(self, item: Stored) -> dict[str, Any]:
         return {self.partition_key: {"S": item.partition.S}, self.sort_key: {"N": item.sort.N}}
 
     def from_snapshot(self, snapshot: Snapshot, sort: SortKey) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ...store import Commit, Snapshot
 from ...usage import Usage
 from .items import ID, SNAPSHOT_VERSION, Items, Stored
 from .layouts.layout import Page, SortKey, commit_version
-from .table import Table
+from .table import Table, mixed_up
 from .wire.outcomes import ConditionNotMet
 from .wire.responses import Response
 
@@ -60,6 +60,8 @@ class TablePartitions:
         if after is not None:
             request["ExclusiveStartKey"] = items.key(stream, after)
         response = await self._table.send("Query", request, items.query_response, used)
+        if not items.are_of_stream(response.Items, stream):
+            raise mixed_up(stream)
         snapshot: Snapshot | None = None
         commits: list[Commit] = []
         damaged: CorruptPayload | None = None
@@ -87,7 +89,10 @@ class TablePartitions:
             "ConsistentRead": True,
             "ReturnConsumedCapacity": "TOTAL",
         }
-        return (await self._table.send("GetItem", request, self._items.get_response, self._used)).Item
+        item = (await self._table.send("GetItem", request, self._items.get_response, self._used)).Item
+        if item is not None and not self._items.is_at(item, stream, key):
+            raise mixed_up(stream)
+        return item
 
     async def get_snapshot(self, stream: str, key: SortKey) -> Snapshot | None:
         item = await self.get(stream, key)

@@ -19,7 +19,7 @@ from .feed.checkpoint import find_earliest, parse_checkpoint
 from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
 from .identity import Identity
-from .items import Items, Keyed, Stored
+from .items import Items, Stored
 from .layouts import LAYOUTS, LayoutName
 from .layouts.layout import SortKey
 from .partitions import TablePartitions
@@ -108,7 +108,7 @@ class DynamoDBStore(ManagedStore):
             try:
                 await self.table.send("PutItem", request, Response, used, unknown=unknown)
             except ConditionNotMet as failed:
-                stored = self.items.read_stored(failed.reply)
+                stored = self.items.read_stored(failed.reply, commit)
             else:
                 return settle(commit, commit, used)
             if stored is None:  # the endpoint does not return the stored item
@@ -295,10 +295,10 @@ class DynamoDBStore(ManagedStore):
             stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
         )
 
-    async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Keyed]:
+    async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Stored]:
         used = Usage(calls=1)
         with self.in_flight(used=used):
-            return await self.table.send("Scan", request, self.items.scan_response, used)
+            return await self.table.send("Scan", request, self.items.query_response, used)
 
     async def on_open(self) -> None:
         await self.table.connection.open()

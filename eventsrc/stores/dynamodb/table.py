@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ...errors import StoreError, StoreRejected
+from ...errors import StoreError, StoreRejected, StoreUnavailable
 from ...usage import Usage
 from .creation import create_table
 from .wire.attributes import text_of
@@ -117,7 +117,10 @@ class Table:
 
     async def get(self, key: Item) -> Item | None:
         request = {"TableName": self.name, "Key": key, "ConsistentRead": True, "ReturnConsumedCapacity": "TOTAL"}
-        return (await self._guard_and_send("GetItem", request, GetResponse[Item])).Item
+        item = (await self._guard_and_send("GetItem", request, GetResponse[Item])).Item
+        if item is not None and not item.items() >= key.items():
+            raise mixed_up(text_of(key, self.partition_key))
+        return item
 
     async def get_all(self, table: str, keys: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
         """Return the attributes `names` of the items that exist in `table`, in any order. The keys must differ."""
@@ -150,6 +153,8 @@ class Table:
             request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
         while True:
             page = await self._guard_and_send("Query", request, QueryResponse[Item])
+            if any(item.get(self.partition_key) != {"S": partition} for item in page.Items):
+                raise mixed_up(partition)
             if page.Items:
                 yield page.Items
             if page.LastEvaluatedKey is None:
@@ -297,6 +302,14 @@ def _to_store_error(
     if unknown is not None and error.ambiguous:
         return unknown(error.reason)
     return error.to_store_error()
+
+
+def mixed_up(partition: str) -> StoreUnavailable:
+    """Return the error for a response with items of other keys than those of the request."""
+    return StoreUnavailable(
+        f"the response to a read of {partition} has items of other keys; find what forwards or caches the requests "
+        "between this process and DynamoDB"
+    )
 
 
 def _find_tables(request: Mapping[str, Any]) -> list[str]:

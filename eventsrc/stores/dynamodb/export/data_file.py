@@ -33,7 +33,7 @@ def make_line_reader(items: Items) -> Callable[[bytes], Row | None]:
     A line of a full export has `Item`. A line of an incremental export has `Keys`, and `NewImage` unless the item was
     removed. The function raises CorruptPayload for other lines.
     """
-    optional: Any = items.keyed | None
+    optional: Any = items.stored | None
     fields = [(name, optional, None) for name in ("Item", "NewImage", "Keys")]
     decoder: Any = msgspec.json.Decoder(msgspec.defstruct("Line", fields, gc=False))
 

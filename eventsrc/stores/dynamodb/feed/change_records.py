@@ -97,7 +97,7 @@ def _is_same_table(one: str, other: str) -> bool:
 
 def _to_commit(item: object, items: Items) -> Commit | None:
     try:
-        stored = msgspec.convert(item, items.keyed)
+        stored = msgspec.convert(item, items.stored)
     except msgspec.ValidationError:
         raise CorruptPayload("", 0, "this library did not write the item") from None
     return items.to_commit_of_tenant(stored)

@@ -11,11 +11,11 @@ import msgspec
 
 from ....store import MAX_VERSION
 from ...feed import Batch, Head
-from ..items import Items, Keyed
+from ..items import Items, Stored
 from ..wire.responses import QueryResponse
 from .found import find_commits
 
-ScanPage = Callable[[dict[str, Any]], Awaitable[QueryResponse[Keyed]]]
+ScanPage = Callable[[dict[str, Any]], Awaitable[QueryResponse[Stored]]]
 
 
 class Progress(msgspec.Struct, omit_defaults=True):
@@ -82,9 +82,9 @@ async def scan_heads(
 
 async def _scan_pages(
     scan_page: ScanPage, request: dict[str, Any], items: Items, progress: list[Progress], pace: Pace
-) -> AsyncGenerator[tuple[int, QueryResponse[Keyed]]]:
+) -> AsyncGenerator[tuple[int, QueryResponse[Stored]]]:
     """Iterate over pages with their segment. `progress` is updated before each page."""
-    pages: asyncio.Queue[tuple[int, QueryResponse[Keyed], Progress] | Exception] = asyncio.Queue(maxsize=len(progress))
+    pages: asyncio.Queue[tuple[int, QueryResponse[Stored], Progress] | Exception] = asyncio.Queue(maxsize=len(progress))
 
     async def read(segment: int, read_so_far: Progress) -> None:
         try:

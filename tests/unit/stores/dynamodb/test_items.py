@@ -7,16 +7,16 @@ import msgspec
 import pytest
 
 from eventsrc import CorruptPayload
-from eventsrc.stores.dynamodb.items import Items, Keyed
+from eventsrc.stores.dynamodb.items import Items, Stored
 from eventsrc.stores.dynamodb.layouts.layout import HIGHEST, commit_version
 from eventsrc.testing.contract.samples import make_commit
 
 ITEMS = Items("PK", "SK", None)
 
 
-def item_at(key: str) -> Keyed:
+def item_at(key: str) -> Stored:
     item: dict[str, Any] = {**ITEMS.from_commit(make_commit("a-1", 7)), "SK": {"N": key}}
-    return msgspec.convert(item, ITEMS.keyed)
+    return msgspec.convert(item, ITEMS.stored)
 
 
 @pytest.mark.parametrize("key", ["7", "7.0", "0.7E+1"])
