@@ -24,7 +24,7 @@ EventsrcError
 │   ├── UpcasterFailed          an upcaster raised, or returned something else than its annotation says
 │   └── StreamCorrupt           a version is missing
 └── StoreError                  the store could not do what was asked
-    ├── CommitOutcomeUnknown    the commit may or may not be stored; save the same object again
+    ├── CommitOutcomeUnknown    the commit may or may not be stored; `await repository.settle(error)`
     ├── Throttled               not done: the service asked to slow down until the deadline
     ├── StoreUnavailable        not done: no usable answer before the deadline
     ├── StoreRejected           not done, and the same call will fail again
@@ -358,21 +358,22 @@ class StoreError(EventsrcError):
 
 
 class CommitOutcomeUnknown(StoreError):
-    """No definite answer came before the deadline. The commit may be stored, now or later.
+    """No definite answer came before the deadline, or the call was cancelled. `commit` may be stored, now or later.
 
-    Save the *same object* again: this sends the same commit with the same id, and its outcome is exact.
-    With a command id, issuing the same command again on a newly loaded aggregate is exact too.
+    `await repository.settle(error)` sends the same commit with the same id again, and its outcome is exact. So is that
+    of saving the *same object* again, and, with a command id, that of issuing the same command again.
     """
 
-    def __init__(self, stream: str, version: int, commit_id: str, reason: str = "") -> None:
-        super().__init__(stream, version, commit_id, reason)
-        self.stream, self.version, self.commit_id, self.reason = stream, version, commit_id, reason
+    def __init__(self, commit: Commit, reason: str = "") -> None:
+        super().__init__(commit, reason)
+        self.commit, self.reason = commit, reason
+        self.stream, self.version, self.commit_id = commit.stream, commit.version, str(commit.uuid)
 
     def __str__(self) -> str:
         last = f" (last: {self.reason})" if self.reason else ""
         return (
-            f"commit {self.commit_id} to {self.stream}@{self.version}: no definite answer{last}; save the same object "
-            "again to learn the outcome"
+            f"commit {self.commit_id} to {self.stream}@{self.version}: no definite answer{last}; call "
+            "`await repository.settle(error)`, or save the same object again, to learn the outcome"
         )
 
 

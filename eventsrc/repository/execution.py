@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -9,9 +10,10 @@ import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.commands import CommandCall
-from ..errors import ConflictError, IdempotencyError
+from ..errors import ConflictError, EventsrcError, IdempotencyError
 from ..store import Commit, Receipt
 from .cache import Cache, Frozen
+from .settling import explain_cancellation
 from .snapshots import Snapshots
 
 A = TypeVar("A", bound=Aggregate)
@@ -57,8 +59,13 @@ async def execute(
     """Call the command and save. Calls on the same id wait for each other. Raises as `Repository.execute`."""
     call = CommandCall(command, args, kwargs)
     digest = call.compute_digest() if command_id is not None else None
-    async with steps.cache.turn(id):
-        return await Execution(steps, id, call.run, command_id, digest).run()
+    try:
+        async with steps.cache.turn(id):
+            return await Execution(steps, id, call.run, command_id, digest).run()
+    except asyncio.CancelledError as cancelled:
+        if isinstance(cancelled.__cause__, EventsrcError):
+            raise
+        raise cancelled from explain_cancellation(None)
 
 
 class Execution(Generic[A]):

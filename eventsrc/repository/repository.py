@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
-from ..aggregates.aggregate import Aggregate, adopt, journal_of
+from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import join, pack
-from ..aggregates.commands import AppliedCommand, check_command_id, compute_digest
+from ..aggregates.commands import check_command_id, compute_digest
 from ..aggregates.declaration import declaration_of, describe_other
 from ..aggregates.event_values import read_tags
 from ..concurrency import load_all
 from ..errors import (
     AggregateNotFound,
     CommitOutcomeUnknown,
-    ConflictError,
     EventsrcError,
     IdempotencyError,
-    StoreError,
     StreamCorrupt,
     kind_of,
 )
@@ -31,6 +30,7 @@ from ..tracing import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
 from .execution import Executed, Steps, execute
+from .settling import append, explain_cancellation, find_applied, resolve_duplicate, settle
 from .snapshots import SnapshotPolicy, Snapshots
 from .time_travel import Recorded, load_as_of, read_history
 
@@ -119,6 +119,20 @@ class Repository(Generic[A]):
         """
         return await self._save(aggregate, command_id, None, metadata)
 
+    async def settle(self, error: BaseException) -> Receipt | None:
+        """Settle a failed `save` or `execute`: return the receipt of its commit, or None if it is not stored.
+
+        The commit is sent again under its id, so it is stored once, unless another commit has its version. After None
+        it never will be stored: call `execute` again. `error` is what the call raised: an error of this library, the
+        CancelledError of a cancelled call, or the TimeoutError that asyncio has made of that one.
+
+        Raises:
+            CommitOutcomeUnknown: there was no definite answer again; call `settle` again.
+            IdempotencyError: the command id was applied with other content; this commit is not stored.
+            ValueError: the error does not say what was sent, or its commit is of another class.
+        """
+        return await settle(self._store, self._declaration.category, error)
+
     @overload
     async def execute(
         self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -203,11 +217,11 @@ class Repository(Generic[A]):
         journal = journal_of(aggregate)
         if journal.saving:
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
-        journal.saving = True
+        journal.saving, sent = True, journal.draft
         try:
             if journal.store is not None and journal.store is not self._store:
                 await check_commit(self._store, journal.stream, journal.version, journal.commit_id)
-            if (earlier := journal.draft) is not None:  # its outcome is unknown, so it is settled first
+            if (earlier := sent) is not None:  # its outcome is unknown, so it is settled first
                 receipt = await self._append(aggregate, earlier)
                 if receipt.duplicate or not journal.uncommitted:
                     return receipt
@@ -217,9 +231,11 @@ class Repository(Generic[A]):
             if command_id is not None and (applied := journal.commands.get(command_id)):
                 if earlier is not None and earlier.command_id == command_id:  # later events are other content
                     raise IdempotencyError(journal.stream, command_id, applied.version)
-                return await self._resolve_duplicate(aggregate, applied, draft)
-            journal.draft, journal.ambiguous = draft, False
+                return await resolve_duplicate(self.load, aggregate, applied, draft)
+            journal.draft, journal.ambiguous, sent = draft, False, draft
             return await self._append(aggregate, draft)
+        except CancelledError as cancelled:
+            raise cancelled from explain_cancellation(sent)
         finally:
             journal.saving = False
 
@@ -252,20 +268,14 @@ class Repository(Generic[A]):
         journal = journal_of(aggregate)
         ambiguous, journal.ambiguous = journal.ambiguous, True  # stays so if this is cancelled
         try:
-            receipt = await self._store.append(draft)
-        except ConflictError as conflict:
-            journal.draft = None
-            winner = conflict.winner
-            if winner is None or winner.command_id is None or winner.command_id != draft.command_id:
-                raise
-            return await self._resolve_duplicate(aggregate, AppliedCommand.of(winner), draft)
-        except EventsrcError as error:
-            if isinstance(error, CommitOutcomeUnknown):
-                raise
-            if ambiguous and isinstance(error, StoreError):  # an earlier try may have stored it
-                raise CommitOutcomeUnknown(draft.stream, draft.version, str(draft.uuid)) from error
-            journal.draft = None
+            receipt = await append(self._store, draft, ambiguous)
+        except CommitOutcomeUnknown:
             raise
+        except EventsrcError as error:
+            journal.draft = None
+            if (applied := find_applied(draft, error)) is None:
+                raise
+            return await resolve_duplicate(self.load, aggregate, applied, draft)
         journal.draft = None
         del journal.uncommitted[: draft.events]
         journal.advance_to(draft)
@@ -273,16 +283,6 @@ class Repository(Generic[A]):
         journal.remember(draft, self.aggregate_class.remembered_commands)
         await self._snapshots.after_save(aggregate)
         return receipt
-
-    async def _resolve_duplicate(self, aggregate: A, applied: AppliedCommand, draft: Commit) -> Receipt:
-        """Check that the applied command is the one in the draft, and give the object the stored state."""
-        if applied.digest != draft.command_digest:
-            raise IdempotencyError(draft.stream, draft.command_id or "", applied.version)
-        stored = await self.load(aggregate.id)
-        if len(journal_of(aggregate).uncommitted) > draft.events:  # `adopt` would lose later events
-            raise ConflictError(draft.stream, draft.version - 1, stored.version)
-        adopt(aggregate, stored)
-        return Receipt(draft.stream, applied.version, None, duplicate=True)
 
     async def _catch_up(self, aggregate: A) -> None:
         """Read and apply the commits after the aggregate's version."""

@@ -21,6 +21,7 @@ from support.ledger import InMemory, fill, running
 from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repository, SnapshotPolicy, Throttled
 from eventsrc.processing import Processor
 from eventsrc.telemetry import instrument, instrument_processors
+from eventsrc.testing.contract.samples import make_commit
 
 
 class Instrumented:
@@ -71,7 +72,7 @@ async def test_each_call_is_a_span_without_the_stream_id(instrumented: Instrumen
     ("error", "outcome", "is_ok"),
     [
         (ConflictError("account-a-1", 0, 1), "conflict", True),
-        (CommitOutcomeUnknown("account-a-1", 1, "?"), "unknown", False),
+        (CommitOutcomeUnknown(make_commit("account-a-1")), "unknown", False),
         (Throttled("slow down"), "failed", False),
     ],
 )

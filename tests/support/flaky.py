@@ -8,13 +8,18 @@ from collections.abc import AsyncGenerator, Callable
 from eventsrc import Commit, Loaded, MemoryStore, Receipt, Snapshot
 from eventsrc.store import MAX_VERSION
 
+Fault = Exception | Callable[[Commit], Exception]
+
 
 class ScriptedStore(MemoryStore):
-    """Each append takes the next step of `appends`: an error to raise "before" or "after" storing, or "hang"."""
+    """Each append takes the next step of `appends`: an error to raise "before" or "after" storing, or "hang".
+
+    A function, such as the class CommitOutcomeUnknown, makes the error from the commit.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.appends: list[tuple[str, Exception | None]] = []
+        self.appends: list[tuple[str, Fault | None]] = []
         self.hidden: set[int] = set()  # versions that reads do not show
         self.shown_after: int | None = None  # the number of reads after which they are shown
         self.snapshot_error: Exception | None = None
@@ -27,10 +32,10 @@ class ScriptedStore(MemoryStore):
         self.appended.append(commit)
         when, error = self.appends.pop(0) if self.appends else ("", None)
         if when == "before" and error:
-            raise error
+            raise error if isinstance(error, Exception) else error(commit)
         receipt = await super().append(commit)
         if when == "after" and error:
-            raise error
+            raise error if isinstance(error, Exception) else error(commit)
         if when == "hang":
             self.hanging.set()
             await asyncio.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from ...errors import CommitOutcomeUnknown, StoreError
@@ -92,9 +93,6 @@ class DynamoDBStore(ManagedStore):
         self._identity = Identity(self.table, self.items)
 
     async def append(self, commit: Commit) -> Receipt:
-        def unknown(reason: str) -> CommitOutcomeUnknown:
-            return CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid), reason)
-
         request = {
             "TableName": self.table.name,
             "Item": self.items.from_commit(commit),
@@ -106,7 +104,7 @@ class DynamoDBStore(ManagedStore):
         used = Usage(calls=1)
         with self.in_flight(used=used):
             try:
-                await self.table.send("PutItem", request, Response, used, unknown=unknown)
+                await self.table.send("PutItem", request, Response, used, unknown=partial(CommitOutcomeUnknown, commit))
             except ConditionNotMet as failed:
                 stored = self.items.read_stored(failed.reply, commit)
             else:
@@ -315,7 +313,7 @@ class DynamoDBStore(ManagedStore):
 
 async def _find_stored(partitions: TablePartitions, commit: Commit) -> Stored:
     """Return the item that has the version of a commit whose put was refused. Raises CommitOutcomeUnknown."""
-    unknown = CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+    unknown = CommitOutcomeUnknown(commit)
     try:
         stored = await partitions.get(commit.stream, commit.version)
     except StoreError as error:  # not a definite failure: the stored item may be this commit

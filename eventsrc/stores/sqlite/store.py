@@ -90,7 +90,7 @@ class SQLiteStore(OrderedStore):
                 self.notify()
                 return receipt
             except Undecided:
-                raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid)) from None
+                raise CommitOutcomeUnknown(commit) from None
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)

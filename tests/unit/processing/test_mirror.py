@@ -190,7 +190,7 @@ class Unsure(SQLiteStore):
         receipt = await super().append(commit)
         self.lost += 1
         if self.lost % 2:
-            raise CommitOutcomeUnknown(commit.stream, commit.version, str(commit.uuid))
+            raise CommitOutcomeUnknown(commit)
         return receipt
 
 

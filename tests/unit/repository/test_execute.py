@@ -30,6 +30,7 @@ from eventsrc import (
     SnapshotPolicy,
 )
 from eventsrc.store import MAX_VERSION
+from eventsrc.testing.contract.samples import make_commit
 
 INLINE = SnapshotPolicy(inline=True)
 
@@ -207,7 +208,8 @@ async def test_a_failed_command_changes_nothing(here: Repository[Account]) -> No
 
 
 @pytest.mark.parametrize(
-    "error", [CommitOutcomeUnknown("account-a-1", 3, "?"), RuntimeError(), ConflictError("account-a-1", 2, 3)]
+    "error",
+    [CommitOutcomeUnknown(make_commit("account-a-1", 3)), RuntimeError(), ConflictError("account-a-1", 2, 3)],
 )
 async def test_the_state_of_a_failed_save_is_not_remembered(
     here: Repository[Account], store: CountingStore, error: Exception

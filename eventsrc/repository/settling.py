@@ -1,0 +1,91 @@
+"""Outcomes of appends: those that stay unknown, and how to settle them."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..aggregates.aggregate import Aggregate, adopt, journal_of
+from ..aggregates.commands import AppliedCommand
+from ..errors import (
+    CommitOutcomeUnknown,
+    ConflictError,
+    EventsrcError,
+    IdempotencyError,
+    StoredDataError,
+    StoreError,
+    StoreUnavailable,
+)
+from ..store import Commit, Receipt, Store
+from ..stream_id import category_of
+
+A = TypeVar("A", bound=Aggregate)
+
+
+async def append(store: Store, commit: Commit, ambiguous: bool) -> Receipt:
+    """Append a commit. If `ambiguous`, an earlier try may have stored it, and a failure of the store proves nothing.
+
+    Raises as `Store.append`.
+    """
+    try:
+        return await store.append(commit)
+    except StoreError as error:
+        if ambiguous and not isinstance(error, CommitOutcomeUnknown):
+            raise CommitOutcomeUnknown(commit) from error
+        raise
+
+
+def find_applied(commit: Commit, error: EventsrcError) -> AppliedCommand | None:
+    """Return the command of the winner of a conflict if it has the command id of this commit, otherwise None."""
+    winner = error.winner if isinstance(error, ConflictError) else None
+    if winner is None or winner.command_id is None or winner.command_id != commit.command_id:
+        return None
+    return AppliedCommand.of(winner)
+
+
+def explain_cancellation(sent: Commit | None) -> StoreError:
+    """Return the cause of a CancelledError: what `settle` needs to know about the call that was cancelled."""
+    if sent is None:
+        return StoreUnavailable("cancelled before a commit was sent")
+    return CommitOutcomeUnknown(sent, "cancelled")
+
+
+async def resolve_duplicate(
+    load: Callable[[str], Awaitable[A]], aggregate: A, applied: AppliedCommand, draft: Commit
+) -> Receipt:
+    """Check that the applied command is the one in the draft, and give the object the stored state."""
+    receipt = _to_receipt(draft, applied)
+    stored = await load(aggregate.id)
+    if len(journal_of(aggregate).uncommitted) > draft.events:  # `adopt` would lose later events
+        raise ConflictError(draft.stream, draft.version - 1, stored.version)
+    adopt(aggregate, stored)
+    return receipt
+
+
+def _to_receipt(commit: Commit, applied: AppliedCommand) -> Receipt:
+    """Return the receipt of a commit whose command was applied by another one. Raises IdempotencyError."""
+    if applied.digest != commit.command_digest:
+        raise IdempotencyError(commit.stream, commit.command_id or "", applied.version)
+    return Receipt(commit.stream, applied.version, None, duplicate=True)
+
+
+async def settle(store: Store, category: str, error: BaseException) -> Receipt | None:
+    """Settle the outcome of the call that raised this error. Raises as `Repository.settle`."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, EventsrcError):
+        cause = cause.__cause__  # TimeoutError, then CancelledError
+    if cause is None:
+        raise ValueError(f"{type(error).__name__} has no outcome; pass the error that `save` or `execute` raised")
+    if not isinstance(cause, CommitOutcomeUnknown):
+        return None
+    if category_of((commit := cause.commit).stream) != category:
+        raise ValueError(f"{commit.stream} is not of the category {category}; call `settle` of its own repository")
+    try:
+        return await append(store, commit, ambiguous=True)
+    except (ConflictError, StoredDataError) as other:  # another commit has the version
+        if (applied := find_applied(commit, other)) is None:
+            return None
+        return _to_receipt(commit, applied)
+    except CancelledError as cancelled:
+        raise cancelled from cause
