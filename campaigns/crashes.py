@@ -34,7 +34,7 @@ from .history import Caller, Findings, History, Operation, Outcome
 from .progress import report
 from .report import Layer
 
-MANY_RECORDS = 200  # lines that a writer has written before it is killed with the others, about three an operation
+SAVES = 50  # that each writer has recorded as acknowledged before it is killed with the others
 WRITERS = 3  # processes at once
 TASKS = 4  # in each process
 KILLS_PER_FILE = 12  # the last WRITERS of them at once
@@ -163,14 +163,15 @@ class _File:
         return findings._replace(violations=violations)
 
     async def _until_busy(self) -> None:
-        """Wait until each writer has recorded many operations: on a busy machine they start late."""
+        """Wait until each writer has recorded SAVES: on a busy machine they start late."""
         async with asyncio.timeout(60):
-            while any(self._recorded(name) < MANY_RECORDS for name in self._writers):  # noqa: ASYNC110  # of processes
+            while any(self._count_saves(name) < SAVES for name in self._writers):  # noqa: ASYNC110  # of processes
                 await asyncio.sleep(0.02)
 
-    def _recorded(self, name: str) -> int:
+    def _count_saves(self, name: str) -> int:
         records = self._records(name)
-        return records.read_bytes().count(b"\n") if records.exists() else 0
+        lines = records.read_bytes().splitlines() if records.exists() else []
+        return sum(b'"kind":"save"' in line and b'"outcome":"ok"' in line for line in lines)
 
     def _start(self) -> None:
         name = next(self._names)
