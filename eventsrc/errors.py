@@ -378,7 +378,7 @@ class CommitOutcomeUnknown(StoreError):
 
 
 class Throttled(StoreError):
-    """Not done. The service throttled, or a lock or a connection stayed taken, until the deadline. Slow down."""
+    """Not done. Until the deadline the service throttled, or a lock, a connection or the aggregate stayed taken."""
 
 
 class StoreUnavailable(StoreError):

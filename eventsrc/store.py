@@ -134,13 +134,14 @@ class Store(ABC):
 
     - An append, a snapshot, and each page of a read end within the store's deadline.
     - Reads are consistent: they see every commit that was acknowledged before they began.
-    - `usage` is the sum of what the store has consumed since it was created.
+    - `usage` is the sum of what the store has consumed since it was created. `deadline` is in seconds, or None.
     - Each call may raise StoreClosed, Throttled, StoreUnavailable or StoreRejected, in addition to the errors it names.
 
     To write a store, subclass `eventsrc.stores.ManagedStore`, which has the life cycle.
     """
 
     usage: Usage
+    deadline: float | None = None
 
     @abstractmethod
     async def append(self, commit: Commit) -> Receipt:

@@ -10,6 +10,8 @@ from time import monotonic
 
 import msgspec
 
+from ..errors import Throttled
+
 _ENTRY = 440
 """Bytes that an entry takes besides its id and its state: three objects, their numbers, and its slots in a dict."""
 
@@ -68,8 +70,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class Cache:
     """Frozen aggregates by id, and a lock for each id, so that commands on it run one at a time within the process."""
 
-    def __init__(self, policy: CachePolicy) -> None:
-        self._policy = policy
+    def __init__(self, policy: CachePolicy, deadline: float | None) -> None:
+        self._policy, self._deadline = policy, deadline
         self._entries: dict[str, Entry] = {}  # the least recently used first
         self._bytes = self._hits = self._misses = 0
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -80,18 +82,37 @@ class Cache:
 
     @asynccontextmanager
     async def turn(self, id: str) -> AsyncIterator[None]:
-        """Guard a block in which this id is used: one block at a time in this process."""
+        """Guard a block in which this id is used: one block at a time in this process.
+
+        Raises Throttled if the blocks before it take longer than the deadline.
+        """
         lock, waiting = self._locks.get(id) or (asyncio.Lock(), 0)
         self._locks[id] = lock, waiting + 1
         try:
-            async with lock:
+            if waiting:
+                await self._wait_for(lock)
+            else:
+                await lock.acquire()
+            try:
                 yield
+            finally:
+                lock.release()
         finally:
             lock, waiting = self._locks[id]
             if waiting > 1:
                 self._locks[id] = lock, waiting - 1
             else:
                 del self._locks[id]
+
+    async def _wait_for(self, lock: asyncio.Lock) -> None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                await lock.acquire()
+        except TimeoutError:
+            reason = "other commands on this id took the whole deadline; nothing was read or written"
+        else:
+            return
+        raise Throttled(f"{reason}; send fewer commands to one id at once")
 
     def take(self, id: str) -> Entry | None:
         """Remove and return the entry of an id, or None. The caller puts the new state back."""

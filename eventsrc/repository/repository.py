@@ -65,7 +65,7 @@ class Repository(Generic[A]):
         self.aggregate_class = aggregate
         self._store = store
         self._snapshots = Snapshots(aggregate, store, snapshots)
-        self._cache = Cache(cache)
+        self._cache = Cache(cache, store.deadline)
         self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache, attempts)
 
     @property
@@ -159,6 +159,7 @@ class Repository(Generic[A]):
             ConflictError: another writer came first in each of the `attempts`.
             IdempotencyError: the command id was applied with another command or other arguments. Arguments are compared
                 as msgspec encodes them, or by type if it cannot.
+            Throttled, StoreError: as `save`; also if commands before it on this id took the store's deadline.
             TypeError: the command is not a function, awaits or yields, or is a method of one object; or an argument is
                 an iterator, such as a generator.
         """

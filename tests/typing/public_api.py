@@ -72,6 +72,7 @@ async def results(store: Store) -> None:
     assert_type(await accounts.load("a-1"), Account)
     assert_type(await accounts.load("a-1", version=3), Account)
     assert_type(await accounts.save(Account.open("a-1", owner="ann"), command_id="c-1"), Receipt)
+    assert_type(await accounts.settle(TimeoutError()), Receipt | None)
     assert_type(await accounts.execute("a-1", Account.withdraw, 30), int)
     assert_type(await accounts.execute("a-1", Account.withdraw, amount=30), int)
     assert_type(await accounts.execute("a-1", Account.withdraw, 30, command_id="c-1"), int | None)
@@ -159,6 +160,7 @@ def facts(error: EventsrcError) -> str | int | Commit | None:
         case CommitTooLarge() | PayloadTooLarge():
             return error.size - error.limit
         case CommitOutcomeUnknown():
+            assert_type(error.commit, Commit)
             return error.commit_id
         case UnknownEventType():
             return error.tag

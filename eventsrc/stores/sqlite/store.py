@@ -59,7 +59,7 @@ class SQLiteStore(OrderedStore):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         check_deadline(deadline)
         self._path = os.path.abspath(path)  # resolved now: the working directory may change later
-        self._deadline = deadline
+        self.deadline = self._deadline = deadline
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
         self._readers: Readers | None = None

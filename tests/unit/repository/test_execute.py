@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 from support.bank import Account, InsufficientFunds
+from support.flaky import ScriptedStore
 
+from campaigns.clock import VirtualLoop, run
 from eventsrc import (
     Aggregate,
     CachePolicy,
@@ -28,6 +30,7 @@ from eventsrc import (
     Repository,
     Snapshot,
     SnapshotPolicy,
+    Throttled,
 )
 from eventsrc.store import MAX_VERSION
 from eventsrc.testing.contract.samples import make_commit
@@ -256,6 +259,39 @@ async def test_commands_on_one_id_run_one_at_a_time_and_other_ids_do_not_wait(st
     assert sorted(balances) == [each for each in range(1, 51) for _ in range(2)]
     assert store.asked == {"append": 102, "load": 2}  # there were no conflicts
     assert not here._cache._locks
+
+
+def test_a_command_waits_for_others_on_its_id_no_longer_than_the_deadline() -> None:
+    """In virtual time: the first command hangs, and then the store answers again."""
+
+    async def check() -> None:
+        async with ScriptedStore() as store:
+            store.deadline = 1.0
+            accounts = Repository(Account, store)
+            await accounts.save(Account.open("a-1", owner="ann"))
+            store.appends = [("hang", None)]
+            executing = [asyncio.create_task(accounts.execute("a-1", Account.deposit, 1)) for _ in range(30)]
+            done, _ = await asyncio.wait(executing, timeout=1.5)
+            assert len(done) == 29
+            assert {type(task.exception()) for task in done} == {Throttled}
+            executing[0].cancel()
+            await asyncio.wait(executing)
+            assert await accounts.execute("a-1", Account.deposit, 1) == 2  # the first deposit was stored
+
+    run(check(), VirtualLoop())
+
+
+@pytest.mark.parametrize(("seconds", "loads"), [(299, 0), (301, 1)])
+async def test_a_state_is_remembered_up_to_its_age(
+    here: Repository[Account], store: CountingStore, monkeypatch: pytest.MonkeyPatch, seconds: float, loads: int
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("eventsrc.repository.cache.monotonic", lambda: now)
+    await here.execute("a-1", Account.deposit, 1)
+    store.asked.clear()
+    now += seconds
+    await here.execute("a-1", Account.deposit, 1)
+    assert store.asked == {"append": 1, **({"load": 1} if loads else {})}
 
 
 class Noted(Event, tag="list.noted"):
