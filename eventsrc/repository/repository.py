@@ -30,6 +30,7 @@ from ..tracing import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
 from .execution import Executed, Steps, execute
+from .folding import fold_in_parts
 from .settling import append, explain_cancellation, find_applied, resolve_duplicate, settle
 from .snapshots import SnapshotPolicy, Snapshots
 from .time_travel import Recorded, load_as_of, read_history
@@ -84,16 +85,17 @@ class Repository(Generic[A]):
         snapshot, commits = await self._store.load(stream)
         try:
             if snapshot is None:
-                return self._fold(self.aggregate_class(id=id), commits)
+                return await fold_in_parts(self._fold, self.aggregate_class(id=id), commits)
             if (aggregate := self._snapshots.restore(id, snapshot, commits)) is not None:
-                return self._fold(aggregate, commits[1:])
+                return await fold_in_parts(self._fold, aggregate, commits[1:])
         except Exception as error:
             if not (gap := isinstance(error, StreamCorrupt)) and (snapshot is None or isinstance(error, EventsrcError)):
                 raise
             reason = "a version is missing" if gap else f"a handler raised {type(error).__name__} after a snapshot"
             log.warning("%s: %s; reading all commits", stream, reason)
         commits = [commit async for commit in read_without_gaps(self._store, stream)]
-        return self._snapshots.mark_unused(snapshot, commits, self._fold(self.aggregate_class(id=id), commits))
+        aggregate = await fold_in_parts(self._fold, self.aggregate_class(id=id), commits)
+        return self._snapshots.mark_unused(snapshot, commits, aggregate)
 
     async def load_many(self, ids: Iterable[str], *, concurrency: int = 32) -> dict[str, A]:
         """Return the aggregates by id, in the order of `ids`, without ids that do not exist. An error cancels all."""
@@ -288,4 +290,4 @@ class Repository(Generic[A]):
     async def _catch_up(self, aggregate: A) -> None:
         """Read and apply the commits after the aggregate's version."""
         newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
-        self._fold(aggregate, [commit async for commit in newer])
+        await fold_in_parts(self._fold, aggregate, [commit async for commit in newer])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import NamedTuple, TypeVar
 
 from ..aggregates.aggregate import Aggregate
@@ -14,6 +15,7 @@ from ..errors import AggregateNotFound
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
 from ..stores.reading import read_backward_without_gaps, read_without_gaps
+from .folding import PART, Turn
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -50,13 +52,26 @@ async def load_as_of(
         raise TypeError(f"`at` is {type(at).__name__}; it must be a datetime")
     if at is not None and at.tzinfo is None:
         raise ValueError(f"{at} has no time zone; give it one, e.g. datetime.now(UTC)")
+    last, turn = _to_microseconds(at) if at is not None else inf, Turn()
+    part: list[Commit] = []
     async with aclosing(read_without_gaps(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
         async for commit in commits:
-            if at is not None and commit.at > at:
+            if commit.time > last:
                 break
-            fold(aggregate, (commit,))
+            part.append(commit)
+            if len(part) == PART:
+                fold(aggregate, part)
+                part = []
+                await turn.end_if_long()
+    if part:
+        fold(aggregate, part)
     if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
         wanted = f"version {version}" if at is None else f"{at}"
         detail = f"nothing at {wanted}; its commits were read up to version {aggregate.version}"
         raise AggregateNotFound(aggregate.stream, detail)
     return aggregate
+
+
+def _to_microseconds(time: datetime) -> int:
+    """Return the whole microseconds since the epoch, as in `Commit.time`."""
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -55,6 +55,7 @@ from eventsrc.aggregates.aggregate import Aggregate
 from eventsrc.aggregates.codec import pack
 from eventsrc.aggregates.commands import compute_digest
 from eventsrc.aggregates.expansion import MAX_EXPANDED
+from eventsrc.repository import folding
 
 
 @pytest.fixture
@@ -555,6 +556,41 @@ async def test_the_error_for_a_missing_version_says_how_far_the_stream_goes(acco
 
 
 # --- the fields of a commit
+
+
+@pytest.mark.parametrize("load", ["all", "version", "at", "snapshot", "catch up"])
+async def test_other_tasks_run_while_a_long_stream_is_folded(
+    load: str, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = Repository(Account, store, snapshots=SnapshotPolicy(enabled=False))
+    account = Account.open("a-1", owner="ann")
+    if load == "snapshot":
+        await Repository(Account, store, snapshots=SnapshotPolicy(floor=0, inline=True)).save(account)
+    if load == "catch up":
+        await accounts.save(account)
+        await accounts.execute("a-1", Account.deposit, 1)
+        account = await accounts.load("a-1")
+    for _ in range(4_000):
+        account.deposit(1)
+        await accounts.save(account)
+    monkeypatch.setattr(folding, "_TURN", 0.0)
+    turns, done = 0, False
+
+    async def count() -> None:
+        nonlocal turns
+        while not done:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    if load == "catch up":
+        assert await accounts.execute("a-1", lambda account: account.balance) == account.balance
+    else:
+        options = {"version": {"version": account.version}, "at": {"at": datetime.now(UTC)}}.get(load, {})
+        assert (await accounts.load("a-1", **options)).balance == account.balance  # type: ignore[arg-type]
+    done = True
+    await counting
+    assert turns > 4_000 / folding.PART
 
 
 async def test_a_commit_has_the_facts_of_its_save(accounts: Repository[Account], store: ScriptedStore) -> None:
