@@ -57,7 +57,8 @@ async def bench(dynamodb_endpoint: str) -> AsyncIterator[Bench]:
 
 async def deposited(bench: Bench, amount: int = 5) -> Account:
     """Return an account with a deposit that is not saved yet."""
-    account = await bench.direct.load("a-1")
+    account = await bench.accounts.load("a-1")
+    bench.proxy.operations.clear()
     account.deposit(amount)
     return account
 
