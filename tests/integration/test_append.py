@@ -174,10 +174,10 @@ async def test_the_deadline_holds_for_calls_that_wait_for_a_connection(bench: Be
         async with asyncio.timeout(5):
             errors = await asyncio.gather(*saves, return_exceptions=True)
     unknown = [each for each in errors if isinstance(each, CommitOutcomeUnknown)]
-    never_sent = [each for each in errors if isinstance(each, Throttled)]
+    never_sent = [each for each in errors if isinstance(each, Throttled | StoreUnavailable)]
     assert len(unknown) >= 1
     assert len(unknown) + len(never_sent) == 100
-    assert "max_connections" in str(never_sent[0])
+    assert any("max_connections" in str(each) for each in never_sent)
 
 
 async def test_a_cancelled_save_can_be_saved_again(bench: Bench) -> None:

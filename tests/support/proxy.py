@@ -61,6 +61,8 @@ class Proxy:
         self.then: Fault = PASS
         self.forwarded = 0
         self.choose: Callable[[], Fault] | None = None  # replaces `faults` and `then`
+        self.open: set[asyncio.StreamWriter] = set()
+        self.silent: set[asyncio.StreamWriter] = set()  # connections on which nothing is answered any more
         self.late: set[asyncio.Task[bytes]] = set()  # requests that are still to be carried out
         self.go_on = asyncio.Event()
         self.arrived = asyncio.Event()
@@ -71,7 +73,12 @@ class Proxy:
         """The number of requests of each operation."""
         return dict(Counter(self.operations))
 
+    def silence(self) -> None:
+        """Answer nothing any more on the connections that are open now, as if a firewall had forgotten them."""
+        self.silent |= self.open
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open.add(writer)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while request := await _read_message(reader):
@@ -81,9 +88,12 @@ class Proxy:
                     self.arrived.set()
                     scripted = self.faults.pop(0) if self.faults else self.then
                     fault = self.choose() if self.choose else scripted
+                    if writer in self.silent:
+                        await asyncio.Event().wait()
                     if not await self._answer(request, writer, fault):
                         break
         finally:
+            self.open.discard(writer)
             writer.close()
 
     async def _answer(self, request: bytes, writer: asyncio.StreamWriter, fault: Fault) -> bool:

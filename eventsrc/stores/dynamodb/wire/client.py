@@ -16,6 +16,11 @@ CLOCK_CORRECTED = "ClockCorrected"
 """A code of this library: the request was refused because our clock was wrong. The next one has the right time."""
 
 
+def divide(deadline: float) -> tuple[float, float]:
+    """Return the seconds for making a connection, and for an exchange. A try that fails leaves time for another one."""
+    return min(deadline / 3, 3.0), deadline / 2
+
+
 class Reply(Protocol):
     """A response as it was received."""
 
@@ -32,12 +37,13 @@ class Reply(Protocol):
 class ServiceError(Exception):
     """An error that the service returned. `reply` is the whole response: it has the item if a condition failed.
 
-    The service's message is not kept, because it may change and may quote values.
+    The service's message is not kept, because it may change and may quote values. If the client has sent the request
+    more than once (`repeated`), the error says nothing about the earlier attempts.
     """
 
-    def __init__(self, code: str, status: int, reply: Reply | None = None) -> None:
+    def __init__(self, code: str, status: int, reply: Reply | None = None, *, repeated: bool = False) -> None:
         super().__init__(code, status)
-        self.code, self.status, self.reply = code, status, reply
+        self.code, self.status, self.reply, self.repeated = code, status, reply, repeated
 
 
 class TransportError(Exception):
@@ -45,12 +51,17 @@ class TransportError(Exception):
 
 
 class NotSent(TransportError):
-    """No connection was made, so this try did nothing."""
+    """Nothing was sent: there were no credentials or no connection. So this try did nothing."""
 
 
 class Client(Protocol):
     """A client as the store needs it."""
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
-        """Send one request, once, for an operation such as `PutItem`. Raises ServiceError or TransportError."""
+        """Send one request, once, for an operation such as `PutItem`.
+
+        Raises:
+            ServiceError, TransportError: the request failed.
+            CancelledError: the cause is NotSent if nothing was sent before.
+        """
         ...

@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import StoreRejected
 from ...limits import check_deadline
 from .client import Client
-from .sdk import SDKClient, check_installed, is_aws_endpoint, open_sdk
+from .sdk import SDKClient, check_installed, is_aws_endpoint, open_sdk, warn_of_retries
 
 DEADLINE = 10.0
 """Seconds that a call may take, including retries."""
@@ -87,6 +87,7 @@ class Connection:
     async def _open_clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
         """Return the SDK's client and the client for requests. Both are open until `stack` closes."""
         if self._given is not None:
+            warn_of_retries(self._given)
             return self._given, SDKClient(self._given)
         from .signed_client import SignedClient, is_proxied  # imported here, because it imports the SDK
 
@@ -94,7 +95,7 @@ class Connection:
         endpoint = sdk.meta.endpoint_url
         if is_proxied(endpoint):
             return sdk, SDKClient(sdk)
-        client = SignedClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, timeout=self.deadline / 2)
+        client = SignedClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, deadline=self.deadline)
         stack.push_async_callback(client.aclose)
         return sdk, client
 
@@ -107,5 +108,5 @@ class Connection:
             endpoint_url=endpoint_url,
             plain_http=self._plain_http,
             max_connections=self.max_connections,
-            timeout=self.deadline / 2,
+            deadline=self.deadline,
         )

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from .client import NotSent
+
 _ADDRESS_TIMEOUT = 1.0  # seconds to wait for an address of the host while there are others to try
 _MAX_IDLE = 20.0  # seconds that a connection may be idle; the service keeps it longer
 _START = re.compile(rb"(?>HTTP/1\.[01] 1.*?\r\n\r\n)*HTTP/1\.[01] [2-5]", re.DOTALL)  # with interim responses
@@ -32,15 +34,14 @@ class BadResponse(Exception):
     """The response is not HTTP, or ended too early."""
 
 
-class Unreachable(Exception):
-    """No connection was made, so nothing was sent."""
-
-
 class Pool:
     """Connections to one host, one for each concurrent exchange. A pool belongs to one event loop."""
 
-    def __init__(self, host: str, port: int, tls: SSLContext | None, *, connect_timeout: float = 3.0) -> None:
-        self._host, self._port, self._tls, self._connect_timeout = host, port, tls, connect_timeout
+    def __init__(
+        self, host: str, port: int, tls: SSLContext | None, *, connect_timeout: float = 3.0, timeout: float = 5.0
+    ) -> None:
+        self._host, self._port, self._tls = host, port, tls
+        self._connect_timeout, self._timeout = connect_timeout, timeout
         self._address: object = None  # the address that was connected to last
         self._open: set[HttpConnection] = set()
         self._idle: list[HttpConnection] = []  # the one used last at the end
@@ -49,17 +50,24 @@ class Pool:
         """Send a request, once, and return the response. On an error or when cancelled, close the connection.
 
         Raises:
-            Unreachable: no connection was made, so nothing was sent.
-            BadResponse, OSError: the request may have been carried out.
+            NotSent: no connection was made within `connect_timeout`.
+            BadResponse, OSError: the request may have been carried out. TimeoutError, which is an OSError: there was no
+                response within `timeout`.
+            CancelledError: the cause is NotSent if there was no connection yet.
         """
         connection = self._take_idle() or await self._connect()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            response = await connection.exchange(request)
-        except BaseException:
+            async with asyncio.timeout(self._timeout):
+                response = await connection.exchange(request)
+        except BaseException as error:
             connection.abort()
+            if isinstance(error, Exception):
+                self._close_idle(begun)  # what broke this connection may have broken them all
             raise
         if connection.is_usable:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = loop.time()
             self._idle.append(connection)
         return response
 
@@ -75,21 +83,26 @@ class Pool:
                 connection.abort()
 
     def _take_idle(self) -> HttpConnection | None:
-        oldest = asyncio.get_running_loop().time() - _MAX_IDLE
-        while self._idle and self._idle[0].idle_since < oldest:
-            self._idle.pop(0).close()
+        self._close_idle(asyncio.get_running_loop().time() - _MAX_IDLE)
         while self._idle:
             if (connection := self._idle.pop()).is_usable:
                 return connection
         return None
 
+    def _close_idle(self, before: float) -> None:
+        """Close the connections that have been idle since before this time."""
+        while self._idle and self._idle[0].idle_since < before:
+            self._idle.pop(0).close()
+
     async def _connect(self) -> HttpConnection:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._wrap_socket(await self._connect_socket())
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from NotSent("no connection")
         except (OSError, ValueError) as error:  # ValueError: the host name is not valid
             reason = type(error).__name__
-        raise Unreachable(reason)
+        raise NotSent(reason)
 
     async def _connect_socket(self) -> socket.socket:
         """Connect to the first address of the host that answers. Try the address that was used last first.
@@ -99,12 +112,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         found.sort(key=lambda each: each[4] != self._address)
+        first = min(_ADDRESS_TIMEOUT, self._connect_timeout / 2)  # so that there is time for another address
         for number, (family, kind, protocol, _, address) in enumerate(found, 1):
             connected = socket.socket(family, kind, protocol)
             try:
                 connected.setblocking(False)
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                async with asyncio.timeout(_ADDRESS_TIMEOUT if number < len(found) else None):
+                async with asyncio.timeout(first if number < len(found) else None):
                     await loop.sock_connect(connected, address)
             except BaseException as error:
                 connected.close()

@@ -155,16 +155,18 @@ def unwrap_cancellation(error: ServiceError) -> ServiceError:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return error
     code = next((code for reason, code in _CANCELLATION_CODES.items() if reason in reasons), error.code)
-    return ServiceError(code, error.status, error.reply)
+    return ServiceError(code, error.status, error.reply, repeated=error.repeated)
 
 
 def is_definite(error: Exception) -> bool:
     """Whether this try provably wrote nothing: it was refused, or never sent.
 
-    The code decides, never the message. An unknown code proves nothing.
+    The code decides, never the message. An unknown code proves nothing, nor does an answer to a second attempt.
     """
     if not isinstance(error, ServiceError):
         return isinstance(error, NotSent)
+    if error.repeated:
+        return False
     return error.status == 413 or (error.status < 500 and (error.code in _RETRYABLE_CODES or error.code in _ADVICE))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from importlib.util import find_spec
 from ipaddress import ip_address
+from socket import gaierror
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from zlib import crc32
@@ -13,7 +16,8 @@ from zlib import crc32
 import msgspec
 
 from ....errors import StoreRejected
-from .client import Reply, ServiceError, TransportError
+from ....log import log
+from .client import NotSent, Reply, ServiceError, TransportError, divide
 
 T = TypeVar("T")
 
@@ -53,20 +57,26 @@ class SDKClient:
     """A client of the SDK (aioboto3, aiobotocore) as a `Client`. It verifies the checksum of each response."""
 
     def __init__(self, sdk: Any) -> None:
+        from aiohttp import ClientConnectorError
         from botocore import exceptions, xform_name
 
         self._sdk = sdk
         self._method_name = xform_name
+        sdk.meta.events.register("before-send", _count_attempt, unique_id=f"{__name__}.count_attempt")
         sdk.meta.events.register("response-received", _check_response, unique_id=f"{__name__}.check_response")
         self._client_error = exceptions.ClientError
-        self._never_sent = (
+        self._not_prepared = (
             exceptions.NoCredentialsError,
             exceptions.PartialCredentialsError,
             exceptions.CredentialRetrievalError,
             exceptions.ParamValidationError,
         )
+        self._not_connected = (exceptions.ConnectTimeoutError, exceptions.ProxyConnectionError, exceptions.SSLError)
+        self._connector_errors = (ClientConnectorError, gaierror)
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
+        attempts = _Attempts()
+        token = _attempts.set(attempts)
         try:
             return SDKReply(await getattr(self._sdk, self._method_name(operation))(**request))
         except self._client_error as error:
@@ -75,12 +85,54 @@ class SDKClient:
                 str(response.get("Error", {}).get("Code", "")),
                 int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
                 SDKReply(response),
+                repeated=attempts.count > 1,
             )
-        except self._never_sent as error:
-            failure = ServiceError(type(error).__name__, 0)
+        except asyncio.CancelledError as cancelled:
+            if attempts.count:
+                raise
+            raise cancelled from NotSent("no credentials")
         except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
-            failure = TransportError(type(error).__name__)
+            name = type(error).__name__
+            if not attempts.count and isinstance(error, self._not_prepared):
+                failure = ServiceError(name, 0)
+            elif attempts.count <= 1 and self._is_not_connected(error):
+                failure = NotSent(name)
+            else:
+                failure = TransportError(name)
+        finally:
+            _attempts.reset(token)
         raise failure  # outside the handlers: the SDK's error may hold another writer's payload
+
+    def _is_not_connected(self, error: Exception) -> bool:
+        """Whether the SDK could not make a connection, to the service or to a proxy."""
+        if isinstance(error, self._not_connected):
+            return True
+        cause = getattr(error, "kwargs", {}).get("error")  # the SDK raises one error for this and for a lost connection
+        return isinstance(cause, self._connector_errors)
+
+
+class _Attempts:
+    """The number of times that the SDK has begun to send the request of a call."""
+
+    count = 0
+
+
+_attempts: ContextVar[_Attempts | None] = ContextVar("attempts", default=None)  # of the call that is running
+
+
+def _count_attempt(**_: object) -> None:
+    if (attempts := _attempts.get()) is not None:
+        attempts.count += 1
+
+
+def warn_of_retries(sdk: Any) -> None:
+    """Log a warning if this client of the SDK sends a request again by itself."""
+    retries = getattr(sdk.meta.config, "retries", None) or {}
+    if retries.get("total_max_attempts") != 1:
+        log.warning(
+            "the client that was passed sends failed requests again by itself, beyond the limits of the store; create "
+            "it with AioConfig(retries={'mode': 'standard', 'total_max_attempts': 1})"
+        )
 
 
 def _check_response(response_dict: dict[str, Any] | None, **_: object) -> None:
@@ -99,7 +151,7 @@ async def open_sdk(
     region_name: str | None,
     endpoint_url: str | None,
     max_connections: int,
-    timeout: float,
+    deadline: float,
     plain_http: bool,
     service: str = "dynamodb",
 ) -> tuple[Any, Any, str | None]:
@@ -109,6 +161,7 @@ async def open_sdk(
     trusts instead of the default ones, or None. Raises StoreRejected as `open_client`.
     """
     session = session or new_session()
+    connect_timeout, timeout = divide(deadline)
     client = await open_client(
         stack,
         service,
@@ -118,7 +171,7 @@ async def open_sdk(
         plain_http=plain_http,
         # Retries of the SDK would turn our own success into a conflict.
         retries={"mode": "standard", "total_max_attempts": 1},
-        connect_timeout=min(timeout, 3.0),
+        connect_timeout=connect_timeout,
         read_timeout=timeout,
         max_pool_connections=max_connections,
         tcp_keepalive=True,

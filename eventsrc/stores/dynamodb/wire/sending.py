@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 
 from ....retrying import on_indefinite
 from ....usage import Usage
-from .client import Client, ServiceError, TransportError
+from .client import Client, NotSent, ServiceError, TransportError
 from .outcomes import CONDITION_FAILED, DeadlinePassed, is_definite, is_worth_repeating, unwrap_cancellation
 from .responses import Metered, send_once
 
 T = TypeVar("T")
 
 _READS = frozenset({"GetItem", "Query", "Scan", "BatchGetItem"})
-_LAST_TRY_SHARE = 0.9
-"""The share of the deadline after which no try starts: it could be cut short, and its outcome would be unknown."""
+_LAST_TRY_SHARE = 0.1
+"""The share of the deadline that a try needs. None starts with less, or with less than another one needed to fail to
+connect: it could be cut short, and its outcome would be unknown."""
 
 
 def count_tries(
@@ -57,12 +58,12 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
     ambiguous = False
     last: Exception | None = None
     now = asyncio.get_running_loop().time
-    latest = now() + deadline * _LAST_TRY_SHARE
+    end, shortest = now() + deadline, deadline * _LAST_TRY_SHARE
 
     async def once() -> T:
-        nonlocal ambiguous, last
+        nonlocal ambiguous, last, shortest
         async with connections:
-            if now() > latest:
+            if (begun := now()) > end - shortest:
                 raise TimeoutError
             before, ambiguous = ambiguous, True
             try:
@@ -71,6 +72,12 @@ async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore,
                 last = error
                 if is_definite(error):
                     ambiguous = before
+                if isinstance(error, NotSent):
+                    shortest = max(shortest, now() - begun)
+                raise
+            except asyncio.CancelledError as cut:
+                if isinstance(cut.__cause__, NotSent):
+                    last, ambiguous = cut.__cause__, before
                 raise
 
     try:

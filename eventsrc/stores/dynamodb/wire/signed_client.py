@@ -21,8 +21,8 @@ from zlib import crc32
 import msgspec
 from botocore.httpsession import get_cert_path
 
-from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError
-from .http import BadResponse, HttpResponse, Pool, Unreachable
+from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError, divide
+from .http import BadResponse, HttpResponse, Pool
 from .signature import Credentials, Signer
 
 T = TypeVar("T")
@@ -77,13 +77,13 @@ class SignedClient:
         credentials: Any,
         ca_bundle: str | None = None,
         *,
-        timeout: float,
+        deadline: float,
     ) -> None:
         parts = urlsplit(endpoint)
         trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else None
         port = parts.port or (443 if trusted else 80)
-        self._pool = Pool(parts.hostname or "", port, trusted, connect_timeout=min(timeout, 3.0))
-        self._timeout = timeout
+        connect_timeout, timeout = divide(deadline)
+        self._pool = Pool(parts.hostname or "", port, trusted, connect_timeout=connect_timeout, timeout=timeout)
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
         self._ahead = 0.0  # seconds by which the service's clock is ahead of ours
@@ -99,11 +99,8 @@ class SignedClient:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST / HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode()
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._pool.exchange(head + body)
-        except Unreachable as error:
-            failure: TransportError = NotSent(*error.args)
-        except (BadResponse, TimeoutError, OSError) as error:
+            response = await self._pool.exchange(head + body)
+        except (BadResponse, OSError) as error:
             failure = TransportError(type(error).__name__)
         else:
             return self._read(response, ahead)
@@ -122,6 +119,8 @@ class SignedClient:
             raise ServiceError("NoCredentialsError", 0)
         try:
             credentials = await self._credentials.get_frozen_credentials()
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from NotSent("no credentials")
         except Exception as error:  # noqa: BLE001  # any error of the credentials' source; nothing was sent
             reason = type(error).__name__
         else:

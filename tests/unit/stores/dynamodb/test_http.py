@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventsrc.stores.dynamodb.wire.http import BadResponse, HttpConnection, Pool, ResponseParser, Unreachable
+from eventsrc.stores.dynamodb.wire.client import NotSent
+from eventsrc.stores.dynamodb.wire.http import BadResponse, HttpConnection, Pool, ResponseParser
 
 BODY = b'{"Item":{}}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Amz-Crc32: 7\r\n\r\n" + BODY
@@ -316,7 +317,7 @@ async def test_a_response_without_a_request_closes_the_connection() -> None:
 async def test_a_failed_connection_sends_nothing(host: str) -> None:
     async with served(echo) as (pool, _):
         port = pool._port
-    with pytest.raises(Unreachable):
+    with pytest.raises(NotSent):
         await Pool(host, port, None).exchange(b"one\n")
 
 
