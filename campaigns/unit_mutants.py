@@ -1,4 +1,4 @@
-"""Ways to break the read side that no campaign detects within a few hundred histories, but a unit test does.
+"""Ways to break the library that no campaign detects within a few hundred histories, but a test does.
 
 `python -m campaigns.unit_mutants` applies each of them, or those that are named, and runs its test, which must fail.
 """
@@ -12,15 +12,26 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tenacity import wait_none, wait_random
 
+from eventsrc import DynamoDBStore
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.projections import memory, sqlite
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
+from eventsrc.repository import repository
+from eventsrc.repository.cache import Cache
+from eventsrc.retrying import on_indefinite
+from eventsrc.stores.dynamodb import table
+from eventsrc.stores.dynamodb.wire import sending
+from eventsrc.stores.dynamodb.wire.http import Pool
+from eventsrc.stores.dynamodb.wire.limits import Limits
+from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 
 from . import PYTHONPATH
 from .mutants import Patch, Verdict, broken
@@ -35,7 +46,10 @@ from .reading_mutants import (
     worker_that_cannot_beat_goes_on,
 )
 
-_TESTS = Path(__file__).parents[1] / "tests" / "unit" / "processing"
+_TESTS = Path(__file__).parents[1] / "tests"
+_OUTCOMES = "integration/test_outcomes.py"
+_NEVER_SENT = "integration/test_never_sent.py"
+_EXECUTE = "unit/repository/test_execute.py"
 
 
 def parking_without_the_fence() -> list[Patch]:
@@ -94,37 +108,130 @@ def commit_whose_position_is_not_stored_counts_as_handled() -> list[Patch]:
     return [edited(Caution, "apply", ("if applied.is_all:", "if not (applied.failures or applied.slow):"))]
 
 
+def connection_without_a_deadline() -> list[Patch]:
+    """A connection that is not made takes the whole deadline of a call."""
+    return [edited(Pool, "_connect", ("asyncio.timeout(self._connect_timeout)", "asyncio.timeout(None)"))]
+
+
+def cancelled_before_it_was_sent_counts_as_sent() -> list[Patch]:
+    """A deadline that passes before the request is sent leaves the outcome unknown."""
+    return [edited(table, "send", ("if isinstance(cut.__cause__, NotSent):", "if False:"))]
+
+
+def dead_connections_used_again() -> list[Patch]:
+    """A retry takes another connection that was idle when the first one turned out to be dead."""
+    return [edited(Pool, "exchange", ("self._close_idle(begun)", "pass"))]
+
+
+def no_pauses() -> list[Patch]:
+    """A request is sent again at once."""
+    return [(sending, "on_indefinite", _with_waits(wait_none()))]
+
+
+def pauses_that_do_not_grow() -> list[Patch]:
+    """The pauses between tries stay as short as the first one."""
+    return [(sending, "on_indefinite", _with_waits(wait_random(0, 0.05)))]
+
+
+def _with_waits(wait: Any) -> Any:
+    return lambda *arguments: on_indefinite(*arguments).copy(wait=wait)
+
+
+def no_retry_budget() -> list[Patch]:
+    """Each call retries as if it were alone."""
+    return [(Limits, "spend_retry", lambda _: True)]
+
+
+def retries_of_the_sdk_not_counted() -> list[Patch]:
+    """The answer to the last attempt of the SDK counts as the answer to all."""
+    return [edited(SDKClient, "call", ("repeated=attempts.count > 1", "repeated=False"))]
+
+
+def winner_read_again() -> list[Patch]:
+    """The item that a failed condition returns is used only if it is the commit itself."""
+    found = "stored = self.items.read_stored(failed.reply)"
+    check = "if stored is not None and self.items.to_commit(stored, commit.stream).id != commit.id: stored = None"
+    return [edited(DynamoDBStore, "append", (found, f"{found}\n            {check}"))]
+
+
+def states_remembered_for_ever() -> list[Patch]:
+    """`max_age` of the cache is ignored."""
+    return [edited(Cache, "take", ("if monotonic() - entry[1] <= self._policy.max_age:", "if True:"))]
+
+
+def turn_without_a_deadline() -> list[Patch]:
+    """Commands on one id wait for each other for as long as it takes."""
+    return [edited(Cache, "_wait_for", ("asyncio.timeout(self._deadline)", "asyncio.timeout(None)"))]
+
+
+def cancellation_that_says_nothing() -> list[Patch]:
+    """A cancelled call does not say what it has sent."""
+    return [edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent)", "raise"))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
-    (position_not_compared, "test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
+    (position_not_compared, "unit/processing/test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
         parking_without_the_fence,
-        "test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
+        "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
-    (slot_not_confirmed, "test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
-    (worker_that_cannot_beat_goes_on, "test_leases.py::test_a_worker_without_heartbeat_stops_and_resumes"),
-    (claim_that_does_not_wait, "test_fences.py::test_a_new_owner_begins_no_act_while_the_old_one_may_begin_one"),
-    (forget_that_deletes_slots, "test_fences.py::test_forget_fences_a_worker_that_still_runs"),
-    (end_of_a_run_that_waits_for_nobody, "test_rebuild.py::test_a_run_until_caught_up_waits_for_slow_handlers"),
-    (checkpoint_that_waits_for_retries, "test_advancing.py::test_the_checkpoint_advances_while_a_stream_is_retried"),
-    (commits_grouped_by_stream, "test_order.py::test_handlers_are_called_in_the_order_of_the_feed"),
-    (no_backing_off, "test_backing_off.py::test_an_outage_of_what_all_handlers_call_parks_nothing"),
+    (slot_not_confirmed, "unit/processing/test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
+    (
+        worker_that_cannot_beat_goes_on,
+        "unit/processing/test_leases.py::test_a_worker_without_heartbeat_stops_and_resumes",
+    ),
+    (
+        claim_that_does_not_wait,
+        "unit/processing/test_fences.py::test_a_new_owner_begins_no_act_while_the_old_one_may_begin_one",
+    ),
+    (forget_that_deletes_slots, "unit/processing/test_fences.py::test_forget_fences_a_worker_that_still_runs"),
+    (
+        end_of_a_run_that_waits_for_nobody,
+        "unit/processing/test_rebuild.py::test_a_run_until_caught_up_waits_for_slow_handlers",
+    ),
+    (
+        checkpoint_that_waits_for_retries,
+        "unit/processing/test_advancing.py::test_the_checkpoint_advances_while_a_stream_is_retried",
+    ),
+    (commits_grouped_by_stream, "unit/processing/test_order.py::test_handlers_are_called_in_the_order_of_the_feed"),
+    (no_backing_off, "unit/processing/test_backing_off.py::test_an_outage_of_what_all_handlers_call_parks_nothing"),
     (
         release_without_a_second_look,
-        "test_releasing.py::test_a_commit_delivered_while_a_stream_is_released_is_handled",
+        "unit/processing/test_releasing.py::test_a_commit_delivered_while_a_stream_is_released_is_handled",
     ),
     (
         activation_without_a_look_at_the_slots,
-        "test_rebuild.py::test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues",
+        "unit/processing/test_rebuild.py::test_a_rebuild_that_was_stopped_in_its_switch_doubles_no_effect_when_it_continues",
     ),
     (
         slot_used_after_it_may_have_been_given_up,
-        "test_leases.py::test_a_slot_that_may_have_been_given_up_is_not_used",
+        "unit/processing/test_leases.py::test_a_slot_that_may_have_been_given_up_is_not_used",
     ),
     (
         commit_whose_position_is_not_stored_counts_as_handled,
-        "test_hanging_handlers.py::test_after_a_kill_a_position_that_could_not_be_written_is_not_passed_over",
+        "unit/processing/test_hanging_handlers.py::test_after_a_kill_a_position_that_could_not_be_written_is_not_passed_over",
     ),
-    (switch_that_does_not_wait, "test_rebuild.py::test_the_old_version_begins_no_act_after_the_new_one"),
+    (
+        switch_that_does_not_wait,
+        "unit/processing/test_rebuild.py::test_the_old_version_begins_no_act_after_the_new_one",
+    ),
+    (connection_without_a_deadline, f"{_NEVER_SENT}::test_a_connection_that_is_not_made_leaves_time_for_another"),
+    (cancelled_before_it_was_sent_counts_as_sent, f"{_NEVER_SENT}::test_credentials_that_do_not_arrive"),
+    (dead_connections_used_again, f"{_NEVER_SENT}::test_connections_that_all_went_dead_cost_one_try"),
+    (no_pauses, f"{_OUTCOMES}::test_the_pauses_between_tries_grow"),
+    (pauses_that_do_not_grow, f"{_OUTCOMES}::test_the_pauses_between_tries_grow"),
+    (no_retry_budget, f"{_OUTCOMES}::test_a_throttled_store_sends_few_requests_beyond_those_of_its_calls"),
+    (
+        retries_of_the_sdk_not_counted,
+        "integration/test_sdk_retries.py::test_a_refusal_after_a_lost_answer_proves_nothing",
+    ),
+    (winner_read_again, "integration/test_append.py::test_a_conflict_takes_one_request_and_brings_the_winner"),
+    (states_remembered_for_ever, f"{_EXECUTE}::test_a_state_is_remembered_up_to_its_age"),
+    (turn_without_a_deadline, f"{_EXECUTE}::test_a_command_waits_for_others_on_its_id_no_longer_than_the_deadline"),
+    (
+        cancellation_that_says_nothing,
+        "unit/repository/test_settling.py::test_a_command_cancelled_at_any_moment_is_settled",
+    ),
 )
 
 

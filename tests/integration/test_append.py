@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from support.bank import Account
 from support.proxy import ANSWER_LOST, HALF_ANSWER, LOST, STALL, Answer, Proxy, error, proxy_to
@@ -24,6 +25,7 @@ from eventsrc import (
     StoreUnavailable,
     Throttled,
 )
+from eventsrc.testing.contract.samples import make_commit
 
 THROTTLE = error("ProvisionedThroughputExceededException")
 NO_SNAPSHOTS = SnapshotPolicy(enabled=False)
@@ -103,6 +105,26 @@ async def test_an_unknown_outcome_stays_unknown_and_saving_again_settles_it(benc
     bench.proxy.then = "pass"
     assert (await bench.accounts.save(account)).version == 2
     assert (await bench.versions(), account.uncommitted) == ([1, 2], ())
+
+
+async def test_a_conflict_takes_one_request_and_brings_the_winner(bench: Bench) -> None:
+    account = await deposited(bench)
+    await bench.direct.execute("a-1", Account.deposit, 7)
+    with pytest.raises(ConflictError) as raised:
+        await bench.accounts.save(account)
+    assert raised.value.winner is not None
+    assert raised.value.winner.version == 2
+    assert bench.proxy.operations == ["PutItem"]
+
+
+async def test_a_commit_is_recognised_by_its_id_whatever_its_bytes(bench: Bench) -> None:
+    """Another release may encode the same events in another way."""
+    commit = make_commit("account-b-2")
+    await bench.store.append(commit)
+    bench.proxy.operations.clear()
+    receipt = await bench.store.append(msgspec.structs.replace(commit, payload=commit.payload + b"!"))
+    assert receipt.commit_id == commit.id
+    assert bench.proxy.operations == ["PutItem"]
 
 
 async def test_unknown_codes_prove_nothing(bench: Bench) -> None:

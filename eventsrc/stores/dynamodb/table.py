@@ -105,7 +105,7 @@ class Table:
         assert connection.client is not None
         call = count_tries(connection.client, operation, request, kind, used)
         try:
-            return await send(call, connection.slots, connection.deadline)
+            return await send(call, connection.limits)
         except (DeadlinePassed, ServiceError) as error:
             raise _to_store_error(error, request, unknown, quoting) from None
 
@@ -198,7 +198,7 @@ class Table:
 
         with self.guard(used):
             try:
-                reply = await send(once, connection.slots, connection.deadline)
+                reply = await send(once, connection.limits)
             except (DeadlinePassed, ServiceError) as error:
                 raise _to_store_error(error, request) from None
         try:
@@ -276,6 +276,7 @@ class Table:
 
         async def once() -> None:
             responses.append(response := await call())
+            connection.limits.earn_retry()  # also if a part is left
             if left := response.UnprocessedKeys or response.UnprocessedItems:
                 request["RequestItems"] = left
                 raise ServiceError("ThrottlingException", 400)  # the service leaves items out when it throttles
@@ -284,7 +285,7 @@ class Table:
             assert connection.client is not None
             call = count_tries(connection.client, operation, request, BatchResponse, used)
             try:
-                await send(once, connection.slots, connection.deadline)
+                await send(once, connection.limits)
             except (DeadlinePassed, ServiceError) as error:
                 raise _to_store_error(error, {"RequestItems": items}) from None
         return responses

@@ -20,6 +20,7 @@ from ...feed import Batch
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
+from ..wire.limits import Limits
 from ..wire.outcomes import DeadlinePassed, is_worth_repeating, to_store_rejected
 from ..wire.sending import count_tries, send
 from .change_records import read_changes
@@ -57,7 +58,7 @@ class TableFeed:
 
     def __init__(self, table: Table, items: Items, scan: Scan) -> None:
         self._table, self._items, self._scan = table, items, scan
-        self._slots = asyncio.Semaphore(table.connection.max_connections)  # the stream has its own client
+        self._limits = Limits(table.connection.deadline, table.connection.max_connections)  # of the stream's client
         self._open_lock = asyncio.Lock()
         self._client: Client | None = None
         self._readers: set[StreamReader] = set()
@@ -129,8 +130,7 @@ class TableFeed:
         used = Usage(calls=1)
         with self._table.guard(used):
             assert client is not None
-            deadline = self._table.connection.deadline
-            return await send_read(client, operation, request, kind, self._slots, deadline, used)
+            return await send_read(client, operation, request, kind, self._limits, used)
 
     def _find(self, records: list[dict[str, Any]]) -> Found:
         return find_commits(records, self._to_commit)
@@ -145,13 +145,12 @@ async def send_read(
     operation: str,
     request: dict[str, Any],
     kind: type[T],
-    slots: asyncio.Semaphore,
-    deadline: float,
+    limits: Limits,
     used: Usage,
 ) -> T:
     """Send a request that may be sent twice. Raises ServiceError if it is refused, and StoreError."""
     try:
-        return await send(count_tries(client, operation, request, kind, used), slots, deadline)
+        return await send(count_tries(client, operation, request, kind, used), limits)
     except DeadlinePassed as passed:
         last = passed.last
         # The outcome of earlier tries does not matter for a read, so a refusal of the last one is definite.

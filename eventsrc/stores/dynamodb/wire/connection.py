@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
 from ....errors import StoreRejected
 from ...limits import check_deadline
 from .client import Client
+from .limits import Limits
 from .sdk import SDKClient, check_installed, is_aws_endpoint, open_sdk, warn_of_retries
 
 DEADLINE = 10.0
@@ -53,7 +53,7 @@ class Connection:
         self.deadline, self.max_connections = deadline, max_connections
         self._given, self._given_streams, self._plain_http = client, streams_client, plain_http
         self._stack = AsyncExitStack()
-        self.slots = asyncio.Semaphore(max_connections)  # one for each request in flight
+        self.limits = Limits(deadline, max_connections)
         self.sdk: Any = None  # the SDK's client, which administers tables
         self.client: Client | None = None  # None while the connection is not open
 
@@ -62,7 +62,7 @@ class Connection:
         async with AsyncExitStack() as stack:  # closes the clients that are open if a later one fails
             self.sdk, self.client = await self._open_clients(stack)
             self._stack = stack.pop_all()
-        self.slots = asyncio.Semaphore(self.max_connections)
+        self.limits = Limits(self.deadline, self.max_connections)
 
     async def aclose(self) -> None:
         """Close the clients. No request may be in flight."""

@@ -62,6 +62,7 @@ class SDKClient:
 
         self._sdk = sdk
         self._method_name = xform_name
+        sdk.meta.events.register("provide-client-params", _note_call, unique_id=f"{__name__}.note_call")
         sdk.meta.events.register("before-send", _count_attempt, unique_id=f"{__name__}.count_attempt")
         sdk.meta.events.register("response-received", _check_response, unique_id=f"{__name__}.check_response")
         self._client_error = exceptions.ClientError
@@ -88,7 +89,7 @@ class SDKClient:
                 repeated=attempts.count > 1,
             )
         except asyncio.CancelledError as cancelled:
-            if attempts.count:
+            if attempts.count or not attempts.are_counted:
                 raise
             raise cancelled from NotSent("no credentials")
         except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
@@ -115,9 +116,15 @@ class _Attempts:
     """The number of times that the SDK has begun to send the request of a call."""
 
     count = 0
+    are_counted = False  # the client may be an imitation, which does not emit the SDK's events
 
 
 _attempts: ContextVar[_Attempts | None] = ContextVar("attempts", default=None)  # of the call that is running
+
+
+def _note_call(**_: object) -> None:
+    if (attempts := _attempts.get()) is not None:
+        attempts.are_counted = True
 
 
 def _count_attempt(**_: object) -> None:
@@ -127,8 +134,8 @@ def _count_attempt(**_: object) -> None:
 
 def warn_of_retries(sdk: Any) -> None:
     """Log a warning if this client of the SDK sends a request again by itself."""
-    retries = getattr(sdk.meta.config, "retries", None) or {}
-    if retries.get("total_max_attempts") != 1:
+    config = getattr(sdk.meta, "config", None)  # an imitation of a client may have none
+    if config is not None and (config.retries or {}).get("total_max_attempts") != 1:
         log.warning(
             "the client that was passed sends failed requests again by itself, beyond the limits of the store; create "
             "it with AioConfig(retries={'mode': 'standard', 'total_max_attempts': 1})"

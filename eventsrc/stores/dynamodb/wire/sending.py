@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 from ....retrying import on_indefinite
 from ....usage import Usage
 from .client import Client, NotSent, ServiceError, TransportError
-from .outcomes import CONDITION_FAILED, DeadlinePassed, is_definite, is_worth_repeating, unwrap_cancellation
+from .limits import Limits
+from .outcomes import (
+    CONDITION_FAILED,
+    DeadlinePassed,
+    is_definite,
+    is_throttle,
+    is_worth_repeating,
+    unwrap_cancellation,
+)
 from .responses import Metered, send_once
 
 T = TypeVar("T")
@@ -47,27 +55,33 @@ def count_tries(
     return once
 
 
-async def send(call: Callable[[], Awaitable[T]], connections: asyncio.Semaphore, deadline: float) -> T:
+async def send(call: Callable[[], Awaitable[T]], limits: Limits) -> T:
     """Call until the outcome is definite. Each call must send exactly the same request.
+
+    After throttling, a turn to call again is left out if no retry is left.
 
     Raises:
         ServiceError: the service refused the request. If a condition failed, an earlier try may have written.
-        DeadlinePassed: `deadline` seconds passed, or the service refused the request permanently after a try with an
+        DeadlinePassed: the deadline passed, or the service refused the request permanently after a try with an
             unknown outcome. Such an outcome stays unknown.
     """
-    ambiguous = False
+    ambiguous, deadline = False, limits.deadline
     last: Exception | None = None
     now = asyncio.get_running_loop().time
     end, shortest = now() + deadline, deadline * _LAST_TRY_SHARE
 
     async def once() -> T:
         nonlocal ambiguous, last, shortest
-        async with connections:
+        async with limits.slots:
             if (begun := now()) > end - shortest:
                 raise TimeoutError
+            if last is not None and is_throttle(last) and not limits.spend_retry():
+                raise last
             before, ambiguous = ambiguous, True
             try:
-                return await call()
+                response = await call()
+                limits.earn_retry()
+                return response
             except (ServiceError, TransportError) as error:
                 last = error
                 if is_definite(error):

@@ -24,6 +24,7 @@ from eventsrc.stores.dynamodb.feed.lineage import Cursor
 from eventsrc.stores.dynamodb.feed.stream_reader import StreamReader
 from eventsrc.stores.dynamodb.feed.table_feed import send_read
 from eventsrc.stores.dynamodb.items import Items
+from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.gate import Gate
 from eventsrc.testing.contract.samples import make_commit
@@ -43,10 +44,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reader(service: FakeStreams, checkpoint: str) -> StreamReader:
-    client, items, connections = SDKClient(service), Items("PK", "SK", None), asyncio.Semaphore(64)
+    client, items, limits = SDKClient(service), Items("PK", "SK", None), Limits(10.0, 64)
 
     async def asked(operation: str, request: dict[str, Any], kind: type[T]) -> T:
-        return await send_read(client, operation, request, kind, connections, 10.0, Usage())
+        return await send_read(client, operation, request, kind, limits, Usage())
 
     def to_commit(record: dict[str, Any]) -> Commit | None:
         [change] = read_changes([record], items)
