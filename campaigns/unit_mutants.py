@@ -149,7 +149,7 @@ def retries_of_the_sdk_not_counted() -> list[Patch]:
 
 def winner_read_again() -> list[Patch]:
     """The item that a failed condition returns is used only if it is the commit itself."""
-    found = "stored = self.items.read_stored(failed.reply)"
+    found = "stored = self.items.read_stored(failed.reply, commit)"
     check = "if stored is not None and self.items.to_commit(stored, commit.stream).id != commit.id: stored = None"
     return [edited(DynamoDBStore, "append", (found, f"{found}\n            {check}"))]
 

@@ -180,10 +180,10 @@ async def test_reads_are_tried_again(bench: Bench, fault: str | Answer) -> None:
 
 
 async def test_a_store_that_does_not_respond_is_unavailable(bench: Bench) -> None:
+    account = await deposited(bench)
     bench.proxy.then = STALL
     with pytest.raises(StoreUnavailable):
         await bench.accounts.load("a-1")
-    account = await deposited(bench)
     with pytest.raises(CommitOutcomeUnknown):
         await bench.accounts.save(account)
 
