@@ -156,7 +156,7 @@ def winner_read_again() -> list[Patch]:
 
 def states_remembered_for_ever() -> list[Patch]:
     """`max_age` of the cache is ignored."""
-    return [edited(Cache, "take", ("if monotonic() - entry[1] <= self._policy.max_age:", "if True:"))]
+    return [edited(Cache, "take", ("if monotonic() - entry.since <= self._policy.max_age:", "if True:"))]
 
 
 def turn_without_a_deadline() -> list[Patch]:
