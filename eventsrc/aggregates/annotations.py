@@ -77,4 +77,5 @@ def _substitute(annotation: Any, arguments: Mapping[Any, Any]) -> Any:
     parameters = () if isinstance(annotation, type) else getattr(annotation, "__parameters__", ())
     if not parameters:
         return annotation
-    return annotation[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
+    generic: Any = annotation
+    return generic[tuple(arguments.get(parameter, parameter) for parameter in parameters)]

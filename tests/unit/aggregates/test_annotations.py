@@ -60,7 +60,7 @@ class Dog(Aggregate, tag="dog"):
     chip: Chip = Chip()
 
     def upcast(old: Called) -> Named:  # type: ignore[misc]  # noqa: N805
-        return Dog.Named(name=old.name)
+        return Dog.Named(name=old.name)  # pyright: ignore[reportReturnType]
 
     upcasters = (upcast,)
 

@@ -785,9 +785,9 @@ async def test_an_object_may_be_saved_through_any_repository_of_its_store(tmp_pa
 
 async def test_a_new_object_may_be_saved_anywhere(tmp_path: Path) -> None:
     async with two_stores("memory", tmp_path) as (one, other):
-        account = await open_account(Repository(Account, one))
+        account, refused = await open_account(Repository(Account, one)), Account.open("a-1", owner="bob")
         with pytest.raises(ConflictError):
-            await Repository(Account, one).save(refused := Account.open("a-1", owner="bob"))
+            await Repository(Account, one).save(refused)
         await Repository(Account, other).save(refused)
         assert (account.version, refused.version) == (1, 1)
 
