@@ -26,4 +26,4 @@ def open_checkpoints(url: str) -> Checkpoints:
         return SQLiteCheckpoints(address.place)
     from .dynamodb.checkpoints import DynamoDBCheckpoints
 
-    return DynamoDBCheckpoints(address.place, **address.connection)  # type: ignore[arg-type]
+    return DynamoDBCheckpoints(address.place, **address.connection)  # type: ignore[arg-type]  # parse_url has checked the names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,14 +78,10 @@ class SQLiteCheckpoints(Checkpoints):
         return {stream: Position(*found) for stream, *found in rows}
 
     async def all_positions(self, processor: str) -> AsyncGenerator[Sequence[Head]]:
-        query = (
-            "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
-        )
         after = ""
-        # Each query is awaited before `after` changes.
-        while page := await self.file.query(lambda db: db.execute(query, (processor, after, _PAGE)).fetchall()):  # noqa: B023
-            yield [Head(*row) for row in page]
-            after = page[-1][0]
+        while page := await self.file.query(partial(_read_heads, processor=processor, after=after)):
+            yield page
+            after = page[-1].stream
 
     async def advance(self, processor: str, run: Slice) -> None:
         await self.write(lambda db: advance(db, processor, [run]))
@@ -151,6 +148,12 @@ class SQLiteCheckpoints(Checkpoints):
 
     async def forget(self, processor: str) -> None:
         await self.write(lambda db: forget(db, processor))
+
+
+def _read_heads(db: sqlite3.Connection, processor: str, after: str) -> list[Head]:
+    """Return the positions of the next streams after this one, up to _PAGE."""
+    query = "SELECT stream, version FROM eventsrc_positions WHERE processor = ? AND stream > ? ORDER BY stream LIMIT ?"
+    return [Head(*row) for row in db.execute(query, (processor, after, _PAGE))]
 
 
 def _select(db: sqlite3.Connection, query: str, processor: str, streams: Collection[str]) -> list[Any]:
