@@ -65,8 +65,8 @@ def section(found: dict[str, Any]) -> str:
     return f"""## Compared with bare calls
 
 A save is `repository.save` of one deposit. A load is `repository.load`, including all checks and the fold. The bare
-calls send and receive the same bytes but do not process them: the SDK (aioboto3), aiodynamo, and an unsigned POST over
-aiohttp. The figures are medians of {limit.ROUNDS} rounds in one process.
+calls send and receive the same bytes but do not process them: the SDK (aiobotocore), aiodynamo, and an unsigned POST
+over aiohttp. The figures are medians of {limit.ROUNDS} rounds in one process.
 
 ![CPU of a save compared with bare calls](plots/limit.svg)
 

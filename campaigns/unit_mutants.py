@@ -144,7 +144,7 @@ def no_retry_budget() -> list[Patch]:
 
 def retries_of_the_sdk_not_counted() -> list[Patch]:
     """The answer to the last attempt of the SDK counts as the answer to all."""
-    return [edited(SDKClient, "call", ("repeated=attempts.count > 1", "repeated=False"))]
+    return [edited(SDKClient, "call", ("repeated=sent.count > 1", "repeated=False"))]
 
 
 def winner_read_again() -> list[Patch]:

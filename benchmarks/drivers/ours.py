@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-import aioboto3
+from aiobotocore.session import get_session
 from protocol import MEMO, Conflict, serve
 
 from eventsrc import Aggregate, ConflictError, DynamoDBStore, Event, Repository, SnapshotPolicy, SQLiteStore, Store
@@ -40,10 +40,11 @@ class Eventsrc:
         if self._kind == "sqlite":
             self._store = await SQLiteStore(where).__aenter__()
         else:
-            session = aioboto3.Session(
-                aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1"
+            session = get_session()
+            session.set_credentials("local", "local")
+            store = DynamoDBStore(
+                f"ours-{os.urandom(4).hex()}", session=session, region_name="us-east-1", endpoint_url=where
             )
-            store = DynamoDBStore(f"ours-{os.urandom(4).hex()}", session=session, endpoint_url=where)
             self._store = await store.__aenter__()
             await store.create_table()
         self._accounts = Repository(Account, self._store, snapshots=SnapshotPolicy(enabled=False))

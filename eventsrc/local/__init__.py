@@ -79,8 +79,10 @@ class DynamoDBLocal:
         from ..stores.dynamodb.wire.sdk import new_session
 
         kwargs = self.client_kwargs
-        endpoint = kwargs.pop("endpoint_url")
-        return {"endpoint_url": endpoint, "plain_http": True, "session": new_session(**kwargs), **given}
+        session = new_session()
+        session.set_credentials(kwargs["aws_access_key_id"], kwargs["aws_secret_access_key"])
+        session.set_config_variable("region", kwargs["region_name"])
+        return {"endpoint_url": kwargs["endpoint_url"], "plain_http": True, "session": session, **given}
 
 
 @asynccontextmanager

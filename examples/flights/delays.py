@@ -159,14 +159,13 @@ async def in_sqlite(path: Path | None) -> AsyncIterator[Opened]:
 @asynccontextmanager
 async def in_dynamodb(path: Path | None) -> AsyncIterator[Opened]:
     """Start DynamoDB Local and open both there. `path` is a folder for its data; without it all data is temporary."""
-    import aioboto3  # here, because it is not installed for SQLite alone
+    from aiobotocore.session import get_session  # here, because it is not installed for SQLite alone
 
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(dynamodb_local(path=path))
         store = await stack.enter_async_context(local.store("flights"))
         await store.create_table(stream=True)
-        session: Any = aioboto3.Session()
-        client = await stack.enter_async_context(session.client("dynamodb", **local.client_kwargs))
+        client = await stack.enter_async_context(get_session().create_client("dynamodb", **local.client_kwargs))
         checkpoints = await stack.enter_async_context(DynamoDBCheckpoints("flights-delays", client=client))
         await checkpoints.create_table()
         projection = DelaysInDynamoDB("flights-delays")

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
-import aioboto3
 import pytest
 from rich.console import Console
+from support.tables import session
 
 from eventsrc import DynamoDBStore, Repository, SQLiteStore, Store
 from examples.flights.__main__ import main, show
@@ -33,9 +33,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         async with SQLiteStore(tmp_path / "flights.db") as sqlite:
             yield sqlite
         return
-    session = aioboto3.Session("local", "local", region_name="us-east-1")
     endpoint = request.getfixturevalue("dynamodb_endpoint")
-    async with DynamoDBStore(f"flights-{uuid4().hex}", endpoint_url=endpoint, session=session) as dynamodb:
+    async with DynamoDBStore(f"flights-{uuid4().hex}", endpoint_url=endpoint, session=session()) as dynamodb:
         await dynamodb.create_table()
         yield dynamodb
 

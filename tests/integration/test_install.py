@@ -85,7 +85,7 @@ USES = [
 def test_dynamodb_without_its_extra_is_refused_with_the_install_command(bare: Path, use: str) -> None:
     done = run(bare, "-c", use, cwd=bare.parent, check=False)
     assert done.stderr.splitlines()[-1] == (
-        'ModuleNotFoundError: DynamoDB needs aioboto3 and httptools; run: pip install "eventsrc[dynamodb]"'
+        'ModuleNotFoundError: DynamoDB needs aiobotocore and httptools; run: pip install "eventsrc[dynamodb]"'
     )
 
 
@@ -102,7 +102,7 @@ def test_everything_but_dynamodb_is_importable_on_the_bare_wheel(bare: Path) -> 
 
 
 def test_a_part_of_the_sdk_is_not_enough() -> None:
-    """As after `pip install eventsrc aioboto3`."""
+    """As after `pip install eventsrc aiobotocore`."""
     code = f"import sys; sys.modules['httptools'] = None; {USES[0]}"
     done = run(sys.executable, "-c", code, cwd=ROOT, check=False)
     assert done.stderr.splitlines()[-1] == (
@@ -120,4 +120,4 @@ def test_the_extra_is_what_the_error_asks_for(wheel: Path) -> None:
     listed = run(sys.executable, "-I", "-c", textwrap.dedent(code), cwd=wheel.parent).stdout.splitlines()
     requirements = [Requirement(each) for each in listed]
     added = {each.name for each in requirements if each.marker and each.marker.evaluate({"extra": "dynamodb"})}
-    assert added == {"aioboto3", "httptools"}
+    assert added == {"aiobotocore", "httptools"}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aioboto3
 import pytest
+from aiobotocore.session import get_session
 
 from eventsrc.local import DynamoDBLocal, DynamoDBLocalUnavailable, docker, dynamodb_local, guard, jar
 
@@ -87,8 +87,7 @@ def containers(url: str | None = None) -> set[str]:
 
 
 def connect(local: DynamoDBLocal) -> Any:
-    session: Any = aioboto3.Session()
-    return session.client("dynamodb", **local.client_kwargs)
+    return get_session().create_client("dynamodb", **local.client_kwargs)
 
 
 async def create_table(local: DynamoDBLocal, name: str) -> None:

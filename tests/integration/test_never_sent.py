@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import aioboto3
+import boto3.session
 import pytest
 import trustme
 from aiobotocore.config import AioConfig
 from support.proxy import Proxy, proxy_to
-from support.tables import CREDENTIALS, fresh_name, session, store_on
+from support.tables import fresh_name, new_session, session, store_on
 
 from eventsrc import DynamoDBStore, StoreUnavailable
 from eventsrc.testing.contract.samples import expect_stored, fresh_stream, make_commit
@@ -80,7 +80,7 @@ class Hanging:
         await asyncio.Event().wait()
 
 
-class HangingSession(aioboto3.Session):  # type: ignore[misc]  # it has no types
+class HangingSession(boto3.session.Session):  # type: ignore[misc]  # it has no types
     async def get_credentials(self) -> Any:
         return Hanging()
 
@@ -88,7 +88,7 @@ class HangingSession(aioboto3.Session):  # type: ignore[misc]  # it has no types
 @every_deadline
 async def test_credentials_that_do_not_arrive(deadline: float) -> None:
     with closed_endpoint() as url:
-        async with store_on(url, "ledger", session=HangingSession(**CREDENTIALS), deadline=deadline) as store:
+        async with store_on(url, "ledger", session=new_session(HangingSession), deadline=deadline) as store:
             with pytest.raises(StoreUnavailable, match="no credentials"):
                 await store.append(make_commit(fresh_stream()))
 
@@ -162,7 +162,7 @@ async def test_a_connection_that_is_not_made_leaves_time_for_another(
         monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
         async with (
             silent_first(dynamodb_endpoint, authority.issue_cert("localhost")) as url,
-            store_on(url, table, session=aioboto3.Session(**CREDENTIALS), deadline=3.0) as store,
+            store_on(url, table, session=new_session(), deadline=3.0) as store,
         ):
             await store.append(commit)
         await expect_stored(direct, commit.stream, [commit])

@@ -6,7 +6,8 @@ import os
 from functools import cache
 from typing import Any
 
-import aioboto3
+import boto3.session
+from aiobotocore.session import get_session
 
 from eventsrc import DynamoDBStore
 from eventsrc.processing import DynamoDBCheckpoints
@@ -14,10 +15,15 @@ from eventsrc.processing import DynamoDBCheckpoints
 CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
 
 
+def new_session(kind: Any = boto3.session.Session, **settings: str) -> Any:
+    """Return a session as aioboto3 makes it: one of boto3 that has one of aiobotocore."""
+    return kind(**CREDENTIALS, **settings, botocore_session=get_session())
+
+
 @cache
 def session() -> Any:
     """Return a session that all tests share, because reading the service model takes longer than most tests."""
-    return aioboto3.Session(**CREDENTIALS)
+    return new_session()
 
 
 def store_on(endpoint: str, table: str, **options: Any) -> DynamoDBStore:

@@ -19,7 +19,7 @@ def test_importing_the_library_does_not_load_database_clients() -> None:
 import sys
 import eventsrc
 eventsrc.Repository, eventsrc.MemoryStore, eventsrc.open_store("memory://")
-heavy = ["aioboto3", "aiobotocore", "botocore", "boto3", "sqlite3", "tenacity", "testcontainers"]
+heavy = ["aiohttp", "aiobotocore", "botocore", "boto3", "sqlite3", "tenacity", "testcontainers"]
 print([name for name in heavy if name in sys.modules])
 eventsrc.SQLiteStore
 print([name for name in heavy if name in sys.modules])
@@ -32,7 +32,7 @@ def test_importing_the_read_side_does_not_load_dynamodb_clients() -> None:
     code = """
 import sys
 import eventsrc.processing as read_side
-heavy = ["aioboto3", "aiobotocore", "botocore", "boto3", "eventsrc.stores.dynamodb"]
+heavy = ["aiohttp", "aiobotocore", "botocore", "boto3", "eventsrc.stores.dynamodb"]
 print([name for name in heavy if name in sys.modules])
 read_side.DynamoDBProjection, read_side.DynamoDBRows, read_side.DynamoDBCheckpoints("models")
 print([name for name in heavy if name in sys.modules])

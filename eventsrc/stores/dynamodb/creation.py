@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .wire.client import Client, ServiceError, TransportError
-from .wire.outcomes import is_throttle, is_worth_repeating, to_store_rejected
+from .wire.client import CertificateRefused, Client, ServiceError, TransportError
+from .wire.outcomes import is_throttle, is_worth_repeating, to_certificate_rejection, to_store_rejected
 from .wire.responses import send_once
 
 T = TypeVar("T")
@@ -86,6 +86,8 @@ async def create_table(
 def _to_store_error(table: str, error: Exception) -> StoreError:
     if isinstance(error, ServiceError) and not is_worth_repeating(error):
         return to_store_rejected(error)
+    if isinstance(error, CertificateRefused):
+        return to_certificate_rejection(error)
     reason = error.code or str(error.status) if isinstance(error, ServiceError) else str(error) or type(error).__name__
     kind = Throttled if is_throttle(error) else StoreUnavailable
     return kind(f"table {table} is not ready ({reason}); call it again")

@@ -35,8 +35,8 @@ class DynamoDBStore(ManagedStore):
 
     The partition key is the stream (S), the sort key is the version (N).
 
-    - The store opens one long-lived client from `session` (an aioboto3.Session), `region_name` and `endpoint_url`, and
-      closes it. Or it uses `client` (of aiobotocore, already open), which the caller closes.
+    - The store opens one long-lived client from `session` (of aiobotocore or aioboto3), `region_name` and
+      `endpoint_url`, and closes it. Or it uses `client` (of aiobotocore, already open), which the caller closes.
     - A feed opens a client of DynamoDB Streams in the same way, or uses `streams_client`. With `client`, a feed needs
       `streams_client`.
     - All clients belong to one event loop.

@@ -30,7 +30,6 @@ from .wire.responses import (
     Response,
     TransactResponse,
 )
-from .wire.sdk import SDKClient
 from .wire.sending import count_tries, send
 
 T = TypeVar("T", bound=Metered)
@@ -79,7 +78,7 @@ class Table:
         """
         keys = {self.partition_key: "S", self._sort_key: self._sort_type}
         with self.guard(Usage(calls=1)):
-            return await create_table(SDKClient(self.connection.sdk), self.name, keys, **options)
+            return await create_table(self.connection.administer(), self.name, keys, **options)
 
     async def send(
         self,

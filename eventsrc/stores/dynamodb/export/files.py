@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ....errors import StoreRejected, StoreUnavailable
 from ....retrying import on_broken_download
 from ..wire.client import TransportError
-from ..wire.sdk import open_client
+from ..wire.sdk import new_session, open_client
 
 PART = 4 * 1024 * 1024  # bytes read at once
 
@@ -135,10 +135,10 @@ async def open_s3(
     stack: AsyncExitStack, *, session: Any, region_name: str | None, endpoint_url: str | None, plain_http: bool
 ) -> Any:
     """Open a client of S3, which is open until `stack` closes. Raises StoreRejected as `open_client`."""
-    return await open_client(
+    opened = await open_client(
         stack,
         "s3",
-        session=session,
+        session=session or new_session(),
         region_name=region_name,
         endpoint_url=endpoint_url,
         plain_http=plain_http,
@@ -147,3 +147,4 @@ async def open_s3(
         read_timeout=20.0,
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
+    return opened.client

@@ -54,6 +54,13 @@ class NotSent(TransportError):
     """Nothing was sent: there were no credentials or no connection. So this try did nothing."""
 
 
+class CertificateRefused(NotSent):
+    """Nothing was sent, because the certificate of the other side is refused. Another try does not help.
+
+    The text names the host, says why, and says what to do.
+    """
+
+
 class Client(Protocol):
     """A client as the store needs it."""
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from ....errors import StoreRejected
 from ...limits import check_deadline
-from .client import Client
+from .client import Client, divide
+from .endpoints import find_streams_settings, is_proxied
 from .limits import Limits
-from .sdk import SDKClient, check_installed, is_aws_endpoint, open_sdk, warn_of_retries
+from .sdk import OpenedClient, SDKClient, check_installed, core_session, new_session, open_sdk, warn_of_retries
 
 DEADLINE = 10.0
 """Seconds that a call may take, including retries."""
@@ -52,7 +53,10 @@ class Connection:
         self.session, self.region_name, self.endpoint_url = session, region_name, endpoint_url
         self.deadline, self.max_connections = deadline, max_connections
         self._given, self._given_streams, self._plain_http = client, streams_client, plain_http
+        self._timeout = sum(divide(deadline))  # seconds of one try
         self._stack = AsyncExitStack()
+        self._session: Any = None  # while the connection is open, also if none was passed
+        self._endpoint = ""
         self.limits = Limits(deadline, max_connections)
         self.sdk: Any = None  # the SDK's client, which administers tables
         self.client: Client | None = None  # None while the connection is not open
@@ -69,6 +73,10 @@ class Connection:
         self.client = None
         await self._stack.aclose()
 
+    def administer(self) -> Client:
+        """Return a client for requests that administer tables. It is the SDK's."""
+        return SDKClient(self.sdk, None if self._given is not None else self._timeout)
+
     async def open_streams(self) -> Client:
         """Return a client of DynamoDB Streams, which is open as long as the connection is.
 
@@ -78,35 +86,34 @@ class Connection:
             return SDKClient(self._given_streams)
         if self._given is not None:
             raise StoreRejected("STREAMS_CLIENT", "a store with a client needs a streams_client for its feed; pass one")
-        endpoint = self.sdk.meta.endpoint_url  # only AWS has another endpoint for streams
-        sdk, _, _ = await self._open_sdk(
-            self._stack, "dynamodbstreams", None if is_aws_endpoint(endpoint) else endpoint
-        )
-        return SDKClient(sdk)
+        settings = find_streams_settings(core_session(self._session), self.sdk, self._endpoint)
+        opened = await self._open_sdk(self._stack, "dynamodbstreams", **settings)
+        return SDKClient(opened.client, self._timeout)
 
     async def _open_clients(self, stack: AsyncExitStack) -> tuple[Any, Client]:
         """Return the SDK's client and the client for requests. Both are open until `stack` closes."""
         if self._given is not None:
             warn_of_retries(self._given)
             return self._given, SDKClient(self._given)
-        from .signed_client import SignedClient, is_proxied  # imported here, because it imports the SDK
+        from .signed_client import SignedClient  # imported here, because it needs a package of the extra
 
-        sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self.endpoint_url)
-        endpoint = sdk.meta.endpoint_url
-        if is_proxied(endpoint):
-            return sdk, SDKClient(sdk)
-        client = SignedClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, deadline=self.deadline)
+        self._session = self.session or new_session()
+        sdk, self._endpoint, tls = await self._open_sdk(stack, "dynamodb", endpoint_url=self.endpoint_url)
+        if is_proxied(self._endpoint, sdk.meta.config.proxies):
+            return sdk, SDKClient(sdk, self._timeout)
+        credentials, region = await self._session.get_credentials(), sdk.meta.region_name
+        client = SignedClient(self._endpoint, region, credentials, tls=tls, deadline=self.deadline)
         stack.push_async_callback(client.aclose)
         return sdk, client
 
-    async def _open_sdk(self, stack: AsyncExitStack, service: str, endpoint_url: str | None) -> tuple[Any, Any, Any]:
+    async def _open_sdk(self, stack: AsyncExitStack, service: str, **settings: Any) -> OpenedClient:
         return await open_sdk(
             stack,
-            service=service,
-            session=self.session,
+            service,
+            session=self._session,
             region_name=self.region_name,
-            endpoint_url=endpoint_url,
             plain_http=self._plain_http,
             max_connections=self.max_connections,
             deadline=self.deadline,
+            **settings,
         )

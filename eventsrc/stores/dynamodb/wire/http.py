@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext
 from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from .certificates import explain_refusal
 from .client import NotSent
 
 _ADDRESS_TIMEOUT = 1.0  # seconds to wait for an address of the host while there are others to try
@@ -50,7 +51,7 @@ class Pool:
         """Send a request, once, and return the response. On an error or when cancelled, close the connection.
 
         Raises:
-            NotSent: no connection was made within `connect_timeout`.
+            NotSent: no connection was made within `connect_timeout`; CertificateRefused if it is never going to be.
             BadResponse, OSError: the request may have been carried out. TimeoutError, which is an OSError: there was no
                 response within `timeout`.
             CancelledError: the cause is NotSent if there was no connection yet.
@@ -100,9 +101,11 @@ class Pool:
                 return await self._wrap_socket(await self._connect_socket())
         except asyncio.CancelledError as cancelled:
             raise cancelled from NotSent("no connection")
+        except SSLCertVerificationError as error:
+            failure: NotSent = explain_refusal(self._host, error)
         except (OSError, ValueError) as error:  # ValueError: the host name is not valid
-            reason = type(error).__name__
-        raise NotSent(reason)
+            failure = NotSent(type(error).__name__)
+        raise failure
 
     async def _connect_socket(self) -> socket.socket:
         """Connect to the first address of the host that answers. Try the address that was used last first.

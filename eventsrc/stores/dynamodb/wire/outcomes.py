@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ....errors import StoreError, StoreRejected, StoreUnavailable, Throttled
-from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError
+from .client import CLOCK_CORRECTED, CertificateRefused, NotSent, Reply, ServiceError, TransportError
 from .responses import Cancelled
 
 T = TypeVar("T")
@@ -94,11 +94,17 @@ class DeadlinePassed(Exception):
             if is_throttle(self.last):
                 return Throttled(f"{self.last.code} until the deadline; slow down, or raise the table's capacity")
             return StoreUnavailable(f"{self.reason} until the deadline; try again later")
+        if isinstance(self.last, CertificateRefused):
+            return to_certificate_rejection(self.last)
         if self.last is None and not self.ambiguous:
             return Throttled(
                 "no connection became free before the deadline; raise max_connections, or send fewer requests at once"
             )
         return StoreUnavailable(f"{self.reason or 'no response'} until the deadline; is the endpoint reachable?")
+
+
+def to_certificate_rejection(refused: CertificateRefused) -> StoreRejected:
+    return StoreRejected("CertificateRefused", str(refused))
 
 
 class ConditionNotMet(StoreRejected):
@@ -177,4 +183,4 @@ def is_throttle(error: BaseException) -> bool:
 def is_worth_repeating(error: BaseException) -> bool:
     if isinstance(error, ServiceError):
         return error.code in _RETRYABLE_CODES or not is_definite(error)
-    return isinstance(error, TransportError)
+    return isinstance(error, TransportError) and not isinstance(error, CertificateRefused)

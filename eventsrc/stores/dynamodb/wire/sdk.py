@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from importlib.util import find_spec
-from ipaddress import ip_address
 from socket import gaierror
-from typing import Any, TypeVar
+from ssl import SSLCertVerificationError, SSLContext
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from zlib import crc32
 
@@ -17,11 +16,14 @@ import msgspec
 
 from ....errors import StoreRejected
 from ....log import log
+from . import attempts
+from .certificates import explain_refusal, find_bundle, trust
 from .client import NotSent, Reply, ServiceError, TransportError, divide
+from .endpoints import find_endpoint, is_confidential, is_origin
 
 T = TypeVar("T")
 
-_PACKAGES = ("aioboto3", "httptools")  # what the extra installs
+_PACKAGES = ("aiobotocore", "httptools")  # what the extra installs
 
 
 def check_installed() -> None:
@@ -31,12 +33,17 @@ def check_installed() -> None:
         raise ModuleNotFoundError(advice, name=missing[0])
 
 
-def new_session(**settings: str) -> Any:
+def new_session() -> Any:
     """Return a session of the SDK. Raises ModuleNotFoundError as `check_installed`."""
     check_installed()
-    import aioboto3  # here, because it is slow to import
+    from aiobotocore.session import get_session  # here, because it is slow to import
 
-    return aioboto3.Session(**settings)
+    return get_session()
+
+
+def core_session(session: Any) -> Any:
+    """Return the session of aiobotocore that this is, or that this one of aioboto3 has."""
+    return getattr(session, "_session", session)
 
 
 class SDKReply:
@@ -54,16 +61,19 @@ class SDKReply:
 
 
 class SDKClient:
-    """A client of the SDK (aioboto3, aiobotocore) as a `Client`. It verifies the checksum of each response."""
+    """A client of the SDK (aiobotocore, or aioboto3 over it) as a `Client`. It verifies the checksum of each response.
 
-    def __init__(self, sdk: Any) -> None:
+    `timeout` is the number of seconds that a request may take in all. None leaves that to the client.
+    """
+
+    def __init__(self, sdk: Any, timeout: float | None = None) -> None:
         from aiohttp import ClientConnectorError
         from botocore import exceptions, xform_name
 
-        self._sdk = sdk
+        self._sdk, self._timeout = sdk, timeout
         self._method_name = xform_name
-        sdk.meta.events.register("provide-client-params", _note_call, unique_id=f"{__name__}.note_call")
-        sdk.meta.events.register("before-send", _count_attempt, unique_id=f"{__name__}.count_attempt")
+        sdk.meta.events.register("provide-client-params", attempts.note_call, unique_id=f"{__name__}.note_call")
+        sdk.meta.events.register("before-send", attempts.count_attempt, unique_id=f"{__name__}.count_attempt")
         sdk.meta.events.register("response-received", _check_response, unique_id=f"{__name__}.check_response")
         self._client_error = exceptions.ClientError
         self._not_prepared = (
@@ -76,60 +86,42 @@ class SDKClient:
         self._connector_errors = (ClientConnectorError, gaierror)
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
-        attempts = _Attempts()
-        token = _attempts.set(attempts)
+        sent = attempts.Attempts()
+        token = attempts.running.set(sent)
         try:
-            return SDKReply(await getattr(self._sdk, self._method_name(operation))(**request))
+            async with asyncio.timeout(self._timeout):  # the SDK limits parts of an exchange, and no lookup of a host
+                return SDKReply(await getattr(self._sdk, self._method_name(operation))(**request))
         except self._client_error as error:
             response = error.response
             failure: Exception = ServiceError(
                 str(response.get("Error", {}).get("Code", "")),
                 int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
                 SDKReply(response),
-                repeated=attempts.count > 1,
+                repeated=sent.count > 1,
             )
         except asyncio.CancelledError as cancelled:
-            if attempts.count or not attempts.are_counted:
+            if not sent.is_nothing_sent:
                 raise
-            raise cancelled from NotSent("no credentials")
+            raise cancelled from NotSent("no connection" if sent.count else "no credentials")
         except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
-            name = type(error).__name__
-            if not attempts.count and isinstance(error, self._not_prepared):
+            name, cause = type(error).__name__, getattr(error, "kwargs", {}).get("error")
+            refused = getattr(cause, "certificate_error", None)
+            if not sent.count and isinstance(error, self._not_prepared):
                 failure = ServiceError(name, 0)
-            elif attempts.count <= 1 and self._is_not_connected(error):
+            elif sent.count <= 1 and isinstance(refused, SSLCertVerificationError):
+                failure = explain_refusal(getattr(cause, "host", "the endpoint"), refused)
+            elif sent.is_nothing_sent or (sent.count <= 1 and self._is_not_connected(error, cause)):
                 failure = NotSent(name)
             else:
                 failure = TransportError(name)
         finally:
-            _attempts.reset(token)
+            attempts.running.reset(token)
         raise failure  # outside the handlers: the SDK's error may hold another writer's payload
 
-    def _is_not_connected(self, error: Exception) -> bool:
+    def _is_not_connected(self, error: Exception, cause: object) -> bool:
         """Whether the SDK could not make a connection, to the service or to a proxy."""
-        if isinstance(error, self._not_connected):
-            return True
-        cause = getattr(error, "kwargs", {}).get("error")  # the SDK raises one error for this and for a lost connection
-        return isinstance(cause, self._connector_errors)
-
-
-class _Attempts:
-    """The number of times that the SDK has begun to send the request of a call."""
-
-    count = 0
-    are_counted = False  # the client may be an imitation, which does not emit the SDK's events
-
-
-_attempts: ContextVar[_Attempts | None] = ContextVar("attempts", default=None)  # of the call that is running
-
-
-def _note_call(**_: object) -> None:
-    if (attempts := _attempts.get()) is not None:
-        attempts.are_counted = True
-
-
-def _count_attempt(**_: object) -> None:
-    if (attempts := _attempts.get()) is not None:
-        attempts.count += 1
+        # The SDK raises one error for this and for a lost connection; their causes differ.
+        return isinstance(error, self._not_connected) or isinstance(cause, self._connector_errors)
 
 
 def warn_of_retries(sdk: Any) -> None:
@@ -151,25 +143,32 @@ def _check_response(response_dict: dict[str, Any] | None, **_: object) -> None:
         raise TransportError("the response has a wrong checksum")
 
 
+class OpenedClient(NamedTuple):
+    client: Any
+    endpoint: str
+    tls: SSLContext | None  # the certificates that the client trusts; None without encryption
+
+
 async def open_sdk(
     stack: AsyncExitStack,
+    service: str,
     *,
     session: Any,
     region_name: str | None,
     endpoint_url: str | None,
+    plain_http: bool,
     max_connections: int,
     deadline: float,
-    plain_http: bool,
-    service: str = "dynamodb",
-) -> tuple[Any, Any, str | None]:
+    **config: Any,
+) -> OpenedClient:
     """Open a client of the SDK that sends each request once, whatever the environment configures.
 
-    Return the client, which is open until `stack` closes; its credentials; and the path of the certificates that it
-    trusts instead of the default ones, or None. Raises StoreRejected as `open_client`.
+    It is open until `stack` closes. Raises StoreRejected as `open_client`.
     """
-    session = session or new_session()
+    from .observed_session import ObservedSession  # here, because it imports the SDK
+
     connect_timeout, timeout = divide(deadline)
-    client = await open_client(
+    return await open_client(
         stack,
         service,
         session=session,
@@ -184,9 +183,9 @@ async def open_sdk(
         tcp_keepalive=True,
         parameter_validation=False,
         account_id_endpoint_mode="disabled",
+        http_session_cls=ObservedSession,
+        **config,
     )
-    ca_bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  # no other way
-    return client, await session.get_credentials(), ca_bundle
 
 
 async def open_client(
@@ -198,54 +197,39 @@ async def open_client(
     endpoint_url: str | None,
     plain_http: bool,
     **config: Any,
-) -> Any:
-    """Open a client of the SDK, which is open until `stack` closes. `config` is that of the SDK.
+) -> OpenedClient:
+    """Open a client of the SDK, which is open until `stack` closes.
+
+    `session` is one of aiobotocore or aioboto3. `config` is that of the SDK.
 
     Raises StoreRejected if
 
-    - the SDK cannot make the client;
+    - the SDK cannot make the client, or does not send requests with these settings;
     - the endpoint is not just a scheme, a host and a port;
-    - the endpoint is neither encrypted nor on this machine, and `plain_http` is false.
+    - the endpoint is neither encrypted nor on this machine, and `plain_http` is false;
+    - the file of trusted certificates cannot be used.
     """
-    session = session or new_session()
     from aiobotocore.config import AioConfig
     from botocore.exceptions import BotoCoreError
 
+    create = getattr(session, "create_client", None) or session.client
     try:
-        client: Any = session.client(
-            service, region_name=region_name, endpoint_url=endpoint_url, config=AioConfig(**config)
+        bundle = find_bundle(core_session(session))
+        client: Any = create(
+            service,
+            region_name=region_name,
+            endpoint_url=endpoint_url,
+            verify=bundle or True,
+            config=AioConfig(**config),
         )
         opened = await stack.enter_async_context(client)
+        # Objects of S3 are at other hosts of the same endpoint.
+        endpoint = opened.meta.endpoint_url if service == "s3" else await find_endpoint(opened)
     except (BotoCoreError, ValueError) as error:  # for example no region, a missing profile, or a bad URL
         raise StoreRejected(type(error).__name__, f"{error}; see session, region_name and endpoint_url") from None
-    endpoint = opened.meta.endpoint_url  # the environment or a profile may have set it
-    if not _is_origin(endpoint):  # not quoted, because it may contain a password
+    if not is_origin(endpoint):  # not quoted, because it may contain a password
         raise StoreRejected("ENDPOINT", "the endpoint must be a scheme, a host and a port, as http://localhost:8000")
-    if not plain_http and not _is_confidential(endpoint):
+    if not plain_http and not is_confidential(endpoint):
         raise StoreRejected("PLAIN_HTTP", f"{endpoint} is not encrypted; use https, or pass plain_http=True")
-    return opened
-
-
-def _is_origin(endpoint: str) -> bool:
-    """Whether the endpoint is only a scheme, a host and a port."""
-    try:
-        parts = urlsplit(endpoint)
-        return parts.port != 0 and parts.path in ("", "/") and not parts.query and parts.username is None
-    except ValueError:
-        return False
-
-
-def is_aws_endpoint(endpoint: str) -> bool:
-    """Whether the endpoint is one of AWS, and not an emulator."""
-    return (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
-
-
-def _is_confidential(endpoint: str) -> bool:
-    """Whether requests to the endpoint are encrypted, or stay on this machine."""
-    parts = urlsplit(endpoint)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+    tls = trust(bundle, opened.meta.config.client_cert) if urlsplit(endpoint).scheme == "https" else None
+    return OpenedClient(opened, endpoint, tls)

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from ssl import create_default_context
+from ssl import SSLContext
 from time import time
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 from zlib import crc32
 
 import msgspec
-from botocore.httpsession import get_cert_path
 
 from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError, divide
 from .http import BadResponse, HttpResponse, Pool
@@ -55,19 +53,13 @@ class _Error(msgspec.Struct):
     type: str = msgspec.field(name="__type", default="")
 
 
-def is_proxied(endpoint: str) -> bool:
-    """Whether the environment sends requests for this endpoint through a proxy."""
-    parts = urlsplit(endpoint)
-    return not proxy_bypass(parts.hostname or "") and parts.scheme in getproxies()
-
-
 class SignedClient:
     """Sends each request once, over a pool of connections. It belongs to one event loop, which also closes it.
 
     - `credentials` are an object of the SDK, which renews them.
-    - It trusts the certificates that the SDK trusts.
+    - `tls` says which certificates it trusts. It is None for an endpoint without encryption.
     - If the clock is wrong, requests are signed with the service's time.
-    - It does not support proxies: see `is_proxied`.
+    - It does not support proxies: see `endpoints.is_proxied`.
     """
 
     def __init__(
@@ -75,15 +67,14 @@ class SignedClient:
         endpoint: str,
         region: str,
         credentials: Any,
-        ca_bundle: str | None = None,
         *,
+        tls: SSLContext | None,
         deadline: float,
     ) -> None:
         parts = urlsplit(endpoint)
-        trusted = create_default_context(cafile=get_cert_path(ca_bundle or True)) if parts.scheme == "https" else None
-        port = parts.port or (443 if trusted else 80)
+        port = parts.port or (443 if tls else 80)
         connect_timeout, timeout = divide(deadline)
-        self._pool = Pool(parts.hostname or "", port, trusted, connect_timeout=connect_timeout, timeout=timeout)
+        self._pool = Pool(parts.hostname or "", port, tls, connect_timeout=connect_timeout, timeout=timeout)
         self._signer = Signer(parts.netloc, region)
         self._credentials = credentials
         self._ahead = 0.0  # seconds by which the service's clock is ahead of ours
