@@ -16,13 +16,29 @@ from .wire.responses import send_once
 T = TypeVar("T")
 
 
+class StreamSettings(msgspec.Struct):
+    StreamEnabled: bool = False
+    StreamViewType: str = ""
+
+    def check_view(self) -> None:
+        """Raise StoreRejected if the records of the stream lack what a feed reads."""
+        if self.StreamViewType not in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
+            raise StoreRejected(
+                "StreamViewType", "the stream carries no new images; turn it off, and on again with view type NEW_IMAGE"
+            )
+
+
 class TableDescription(msgspec.Struct):
     TableStatus: str
     KeySchema: list[dict[str, str]]
     AttributeDefinitions: list[dict[str, str]]
+    StreamSpecification: StreamSettings = msgspec.field(default_factory=StreamSettings)
+    LatestStreamArn: str = ""
 
 
-class CreateResponse(msgspec.Struct):
+class ChangeResponse(msgspec.Struct):
+    """The response to CreateTable and to UpdateTable."""
+
     TableDescription: dict[str, Any]
 
 
@@ -36,6 +52,9 @@ class BackupsResponse(msgspec.Struct):
 
 _TIMEOUT = 120.0  # seconds
 _POLL_INTERVAL = 0.5  # seconds
+_REFUSALS = 20  # that descriptions may contradict, because they are eventually consistent
+_PASSING = ("CREATING", "DELETING", "ARCHIVING")  # states that another one follows
+_NEW_IMAGES = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
 
 
 async def create_table(
@@ -47,13 +66,15 @@ async def create_table(
     point_in_time_recovery: bool = False,
     deletion_protection: bool = False,
 ) -> bool:
-    """Create the table and wait until it is active; False if it exists already.
+    """Create the table and wait until it can be used; False if it exists already.
 
-    `keys` maps the partition key and the sort key, in this order, to their types.
+    `keys` maps the partition key and the sort key, in this order, to their types. With `stream`, wait until the table
+    has a stream, and turn it on for a table that has none. Several processes may do this at the same time.
 
     Raises:
         Throttled, StoreUnavailable: the table is not ready; call it again.
-        StoreRejected: calling it again does not help, for example because the table has different keys.
+        StoreRejected: calling it again does not help, for example because the table has different keys, or a stream
+            that a feed cannot use.
     """
     request: dict[str, Any] = {
         "TableName": table,
@@ -62,13 +83,15 @@ async def create_table(
         "BillingMode": "PAY_PER_REQUEST",
     }
     if stream:
-        request["StreamSpecification"] = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
+        request["StreamSpecification"] = _NEW_IMAGES
     if deletion_protection:
         request["DeletionProtectionEnabled"] = True
     try:
         async with asyncio.timeout(_TIMEOUT):
             created = await _create(client, request)
-            await _wait_until_active(client, table, keys)
+            await _wait_until_usable(client, table, keys)
+            if stream:
+                await _wait_for_stream(client, table)
             if point_in_time_recovery:
                 recovery = {
                     "TableName": table,
@@ -95,7 +118,7 @@ def _to_store_error(table: str, error: Exception) -> StoreError:
 
 async def _create(client: Client, request: dict[str, Any]) -> bool:
     try:
-        await send_once(client, "CreateTable", request, CreateResponse)
+        await send_once(client, "CreateTable", request, ChangeResponse)
     except ServiceError as error:
         if error.code != "ResourceInUseException":
             raise
@@ -103,22 +126,48 @@ async def _create(client: Client, request: dict[str, Any]) -> bool:
     return True
 
 
-async def _wait_until_active(client: Client, table: str, keys: Mapping[str, str]) -> None:
-    missing = "ResourceNotFoundException"
-    request = {"TableName": table}
+async def _wait_until_usable(client: Client, table: str, keys: Mapping[str, str]) -> None:
     while True:
-        description = (
-            await _call_until_ready(
-                lambda: send_once(client, "DescribeTable", request, DescribeResponse), not_yet=missing
-            )
-        ).Table
+        description = await _describe(client, table)
         if not _has_keys(description, keys):
             raise StoreRejected(
                 "KeySchema", f"table {table} exists with other keys than the store's; use another table"
             )
-        if description.TableStatus == "ACTIVE":
+        if description.TableStatus in ("ACTIVE", "UPDATING"):  # an update does not stop reads and writes
             return
+        if description.TableStatus not in _PASSING:
+            raise StoreRejected("TableStatus", f"table {table} is {description.TableStatus}; restore access to it")
         await asyncio.sleep(_POLL_INTERVAL)
+
+
+async def _wait_for_stream(client: Client, table: str) -> None:
+    """Wait until the table has a stream. Turn it on if it is off."""
+    request = {"TableName": table, "StreamSpecification": _NEW_IMAGES}
+    refusals = 0
+    while True:
+        description = await _describe(client, table)
+        if description.StreamSpecification.StreamEnabled:
+            description.StreamSpecification.check_view()
+            if description.LatestStreamArn:
+                return
+        else:
+            try:
+                await send_once(client, "UpdateTable", request, ChangeResponse)
+                continue
+            except ServiceError as error:
+                if error.code != "ResourceInUseException":  # of a table that is being changed
+                    refusals += 1  # another process may have changed it in the same way
+                    if not (is_worth_repeating(error) or error.code == "ValidationException") or refusals > _REFUSALS:
+                        raise
+        await asyncio.sleep(_POLL_INTERVAL)
+
+
+async def _describe(client: Client, table: str) -> TableDescription:
+    request = {"TableName": table}
+    response = await _call_until_ready(
+        lambda: send_once(client, "DescribeTable", request, DescribeResponse), not_yet="ResourceNotFoundException"
+    )
+    return response.Table
 
 
 async def _call_until_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T:

@@ -284,10 +284,12 @@ class DynamoDBStore(ManagedStore):
         """Create the table, billed on demand, and wait until it can be used. Return False if it exists already.
 
         - `stream` turns on DynamoDB Streams with new images.
-        - An existing table keeps its settings, except that `point_in_time_recovery` is turned on for it too.
+        - An existing table keeps its settings, except that `stream` and `point_in_time_recovery` are turned on for it
+          too. Several processes may call this at the same time.
 
         Raises:
-            StoreRejected: the service refuses the request, or an existing table has different keys.
+            StoreRejected: the service refuses the request, or an existing table has different keys, or a stream without
+                new images.
             Throttled, StoreUnavailable: the table is not ready; call it again.
         """
         return await self.table.create(

@@ -17,6 +17,7 @@ from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ....usage import Usage
 from ...feed import Batch
+from ..creation import DescribeResponse
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError
@@ -31,20 +32,6 @@ from .shard_reader import list_shards
 from .stream_reader import StreamReader
 
 T = TypeVar("T")
-
-
-class _Specification(msgspec.Struct):
-    StreamEnabled: bool = False
-    StreamViewType: str = ""
-
-
-class _Table(msgspec.Struct):
-    LatestStreamArn: str = ""
-    StreamSpecification: _Specification = msgspec.field(default_factory=_Specification)
-
-
-class _DescribeResponse(msgspec.Struct):
-    Table: _Table
 
 
 class Scan(Protocol):
@@ -107,15 +94,15 @@ class TableFeed:
         """
         client, request = self._table.connection.client, {"TableName": self._table.name}
         try:
-            table = (await self._send(client, "DescribeTable", request, _DescribeResponse)).Table
+            table = (await self._send(client, "DescribeTable", request, DescribeResponse)).Table
         except ServiceError as error:
             raise to_store_rejected(error) from None
         if not table.StreamSpecification.StreamEnabled:
-            raise StoreRejected("StreamSpecification", "the table has no stream; turn it on, with view type NEW_IMAGE")
-        if table.StreamSpecification.StreamViewType not in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
             raise StoreRejected(
-                "StreamViewType", "the stream carries no new images; turn it off, and on again with view type NEW_IMAGE"
+                "StreamSpecification",
+                "the table has no stream; `await store.create_table(stream=True)` turns on one of NEW_IMAGE",
             )
+        table.StreamSpecification.check_view()
         return table.LatestStreamArn
 
     async def _send_to_stream(self, operation: str, request: dict[str, Any], kind: type[T]) -> T:
