@@ -27,11 +27,12 @@ from eventsrc.processing.worker import Worker
 from eventsrc.repository import repository
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
-from eventsrc.stores.dynamodb import table
-from eventsrc.stores.dynamodb.wire import sending
+from eventsrc.stores.dynamodb import creation, table
+from eventsrc.stores.dynamodb.wire import connection, endpoints, observed_session, sdk, sending
 from eventsrc.stores.dynamodb.wire.http import Pool
 from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
+from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 
 from . import PYTHONPATH
 from .mutants import Patch, Verdict, broken
@@ -49,6 +50,9 @@ from .reading_mutants import (
 _TESTS = Path(__file__).parents[1] / "tests"
 _OUTCOMES = "integration/test_outcomes.py"
 _NEVER_SENT = "integration/test_never_sent.py"
+_CERTIFICATES = "integration/test_certificates.py"
+_ENDPOINTS = "integration/test_endpoints.py"
+_TABLES = "integration/test_tables.py"
 _EXECUTE = "unit/repository/test_execute.py"
 
 
@@ -169,6 +173,70 @@ def cancellation_that_says_nothing() -> list[Patch]:
     return [edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent)", "raise"))]
 
 
+def certificates_of_any_name() -> list[Patch]:
+    """A trusted certificate is accepted for every host."""
+    return [edited(sdk, "trust", ("context.check_hostname = True", "pass"))]
+
+
+def authorities_held_to_more_than_the_sdk_asks() -> list[Patch]:
+    """TLS is as strict as Python's default, so an authority that the SDK accepts is refused."""
+    strict = "context.check_hostname = True; context.verify_flags |= 0x20"
+    return [edited(sdk, "trust", ("context.check_hostname = True", strict))]
+
+
+def refused_certificate_tried_again() -> list[Patch]:
+    """A call tries until the deadline, though the certificate is refused each time."""
+    return [edited(sending, "is_worth_repeating", (" and not isinstance(error, CertificateRefused)", ""))]
+
+
+def endpoint_of_the_older_data() -> list[Patch]:
+    """Requests go where the SDK's metadata says, which is not always where it sends them."""
+    return [edited(sdk, "find_endpoint", ('found.rstrip("/")', "sdk.meta.endpoint_url"))]
+
+
+def streams_at_the_endpoint_of_the_table() -> list[Patch]:
+    """The feed looks for the streams of AWS at the endpoint of the table."""
+    return [edited(connection, "find_streams_settings", ("if variant is None:", "if True:"))]
+
+
+def streams_of_the_plain_variant() -> list[Patch]:
+    """The stream of a table at a FIPS endpoint is read at one that is not."""
+    return [edited(connection, "find_streams_settings", ("fips or None", "None"))]
+
+
+def host_that_begins_as_a_local_one() -> list[Patch]:
+    """A name that begins as a local address counts as this machine."""
+    return [
+        edited(
+            endpoints,
+            "is_confidential",
+            ('ip_address(parts.hostname or "").is_loopback', '(parts.hostname or "").startswith("127.")'),
+        )
+    ]
+
+
+def line_break_in_a_header() -> list[Patch]:
+    """A token with a line break becomes a header."""
+    return [edited(SignedClient, "_get_credentials", ("in_headers.isascii() and in_headers.isprintable()", "True"))]
+
+
+def waiting_for_a_connection_counts_as_sent() -> list[Patch]:
+    """A request of the SDK that had no connection counts as one that may have been carried out."""
+    return [edited(observed_session, "note_waiting", ("= is_waiting", "= False"))]
+
+
+def table_being_updated_waited_for() -> list[Patch]:
+    """A table that is being updated counts as one that cannot be used."""
+    return [
+        edited(creation, "_wait_until_usable", ('("ACTIVE", "UPDATING")', '("ACTIVE",)'), ("_PASSING", '("UPDATING",)'))
+    ]
+
+
+def stream_turned_on_by_another_is_an_error() -> list[Patch]:
+    """A process that is second to turn on a stream fails."""
+    return [edited(creation, "_wait_for_stream", (' or error.code == "ValidationException"', ""))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (position_not_compared, "unit/processing/test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
@@ -232,6 +300,29 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         cancellation_that_says_nothing,
         "unit/repository/test_settling.py::test_a_command_cancelled_at_any_moment_is_settled",
     ),
+    (certificates_of_any_name, f"{_CERTIFICATES}::test_every_call_of_checkpoints_is_refused_at_once"),
+    (
+        authorities_held_to_more_than_the_sdk_asks,
+        f"{_CERTIFICATES}::test_an_authority_that_inspects_traffic_need_not_be_strict",
+    ),
+    (refused_certificate_tried_again, f"{_CERTIFICATES}::test_every_call_of_checkpoints_is_refused_at_once"),
+    (endpoint_of_the_older_data, f"{_ENDPOINTS}::test_both_are_where_the_sdk_sends_them"),
+    (streams_at_the_endpoint_of_the_table, f"{_ENDPOINTS}::test_both_are_where_the_sdk_sends_them"),
+    (
+        streams_of_the_plain_variant,
+        f"{_ENDPOINTS}::test_the_stream_of_an_endpoint_that_is_named_is_of_the_same_variant",
+    ),
+    (host_that_begins_as_a_local_one, f"{_ENDPOINTS}::test_only_this_machine_is_confidential_without_encryption"),
+    (
+        line_break_in_a_header,
+        "integration/test_signed_client.py::test_credentials_that_no_header_can_contain_are_not_sent",
+    ),
+    (
+        waiting_for_a_connection_counts_as_sent,
+        f"{_NEVER_SENT}::test_an_executor_that_is_busy_before_the_proxy_is_found",
+    ),
+    (table_being_updated_waited_for, f"{_TABLES}::test_a_table_that_is_being_updated_can_be_used"),
+    (stream_turned_on_by_another_is_an_error, f"{_TABLES}::test_a_stream_that_another_process_turns_on_is_waited_for"),
 )
 
 

@@ -15,7 +15,7 @@ from support.tables import fresh_name, session
 
 from eventsrc import DynamoDBStore, StoreRejected
 from eventsrc.stores.dynamodb.wire.connection import Connection
-from eventsrc.stores.dynamodb.wire.endpoints import find_aws_variant, find_endpoint
+from eventsrc.stores.dynamodb.wire.endpoints import find_aws_variant, find_endpoint, is_confidential
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 
 CORE = get_session()
@@ -122,6 +122,26 @@ async def test_the_stream_of_an_endpoint_that_is_named_is_of_the_same_variant(
 def test_the_rules_of_the_sdk_say_what_is_of_aws(host: str, variant: tuple[bool, bool] | None) -> None:
     assert find_aws_variant(CORE, f"https://{host}") == variant
     assert find_aws_variant(CORE, f"https://{host}:8443") == variant
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("https://192.0.2.1", True),
+        ("http://localhost:8000", True),
+        ("http://127.0.0.1:8000", True),
+        ("http://127.8.9.1", True),
+        ("http://[::1]:8000", True),
+        ("http://127.evil.example", False),
+        ("http://127.0.0.1.evil.example:8000", False),
+        ("http://localhost.evil.example", False),
+        ("http://evil.example/127.0.0.1", False),
+        ("http://192.0.2.1", False),
+        ("http://0.0.0.0:8000", False),
+    ],
+)
+def test_only_this_machine_is_confidential_without_encryption(endpoint: str, expected: bool) -> None:
+    assert is_confidential(endpoint) is expected
 
 
 TABLES, STREAMS, OTHER = "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"

@@ -19,6 +19,7 @@ from support.proxy import Proxy, proxy_to
 from support.tables import fresh_name, new_session, session, store_on
 
 from eventsrc import DynamoDBStore, StoreUnavailable
+from eventsrc.stores.dynamodb.wire.client import NotSent
 from eventsrc.testing.contract.samples import expect_stored, fresh_stream, make_commit
 
 ONCE = AioConfig(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=0.1)
@@ -63,14 +64,48 @@ async def test_no_connection(endpoint: Any, deadline: float) -> None:
 @every_deadline
 async def test_an_executor_that_is_busy(deadline: float) -> None:
     """Names are resolved in the loop's executor."""
+    async with store_on("http://localhost:1", "ledger", deadline=deadline) as store, busy_executor():
+        await expect_nothing_sent(store)
+
+
+@asynccontextmanager
+async def busy_executor() -> AsyncIterator[None]:
     released, executor = threading.Event(), ThreadPoolExecutor(1)
     asyncio.get_running_loop().set_default_executor(executor)
-    async with store_on("http://localhost:1", "ledger", deadline=deadline) as store:
-        executor.submit(released.wait)
-        try:
-            await expect_nothing_sent(store)
-        finally:
-            released.set()
+    executor.submit(released.wait)
+    try:
+        yield
+    finally:
+        released.set()
+
+
+@pytest.fixture
+async def proxied(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DynamoDBStore]:
+    """A store that uses the SDK's client, which has no connection yet."""
+    with deaf_endpoint() as url:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, url.replace("127.0.0.1", "localhost"))
+        async with store_on("http://dynamodb.example.invalid:8000", "ledger", deadline=0.4) as store:
+            yield store
+
+
+async def test_an_executor_that_is_busy_before_the_proxy_is_found(proxied: DynamoDBStore) -> None:
+    async with busy_executor():
+        await expect_nothing_sent(proxied)
+
+
+async def test_a_call_that_is_cancelled_before_the_proxy_is_found_says_that_nothing_was_sent(
+    proxied: DynamoDBStore,
+) -> None:
+    client = proxied.table.connection.client
+    assert client is not None
+    async with busy_executor():
+        call = asyncio.ensure_future(client.call("ListTables", {}))
+        await asyncio.wait([call], timeout=0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await call
+    assert isinstance(cancelled.value.__cause__, NotSent)
 
 
 class Hanging:

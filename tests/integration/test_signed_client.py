@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
+from aiobotocore.session import get_session
 from support.proxy import Answer, Proxy, error, proxy_to
 from support.tables import fresh_name, new_session, store_on
 from support.tls import encrypted
@@ -82,6 +83,23 @@ async def test_credentials_that_expire_are_sent_with_their_token(proxy: Proxy, s
     head = proxy.heads[-1]
     assert head["x-amz-security-token"] == "token-9"
     assert "x-amz-security-token" in head["authorization"]
+
+
+@pytest.mark.parametrize("field", ["aws_access_key_id", "aws_session_token"])
+@pytest.mark.parametrize("text", ["a\r\nx-evil: 1", "a\nb", "a\x00b", "é"])
+async def test_credentials_that_no_header_can_contain_are_not_sent(
+    proxy: Proxy, store: DynamoDBStore, field: str, text: str
+) -> None:
+    keys = ["local", "local", "token-9"]
+    keys[0 if field == "aws_access_key_id" else 2] = text
+    session = get_session()
+    session.set_credentials(*keys)
+    other = DynamoDBStore(store.table.name, endpoint_url=proxy.url, region_name="us-east-1", session=session)
+    async with other:
+        with pytest.raises(StoreRejected) as raised:
+            await other.append(make_commit(fresh_stream()))
+    assert raised.value.code == "CredentialRetrievalError"
+    assert not proxy.heads
 
 
 async def test_redirects_are_not_followed(proxy: Proxy, store: DynamoDBStore) -> None:

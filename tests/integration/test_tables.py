@@ -146,6 +146,7 @@ async def scripted(
     dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[DynamoDBStore, Proxy]]:
     monkeypatch.setattr(creation, "_POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(creation, "_TIMEOUT", 5.0)
     async with proxy_to(dynamodb_endpoint) as proxy, store_on(proxy.url, fresh_name()) as store:
         yield store, proxy
 
