@@ -9,16 +9,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiobotocore
 import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from support.tables import checkpoints_on, fresh_name, new_session, store_on
+from support.tables import checkpoints_on, fresh_name, new_session, session, store_on
 from support.tls import encrypted, tunnel
 
 from eventsrc import DynamoDBStore, StoreRejected
+from eventsrc.stores.dynamodb.export.files import Bucket, open_s3
 from eventsrc.testing.contract.samples import expect_stored, fresh_stream, make_commit
 
 AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
@@ -121,6 +123,15 @@ async def test_the_stream_is_refused_at_once(
             assert len(server.connections) == 1
 
 
+@each_refusal
+async def test_an_export_is_refused_at_once(dynamodb_endpoint: str, kind: str) -> None:
+    certificate, advice = REFUSED[kind]
+    async with encrypted(dynamodb_endpoint, certificate) as server, AsyncExitStack() as stack:
+        client = await open_s3(stack, session=session(), region_name=None, endpoint_url=server.url, plain_http=False)
+        await expect_refusal(Bucket("s3://exports/ledger", client).part("manifest", 0), advice)
+        assert len(server.connections) == 1
+
+
 async def expect_use(dynamodb_endpoint: str, table: str, certificate: Any, **options: Any) -> None:
     """Expect that both clients work: ours, and the SDK's."""
     async with (
@@ -173,6 +184,15 @@ async def test_a_file_without_certificates_is_named_when_the_store_is_opened(
     assert raised.value.code == "CertificateFile"
     async with store_on("http://localhost:1", "ledger"):  # no certificates are needed
         pass
+
+
+@pytest.mark.parametrize("version", ["2.25.1", "3.9.2"])
+async def test_a_version_of_the_sdk_that_checks_no_name_is_refused(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiobotocore, "__version__", version)
+    with pytest.raises(StoreRejected, match=rf"aiobotocore {version} .* install 3\.10 or newer"):
+        await store_on("https://localhost:1", "ledger").open()
 
 
 def careless_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:

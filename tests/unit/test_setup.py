@@ -79,6 +79,21 @@ def test_a_lock_file_names_no_host(lock: str) -> None:
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted", (ROOT / "requirements" / lock).read_text())
 
 
+def test_dynamodb_requires_a_sdk_that_checks_the_names_in_certificates() -> None:
+    """And no package that pins an older one, or a version of boto3."""
+    [sdk, parser] = map(Requirement, EXTRAS["dynamodb"])
+    assert (sdk.name, parser.name) == ("aiobotocore", "httptools")
+    assert not sdk.specifier.contains("3.9.2")
+    assert sdk.specifier.contains("3.10.0")
+    assert not any(each.operator in ("==", "<", "<=", "~=") for each in sdk.specifier)
+    assert "boto3" not in " ".join(CORE + [each for extra in EXTRAS.values() for each in extra])
+
+
+def test_the_sdk_is_the_only_client_that_the_library_imports() -> None:
+    imported = re.compile(r"^\s*(?:from|import) (?:aio)?boto3\b", re.MULTILINE)
+    assert not [path for path in (ROOT / "eventsrc").rglob("*.py") if imported.search(path.read_text())]
+
+
 def test_docker_compose_starts_the_image_of_the_tests() -> None:
     assert re.findall(r"image: (\S+)", (ROOT / "docker-compose.yml").read_text()) == [IMAGE]
     assert not IMAGE.endswith(":latest")

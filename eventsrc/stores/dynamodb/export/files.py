@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from ....errors import StoreRejected, StoreUnavailable
 from ....retrying import on_broken_download
+from ..wire.certificates import find_refusal
 from ..wire.client import TransportError
+from ..wire.outcomes import to_certificate_rejection
 from ..wire.sdk import new_session, open_client
 
 PART = 4 * 1024 * 1024  # bytes read at once
@@ -125,6 +127,8 @@ class Bucket:
                 type(error).__name__, f"{self.where} is not a valid name of a bucket and a folder"
             ) from None
         except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
+            if refusal := find_refusal(error):
+                raise to_certificate_rejection(refusal) from None
             raise TransportError(type(error).__name__) from None
         if len(part) != int(response["ContentLength"]):
             raise TransportError("the response is not complete")

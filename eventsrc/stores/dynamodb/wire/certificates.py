@@ -55,3 +55,12 @@ def explain_refusal(host: str, error: SSLCertVerificationError) -> CertificateRe
     return CertificateRefused(
         f"the certificate of {host} is refused: {error.verify_message}; {_ADVICE.get(error.verify_code, _AUTHORITY)}"
     )
+
+
+def find_refusal(error: Exception) -> CertificateRefused | None:
+    """Return the error for a certificate that was refused, if this error of the SDK is one."""
+    cause = getattr(error, "kwargs", {}).get("error")
+    refused = getattr(cause, "certificate_error", None)
+    if isinstance(refused, SSLCertVerificationError):
+        return explain_refusal(getattr(cause, "host", "the endpoint"), refused)
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from socket import gaierror
-from ssl import SSLCertVerificationError, SSLContext
+from ssl import SSLContext
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from zlib import crc32
@@ -17,13 +17,14 @@ import msgspec
 from ....errors import StoreRejected
 from ....log import log
 from . import attempts
-from .certificates import explain_refusal, find_bundle, trust
+from .certificates import find_bundle, find_refusal, trust
 from .client import NotSent, Reply, ServiceError, TransportError, divide
 from .endpoints import find_endpoint, is_confidential, is_origin
 
 T = TypeVar("T")
 
 _PACKAGES = ("aiobotocore", "httptools")  # what the extra installs
+_CHECKS_NAMES = (3, 10)  # the first version of aiobotocore that checks the name in a certificate
 
 
 def check_installed() -> None:
@@ -105,11 +106,10 @@ class SDKClient:
             raise cancelled from NotSent("no connection" if sent.count else "no credentials")
         except Exception as error:  # noqa: BLE001  # the SDK also raises errors of its HTTP library and parser
             name, cause = type(error).__name__, getattr(error, "kwargs", {}).get("error")
-            refused = getattr(cause, "certificate_error", None)
             if not sent.count and isinstance(error, self._not_prepared):
                 failure = ServiceError(name, 0)
-            elif sent.count <= 1 and isinstance(refused, SSLCertVerificationError):
-                failure = explain_refusal(getattr(cause, "host", "the endpoint"), refused)
+            elif sent.count <= 1 and (refusal := find_refusal(error)):
+                failure = refusal
             elif sent.is_nothing_sent or (sent.count <= 1 and self._is_not_connected(error, cause)):
                 failure = NotSent(name)
             else:
@@ -204,14 +204,21 @@ async def open_client(
 
     Raises StoreRejected if
 
-    - the SDK cannot make the client, or does not send requests with these settings;
+    - the SDK does not check the names in certificates, because it is too old;
+    - it cannot make the client, or does not send requests with these settings;
     - the endpoint is not just a scheme, a host and a port;
     - the endpoint is neither encrypted nor on this machine, and `plain_http` is false;
     - the file of trusted certificates cannot be used.
     """
+    import aiobotocore
     from aiobotocore.config import AioConfig
     from botocore.exceptions import BotoCoreError
 
+    if tuple(map(int, aiobotocore.__version__.split(".")[:2])) < _CHECKS_NAMES:  # another package may require it
+        raise StoreRejected(
+            "SDK",
+            f"aiobotocore {aiobotocore.__version__} does not check the names in certificates; install 3.10 or newer",
+        )
     create = getattr(session, "create_client", None) or session.client
     try:
         bundle = find_bundle(core_session(session))
