@@ -17,6 +17,7 @@ import msgspec
 from ..errors import kind_of
 from ..store import Commit
 from ..tracing import check_text
+from .custom_types import encode_custom, is_custom
 from .event_values import explain_error
 from .shape import compute_fingerprint
 
@@ -169,6 +170,8 @@ def compute_digest(content: Any) -> bytes:
 
 
 def _describe(value: Any) -> Any:
+    if is_custom(type(value)):
+        return encode_custom(value)
     return [*value] if isinstance(value, _COLLECTIONS) else type(value).__qualname__
 
 
