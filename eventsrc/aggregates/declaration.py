@@ -90,6 +90,8 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
     if not (isinstance(given, type) and _find_framework_classes(given)):
         raise DeclarationError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
+    if missing := sorted(getattr(aggregate, "__abstractmethods__", ())):
+        raise DeclarationError(f"{name}.{missing[0]}", "is abstract; write it in a subclass, and use that class")
     handlers = _find_handlers(aggregate)
     upcasters = collect_upcasters(aggregate.upcasters, name, aggregate)
     for old, upcasting in upcasters.items():

@@ -348,6 +348,9 @@ def check_fields(kind: inspect.Type, *, with_custom: bool) -> None:
             visit(part.type, f"{culprit}.{part.name}")
         elif isinstance(part, inspect.CustomType) and with_custom:
             check_custom(part.cls, culprit)
+        elif isinstance(part, inspect.DataclassType) and (name := _find_private(part.cls)):
+            reason = "is not stored, because its name starts with an underscore; rename it"
+            raise DeclarationError(f"{culprit}: {name}", reason)
         elif isinstance(part, inspect.Type):
             made = getattr(part, "cls", None)
             if made is None or made not in seen:
@@ -356,6 +359,11 @@ def check_fields(kind: inspect.Type, *, with_custom: bool) -> None:
                     visit(getattr(part, name), getattr(made, "__qualname__", culprit))
 
     visit(kind, "")
+
+
+def _find_private(made: Any) -> str | None:
+    """Return the name of a field of an attrs class that msgspec does not store."""
+    return next((each.name for each in getattr(get_origin(made) or made, "__attrs_attrs__", ()) if each.name.startswith("_")), None)
 
 
 def _explain(kind: inspect.Type) -> str:

@@ -129,7 +129,7 @@ USD = Money(Decimal(2), "USD")
         (tuple[Money, str], (EUR, "a")),
         (dict[str, list[Money | None]], {"a": [None, EUR]}),
     ],
-    ids=str,
+    ids=["alone", "list", "dict", "keys", "set", "frozenset", "tuple", "nested"],
 )
 def test_a_registered_type_is_stored_also_within_others(kind: Any, value: Any) -> None:
     found = store(kind, value)
@@ -159,7 +159,8 @@ def test_a_subclass_of_a_builtin_class_can_be_registered() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [int, str, Decimal, UUID, list, Point, Colour, Line, msgspec.Struct, defaultdict, type("MyDict", (dict,), {})]
+    "kind",
+    [int, str, Decimal, UUID, list, Point, Colour, Line, msgspec.Struct, defaultdict, type("MyDict", (dict,), {})],
 )
 def test_a_type_that_is_stored_without_functions_is_refused(kind: Any) -> None:
     with pytest.raises(DeclarationError, match="is stored without functions of its own"):
@@ -198,8 +199,8 @@ def test_a_subclass_is_refused_unless_it_is_registered_itself() -> None:
     register_type(Fee, encode=str, decode=Fee.parse)
     with pytest.raises(InvalidEvent, match=r"another value, at `\$\.value`"):
         store(Money, Fee(Decimal(1), "EUR"))
+    _replace(Fee, encode=str, decode=Money.parse)
     with pytest.raises(InvalidEvent, match="decode function of Fee returns an object of type Money - at"):
-        _replace(Fee, encode=str, decode=Money.parse)
         store(Fee, Fee(Decimal(1), "EUR"))
 
 
