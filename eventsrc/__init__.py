@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .aggregates.aggregate import Aggregate
+from .aggregates.custom_types import register_type
 from .aggregates.event import Event, tag_of
 from .errors import (
     AggregateNotFound,
@@ -106,6 +107,7 @@ __all__ = [
     "WrongStore",
     "current_trace",
     "open_store",
+    "register_type",
     "tag_of",
     "trace",
 ]

@@ -14,6 +14,7 @@ from ..stream_id import stream_id
 from .commands import AppliedCommand, add_command
 from .declaration import declaration_of, explain_unhandled
 from .event import Event, Upcaster, untagged
+from .metaclass import AggregateMeta
 
 
 class Journal(msgspec.Struct):
@@ -72,7 +73,7 @@ else:
     class _Slots:  # not a field, so that neither msgspec nor a snapshot sees it
         __slots__ = ("_journal",)
 
-    class _Struct(_Slots, msgspec.Struct, kw_only=True, tag_field="$", tag=untagged):
+    class _Struct(_Slots, msgspec.Struct, metaclass=AggregateMeta, kw_only=True, tag_field="$", tag=untagged):
         id: str
 
 

@@ -20,8 +20,9 @@ import msgspec
 
 from ..errors import CorruptPayload, InvalidEvent, PayloadTooLarge
 from ..store import Commit
+from .custom_types import decode_custom, encode_custom
 from .event import Event, tag_of
-from .event_values import EventCheck, explain_error, explain_mismatch
+from .event_values import EventCheck, explain_failure, explain_mismatch
 from .expansion import MAX_EXPANDED, count_fitting, expand, may_expand_beyond
 from .upcasting import Upcasters, Upcasting
 
@@ -72,9 +73,10 @@ class Codec:
         self.types = frozenset(types)
         self.upcasters = Upcasters(upcasters, self.types, self.encode) if upcasters else None
         union: Any = reduce(or_, types)
-        self.decode_event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union).decode
-        self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(GenericAlias(list, (union,))).decode
-        self._encode = msgspec.msgpack.Encoder().encode
+        self.decode_event: Callable[[bytes], Event] = msgspec.msgpack.Decoder(union, dec_hook=decode_custom).decode
+        many: Any = GenericAlias(list, (union,))
+        self._decode: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(many, dec_hook=decode_custom).decode
+        self._encode = msgspec.msgpack.Encoder(enc_hook=encode_custom).encode
         self._checks = {event: EventCheck(event) for event in types}
 
     def encode(self, event: Event) -> tuple[bytes, Event]:
@@ -86,7 +88,7 @@ class Codec:
             if not (reason := reason or check.find_change(event, decoded)):
                 return body, decoded
         except Exception as error:  # noqa: BLE001  # a check in __post_init__ may raise anything
-            reason = explain_error(error)
+            reason = explain_failure(event, error)
         raise InvalidEvent(tag_of(type(event)), reason)  # outside the except block: its cause may quote the event
 
     def decode(self, payload: bytes, stream: str, version: int) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, ItemsView, KeysView, ValuesView
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -17,6 +18,7 @@ import msgspec
 from ..errors import kind_of
 from ..store import Commit
 from ..tracing import check_text
+from .custom_types import encode_custom, is_custom
 from .event_values import explain_error
 from .shape import compute_fingerprint
 
@@ -82,11 +84,14 @@ class CommandCall:
     Lists, dictionaries and sets are copied at once, and again for each run. Other objects are passed as they are.
 
     Raises:
-        TypeError: an argument is a generator, or another iterator, which a second run would find empty.
+        TypeError: an argument, a default of the command, or a variable that it takes from around it is a generator, or
+            another iterator, which a second run would find empty.
     """
 
     def __init__(self, command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._command, self._args, self._kwargs = command, args, kwargs
+        for value in _read_captured(command):
+            _check_repeatable(value)
         self._is_fixed = _NEVER_CHANGED.issuperset(map(type, (command, *args, *kwargs.values())))
         if not self._is_fixed:
             self._command, self._args, self._kwargs = _copy((command, args, kwargs))
@@ -129,12 +134,31 @@ def _copy(value: Any) -> Any:
         return partial(_copy(value.func), *_copy(value.args), **_copy(value.keywords))
     if kind in _COPIED:
         return value.copy()
-    if hasattr(kind, "__next__") and iter(value) is value:
-        raise TypeError(
-            f"{kind_of(value)}, given as an argument of a command, can be read only once, and a command may be called "
-            "again; give a list or a tuple"
-        )
+    _check_repeatable(value)
     return value
+
+
+def _check_repeatable(value: Any) -> None:
+    """Raise TypeError for an iterator."""
+    if hasattr(type(value), "__next__") and iter(value) is value:
+        raise TypeError(
+            f"{kind_of(value)}, given as an argument of a command or used by it, can be read only once, and a command "
+            "may be called again; give a list or a tuple"
+        )
+
+
+def _read_captured(command: Any) -> list[Any]:
+    """Return what a function uses besides its arguments: variables from around it, and its defaults."""
+    while isinstance(command, partial):
+        command = command.func
+    function = getattr(command, "__func__", command)  # of a bound method
+    if not isinstance(function, FunctionType):
+        return []
+    found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # the variable has no value yet
+            found.append(cell.cell_contents)
+    return found
 
 
 _NEVER_CHANGED = frozenset((str, int, float, bool, bytes, NoneType, Decimal, datetime, date, UUID, FunctionType))
@@ -169,6 +193,8 @@ def compute_digest(content: Any) -> bytes:
 
 
 def _describe(value: Any) -> Any:
+    if is_custom(type(value)):
+        return encode_custom(value)
     return [*value] if isinstance(value, _COLLECTIONS) else type(value).__qualname__
 
 

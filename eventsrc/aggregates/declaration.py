@@ -16,7 +16,7 @@ from ..stream_id import check_category
 from .annotations import evaluate_hints, expand_union
 from .codec import Codec
 from .event import UNTAGGED, Event, Upcaster, tag_of
-from .state import StateType, check_defaults
+from .state import StateType, check_fields
 from .upcasting import Upcasting
 
 Handler = Callable[[Any, Any], None]
@@ -90,6 +90,8 @@ def _read_declaration(aggregate: type[Any]) -> Declaration:
     if not (isinstance(given, type) and _find_framework_classes(given)):
         raise DeclarationError(getattr(aggregate, "__qualname__", repr(aggregate)), "is not a subclass of Aggregate")
     name = aggregate.__qualname__
+    if missing := sorted(getattr(aggregate, "__abstractmethods__", ())):
+        raise DeclarationError(f"{name}.{missing[0]}", "is abstract; write it in a subclass, and use that class")
     handlers = _find_handlers(aggregate)
     upcasters = collect_upcasters(aggregate.upcasters, name, aggregate)
     for old, upcasting in upcasters.items():
@@ -169,7 +171,7 @@ def check_event(event: type[Event]) -> None:
         )
     if (base := _find_same_tag(event)) is not None:
         raise _same_tag_error(event, base)
-    check_defaults(_resolve(event.__qualname__, lambda: type_info(event)))
+    check_fields(_resolve(event.__qualname__, lambda: type_info(event)), with_custom=True)
 
 
 def _find_same_tag(kind: type[Any]) -> type[Any] | None:
@@ -274,7 +276,7 @@ def _resolve(culprit: str, resolve: Callable[[], Any]) -> Any:
         return resolve()
     except NameError as error:
         reason = f"annotation {error.name!r} is not defined in its module; define or import it at module level"
-    except (AttributeError, SyntaxError, TypeError) as error:
+    except (AttributeError, SyntaxError, TypeError, NotImplementedError) as error:
         reason = f"an annotation cannot be used: {error}"
     raise DeclarationError(culprit, reason)
 
@@ -304,7 +306,7 @@ def _check_state(aggregate: type[Any]) -> None:
             )
         if field.required:
             raise DeclarationError(culprit, "has no default; add one, because a new aggregate starts from the defaults")
-    check_defaults(_resolve(name, lambda: type_info(aggregate)))
+    check_fields(_resolve(name, lambda: type_info(aggregate)), with_custom=False)
     version, remembered = aggregate.snapshot_version, aggregate.remembered_commands
     if type(version) is not int or version < 0:
         raise DeclarationError(f"{name}.snapshot_version", f"is {version!r}; it must be an int of at least 0")

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import CorruptPayload, SchemaMismatch, StoredDataError, UnknownEventType
+from .custom_types import ConversionError, encode_custom
 from .differences import find_difference
 from .event import Event
 
@@ -70,8 +71,12 @@ class EventCheck:
             value = getattr(event, name)
             if is_equal and type(value) is datetime and value.tzinfo is not None:
                 continue  # the same moment; this is the only kind of time in most events
-            if find_difference(value, getattr(back, name), exact=False) is not None:
-                return f"it would be read back as another value, at `$.{name}`"
+            try:
+                place = find_difference(value, getattr(back, name), exact=False)
+            except ConversionError as error:
+                return f"{error}, at `$.{name}`"
+            if place is not None:
+                return f"it would be read back as another value, at `$.{name}{place}`"
         return None
 
 
@@ -83,7 +88,7 @@ def may_be_unstorable(event_type: type[Any]) -> bool:
 def find_unstorable(value: Any) -> str | None:
     """Return why this event cannot be stored, with the path to the value, or None if it can."""
     try:
-        return _walk(msgspec.to_builtins(value, builtin_types=(bytes,)), "$", 1)
+        return _walk(msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=encode_custom), "$", 1)
     except RecursionError:
         return f"it is nested more than {MAX_DEPTH} levels deep"
     except Exception as error:  # noqa: BLE001  # the caller reports it together with the event
@@ -171,6 +176,18 @@ def read_tags(body: bytes) -> list[str]:
     return [event.tag for event in _decode_tags(body)]
 
 
+def explain_failure(event: Event, error: Exception) -> str:
+    """Return why an event was not encoded and decoded, with the path to the field if a function of its type failed."""
+    for name in event.__struct_fields__ if isinstance(error, ConversionError) else ():
+        try:
+            msgspec.msgpack.encode(getattr(event, name), enc_hook=encode_custom)
+        except ConversionError as reason:
+            return f"{reason}, at `$.{name}`"
+        except Exception:  # noqa: BLE001, S112  # another field, of which the error is not reported
+            continue
+    return explain_error(error)
+
+
 def explain_error(error: Exception) -> str:
     """Return what went wrong without quoting values: some of these errors contain the whole text they were given."""
     if isinstance(error, UnicodeError):
@@ -180,6 +197,8 @@ def explain_error(error: Exception) -> str:
     if isinstance(error, OverflowError):
         return "an integer needs more than 64 bits"
     cause = error.__cause__ or error
+    if isinstance(cause, ConversionError):
+        return str(error)  # of msgspec: the text of the cause, and the path
     if error.__cause__ or not isinstance(error, (msgspec.MsgspecError, TypeError, ValueError)):
         return f"its own check raises {type(cause).__name__}"
     return re.sub(r"^(Invalid [a-z ]*?value) .*?( - at `[^`]*`)?$", r"\1\2", str(error), flags=re.DOTALL)

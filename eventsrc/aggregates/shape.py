@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from .custom_types import describe_custom, encode_custom
+
 
 def shape_of(state_type: Any, salt: object = 0) -> str:
     """Return 16 hexadecimal digits that change with the name, type, default or order of any field, also nested.
@@ -41,7 +43,7 @@ def _describe(kind: Any, above: tuple[Any, ...]) -> str:
     if isinstance(kind, inspect.EnumType):
         return f"Enum{sorted(repr(member.value) for member in kind.cls)}"
     if isinstance(kind, inspect.CustomType):
-        return f"Custom[{kind.cls.__qualname__}]"
+        return f"Custom[{describe_custom(kind.cls)}]"
     if isinstance(kind, inspect.Type):
         parts = (getattr(kind, name) for name in kind.__struct_fields__)
         return f"{type(kind).__name__}({','.join(_describe(part, above) for part in parts)})"
@@ -53,6 +55,8 @@ def _describe(kind: Any, above: tuple[Any, ...]) -> str:
 def _describe_default(value: Any) -> str:
     """A replay starts from the defaults, so a changed default makes older snapshots wrong."""
     try:
-        return "" if value is msgspec.NODEFAULT else msgspec.json.encode(value, order="sorted").decode()
+        if value is msgspec.NODEFAULT:
+            return ""
+        return msgspec.json.encode(value, enc_hook=encode_custom, order="sorted").decode()
     except (TypeError, ValueError, msgspec.MsgspecError):
         return type(value).__qualname__

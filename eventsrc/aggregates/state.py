@@ -10,7 +10,6 @@ All values of one field are checked together, by loops that run in C. So a check
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -22,7 +21,10 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DeclarationError
-from .differences import find_difference
+from .custom_types import check_custom
+from .differences import field_names, find_difference, find_extra, is_frozen
+from .parts import find_changeable
+from .pydantic_models import is_field
 
 Values = Collection[Any]
 Seen = set[int]
@@ -133,6 +135,10 @@ class StateType:
             field.add(dict, self._add_typed_dict(kind))
         elif isinstance(kind, (inspect.StructType, inspect.DataclassType, inspect.NamedTupleType)):
             field.add(get_origin(kind.cls) or kind.cls, self._add_class(kind))
+        elif isinstance(kind, inspect.CustomType) and kind.cls.__name__ not in _INSTEAD:
+            check_custom(kind.cls, culprit)
+            self.has_hooks = True
+            field.add(get_origin(kind.cls) or kind.cls, _Custom(_Once(culprit)))
         else:
             raise DeclarationError(culprit, _explain(kind))
 
@@ -204,6 +210,15 @@ class _Once(msgspec.Struct):
         if len(seen) != before + len(values):
             reason = "is one object at two places of the state, and is restored as two"
             raise Inexact(self.culprit, f"{reason}; store a copy, or a key to find it by")
+
+
+class _Custom(msgspec.Struct):
+    """Checks that what may change within values of a type, which msgspec does not know, is referred to once."""
+
+    once: _Once
+
+    def __call__(self, values: Values, seen: Seen) -> None:
+        self.once([each for value in values for each in find_changeable(value)], seen)
 
 
 class _Times(msgspec.Struct):
@@ -283,7 +298,7 @@ class _Members:
     def __call__(self, values: Values, seen: Seen) -> None:
         if self._once:
             self._once(values, seen)
-        if self._may_have_others and not all(vars(value).keys() <= self.fields.keys() for value in values):
+        if self._may_have_others and any(find_extra(value, self.fields.keys()) for value in values):
             raise Inexact(self._name, "has an attribute that is not a field, and is not restored; annotate it")
         for field, read, read_types in self._columns:
             kinds = read_types(values)
@@ -302,29 +317,22 @@ def _flatten(values: Collection[Collection[Any]]) -> Collection[Any]:
 def _has_identity(made: Any) -> bool:
     """Return whether it matters that two places hold one object of a class, and not two equal ones."""
     compares = made.__struct_config__.eq if issubclass(made, msgspec.Struct) else made.__eq__ is not object.__eq__
-    return not (compares and _is_frozen(made))
-
-
-def _is_frozen(made: Any) -> bool:
-    """Return whether the fields of an object of a class cannot be set."""
-    if issubclass(made, msgspec.Struct):
-        return bool(made.__struct_config__.frozen)
-    parameters = getattr(made, "__dataclass_params__", None)
-    return issubclass(made, tuple) or (parameters is not None and bool(parameters.frozen))
+    return not (compares and is_frozen(made))
 
 
 def is_shareable(value: Any) -> bool:
     """Return whether all objects can have the same default, because none of them can change it."""
     if isinstance(value, (tuple, frozenset)):
         return all(map(is_shareable, value))
-    if isinstance(value, msgspec.Struct) or is_dataclass(value):
-        names = [each.name for each in (fields(value) if is_dataclass(value) else msgspec.structs.fields(value))]
-        return _is_frozen(type(value)) and all(is_shareable(getattr(value, name)) for name in names)
+    if (names := field_names(value)) is not None:
+        return is_frozen(type(value)) and all(is_shareable(getattr(value, name)) for name in names)
     return type(value).__hash__ is not None
 
 
-def check_defaults(kind: inspect.Type) -> None:
-    """Raise DeclarationError if a class within this type has a default that one of its objects could change."""
+def check_fields(kind: inspect.Type, *, with_custom: bool) -> None:
+    """Raise DeclarationError if a class within this type has a default that one of its objects could change, or, with
+    `with_custom`, a type that has no stored form.
+    """
     seen: set[Any] = set()
 
     def visit(part: Any, culprit: str) -> None:
@@ -332,9 +340,17 @@ def check_defaults(kind: inspect.Type) -> None:
             for each in part:
                 visit(each, culprit)
         elif isinstance(part, inspect.Field):
+            if is_field(part.default):
+                reason = "has a default that only pydantic reads; write a plain default, or a BaseModel"
+                raise DeclarationError(f"{culprit}.{part.name}", reason)
             if part.default is not msgspec.NODEFAULT and not is_shareable(part.default):
                 raise DeclarationError(f"{culprit}.{part.name}", _SHARED)
-            visit(part.type, culprit)
+            visit(part.type, f"{culprit}.{part.name}")
+        elif isinstance(part, inspect.CustomType) and with_custom:
+            check_custom(part.cls, culprit)
+        elif isinstance(part, inspect.DataclassType) and (name := _find_private(part.cls)):
+            reason = "is not stored, because its name starts with an underscore; rename it"
+            raise DeclarationError(f"{culprit}: {name}", reason)
         elif isinstance(part, inspect.Type):
             made = getattr(part, "cls", None)
             if made is None or made not in seen:
@@ -343,6 +359,11 @@ def check_defaults(kind: inspect.Type) -> None:
                     visit(getattr(part, name), getattr(made, "__qualname__", culprit))
 
     visit(kind, "")
+
+
+def _find_private(made: Any) -> str | None:
+    """Return the name of a field of an attrs class that msgspec does not store."""
+    return next((each.name for each in getattr(get_origin(made) or made, "__attrs_attrs__", ()) if each.name.startswith("_")), None)
 
 
 def _explain(kind: inspect.Type) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ..aggregates.custom_types import publish_custom
 from ..aggregates.declaration import check_event, check_tags, collect_upcasters
 from ..aggregates.event import Event, tag_of
 from ..aggregates.event_reader import EventReader
@@ -122,4 +123,4 @@ def _make_reader(event: type[Event]) -> Callable[[Event], dict[str, object]]:
     return lambda event: {encode_name: getattr(event, name) for encode_name, name in fields}
 
 
-_to_json = msgspec.json.Encoder().encode
+_to_json = msgspec.json.Encoder(enc_hook=publish_custom).encode

@@ -15,6 +15,7 @@ import msgspec
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.codec import pack, unpack
 from ..aggregates.commands import AppliedCommand
+from ..aggregates.custom_types import ConversionError, decode_custom, encode_custom
 from ..aggregates.declaration import declaration_of
 from ..aggregates.differences import find_difference
 from ..aggregates.shape import shape_of
@@ -79,7 +80,9 @@ class SnapshotCodec(Generic[A]):
         self._class, self._state = aggregate, declaration.state
         self._must_be_restored = state is not aggregate or self._state.has_hooks
         self.shape = shape_of(state, f"{aggregate.__module__}.{aggregate.__qualname__}:{_salt_of(aggregate)}")
-        decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, (bytes, dict[str, AppliedCommand], state)))
+        kind: Any = GenericAlias(tuple, (bytes, dict[str, AppliedCommand], state))
+        decoder = msgspec.msgpack.Decoder(kind, dec_hook=decode_custom)
+        self._encode = msgspec.msgpack.Encoder(enc_hook=encode_custom).encode
         self.decode_state: Callable[[bytes], tuple[bytes, dict[str, AppliedCommand], Any]] = decoder.decode
 
     def encode_state(self, aggregate: Aggregate) -> bytes:
@@ -89,7 +92,7 @@ class SnapshotCodec(Generic[A]):
         """
         journal, state = journal_of(aggregate), aggregate.to_snapshot()
         self._state.check(state)
-        body = msgspec.msgpack.encode((journal.commit_id, journal.commands, state))
+        body = self._encode((journal.commit_id, journal.commands, state))
         if self._must_be_restored:
             restored = self.restore(aggregate.id, self.decode_state(body)[2])
             if (place := find_difference(aggregate, restored)) is not None:
@@ -246,4 +249,4 @@ def _salt_of(aggregate: type[Aggregate]) -> object:
 
 def _describe_error(error: Exception) -> str:
     """Return the text to log. The library's errors never quote a state; of others, only the type is logged."""
-    return str(error) if isinstance(error, (EventsrcError, Inexact)) else type(error).__name__
+    return str(error) if isinstance(error, (ConversionError, EventsrcError, Inexact)) else type(error).__name__

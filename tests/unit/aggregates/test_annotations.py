@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, new_class
@@ -355,9 +355,38 @@ class Ware(Aggregate, tag="ware"):
     def apply_a(self, event: A) -> None: ...
 
 
-def test_abstract_bases_are_refused_by_python_and_protocols_need_no_base() -> None:
-    for base in (ABC, Priced):
-        with pytest.raises(TypeError, match="metaclass conflict"):
-            new_class("Abstract", (Aggregate, base))
+class Priceable(Aggregate, ABC):
+    """A base that says which methods its subclasses must have."""
+
+    @abstractmethod
+    def price(self) -> int: ...
+
+    def apply_a(self, event: A) -> None: ...
+
+
+class Unfinished(Priceable, tag="unfinished"):
+    pass
+
+
+class Finished(Priceable, tag="finished"):
+    def price(self) -> int:
+        return 7
+
+
+def test_an_aggregate_may_have_abstract_methods() -> None:
+    finished = Finished(id="1")
+    finished.record(A())
+    assert finished.price() == 7
+    assert isinstance(finished, Priceable)
+    assert not isinstance(finished, Unfinished)
+    with pytest.raises(DeclarationError, match=r"Unfinished\.price: is abstract"):
+        declaration_of(Unfinished)
+    with pytest.raises(TypeError, match="price"):
+        Unfinished(id="1")  # type: ignore[abstract]
+
+
+def test_a_protocol_is_no_base_and_needs_none() -> None:
+    with pytest.raises(DeclarationError, match="Thing: has the base Priced, which is a Protocol; remove this base"):
+        new_class("Thing", (Aggregate, Priced))
     priced: Priced = Ware(id="1")
     assert priced.price() == 7

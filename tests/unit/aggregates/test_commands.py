@@ -271,6 +271,51 @@ async def test_an_argument_that_can_be_read_once_is_refused(
             await accounts.execute("a-1", partial(never, *args, **kwargs), command_id="c-1")
 
 
+@pytest.mark.parametrize("make", [numbers, lambda: iter([5]), lambda: map(int, "5")], ids=["generator", "list", "map"])
+async def test_a_command_that_captures_an_iterator_is_refused(accounts: Repository[Account], make: Any) -> None:
+    amounts = make()
+
+    def by_closure(account: Account) -> int:
+        return sum(amounts)
+
+    def by_default(account: Account, amounts: Any = amounts, *, more: int = 0) -> int:
+        return sum(amounts)
+
+    def by_keyword_default(account: Account, *, amounts: Any = amounts) -> int:
+        return sum(amounts)
+
+    class Payments:
+        def by_closure(self, account: Account) -> int:
+            return sum(amounts)
+
+    commands = (by_closure, by_default, by_keyword_default, partial(by_closure), Payments().by_closure)
+    for command in (*commands, lambda account: sum(amounts)):
+        with pytest.raises(TypeError, match=r"used by it, can be read only once, .*; give a list or a tuple"):
+            await accounts.execute("a-1", command)
+
+
+async def test_a_command_may_capture_what_can_be_read_again(accounts: Repository[Account]) -> None:
+    amounts = [1, 2]
+
+    def pay(account: Account, factor: int = 2) -> int:
+        return sum(amounts) * factor
+
+    assert await accounts.execute("a-1", pay) == 6
+
+
+async def test_a_variable_without_a_value_is_not_read_before_the_command_runs(accounts: Repository[Account]) -> None:
+    def make(*, given: bool) -> Callable[[Account], int]:
+        def pay(account: Account) -> int:
+            return amount
+
+        if not given:
+            amount = 5
+        return pay
+
+    with pytest.raises(NameError):
+        await accounts.execute("a-1", make(given=True))
+
+
 async def test_an_argument_that_can_be_read_again_is_passed_on(accounts: Repository[Account]) -> None:
     amounts = {"a": 5, "b": 7}
     for given in (range(3), amounts.values(), amounts.keys(), (1, 2), frozenset({1}), "ab", b"ab"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -115,19 +116,19 @@ def test_values_that_are_read_back_are_kept(event: Event) -> None:
     ("event", "name"),
     [
         (Held(at=LOCAL.replace(fold=1)), "at"),
-        (Held(times=[LOCAL, LOCAL.replace(fold=1)]), "times"),
-        (Held(by_time={"a": time(9, tzinfo=BERLIN)}), "by_time"),
-        (Held(by_time={"a": time(9, fold=1)}), "by_time"),
-        (Held(by_time={"a": time(9, tzinfo=timezone(timedelta(hours=1, seconds=7)))}), "by_time"),
+        (Held(times=[LOCAL, LOCAL.replace(fold=1)]), "times[...]"),
+        (Held(by_time={"a": time(9, tzinfo=BERLIN)}), "by_time[...]"),
+        (Held(by_time={"a": time(9, fold=1)}), "by_time[...]"),
+        (Held(by_time={"a": time(9, tzinfo=timezone(timedelta(hours=1, seconds=7)))}), "by_time[...]"),
         (Held(anything=LOCAL), "anything"),
         (Held(anything=(1, 2)), "anything"),
-        (Held(anything=[{"a": (1, 2)}]), "anything"),
-        (Held(careless=Careless((1, 2))), "careless"),
-        (Held(partial=Partial(1, {1, 2})), "partial"),
+        (Held(anything=[{"a": (1, 2)}]), "anything[...][...]"),
+        (Held(careless=Careless((1, 2))), "careless.number"),
+        (Held(partial=Partial(1, {1, 2})), "partial.content"),
         (Held(ratio=2**60 + 1), "ratio"),
         (Peculiar(content=(1, 2)), "content"),
     ],
 )
 def test_values_that_would_be_read_back_changed_are_refused(event: Event, name: str) -> None:
-    with pytest.raises(InvalidEvent, match=rf"read back as another value, at `\$\.{name}`"):
+    with pytest.raises(InvalidEvent, match=f"read back as another value, at `{re.escape(f'$.{name}')}`"):
         read_back(event)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.inspect import type_info
 
@@ -179,6 +179,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*ALLOWED]), st.data())
 def test_every_state_that_passes_is_restored_exactly(name: str, data: st.DataObject) -> None:
     """Of any value, be it of the annotated type or not: it is refused, or cannot be encoded, or is restored exactly."""
