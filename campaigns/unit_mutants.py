@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none, wait_random
 
-from eventsrc import DynamoDBStore
+from eventsrc import DynamoDBStore, concurrency
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -169,6 +169,11 @@ def cancellation_that_says_nothing() -> list[Patch]:
     return [edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent)", "raise"))]
 
 
+def loop_that_gives_no_way() -> list[Patch]:
+    """Threads wait for a loop that never sleeps."""
+    return [edited(concurrency.Waiting, "_give_way", ("time.sleep", "max"))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (position_not_compared, "unit/processing/test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
@@ -231,6 +236,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         cancellation_that_says_nothing,
         "unit/repository/test_settling.py::test_a_command_cancelled_at_any_moment_is_settled",
+    ),
+    (
+        loop_that_gives_no_way,
+        "integration/test_busy_loops.py::test_checkpoints_in_sqlite_in_a_loop_that_never_sleeps",
     ),
 )
 
