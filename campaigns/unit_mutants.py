@@ -24,7 +24,7 @@ from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpo
 from eventsrc.processing.projections import memory, sqlite
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
-from eventsrc.repository import repository
+from eventsrc.repository import folding, repository
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores.dynamodb import table
@@ -50,6 +50,7 @@ _TESTS = Path(__file__).parents[1] / "tests"
 _OUTCOMES = "integration/test_outcomes.py"
 _NEVER_SENT = "integration/test_never_sent.py"
 _EXECUTE = "unit/repository/test_execute.py"
+_FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
 
 def parking_without_the_fence() -> list[Patch]:
@@ -171,7 +172,17 @@ def cancellation_that_says_nothing() -> list[Patch]:
 
 def loop_that_gives_no_way() -> list[Patch]:
     """Threads wait for a loop that never sleeps."""
-    return [edited(concurrency.Waiting, "_give_way", ("time.sleep", "max"))]
+    return [edited(concurrency.Waiting, "_give_way", ("sleep(min(", "max(min(0.0, "))]
+
+
+def fold_in_one_turn() -> list[Patch]:
+    """No other task runs while a long stream is folded."""
+    return [edited(concurrency.Turn, "end_if_long", ("await asyncio.sleep(0)", "pass"))]
+
+
+def long_stream_released_at_once() -> list[Patch]:
+    """No other task runs while the commits of a long stream are freed."""
+    return [edited(folding, "_release", ("del parts[-_RELEASED:]", "parts.clear()"))]
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
@@ -241,6 +252,8 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         loop_that_gives_no_way,
         "integration/test_busy_loops.py::test_checkpoints_in_sqlite_in_a_loop_that_never_sleeps",
     ),
+    (fold_in_one_turn, _FOLDING),
+    (long_stream_released_at_once, _FOLDING),
 )
 
 

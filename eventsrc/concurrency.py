@@ -1,11 +1,11 @@
-"""Helpers for concurrent tasks: load many, run all, wait for events or for a thread, cancel all."""
+"""Helpers for concurrent tasks: load many, run all, wait for events or for a thread, cancel all, take turns."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
+from time import perf_counter, sleep
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 _PATIENCE = 0.005  # seconds that a call waits for a thread before its event loop gives way, and between two pauses
 _SHARE, _LONGEST_PAUSE = 0.05, 0.005  # of the time since the last pause, and seconds
+_TURN = 0.001  # seconds
 
 
 async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
@@ -73,6 +74,19 @@ async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class Turn:
+    """The time since this task began to run, or last let other tasks run."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def end_if_long(self) -> None:
+        """Let other tasks run if this one has run for a millisecond. A task that waits for a timer sees two turns."""
+        if perf_counter() - self._began >= _TURN:
+            await asyncio.sleep(0)
+            self._began = perf_counter()
+
+
 async def wait_for_thread(work: Awaitable[T]) -> T:
     """Return the result of `work`, which a thread does. The thread gets to run also if this event loop never sleeps.
 
@@ -108,7 +122,7 @@ class Waiting:
         self.is_watched = False
         if (oldest := next(iter(self.since.values()), None)) is not None:
             if (now := loop.time()) - oldest >= _PATIENCE:
-                time.sleep(min((now - last) * _SHARE, _LONGEST_PAUSE))
+                sleep(min((now - last) * _SHARE, _LONGEST_PAUSE))
             self.watch(loop)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from time import perf_counter
 from typing import TypeVar
 
 from ..aggregates.aggregate import Aggregate
+from ..concurrency import Turn
 from ..store import Commit
 
 A = TypeVar("A", bound=Aggregate)
@@ -15,21 +15,7 @@ A = TypeVar("A", bound=Aggregate)
 PART = 256
 """Commits that are folded at once: some tenths of a millisecond."""
 
-_TURN = 0.001  # seconds
 _RELEASED = 16  # parts at once
-
-
-class Turn:
-    """The time since this task began to run, or last let other tasks run."""
-
-    def __init__(self) -> None:
-        self._began = perf_counter()
-
-    async def end_if_long(self) -> None:
-        """Let other tasks run if this one has run for some milliseconds."""
-        if perf_counter() - self._began >= _TURN:
-            await asyncio.sleep(0)
-            self._began = perf_counter()
 
 
 async def fold_in_parts(fold: Callable[[A, Sequence[Commit]], A], aggregate: A, commits: Sequence[Commit]) -> A:

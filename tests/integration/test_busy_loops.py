@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from support.bank import Account
-from support.tables import fresh_name, store_on
+from support.tables import fresh_name, session, store_on
 
 from eventsrc import CommitOutcomeUnknown, Repository, SQLiteStore, Store
+from eventsrc.concurrency import Turn
 from eventsrc.processing import SQLiteCheckpoints
+from eventsrc.stores.dynamodb import partitions
 from eventsrc.stores.dynamodb.export.files import Folder
 from eventsrc.testing.contract.samples import fresh_stream, make_commit
 
@@ -125,6 +127,27 @@ async def test_calls_of_dynamodb_in_a_loop_that_never_sleeps(dynamodb_endpoint: 
         await store.create_table()
     async with Computing(), Computing(), store_on(dynamodb_endpoint, table) as store:
         await use(store)
+
+
+async def test_a_page_of_dynamodb_is_read_in_parts(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = 0
+
+    class Counted(Turn):
+        async def end_if_long(self) -> None:
+            nonlocal ends
+            ends += 1
+            await super().end_if_long()
+
+    monkeypatch.setattr(partitions, "Turn", Counted)
+    stream = fresh_stream()
+    async with store_on(dynamodb_endpoint, table := fresh_name()) as store:
+        await store.create_table()
+        items = [{"PutRequest": {"Item": store.items.from_commit(make_commit(stream, each))}} for each in range(1, 301)]
+        async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
+            for start in range(0, len(items), 25):
+                await client.batch_write_item(RequestItems={table: items[start : start + 25]})
+        assert len((await store.load(stream)).commits) == 300
+    assert ends == 2
 
 
 async def test_a_deadline_ends_a_call_of_dynamodb_in_a_loop_that_never_sleeps() -> None:

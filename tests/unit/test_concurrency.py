@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +15,7 @@ from eventsrc.concurrency import cancel_all, wait_for_thread
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds for which the loop has slept, each time."""
     found: list[float] = []
-    monkeypatch.setattr(concurrency, "time", SimpleNamespace(sleep=found.append))
+    monkeypatch.setattr(concurrency, "sleep", found.append)
     return found
 
 
