@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from tenacity import wait_none, wait_random
 
-from eventsrc import DynamoDBStore
+from eventsrc import DynamoDBStore, concurrency
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.projections import memory, sqlite
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
-from eventsrc.repository import repository
+from eventsrc.repository import folding, repository
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores.dynamodb import creation, table
@@ -54,6 +54,7 @@ _CERTIFICATES = "integration/test_certificates.py"
 _ENDPOINTS = "integration/test_endpoints.py"
 _TABLES = "integration/test_tables.py"
 _EXECUTE = "unit/repository/test_execute.py"
+_FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
 
 def parking_without_the_fence() -> list[Patch]:
@@ -235,6 +236,19 @@ def table_being_updated_waited_for() -> list[Patch]:
 def stream_turned_on_by_another_is_an_error() -> list[Patch]:
     """A process that is second to turn on a stream fails."""
     return [edited(creation, "_wait_for_stream", (' or error.code == "ValidationException"', ""))]
+def loop_that_gives_no_way() -> list[Patch]:
+    """Threads wait for a loop that never sleeps."""
+    return [edited(concurrency.Waiting, "_give_way", ("sleep(min(", "max(min(0.0, "))]
+
+
+def fold_in_one_turn() -> list[Patch]:
+    """No other task runs while a long stream is folded."""
+    return [edited(concurrency.Turn, "end_if_long", ("await asyncio.sleep(0)", "pass"))]
+
+
+def long_stream_released_at_once() -> list[Patch]:
+    """No other task runs while the commits of a long stream are freed."""
+    return [edited(folding, "_release", ("del parts[-_RELEASED:]", "parts.clear()"))]
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
@@ -323,6 +337,12 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (table_being_updated_waited_for, f"{_TABLES}::test_a_table_that_is_being_updated_can_be_used"),
     (stream_turned_on_by_another_is_an_error, f"{_TABLES}::test_a_stream_that_another_process_turns_on_is_waited_for"),
+    (
+        loop_that_gives_no_way,
+        "integration/test_busy_loops.py::test_checkpoints_in_sqlite_in_a_loop_that_never_sleeps",
+    ),
+    (fold_in_one_turn, _FOLDING),
+    (long_stream_released_at_once, _FOLDING),
 )
 
 

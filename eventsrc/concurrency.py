@@ -1,15 +1,21 @@
-"""Helpers for concurrent tasks: load many, run all, wait for the first of several events, cancel all."""
+"""Helpers for concurrent tasks: load many, run all, wait for events or for a thread, cancel all, take turns."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
+from time import perf_counter, sleep
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from .errors import AggregateNotFound
 
 T = TypeVar("T")
+
+_PATIENCE = 0.005  # seconds that a call waits for a thread before its event loop gives way, and between two pauses
+_SHARE, _LONGEST_PAUSE = 0.05, 0.005  # of the time since the last pause, and seconds
+_TURN = 0.001  # seconds
 
 
 async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
@@ -66,3 +72,58 @@ async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Turn:
+    """The time since this task began to run, or last let other tasks run."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def end_if_long(self) -> None:
+        """Let other tasks run if this one has run for a millisecond. A task that waits for a timer sees two turns."""
+        if perf_counter() - self._began >= _TURN:
+            await asyncio.sleep(0)
+            self._began = perf_counter()
+
+
+async def wait_for_thread(work: Awaitable[T]) -> T:
+    """Return the result of `work`, which a thread does. The thread gets to run also if this event loop never sleeps.
+
+    A thread needs the interpreter lock. A loop that always has a task to run releases it only for the moment in which
+    it polls, too short for the thread to take it. If these moments are less than 5 ms apart, the interpreter never
+    forces the loop to release it either. So after 5 ms without a result the loop sleeps for a twentieth of that time.
+    """
+    loop = asyncio.get_running_loop()
+    if (waiting := _waiting.get(loop)) is None:
+        waiting = _waiting[loop] = Waiting()
+    call = object()
+    waiting.since[call] = loop.time()
+    if not waiting.is_watched:
+        waiting.watch(loop)
+    try:
+        return await work
+    finally:
+        del waiting.since[call]
+
+
+class Waiting:
+    """The calls of one event loop that wait for threads."""
+
+    def __init__(self) -> None:
+        self.since: dict[object, float] = {}  # the oldest first
+        self.is_watched = False
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_watched = True
+        loop.call_later(_PATIENCE, self._give_way, loop, loop.time())
+
+    def _give_way(self, loop: asyncio.AbstractEventLoop, last: float) -> None:
+        self.is_watched = False
+        if (oldest := next(iter(self.since.values()), None)) is not None:
+            if (now := loop.time()) - oldest >= _PATIENCE:
+                sleep(min((now - last) * _SHARE, _LONGEST_PAUSE))
+            self.watch(loop)
+
+
+_waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, Waiting] = WeakKeyDictionary()

@@ -11,11 +11,12 @@ from typing import NamedTuple, TypeVar
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import Codec
 from ..aggregates.event import Event
+from ..concurrency import Turn
 from ..errors import AggregateNotFound
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
 from ..stores.reading import read_backward_without_gaps, read_without_gaps
-from .folding import PART, Turn
+from .folding import PART
 
 A = TypeVar("A", bound=Aggregate)
 

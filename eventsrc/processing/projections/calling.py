@@ -10,6 +10,7 @@ from contextvars import copy_context
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
+from ...concurrency import wait_for_thread
 from ..slice import Context, HandlerFailed
 from .handlers import Call
 
@@ -48,7 +49,8 @@ async def call_handler(
     end = loop.time() + timeout
     try:
         if in_thread and not handler.awaits:
-            outcome = await _limit(_start_thread(loop, handler.call, *arguments), handler.name, timeout, timeout)
+            working = _start_thread(loop, handler.call, *arguments)
+            outcome = await wait_for_thread(_limit(working, handler.name, timeout, timeout))
             if isinstance(outcome.error, KeyboardInterrupt | SystemExit):  # of a thread, which it does not end
                 raise RuntimeError(f"{handler.name} raised {type(outcome.error).__name__}") from outcome.error
             if outcome.error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...concurrency import Turn
 from ...errors import CorruptPayload
 from ...store import Commit, Snapshot
 from ...usage import Usage
@@ -12,6 +13,8 @@ from .layouts.layout import Page, SortKey, commit_version
 from .table import Table, mixed_up
 from .wire.outcomes import ConditionNotMet
 from .wire.responses import Response
+
+_PART = 128  # items that are read at once; a page may have 10,000
 
 
 class TablePartitions:
@@ -65,7 +68,10 @@ class TablePartitions:
         snapshot: Snapshot | None = None
         commits: list[Commit] = []
         damaged: CorruptPayload | None = None
-        for item in response.Items:
+        turn = Turn()
+        for number, item in enumerate(response.Items, 1):
+            if not number % _PART:
+                await turn.end_if_long()
             version = commit_version(items.read_sort_key(item, stream))
             if version is None:
                 found = items.to_snapshot(item, stream) if newest else None

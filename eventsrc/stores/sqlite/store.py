@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Collection
 from functools import partial
 from pathlib import Path
 
+from ...concurrency import wait_for_thread
 from ...errors import CommitOutcomeUnknown, StoreUnavailable
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
@@ -169,7 +170,7 @@ class SQLiteStore(OrderedStore):
                 raise StoreUnavailable("the snapshot may not have been written") from None
 
     async def on_open(self) -> None:
-        connection = await asyncio.to_thread(connect, self._path, self._deadline)
+        connection = await wait_for_thread(asyncio.to_thread(connect, self._path, self._deadline))
         self._readers = Readers(self._path, self._deadline)
         self._writer = Writer(connection, self._readers)
         self._identity = None
@@ -178,4 +179,4 @@ class SQLiteStore(OrderedStore):
         writer, self._writer, self._readers = self._writer, None, None
         if writer is not None:
             writer.end()  # its thread releases everything, also if the wait below is cancelled
-            await asyncio.to_thread(writer.join)
+            await wait_for_thread(asyncio.to_thread(writer.join))

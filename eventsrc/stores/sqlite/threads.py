@@ -11,6 +11,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from ...concurrency import wait_for_thread
 from ...errors import StoreRejected, StoreUnavailable, Throttled
 from ..sqlite_errors import ERRORS, to_store_error
 from .connection import connect
@@ -45,7 +46,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._jobs.put(_Job(work, loop, future))
-        return await future
+        return await wait_for_thread(future)
 
     def end(self) -> None:
         """Close all connections and end the thread, after the jobs that were submitted before. Does not wait."""
@@ -140,7 +141,8 @@ class Readers:
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="eventsrc-sqlite-reader")
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_on_own_connection, work)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, self._run_on_own_connection, work)
+        return await wait_for_thread(running)
 
     def _run_on_own_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:

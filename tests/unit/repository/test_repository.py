@@ -48,6 +48,7 @@ from eventsrc import (
     Throttled,
     UnknownEventType,
     WrongStore,
+    concurrency,
     current_trace,
     trace,
 )
@@ -55,7 +56,7 @@ from eventsrc.aggregates.aggregate import Aggregate
 from eventsrc.aggregates.codec import pack
 from eventsrc.aggregates.commands import compute_digest
 from eventsrc.aggregates.expansion import MAX_EXPANDED
-from eventsrc.repository import folding
+from eventsrc.repository.folding import PART
 
 
 @pytest.fixture
@@ -573,7 +574,7 @@ async def test_other_tasks_run_while_a_long_stream_is_folded(
     for _ in range(4_000):
         account.deposit(1)
         await accounts.save(account)
-    monkeypatch.setattr(folding, "_TURN", 0.0)
+    monkeypatch.setattr(concurrency, "_TURN", 0.0)
     turns, done = 0, False
 
     async def count() -> None:
@@ -590,7 +591,7 @@ async def test_other_tasks_run_while_a_long_stream_is_folded(
         assert (await accounts.load("a-1", **options)).balance == account.balance  # type: ignore[arg-type]
     done = True
     await counting
-    assert turns > 4_000 / folding.PART
+    assert turns > 4_000 / PART
 
 
 async def test_a_commit_has_the_facts_of_its_save(accounts: Repository[Account], store: ScriptedStore) -> None:

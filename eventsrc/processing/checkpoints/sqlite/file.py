@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from ....concurrency import wait_for_thread
 from ....errors import StoreClosed
 from ....stores.lifecycle import check_process
 from ....stores.sqlite.connection import use_wal
@@ -55,7 +56,8 @@ class SQLiteFile:
         try:
             for name in get_args(ThreadName):
                 thread = ThreadPoolExecutor(1, thread_name_prefix=f"eventsrc-checkpoints-{name}")
-                connection = await asyncio.get_running_loop().run_in_executor(thread, self.connect)
+                opening = asyncio.get_running_loop().run_in_executor(thread, self.connect)
+                connection = await wait_for_thread(opening)
                 self._threads[name] = thread, connection
             await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
             await self.run("writer", lambda db: db.set_authorizer(self._authorize))
@@ -72,7 +74,7 @@ class SQLiteFile:
             thread.submit(connection.close)
             thread.shutdown(wait=False)
         for thread, _ in threads:
-            await asyncio.to_thread(thread.shutdown)
+            await wait_for_thread(asyncio.to_thread(thread.shutdown))
 
     def connect(self) -> sqlite3.Connection:
         """Connect to the file, and create it if it is missing."""
@@ -134,7 +136,8 @@ class SQLiteFile:
         check_process("SQLiteCheckpoints", self._process)
         thread, connection = self._threads[name]
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, _call, work, connection)
+            running = asyncio.get_running_loop().run_in_executor(thread, _call, work, connection)
+            return await wait_for_thread(running)
         except ERRORS as error:
             if name != "queries" and not _is_of_file(error, reading=name == "reader"):
                 raise

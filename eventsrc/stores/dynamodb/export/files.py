@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from ....concurrency import wait_for_thread
 from ....errors import StoreRejected, StoreUnavailable
 from ....retrying import on_broken_download
 from ..wire.certificates import find_refusal
@@ -56,7 +57,7 @@ class Folder:
         self._path = Path(path)
 
     async def part(self, name: str, offset: int) -> bytes:
-        return await asyncio.to_thread(self._read, name, offset)
+        return await wait_for_thread(asyncio.to_thread(self._read, name, offset))
 
     def _read(self, name: str, offset: int) -> bytes:
         path = self._path / name

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from ....concurrency import wait_for_thread
 from ....errors import CorruptPayload, StoreClosed, StoreRejected
 from ....store import Commit
 from ...feed import Damaged, Head
@@ -103,7 +104,7 @@ class SortedCommits:
         self._closing = True
         closed = self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
-        await asyncio.shield(asyncio.wrap_future(closed))
+        await wait_for_thread(asyncio.shield(asyncio.wrap_future(closed)))
         self._thread.shutdown()  # the thread has no work left
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -112,7 +113,7 @@ class SortedCommits:
             running = loop.run_in_executor(self._thread, self._call, function, arguments)
         except RuntimeError:  # the thread was shut down
             raise _closed() from None
-        return await running
+        return await wait_for_thread(running)
 
     def _call(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         where = str(self._path or "a temporary file")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from ....concurrency import wait_for_thread
 from .certificates import explain_refusal
 from .client import NotSent
 
@@ -113,7 +114,7 @@ class Pool:
         asyncio would give the first address all of the time or, with two at a time, leak a socket when cancelled.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found = await wait_for_thread(loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
         found.sort(key=lambda each: each[4] != self._address)
         first = min(_ADDRESS_TIMEOUT, self._connect_timeout / 2)  # so that there is time for another address
         for number, (family, kind, protocol, _, address) in enumerate(found, 1):
