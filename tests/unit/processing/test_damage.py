@@ -14,10 +14,11 @@ from support.ledger import InSQLite, Outside, deposit, fill, running, until
 from eventsrc import SQLiteStore, StreamParked, StreamsParked
 from eventsrc.processing import Processor, SQLiteCheckpoints, verify
 
+ROW = "WHERE stream = 'account-a-1' AND version = ?"
 DAMAGE = {
-    "metadata": "UPDATE commits SET metadata = '{' WHERE stream = 'account-a-1' AND version = ?",
-    "payload": "UPDATE commits SET payload = x'00' WHERE stream = 'account-a-1' AND version = ?",
-    "causes": "UPDATE commits SET causation_ids = '[7' WHERE stream = 'account-a-1' AND version = ?",
+    "metadata": f"UPDATE log SET fields = json_set(fields, '$.metadata', '{{') {ROW}",
+    "payload": f"UPDATE log SET body = CAST(substr(body, 1, 16) || x'00' AS BLOB) {ROW}",
+    "causes": f"UPDATE log SET fields = json_set(fields, '$.causation_ids', '[7') {ROW}",
 }
 
 
@@ -96,7 +97,7 @@ async def test_a_stream_whose_row_was_restored_is_handled_after_retry(
         await processor.run(until_caught_up=True)
     with pytest.raises(StreamParked):
         await processor.retry("account-a-1")
-    damage(tmp_path, "UPDATE commits SET metadata = NULL WHERE stream = 'account-a-1' AND version = ?", 2)
+    damage(tmp_path, f"UPDATE log SET fields = json_remove(fields, '$.metadata') {ROW}", 2)
     await processor.retry("account-a-1")
     assert versions(await processor.projection.read_handled())["account-a-1"] == 4
     await processor.run(until_caught_up=True)
