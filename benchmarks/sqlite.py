@@ -76,11 +76,11 @@ def _bare(path: Path) -> float:
     connection.execute("PRAGMA synchronous = FULL")
     for statement in SCHEMA.split("\n\n"):
         connection.execute(statement)
-    insert = "INSERT INTO log (stream, version, position, fields, body) VALUES (?, ?, ?, ?, ?)"
-    fields, payload = '{"time":1767225600000000,"events":1,"tags":["account.deposited"]}', bytes(34)
+    insert = "INSERT INTO log (stream, version, position, fields, record) VALUES (?, ?, ?, ?, ?)"
+    fields, record = '{"size":34,"time":1767225600000000,"events":1,"tags":["account.deposited"]}', bytes(85)
     start = perf_counter()
     for version in range(1, SAVES + 1):
-        connection.execute(insert, ("account-single", version, version, fields, os.urandom(16) + payload)).close()
+        connection.execute(insert, ("account-single", version, version, fields, os.urandom(16) + record)).close()
     rate = SAVES / (perf_counter() - start)
     connection.close()
     return rate
@@ -94,8 +94,9 @@ def _loop(path: Path) -> float:
 
     def load() -> Account:
         account = Account(id="long")
-        query = "SELECT *, substr(body, 17) FROM log WHERE stream = ? ORDER BY version"
-        for *_, payload in connection.execute(query, ("account-long",)):
+        query = "SELECT record FROM log WHERE stream = ? ORDER BY version"
+        for [record] in connection.execute(query, ("account-long",)):
+            payload = msgspec.msgpack.decode(record)[1]
             assert crc32(payload) == 0
             for event in decode(payload[1:-4]):
                 handlers[type(event)](account, event)  # type: ignore[operator]  # each takes its own event

@@ -224,10 +224,10 @@ class Fuzzer:
         return await self._asked(SDKReply(bad))
 
     async def row(self) -> object:
-        """Read a row of SQLite with fields that the library does not write."""
-        texts = [b'{"time":1,"events":1,"tags":["a","b"]}', b'{"time":1,"events":1,"tags":[],"metadata":{"a":"b"}}']
-        self.input = bad = self._mutate(self._random.choice(texts), texts[0])
-        found = pages._to_commit_or_damaged(STREAM.encode(), 1, 1, bad, bytes(20))
+        """Read a row of SQLite with a record that the library does not write."""
+        commit = Commit(stream=STREAM, version=1, id=bytes(16), time=1, events=1, tags=("a", "b"), payload=bytes(9))
+        self.input = bad = self._mutate(msgspec.msgpack.encode(commit), b"\x91\xa1a")
+        found = pages.to_commit(STREAM.encode(), 1, 1, bad)
         if isinstance(found, Damaged):
             raise found.error
         return found

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from ..errors import CommitTooLarge
-from ..store import MAX_VERSION, OVERHEAD, Commit
+from ..store import MAX_TIME, MAX_VERSION, OVERHEAD, Commit
 
 MAX_COMMIT_BYTES = 409_600
 """The limit of a DynamoDB item, including attribute names. It is the default in other stores too, so that a commit that
 one store accepts is accepted by all."""
-
-MAX_TIME = 250_000_000_000_000_000 - 1
-"""The last time of a commit, in µs: in the year 9892, within the range of datetime."""
 
 
 def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:

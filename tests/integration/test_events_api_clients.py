@@ -479,7 +479,7 @@ async def test_events_before_a_damaged_row_are_served_and_nothing_after_it(tmp_p
         await note(store, 0, [10])
         await fill(store, 20, seed=2)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        assert ledger.execute("UPDATE log SET fields = 'no' WHERE stream = 'note-n-0'").rowcount == 1
+        assert ledger.execute("UPDATE log SET record = x'90' WHERE stream = 'note-n-0'").rowcount == 1
     async with SQLiteStore(tmp_path / "ledger.db") as store, api(store) as client:
         follower = Follower(client)
         assert await follower.take(len(expected)) == expected

@@ -525,12 +525,11 @@ async def test_errors_of_sqlite_become_store_errors_and_later_calls_succeed(stor
 
 
 ALTERED = [
-    *("fields = '{'", "fields = ''", "fields = '{},{}'", "fields = '[]'", "fields = CAST(x'ff' AS TEXT)"),
-    *(f"fields = json_set(fields, '$.{change})" for change in ("tags', 'opened'", "tags', json('[1]')", "events', ''")),
-    *(f"fields = json_set(fields, '$.{change})" for change in ("metadata', json('[]')", "causation_ids', json('{}')")),
-    *(f"fields = json_set(fields, '$.{change})" for change in ("time', -1", f"time', {2**62}", "command_digest', '?'")),
-    "fields = json_set(fields, '$.correlation_id', CAST(x'736563726574ff' AS TEXT))",
-    *("body = x''", "body = x'01'", "body = substr(body, 1, 15)"),
+    *("x''", "x'c0'", "x'90'", "x'c1'", "substr(record, 1, length(record) - 1)", "CAST(record || x'c0' AS BLOB)"),
+    "CAST(substr(record, 1, 2) || x'0f' || substr(record, 4, 15) || substr(record, 20) AS BLOB)",  # an id of 15 bytes
+    "CAST(replace(record, x'cf', x'd3ff') AS BLOB)",  # another time
+    "CAST(replace(record, 'contract', x'736563726574ff') AS BLOB)",
+    "CAST(record || record AS BLOB)",
 ]
 """Changes of a row after which it is not a commit any more."""
 
@@ -541,7 +540,7 @@ async def test_an_altered_row_is_reported(tmp_path: Path, change: str) -> None:
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         commits = await fill(store, fresh_stream(), 5)
         others = await fill(store, fresh_stream(), 2)
-        await damage(path, "position = 3", change)
+        await damage(path, "position = 3", f"record = {change}")
         again = msgspec.structs.replace(commits[2], id=uuid7())
         for call in (store.load(again.stream), stored(store, again.stream), store.append(again)):
             with pytest.raises(CorruptPayload, match="row is not a commit") as raised:
@@ -563,7 +562,7 @@ async def test_later_commits_are_read_after_a_bad_row(tmp_path: Path) -> None:
         await store.append(bad := make_commit(fresh_stream()))
         good = fresh_stream()
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE log SET fields = '{'")
+            other.execute("UPDATE log SET record = x'90'")
         failed = asyncio.create_task(store.load(bad.stream))
         await asyncio.wait([failed])
         assert isinstance(failed.exception(), CorruptPayload)
@@ -577,7 +576,7 @@ async def test_one_bad_append_does_not_fail_the_others(tmp_path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.append(bad := make_commit(fresh_stream()))
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE log SET fields = CAST(x'736563726574ff' AS TEXT)")
+            other.execute("UPDATE log SET record = x'736563726574ff'")
         appends = [store.append(make_commit(fresh_stream())) for _ in range(5)]
         *landed, failed = await asyncio.gather(*appends, store.append(make_commit(bad.stream)), return_exceptions=True)
         assert [type(each).__name__ for each in landed] == ["Receipt"] * 5
@@ -665,7 +664,7 @@ async def test_the_commits_before_a_damaged_row_are_delivered_before_the_error(t
     """A row in the middle of a page does not hold back the sound commits before it, in a feed and in a read."""
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         commits = await fill(store, fresh_stream(), 9)
-        await damage(path, "position = 6", "fields = '{'")
+        await damage(path, "position = 6", "record = x'90'")
         seen: list[Commit] = []
         checkpoints: list[str] = []
         with pytest.raises(CorruptPayload) as raised:
@@ -680,7 +679,9 @@ async def test_the_commits_before_a_damaged_row_are_delivered_before_the_error(t
         expect_same(read, commits[:5], "read")
 
 
-@pytest.mark.parametrize("change", ["fields = '{'", "body = x'01'", "stream = CAST(x'612dff' AS TEXT)"])
+@pytest.mark.parametrize(
+    "change", ["record = x'90'", "record = x'c0'", "record = x'', stream = CAST(x'612dff' AS TEXT)"]
+)
 async def test_a_feed_that_reports_damaged_rows_delivers_everything_else(tmp_path: Path, change: str) -> None:
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         commits = await fill(store, fresh_stream(), 4)
@@ -704,7 +705,7 @@ async def test_a_page_of_damaged_rows_only_is_passed(tmp_path: Path) -> None:
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         await fill(store, stream := fresh_stream(), 1_200)
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE log SET fields = '{' WHERE position < 1150")
+            other.execute("UPDATE log SET record = x'90' WHERE position < 1150")
         batches = [batch async for batch in store.feed(follow=False, report_damaged=True)]
         assert sum(len(batch.damaged) for batch in batches) == 1_149
         assert [commit.version for batch in batches for commit in batch.commits] == list(range(1_150, 1_201))
@@ -723,7 +724,7 @@ async def test_a_feed_of_categories_delivers_what_a_filter_would(
             await fill(store, f"{dice.choice(('a', 'a.', 'ab', 'b', 'gone'))}-{number}", dice.randint(1, 4))
         with closing(sqlite3.connect(path)) as other, other:
             other.execute("DELETE FROM log WHERE stream LIKE 'gone-%' OR position BETWEEN 30 AND 55")
-            other.execute("UPDATE log SET fields = '{' WHERE position % 10 = 1")
+            other.execute("UPDATE log SET record = x'90' WHERE position % 10 = 1")
         everything = [batch async for batch in store.feed(follow=False, report_damaged=True)]
         for categories in ({"a"}, {"b", "ab"}, {"gone"}, {"none"}):
             batches = [batch async for batch in store.feed(follow=False, report_damaged=True, categories=categories)]
@@ -749,7 +750,7 @@ async def test_a_feed_of_a_category_reads_no_other_rows(tmp_path: Path) -> None:
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         await fill(store, "large-1", 30, size=300_000)
         [wanted] = await fill(store, "small-1", 1)
-        await damage(path, "position = 7", "fields = '{'")
+        await damage(path, "position = 7", "record = x'90'")
         [batch] = [batch async for batch in store.feed(follow=False, categories=("small",))]
         assert [commit.id for commit in batch.commits] == [wanted.id]
         with pytest.raises(CorruptPayload):
@@ -764,8 +765,10 @@ async def test_heads_leave_out_only_names_that_are_not_text(tmp_path: Path, capl
         await fill(store, "a-1", 3)
         await fill(store, bad := "z-1", 2)
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE log SET fields = '{' WHERE stream = 'z-1'")
-            insert = "INSERT INTO log (stream, version, position, fields, body) VALUES (CAST(? AS TEXT), 1, ?, '', x'')"
+            other.execute("UPDATE log SET record = x'90' WHERE stream = 'z-1'")
+            insert = (
+                "INSERT INTO log (stream, version, position, fields, record) VALUES (CAST(? AS TEXT), 1, ?, '', x'')"
+            )
             other.executemany(insert, [(b"b-%d\xff" % number, 10 + number) for number in range(1_500)])
         assert [head async for page in store.heads() for head in page] == [("a-1", 3), (bad, 2)]
     assert "is not UTF-8" in caplog.text

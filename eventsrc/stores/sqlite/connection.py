@@ -13,6 +13,7 @@ from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
 
 SCHEMA_VERSION = 2
+CACHE_KB = 16 * 1024  # of a connection, at most: a feed goes from stream to stream, each in pages of its own
 
 SCHEMA = """
 CREATE TABLE log (
@@ -21,7 +22,7 @@ CREATE TABLE log (
     position INTEGER NOT NULL,
     correlation_id TEXT,
     fields TEXT NOT NULL,
-    body BLOB NOT NULL,
+    record BLOB NOT NULL,
     PRIMARY KEY (stream, version)
 ) STRICT, WITHOUT ROWID;
 
@@ -56,7 +57,7 @@ CREATE VIEW commits AS SELECT
     position,
     stream,
     version,
-    substr(body, 1, 16) AS id,
+    substr(record, 4, 16) AS id,
     json_extract(fields, '$.time') AS time,
     json_extract(fields, '$.events') AS events,
     json_extract(fields, '$.tags') AS tags,
@@ -65,8 +66,8 @@ CREATE VIEW commits AS SELECT
     json_extract(fields, '$.command_id') AS command_id,
     json_extract(fields, '$.command_digest') AS command_digest,
     json_extract(fields, '$.metadata') AS metadata,
-    substr(body, 17) AS payload
-FROM log
+    substr(record, CASE WHEN size < 256 THEN 22 WHEN size < 65536 THEN 23 ELSE 25 END, size) AS payload
+FROM (SELECT *, json_extract(fields, '$.size') AS size FROM log)
 """
 
 
@@ -95,6 +96,7 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
                     f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
                 )
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             if found == 0:
                 _create(connection)
         except BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any
 
 from ...errors import ConflictError, StoreRejected
 from ...log import log
@@ -14,20 +13,20 @@ from ...usage import Usage
 from ..feed import Head
 from ..ordered import separate
 from ..settle import settle
-from .pages import PAGE, Page, Selection, read_page, to_page
+from .pages import JOINED, PAGE, Page, Selection, read_page, set_position, to_page
 
-FORWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version", of_one_stream=True)
-BACKWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version DESC", of_one_stream=True)
+FORWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version", "log")
+BACKWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version DESC", "log")
 _AFTER = Selection("place.position > ?", "place.position")
 
 _LAST = "max(coalesce((SELECT last FROM deleted), 0), coalesce((SELECT max(position) FROM log), 0))"
 _BEFORE = f"SELECT {_LAST}, (SELECT version FROM log WHERE stream = ? ORDER BY version DESC LIMIT 1)"
-_INSERT = "INSERT INTO log (stream, version, position, correlation_id, fields, body) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO log (stream, version, position, correlation_id, fields, record) VALUES (?, ?, ?, ?, ?, ?)"
 _WINDOW = 20_000  # positions that are searched for commits of some categories by one statement
 _WINDOW_END = "SELECT max(position) FROM log WHERE position > ? AND position <= ?"
 _NEXT = "SELECT min(position) FROM log WHERE position > ?"
 _CATEGORY = "place.stream = ? OR (place.stream >= ? AND place.stream < ?)"
-_ID = "SELECT substr(body, 1, 16) FROM log WHERE position = ?"
+_AT = Selection("place.position = ?", "place.position")
 _HEADS = """
 SELECT group_concat(hex(stream)), group_concat(version) FROM (
 WITH RECURSIVE streams (stream) AS (
@@ -42,10 +41,10 @@ FROM streams WHERE stream IS NOT NULL LIMIT ?
 _IDENTITY = "SELECT id FROM identity"
 _OF_SNAPSHOT = f"FROM snapshots WHERE stream = :stream AND version BETWEEN 1 AND {MAX_VERSION}"
 _LOAD = f"""
-SELECT {FORWARD.columns},
+SELECT {JOINED},
     (SELECT version {_OF_SNAPSHOT}), (SELECT shape {_OF_SNAPSHOT}), (SELECT payload {_OF_SNAPSHOT})
 FROM (
-    SELECT * FROM log WHERE stream = :stream AND version >= coalesce((SELECT version {_OF_SNAPSHOT}), 1)
+    SELECT record FROM log WHERE stream = :stream AND version >= coalesce((SELECT version {_OF_SNAPSHOT}), 1)
     ORDER BY version LIMIT {PAGE}
 )
 """
@@ -56,7 +55,7 @@ WHERE excluded.version > snapshots.version
 """
 
 
-def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...], used: Usage) -> Receipt:
+def append(connection: sqlite3.Connection, commit: Commit, row: tuple[str | None, str, bytes], used: Usage) -> Receipt:
     """Append a commit. `row` has the columns that `to_row` returns."""
     last, head = connection.execute(_BEFORE, (commit.stream,)).fetchone()
     head = head or 0
@@ -66,7 +65,9 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...],
             return settle(commit, standing[0], used)
         used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, head)
-    connection.execute(_INSERT, (commit.stream, commit.version, last + 1, *row))
+    correlation_id, fields, record = row
+    record = set_position(record, last + 1)
+    connection.execute(_INSERT, (commit.stream, commit.version, last + 1, correlation_id, fields, record))
     used.bytes_written = commit.size
     return Receipt(commit.stream, commit.version, commit.id, commit.events, last + 1, usage=used)
 
@@ -77,11 +78,11 @@ def load(connection: sqlite3.Connection, stream: str) -> Loaded:
     One statement reads both, up to PAGE commits. More commits are read after it, which is as good as one moment: a
     commit is never changed, and versions are only added after the last.
     """
-    *joined, version, shape, payload = connection.execute(_LOAD, {"stream": stream}).fetchone()
+    count, joined, version, shape, payload = connection.execute(_LOAD, {"stream": stream}).fetchone()
     snapshot = None
     if version is not None:
         snapshot = Snapshot(stream=stream, version=version, shape=shape.decode(errors="replace"), payload=payload)
-    page = to_page(connection, FORWARD, (stream, version or 1, MAX_VERSION), PAGE, joined)
+    page = to_page(connection, FORWARD, (stream, version or 1, MAX_VERSION), PAGE, count, joined)
     commits = _take_commits(page)
     if not page.complete:
         commits += read_versions(connection, stream, commits[-1].version + 1, MAX_VERSION)
@@ -134,9 +135,9 @@ def _of(categories: int) -> Selection:
 
 
 def read_commit_id(connection: sqlite3.Connection, position: int) -> bytes | None:
-    """Return the id of the commit at a position; None if there is none, or none with an id."""
-    row = connection.execute(_ID, (position,)).fetchone()
-    return row[0] if row and len(row[0]) == 16 else None
+    """Return the id of the commit at a position; None if there is none, or if its row was altered."""
+    row = next(iter(read_page(connection, _AT, (position,), 1).rows), None)
+    return row.id if isinstance(row, Commit) else None
 
 
 def read_identity(connection: sqlite3.Connection) -> str:
