@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 import tempfile
-import time
 from pathlib import Path
 from time import perf_counter
 from zlib import crc32
@@ -75,15 +74,13 @@ def _bare(path: Path) -> float:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    for statement in SCHEMA.split(";"):
+    for statement in SCHEMA.split("\n\n"):
         connection.execute(statement)
-    insert = "INSERT INTO commits (stream, version, id, time, events, tags, payload) VALUES (?, ?, ?, ?, 1, ?, ?)"
-    tags, payload = '["account.deposited"]', bytes(34)
+    insert = "INSERT INTO log (stream, version, position, fields, record) VALUES (?, ?, ?, ?, ?)"
+    fields, record = '{"size":34,"time":1767225600000000,"events":1,"tags":["account.deposited"]}', bytes(85)
     start = perf_counter()
     for version in range(1, SAVES + 1):
-        connection.execute(
-            insert, ("account-single", version, os.urandom(16), time.time_ns() // 1000, tags, payload)
-        ).close()
+        connection.execute(insert, ("account-single", version, version, fields, os.urandom(16) + record)).close()
     rate = SAVES / (perf_counter() - start)
     connection.close()
     return rate
@@ -97,8 +94,9 @@ def _loop(path: Path) -> float:
 
     def load() -> Account:
         account = Account(id="long")
-        query = "SELECT * FROM commits WHERE stream = ? ORDER BY version"
-        for *_, payload in connection.execute(query, ("account-long",)):
+        query = "SELECT record FROM log WHERE stream = ? ORDER BY version"
+        for [record] in connection.execute(query, ("account-long",)):
+            payload = msgspec.msgpack.decode(record)[1]
             assert crc32(payload) == 0
             for event in decode(payload[1:-4]):
                 handlers[type(event)](account, event)  # type: ignore[operator]  # each takes its own event

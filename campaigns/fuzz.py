@@ -27,8 +27,9 @@ from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.sdk import SDKReply
 from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
+from eventsrc.stores.feed import Damaged
 from eventsrc.stores.settle import settle
-from eventsrc.stores.sqlite import rows
+from eventsrc.stores.sqlite import pages
 from eventsrc.usage import Usage
 
 from .progress import report
@@ -223,11 +224,13 @@ class Fuzzer:
         return await self._asked(SDKReply(bad))
 
     async def row(self) -> object:
-        """Read a row of SQLite with text that the library does not write."""
-        texts = [b'["a","b"]', b'{"a":"b"}', b"[]", b"{}"]
-        bad = [self._mutate(self._random.choice(texts), b"[[]]") for _ in range(3)]
-        self.input = repr(bad).encode()
-        return rows._to_commit(STREAM, 1, 1, bytes(16), 1, 1, bad[0], None, bad[1], None, None, bad[2], b"")
+        """Read a row of SQLite with a record that the library does not write."""
+        commit = Commit(stream=STREAM, version=1, id=bytes(16), time=1, events=1, tags=("a", "b"), payload=bytes(9))
+        self.input = bad = self._mutate(msgspec.msgpack.encode(commit), b"\x91\xa1a")
+        found = pages.to_commit(STREAM.encode(), 1, 1, bad)
+        if isinstance(found, Damaged):
+            raise found.error
+        return found
 
     async def _asked(self, reply: Any) -> object:
         """Call the store with a client that gives this answer to every request, without retries."""

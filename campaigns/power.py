@@ -33,8 +33,9 @@ import apsw
 from eventsrc import Commit, ConflictError, SQLiteStore, StoreError
 from eventsrc.aggregates.codec import join, pack
 from eventsrc.aggregates.declaration import declaration_of
+from eventsrc.store import MAX_VERSION
 from eventsrc.stores.sqlite.connection import connect
-from eventsrc.stores.sqlite.rows import _COLUMNS, read_commits
+from eventsrc.stores.sqlite.rows import read_versions
 from eventsrc.uuid7 import uuid7
 
 from .chain import Chain, Linked
@@ -48,7 +49,6 @@ SECTOR = 512  # bytes that a disk writes completely or not at all
 CUTS_PER_DISK = 25  # enough for WAL checkpoints; each reopening reads the whole log
 STREAMS, WRITERS = 4, 8
 PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last one takes several pages, so that the WAL fills up
-_ALL = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? ORDER BY position"
 
 
 class File(apsw.VFSFile):
@@ -303,8 +303,8 @@ class Machine:
         assert store._writer is not None
         connection = store._writer._connection
         logs: dict[str, list[Commit]] = {}
-        for [stream] in connection.execute("SELECT DISTINCT stream FROM commits").fetchall():
-            logs[stream.decode()] = read_commits(connection, _ALL, (stream.decode(),))
+        for [stream] in connection.execute("SELECT DISTINCT stream FROM log").fetchall():
+            logs[stream.decode()] = read_versions(connection, stream.decode(), 1, MAX_VERSION)
         self._heads = {stream: len(log) for stream, log in logs.items()}
         findings = self._history.check(logs)
         synchronous = 2 if self._synchronous == "FULL" else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,10 @@ from .usage import Usage
 MAX_VERSION = 2**53 - 2
 """The last version a stream can have. One more is still an exact number in every JSON reader."""
 
+MAX_TIME = 250_000_000_000_000_000 - 1
+"""The last time of a commit, in µs: in the year 9892, within the range of datetime."""
+
+_ID, _TIME = msgspec.Meta(min_length=16, max_length=16), msgspec.Meta(ge=0, le=MAX_TIME)  # checked when decoded
 OVERHEAD = 100  # bytes of an item except its stream, payload and texts: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,16 +54,16 @@ class EventId(msgspec.Struct, frozen=True, order=True):
         raise ValueError(f"{text!r} is not an event id; write stream@version.index, as in account-a-1@7.0")
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # holds no reference cycles
-    """Events that were saved together, atomically, as one item."""
+class Commit(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):  # holds no reference cycles
+    """Events that were saved together, atomically, as one item."""  # SQLiteStore stores this list: keep the order
 
+    id: Annotated[bytes, _ID]  # 16 bytes, a UUIDv7, the same in each try: if it is in the stream, this commit is stored
+    payload: bytes
     stream: str
     version: int
-    id: bytes  # 16 bytes, a UUIDv7, the same in each try: if it is in the stream, this commit is stored
-    time: int  # µs since the epoch; never decreases within a stream
+    time: Annotated[int, _TIME]  # µs since the epoch; never decreases within a stream
     events: int  # number of events in the payload
     tags: tuple[str, ...]  # distinct, in order of first occurrence
-    payload: bytes
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     command_id: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import CommitTooLarge
-from ..store import MAX_VERSION, OVERHEAD, Commit
+from ..store import MAX_TIME, MAX_VERSION, OVERHEAD, Commit
 
 MAX_COMMIT_BYTES = 409_600
 """The limit of a DynamoDB item, including attribute names. It is the default in other stores too, so that a commit that
@@ -22,7 +22,7 @@ def check_id_and_time(id: bytes, time: int) -> None:
     """Raise ValueError unless these can be a commit's id and time."""
     if len(id) != 16:
         raise ValueError(f"a commit id has {len(id)} bytes; it must have 16")
-    if not 0 <= time < 250_000_000_000_000_000:  # the year 9892, within the range of datetime
+    if not 0 <= time <= MAX_TIME:
         raise ValueError(f"{time} is not a commit time; it must be in microseconds since 1970, up to the year 9892")
 
 

@@ -96,7 +96,7 @@ class OrderedStore(ManagedStore):
             while True:
                 grown.clear()
                 rows, complete = await self._read_page(position, anchor, categories)
-                commits, damaged = _separate(rows)
+                commits, damaged = separate(rows)
                 batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
                 if batch.damaged and not report_damaged:
                     if commits := [each for each in batch.commits if _position(each) < _position(batch.damaged[0])]:
@@ -234,7 +234,7 @@ def _position(row: Commit | Damaged) -> int:
     return row.position
 
 
-def _separate(rows: Sequence[Commit | Damaged]) -> tuple[Sequence[Commit], Sequence[Damaged]]:
+def separate(rows: Sequence[Commit | Damaged]) -> tuple[Sequence[Commit], Sequence[Damaged]]:
     if _are_commits(rows):
         return rows, ()
     return [row for row in rows if isinstance(row, Commit)], [row for row in rows if isinstance(row, Damaged)]

@@ -29,7 +29,7 @@ def _unchecked(value: Any) -> Any:
     ("target", "broken"),
     [
         ("eventsrc.stores.dynamodb.items._require", _unchecked),
-        ("eventsrc.stores.sqlite.rows.CorruptPayload", ArithmeticError),
+        ("eventsrc.stores.sqlite.pages.CorruptPayload", ArithmeticError),
         ("eventsrc.aggregates.expansion.MAX_EXPANDED", 2**40),
     ],
 )

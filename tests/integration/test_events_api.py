@@ -353,7 +353,7 @@ async def test_pages_end_at_the_same_positions_after_a_stream_was_deleted(tmp_pa
         await store.append(make_commit("gone-1"))
         await fill(store, 15, seed=2)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        ledger.execute("DELETE FROM commits WHERE stream = 'gone-1'")
+        ledger.execute("DELETE FROM log WHERE stream = 'gone-1'")
     async with SQLiteStore(tmp_path / "ledger.db") as store, api(store, page=10) as client:
         found = await pages(client)
         assert ids_of(found) == await published_ids(store)

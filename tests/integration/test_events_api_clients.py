@@ -149,7 +149,7 @@ async def test_nothing_is_read_while_nothing_is_stored_also_after_the_last_commi
     async with SQLiteStore(tmp_path / "ledger.db") as store:
         await note(store, 0, [10], [10])
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        assert ledger.execute("DELETE FROM commits WHERE stream = 'note-n-1'").rowcount == 1
+        assert ledger.execute("DELETE FROM log WHERE stream = 'note-n-1'").rowcount == 1
     reads = 0
     commits_after = SQLiteStore.commits_after
 
@@ -479,7 +479,7 @@ async def test_events_before_a_damaged_row_are_served_and_nothing_after_it(tmp_p
         await note(store, 0, [10])
         await fill(store, 20, seed=2)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        assert ledger.execute("UPDATE commits SET tags = 'no' WHERE stream = 'note-n-0'").rowcount == 1
+        assert ledger.execute("UPDATE log SET record = x'90' WHERE stream = 'note-n-0'").rowcount == 1
     async with SQLiteStore(tmp_path / "ledger.db") as store, api(store) as client:
         follower = Follower(client)
         assert await follower.take(len(expected)) == expected
@@ -563,7 +563,7 @@ async def test_an_id_after_a_stream_that_was_deleted_is_still_good(tmp_path: Pat
             token = await last_id(client, 1)
             expected = ids_of(await pages(client, f"/?after={token}"))
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        assert ledger.execute("DELETE FROM commits WHERE stream = 'note-n-0'").rowcount == 1
+        assert ledger.execute("DELETE FROM log WHERE stream = 'note-n-0'").rowcount == 1
     async with SQLiteStore(tmp_path / "ledger.db") as store:
         app = events_api(store, [*NOTED, PublishedEvent(Deposited, type="deposited")], source="/")
         async with serving(app) as client:

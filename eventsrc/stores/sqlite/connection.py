@@ -12,41 +12,62 @@ from uuid import uuid4
 from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CACHE_KB = 16 * 1024  # of a connection, at most: a feed goes from stream to stream, each in pages of its own
 
-CREATE_IDENTITY = """
-CREATE TABLE IF NOT EXISTS identity (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    id TEXT NOT NULL
-) STRICT
-"""  # older releases created files without it
-DRAW_IDENTITY = "INSERT INTO identity VALUES (1, ?) ON CONFLICT DO NOTHING"
-
-SCHEMA = f"""
-CREATE TABLE commits (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
+SCHEMA = """
+CREATE TABLE log (
     stream TEXT NOT NULL,
     version INTEGER NOT NULL,
-    id BLOB NOT NULL,
-    time INTEGER NOT NULL,
-    events INTEGER NOT NULL,
-    tags TEXT NOT NULL,
+    position INTEGER NOT NULL,
     correlation_id TEXT,
-    causation_ids TEXT,
-    command_id TEXT,
-    command_digest BLOB,
-    metadata TEXT,
-    payload BLOB NOT NULL,
-    UNIQUE (stream, version)
+    fields TEXT NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (stream, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX log_by_position ON log (position);
+
+CREATE INDEX log_by_correlation_id ON log (correlation_id) WHERE correlation_id IS NOT NULL;
+
+CREATE TABLE deleted (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX commits_by_correlation_id ON commits (correlation_id) WHERE correlation_id IS NOT NULL;
+
+INSERT INTO deleted VALUES (1, 0);
+
+CREATE TRIGGER keep_last_position AFTER DELETE ON log BEGIN
+    UPDATE deleted SET last = max(last, old.position);
+END;
+
 CREATE TABLE snapshots (
     stream TEXT PRIMARY KEY,
     version INTEGER NOT NULL,
     shape TEXT NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
-{CREATE_IDENTITY};
+
+CREATE TABLE identity (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id TEXT NOT NULL
+) STRICT;
+
+CREATE VIEW commits AS SELECT
+    position,
+    stream,
+    version,
+    substr(record, 4, 16) AS id,
+    json_extract(fields, '$.time') AS time,
+    json_extract(fields, '$.events') AS events,
+    json_extract(fields, '$.tags') AS tags,
+    correlation_id,
+    json_extract(fields, '$.causation_ids') AS causation_ids,
+    json_extract(fields, '$.command_id') AS command_id,
+    json_extract(fields, '$.command_digest') AS command_digest,
+    json_extract(fields, '$.metadata') AS metadata,
+    substr(record, CASE WHEN size < 256 THEN 22 WHEN size < 65536 THEN 23 ELSE 25 END, size) AS payload
+FROM (SELECT *, json_extract(fields, '$.size') AS size FROM log)
 """
 
 
@@ -75,6 +96,7 @@ def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Conne
                     f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
                 )
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             if found == 0:
                 _create(connection)
         except BaseException:
@@ -107,8 +129,8 @@ def _create(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was first
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
-        for statement in SCHEMA.split(";"):
+        for statement in SCHEMA.split("\n\n"):
             connection.execute(statement)
-        connection.execute(DRAW_IDENTITY, (uuid4().hex,))
+        connection.execute("INSERT INTO identity VALUES (1, ?)", (uuid4().hex,))
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

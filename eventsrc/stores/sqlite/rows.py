@@ -1,53 +1,53 @@
-"""Commits and snapshots as rows. Statements are built from constants, and every value is bound."""
+"""Append, load and read commits and snapshots. Statements are built from constants, and every value is bound."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
-from contextlib import closing
 from functools import lru_cache
-from typing import Any
-from uuid import uuid4
 
-import msgspec
-
-from ...errors import ConflictError, CorruptPayload
+from ...errors import ConflictError, StoreRejected
 from ...log import log
 from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ...usage import Usage
-from ..feed import Damaged, Head
-from ..limits import check_id_and_time
+from ..feed import Head
+from ..ordered import separate
 from ..settle import settle
-from .connection import CREATE_IDENTITY, DRAW_IDENTITY
+from .pages import JOINED, PAGE, Page, Selection, read_page, set_position, to_page
 
-_PAGE_BYTES = 4 * 1024 * 1024  # of payloads; a page of all streams ends after it
+FORWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version", "log")
+BACKWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version DESC", "log")
+_AFTER = Selection("place.position > ?", "place.position")
 
-_COLUMNS = (
-    "version, id, time, events, tags, correlation_id, causation_ids, command_id, command_digest, metadata, payload"
-)
-_INSERT = f"INSERT INTO commits (stream, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_STANDING = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version = ?"
-_HEAD = "SELECT version FROM commits WHERE stream = ? ORDER BY version DESC LIMIT 1"
-_FROM = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version >= ? ORDER BY version"
-PAGE = f"SELECT position, {_COLUMNS} FROM commits WHERE stream = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?"
-PAGE_BACKWARD = PAGE.replace("ORDER BY version", "ORDER BY version DESC")
-_AFTER = f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? ORDER BY position LIMIT ?"
+_LAST = "max(coalesce((SELECT last FROM deleted), 0), coalesce((SELECT max(position) FROM log), 0))"
+_BEFORE = f"SELECT {_LAST}, (SELECT version FROM log WHERE stream = ? ORDER BY version DESC LIMIT 1)"
+_INSERT = "INSERT INTO log (stream, version, position, correlation_id, fields, record) VALUES (?, ?, ?, ?, ?, ?)"
 _WINDOW = 20_000  # positions that are searched for commits of some categories by one statement
-_WINDOW_END = "SELECT position FROM commits WHERE position > ? AND position <= ? ORDER BY position DESC LIMIT 1"
-_NEXT = "SELECT position FROM commits WHERE position > ? ORDER BY position LIMIT 1"
-_OF = (  # no index on `stream`: its rows would have to be sorted by position
-    f"SELECT stream, position, {_COLUMNS} FROM commits WHERE position > ? AND position <= ? "
-    "AND (position = ? OR {}) ORDER BY position LIMIT ?"
+_WINDOW_END = "SELECT max(position) FROM log WHERE position > ? AND position <= ?"
+_NEXT = "SELECT min(position) FROM log WHERE position > ?"
+_CATEGORY = "place.stream = ? OR (place.stream >= ? AND place.stream < ?)"
+_AT = Selection("place.position = ?", "place.position")
+_HEADS = """
+SELECT group_concat(hex(stream)), group_concat(version) FROM (
+WITH RECURSIVE streams (stream) AS (
+    SELECT min(stream) FROM log WHERE stream > CAST(? AS TEXT)
+    UNION ALL
+    SELECT (SELECT min(stream) FROM log WHERE stream > streams.stream) FROM streams WHERE stream IS NOT NULL
 )
-_CATEGORY = "+stream = ? OR (+stream >= ? AND +stream < ?)"
-_LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'commits'"
-_ID = "SELECT id FROM commits WHERE position = ?"
-_HEADS = (
-    "SELECT stream, max(version) FROM commits WHERE stream > CAST(? AS TEXT) GROUP BY stream ORDER BY stream LIMIT ?"
+SELECT stream, (SELECT max(version) FROM log WHERE stream = streams.stream) AS version
+FROM streams WHERE stream IS NOT NULL LIMIT ?
 )
-_HAS_IDENTITY = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'identity'"
+"""  # it steps from stream to stream; GROUP BY would read all commits
 _IDENTITY = "SELECT id FROM identity"
-_SNAPSHOT = "SELECT version, shape, payload FROM snapshots WHERE stream = ?"
+_OF_SNAPSHOT = f"FROM snapshots WHERE stream = :stream AND version BETWEEN 1 AND {MAX_VERSION}"
+_LOAD = f"""
+SELECT {JOINED},
+    (SELECT version {_OF_SNAPSHOT}), (SELECT shape {_OF_SNAPSHOT}), (SELECT payload {_OF_SNAPSHOT})
+FROM (
+    SELECT record FROM log WHERE stream = :stream AND version >= coalesce((SELECT version {_OF_SNAPSHOT}), 1)
+    ORDER BY version LIMIT {PAGE}
+)
+"""
 PUT_SNAPSHOT = """
 INSERT INTO snapshots (stream, version, shape, payload) VALUES (?, ?, ?, ?)
 ON CONFLICT (stream) DO UPDATE SET version = excluded.version, shape = excluded.shape, payload = excluded.payload
@@ -55,121 +55,102 @@ WHERE excluded.version > snapshots.version
 """
 
 
-def append(connection: sqlite3.Connection, commit: Commit, row: tuple[Any, ...], used: Usage) -> Receipt:
-    found = connection.execute(_HEAD, (commit.stream,)).fetchone()
-    head = found[0] if found else 0
+def append(connection: sqlite3.Connection, commit: Commit, row: tuple[str | None, str, bytes], used: Usage) -> Receipt:
+    """Append a commit. `row` has the columns that `to_row` returns."""
+    last, head = connection.execute(_BEFORE, (commit.stream,)).fetchone()
+    head = head or 0
     if head != commit.version - 1:
-        standing = (
-            read_commits(connection, _STANDING, (commit.stream, commit.version)) if head >= commit.version else []
-        )
-        if standing:
+        standing = read_versions(connection, commit.stream, commit.version, commit.version)
+        if standing and head >= commit.version:
             return settle(commit, standing[0], used)
         used.conflicts = 1
         raise ConflictError(commit.stream, commit.version - 1, head)
-    position = connection.execute(_INSERT, row).lastrowid
+    correlation_id, fields, record = row
+    record = set_position(record, last + 1)
+    connection.execute(_INSERT, (commit.stream, commit.version, last + 1, correlation_id, fields, record))
     used.bytes_written = commit.size
-    return Receipt(commit.stream, commit.version, commit.id, commit.events, position, usage=used)
+    return Receipt(commit.stream, commit.version, commit.id, commit.events, last + 1, usage=used)
 
 
 def load(connection: sqlite3.Connection, stream: str) -> Loaded:
-    row = connection.execute(_SNAPSHOT, (stream,)).fetchone()
+    """Return the snapshot and the commits from its version on.
+
+    One statement reads both, up to PAGE commits. More commits are read after it, which is as good as one moment: a
+    commit is never changed, and versions are only added after the last.
+    """
+    count, joined, version, shape, payload = connection.execute(_LOAD, {"stream": stream}).fetchone()
     snapshot = None
-    if row and 0 < row[0] <= MAX_VERSION:
-        snapshot = Snapshot(stream=stream, version=row[0], shape=row[1].decode(errors="replace"), payload=row[2])
-    return Loaded(snapshot, read_commits(connection, _FROM, (stream, snapshot.version if snapshot else 1)))
+    if version is not None:
+        snapshot = Snapshot(stream=stream, version=version, shape=shape.decode(errors="replace"), payload=payload)
+    page = to_page(connection, FORWARD, (stream, version or 1, MAX_VERSION), PAGE, count, joined)
+    commits = _take_commits(page)
+    if not page.complete:
+        commits += read_versions(connection, stream, commits[-1].version + 1, MAX_VERSION)
+    return Loaded(snapshot, commits)
 
 
-def read_commits(connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> list[Commit]:
-    """Return the commits that a query finds in the stream that is its first argument.
+def read_versions(connection: sqlite3.Connection, stream: str, low: int, high: int) -> list[Commit]:
+    """Return the commits of a stream in this range of versions.
 
     Raises:
         CorruptPayload: a row was altered and is not a commit any more.
     """
-    commits, error = read_page(connection, query, arguments)
-    if error is not None:
-        raise error
-    return commits
-
-
-def read_page(
-    connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...]
-) -> tuple[list[Commit], CorruptPayload | None]:
-    """Return commits as `read_commits`, up to a row that is not a commit any more, and the error of that row."""
-    found = connection.execute(query, arguments).fetchall()  # at once: an open cursor keeps its transaction open
     commits: list[Commit] = []
-    try:
-        for row in found:
-            commits.append(_to_commit(arguments[0], *row))  # noqa: PERF401  # what came before an error is kept
-    except CorruptPayload as error:
-        return commits, error.with_traceback(None)
-    return commits, None
+    while True:
+        page = read_page(connection, FORWARD, (stream, low, high))
+        commits += _take_commits(page)
+        if page.complete:
+            return commits
+        low = commits[-1].version + 1
 
 
-def read_after(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[Commit | Damaged], bool]:
-    """Return commits of all streams after a position, up to `limit` or _PAGE_BYTES, and whether they are all there are.
+def _take_commits(page: Page) -> list[Commit]:
+    commits, damaged = separate(page.rows)
+    if damaged:
+        raise damaged[0].error
+    return list(commits)
 
-    A row that was altered, and is not a commit any more, is returned as `Damaged`.
-    """
-    return _read_rows(connection, _AFTER, (position, limit), limit)
+
+def read_after(connection: sqlite3.Connection, position: int, limit: int) -> Page:
+    """Return commits of all streams after a position."""
+    return read_page(connection, _AFTER, (position,), limit)
 
 
-def read_of(
-    connection: sqlite3.Connection, position: int, limit: int, categories: Collection[str]
-) -> tuple[list[Commit | Damaged], bool]:
+def read_of(connection: sqlite3.Connection, position: int, limit: int, categories: Collection[str]) -> Page:
     """Return as `read_after`, without commits of other categories, except the last row that was looked at."""
-    row = connection.execute(_WINDOW_END, (position, position + _WINDOW)).fetchone()
-    row = row or connection.execute(_NEXT, (position,)).fetchone()  # after many positions without a commit
-    if row is None:
-        return [], True
-    last: int = row[0]
+    last = connection.execute(_WINDOW_END, (position, position + _WINDOW)).fetchone()[0]
+    last = last or connection.execute(_NEXT, (position,)).fetchone()[0]  # after many positions without a commit
+    if last is None:
+        return Page([], complete=True)
     ranges = [text for each in categories for text in (each, f"{each}-", f"{each}.")]  # "." is next to "-"
-    query = _OF.format(" OR ".join([_CATEGORY] * len(categories)))
-    rows, complete = _read_rows(connection, query, (position, last, last, *ranges, limit), limit)
-    return rows, complete and connection.execute(_NEXT, (last,)).fetchone() is None
+    page = read_page(connection, _of(len(categories)), (position, last, last, *ranges), limit)
+    return page._replace(complete=page.complete and connection.execute(_NEXT, (last,)).fetchone()[0] is None)
 
 
-def _read_rows(
-    connection: sqlite3.Connection, query: str, arguments: tuple[Any, ...], limit: int
-) -> tuple[list[Commit | Damaged], bool]:
-    """Return the rows of a query, up to `limit` or _PAGE_BYTES, and whether they are all that it finds."""
-    found: list[tuple[Any, ...]] = []
-    size, more = 0, True
-    with closing(connection.execute(query, arguments)) as cursor:  # as above
-        while size < _PAGE_BYTES and (more := (row := cursor.fetchone()) is not None):
-            found.append(row)
-            size += len(row[-1])
-    is_end = not more and len(found) < limit
-    try:
-        return [_to_commit(stream.decode(), *row) for stream, *row in found], is_end
-    except (CorruptPayload, UnicodeDecodeError):
-        return [_to_commit_or_damaged(stream, row) for stream, *row in found], is_end
+@lru_cache(64)
+def _of(categories: int) -> Selection:
+    """Return the commits of so many categories between two positions, and the last one, of any category."""
+    either = " OR ".join(["place.position = ?", *[_CATEGORY] * categories])
+    return Selection(f"place.position > ? AND place.position <= ? AND ({either})", "place.position")
 
 
 def read_commit_id(connection: sqlite3.Connection, position: int) -> bytes | None:
-    """Return the id of the commit at a position; None if there is none, or none with an id."""
-    row = connection.execute(_ID, (position,)).fetchone()
-    return row[0] if row and len(row[0]) == 16 else None
+    """Return the id of the commit at a position; None if there is none, or if its row was altered."""
+    row = next(iter(read_page(connection, _AT, (position,), 1).rows), None)
+    return row.id if isinstance(row, Commit) else None
 
 
-def read_identity(connection: sqlite3.Connection) -> str | None:
-    """Return the identity of the store; None if an older release created the file."""
-    if not connection.execute(_HAS_IDENTITY).fetchone()[0]:
-        return None
-    row = connection.execute(_IDENTITY).fetchone()
-    return row[0].decode(errors="replace") if row else None
-
-
-def draw_identity(connection: sqlite3.Connection) -> str:
-    """Give the store an identity unless it has one, and return the one that it has."""
-    connection.execute(CREATE_IDENTITY)
-    connection.execute(DRAW_IDENTITY, (uuid4().hex,))
-    stored: bytes = connection.execute(_IDENTITY).fetchone()[0]
-    return stored.decode(errors="replace")
+def read_identity(connection: sqlite3.Connection) -> str:
+    """Return the identity of the store."""
+    if (row := connection.execute(_IDENTITY).fetchone()) is None:
+        raise StoreRejected("SCHEMA", "the file has lost its identity; restore it from a backup")
+    identity: bytes = row[0]
+    return identity.decode(errors="replace")
 
 
 def read_last_position(connection: sqlite3.Connection) -> int:
     """Return the last position that was given to a commit. Positions of deleted commits are not used again."""
-    position: int = connection.execute(_LAST).fetchone()[0]
+    position: int = connection.execute(f"SELECT {_LAST}").fetchone()[0]
     return position
 
 
@@ -181,68 +162,13 @@ def read_heads(connection: sqlite3.Connection, after: str, limit: int) -> list[H
     heads: list[Head] = []
     last, more = after.encode(), True
     while more and not heads:
-        found = connection.execute(_HEADS, (last, limit)).fetchall()
+        names, versions = connection.execute(_HEADS, (last, limit)).fetchone()
+        found = [bytes.fromhex(name) for name in names.decode().split(",")] if names else []
         more = len(found) == limit
-        for name, version in found:
+        for name, version in zip(found, (versions or b"").split(b","), strict=False):
             last = name
             try:
-                heads.append(Head(name.decode(), version))
+                heads.append(Head(name.decode(), int(version)))
             except UnicodeDecodeError:
                 log.warning("the name of stream %r is not UTF-8; it is not listed", name)
     return heads
-
-
-def _to_commit_or_damaged(name: bytes, row: list[Any]) -> Commit | Damaged:
-    try:
-        return _to_commit(name.decode(), *row)
-    except CorruptPayload as damaged:
-        error = damaged.with_traceback(None)
-    except UnicodeDecodeError:
-        error = CorruptPayload(name.decode(errors="replace"), row[1], "the name of the stream is not UTF-8")
-    return Damaged(error.stream, error.version, error, row[0])
-
-
-def _to_commit(
-    stream: str,
-    position: int,
-    version: int,
-    id: bytes,
-    time: int,
-    events: int,
-    tags: bytes,
-    correlation_id: bytes | None,
-    causation_ids: bytes | None,
-    command_id: bytes | None,
-    command_digest: bytes | None,
-    metadata: bytes | None,
-    payload: bytes,
-) -> Commit:
-    try:
-        check_id_and_time(id, time)
-        return Commit(
-            position=position,
-            stream=stream,
-            version=version,
-            id=id,
-            time=time,
-            events=events,
-            tags=_to_tags(tags),
-            correlation_id=correlation_id.decode() if correlation_id is not None else None,
-            causation_ids=_to_texts(causation_ids) if causation_ids else (),
-            command_id=command_id.decode() if command_id is not None else None,
-            command_digest=command_digest,
-            metadata=_to_mapping(metadata) if metadata else {},
-            payload=payload,
-        )
-    except (msgspec.DecodeError, ValueError):
-        pass
-    raise CorruptPayload(stream, version, "the row is not a commit of this library")
-
-
-def to_json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-_to_texts = msgspec.json.Decoder(tuple[str, ...]).decode
-_to_mapping = msgspec.json.Decoder(dict[str, str]).decode
-_to_tags = lru_cache(1024)(_to_texts)  # many commits have the same tags

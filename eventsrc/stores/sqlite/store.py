@@ -23,12 +23,12 @@ from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
 from .connection import connect
+from .pages import PAGE, Page, read_page, to_row
 from .rows import (
-    PAGE,
-    PAGE_BACKWARD,
+    BACKWARD,
+    FORWARD,
     PUT_SNAPSHOT,
     append,
-    draw_identity,
     load,
     read_after,
     read_commit_id,
@@ -36,12 +36,10 @@ from .rows import (
     read_identity,
     read_last_position,
     read_of,
-    read_page,
-    to_json,
 )
 from .threads import Readers, Undecided, Writer
 
-PAGE_COMMITS = 256
+_FIRST_PAGE = 256  # commits; the caller may need no more
 
 
 class SQLiteStore(OrderedStore):
@@ -69,20 +67,7 @@ class SQLiteStore(OrderedStore):
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)
         check_commit(commit, self._max_commit_bytes)
-        row = (
-            commit.stream,
-            commit.version,
-            commit.id,
-            commit.time,
-            commit.events,
-            to_json(commit.tags),
-            commit.correlation_id,
-            to_json(commit.causation_ids) if commit.causation_ids else None,
-            commit.command_id,
-            commit.command_digest,
-            to_json(commit.metadata) if commit.metadata else None,
-            commit.payload,
-        )
+        row = to_row(commit)
         used = Usage(calls=1)
         with self.in_flight(used=used):
             assert self._writer is not None
@@ -103,43 +88,38 @@ class SQLiteStore(OrderedStore):
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         check_stream(stream)
-        low, high = max(after, 0) + 1, min(until, MAX_VERSION)
-        query = PAGE_BACKWARD if backward else PAGE
+        low, high, limit = max(after, 0) + 1, min(until, MAX_VERSION), _FIRST_PAGE
+        selection = BACKWARD if backward else FORWARD
         while low <= high:
-            arguments = (stream, low, high, PAGE_COMMITS)
+            read = partial(read_page, selection=selection, arguments=(stream, low, high), limit=limit)
             with self.in_flight():
                 assert self._readers is not None
-                page, error = await self._readers.run(partial(read_page, query=query, arguments=arguments))
-            for commit in page:
-                yield commit
-            if error is not None:
-                raise error
-            if len(page) < PAGE_COMMITS:
+                page = await self._readers.run(read)
+            for row in page.rows:
+                if isinstance(row, Damaged):
+                    raise row.error
+                yield row
+            if page.complete:
                 return
             if backward:
-                high = page[-1].version - 1
+                high = page.rows[-1].version - 1
             else:
-                low = page[-1].version + 1
+                low = page.rows[-1].version + 1
+            limit = PAGE
 
     async def identity(self) -> str:
         with self.in_flight():
             assert self._readers is not None
-            assert self._writer is not None
             if self._identity is None:
                 self._identity = await self._readers.run(read_identity)
-            if self._identity is None:  # an older release created the file
-                try:
-                    self._identity = await self._writer.submit(draw_identity)
-                except Undecided:
-                    raise StoreUnavailable("the store may not have been given an identity; call it again") from None
             return self._identity
 
-    async def commits_after(self, position: int) -> tuple[list[Commit | Damaged], bool]:
+    async def commits_after(self, position: int) -> Page:
         with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: read_after(connection, position, FEED_PAGE))
 
-    async def commits_of(self, position: int, categories: Collection[str]) -> tuple[list[Commit | Damaged], bool]:
+    async def commits_of(self, position: int, categories: Collection[str]) -> Page:
         with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: read_of(connection, position, FEED_PAGE, categories))

@@ -14,10 +14,11 @@ from support.ledger import InSQLite, Outside, deposit, fill, running, until
 from eventsrc import SQLiteStore, StreamParked, StreamsParked
 from eventsrc.processing import Processor, SQLiteCheckpoints, verify
 
+ROW = "WHERE stream = 'account-a-1' AND version = ?"
 DAMAGE = {
-    "metadata": "UPDATE commits SET metadata = '{' WHERE stream = 'account-a-1' AND version = ?",
-    "payload": "UPDATE commits SET payload = x'00' WHERE stream = 'account-a-1' AND version = ?",
-    "causes": "UPDATE commits SET causation_ids = '[7' WHERE stream = 'account-a-1' AND version = ?",
+    "row": f"UPDATE log SET record = CAST(x'c1' || record AS BLOB) {ROW}",
+    "payload": f"UPDATE log SET record = CAST(replace(record, 'amount', 'amputa') AS BLOB) {ROW}",
+    "lost": f"UPDATE log SET record = x'' {ROW}",
 }
 
 
@@ -78,7 +79,7 @@ async def test_a_row_that_is_damaged_while_the_processor_runs_stops_nobody(
         await until(processor.caught_up.is_set)
     await deposit(store, "a-1", 5)
     await deposit(store, "a-2", 5)
-    damage(tmp_path, DAMAGE["metadata"], 5)
+    damage(tmp_path, DAMAGE["row"], 5)
     async with running(processor):
         await processor.wait_for(await deposit(store, "a-0", 6))
         await until(lambda: "account-a-1" in processor.pipeline.parking.parked)
@@ -90,13 +91,13 @@ async def test_a_stream_whose_row_was_restored_is_handled_after_retry(
     store: SQLiteStore, checkpoints: SQLiteCheckpoints, tmp_path: Path
 ) -> None:
     await fill(store, accounts=3)
-    damage(tmp_path, DAMAGE["metadata"], 2)
+    damage(tmp_path, DAMAGE["row"], 2)
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
     with pytest.raises(StreamsParked):
         await processor.run(until_caught_up=True)
     with pytest.raises(StreamParked):
         await processor.retry("account-a-1")
-    damage(tmp_path, "UPDATE commits SET metadata = NULL WHERE stream = 'account-a-1' AND version = ?", 2)
+    damage(tmp_path, f"UPDATE log SET record = substr(record, 2) {ROW}", 2)
     await processor.retry("account-a-1")
     assert versions(await processor.projection.read_handled())["account-a-1"] == 4
     await processor.run(until_caught_up=True)
@@ -106,7 +107,7 @@ async def test_a_damaged_commit_can_be_skipped(
     store: SQLiteStore, checkpoints: SQLiteCheckpoints, tmp_path: Path
 ) -> None:
     await fill(store, accounts=2)
-    damage(tmp_path, DAMAGE["metadata"], 2)
+    damage(tmp_path, DAMAGE["row"], 2)
     processor = Processor(InSQLite(), store, checkpoints, attempts=1)
     with pytest.raises(StreamsParked):
         await processor.run(until_caught_up=True)
