@@ -69,7 +69,6 @@ class Weight:
 
 register_type(Weight, encode=lambda weight: weight.grams, decode=lambda stored: Weight(int(stored)))
 register_type(Weight, encode=lambda weight: weight.kilos, decode=Weight)  # type: ignore[attr-defined]
-register_type(Weight, encode=str, decode=int)  # type: ignore[arg-type]
 register_type(Weight, encode=str)  # type: ignore[call-arg]
 
 
