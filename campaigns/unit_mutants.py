@@ -18,6 +18,9 @@ import pytest
 from tenacity import wait_none, wait_random
 
 from eventsrc import DynamoDBStore, concurrency
+from eventsrc import DynamoDBStore
+from eventsrc.aggregates import commands, custom_types, differences, event_values, state
+from eventsrc.aggregates.parts import Trace
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -53,6 +56,7 @@ _NEVER_SENT = "integration/test_never_sent.py"
 _CERTIFICATES = "integration/test_certificates.py"
 _ENDPOINTS = "integration/test_endpoints.py"
 _TABLES = "integration/test_tables.py"
+_AGGREGATES = "unit/aggregates"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -60,6 +64,41 @@ _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_re
 def parking_without_the_fence() -> list[Patch]:
     """A worker whose slot was taken over still stores a stream as parked."""
     return [edited(sqlite_checkpoints.SQLiteCheckpoints, "park", ("check_fence(db, processor, fence)", "pass"))]
+
+
+def subclasses_of_a_field_accepted() -> list[Patch]:
+    """An object of a subclass of the annotated class is recorded, and loses what the subclass adds."""
+    return [edited(event_values, "find_difference", ("exact or names is not None or not", "exact or not"))]
+
+
+def stored_values_not_compared() -> list[Patch]:
+    """Values of a registered type that are equal count as the same, whatever is stored of them."""
+    return [edited(differences, "is_same_custom", ("return msgspec", "return True or msgspec"))]
+
+
+def changes_by_encode_not_seen() -> list[Patch]:
+    """A function that encodes a value may change it."""
+    return [edited(Trace, "has_changed", ("return any(", "return False and any("))]
+
+
+def unset_fields_forgotten() -> list[Patch]:
+    """All fields of a model count as set after it was read."""
+    return [edited(custom_types, "validate", ("each.model_fields_set.difference_update(names)", "pass"))]
+
+
+def private_attributes_not_compared() -> list[Patch]:
+    """A model is recorded although its private attributes are lost."""
+    return [edited(differences, "_find_in_model", ("if counts and", "if False and"))]
+
+
+def models_shared_in_a_state() -> list[Patch]:
+    """A state is kept that holds one model at two places."""
+    return [edited(state._Custom, "__call__", ("find_changeable(value)", "()"))]
+
+
+def captured_iterators_accepted() -> list[Patch]:
+    """A command may use up an iterator that it takes from around it."""
+    return [edited(commands, "_read_captured", ("if not isinstance(function, FunctionType):", "if True:"))]
 
 
 def forget_that_deletes_slots() -> list[Patch]:
@@ -265,6 +304,34 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         claim_that_does_not_wait,
         "unit/processing/test_fences.py::test_a_new_owner_begins_no_act_while_the_old_one_may_begin_one",
+    ),
+    (
+        subclasses_of_a_field_accepted,
+        f"{_AGGREGATES}/test_classes.py::test_an_object_that_would_be_read_back_changed_is_refused",
+    ),
+    (
+        stored_values_not_compared,
+        f"{_AGGREGATES}/test_custom_types.py::test_values_that_are_equal_but_stored_otherwise_are_refused",
+    ),
+    (
+        changes_by_encode_not_seen,
+        f"{_AGGREGATES}/test_custom_types.py::test_functions_that_do_not_keep_the_value_are_refused",
+    ),
+    (
+        unset_fields_forgotten,
+        f"{_AGGREGATES}/test_pydantic_models.py::test_a_model_is_read_back_with_all_that_it_has",
+    ),
+    (
+        private_attributes_not_compared,
+        f"{_AGGREGATES}/test_pydantic_models.py::test_a_private_attribute_that_is_not_the_default_is_refused",
+    ),
+    (
+        models_shared_in_a_state,
+        f"{_AGGREGATES}/test_pydantic_models.py::test_a_model_that_is_at_two_places_of_a_state_is_not_kept",
+    ),
+    (
+        captured_iterators_accepted,
+        f"{_AGGREGATES}/test_commands.py::test_a_command_that_captures_an_iterator_is_refused",
     ),
     (forget_that_deletes_slots, "unit/processing/test_fences.py::test_forget_fences_a_worker_that_still_runs"),
     (

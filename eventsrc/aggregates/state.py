@@ -363,7 +363,10 @@ def check_fields(kind: inspect.Type, *, with_custom: bool) -> None:
 
 def _find_private(made: Any) -> str | None:
     """Return the name of a field of an attrs class that msgspec does not store."""
-    return next((each.name for each in getattr(get_origin(made) or made, "__attrs_attrs__", ()) if each.name.startswith("_")), None)
+    return next(
+        (each.name for each in getattr(get_origin(made) or made, "__attrs_attrs__", ()) if each.name.startswith("_")),
+        None,
+    )
 
 
 def _explain(kind: inspect.Type) -> str:

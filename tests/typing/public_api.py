@@ -55,10 +55,21 @@ from eventsrc import (
     Usage,
     current_trace,
     open_store,
+    register_type,
     tag_of,
     trace,
 )
 from eventsrc.testing import given, when
+
+
+class Weight:
+    def __init__(self, grams: int) -> None:
+        self.grams = grams
+
+
+register_type(Weight, encode=lambda weight: weight.grams, decode=lambda stored: Weight(int(stored)))
+register_type(Weight, encode=lambda weight: weight.kilos, decode=Weight)  # type: ignore[attr-defined]
+register_type(Weight, encode=str)  # type: ignore[call-arg]
 
 
 class Other(Account, tag="other"):

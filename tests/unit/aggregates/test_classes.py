@@ -171,7 +171,7 @@ def with_attributes(value: Any, **attributes: Any) -> Any:
         (Lazy, Lazy(3)),
         (Derived, Derived(3)),
         (Derived, with_attributes(Derived(3), double=6)),
-        (Wide, Wide("1", ["a"])),  # type: ignore[call-overload]
+        (Wide, Wide("1", ["a"])),
         (Wide, with_attributes(Wide(1), later=8)),
         (Wider, Wider(1, width=3)),
         (Frozen, Frozen(number=1)),

@@ -91,8 +91,7 @@ class Growing(BaseModel):
         return number + 1
 
 
-class Computed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Computed(BaseModel, frozen=True, extra="forbid"):
     number: int
 
     @computed_field  # type: ignore[prop-decorator]
