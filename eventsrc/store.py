@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
@@ -15,9 +16,7 @@ from .usage import Usage
 MAX_VERSION = 2**53 - 2
 """The last version a stream can have. One more is still an exact number in every JSON reader."""
 
-MAX_TIME = 250_000_000_000_000_000 - 1
-"""The last time of a commit, in µs: in the year 9892, within the range of datetime."""
-
+MAX_TIME = 250_000_000_000_000_000 - 1  # µs: in the year 9892, within the range of datetime
 _ID, _TIME = msgspec.Meta(min_length=16, max_length=16), msgspec.Meta(ge=0, le=MAX_TIME)  # checked when decoded
 OVERHEAD = 100  # bytes of an item except its stream, payload and texts: names, numbers, the id, list headers
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -169,6 +168,11 @@ class Store(ABC):
         self, stream: str, *, after: int = 0, until: int = MAX_VERSION, backward: bool = False
     ) -> AsyncGenerator[Commit]:
         """Yield commits with `after < version <= until`. One page is held at a time, so memory use is constant."""
+
+    async def load_until(self, stream: str, version: int) -> Sequence[Commit]:
+        """Return the commits up to a version, oldest first. Override it if passing them one by one costs more."""
+        async with aclosing(self.read(stream, until=version)) as commits:
+            return [commit async for commit in commits]
 
     @abstractmethod
     async def put_snapshot(self, snapshot: Snapshot) -> bool:

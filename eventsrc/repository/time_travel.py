@@ -11,12 +11,11 @@ from typing import NamedTuple, TypeVar
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import Codec
 from ..aggregates.event import Event
-from ..concurrency import Turn
-from ..errors import AggregateNotFound
+from ..errors import AggregateNotFound, StreamCorrupt
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
-from ..stores.reading import read_backward_without_gaps, read_without_gaps
-from .folding import PART
+from ..stores.reading import check_contiguous, read_backward_without_gaps, read_without_gaps
+from .folding import fold_in_parts
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -53,24 +52,34 @@ async def load_as_of(
         raise TypeError(f"`at` is {type(at).__name__}; it must be a datetime")
     if at is not None and at.tzinfo is None:
         raise ValueError(f"{at} has no time zone; give it one, e.g. datetime.now(UTC)")
-    last, turn = _to_microseconds(at) if at is not None else inf, Turn()
-    part: list[Commit] = []
-    async with aclosing(read_without_gaps(store, aggregate.stream, until=version or MAX_VERSION)) as commits:
-        async for commit in commits:
-            if commit.time > last:
-                break
-            part.append(commit)
-            if len(part) == PART:
-                fold(aggregate, part)
-                part = []
-                await turn.end_if_long()
-    if part:
-        fold(aggregate, part)
+    stream, until = aggregate.stream, version or MAX_VERSION
+    last = _to_microseconds(at) if at is not None else inf
+    if at is None:
+        commits = await store.load_until(stream, until)
+    else:
+        commits = await _take_until(store.read(stream, until=until), last)
+    try:
+        check_contiguous(stream, 0, commits)
+    except StreamCorrupt:  # or a page was read while it was written
+        commits = await _take_until(read_without_gaps(store, stream, until=until), last)
+    if commits:
+        await fold_in_parts(fold, aggregate, commits)
     if aggregate.version == 0 or (version is not None and at is None and aggregate.version < version):
         wanted = f"version {version}" if at is None else f"{at}"
         detail = f"nothing at {wanted}; its commits were read up to version {aggregate.version}"
         raise AggregateNotFound(aggregate.stream, detail)
     return aggregate
+
+
+async def _take_until(read: AsyncGenerator[Commit], time: float) -> list[Commit]:
+    """Return the commits up to a time."""
+    taken: list[Commit] = []
+    async with aclosing(read) as commits:
+        async for commit in commits:
+            if commit.time > time:
+                break
+            taken.append(commit)
+    return taken
 
 
 def _to_microseconds(time: datetime) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -803,3 +805,98 @@ async def test_a_checkpoint_at_a_deleted_stream_is_accepted(tmp_path: Path) -> N
             other.execute("DELETE FROM log WHERE stream = 'a-1'")
         [batch] = [batch async for batch in store.feed(after=checkpoint, follow=False)]
         assert [commit.stream for commit in batch.commits] == ["b-1", "b-1"]
+
+
+async def test_other_programs_read_every_field_through_the_view(tmp_path: Path) -> None:
+    """With payloads of all sizes that MessagePack has headers for."""
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        for version, size in enumerate((0, 255, 256, 65_535, 65_536), 1):
+            await store.append(make_commit("s-é", version, payload=os.urandom(size)))
+        full = {
+            "correlation_id": "c-1",
+            "causation_ids": ("o-1@3.0",),
+            "command_id": "k",
+            "command_digest": b"12345678",
+        }
+        await store.append(make_commit("s-é", 6, metadata={"user": "ann"}, **full))
+        commits = (await store.load("s-é")).commits
+    with connect(path) as file:
+        file.row_factory = sqlite3.Row
+        rows = [dict(row) for row in file.execute("SELECT * FROM commits ORDER BY position")]
+    for row in rows:
+        for name in ("tags", "causation_ids", "metadata"):
+            row[name] = json.loads(row[name]) if row[name] else None
+        row["command_digest"] = b64decode(row["command_digest"]) if row["command_digest"] else None
+    assert rows == [
+        {
+            "position": each.position,
+            "stream": each.stream,
+            "version": each.version,
+            "id": each.id,
+            "time": each.time,
+            "events": each.events,
+            "tags": list(each.tags),
+            "correlation_id": each.correlation_id,
+            "causation_ids": list(each.causation_ids) or None,
+            "command_id": each.command_id,
+            "command_digest": each.command_digest,
+            "metadata": each.metadata or None,
+            "payload": each.payload,
+        }
+        for each in commits
+    ]
+
+
+async def test_positions_of_deleted_commits_are_not_used_again(tmp_path: Path) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        await fill(store, "a-1", 2)
+        await fill(store, "b-1", 3)
+        with connect(path) as other:
+            other.execute("DELETE FROM log WHERE stream = 'b-1'")
+        assert await store.last_position() == 5
+        assert (await store.append(make_commit("c-1"))).position == 6
+        with connect(path) as other:
+            other.execute("DELETE FROM log")
+        assert (await store.append(make_commit("c-1"))).position == 7
+
+
+@pytest.mark.parametrize("sizes", [(10, 5_000), (5_000,), (400_000,), (10, 400_000, 10, 10), (4_050, 4_096, 4_097)])
+async def test_commits_of_any_size_are_read_in_their_order(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """Large ones come from statements of their own, a page of some megabytes at a time."""
+    async with SQLiteStore(path := tmp_path / "events.db", max_commit_bytes=10_000_000) as store:
+        commits = [make_commit("s-1", n, payload=bytes(sizes[n % len(sizes)])) for n in range(1, 26)]
+        for commit in commits:
+            await store.append(commit)
+        expect_same((await store.load("s-1")).commits, commits, "loaded")
+        expect_same(await stored(store, "s-1"), commits, "read")
+        expect_same([each async for each in store.read("s-1", backward=True)][::-1], commits, "read backward")
+        batches = [batch async for batch in store.feed(follow=False)]
+        expect_same([each for batch in batches for each in batch.commits], commits, "from the feed")
+        assert all(sum(len(each.payload) for each in batch.commits) < 5_000_000 for batch in batches)
+        await damage(path, "position = 7", "record = x'90'")
+        batches = [batch async for batch in store.feed(follow=False, report_damaged=True)]
+        expect_same([each for batch in batches for each in batch.commits], [*commits[:6], *commits[7:]], "sound ones")
+
+
+async def test_a_load_takes_one_row_a_page(tmp_path: Path) -> None:
+    """The interpreter lock is given up at each row, so threads that compute hold up each row."""
+    async with SQLiteStore(tmp_path / "events.db") as store:
+        await fill(store, stream := fresh_stream(), 1_500)
+        statements: list[str] = []
+        await store.load(stream)
+        assert store._readers is not None
+        for connection in store._readers._connections:
+            connection.set_trace_callback(statements.append)
+        assert len((await store.load(stream)).commits) == 1_500
+        assert len(await store.load_until(stream, 1_500)) == 1_500
+        assert len(statements) == 4
+        assert all("group_concat" in statement for statement in statements)
+
+
+async def test_a_file_in_another_encoding_is_refused(path: Path) -> None:
+    with connect(path) as other:
+        other.execute("PRAGMA encoding = 'UTF-16'")
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("DROP TABLE theirs")
+    with pytest.raises(StoreRejected, match="UTF-8"):
+        await SQLiteStore(path).open()

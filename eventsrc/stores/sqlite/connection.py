@@ -129,6 +129,8 @@ def _create(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was first
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
+        if connection.execute("PRAGMA encoding").fetchone()[0] != b"UTF-8":
+            raise StoreRejected("SCHEMA", "the file keeps texts in another encoding than UTF-8; use a new file")
         for statement in SCHEMA.split("\n\n"):
             connection.execute(statement)
         connection.execute("INSERT INTO identity VALUES (1, ?)", (uuid4().hex,))

@@ -36,10 +36,11 @@ from .rows import (
     read_identity,
     read_last_position,
     read_of,
+    read_versions,
 )
 from .threads import Readers, Undecided, Writer
 
-_FIRST_PAGE = 256  # commits; the caller may need no more
+_FIRST_PAGE = 256  # commits of a read, of which the caller may need no more; later pages are whole
 
 
 class SQLiteStore(OrderedStore):
@@ -106,6 +107,12 @@ class SQLiteStore(OrderedStore):
             else:
                 low = page.rows[-1].version + 1
             limit = PAGE
+
+    async def load_until(self, stream: str, version: int) -> list[Commit]:
+        check_stream(stream)
+        with self.in_flight():
+            assert self._readers is not None
+            return await self._readers.run(lambda connection: read_versions(connection, stream, 1, version))
 
     async def identity(self) -> str:
         with self.in_flight():

@@ -19,7 +19,7 @@ from .connection import connect
 T = TypeVar("T")
 
 _MAX_JOBS = 1024  # in one transaction
-_READERS = 4  # threads
+_READERS = 2  # threads: one may read a long page of a feed; more than that only take turns with the interpreter
 
 
 class Undecided(Exception):
