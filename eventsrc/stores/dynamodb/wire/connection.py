@@ -89,12 +89,14 @@ class Connection:
         if self._given is not None:
             warn_of_retries(self._given)
             return self._given, SDKClient(self._given)
-        from .signed_client import SignedClient, is_proxied  # imported here, because it imports the SDK
+        from .credentials import CredentialSource  # imported here, because these import the SDK
+        from .signed_client import SignedClient, is_proxied
 
-        sdk, credentials, ca_bundle = await self._open_sdk(stack, "dynamodb", self.endpoint_url)
+        sdk, session, ca_bundle = await self._open_sdk(stack, "dynamodb", self.endpoint_url)
         endpoint = sdk.meta.endpoint_url
         if is_proxied(endpoint):
             return sdk, SDKClient(sdk)
+        credentials = CredentialSource(session)
         client = SignedClient(endpoint, sdk.meta.region_name, credentials, ca_bundle, deadline=self.deadline)
         stack.push_async_callback(client.aclose)
         return sdk, client
