@@ -99,6 +99,7 @@ async def test_every_request_works_without_reported_capacity_and_with_gzip(
         await expect_stored(store, commit.stream, [commit])
         with pytest.raises(ConflictError):
             await store.append(make_commit(commit.stream))
+    assert receipt.usage is not None
     assert receipt.usage.requests == 1
     assert (receipt.usage.write_units == 0) == (fault == UNMETERED)
 
