@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEMO := $(if $(filter dynamodb,$(STORE)),$(READY),.venv/demo)
 
-.PHONY: demo test lint types tests docs faults bench build lock latest lowest clean
+.PHONY: demo test lint types tests docs faults servers bench build lock latest lowest clean
 
 demo: $(DEMO)
 	@$(BIN)/python -m examples.flights --store $(STORE)
@@ -36,6 +36,10 @@ build: $(READY)
 # All campaigns, or some: `make faults PART=reading`.
 faults: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m campaigns $(PART)
+
+# The contracts on other servers of DynamoDB's protocol: dynalite and moto.
+servers: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m campaigns.servers
 
 .PHONY: pictures
 pictures:

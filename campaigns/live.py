@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 from support.proxy import (
+    ANONYMOUS,
     ANSWER_LOST,
     FLIP,
+    GZIP,
     HALF_ANSWER,
     LATE,
     LOST,
@@ -24,6 +26,7 @@ from support.proxy import (
     SLOW,
     STALL,
     TWICE,
+    UNMETERED,
     Answer,
     Fault,
     Proxy,
@@ -64,6 +67,9 @@ HARM: tuple[Fault, ...] = (  # faults of any network and any service
 FAULTS: Sequence[Fault] = (
     *HARM,
     STALL,
+    UNMETERED,
+    ANONYMOUS,
+    GZIP,
     error("TransactionInProgressException"),
     error("TeapotException", 418, forwarded=True),
     Answer(200, b"{}"),

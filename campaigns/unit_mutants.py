@@ -32,6 +32,8 @@ from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores.dynamodb import creation, table
 from eventsrc.stores.dynamodb.wire import connection, endpoints, observed_session, sdk, sending
+from eventsrc.stores.dynamodb import table
+from eventsrc.stores.dynamodb.wire import bodies, credentials, responses, sending
 from eventsrc.stores.dynamodb.wire.http import Pool
 from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
@@ -57,6 +59,8 @@ _CERTIFICATES = "integration/test_certificates.py"
 _ENDPOINTS = "integration/test_endpoints.py"
 _TABLES = "integration/test_tables.py"
 _AGGREGATES = "unit/aggregates"
+_RESPONSES = "unit/stores/dynamodb/test_responses.py"
+_CREDENTIALS = "integration/test_credentials.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -189,6 +193,37 @@ def no_retry_budget() -> list[Patch]:
 def retries_of_the_sdk_not_counted() -> list[Patch]:
     """The answer to the last attempt of the SDK counts as the answer to all."""
     return [edited(SDKClient, "call", ("repeated=sent.count > 1", "repeated=False"))]
+
+
+def any_answer_is_the_services() -> list[Patch]:
+    """A 200 with the body `{}` counts, whoever has sent it."""
+    return [edited(responses, "decode", ("not response.ConsumedCapacity", "False"))]
+
+
+def capacity_demanded() -> list[Patch]:
+    """An answer without the consumed capacity counts as an outage."""
+    return [edited(responses, "decode", ("and not reply.request_id", ""))]
+
+
+def gzip_without_an_end() -> list[Patch]:
+    """A body that was compressed may be cut off, or expand without an end."""
+    return [edited(bodies, "_decompress", ("if not member.eof or member.unused_data:", "if False:"))]
+
+
+def failed_source_is_permanent() -> list[Patch]:
+    """A source of credentials is not asked again after a failure."""
+    mutant = edited(credentials, "explain", ("return NotSent(f", 'return ServiceError("AccessDenied", 0) or NotSent(f'))
+    return [mutant]
+
+
+def output_of_a_command_quoted() -> list[Patch]:
+    """The error of a source is shown as the SDK reports it."""
+    return [edited(credentials, "explain", ("failed ({name}; {where})", "failed ({error}; {where})"))]
+
+
+def error_of_sts_is_an_answer() -> list[Patch]:
+    """The answer of the service that gives credentials counts as that of DynamoDB."""
+    return [edited(SDKClient, "call", ("error.operation_name != operation", "False"))]
 
 
 def winner_read_again() -> list[Patch]:
@@ -374,6 +409,15 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         retries_of_the_sdk_not_counted,
         "integration/test_sdk_retries.py::test_a_refusal_after_a_lost_answer_proves_nothing",
     ),
+    (any_answer_is_the_services, f"{_RESPONSES}::test_an_answer_without_capacity_and_request_id_proves_nothing"),
+    (capacity_demanded, f"{_RESPONSES}::test_an_answer_without_capacity_is_accepted_with_a_request_id"),
+    (gzip_without_an_end, f"{_RESPONSES}::test_damaged_gzip_data_is_refused"),
+    (failed_source_is_permanent, f"{_CREDENTIALS}::test_a_source_that_fails_once_is_asked_again"),
+    (
+        output_of_a_command_quoted,
+        f"{_CREDENTIALS}::test_a_source_that_always_fails_is_a_definite_failure_that_names_it",
+    ),
+    (error_of_sts_is_an_answer, f"{_CREDENTIALS}::test_a_failure_of_sts_is_not_taken_for_one_of_dynamodb"),
     (winner_read_again, "integration/test_append.py::test_a_conflict_takes_one_request_and_brings_the_winner"),
     (states_remembered_for_ever, f"{_EXECUTE}::test_a_state_is_remembered_up_to_its_age"),
     (turn_without_a_deadline, f"{_EXECUTE}::test_a_command_waits_for_others_on_its_id_no_longer_than_the_deadline"),

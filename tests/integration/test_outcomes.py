@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from support.bank import Account
 from support.proxy import (
+    ANONYMOUS,
     ANSWER_LOST,
     FLIP,
     HALF_ANSWER,
@@ -64,6 +65,7 @@ FAULTS: tuple[Fault, ...] = (
     HALF_ANSWER,
     FLIP,
     STALL,
+    ANONYMOUS,
     THROTTLE,
     error("InternalServerError", 500),
     error("InternalServerError", 500, forwarded=True),
@@ -450,7 +452,7 @@ async def test_other_responses_prove_nothing(bench: Bench, dynamodb_endpoint: st
         await expect_stored(bench.direct, commit.stream, [commit])
 
     # Local's errors carry no checksum, so a failed condition is recognised despite a flipped bit.
-    faults = [fault for fault in FAULTS if fault not in (THROTTLE, FLIP)]
+    faults = [fault for fault in FAULTS if fault not in (THROTTLE, FLIP, ANONYMOUS)]
     async with meeting(faults, dynamodb_endpoint, bench.store.table.name) as each:
         await asyncio.gather(*(check(proxy, store) for proxy, store in each))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import struct
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from zlib import crc32
 
 PASS, LOST, ANSWER_LOST, HALF_ANSWER, STALL = "pass", "lost", "answer lost", "half an answer", "stall"
 FLIP = "flip"  # flips a bit of the answer's body
@@ -19,6 +21,9 @@ TWICE = "twice"  # the service gets the request twice; the client gets the first
 LATE = "late"  # the connection breaks, and the service gets the request later
 SLOW = "slow"
 CRAWL = "crawl"  # so slow that clients with a short deadline give up; the service still carries out the request
+UNMETERED = "unmetered"  # the service's answer without its capacity, as other servers of the protocol send it
+ANONYMOUS = "anonymous"  # the same, and without the id of the request
+GZIP = "gzip"  # the service's answer, compressed although that was not requested
 HOLD = "hold"  # until `go_on` is set; then the service gets the request, even if the client has given up
 
 _SLOWNESS, _CRAWLING = 0.3, 1.5  # seconds
@@ -33,6 +38,7 @@ class Answer(NamedTuple):
     body: bytes
     forwarded: bool = False
     date: str = ""  # the header Date, which shows the service's clock
+    headers: str = ""  # further lines
 
 
 def error(code: str, status: int = 400, *, forwarded: bool = False) -> Answer:
@@ -123,13 +129,17 @@ class Proxy:
         if fault == FLIP and answer.startswith(b"HTTP/1.1 200"):  # the local service's errors have no checksum
             position = len(answer) - 1 - (len(answer.partition(b"\r\n\r\n")[2]) * 2 // 3)
             answer = answer[:position] + bytes([answer[position] ^ 1]) + answer[position + 1 :]
+        if fault in (UNMETERED, ANONYMOUS) and answer.startswith(b"HTTP/1.1 200"):
+            answer = _strip(answer, keep_id=fault == UNMETERED)
+        if fault == GZIP:
+            answer = _rewrite(answer, gzip.compress, "content-encoding: gzip")
         if fault == HALF_ANSWER:
             writer.write(answer[: len(answer) - 20])
             await writer.drain()
             return False
         if isinstance(fault, Answer):
             head = f"HTTP/1.1 {fault.status} scripted\r\nContent-Length: {len(fault.body)}\r\n"
-            head += f"Date: {fault.date}\r\n" if fault.date else ""
+            head += (f"Date: {fault.date}\r\n" if fault.date else "") + fault.headers
             answer = head.encode() + b"Content-Type: application/x-amz-json-1.0\r\n\r\n" + fault.body
         writer.write(answer)
         await writer.drain()
@@ -147,6 +157,28 @@ class Proxy:
         finally:
             self.forwarded += 1
             writer.close()
+
+
+def _strip(answer: bytes, *, keep_id: bool) -> bytes:
+    """Return the answer without its capacity, with or without the id of the request."""
+
+    def strip(body: bytes) -> bytes:
+        return json.dumps(
+            {name: value for name, value in json.loads(body).items() if name != "ConsumedCapacity"}
+        ).encode()
+
+    return _rewrite(answer, strip, without="" if keep_id else "x-amzn-requestid")
+
+
+def _rewrite(answer: bytes, change: Callable[[bytes], bytes], *more: str, without: str = "") -> bytes:
+    """Return the answer with another body, the right checksum and length, `more` headers and one header less."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    start, *lines = head.decode().split("\r\n")
+    names = {"content-length", "x-amz-crc32", without}
+    kept = [line for line in lines if line.partition(":")[0].lower() not in names]
+    body = change(body)
+    lines = [start, *kept, *more, f"content-length: {len(body)}", f"x-amz-crc32: {crc32(body)}"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 async def _read_message(reader: asyncio.StreamReader) -> bytes:

@@ -179,7 +179,8 @@ class DynamoDBStore(ManagedStore):
           units of consistent ones.
         - `after` is the checkpoint of a batch, to resume a scan. A resumed scan keeps its number of segments.
         - `units_per_second` limits the read units that the scan consumes, which leaves capacity for other requests. One
-          request of the scan reads up to 1 MB and takes up to 128 units.
+          request of the scan reads up to 1 MB and takes up to 128 units. A server that does not report units is not
+          limited.
         - With `report_damaged`, an item that cannot be read is named in its batch, and does not end the scan.
 
         Raises:

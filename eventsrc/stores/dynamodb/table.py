@@ -16,7 +16,7 @@ from ...errors import StoreError, StoreRejected, StoreUnavailable
 from ...usage import Usage
 from .creation import create_table
 from .wire.attributes import text_of
-from .wire.client import Reply, ServiceError, TransportError
+from .wire.client import Reply, ServiceError
 from .wire.connection import Connection
 from .wire.outcomes import ConditionNotMet, DeadlinePassed, to_store_rejected
 from .wire.responses import (
@@ -29,6 +29,7 @@ from .wire.responses import (
     QueryResponse,
     Response,
     TransactResponse,
+    decode,
 )
 from .wire.sending import count_tries, send
 
@@ -189,10 +190,7 @@ class Table:
         async def once() -> Reply:
             used.requests += 1
             reply = await client.call("GetItem", request)
-            try:
-                used.read_units += reply.read(Response).units
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                raise TransportError("the response is not one of DynamoDB") from None
+            used.read_units += decode(reply, Response).units
             return reply
 
         with self.guard(used):

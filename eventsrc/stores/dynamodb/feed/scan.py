@@ -91,7 +91,7 @@ async def _scan_pages(
             while not read_so_far.done:
                 await pace.wait()
                 page = await scan_page(_build_request(request, items, segment, len(progress), read_so_far))
-                pace.spend(page.ConsumedCapacity.CapacityUnits)
+                pace.spend(page.units)
                 key = page.LastEvaluatedKey
                 read_so_far = Progress(done=True) if key is None else Progress(items.read_key(key))
                 await pages.put((segment, page, read_so_far))

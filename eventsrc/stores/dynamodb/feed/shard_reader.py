@@ -52,9 +52,12 @@ class _Iterator(msgspec.Struct):
 
 
 class _Records(msgspec.Struct):
-    """A page of records. Without a next iterator, the shard is closed and this is its last page."""
+    """A page of records. Without a next iterator, the shard is closed and this is its last page.
 
-    Records: list[dict[str, Any]] = []
+    The service sends `Records` with each page: a body such as `{}` would otherwise end the shard.
+    """
+
+    Records: list[dict[str, Any]]
     NextShardIterator: str | None = None
 
 
@@ -117,7 +120,7 @@ async def read_shard(
         except ServiceError as error:
             refusals += (is_trimmed := error.code == _TRIMMED)
             if is_trimmed and not sequence and refusals > MAX_REFUSALS and is_closed():
-                page = _Records()  # the whole shard was trimmed, so its records are older than those to deliver
+                page = _Records([])  # the whole shard was trimmed, so its records are older than those to deliver
             else:
                 room.release()
                 # An iterator is refused if it is too old or its record was trimmed, by DynamoDB Local also if the shard

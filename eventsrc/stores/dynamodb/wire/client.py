@@ -16,6 +16,10 @@ CLOCK_CORRECTED = "ClockCorrected"
 """A code of this library: the request was refused because our clock was wrong. The next one has the right time."""
 
 
+CHECK_CREDENTIALS = "try again later, and check the source of the credentials"
+"""What to do if there are no credentials at this moment."""
+
+
 def divide(deadline: float) -> tuple[float, float]:
     """Return the seconds for making a connection, and for an exchange. A try that fails leaves time for another one."""
     return min(deadline / 3, 3.0), deadline / 2
@@ -29,6 +33,11 @@ class Reply(Protocol):
         """The Date header: when the service sent the response, by its clock. Empty if there is none."""
         ...
 
+    @property
+    def request_id(self) -> str:
+        """The header x-amzn-requestid: the service's number for the request. Empty if there is none."""
+        ...
+
     def read(self, kind: type[T]) -> T:
         """Decode the response as this type. Raises msgspec.ValidationError if it has another form."""
         ...
@@ -38,12 +47,15 @@ class ServiceError(Exception):
     """An error that the service returned. `reply` is the whole response: it has the item if a condition failed.
 
     The service's message is not kept, because it may change and may quote values. If the client has sent the request
-    more than once (`repeated`), the error says nothing about the earlier attempts.
+    more than once (`repeated`), the error says nothing about the earlier attempts. An error with status 0 is not the
+    service's: nothing was sent, and `detail` says why, without secrets.
     """
 
-    def __init__(self, code: str, status: int, reply: Reply | None = None, *, repeated: bool = False) -> None:
+    def __init__(
+        self, code: str, status: int, reply: Reply | None = None, *, repeated: bool = False, detail: str = ""
+    ) -> None:
         super().__init__(code, status)
-        self.code, self.status, self.reply, self.repeated = code, status, reply, repeated
+        self.code, self.status, self.reply, self.repeated, self.detail = code, status, reply, repeated, detail
 
 
 class TransportError(Exception):
@@ -52,6 +64,10 @@ class TransportError(Exception):
 
 class NotSent(TransportError):
     """Nothing was sent: there were no credentials or no connection. So this try did nothing."""
+
+    def __init__(self, reason: str, advice: str = "is the endpoint reachable?") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 class CertificateRefused(NotSent):

@@ -95,13 +95,14 @@ class Connection:
         if self._given is not None:
             warn_of_retries(self._given)
             return self._given, SDKClient(self._given)
-        from .signed_client import SignedClient  # imported here, because it needs a package of the extra
+        from .credentials import CredentialSource  # imported here, because these need packages of the extra
+        from .signed_client import SignedClient
 
         self._session = self.session or new_session()
         sdk, self._endpoint, tls = await self._open_sdk(stack, "dynamodb", endpoint_url=self.endpoint_url)
         if is_proxied(self._endpoint, sdk.meta.config.proxies):
             return sdk, SDKClient(sdk, self._timeout)
-        credentials, region = await self._session.get_credentials(), sdk.meta.region_name
+        credentials, region = CredentialSource(core_session(self._session)), sdk.meta.region_name
         client = SignedClient(self._endpoint, region, credentials, tls=tls, deadline=self.deadline)
         stack.push_async_callback(client.aclose)
         return sdk, client

@@ -33,6 +33,8 @@ _THROTTLE_CODES = frozenset(
 _RETRYABLE_CODES = _THROTTLE_CODES | {CLOCK_CORRECTED}
 
 _CREDENTIALS = "the credentials are not valid or have expired; renew them"
+_PROFILE = "the configuration of the credentials is not valid; correct the profile or its file"
+_SSO = "there is no valid SSO session; run `aws sso login` with the profile"
 _CLOCK = "the signature does not match; correct the clock, or the secret key"
 _RIGHTS = "the credentials lack a right that the store needs; see the IAM policy in docs/operations.md"
 _ADVICE = {
@@ -58,7 +60,16 @@ _ADVICE = {
     "RequestExpired": _CLOCK,
     "NoCredentialsError": "no credentials were found; configure the session",
     "PartialCredentialsError": "the credentials are incomplete; give both the access key and the secret key",
-    "CredentialRetrievalError": "the source of the credentials did not return them",
+    "CredentialRetrievalError": "the source of the credentials does not return them",
+    "ProfileNotFound": _PROFILE,
+    "ConfigNotFound": _PROFILE,
+    "ConfigParseError": _PROFILE,
+    "InvalidConfigError": _PROFILE,
+    "UnknownCredentialError": _PROFILE,
+    "SSOTokenLoadError": _SSO,
+    "UnauthorizedSSOTokenError": _SSO,
+    "TokenRetrievalError": _SSO,
+    "RefreshWithMFAUnsupportedError": "the role needs an MFA code, which cannot be requested; use other credentials",
     "ParamValidationError": "the SDK refuses the request",
 }
 
@@ -100,7 +111,8 @@ class DeadlinePassed(Exception):
             return Throttled(
                 "no connection became free before the deadline; raise max_connections, or send fewer requests at once"
             )
-        return StoreUnavailable(f"{self.reason or 'no response'} until the deadline; is the endpoint reachable?")
+        advice = self.last.advice if isinstance(self.last, NotSent) else "is the endpoint reachable?"
+        return StoreUnavailable(f"{self.reason or 'no response'} until the deadline; {advice}")
 
 
 def to_certificate_rejection(refused: CertificateRefused) -> StoreRejected:
@@ -124,6 +136,8 @@ def to_store_rejected(error: ServiceError, *tables: str, quoting: bool = False) 
     advice = _ADVICE.get(error.code, "the service refuses the request")
     if error.code == "ResourceNotFoundException" and tables:
         advice += f" ({', '.join(sorted(set(tables)))})"
+    if error.detail:
+        advice += f": {error.detail}"
     if quoting and error.reply is not None:
         try:
             message = error.reply.read(_ErrorMessage)
@@ -161,7 +175,7 @@ def unwrap_cancellation(error: ServiceError) -> ServiceError:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return error
     code = next((code for reason, code in _CANCELLATION_CODES.items() if reason in reasons), error.code)
-    return ServiceError(code, error.status, error.reply, repeated=error.repeated)
+    return ServiceError(code, error.status, error.reply, repeated=error.repeated, detail=error.detail)
 
 
 def is_definite(error: Exception) -> bool:

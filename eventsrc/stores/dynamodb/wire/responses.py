@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .client import Client, TransportError
+from .client import Client, Reply, TransportError
 
 T = TypeVar("T")
 
@@ -46,31 +46,34 @@ class Capacity(msgspec.Struct):
 
 
 class Metered(msgspec.Struct, kw_only=True):
-    """A response that reports the capacity units that the request consumed."""
+    """A response to a request that asks for the capacity it consumes. Some servers do not report it: see `decode`."""
+
+    ConsumedCapacity: Any = None
 
     @property
     def units(self) -> float:
+        """The capacity units that the request consumed, 0 if they are not reported."""
         raise NotImplementedError
 
 
 class Response(Metered, kw_only=True):
-    """The response to a request for one table, which asks for its capacity: a body without it is not the service's."""
+    """The response to a request for one table."""
 
-    ConsumedCapacity: Capacity
+    ConsumedCapacity: Capacity | None = None
 
     @property
     def units(self) -> float:
-        return self.ConsumedCapacity.CapacityUnits
+        return self.ConsumedCapacity.CapacityUnits if self.ConsumedCapacity is not None else 0.0
 
 
 class TransactResponse(Metered, kw_only=True):
     """The response to TransactWriteItems, with the capacity that each table consumed."""
 
-    ConsumedCapacity: list[Capacity]
+    ConsumedCapacity: list[Capacity] | None = None
 
     @property
     def units(self) -> float:
-        return sum(capacity.CapacityUnits for capacity in self.ConsumedCapacity)
+        return sum(capacity.CapacityUnits for capacity in self.ConsumedCapacity or ())
 
 
 class BatchResponse(TransactResponse, kw_only=True):
@@ -115,8 +118,20 @@ class Cancelled(msgspec.Struct):
 
 async def send_once(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
     """Send a request once. Raises ServiceError if it is refused, and TransportError without a valid response."""
-    reply = await client.call(operation, request)
+    return decode(await client.call(operation, request), kind)
+
+
+def decode(reply: Reply, kind: type[T]) -> T:
+    """Return a reply as this type. Raises TransportError if it is not the service's.
+
+    A body such as `{}` may also come from a broken gateway that has not forwarded the request, whatever its status and
+    its content type are. So the service is recognised by the capacity that was asked for or, because other servers of
+    the same protocol do not report it, by the id of the request.
+    """
     try:
-        return reply.read(kind)
+        response = reply.read(kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise TransportError("the response is not one of DynamoDB") from None
+    if isinstance(response, Metered) and not response.ConsumedCapacity and not reply.request_id:
+        raise TransportError("the response has neither the consumed capacity nor the header x-amzn-requestid")
+    return response

@@ -91,7 +91,8 @@ async def send(call: Callable[[], Awaitable[T]], limits: Limits) -> T:
                 raise
             except asyncio.CancelledError as cut:
                 if isinstance(cut.__cause__, NotSent):
-                    last, ambiguous = cut.__cause__, before
+                    last = last if isinstance(last, NotSent) else cut.__cause__  # the earlier one says why
+                    ambiguous = before
                 raise
 
     try:

@@ -14,11 +14,14 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
 class Credentials(NamedTuple):
-    """AWS credentials. Temporary ones have a `token`."""
+    """AWS credentials. Temporary ones have a `token`. Printed, they show the access key only."""
 
     access_key: str
     secret_key: str
     token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key!r}, ...)"
 
 
 class Signer:

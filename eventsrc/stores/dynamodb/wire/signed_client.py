@@ -6,22 +6,23 @@ used to find the credentials, the region and the endpoint, and to administer tab
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from ssl import SSLContext
 from time import time
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from zlib import crc32
 
 import msgspec
 
-from .client import CLOCK_CORRECTED, NotSent, Reply, ServiceError, TransportError, divide
+from .bodies import read_body, read_error
+from .client import CLOCK_CORRECTED, Reply, ServiceError, TransportError, divide
+from .credentials import CredentialSource
 from .http import BadResponse, HttpResponse, Pool
-from .signature import Credentials, Signer
+from .signature import Signer
 
 T = TypeVar("T")
 
@@ -31,11 +32,18 @@ _CLOCK_CODES = frozenset({"InvalidSignatureException", "RequestTimeTooSkewed", "
 
 
 class JSONReply:
-    """A response with a JSON body."""
+    """A response with a JSON body. The names of its headers are in lower case."""
 
-    def __init__(self, body: bytes, date: str = "") -> None:
-        self._body = body
-        self.date = date
+    def __init__(self, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._body, self._headers = body, headers
+
+    @property
+    def date(self) -> str:
+        return self._headers.get("date", "")
+
+    @property
+    def request_id(self) -> str:
+        return self._headers.get("x-amzn-requestid", "")
 
     def read(self, kind: type[T]) -> T:
         response: T = _decoder(kind).decode(self._body)  # type: ignore[arg-type]  # classes are hashable
@@ -47,16 +55,9 @@ def _decoder(kind: Any) -> Any:
     return msgspec.json.Decoder(kind)
 
 
-class _Error(msgspec.Struct):
-    """The field that all errors of the service have."""
-
-    type: str = msgspec.field(name="__type", default="")
-
-
 class SignedClient:
     """Sends each request once, over a pool of connections. It belongs to one event loop, which also closes it.
 
-    - `credentials` are an object of the SDK, which renews them.
     - `tls` says which certificates it trusts. It is None for an endpoint without encryption.
     - If the clock is wrong, requests are signed with the service's time.
     - It does not support proxies: see `endpoints.is_proxied`.
@@ -66,7 +67,7 @@ class SignedClient:
         self,
         endpoint: str,
         region: str,
-        credentials: Any,
+        credentials: CredentialSource,
         *,
         tls: SSLContext | None,
         deadline: float,
@@ -85,10 +86,11 @@ class SignedClient:
 
     async def call(self, operation: str, request: Mapping[str, Any]) -> Reply:
         body = self._encode(request)
-        credentials, ahead = await self._get_credentials(), self._ahead
+        credentials, ahead = await self._credentials.get(), self._ahead
         headers = self._signer.headers(_API + operation, body, credentials, time() + ahead)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        head = f"POST / HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode()
+        # Without `identity`, a server may choose any encoding (RFC 9110, section 12.5.3).
+        head = f"POST / HTTP/1.1\r\n{lines}accept-encoding: identity\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         try:
             response = await self._pool.exchange(head + body)
         except (BadResponse, OSError) as error:
@@ -98,46 +100,23 @@ class SignedClient:
         raise failure  # outside the handlers, because the original error may contain the request
 
     def _read(self, response: HttpResponse, ahead: float) -> Reply:
-        expected = response.headers.get("x-amz-crc32")
-        if expected is not None and expected != str(crc32(response.body)):
-            raise TransportError("the response has a wrong checksum")
+        headers = response.headers
+        body = read_body(headers, response.body)
+        reply = JSONReply(body, headers)
         if response.status == 200:
-            return JSONReply(response.body, response.headers.get("date", ""))
-        raise self._to_service_error(response.status, response.body, ahead, response.headers.get("date"))
+            return reply
+        code, _ = read_error(headers, body)
+        if code in _CLOCK_CODES and self._correct_clock(ahead, reply.date):
+            raise ServiceError(CLOCK_CORRECTED, response.status)
+        raise ServiceError(code, response.status, reply)
 
-    async def _get_credentials(self) -> Credentials:
-        if self._credentials is None:
-            raise ServiceError("NoCredentialsError", 0)
-        try:
-            credentials = await self._credentials.get_frozen_credentials()
-        except asyncio.CancelledError as cancelled:
-            raise cancelled from NotSent("no credentials")
-        except Exception as error:  # noqa: BLE001  # any error of the credentials' source; nothing was sent
-            reason = type(error).__name__
-        else:
-            in_headers = f"{credentials.access_key}{credentials.token or ''}"
-            if in_headers.isascii() and in_headers.isprintable():
-                return Credentials(credentials.access_key, credentials.secret_key, credentials.token)
-            reason = "the credentials have a character that a header cannot contain"
-        raise ServiceError("CredentialRetrievalError", 0) from RuntimeError(reason)
-
-    def _to_service_error(self, status: int, body: bytes, ahead: float, date: str | None) -> ServiceError:
-        reply = JSONReply(body)
-        try:
-            code = reply.read(_Error).type.rpartition("#")[2]
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            code = ""
-        if code in _CLOCK_CODES and self._correct_clock(ahead, date):
-            return ServiceError(CLOCK_CORRECTED, status)
-        return ServiceError(code, status, reply)
-
-    def _correct_clock(self, signed_ahead: float, date: str | None) -> bool:
+    def _correct_clock(self, signed_ahead: float, date: str) -> bool:
         """Correct the clock from the service's time, and return whether it was wrong.
 
         The refused request was signed with a time `signed_ahead` seconds ahead of our clock.
         """
         try:
-            service_time = parsedate_to_datetime(date or "").replace(tzinfo=UTC)
+            service_time = parsedate_to_datetime(date).replace(tzinfo=UTC)
         except (ValueError, OverflowError):
             return False
         ahead = (service_time - datetime.now(UTC)).total_seconds()
