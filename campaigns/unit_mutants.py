@@ -196,7 +196,7 @@ def retries_of_the_sdk_not_counted() -> list[Patch]:
 
 
 def any_answer_is_the_services() -> list[Patch]:
-    """A 200 with the body `{}` counts, whoever has sent it."""
+    """A 200 with the body `{}` counts, also if a gateway has sent it."""
     return [edited(responses, "decode", ("not response.ConsumedCapacity", "False"))]
 
 

@@ -61,7 +61,7 @@ class Environment:
 
 
 class Command:
-    """A program for `credential_process`, which fails and prints a secret as often as it is told."""
+    """A program for `credential_process`, which fails and prints a secret as often as a test wants."""
 
     def __init__(self, environment: Environment) -> None:
         self._failures = environment.folder / "failures"
@@ -81,7 +81,7 @@ class Command:
 
 
 class Server:
-    """An HTTP server whose answers a function gives. It fails as often as it is told."""
+    """An HTTP server whose answers a function gives. It fails as often as a test wants."""
 
     def __init__(self, answer: Callable[[str], Answer], failure: Answer) -> None:
         self._answer, self._failure, self._failures = answer, failure, 0
