@@ -8,7 +8,6 @@ and the writer never blocks them.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Collection
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..feed import Damaged, Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
-from .connection import connect
+from .file import FILE_MODE, DatabaseFile
 from .rows import (
     PAGE,
     PAGE_BACKWARD,
@@ -53,12 +52,19 @@ class SQLiteStore(OrderedStore):
 
     poll = 0.05  # seconds between looks for commits of other processes
 
-    def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        deadline: float = 10.0,
+        max_commit_bytes: int = MAX_COMMIT_BYTES,
+        file_mode: int = FILE_MODE,
+    ) -> None:
         super().__init__()
         if str(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         check_deadline(deadline)
-        self._path = os.path.abspath(path)  # resolved now: the working directory may change later
+        self._file = DatabaseFile(path, file_mode)
         self.deadline = self._deadline = deadline
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
@@ -89,8 +95,8 @@ class SQLiteStore(OrderedStore):
                 receipt = await self._writer.submit(lambda connection: append(connection, commit, row, used))
                 self.notify()
                 return receipt
-            except Undecided:
-                raise CommitOutcomeUnknown(commit) from None
+            except Undecided as undecided:
+                raise CommitOutcomeUnknown(commit, str(undecided)) from None
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -169,10 +175,15 @@ class SQLiteStore(OrderedStore):
                 raise StoreUnavailable("the snapshot may not have been written") from None
 
     async def on_open(self) -> None:
-        connection = await asyncio.to_thread(connect, self._path, self._deadline)
-        self._readers = Readers(self._path, self._deadline)
-        self._writer = Writer(connection, self._readers)
         self._identity = None
+        readers = Readers(self._file, self._deadline)
+        writer = Writer(self._file, self._deadline, readers)
+        try:
+            await writer.opened()
+        except BaseException:
+            writer.end()
+            raise
+        self._writer, self._readers = writer, readers
 
     async def on_close(self) -> None:
         writer, self._writer, self._readers = self._writer, None, None
