@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from contextlib import closing, suppress
-from sqlite3 import Connection, DatabaseError, sqlite_version_info
-from sqlite3 import connect as sqlite_connect
 from threading import Lock
 from typing import NamedTuple
 from urllib.parse import quote
@@ -55,8 +54,8 @@ class DatabaseFile:
         Raises:
             StoreRejected: SQLite is too old, or the file is not a regular one, or it or its folder is not writable.
         """
-        if sqlite_version_info < OLDEST_LIBRARY:
-            found, oldest = (".".join(map(str, version)) for version in (sqlite_version_info, OLDEST_LIBRARY))
+        if sqlite3.sqlite_version_info < OLDEST_LIBRARY:
+            found, oldest = (".".join(map(str, version)) for version in (sqlite3.sqlite_version_info, OLDEST_LIBRARY))
             raise StoreRejected(
                 "LIBRARY",
                 f"this Python has SQLite {found}, and {oldest} or newer is needed; use a newer Python or SQLite",
@@ -128,14 +127,10 @@ class DatabaseFile:
         except OSError:
             raise self._explain_loss(self.path, "is gone") from None
         self._opened = (_identify(found),)
-        content = Content(0, frozenset())
-        if found.st_size:
-            try:
-                content = self._read()
-            except DatabaseError:
-                if unfinished != 0:
-                    raise
-                # its creation was cut short; SQLite makes it empty again
+        if found.st_size == 1:  # for SQLite, that is an empty file
+            raise StoreRejected("SQLITE_NOTADB", f"{self.path}: the file is not an SQLite database")
+        # Without `_read`, a file whose creation was cut short is empty: SQLite takes back what there is of it.
+        content = self._read() if found.st_size and unfinished != 0 else Content(0, frozenset())
         if content.is_empty and (unfinished or _size(f"{self._real}-wal")):
             raise self._refuse(
                 "SCHEMA",
@@ -147,13 +142,13 @@ class DatabaseFile:
     def _read(self) -> Content:
         # `immutable`: no lock, no journal, no other file. `writable_schema`: read on although the log has more pages.
         url = f"file:{quote(os.fsencode(self.path))}?mode=ro&immutable=1"
-        with closing(sqlite_connect(url, isolation_level=None, check_same_thread=False, uri=True)) as connection:
+        with closing(sqlite3.connect(url, isolation_level=None, check_same_thread=False, uri=True)) as connection:
             connection.text_factory = bytes
             connection.execute("PRAGMA writable_schema = ON")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             try:
                 return Content(version, read_columns(connection))
-            except DatabaseError:
+            except sqlite3.DatabaseError:
                 return Content(version, None)
 
     def _refuse(self, code: str, reason: str) -> StoreRejected:
@@ -167,7 +162,7 @@ class DatabaseFile:
         )
 
 
-def read_columns(connection: Connection) -> frozenset[str]:
+def read_columns(connection: sqlite3.Connection) -> frozenset[str]:
     """Return the columns of all tables that are not virtual, as `table.column`."""
     found = [row[0] for row in connection.execute(_COLUMNS).fetchall()]
     return frozenset(each.decode(errors="replace") if isinstance(each, bytes) else each for each in found)
@@ -201,4 +196,7 @@ def _pages_before(journal: str) -> int | None:
 
 
 def _size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from .rows import (
     to_json,
 )
 from .threads import Readers, Undecided, Writer
+from .watcher import Watcher
 
 PAGE_COMMITS = 256
 
@@ -50,7 +52,7 @@ class SQLiteStore(OrderedStore):
     visible.
     """
 
-    poll = 0.05  # seconds between looks for commits of other processes
+    poll = 0.01  # seconds between looks for commits of other processes
 
     def __init__(
         self,
@@ -69,6 +71,8 @@ class SQLiteStore(OrderedStore):
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
         self._readers: Readers | None = None
+        self._watcher: Watcher | None = None
+        self._appended: int | None = None  # the position of the last commit stored through this object
         self._identity: str | None = None  # of the file that is open
 
     async def append(self, commit: Commit) -> Receipt:
@@ -93,6 +97,7 @@ class SQLiteStore(OrderedStore):
             assert self._writer is not None
             try:
                 receipt = await self._writer.submit(lambda connection: append(connection, commit, row, used))
+                self._appended = receipt.position
                 self.notify()
                 return receipt
             except Undecided as undecided:
@@ -186,7 +191,28 @@ class SQLiteStore(OrderedStore):
         self._writer, self._readers = writer, readers
 
     async def on_close(self) -> None:
-        writer, self._writer, self._readers = self._writer, None, None
+        writer, watcher = self._writer, self._watcher
+        self._writer = self._readers = self._watcher = None
+        if watcher is not None:
+            watcher.end()  # the threads release everything, also if the wait below is cancelled
         if writer is not None:
-            writer.end()  # its thread releases everything, also if the wait below is cancelled
+            writer.end()
             await asyncio.to_thread(writer.join)
+        if watcher is not None:
+            await asyncio.to_thread(watcher.join)
+
+    def watch(self, *, following: bool) -> None:
+        if following and self._watcher is None and self._writer is not None and self.poll is not None:
+            loop = asyncio.get_running_loop()
+
+            def found(position: int | None) -> None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._found, position)
+
+            self._watcher = Watcher(self._file, self._deadline, self.poll, found)
+        if self._watcher is not None:
+            self._watcher.follow(following=following)
+
+    def _found(self, position: int | None) -> None:
+        if position is None or position != self._appended:
+            self.notify()

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _MAX_CALLS = 1024  # in one transaction
 _READERS = 4  # threads
+_TO_OPEN = 1.0  # seconds for everything except locks, so that an error that names a lock comes first
 
 
 class Undecided(Exception):
@@ -57,11 +58,12 @@ class Waiting:
         self._calls: dict[Call[Any], None] = {}  # in the order of their deadlines
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, work: Callable[[sqlite3.Connection], T]) -> Call[T]:
-        call = Call(work, self._loop.create_future(), monotonic() + self._deadline)
+    def add(self, work: Callable[[sqlite3.Connection], T], *, extra: float = 0.0) -> Call[T]:
+        """Return a call that ends at the deadline, or `extra` seconds later if no other one waits."""
+        call = Call(work, self._loop.create_future(), monotonic() + self._deadline + extra)
         self._calls[call] = None
         if self._timer is None:
-            self._timer = self._loop.call_later(self._deadline, self._end_late_calls)
+            self._timer = self._loop.call_later(self._deadline + extra, self._end_late_calls)
         return call
 
     def answer(self, answers: Sequence[tuple[Call[Any], Any]]) -> None:
@@ -109,12 +111,12 @@ class Writer:
         self._waiting = Waiting(deadline, self._explain_late)
         self._is_locked = False  # whether another connection holds the write lock
         self._log_size, self._bound = 0, LOG_BYTES
-        self._opening = self._waiting.add(_read_nothing)
+        self._opening = self._waiting.add(_read_nothing, extra=_TO_OPEN)
         self._thread = threading.Thread(target=self._run, name="eventsrc-sqlite-writer", daemon=True)
         self._thread.start()
 
     async def opened(self) -> None:
-        """Wait until the thread has opened the file. Raises StoreError if it cannot, or not before the deadline."""
+        """Wait until the thread has opened the file. Raises StoreError if it cannot, or not in time."""
         await self._opening.future
 
     async def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -146,20 +148,17 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            # A little sooner than the deadline of the caller, which therefore gets the error of `connect`.
-            self._connection = connection = connect(self._file, self._deadline * 0.9)
-            # `_begin` waits longer, but can say then what it waited for.
-            connection.execute(f"PRAGMA busy_timeout = {max(1, int(self._deadline * 100))}")
+            self._connection = connect(self._file, self._deadline)
         except BaseException as error:  # noqa: BLE001  # the caller gets it
             self._waiting.answer([(self._opening, _to_error(error))])
+        else:
+            with suppress(*ERRORS):  # `_begin` waits until the deadline, but with this it knows sooner what it waits for
+                self._connection.execute(f"PRAGMA busy_timeout = {max(1, int(self._deadline * 100))}")
+            self._waiting.answer([(self._opening, None)])
+            while (call := self._queue.get()) is not None and self._run_calls(call):
+                pass
             self._readers.close()
-            return
-        self._waiting.answer([(self._opening, None)])
-        while (call := self._queue.get()) is not None:
-            if not self._run_calls(call):
-                break
-        self._readers.close()
-        connection.close()  # last: the last connection to close merges the log into the file
+            self._connection.close()  # last: the last connection to close merges the log into the file
 
     def _run_calls(self, first: Call[Any]) -> bool:
         """Run this call and those that wait after it. Return False at the end of the queue."""
