@@ -1,5 +1,7 @@
 """The deadline of an SQLiteStore: each call ends, and what is reported as not written is never written later."""
 
+# ruff: noqa: ASYNC240  # files are listed while nothing else runs
+
 from __future__ import annotations
 
 import asyncio
@@ -14,6 +16,7 @@ import pytest
 
 from eventsrc import Commit, CommitOutcomeUnknown, Snapshot, SQLiteStore, StoreRejected, StoreUnavailable
 from eventsrc.stores.sqlite import threads
+from eventsrc.stores.sqlite.connection import connect
 from eventsrc.testing.contract.samples import fill, make_commit
 
 DEADLINE = 0.5  # seconds
@@ -50,7 +53,9 @@ async def ids(store: SQLiteStore, stream: str) -> list[bytes]:
     return [commit.id for commit in (await store.load(stream)).commits]
 
 
-async def test_behind_a_writer_that_hangs_an_append_has_not_begun_and_the_one_in_it_may_land(store: SQLiteStore) -> None:
+async def test_an_append_that_waits_for_a_hanging_writer_is_withdrawn_and_its_own_is_unknown(
+    store: SQLiteStore,
+) -> None:
     hold = Hold(store)
     first, second = make_commit("s-1"), make_commit("s-2")
     in_transaction = asyncio.create_task(store.append(first))
@@ -100,11 +105,8 @@ async def test_reads_end_at_the_deadline_and_free_their_threads(store: SQLiteSto
     assert len(await ids(store, "s-1")) == 1
 
 
-async def test_opening_ends_although_the_disk_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_opening_ends_although_the_disk_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    connect = threads.connect
 
     def slow(*arguments: object) -> sqlite3.Connection:
         released.wait(30)

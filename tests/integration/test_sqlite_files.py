@@ -92,7 +92,11 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
     "a version, no tables": lambda path: theirs(path, "DROP TABLE commits", "PRAGMA user_version = 1"),
     "killed, WAL": lambda path: crashed(path, "CREATE TABLE t (x)", BLOBS, journal="WAL"),
     "killed, WAL, a version": lambda path: crashed(
-        path, "CREATE TABLE commits (x)", "PRAGMA user_version = 1", "PRAGMA wal_checkpoint", BLOBS.replace(" t ", " commits "),
+        path,
+        "CREATE TABLE commits (x)",
+        "PRAGMA user_version = 1",
+        "PRAGMA wal_checkpoint",
+        BLOBS.replace(" t ", " commits "),
         journal="WAL",
     ),
     "killed in a transaction": lambda path: crashed(path, "CREATE TABLE t (x)", BLOBS, "BEGIN", "UPDATE t SET x = 1"),
@@ -114,7 +118,9 @@ async def test_a_file_of_another_program_is_refused_and_left_as_it_was(tmp_path:
     assert (snapshot_of(tmp_path) if "pipe" not in kind else {}) == before
 
 
-@pytest.mark.parametrize("kind", ["text", "one byte", "encrypted", "zeros", "emptied, with its log", "a folder", "a pipe"])
+@pytest.mark.parametrize(
+    "kind", ["text", "one byte", "encrypted", "zeros", "emptied, with its log", "a folder", "a pipe"]
+)
 async def test_a_file_that_cannot_hold_checkpoints_is_left_as_it_was(tmp_path: Path, kind: str) -> None:
     """That of another program can, because tables of read models are next to those of the checkpoints."""
     FOREIGN[kind](path := tmp_path / "model.db")
@@ -278,7 +284,7 @@ async def test_a_file_that_takes_the_place_of_the_open_one_keeps_its_log(tmp_pat
             assert (tmp_path / "events.db-wal").exists()
             await new.append(make_commit("s-2", 2))
         async with SQLiteStore(path) as new:
-            assert [each.id for each in (await new.load("s-2")).commits][0] == commit.id
+            assert (await new.load("s-2")).commits[0].id == commit.id
 
 
 async def test_an_old_library_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The file of a database and the two that SQLite keeps with it: which ones are open, and whether they are still there."""
+"""The file of a database and the two that SQLite keeps with it: what they hold, and whether they are still there."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class DatabaseFile:
         self._opened = (_identify(found),)
         if found.st_size == 1:  # for SQLite, that is an empty file
             raise StoreRejected("SQLITE_NOTADB", f"{self.path}: the file is not an SQLite database")
-        # Without `_read`, a file whose creation was cut short is empty: SQLite takes back what there is of it.
+        # 0 pages before: its creation was cut short, and SQLite takes back what there is of it.
         content = self._read() if found.st_size and unfinished != 0 else Content(0, frozenset())
         if content.is_empty and (unfinished or _size(f"{self._real}-wal")):
             raise self._refuse(
@@ -187,7 +187,7 @@ def _is_writable(path: str) -> bool:
 
 
 def _pages_before(journal: str) -> int | None:
-    """Return the pages that a database had before the transaction of this rollback journal; None if it is not in use."""
+    """Return the pages that the database had before the transaction of its rollback journal; None if there is none."""
     with suppress(FileNotFoundError), open(journal, "rb") as file:
         header = file.read(20)
         if len(header) == 20 and header.startswith(_MAGIC):

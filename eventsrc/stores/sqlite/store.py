@@ -47,9 +47,13 @@ PAGE_COMMITS = 256
 class SQLiteStore(OrderedStore):
     """A store in an SQLite file. The file is created if it is missing; its folder must exist.
 
-    Several stores and processes may use one file at once. `deadline` is the number of seconds that a call waits for
-    another process's transaction. `position` numbers the commits of the whole file in the order in which they became
-    visible.
+    - Several stores and processes may use one file at once. `position` numbers the commits of the whole file in the
+      order in which they became visible.
+    - `deadline` is the number of seconds that a call may take. Opening may take one more. An append that ends as not
+      done then is never written later.
+    - The file is created with the permissions `file_mode`, whatever the umask. SQLite gives them to its other files.
+    - If the file is deleted or replaced while it is open, the next call raises StoreRejected with the code FILE. No
+      commit is acknowledged that is not in the file at the path.
     """
 
     poll = 0.01  # seconds between looks for commits of other processes

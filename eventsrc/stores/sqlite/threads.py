@@ -152,7 +152,9 @@ class Writer:
         except BaseException as error:  # noqa: BLE001  # the caller gets it
             self._waiting.answer([(self._opening, _to_error(error))])
         else:
-            with suppress(*ERRORS):  # `_begin` waits until the deadline, but with this it knows sooner what it waits for
+            with suppress(
+                *ERRORS
+            ):  # `_begin` waits until the deadline, but with this it knows sooner what it waits for
                 self._connection.execute(f"PRAGMA busy_timeout = {max(1, int(self._deadline * 100))}")
             self._waiting.answer([(self._opening, None)])
             while (call := self._queue.get()) is not None and self._run_calls(call):
@@ -241,8 +243,8 @@ class Writer:
             if merged < pages:
                 self._bound = 2 * self._log_size
                 log.warning(
-                    "%s-wal has grown to %d MiB, because a connection still reads an old state, and it grows until that "
-                    "one ends its transaction; look for another program that has the file open, or a cursor left open",
+                    "%s-wal has grown to %d MiB, because a connection reads an old state, and it grows until that one "
+                    "ends its transaction; look for another program that has the file open, or a cursor left open",
                     self._file.path,
                     self._log_size >> 20,
                 )
