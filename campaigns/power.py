@@ -18,12 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from itertools import count
 from random import Random
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any, Literal
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
@@ -35,6 +39,7 @@ from eventsrc.aggregates.codec import join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.store import MAX_VERSION
 from eventsrc.stores.sqlite.connection import connect
+from eventsrc.stores.sqlite.file import DatabaseFile
 from eventsrc.stores.sqlite.rows import read_versions
 from eventsrc.uuid7 import uuid7
 
@@ -49,6 +54,7 @@ SECTOR = 512  # bytes that a disk writes completely or not at all
 CUTS_PER_DISK = 25  # enough for WAL checkpoints; each reopening reads the whole log
 STREAMS, WRITERS = 4, 8
 PADDINGS = (0, 0, 0, 0, 100, 1000, 20_000)  # the last one takes several pages, so that the WAL fills up
+_connect = sqlite3.connect
 
 
 class File(apsw.VFSFile):
@@ -164,6 +170,12 @@ class Disk(apsw.VFS):
         self.sync_folder()
         self.left = math.inf
 
+    def size(self, name: str) -> int | None:
+        return len(self._files[name]._content) if name in self._files else None
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._files[name]._content)
+
     def used(self) -> None:
         if self.left < 0:
             raise apsw.exception_for(apsw.SQLITE_IOERR)
@@ -206,13 +218,53 @@ class Disk(apsw.VFS):
 _numbers = count()
 
 
+class System:
+    """The part of `os` that the library uses, for the files on a disk."""
+
+    O_RDWR, O_CREAT, O_EXCL, R_OK, W_OK, X_OK = os.O_RDWR, os.O_CREAT, os.O_EXCL, os.R_OK, os.W_OK, os.X_OK
+    supports_effective_ids = frozenset[Any]()
+    fsencode = staticmethod(os.fsencode)
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.path = SimpleNamespace(abspath=str, realpath=str, dirname=str, isdir=bool)
+
+    def stat(self, path: str) -> SimpleNamespace:
+        self._disk.used()
+        size = self._disk.size(path)
+        if size is None and not path.endswith("-shm"):  # which is on the heap
+            raise FileNotFoundError(path)
+        return SimpleNamespace(st_dev=0, st_ino=hash(path), st_mode=stat.S_IFREG, st_size=size)
+
+    def open(self, path: str, *_: int) -> int:
+        self._disk.xOpen(path, [apsw.SQLITE_OPEN_MAIN_DB, 0])
+        return -1
+
+    def read(self, path: str, _: str) -> BytesIO:
+        self._disk.used()
+        if self._disk.size(path) is None:
+            raise FileNotFoundError(path)
+        return BytesIO(self._disk.read(path))
+
+    def access(self, *_: object, **__: object) -> bool:
+        return True
+
+    def close(self, file: int) -> None: ...
+
+    def fchmod(self, file: int, mode: int) -> None: ...
+
+
 class Connection:
     """The part of sqlite3.Connection that the library uses, over apsw."""
 
-    def __init__(self, path: str, disk: Disk) -> None:
+    def __init__(self, url: str, disk: Disk) -> None:
         with _as_sqlite3():
-            self._connection = apsw.Connection(path, vfs=disk.name)
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            if "immutable" in url:
+                flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+                self._connection = apsw.Connection(url, flags=flags, vfs=disk.name)
+            else:
+                self._connection = apsw.Connection(unquote(urlsplit(url).path), vfs=disk.name)
+                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
 
     def execute(self, statement: str, arguments: Sequence[Any] = ()) -> Cursor:
         with _as_sqlite3():
@@ -269,13 +321,27 @@ class Machine:
         self._heads: dict[str, int] = {}
         self._open: dict[int, Commit] = {}  # by writer: the commit whose outcome it does not know
 
-    def connect(self, path: str, deadline: float) -> sqlite3.Connection:
+    def connect(self, file: DatabaseFile, deadline: float) -> sqlite3.Connection:
         """Call the library's own `connect` on this disk."""
-        with patch("sqlite3.connect", lambda url, **_: Connection(unquote(urlsplit(url).path), self._disk)):
-            connection = connect(path, deadline)
+        connection = connect(file, deadline)
         if self._synchronous != "FULL":
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         return connection
+
+    def _connect_to_disk(self, url: str, **options: Any) -> Any:
+        return _connect(url, **options) if url == ":memory:" else Connection(url, self._disk)
+
+    @contextmanager
+    def _installed(self) -> Iterator[None]:
+        """Give the library this disk in place of the real one."""
+        system = System(self._disk)
+        with (
+            patch("sqlite3.connect", self._connect_to_disk),
+            patch("eventsrc.stores.sqlite.file.os", system),
+            patch("eventsrc.stores.sqlite.file.open", system.read, create=True),
+            patch("eventsrc.stores.sqlite.threads.connect", self.connect),
+        ):
+            yield
 
     async def live(self, changes: float, commits_each: int) -> Findings | None:
         """Open the disk, check it, and write to it. The power fails after `changes` changes of the disk.
@@ -283,19 +349,19 @@ class Machine:
         Return None if the power failed while the store was being opened.
         """
         self._disk.left = changes
-        store = SQLiteStore("disk")
-        try:
-            with patch("eventsrc.stores.sqlite.store.connect", self.connect):
+        with self._installed():
+            store = SQLiteStore("disk")
+            try:
                 await store.open()
-        except StoreError:
-            if self._disk.left >= 0:
-                raise
-            self._disk.restore()
-            return None
-        findings = self._check(store)
-        self._history.watch(store)
-        await asyncio.gather(*(self._write(store, writer, commits_each) for writer in range(WRITERS)))
-        await store.aclose()  # closing writes too, if the power is still on
+            except StoreError:
+                if self._disk.left >= 0:
+                    raise
+                self._disk.restore()
+                return None
+            findings = self._check(store)
+            self._history.watch(store)
+            await asyncio.gather(*(self._write(store, writer, commits_each) for writer in range(WRITERS)))
+            await store.aclose()  # closing writes too, if the power is still on
         self._disk.restore()
         return findings
 

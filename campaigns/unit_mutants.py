@@ -18,7 +18,6 @@ import pytest
 from tenacity import wait_none, wait_random
 
 from eventsrc import DynamoDBStore, concurrency
-from eventsrc import DynamoDBStore
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.parts import Trace
 from eventsrc.processing.caution import Caution
@@ -31,13 +30,23 @@ from eventsrc.repository import folding, repository
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores.dynamodb import creation, table
-from eventsrc.stores.dynamodb.wire import connection, endpoints, observed_session, sdk, sending
-from eventsrc.stores.dynamodb import table
-from eventsrc.stores.dynamodb.wire import bodies, credentials, responses, sending
+from eventsrc.stores.dynamodb.wire import (
+    bodies,
+    connection,
+    credentials,
+    endpoints,
+    observed_session,
+    responses,
+    sdk,
+    sending,
+)
 from eventsrc.stores.dynamodb.wire.http import Pool
 from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
+from eventsrc.stores.sqlite import connection as sqlite_connection
+from eventsrc.stores.sqlite import file, threads
+from eventsrc.stores.sqlite.watcher import Watcher
 
 from . import PYTHONPATH
 from .mutants import Patch, Verdict, broken
@@ -310,6 +319,8 @@ def table_being_updated_waited_for() -> list[Patch]:
 def stream_turned_on_by_another_is_an_error() -> list[Patch]:
     """A process that is second to turn on a stream fails."""
     return [edited(creation, "_wait_for_stream", (' or error.code == "ValidationException"', ""))]
+
+
 def loop_that_gives_no_way() -> list[Patch]:
     """Threads wait for a loop that never sleeps."""
     return [edited(concurrency.Waiting, "_give_way", ("sleep(min(", "max(min(0.0, "))]
@@ -325,7 +336,79 @@ def long_stream_released_at_once() -> list[Patch]:
     return [edited(folding, "_release", ("del parts[-_RELEASED:]", "parts.clear()"))]
 
 
+def withdrawn_call_that_runs() -> list[Patch]:
+    """A call that was reported as not written is written later."""
+    return [
+        edited(threads.Writer, "_explain_late", ("if not call.claim():", "if call.is_claimed():")),
+        edited(threads.Writer, "_run_calls", ("call.due > now", "True")),
+    ]
+
+
+def late_call_that_begins() -> list[Patch]:
+    """The writer thread begins a call after its deadline, if the event loop was too busy to withdraw it."""
+    return [edited(threads.Writer, "_run_calls", ("if call.due > now]", "]"))]
+
+
+def reader_that_is_not_interrupted() -> list[Patch]:
+    """A read that is given up keeps its thread."""
+    return [edited(threads.Readers, "_end_late", ("connection.interrupt()", "pass"))]
+
+
+def file_not_looked_for_after_a_commit() -> list[Patch]:
+    """A commit is acknowledged although its file was moved away meanwhile."""
+    return [edited(threads.Writer, "_commit", ("self._log_size = self._file.check()", "pass"))]
+
+
+def replaced_file_not_noticed() -> list[Patch]:
+    """Only a file that is gone is noticed, not another one in its place."""
+    return [edited(file.DatabaseFile, "check", ("if (found.st_dev, found.st_ino) != opened:", "if False:"))]
+
+
+def foreign_file_opened() -> list[Patch]:
+    """Another program's file is switched to a write-ahead log before it is refused."""
+    return [(sqlite_connection, "_check", lambda *_: None)]
+
+
+def mode_left_to_the_umask() -> list[Patch]:
+    """A new file has fewer permissions than were asked for."""
+    return [edited(file, "_create", ("os.fchmod(file, mode)", "pass"))]
+
+
+def long_log_not_reported() -> list[Patch]:
+    """A reader that keeps the write-ahead log from starting again stays unknown."""
+    return [edited(threads.Writer, "_look_at_log", ("if merged < pages:", "if False:"))]
+
+
+def old_file_watched() -> list[Patch]:
+    """A feed that follows does not notice that the file was replaced."""
+    return [edited(Watcher, "_watch", ("self._file.check()", "pass"))]
+
+
+_SQLITE_FILES = "integration/test_sqlite_files.py"
+_SQLITE_DEADLINES = "integration/test_sqlite_deadlines.py"
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
+    (
+        withdrawn_call_that_runs,
+        f"{_SQLITE_DEADLINES}::test_an_append_that_waits_for_a_hanging_writer_is_withdrawn_and_its_own_is_unknown",
+    ),
+    (
+        late_call_that_begins,
+        f"{_SQLITE_DEADLINES}::test_the_thread_does_not_begin_a_late_call_that_a_busy_loop_has_not_withdrawn",
+    ),
+    (reader_that_is_not_interrupted, f"{_SQLITE_DEADLINES}::test_reads_end_at_the_deadline_and_free_their_threads"),
+    (old_file_watched, f"{_SQLITE_DEADLINES}::test_a_follower_of_a_file_that_is_replaced_gets_an_error"),
+    (
+        file_not_looked_for_after_a_commit,
+        f"{_SQLITE_FILES}::test_a_commit_into_a_file_that_is_lost_during_the_commit_is_not_acknowledged",
+    ),
+    (replaced_file_not_noticed, f"{_SQLITE_FILES}::test_a_file_that_is_lost_while_the_store_is_open_is_noticed"),
+    (foreign_file_opened, f"{_SQLITE_FILES}::test_a_file_of_another_program_is_refused_and_left_as_it_was"),
+    (mode_left_to_the_umask, f"{_SQLITE_FILES}::test_all_files_have_the_mode_that_was_asked_for"),
+    (
+        long_log_not_reported,
+        f"{_SQLITE_FILES}::test_a_log_that_a_reader_keeps_from_starting_again_is_reported",
+    ),
     (position_not_compared, "unit/processing/test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
         parking_without_the_fence,

@@ -27,8 +27,8 @@ class OrderedStore(ManagedStore):
     that position, by which a feed notices that the store was restored, or is another one. A position alone, as `7`, is
     a checkpoint, too, of which only the number is checked.
 
-    A commit stored through this object wakes the feeds that follow it. With `poll`, in seconds, the feeds also look for
-    commits that other processes have stored.
+    A commit stored through this object wakes the feeds that follow it. With `poll`, in seconds, they are also woken to
+    look for commits that other processes have stored; override `watch` if the store can find out for less.
     """
 
     ordered = True
@@ -37,6 +37,7 @@ class OrderedStore(ManagedStore):
     def __init__(self) -> None:
         super().__init__()
         self._followers: set[asyncio.Event] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     @abstractmethod
     async def identity(self) -> str:
@@ -91,8 +92,11 @@ class OrderedStore(ManagedStore):
         if position:
             await self._check(position, anchor)
         end = MAX_POSITION if follow else await self.last_position()  # writers may never stop
-        self._followers.add(grown := asyncio.Event())
+        grown = asyncio.Event()
         try:
+            if follow:
+                self._followers.add(grown)
+                self.watch(following=True)
             while True:
                 grown.clear()
                 rows, complete = await self._read_page(position, anchor, categories)
@@ -111,9 +115,11 @@ class OrderedStore(ManagedStore):
                 if caught_up and not follow:
                     return
                 if caught_up:
-                    await _wait_for(grown, self.poll)
+                    await grown.wait()
         finally:
             self._followers.discard(grown)
+            if follow and not self._followers:
+                self.watch(following=False)
 
     async def end(self) -> str:
         position = await self.last_position()
@@ -142,6 +148,22 @@ class OrderedStore(ManagedStore):
         """Wake the feeds that follow this store."""
         for grown in self._followers:
             grown.set()
+
+    def watch(self, *, following: bool) -> None:
+        """Look for commits of other processes while feeds follow this store; call `notify` if there may be some.
+
+        Called when a feed begins to follow, with True, and when the last one has ended, with False. This one wakes the
+        feeds each `poll` seconds. Override it if the store can find out for less.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if following and self.poll is not None:
+            self._timer = asyncio.get_running_loop().call_later(self.poll, self._look)
+
+    def _look(self) -> None:
+        self.notify()
+        self.watch(following=True)
 
     async def _read_page(
         self, position: int, anchor: str, categories: Collection[str]
@@ -182,16 +204,6 @@ class OrderedStore(ManagedStore):
         self._closing = True
         self.notify()  # they raise StoreClosed
         await super().aclose()
-
-
-async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for the event, and set it after `seconds`, which costs less CPU than a cancellation."""
-    timer = asyncio.get_running_loop().call_later(seconds, event.set) if seconds is not None else None
-    try:
-        await event.wait()
-    finally:
-        if timer is not None:
-            timer.cancel()
 
 
 def position_of(checkpoint: str) -> int:

@@ -140,7 +140,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[SQLiteStore]:
-    async with SQLiteStore(path, deadline=0.05) as store:
+    async with SQLiteStore(path) as store:
         yield store
 
 
@@ -207,28 +207,28 @@ async def test_open_waits_for_another_connection_that_creates_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")  # SQLite refuses the change to WAL at once, whatever the deadline
+        refused: list[str] = []
 
         class Connection(sqlite3.Connection):
-            def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+                if "journal_mode" in statement and not refused:
+                    other.execute("BEGIN IMMEDIATE")  # SQLite refuses the change to WAL at once, whatever the deadline
                 try:
-                    return super().execute(*arguments)
+                    return super().execute(statement, *values)
                 except sqlite3.OperationalError:
-                    if other.in_transaction:
-                        other.execute("COMMIT")  # only after the store was refused
+                    refused.append(statement)
+                    other.execute("COMMIT")
                     raise
 
         monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
         async with SQLiteStore(path) as store:
             await store.append(commit())
-        assert not other.in_transaction
+        assert refused == ["PRAGMA journal_mode = WAL"]
 
 
 async def test_appends_that_wait_at_the_same_time_share_a_transaction(store: SQLiteStore, path: Path) -> None:
     statements: list[str] = []
     writer_connection(store).set_trace_callback(statements.append)
-    store._deadline = 60
-    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
     with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")  # blocks the writer in its first transaction while the others queue
         appends = asyncio.gather(*(store.append(commit(f"s-{n}")) for n in range(300)))
@@ -241,7 +241,6 @@ async def test_appends_that_wait_at_the_same_time_share_a_transaction(store: SQL
 
 async def test_a_conflict_does_not_fail_the_others_of_its_transaction(store: SQLiteStore, path: Path) -> None:
     await store.append(commit("s-1"))
-    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
     with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")
         appends = asyncio.gather(
@@ -329,20 +328,24 @@ async def test_a_file_locked_beyond_the_deadline_throttles(store: SQLiteStore, p
     await store.append(commit())
     refused = commit(version=2)
     with connect(path) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Throttled, match="lock"):
-            await store.append(refused)
-        with pytest.raises(Throttled):
-            await store.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=b""))
-        assert len(await stored(store)) == 1  # reads continue
-        async with SQLiteStore(path, deadline=0.05) as late:  # and a store can be opened
-            assert len(await stored(late)) == 1
-    await store.append(refused)
+        async with SQLiteStore(path, deadline=0.5) as late:
+            other.execute("BEGIN IMMEDIATE")
+            appends = [late.append(refused), late.append(commit("s-2"))]
+            snapshot = late.put_snapshot(Snapshot(stream="s-1", version=1, shape="x", payload=b""))
+            failures = await asyncio.gather(*appends, snapshot, return_exceptions=True)
+            assert [type(each) for each in failures] == [Throttled] * 3
+            assert "lock" in str(failures[0])
+            assert len(await stored(store)) == 1  # reads continue
+            async with SQLiteStore(path) as another:  # and a store can be opened
+                assert len(await stored(another)) == 1
+            other.execute("COMMIT")
+            await late.append(refused)
+        assert await ids(store, "s-2") == []  # what failed is not written later
     assert len(await stored(store)) == 2
 
 
 async def test_a_new_file_locked_beyond_the_deadline_throttles_open(path: Path) -> None:
-    store = SQLiteStore(path, deadline=0.05)
+    store = SQLiteStore(path, deadline=0.5)
     with connect(path) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Throttled):
@@ -497,7 +500,6 @@ async def test_a_cancelled_close_leaves_no_thread_and_no_open_file(path: Path) -
 
 
 async def test_an_append_cancelled_in_flight_succeeds_with_the_same_commit(store: SQLiteStore, path: Path) -> None:
-    writer_connection(store).execute("PRAGMA busy_timeout = 60000")
     only = commit()
     with connect(path) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -11,8 +12,10 @@ from uuid import uuid4
 
 from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
+from .file import Content, DatabaseFile, read_columns
 
 SCHEMA_VERSION = 2
+LOG_BYTES = 64 * 1024 * 1024  # of a write-ahead log that is reported, and cut back when it starts again
 CACHE_KB = 16 * 1024  # of a connection, at most: a feed goes from stream to stream, each in pages of its own
 
 SCHEMA = """
@@ -71,45 +74,99 @@ FROM (SELECT *, json_extract(fields, '$.size') AS size FROM log)
 """
 
 
-def connect(path: str, deadline: float, *, create: bool = True) -> sqlite3.Connection:
-    """Connect to a file that has the store's tables. If it is new or empty, create them; refuse it with `create=False`.
+def connect(file: DatabaseFile, deadline: float) -> sqlite3.Connection:
+    """Connect to a file of a store. If it is missing or empty, create the store's tables.
+
+    A file that is not one of this store is left as it is, and so is its folder.
 
     Raises:
         StoreError: the file cannot be opened, or is not a file of this store.
     """
     try:
-        url = f"file:{quote(os.fsencode(path))}?mode={'rwc' if create else 'rw'}"
-        connection = sqlite3.connect(url, timeout=deadline, isolation_level=None, check_same_thread=False, uri=True)
+        file.prepare()
+        _check(file.inspect(), file.path)
+        connection = open_connection(file, deadline)
         try:
             connection.text_factory = bytes  # sqlite3 itself would quote text that is not UTF-8 in an error
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, SCHEMA_VERSION):  # before use_wal, which changes the file
-                raise StoreRejected(
-                    "SCHEMA", f"{path} has schema version {found}; this library reads version {SCHEMA_VERSION}"
-                )
-            if found == 0 and not create:
-                raise StoreRejected("SCHEMA", f"{path} was replaced by another file while it was open")
-            mode = use_wal(connection, deadline)
-            if mode != b"wal":
-                raise StoreRejected(
-                    "JOURNAL",
-                    f"the file stays in journal mode {mode.decode()}; a write-ahead log is not available there",
-                )
+            if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                _create(connection)
+            start_log(connection, deadline)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
-            if found == 0:
-                _create(connection)
+            file.note()
         except BaseException:
             connection.close()
             raise
     except ERRORS as error:
-        failure = to_store_error(error, path)
+        failure = to_store_error(error, file.path)
     else:
         return connection
     raise failure
 
 
-def use_wal(connection: sqlite3.Connection, deadline: float) -> Any:
+def connect_again(file: DatabaseFile, deadline: float) -> sqlite3.Connection:
+    """Make another connection to a file that is open.
+
+    Raises:
+        StoreError: the file cannot be opened, or another one is at its path.
+    """
+    try:
+        file.check()
+        connection = open_connection(file, deadline)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+            connection.execute("PRAGMA user_version").fetchone()
+            file.check()
+        except BaseException:
+            connection.close()
+            raise
+    except ERRORS as error:
+        failure = to_store_error(error, file.path)
+    else:
+        return connection
+    raise failure
+
+
+def open_connection(file: DatabaseFile, deadline: float) -> sqlite3.Connection:
+    """Return a connection to a file that exists. Nothing is read or written yet."""
+    url = f"file:{quote(os.fsencode(file.path))}?mode=rw"
+    return sqlite3.connect(url, timeout=deadline, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def start_log(connection: sqlite3.Connection, deadline: float) -> None:
+    """Switch the file to WAL mode, durably, and read it once, so that all its files exist.
+
+    Raises:
+        StoreRejected: a write-ahead log is not available there.
+    """
+    connection.execute("PRAGMA synchronous = EXTRA")  # else a journal that is deleted may be back after a power cut
+    mode = _use_wal(connection, deadline)
+    if mode not in ("wal", b"wal"):
+        found = mode.decode() if isinstance(mode, bytes) else mode
+        raise StoreRejected(
+            "JOURNAL", f"the file stays in journal mode {found}; a write-ahead log is not available there"
+        )
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+    connection.execute("PRAGMA user_version").fetchone()
+
+
+def _check(content: Content, path: str) -> None:
+    """Raise StoreRejected unless the file is new, or one of this store."""
+    if content.version not in (0, SCHEMA_VERSION):
+        raise StoreRejected(
+            "SCHEMA", f"{path} has schema version {content.version}; this library reads version {SCHEMA_VERSION}"
+        )
+    if content.is_empty or (content.version and content.columns is None):
+        return  # the latter was torn by a power cut, and is whole in the log; or it is damaged, which SQLite finds
+    with closing(sqlite3.connect(":memory:")) as new:
+        for statement in SCHEMA.split("\n\n"):
+            new.execute(statement)
+        if not content.version or not (content.columns or frozenset()) >= read_columns(new):
+            raise StoreRejected("SCHEMA", f"{path} has another program's tables; use a separate file for events")
+
+
+def _use_wal(connection: sqlite3.Connection, deadline: float) -> Any:
     """Switch the file to WAL mode, and return the mode it has now. While another connection switches or writes, SQLite
     fails this without waiting; then it is tried again until the deadline.
     """
@@ -125,8 +182,10 @@ def use_wal(connection: sqlite3.Connection, deadline: float) -> Any:
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    """Create the tables under a rollback journal, so that from then on the file itself says what it is."""
+    connection.execute("PRAGMA synchronous = EXTRA")
     connection.execute("BEGIN IMMEDIATE")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was first
+    if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:  # else another process was first
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreRejected("SCHEMA", "the file has another program's tables; use a separate file for events")
         if connection.execute("PRAGMA encoding").fetchone()[0] != b"UTF-8":

@@ -8,8 +8,8 @@ and the writer never blocks them.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..feed import Damaged, Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
-from .connection import connect
+from .file import FILE_MODE, DatabaseFile
 from .pages import PAGE, Page, read_page, to_row
 from .rows import (
     BACKWARD,
@@ -39,6 +39,7 @@ from .rows import (
     read_versions,
 )
 from .threads import Readers, Undecided, Writer
+from .watcher import Watcher
 
 _FIRST_PAGE = 256  # commits of a read, of which the caller may need no more; later pages are whole
 
@@ -46,23 +47,36 @@ _FIRST_PAGE = 256  # commits of a read, of which the caller may need no more; la
 class SQLiteStore(OrderedStore):
     """A store in an SQLite file. The file is created if it is missing; its folder must exist.
 
-    Several stores and processes may use one file at once. `deadline` is the number of seconds that a call waits for
-    another process's transaction. `position` numbers the commits of the whole file in the order in which they became
-    visible.
+    - Several stores and processes may use one file at once. `position` numbers the commits of the whole file in the
+      order in which they became visible.
+    - `deadline` is the number of seconds that a call may take. Opening may take one more. An append that ends as not
+      done then is never written later.
+    - The file is created with the permissions `file_mode`, whatever the umask. SQLite gives them to its other files.
+    - If the file is deleted or replaced while it is open, the next call raises StoreRejected with the code FILE. No
+      commit is acknowledged that is not in the file at the path.
     """
 
-    poll = 0.05  # seconds between looks for commits of other processes
+    poll = 0.01  # seconds between looks for commits of other processes
 
-    def __init__(self, path: str | Path, *, deadline: float = 10.0, max_commit_bytes: int = MAX_COMMIT_BYTES) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        deadline: float = 10.0,
+        max_commit_bytes: int = MAX_COMMIT_BYTES,
+        file_mode: int = FILE_MODE,
+    ) -> None:
         super().__init__()
         if str(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         check_deadline(deadline)
-        self._path = os.path.abspath(path)  # resolved now: the working directory may change later
+        self._file = DatabaseFile(path, file_mode)
         self.deadline = self._deadline = deadline
         self._max_commit_bytes = max_commit_bytes
         self._writer: Writer | None = None
         self._readers: Readers | None = None
+        self._watcher: Watcher | None = None
+        self._appended: int | None = None  # the position of the last commit stored through this object
         self._identity: str | None = None  # of the file that is open
 
     async def append(self, commit: Commit) -> Receipt:
@@ -74,10 +88,11 @@ class SQLiteStore(OrderedStore):
             assert self._writer is not None
             try:
                 receipt = await self._writer.submit(lambda connection: append(connection, commit, row, used))
+                self._appended = receipt.position
                 self.notify()
                 return receipt
-            except Undecided:
-                raise CommitOutcomeUnknown(commit) from None
+            except Undecided as undecided:
+                raise CommitOutcomeUnknown(commit, str(undecided)) from None
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -157,13 +172,39 @@ class SQLiteStore(OrderedStore):
                 raise StoreUnavailable("the snapshot may not have been written") from None
 
     async def on_open(self) -> None:
-        connection = await wait_for_thread(asyncio.to_thread(connect, self._path, self._deadline))
-        self._readers = Readers(self._path, self._deadline)
-        self._writer = Writer(connection, self._readers)
         self._identity = None
+        readers = Readers(self._file, self._deadline)
+        writer = Writer(self._file, self._deadline, readers)
+        try:
+            await writer.opened()
+        except BaseException:
+            writer.end()
+            raise
+        self._writer, self._readers = writer, readers
 
     async def on_close(self) -> None:
-        writer, self._writer, self._readers = self._writer, None, None
+        writer, watcher = self._writer, self._watcher
+        self._writer = self._readers = self._watcher = None
+        if watcher is not None:
+            watcher.end()  # the threads release everything, also if the wait below is cancelled
         if writer is not None:
-            writer.end()  # its thread releases everything, also if the wait below is cancelled
+            writer.end()
             await wait_for_thread(asyncio.to_thread(writer.join))
+        if watcher is not None:
+            await wait_for_thread(asyncio.to_thread(watcher.join))
+
+    def watch(self, *, following: bool) -> None:
+        if following and self._watcher is None and self._writer is not None and self.poll is not None:
+            loop = asyncio.get_running_loop()
+
+            def found(position: int | None) -> None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._found, position)
+
+            self._watcher = Watcher(self._file, self._deadline, self.poll, found)
+        if self._watcher is not None:
+            self._watcher.follow(following=following)
+
+    def _found(self, position: int | None) -> None:
+        if position is None or position != self._appended:
+            self.notify()

@@ -12,6 +12,7 @@ import msgspec
 
 from ....errors import Fenced
 from ....stores.feed import Head
+from ....stores.sqlite.file import FILE_MODE
 from ...slice import Fence, Position, Slice
 from ..checkpoints import Checkpoints, Parked, Skipped, Slot, to_text, tombstone
 from .file import SQLiteFile
@@ -33,15 +34,17 @@ class SQLiteCheckpoints(Checkpoints):
     - The file is in WAL mode with `synchronous=NORMAL`. After a power failure the last transactions may be lost,
       positions and read model together, and are handled again.
     - `deadline` is the number of seconds that a call waits for another process's transaction.
+    - The file is created with the permissions `file_mode`, whatever the umask. SQLite gives them to its other files.
+    - If the file is deleted or replaced while it is open, the next call raises StoreRejected with the code FILE.
 
     Raises:
         ValueError: `path` is not a file.
     """
 
-    def __init__(self, path: str | Path, *, deadline: float = 10.0) -> None:
+    def __init__(self, path: str | Path, *, deadline: float = 10.0, file_mode: int = FILE_MODE) -> None:
         if str(path) in ("", ":memory:"):
             raise ValueError("SQLiteCheckpoints needs a file; for read models in memory use MemoryCheckpoints()")
-        self.file = SQLiteFile(path, deadline)
+        self.file = SQLiteFile(path, deadline, file_mode)
         self.registry, self.workers = SQLiteRegistry(self.file), SQLiteWorkers(self.file)
 
     async def open(self) -> None:

@@ -13,9 +13,10 @@ from typing import Literal, TypeVar, get_args
 from ....concurrency import wait_for_thread
 from ....errors import StoreClosed
 from ....stores.lifecycle import check_process
-from ....stores.sqlite.connection import use_wal
+from ....stores.sqlite.connection import open_connection, start_log
+from ....stores.sqlite.file import FILE_MODE, DatabaseFile
 from ....stores.sqlite_errors import ERRORS, to_store_error
-from .schema import create_tables
+from .schema import check_columns, create_tables
 
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ _DENIED = {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DET
 class SQLiteFile:
     """The file, with a thread that writes, one that reads for processors, and one that reads for users."""
 
-    def __init__(self, path: str | Path, deadline: float) -> None:
-        self._path, self._deadline = os.path.abspath(path), deadline
+    def __init__(self, path: str | Path, deadline: float, file_mode: int = FILE_MODE) -> None:
+        self._file, self._deadline = DatabaseFile(path, file_mode), deadline
         self._threads: dict[ThreadName, tuple[ThreadPoolExecutor, sqlite3.Connection]] = {}
         self._process = os.getpid()
         self._is_guarded = False  # whether statements of the writer that are `_DENIED` are refused
@@ -61,7 +62,6 @@ class SQLiteFile:
                 self._threads[name] = thread, connection
             await self.read(lambda db: db.execute("PRAGMA query_only = ON"))
             await self.run("writer", lambda db: db.set_authorizer(self._authorize))
-            await self.write(lambda db: create_tables(db, self._path))
         except BaseException:
             await self.aclose()
             raise
@@ -77,20 +77,29 @@ class SQLiteFile:
             await wait_for_thread(asyncio.to_thread(thread.shutdown))
 
     def connect(self) -> sqlite3.Connection:
-        """Connect to the file, and create it if it is missing."""
+        """Connect to the file, and create it and its tables if they are missing. A file that is refused is not changed.
+
+        Raises:
+            StoreError: the file cannot be opened, or is that of an event store or of another version.
+        """
         try:
-            connection = sqlite3.connect(
-                self._path, timeout=self._deadline, isolation_level=None, check_same_thread=False
-            )
+            self._file.prepare()
+            check_columns(self._file.inspect().columns or frozenset(), self._file.path)
+            connection = open_connection(self._file, self._deadline)
             try:
-                use_wal(connection, self._deadline)
+                connection.execute("PRAGMA synchronous = EXTRA")
+                connection.execute("BEGIN IMMEDIATE")
+                create_tables(connection, self._file.path)
+                connection.commit()
+                start_log(connection, self._deadline)
                 connection.execute("PRAGMA synchronous = NORMAL")
+                self._file.note()
             except BaseException:
                 connection.close()
                 raise
             return connection
         except ERRORS as error:
-            failure = to_store_error(error, self._path)
+            failure = to_store_error(error, self._file.path)
         raise failure
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -110,6 +119,7 @@ class SQLiteFile:
             except BaseException:
                 connection.rollback()
                 raise
+            self._file.check()  # else what was written may be in a file that nobody else opens
             return result
 
         return await self.run("writer", transaction)
@@ -136,7 +146,7 @@ class SQLiteFile:
         check_process("SQLiteCheckpoints", self._process)
         thread, connection = self._threads[name]
         try:
-            running = asyncio.get_running_loop().run_in_executor(thread, _call, work, connection)
+            running = asyncio.get_running_loop().run_in_executor(thread, self._call, work, connection)
             return await wait_for_thread(running)
         except ERRORS as error:
             if name != "queries" and not _is_of_file(error, reading=name == "reader"):
@@ -144,12 +154,14 @@ class SQLiteFile:
             failure = to_store_error(error)
         raise failure
 
-
-def _call(work: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
-    try:
-        return work(db)
-    except StopIteration as error:  # a future cannot hold it
-        raise RuntimeError("the function raised StopIteration; in place of next(rows), use next(rows, None)") from error
+    def _call(self, work: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+        self._file.check()
+        try:
+            return work(db)
+        except StopIteration as error:  # a future cannot hold it
+            raise RuntimeError(
+                "the function raised StopIteration; in place of next(rows), use next(rows, None)"
+            ) from error
 
 
 def _is_of_file(error: Exception, *, reading: bool) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Set
 from contextlib import closing
 
 from ....errors import StoreRejected
+from ....stores.sqlite.file import read_columns
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS eventsrc_registrations (
@@ -27,13 +29,7 @@ CREATE TABLE IF NOT EXISTS eventsrc_skipped (
 CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
-_COLUMNS = """
-SELECT tables.name || '.' || columns.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
-WHERE tables.name LIKE 'eventsrc!_%' ESCAPE '!'
-"""
-
-
-_OF_A_STORE = {("commits",), ("identity",)}
+_OF_A_STORE = {"commits", "identity"}
 """Tables of an event store."""
 
 
@@ -42,18 +38,25 @@ def create_tables(db: sqlite3.Connection, path: str) -> None:
 
     Raises StoreRejected if there are tables of another version, or those of an event store.
     """
-    if set(db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")) >= _OF_A_STORE:
+    check_columns(read_columns(db), path)
+    for statement in SCHEMA.split(";"):
+        db.execute(statement)
+    check_columns(read_columns(db), path)
+
+
+def check_columns(found: Set[str], path: str) -> None:
+    """Raise StoreRejected if these columns, as `table.column`, are those of another version, or of an event store."""
+    tables = {each.partition(".")[0] for each in found}
+    if tables >= _OF_A_STORE:
         raise StoreRejected(
             "SCHEMA", f"{path} is the file of an event store; use a file of its own for checkpoints and read models"
         )
-    for statement in SCHEMA.split(";"):
-        db.execute(statement)
     with closing(sqlite3.connect(":memory:")) as new:
         new.executescript(SCHEMA)
-        missing = sorted(set(new.execute(_COLUMNS)) - set(db.execute(_COLUMNS)))
+        missing = sorted(each for each in read_columns(new) - found if each.partition(".")[0] in tables)
     if missing:
         raise StoreRejected(
             "SCHEMA",
-            f"{path} has checkpoints of another version of this library, without {missing[0][0]}; "
+            f"{path} has checkpoints of another version of this library, without {missing[0]}; "
             "use a new file, so that processors build their read models again",
         )
