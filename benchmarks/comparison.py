@@ -94,13 +94,13 @@ async def _rounds(peers: Peers, drivers: dict[Peer, Driver]) -> dict[Peer, Answe
     await asyncio.gather(*map(fill, drivers))
     for peer, driver in drivers.items():
         _log(f"warming up {peer.name}")
-        times = round(WARM_UP * peer.share)
+        times = max(1, round(WARM_UP * peer.share))
         await driver.ask("save", streams=SAVED, times=times)
         await driver.ask("load", streams=_long(min(1_000, lengths(peer)[-1])), times=times)
     for number in range(ROUNDS):
         _log(f"round {number + 1} of {ROUNDS}")
         for peer in drivers:
-            times = round(SAVES * peer.share)
+            times = max(1, round(SAVES * peer.share))
             await ask(peer, "save", times, "save", streams=SAVED, times=times)
         for length in LOADS:
             for peer in drivers:
@@ -120,7 +120,7 @@ async def _rounds(peers: Peers, drivers: dict[Peer, Driver]) -> dict[Peer, Answe
         await ask(peer, "race", 1, "race", stream="race", tasks=RACERS, times=peer.races)
         if 1_000 in lengths(peer):
             await ask(peer, "snapshot", 1, "snapshot", streams=_long(1_000))
-            times = round(50 * peer.share)
+            times = max(1, round(50 * peer.share))
             await ask(peer, "load 1000, snapshot", times, "load", streams=_long(1_000), times=times)
     return answers
 

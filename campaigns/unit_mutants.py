@@ -18,6 +18,7 @@ import pytest
 from tenacity import wait_none, wait_random
 
 from eventsrc import DynamoDBStore
+from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -49,6 +50,7 @@ from .reading_mutants import (
 _TESTS = Path(__file__).parents[1] / "tests"
 _OUTCOMES = "integration/test_outcomes.py"
 _NEVER_SENT = "integration/test_never_sent.py"
+_CODEC = "unit/aggregates/test_codec.py"
 _EXECUTE = "unit/repository/test_execute.py"
 
 
@@ -169,6 +171,22 @@ def cancellation_that_says_nothing() -> list[Patch]:
     return [edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent)", "raise"))]
 
 
+def commits_left_out_of_those_read_together() -> list[Patch]:
+    """A reader passes over commits that were not decoded together with others, as they expand to too much."""
+    return [edited(EventReader, "read_each", ("start += len(decoded)", "start += len(part)"))]
+
+
+def damage_that_hides_the_commits_before() -> list[Patch]:
+    """A damaged commit keeps a reader from those before it."""
+    return [edited(EventReader, "read_each", ("except StoredDataError:", "except ZeroDivisionError:"))]
+
+
+def old_events_not_upcast() -> list[Patch]:
+    """Events that were decoded together keep the indexes of what their upcasters returned."""
+    old = " and all(map(self._old_tags.isdisjoint, tags))"
+    return [edited(EventReader, "read_each", (old, ""))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (position_not_compared, "unit/processing/test_sqlite_checkpoints.py::test_slices_advance_together_or_not_at_all"),
     (
@@ -232,6 +250,15 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         cancellation_that_says_nothing,
         "unit/repository/test_settling.py::test_a_command_cancelled_at_any_moment_is_settled",
     ),
+    (
+        commits_left_out_of_those_read_together,
+        f"{_CODEC}::test_a_reader_of_many_commits_reads_those_that_expand_to_much_together",
+    ),
+    (
+        damage_that_hides_the_commits_before,
+        "unit/processing/test_memory_projection.py::test_a_commit_that_cannot_be_read_fails_alone",
+    ),
+    (old_events_not_upcast, f"{_CODEC}::test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one"),
 )
 
 
