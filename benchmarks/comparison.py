@@ -32,7 +32,7 @@ LONGEST: dict[Peers, int] = {SQLITE: 10_000, DYNAMODB: 4_000}  # DynamoDB takes 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 """Threads or tasks that save at the same time, of which each library is shown with its best number."""
 ACCOUNTS = 64  # that these save, each worker its share
-AT_ONCE: dict[Peers, int] = {SQLITE: 1_024, DYNAMODB: 256}  # saves of all workers together
+AT_ONCE: dict[Peers, int] = {SQLITE: 512, DYNAMODB: 256}  # saves of all workers together
 AT_ONCE_ROUNDS = 3
 
 RACERS = 10
@@ -169,20 +169,23 @@ def preface(found: dict[str, Any]) -> str:
     expected = {peer.name for peer in (*SQLITE, *DYNAMODB)}
     left_out = sorted(expected - {name for part in found.values() for name in part})
     missing = f" Not measured, as no interpreter for them was found: {', '.join(left_out)}." if left_out else ""
-    best = [
-        f"{name} {_best(figures)[0]}" for name, figures in found["sqlite"].items() if name != OURS and _best(figures)[0]
-    ]
+    best = "; ".join(
+        f"{name}: {workers}"
+        for name, figures in found["sqlite"].items()
+        if name != OURS and (workers := _best(figures)[0])
+    )
     return f"""How each library and each bare loop was given its best:
 
-- **Threads and tasks.** A rate of saves is the best one of {_join(WORKERS)} threads, or tasks of an asynchronous
-  library, each with its share of the same accounts; the tables show the number. On SQLite the best were
-  {", ".join(best)}. Threads call the library directly: no event loop is between them. eventsrc is
-  compared at {ACCOUNTS} tasks.
+- **Threads and tasks.** A rate of saves is the best one of {_join(WORKERS)} threads, or tasks
+  of an asynchronous library, each with its share of the same accounts. Threads call the library directly: no event loop
+  is between them. The tables show the number. On SQLite the best were {best}.
+  eventsrc is compared at {ACCOUNTS} tasks.
 - **Warm.** Before the clock starts, each library saves {WARM_UP} times and loads 1,000 commits {WARM_UP} times: then V8
   has compiled castore ({node}). aett, async, does a share of that: a save with it takes longest.
 - **Streams take turns.** Saves and loads go round several streams, those of the bare loops too, so no library reads
   again what it has just read.
-- **One interpreter.** All Python libraries, and eventsrc next to them, ran on the same one: {python}.{missing}
+- **One interpreter.** All Python libraries, and eventsrc next to them, ran on the same one:
+  {python}.{missing}
 - **Durability and settings.** SQLite files are in WAL mode with `synchronous=FULL`, also for a library that leaves this
   to its user. `benchmarks/drivers` shows how each library is used: as its documentation says.
 - **Bare loops** read only the columns that their answer needs, from tables of their own, check nothing, decode with

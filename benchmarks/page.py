@@ -37,9 +37,9 @@ _WHY = {
         "checks them."
     ),
     "events/s of CPU, SQLite to memory, 1 event a commit ÷ a bare loop": (
-        "more than half of the time is spent in the thread that reads: it fetches all columns of a commit, which the "
-        "bare loop does not, and makes the commit. The rest checks the order of each stream, notes its position, and "
-        "decodes and hands over each event with its context."
+        "most of the time is spent in the thread that reads: it fetches all columns of a commit, which the bare loop "
+        "does not, and makes the commit. The rest checks the order of each stream, notes its position, and decodes and "
+        "hands over each event with its context."
     ),
     "DynamoDB, CPU of a load of 1,000: castore (Node) ÷ ours": (
         "a warm V8 parses JSON and folds in compiled code. Most of the time of both is spent on decoding the response."
