@@ -54,8 +54,8 @@ async def _measure() -> list[Figure]:
                         client.cancel()
                     await asyncio.gather(*connected, return_exceptions=True)
     most = CLIENTS[-1]
-    delays = [crowded - alone for crowded, alone in zip(loads[most], loads[0], strict=True)]
-    found = [Figure(f"ms that {most:,} idle clients add to a load", median_of(delays), 2, at_most=True)]
+    ratios = [crowded / alone for crowded, alone in zip(loads[most], loads[0], strict=True)]
+    found = [Figure(f"time of a load: with {most:,} idle clients ÷ without", median_of(ratios), 2, at_most=True)]
     for count in CLIENTS:
         found.append(Figure(f"ms of CPU a second, {count:,} idle clients", median_of(cpu[count]) * 1000))
         found.append(Figure(f"ms of a load with {count:,} idle clients, median", median_of(loads[count])))

@@ -44,18 +44,23 @@ async def figures() -> list[Figure]:
         path = Path(folder) / "ledger.db"
         async with SQLiteStore(path) as store:
             await Repository(Account, store).save(Account.open("a-1", owner="ann"))
-        for workers in WORKERS:
-            spent = await asyncio.gather(
-                *(_run_child("sqlite", str(path), f"{path}.{workers}.{number}", workers) for number in range(ROUNDS))
-            )
+
+        async def spend(workers: str) -> list[float]:
+            names = [f"{path}.{workers}.{number}" for number in range(ROUNDS)]
+            return await asyncio.gather(*(_run_child("sqlite", str(path), name, workers) for name in names))
+
+        for workers, spent in zip(WORKERS, await asyncio.gather(*map(spend, WORKERS)), strict=True):
             found.append(Figure(f"ms of CPU a minute, idle, SQLite, {workers}", median_of(spent)))
     async with dynamodb_local() as local:
         table = fresh_name()
-        async with store_on(local.endpoint_url, table) as store:
-            await store.create_table(stream=True)
-            await Repository(Account, store).save(Account.open("a-1", owner="ann"))
-        for workers in WORKERS:
-            rounds = await asyncio.gather(*(_on_dynamodb(local.endpoint_url, table, workers) for _ in range(ROUNDS)))
+        async with store_on(local.endpoint_url, table) as events:
+            await events.create_table(stream=True)
+            await Repository(Account, events).save(Account.open("a-1", owner="ann"))
+
+        async def run(workers: str) -> list[tuple[float, float, float]]:
+            return await asyncio.gather(*(_on_dynamodb(local.endpoint_url, table, workers) for _ in range(ROUNDS)))
+
+        for workers, rounds in zip(WORKERS, await asyncio.gather(*map(run, WORKERS)), strict=True):
             found += [
                 Figure(f"{name}, idle, DynamoDB, {workers}", median_of(values))
                 for name, values in zip(

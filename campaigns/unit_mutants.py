@@ -20,6 +20,8 @@ from tenacity import wait_none, wait_random
 from eventsrc import DynamoDBStore, concurrency
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.parts import Trace
+from eventsrc import DynamoDBStore
+from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -70,6 +72,7 @@ _TABLES = "integration/test_tables.py"
 _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
 _CREDENTIALS = "integration/test_credentials.py"
+_CODEC = "unit/aggregates/test_codec.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -387,6 +390,22 @@ def old_file_watched() -> list[Patch]:
 _SQLITE_FILES = "integration/test_sqlite_files.py"
 _SQLITE_DEADLINES = "integration/test_sqlite_deadlines.py"
 
+def commits_left_out_of_those_read_together() -> list[Patch]:
+    """A reader passes over commits that were not decoded together with others, as they expand to too much."""
+    return [edited(EventReader, "read_each", ("start += len(decoded)", "start += len(part)"))]
+
+
+def damage_that_hides_the_commits_before() -> list[Patch]:
+    """A damaged commit keeps a reader from those before it."""
+    return [edited(EventReader, "read_each", ("except StoredDataError:", "except ZeroDivisionError:"))]
+
+
+def old_events_not_upcast() -> list[Patch]:
+    """Events that were decoded together keep the indexes of what their upcasters returned."""
+    old = " and all(map(self._old_tags.isdisjoint, tags))"
+    return [edited(EventReader, "read_each", (old, ""))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         withdrawn_call_that_runs,
@@ -537,6 +556,15 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (fold_in_one_turn, _FOLDING),
     (long_stream_released_at_once, _FOLDING),
+    (
+        commits_left_out_of_those_read_together,
+        f"{_CODEC}::test_a_reader_of_many_commits_reads_those_that_expand_to_much_together",
+    ),
+    (
+        damage_that_hides_the_commits_before,
+        "unit/processing/test_memory_projection.py::test_a_commit_that_cannot_be_read_fails_alone",
+    ),
+    (old_events_not_upcast, f"{_CODEC}::test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one"),
 )
 
 

@@ -33,6 +33,7 @@ const accounts = new EventStore({
 });
 
 let client;
+let turn = 0;
 const kept = new Map();
 
 async function create(aggregateId) {
@@ -84,21 +85,24 @@ const commands = {
     );
     await waitUntilTableExists({ client, maxWaitTime: 30 }, { TableName: tableName });
     accounts.eventStorageAdapter = new DynamoDBSingleTableEventStorageAdapter({ tableName, dynamoDBClient: client });
+    return { runs_on: `Node ${process.versions.node}` };
   },
 
   async close() {
     client.destroy();
   },
 
-  async save({ stream, times }) {
-    let account = kept.get(stream) ?? (await create(stream));
-    for (let n = 0; n < times; n++) account = await deposit(account, 1);
-    kept.set(stream, account);
+  async save({ streams, times }) {
+    for (const stream of streams) if (!kept.has(stream)) kept.set(stream, await create(stream));
+    for (let n = 0; n < times; n++) {
+      const stream = streams[n % streams.length];
+      kept.set(stream, await deposit(kept.get(stream), 1));
+    }
   },
 
-  async load({ stream, times }) {
+  async load({ streams, times }) {
     let balance = 0;
-    for (let n = 0; n < times; n++) ({ balance } = await load(stream));
+    for (let n = 0; n < times; n++) ({ balance } = await load(streams[turn++ % streams.length]));
     return { balance };
   },
 
@@ -106,10 +110,13 @@ const commands = {
     return { missing: true }; // "not implemented in Castore yet", says its documentation
   },
 
-  async many({ streams, tasks, times }) {
-    await atOnce(tasks, async (number) => {
-      let account = await create(`${streams}-${number}`);
-      for (let n = 0; n < times; n++) account = await deposit(account, 1);
+  async many({ streams, accounts, workers, times }) {
+    await atOnce(workers, async (worker) => {
+      const held = [];
+      for (let number = worker; number < accounts; number += workers) held.push(await create(`${streams}-${number}`));
+      for (let n = 1; n < times; n++) {
+        for (let each = 0; each < held.length; each++) held[each] = await deposit(held[each], 1);
+      }
     });
   },
 

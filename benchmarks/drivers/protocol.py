@@ -1,8 +1,8 @@
 """The protocol of the drivers: one process per library, commands and answers as lines of JSON.
 
 This file uses only the standard library, because it runs in the environment of each library. `python ours.py sqlite`
-reads commands from its standard input, such as `{"do": "save", "stream": "a", "times": 100}`, and answers each with
-`{"cpu": seconds, "wall": seconds, …}`.
+reads commands from its standard input, such as `{"do": "save", "streams": ["a", "b"], "times": 100}`, and answers each
+with `{"cpu": seconds, "wall": seconds, …}`. Streams of a command take turns, so that no cache has only one to hold.
 
 The domain is the same for all libraries: an account is opened, and then receives deposits of an amount and a memo of 40
 characters, one event per commit.
@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import platform
+import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any, Protocol
 
 MEMO = "rent for the room above the bakery, May "
@@ -57,39 +60,60 @@ class Session:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._kept: dict[str, Any] = {}
+        self._turns = count()
 
-    async def open(self, where: str) -> None:
+    async def open(self, where: str) -> dict[str, str]:
         await _done(self._driver.open(where))
+        return {"runs_on": f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"}
 
     async def close(self) -> None:
         await _done(self._driver.close())
 
-    async def save(self, stream: str, times: int) -> None:
-        """Save `times` deposits on one object, one after the other."""
-        if stream not in self._kept:
-            self._kept[stream] = await _done(self._driver.create(stream))
-        for _ in range(times):
-            await _done(self._driver.deposit(self._kept[stream], 1))
+    async def save(self, streams: Sequence[str], times: int) -> None:
+        """Save `times` deposits, one after the other, on one object of each stream in turn."""
+        for stream in streams:
+            if stream not in self._kept:
+                self._kept[stream] = await _done(self._driver.create(stream))
+        for turn in range(times):
+            await _done(self._driver.deposit(self._kept[streams[turn % len(streams)]], 1))
 
-    async def load(self, stream: str, times: int) -> dict[str, int]:
+    async def load(self, streams: Sequence[str], times: int) -> dict[str, int]:
+        """Load `times` times, one after the other, each stream in turn, and return the last balance."""
         balance = 0
         for _ in range(times):
+            stream = streams[next(self._turns) % len(streams)]
             balance = self._driver.balance(await _done(self._driver.load(stream)))
         return {"balance": balance}
 
-    async def snapshot(self, stream: str) -> None:
-        await _done(self._driver.snapshot(await _done(self._driver.load(stream))))
+    async def snapshot(self, streams: Sequence[str]) -> None:
+        for stream in streams:
+            await _done(self._driver.snapshot(await _done(self._driver.load(stream))))
 
-    async def many(self, streams: str, tasks: int, times: int) -> None:
-        """Run `tasks` tasks at once. Each saves an account of its own."""
+    async def many(self, streams: str, accounts: int, workers: int, times: int) -> None:
+        """Save `times` commits to each of new accounts, which are divided among threads or, if it is async, tasks."""
 
-        async def one(number: int) -> None:
-            account = await self._run(pool, self._driver.create, f"{streams}-{number}")
-            for _ in range(times):
-                await self._run(pool, self._driver.deposit, account, 1)
+        def names(worker: int) -> Sequence[str]:
+            return [f"{streams}-{number}" for number in range(worker, accounts, workers)]
 
-        with ThreadPoolExecutor(tasks) as pool:
-            await asyncio.gather(*(one(number) for number in range(tasks)))
+        def work(worker: int) -> None:
+            held = [self._driver.create(name) for name in names(worker)]
+            for _ in range(times - 1):
+                for account in held:
+                    self._driver.deposit(account, 1)
+
+        async def work_async(worker: int) -> None:
+            held = [await self._driver.create(name) for name in names(worker)]
+            for _ in range(times - 1):
+                for account in held:
+                    await self._driver.deposit(account, 1)
+
+        if inspect.iscoroutinefunction(self._driver.deposit):
+            await asyncio.gather(*map(work_async, range(workers)))
+        elif workers == 1:
+            work(0)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(work, range(workers)))
 
     async def race(self, stream: str, tasks: int, times: int) -> dict[str, int]:
         """Run `tasks` tasks at once on one account: load, deposit 1, save; `times` in all. Return counts by outcome."""

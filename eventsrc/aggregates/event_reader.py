@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from ..errors import StoredDataError
 from ..store import Commit, EventIndex
 from .codec import Codec, unpack
 from .event import Event, tag_of
@@ -13,6 +14,7 @@ from .event_values import explain_mismatch, read_tags
 from .upcasting import Upcasting
 
 _LIST_OF_ONE = b"\x91"  # in MessagePack, before its item
+_TOGETHER = 64  # commits that are decoded at once; each may be as large as a commit can be
 
 
 class EventReader:
@@ -50,6 +52,26 @@ class EventReader:
         else:
             return self._upcast(known, stream, version)
         raise failure  # outside the except block: its cause may quote the event
+
+    def read_each(self, commits: Sequence[Commit]) -> Iterator[Iterable[tuple[EventIndex, Event]]]:
+        """Yield for each commit what `read` returns, for half the CPU if this reader has classes for all events.
+
+        Raises as `read`, when it is the turn of that commit.
+        """
+        start = 0
+        while part := commits[start : start + _TOGETHER]:
+            tags = {commit.tags for commit in part}
+            if all(map(self._tags.issuperset, tags)) and all(map(self._old_tags.isdisjoint, tags)):
+                try:
+                    decoded, _ = self._codec.decode_run(part)
+                except StoredDataError:
+                    pass  # those before that commit are read
+                else:
+                    yield from map(enumerate, decoded)
+                    start += len(decoded)
+                    continue
+            yield from map(self.read, part)
+            start += len(part)
 
     def _upcast(
         self, known: list[tuple[EventIndex, Event]], stream: str, version: int

@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import aioboto3
 import aiobotocore.session
 import pytest
+
+from eventsrc.stores.dynamodb.wire.sdk import core_session
 
 from .tables import session as shared_session
 
@@ -50,8 +51,8 @@ class Environment:
     def session(self) -> Any:
         """A session of its own, which shares the parsed service models with other tests."""
         own = aiobotocore.session.get_session()
-        own.register_component("data_loader", shared_session()._session.get_component("data_loader"))
-        return aioboto3.Session(botocore_session=own)
+        own.register_component("data_loader", core_session(shared_session()).get_component("data_loader"))
+        return own
 
     async def expire(self) -> None:
         """Make the SDK renew the credentials that it has before the next request."""

@@ -46,9 +46,11 @@ class Handlers:
 
     def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcasting]) -> None:
         self._by_type = by_type
+        self.find = by_type.get  # the handler of a type of events, or None
         self.take_sequences = any(handler.takes_sequence for handler in by_type.values())
         self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
         self._reader = EventReader(by_type, upcasters)
+        self.read_each = self._reader.read_each
 
     @property
     def awaiting(self) -> Handler | None:

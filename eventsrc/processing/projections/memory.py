@@ -5,10 +5,12 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Collection, Sequence, Set
 
+from ...aggregates.event import Event
 from ...store import Commit, EventId, EventIndex, Store
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, Position, PositionMoved, Slice
 from .calling import refuse_awaitable, to_failure
+from .handlers import Handler
 from .ordering import Walk, in_order
 from .projection import Failure, Guarantee, Projection
 
@@ -88,23 +90,33 @@ class MemoryProjection(Projection):
             raise PositionMoved(run.stream)
 
     def _handle(self, walk: Walk, muted: Set[str]) -> None:
-        calls, partly = self._handlers.calls, self._partly
-        # Not across commits: the events that a handler takes together would be in different attempts.
-        batches = ((commit,) for commit in walk) if self._handlers.take_sequences else (walk,)
-        for commits in batches:
-            for handler, given, commit, index in calls(commits):
-                if partly and self._is_handled(commit, index):
-                    continue
-                try:
-                    if handler.with_context:
-                        result = handler.call(self, given, Context(commit, index, commit.stream in muted))
-                    else:
-                        result = handler.call(self, given)
-                    if result is not None:
-                        refuse_awaitable(result, handler.name)
-                except (Exception, CancelledError):
-                    partly[commit.stream] = commit.event_id(index)
-                    raise
+        handlers, find = self._handlers, self._handlers.find
+        if handlers.take_sequences:
+            # Not across commits: the events that a handler takes together would be in different attempts.
+            for commit in walk:
+                for handler, given, _, index in handlers.calls((commit,)):
+                    self._call(handler, given, commit, index, muted)
+            return
+        for commit, events in zip(walk, handlers.read_each(walk.commits), strict=False):
+            for index, event in events:
+                if (found := find(type(event))) is not None:  # none takes what an upcaster returned
+                    self._call(found, event, commit, index, muted)
+
+    def _call(
+        self, handler: Handler, given: Event | list[Event], commit: Commit, index: EventIndex, muted: Set[str]
+    ) -> None:
+        if self._partly and self._is_handled(commit, index):
+            return
+        try:
+            if handler.with_context:
+                result = handler.call(self, given, Context(commit, index, commit.stream in muted))
+            else:
+                result = handler.call(self, given)
+            if result is not None:
+                refuse_awaitable(result, handler.name)
+        except (Exception, CancelledError):
+            self._partly[commit.stream] = commit.event_id(index)
+            raise
 
     def _is_handled(self, commit: Commit, index: EventIndex) -> bool:
         """Whether an earlier attempt has handled this event of a commit that failed."""

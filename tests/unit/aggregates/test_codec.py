@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict
 from uuid import UUID
 from zlib import crc32
@@ -108,6 +109,10 @@ class MovedLater(Event, tag="moved.2"):
 
 def in_paces(old: Moved) -> MovedLater:
     return MovedLater(place=old.place, paces=old.steps * 2)
+
+
+def in_turn(old: Moved) -> list[MovedLater]:
+    return [MovedLater(place=old.place, paces=number) for number in range(old.steps)]
 
 
 codec = Codec([Moved, Rich, Loose, Measured], {})
@@ -572,6 +577,35 @@ def test_a_reader_gets_known_events_with_their_indexes() -> None:
     assert list(reader.read(mixed(HERE, THERE))) == [(0, HERE), (1, THERE)]
     assert list(reader.read(mixed(RICH, HERE, Loose(), Loose(), THERE, RICH))) == [(1, HERE), (4, THERE)]
     assert list(reader.read(mixed(RICH, Loose(anything="far " * 100), HERE))) == [(2, HERE)]  # compressed
+
+
+def test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one() -> None:
+    kinds = [mixed(HERE, THERE), mixed(HERE), mixed(RICH, HERE), mixed(Loose()), mixed(THERE, *[HERE] * 50)]
+    upcasting = [EventReader([MovedLater], collect_upcasters([each], "test")) for each in (in_paces, in_turn)]
+    for reader in (EventReader([Moved], {}), *upcasting):
+        for count in (0, 1, 63, 64, 65, 200):
+            same = [kinds[1]] * count
+            differing = [kinds[number % 3 * 2 % 5] for number in range(count)]
+            for commits in (same, differing):
+                assert [list(each) for each in reader.read_each(commits)] == [list(reader.read(c)) for c in commits]
+
+
+def test_a_reader_of_many_commits_reads_those_that_expand_to_much_together() -> None:
+    large = [mixed(Moved(place=f"{number}" * 3_000_000)) for number in range(8)]
+    found = list(EventReader([Moved], {}).read_each(large))
+    assert [[(index, event.place[0]) for index, event in each] for each in found] == [  # type: ignore[attr-defined]
+        [(0, str(number))] for number in range(8)
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 63, 64, 99])
+def test_a_reader_of_many_commits_gets_those_before_a_damaged_one(place: int) -> None:
+    commits = [mixed(HERE, THERE)] * 100
+    commits[place] = msgspec.structs.replace(commits[place], payload=b"damaged")
+    found = EventReader([Moved], {}).read_each(commits)
+    assert [list(each) for each in islice(found, place)] == [[(0, HERE), (1, THERE)]] * place
+    with pytest.raises(CorruptPayload):
+        next(found)
 
 
 def test_a_payload_without_known_events_is_not_read() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from support.bank import Account, Deposited, Opened
 from support.ledger import InMemory, commits_of, fill
 from support.slices import FENCE, slices
 
-from eventsrc import Commit, MemoryStore, Repository
+from eventsrc import Commit, CorruptPayload, MemoryStore, Repository
 from eventsrc.processing import Context, MemoryCheckpoints, MemoryProjection
 from eventsrc.processing.slice import HandlerFailed, PositionMoved
 
@@ -76,6 +77,24 @@ async def test_a_stream_that_fails_is_left_out_and_the_others_continue_in_order(
     assert {stream: position.version for stream, position in positions.items()} == {"account-a-0": 3, "account-a-1": 1}
     first = next(commit for commit in commits if commit.stream == "account-a-1")
     assert (positions["account-a-1"].id, positions["account-a-1"].time) == (first.id, first.time)
+
+
+@pytest.mark.parametrize("place", [0, 1, 4, 149])
+async def test_a_commit_that_cannot_be_read_fails_alone(place: int) -> None:
+    commits = await interleaved(rounds=50)
+    broken = commits[place]
+    commits[place] = msgspec.structs.replace(broken, payload=b"damaged")
+    projection = Order()
+    bound(projection)
+    [failure] = await projection.apply(slices(commits))
+    assert failure.run.stream == broken.stream
+    assert isinstance(failure.error, HandlerFailed)
+    assert isinstance(failure.error.error, CorruptPayload)
+    expected = [c for c in commits if c.stream != broken.stream or c.version < broken.version]
+    assert projection.seen == [(each.stream, each.version) for each in expected]
+    positions = await projection.positions({each.stream for each in commits})
+    last = {each.stream: each.version for each in expected}
+    assert {stream: position.version for stream, position in positions.items()} == last
 
 
 async def test_a_handler_that_raises_a_cancellation_has_failed() -> None:
