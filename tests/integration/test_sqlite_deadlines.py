@@ -14,7 +14,7 @@ from time import monotonic
 
 import pytest
 
-from eventsrc import Commit, CommitOutcomeUnknown, Snapshot, SQLiteStore, StoreRejected, StoreUnavailable
+from eventsrc import Commit, CommitOutcomeUnknown, Loaded, Snapshot, SQLiteStore, StoreRejected, StoreUnavailable
 from eventsrc.stores.sqlite import threads
 from eventsrc.stores.sqlite.connection import connect
 from eventsrc.testing.contract.samples import fill, make_commit
@@ -101,7 +101,8 @@ async def test_reads_end_at_the_deadline_and_free_their_threads(store: SQLiteSto
     endless = [store._readers.run(lambda db: db.execute(ENDLESS).fetchall()) for _ in range(threads._READERS)]
     queued = [store.load("s-1") for _ in range(50)]
     ended = await asyncio.gather(*endless, *queued, return_exceptions=True)
-    assert {type(each) for each in ended} == {StoreUnavailable}
+    assert {type(each) for each in ended[: len(endless)]} == {StoreUnavailable}
+    assert {type(each) for each in ended} <= {StoreUnavailable, Loaded}  # some may begin just before the deadline
     assert len(await ids(store, "s-1")) == 1
 
 

@@ -265,8 +265,9 @@ async def test_a_commit_into_a_file_that_is_lost_during_the_commit_is_not_acknow
                 path.rename(tmp_path / "old.db")
 
         store._writer._connection.set_trace_callback(lose)
+        commit = make_commit("s-1")
         with pytest.raises(CommitOutcomeUnknown, match=r"events\.db is gone"):
-            await store.append(commit := make_commit("s-1"))
+            await store.append(commit)
         with pytest.raises(StoreRejected, match="is gone"):
             await store.append(commit)
 
