@@ -19,9 +19,8 @@ from tenacity import wait_none, wait_random
 
 from eventsrc import DynamoDBStore, concurrency
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
-from eventsrc.aggregates.parts import Trace
-from eventsrc import DynamoDBStore
 from eventsrc.aggregates.event_reader import EventReader
+from eventsrc.aggregates.parts import Trace
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -389,6 +388,7 @@ def old_file_watched() -> list[Patch]:
 
 _SQLITE_FILES = "integration/test_sqlite_files.py"
 _SQLITE_DEADLINES = "integration/test_sqlite_deadlines.py"
+
 
 def commits_left_out_of_those_read_together() -> list[Patch]:
     """A reader passes over commits that were not decoded together with others, as they expand to too much."""
