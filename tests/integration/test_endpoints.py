@@ -18,7 +18,7 @@ from eventsrc.stores.dynamodb.wire.connection import Connection
 from eventsrc.stores.dynamodb.wire.endpoints import find_aws_variant, find_endpoint, is_confidential
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 
-CORE = get_session()
+CORE: Any = get_session()
 CORE.set_credentials("local", "local")
 PARTITIONS = CORE.get_component("data_loader").load_data("partitions")["partitions"]
 REGIONS = [next(region for region in partition["regions"] if "global" not in region) for partition in PARTITIONS]
