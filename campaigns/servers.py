@@ -1,12 +1,7 @@
 """`make servers`: the contracts on other servers of the protocol than DynamoDB Local: dynalite and moto.
 
-<<<<<<< HEAD
-Other authors have written these servers. What holds on all of them does not depend on a peculiarity of
-DynamoDB Local. docs/testing.md lists what each of them cannot do.
-=======
 Other authors have written these servers. What holds on all of them does not depend on a peculiarity of DynamoDB
 Local. docs/testing.md lists what each of them cannot do.
->>>>>>> w-answers
 """
 
 from __future__ import annotations
