@@ -28,6 +28,9 @@ from eventsrc.testing import contract
 
 LOCK = Path(__file__).parents[1] / "requirements" / "dynalite"
 
+DEADLINE = 60.0
+"""Seconds, because moto answers slowly."""
+
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "snapshot-last": {},
     "snapshot-first": {"layout": "snapshot-first", "tenant": "\u00e4cme & co"},
@@ -43,10 +46,19 @@ class Server(NamedTuple):
     has_transactions: bool = True  # without them, there are no checkpoints
 
 
+_MOTO = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
+"""With threads, as moto runs by itself, its conditions are not atomic: of two writers, both may succeed."""
+
+
 def moto() -> Server:
     return Server(
         "moto",
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"],
+        [sys.executable, "-c", _MOTO],
         frozenset({"a_commit_fits_or_is_refused"}),  # it counts the base64 text of binary values
     )
 
@@ -97,7 +109,7 @@ async def check_layouts(url: str) -> AsyncIterator[Named]:
     """Iterate over the checks of the contract of stores, for each layout."""
     without = {contract.Capability.KNOWS_THE_END, contract.Capability.FEEDS}
     for layout, options in LAYOUTS.items():
-        make_store = partial(store_on, url, fresh_name(), **options)
+        make_store = partial(store_on, url, fresh_name(), deadline=DEADLINE, **options)
         async with make_store() as store:
             await store.create_table()
         for check in contract.CONTRACT:
@@ -107,7 +119,7 @@ async def check_layouts(url: str) -> AsyncIterator[Named]:
 async def check_checkpoints(url: str) -> AsyncIterator[Named]:
     """Iterate over the checks of the contract of checkpoints."""
     without = {contract.checkpoints.Capability.FENCES_ALL_STREAMS}
-    make_checkpoints = partial(checkpoints_on, url, fresh_name())
+    make_checkpoints = partial(checkpoints_on, url, fresh_name(), deadline=DEADLINE)
     async with make_checkpoints() as checkpoints:
         await checkpoints.create_table()
     for check in contract.checkpoints.CONTRACT:
