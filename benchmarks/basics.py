@@ -66,8 +66,8 @@ def section(found: dict[str, Any]) -> str:
 
 A save is `repository.save` of one deposit. A load is `repository.load`, including all checks and the fold. The bare
 calls are programs by hand over the SDK (aiobotocore), aiodynamo, and an unsigned POST over aiohttp. A bare put sends
-the same item, and does not look at the answer. A bare load asks for the payloads only, decodes the events with msgspec and
-applies them. {limit.TURNS} streams take turns. The figures are medians of {limit.ROUNDS} rounds in one process.
+the same item, and does not look at the answer. A bare load asks for the payloads only, decodes the events with msgspec
+and applies them. {limit.TURNS} streams take turns. The figures are medians of {limit.ROUNDS} rounds in one process.
 
 ![CPU of a save compared with bare calls](plots/limit.svg)
 
