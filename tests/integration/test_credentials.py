@@ -109,7 +109,7 @@ async def open_and_close(store: AbstractAsyncContextManager[Any]) -> None:
 async def test_a_source_that_fails_once_is_asked_again(
     environment: Environment, proxy: Proxy, table: str, source: str, kind: str
 ) -> None:
-    async with SOURCES[source][0](environment) as given, opened(environment, kind, proxy.url, table, 10.0) as store:
+    async with SOURCES[source][0](environment) as given, opened(environment, kind, proxy.url, table, 30.0) as store:
         await store.append(make_commit(stream := fresh_stream()))
         proxy.operations.clear()
         await environment.expire()
@@ -124,7 +124,7 @@ async def test_a_source_that_always_fails_is_a_definite_failure_that_names_it(
     environment: Environment, proxy: Proxy, table: str, source: str, kind: str
 ) -> None:
     make, name = SOURCES[source]
-    async with make(environment) as given, opened(environment, kind, proxy.url, table, 1.5) as store:
+    async with make(environment) as given, opened(environment, kind, proxy.url, table, 2.5) as store:
         await environment.expire()
         given.fail(1000)
         assert name in await check_silent(store.append(make_commit(fresh_stream())), StoreUnavailable)
@@ -137,7 +137,7 @@ async def test_a_store_opens_although_a_source_fails_once(
 ) -> None:
     async with SOURCES[source][0](environment) as given:
         given.fail(1)
-        async with opened(environment, "signed", proxy.url, table, 10.0) as store:
+        async with opened(environment, "signed", proxy.url, table, 30.0) as store:
             await store.append(make_commit(fresh_stream()))
 
 
@@ -164,7 +164,7 @@ async def test_a_role_that_is_refused_is_not_requested_again(
 ) -> None:
     async with (
         web_identity(environment, sts_error(403, code)) as sts,
-        opened(environment, kind, proxy.url, table, 5.0) as store,
+        opened(environment, kind, proxy.url, table, 30.0) as store,
     ):
         sts.fail(1000)
         text = await check_silent(store.append(make_commit(fresh_stream())), StoreRejected)
@@ -180,7 +180,7 @@ async def test_a_failure_of_sts_is_not_taken_for_one_of_dynamodb(
     """A status of 500 of the service leaves an outcome unknown; one of STS does not."""
     async with (
         web_identity(environment, sts_error(500, "InternalFailure")) as sts,
-        opened(environment, kind, proxy.url, table, 0.5) as store,
+        opened(environment, kind, proxy.url, table, 2.0) as store,
     ):
         sts.fail(1000)
         await check_silent(store.append(make_commit(fresh_stream())), StoreUnavailable)
@@ -188,7 +188,7 @@ async def test_a_failure_of_sts_is_not_taken_for_one_of_dynamodb(
 
 @both_clients
 async def test_no_credentials(environment: Environment, proxy: Proxy, table: str, kind: str) -> None:
-    async with opened(environment, kind, proxy.url, table, 5.0) as store:
+    async with opened(environment, kind, proxy.url, table, 30.0) as store:
         proxy.operations.clear()
         for _ in range(2):
             text = await check_silent(store.append(make_commit(fresh_stream())), StoreRejected)
@@ -276,7 +276,7 @@ async def test_a_mistake_in_the_configuration_is_named(environment: Environment,
     mistake(environment)
 
     async def use() -> None:
-        async with DynamoDBStore("ledger", endpoint_url="https://127.0.0.1:1", deadline=5.0) as store:
+        async with DynamoDBStore("ledger", endpoint_url="https://127.0.0.1:1", deadline=30.0) as store:
             await store.append(make_commit(fresh_stream()))
 
     text = await check_silent(use(), StoreRejected)
