@@ -44,7 +44,6 @@ from eventsrc.stores.dynamodb.wire import (
 from eventsrc.stores.dynamodb.wire.http import Pool
 from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
-from eventsrc.stores.dynamodb.wire.signed_client import SignedClient
 from eventsrc.stores.sqlite import connection as sqlite_connection
 from eventsrc.stores.sqlite import file, threads
 from eventsrc.stores.sqlite.watcher import Watcher
@@ -303,7 +302,7 @@ def host_that_begins_as_a_local_one() -> list[Patch]:
 
 def line_break_in_a_header() -> list[Patch]:
     """A token with a line break becomes a header."""
-    return [edited(SignedClient, "_get_credentials", ("in_headers.isascii() and in_headers.isprintable()", "True"))]
+    return [edited(credentials.CredentialSource, "get", ("in_headers.isascii() and in_headers.isprintable()", "True"))]
 
 
 def waiting_for_a_connection_counts_as_sent() -> list[Patch]:

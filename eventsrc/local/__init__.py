@@ -76,7 +76,7 @@ class DynamoDBLocal:
         return DynamoDBCheckpoints(table, **self._add_defaults(options))
 
     def _add_defaults(self, given: dict[str, Any]) -> dict[str, Any]:
-        from ..stores.dynamodb.wire.sdk import new_session
+        from ..stores.dynamodb.wire.session import new_session
 
         kwargs = self.client_kwargs
         session = new_session()

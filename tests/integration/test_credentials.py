@@ -80,7 +80,7 @@ async def opened(
             yield store
     else:
         async with (
-            session.client("dynamodb", endpoint_url=endpoint, config=ONCE) as client,
+            session.create_client("dynamodb", endpoint_url=endpoint, config=ONCE) as client,
             DynamoDBStore(table, client=client, deadline=deadline) as store,
         ):
             yield store
@@ -167,6 +167,7 @@ async def test_a_role_that_is_refused_is_not_requested_again(
         opened(environment, kind, proxy.url, table, 30.0) as store,
     ):
         sts.fail(1000)
+        sts.requests.clear()  # of the opening
         text = await check_silent(store.append(make_commit(fresh_stream())), StoreRejected)
     assert "AssumeRoleWithWebIdentity" in text
     assert code in text
@@ -265,8 +266,8 @@ MISTAKES: dict[Any, tuple[str, str]] = {  # the code, and what the message names
     missing_command: ("CredentialRetrievalError", "command.*profile default in .*/config"),
     missing_token: ("CredentialRetrievalError", "/token"),
     missing_source_profile: ("InvalidConfigError", "base.*profile work"),
-    missing_certificates: ("CA_BUNDLE", r"/ca\.pem"),
-    damaged_certificates: ("CA_BUNDLE", r"/ca\.pem"),
+    missing_certificates: ("CertificateFile", r"/ca\.pem"),
+    damaged_certificates: ("CertificateFile", r"/ca\.pem"),
 }
 
 

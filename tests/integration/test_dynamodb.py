@@ -531,7 +531,11 @@ async def test_an_endpoint_that_is_encrypted_or_local_is_accepted(
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({}, "region"), ({"region_name": "no region"}, "region"), ({"endpoint_url": "nowhere"}, "nowhere")],
+    [
+        ({}, "region"),
+        ({"region_name": "no region"}, "region"),
+        ({"endpoint_url": "nowhere"}, "cannot parse"),
+    ],
 )
 async def test_settings_that_the_sdk_refuses_are_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], reason: str

@@ -880,8 +880,9 @@ async def test_commits_of_any_size_are_read_in_their_order(tmp_path: Path, sizes
         expect_same([each for batch in batches for each in batch.commits], [*commits[:6], *commits[7:]], "sound ones")
 
 
-async def test_a_load_takes_one_row_a_page(tmp_path: Path) -> None:
+async def test_a_load_takes_one_row_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter lock is given up at each row, so threads that compute hold up each row."""
+    monkeypatch.setattr("eventsrc.stores.sqlite.threads._READERS", 1)
     async with SQLiteStore(tmp_path / "events.db") as store:
         await fill(store, stream := fresh_stream(), 1_500)
         statements: list[str] = []

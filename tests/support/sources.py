@@ -16,7 +16,7 @@ from typing import Any
 import aiobotocore.session
 import pytest
 
-from eventsrc.stores.dynamodb.wire.sdk import core_session
+from eventsrc.stores.dynamodb.wire.session import core_session
 
 from .tables import session as shared_session
 

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS eventsrc_skipped (
 CREATE TABLE IF NOT EXISTS eventsrc_workers (worker TEXT PRIMARY KEY, beats INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS eventsrc_active (tag TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
-_OF_A_STORE = {"commits", "identity"}
+_OF_A_STORE = {"log", "deleted", "identity"}
 """Tables of an event store."""
 
 

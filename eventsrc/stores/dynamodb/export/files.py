@@ -14,7 +14,8 @@ from ....retrying import on_broken_download
 from ..wire.certificates import find_refusal
 from ..wire.client import TransportError
 from ..wire.outcomes import to_certificate_rejection
-from ..wire.sdk import new_session, open_client
+from ..wire.sdk import open_client
+from ..wire.session import new_session
 
 PART = 4 * 1024 * 1024  # bytes read at once
 

@@ -10,7 +10,8 @@ from ...limits import check_deadline
 from .client import Client, divide
 from .endpoints import find_streams_settings, is_proxied
 from .limits import Limits
-from .sdk import OpenedClient, SDKClient, check_installed, core_session, new_session, open_sdk, warn_of_retries
+from .sdk import OpenedClient, SDKClient, open_sdk, warn_of_retries
+from .session import check_installed, core_session, new_session
 
 DEADLINE = 10.0
 """Seconds that a call may take, including retries."""
@@ -102,7 +103,7 @@ class Connection:
         sdk, self._endpoint, tls = await self._open_sdk(stack, "dynamodb", endpoint_url=self.endpoint_url)
         if is_proxied(self._endpoint, sdk.meta.config.proxies):
             return sdk, SDKClient(sdk, self._timeout)
-        credentials, region = CredentialSource(core_session(self._session)), sdk.meta.region_name
+        credentials, region = CredentialSource(self._session), sdk.meta.region_name
         client = SignedClient(self._endpoint, region, credentials, tls=tls, deadline=self.deadline)
         stack.push_async_callback(client.aclose)
         return sdk, client

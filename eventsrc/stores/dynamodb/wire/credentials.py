@@ -13,6 +13,7 @@ from typing import Any
 from botocore.exceptions import ClientError, NoCredentialsError
 
 from .client import CHECK_CREDENTIALS, NotSent, ServiceError
+from .session import core_session
 from .signature import Credentials
 
 _RECHECK = 5.0
@@ -69,7 +70,7 @@ _SOURCES = {
 
 
 class CredentialSource:
-    """The credentials of a session of aiobotocore.
+    """The credentials of a session of the SDK.
 
     If there are none, they are looked up again after a while: for the SDK, an instance without a role looks the same as
     a metadata service that has failed once.
@@ -140,6 +141,6 @@ def explain(error: Exception, session: Any = None, method: str = "") -> ServiceE
 
 
 def describe(session: Any) -> str:
-    """Return the profile of a session of aiobotocore, and the files that may have it."""
-    read = session.get_config_variable
+    """Return the profile of a session, and the files that may have it."""
+    read = core_session(session).get_config_variable
     return f"profile {read('profile') or 'default'} in {read('config_file')} or {read('credentials_file')}"

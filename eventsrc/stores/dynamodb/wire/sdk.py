@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from importlib.util import find_spec
 from socket import gaierror
 from ssl import SSLContext
 from typing import Any, NamedTuple, TypeVar
@@ -22,31 +21,11 @@ from .certificates import find_bundle, find_refusal, trust
 from .client import CHECK_CREDENTIALS, NotSent, Reply, ServiceError, TransportError, divide
 from .endpoints import find_endpoint, is_confidential, is_origin
 from .outcomes import DeadlinePassed, to_store_rejected
+from .session import core_session
 
 T = TypeVar("T")
 
-_PACKAGES = ("aiobotocore", "httptools")  # what the extra installs
 _CHECKS_NAMES = (3, 10)  # the first version of aiobotocore that checks the name in a certificate
-
-
-def check_installed() -> None:
-    """Raise ModuleNotFoundError, which names the extra to install, if a package that DynamoDB needs is missing."""
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        advice = f'DynamoDB needs {" and ".join(missing)}; run: pip install "eventsrc[dynamodb]"'
-        raise ModuleNotFoundError(advice, name=missing[0])
-
-
-def new_session() -> Any:
-    """Return a session of the SDK. Raises ModuleNotFoundError as `check_installed`."""
-    check_installed()
-    from aiobotocore.session import get_session  # here, because it is slow to import
-
-    return get_session()
-
-
-def core_session(session: Any) -> Any:
-    """Return the session of aiobotocore that this is, or that this one of aioboto3 has."""
-    return getattr(session, "_session", session)
 
 
 class SDKReply:
@@ -245,7 +224,7 @@ async def open_client(
     - the endpoint is not just a scheme, a host and a port;
     - the endpoint is neither encrypted nor on this machine, and `plain_http` is false;
     - the file of trusted certificates cannot be used;
-    - there will be no credentials, because the configuration is wrong.
+    - the SDK will not find credentials, because the configuration is wrong.
 
     Raises StoreUnavailable if the source of the credentials failed, which may pass.
     """
@@ -271,7 +250,7 @@ async def open_client(
         # Objects of S3 are at other hosts of the same endpoint.
         endpoint = opened.meta.endpoint_url if service == "s3" else await find_endpoint(opened)
     except Exception as error:  # noqa: BLE001  # sources of credentials raise errors of any kind
-        failure = _explain_opening(error, core_session(session))
+        failure = _explain_opening(error, session)
     else:
         if not is_origin(endpoint):  # not quoted, because it may contain a password
             raise StoreRejected("ENDPOINT", _ENDPOINT)
