@@ -76,6 +76,8 @@ class Client:
 
     def __init__(self, app: App, query: bytes = b"", *, stalls_at: bytes = b"data: ", delay: float = 0.0) -> None:
         self.text = b""
+        self._ids: list[str] = []
+        self._parsed = 0  # bytes of the text
         self._stalls_at, self._delay = stalls_at, delay
         self.stalled = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -97,8 +99,11 @@ class Client:
 
     @property
     def ids(self) -> list[str]:
-        lines = self.text.splitlines()
-        return [json.loads(line.removeprefix(b"data: "))["id"] for line in lines if line.startswith(b"data: ")]
+        """The ids of the events that have arrived. Each event is parsed once, as some tests ask all the time."""
+        start, self._parsed = self._parsed, self.text.rfind(b"\n") + 1
+        lines = self.text[start : self._parsed].splitlines()
+        self._ids += [json.loads(line.removeprefix(b"data: "))["id"] for line in lines if line.startswith(b"data: ")]
+        return self._ids
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240  # files are made and broken while nothing else runs
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -220,6 +221,7 @@ async def test_a_file_that_is_lost_while_the_store_is_open_is_noticed(
     async with SQLiteStore(path) as store:
         await store.append(make_commit("s-1"))
         await store.load("s-1")
+        await asyncio.sleep(0.1)  # until the file is looked for before a transaction
         lose(path)
         for call in (store.append(make_commit("s-1", 2)), store.load("s-1"), store.append(make_commit("s-2"))):
             with pytest.raises(StoreRejected, match=r"events\.db.*(gone|replaced).*open the store again") as raised:
@@ -228,11 +230,27 @@ async def test_a_file_that_is_lost_while_the_store_is_open_is_noticed(
     assert path.exists() or lose in (delete, move_away)  # nothing is created in its place
 
 
+@pytest.mark.parametrize("lose", [each for each in LOSSES if each is not replace_log])  # which takes some moments
+async def test_a_file_that_is_lost_between_two_appends_acknowledges_nothing(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    async with SQLiteStore(path := tmp_path / "events.db") as store:
+        for version in range(1, 4):
+            await store.append(make_commit("s-1", version))
+        lose(path)
+        for _ in range(2):
+            with pytest.raises((StoreRejected, CommitOutcomeUnknown), match=r"gone|replaced"):
+                await store.append(make_commit("s-1", 4))
+        with pytest.raises(StoreRejected, match=r"gone|replaced"):
+            await store.append(make_commit("s-1", 4))
+
+
 @pytest.mark.parametrize("lose", LOSSES)
 async def test_a_checkpoints_file_that_is_lost_is_noticed(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     path = tmp_path / "model.db"
     async with SQLiteCheckpoints(path) as checkpoints:
         await checkpoints.write(lambda db: db.execute("CREATE TABLE t (x)"))
+        await asyncio.sleep(0.1)
         lose(path)
         for call in (
             checkpoints.write(lambda db: db.execute("INSERT INTO t VALUES (1)")),
@@ -248,6 +266,7 @@ async def test_a_file_that_is_moved_away_and_back_is_the_same(tmp_path: Path) ->
     path, away = tmp_path / "events.db", tmp_path / "away.db"
     async with SQLiteStore(path) as store:
         await store.append(make_commit("s-1"))
+        await asyncio.sleep(0.1)
         path.rename(away)
         with pytest.raises(StoreRejected):
             await store.append(make_commit("s-1", 2))
@@ -301,6 +320,7 @@ async def test_a_log_that_a_reader_keeps_from_starting_again_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(threads, "LOG_BYTES", 500_000)
+    monkeypatch.setattr("eventsrc.stores.sqlite.file._FRESH", 0.0)  # look at the size all the time
     async with SQLiteStore(path := tmp_path / "events.db") as store:
         await store.append(make_commit("s-1"))
         await fill(store, fresh_stream(), 4, size=300_000)

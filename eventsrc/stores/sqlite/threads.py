@@ -111,7 +111,7 @@ class Writer:
         self._queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._waiting = Waiting(deadline, self._explain_late)
         self._is_locked = False  # whether another connection holds the write lock
-        self._log_size, self._bound = 0, LOG_BYTES
+        self._bound = LOG_BYTES
         self._opening = self._waiting.add(_read_nothing, extra=_TO_OPEN)
         self._thread = threading.Thread(target=self._run, name="eventsrc-sqlite-writer", daemon=True)
         self._thread.start()
@@ -182,7 +182,7 @@ class Writer:
         self._waiting.answer(list(zip(calls, outcomes, strict=True)))
         if len(calls) < len(begun):  # the event loop was too busy to withdraw them
             self._waiting.answer([(call, self._explain_not_begun()) for call in begun if call.due <= now])
-        if self._log_size > self._bound:
+        if self._file.log_size > self._bound:
             self._look_at_log()
         return waiting[-1] is not None
 
@@ -191,7 +191,8 @@ class Writer:
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._file.check()
+                if not self._file.is_fresh:
+                    self._file.check()
                 self._is_locked = False
                 return None
             except BaseException as error:  # noqa: BLE001  # this thread must not end while callers wait for it
@@ -220,7 +221,7 @@ class Writer:
                 failure = Undecided(str(failure))
         else:
             try:
-                self._log_size = self._file.check()
+                self._file.check()
             except StoreError as error:
                 return [each if isinstance(each, Exception) else Undecided(str(error)) for each in outcomes]
             return outcomes
@@ -238,16 +239,16 @@ class Writer:
 
     def _look_at_log(self) -> None:
         """Warn if a reader keeps the write-ahead log from starting again. The next warning comes at twice the size."""
-        self._bound = self._log_size + LOG_BYTES // 8
+        self._bound = self._file.log_size + LOG_BYTES // 8
         with suppress(*ERRORS):
             _, pages, merged = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if merged < pages:
-                self._bound = 2 * self._log_size
+                self._bound = 2 * self._file.log_size
                 log.warning(
                     "%s-wal has grown to %d MiB, because a connection reads an old state, and it grows until that one "
                     "ends its transaction; look for another program that has the file open, or a cursor left open",
                     self._file.path,
-                    self._log_size >> 20,
+                    self._file.log_size >> 20,
                 )
 
 
