@@ -221,7 +221,8 @@ _numbers = count()
 class System:
     """The part of `os` that the library uses, for the files on a disk."""
 
-    O_RDWR, O_CREAT, O_EXCL, R_OK, W_OK, X_OK = os.O_RDWR, os.O_CREAT, os.O_EXCL, os.R_OK, os.W_OK, os.X_OK
+    O_RDWR, O_CREAT, O_EXCL = os.O_RDWR, os.O_CREAT, os.O_EXCL
+    F_OK, R_OK, W_OK, X_OK = os.F_OK, os.R_OK, os.W_OK, os.X_OK
     supports_effective_ids = frozenset[Any]()
     fsencode = staticmethod(os.fsencode)
 

@@ -362,7 +362,10 @@ def file_not_looked_for_after_a_commit() -> list[Patch]:
 
 def replaced_file_not_noticed() -> list[Patch]:
     """Only a file that is gone is noticed, not another one in its place."""
-    return [edited(file.DatabaseFile, "check", ("if (found.st_dev, found.st_ino) != opened:", "if False:"))]
+    return [
+        edited(file.DatabaseFile, "check", ("if (found.st_dev, found.st_ino) != self._opened[0]:", "if False:")),
+        edited(file.DatabaseFile, "_compare", ("if (found.st_dev, found.st_ino) != opened:", "if False:")),
+    ]
 
 
 def foreign_file_opened() -> list[Patch]:

@@ -222,8 +222,9 @@ class Writer:
         else:
             try:
                 self._file.check()
-            except StoreError as error:
-                return [each if isinstance(each, Exception) else Undecided(str(error)) for each in outcomes]
+            except BaseException as error:  # noqa: BLE001  # as above
+                lost = Undecided(str(_to_error(error)))
+                return [each if isinstance(each, Exception) else lost for each in outcomes]
             return outcomes
         if len(calls) > 1 and not committing and not isinstance(failure, Throttled):
             return [self._begin(call.due) or self._commit([call])[0] for call in calls]
