@@ -100,10 +100,14 @@ async def test_reads_end_at_the_deadline_and_free_their_threads(store: SQLiteSto
     assert store._readers is not None
     endless = [store._readers.run(lambda db: db.execute(ENDLESS).fetchall()) for _ in range(threads._READERS)]
     queued = [store.load("s-1") for _ in range(50)]
-    ended = await asyncio.gather(*endless, *queued, return_exceptions=True)
-    assert {type(each) for each in ended[: len(endless)]} == {StoreUnavailable}
-    assert {type(each) for each in ended} <= {StoreUnavailable, Loaded}  # some may begin just before the deadline
-    assert len(await ids(store, "s-1")) == 1
+    try:
+        ended = await asyncio.gather(*endless, *queued, return_exceptions=True)
+        assert {type(each) for each in ended[: len(endless)]} == {StoreUnavailable}
+        assert {type(each) for each in ended} <= {StoreUnavailable, Loaded}  # some may begin just before the deadline
+        assert len(await ids(store, "s-1")) == 1
+    finally:
+        for connection in store._readers._connections:
+            connection.interrupt()  # or this test does not end, if it fails
 
 
 async def test_opening_ends_although_the_disk_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
