@@ -11,14 +11,14 @@ import msgspec
 from .store import EventId
 
 
-class Trace(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True):
     """The ids and the metadata that commits made in this context are stamped with."""
 
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
 
-    def merged(self, metadata: Mapping[str, str] | None) -> Trace:
+    def merged(self, metadata: Mapping[str, str] | None) -> TraceContext:
         """Return this trace with more metadata.
 
         Raises:
@@ -35,10 +35,10 @@ class Trace(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, metadata={**self.metadata, **metadata})
 
 
-_current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # noqa: B039  # frozen
+_current: ContextVar[TraceContext] = ContextVar("eventsrc_trace", default=TraceContext())  # noqa: B039  # frozen
 
 
-def current_trace() -> Trace:
+def current_trace() -> TraceContext:
     """Return the trace of this task or thread; it is empty outside `trace(...)`."""
     return _current.get()
 
@@ -48,7 +48,7 @@ def trace(
     correlation_id: str | None = None,
     causation_id: EventId | str | Sequence[EventId | str] | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> Iterator[Trace]:
+) -> Iterator[TraceContext]:
     """Stamp every commit made in this block. Anything left out is inherited from the trace around it.
 
     - `causation_id`: the id of the event or events that caused this, such as `account-a-1@7.0`; the cause can be read
@@ -70,7 +70,7 @@ def trace(
     for name, text in (("correlation_id", correlation_id), *(("causation_id", cause) for cause in causes)):
         if text is not None:
             check_text(name, text)
-    inner = Trace(correlation_id, causes, outer.metadata).merged(metadata)
+    inner = TraceContext(correlation_id, causes, outer.metadata).merged(metadata)
     token = _current.set(inner)
     try:
         yield inner
