@@ -73,6 +73,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # holds no r
         return UUID(bytes=self.id)
 
     @property
+    def trace_id(self) -> str:
+        """The correlation id. A commit without one starts a trace, whose id is its own identity: `account-a-1@7`."""
+        return self.correlation_id or f"{self.stream}@{self.version}"
+
+    @property
     def at(self) -> datetime:
         """`time` in UTC."""
         return _EPOCH + timedelta(microseconds=self.time)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -35,12 +35,17 @@ class TraceContext(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, metadata={**self.metadata, **metadata})
 
 
-_current: ContextVar[TraceContext] = ContextVar("eventsrc_trace", default=TraceContext())  # noqa: B039  # frozen
+_current: ContextVar[TraceContext | Callable[[], TraceContext]] = ContextVar("eventsrc_trace", default=TraceContext())  # noqa: B039  # frozen
+
+enter, leave = _current.set, _current.reset
+"""Begin and end a part of the program with another trace, or a function that returns it. It is called when the trace is
+needed, so that handlers that commit nothing do not pay for it."""
 
 
 def current_trace() -> TraceContext:
-    """Return the trace of this task or thread; it is empty outside `trace(...)`."""
-    return _current.get()
+    """Return the trace of this task or thread: of `trace(...)` or of the handler that runs, or an empty one."""
+    current = _current.get()
+    return current if isinstance(current, TraceContext) else current()
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def trace(
         TypeError: an id, a key or a value is not a string.
         ValueError: a key is empty, or a string has a lone surrogate.
     """
-    outer = _current.get()
+    outer = current_trace()
     if causation_id is None:
         causes = outer.causation_ids
     elif isinstance(causation_id, Sequence) and not isinstance(causation_id, str):

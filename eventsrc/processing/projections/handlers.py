@@ -13,10 +13,15 @@ from ...aggregates.event import Event, tag_of
 from ...aggregates.event_reader import EventReader
 from ...aggregates.upcasting import Upcasting
 from ...errors import DeclarationError
+from ...trace_context import TraceContext
 from ..slice import Context
 
 if TYPE_CHECKING:
     from ...store import Commit, EventIndex
+
+
+MAX_CAUSES = 100
+"""Causation ids of a commit that a handler of many events makes: more of them could make it too large for a store."""
 
 
 class Handler(NamedTuple):
@@ -39,6 +44,21 @@ class Call(NamedTuple):
     given: Event | list[Event]
     commit: Commit  # that holds the event; with several events, the last one
     event_index: EventIndex  # of the event in the commit
+    earlier: Sequence[tuple[Commit, EventIndex]] = ()  # where the other events are, in order
+
+    @property
+    def first_commit(self) -> Commit:
+        """The commit of the first event."""
+        return self.earlier[0][0] if self.earlier else self.commit
+
+    def trace(self, processor: str, attempt: int = 1) -> TraceContext:
+        """Return what commits of this handler are stamped with. Of many events, the last MAX_CAUSES are its causes."""
+        causes = [*self.earlier[1 - MAX_CAUSES :], (self.commit, self.event_index)]
+        metadata = {"handler": f"{processor}.{self.handler.call.__name__}"}
+        if attempt > 1:
+            metadata["attempt"] = str(attempt)
+        ids = tuple(str(commit.event_id(index)) for commit, index in causes)
+        return TraceContext(self.commit.trace_id, ids, metadata)
 
 
 class Handlers:
@@ -70,9 +90,10 @@ class Handlers:
             for commit in commits:
                 for index, event in read(commit):
                     if (handler := by_type.get(type(event))) is not None:  # none takes what an upcaster returned
-                        yield _make_call(Call, (handler, event, commit, index))
+                        yield _make_call(Call, (handler, event, commit, index, ()))
             return
         run: list[Event] = []
+        earlier: list[tuple[Commit, EventIndex]] = []  # where all events of `run` are, except the last
         last: Call | None = None  # with `run`, which still grows
         for commit in commits:
             for index, event in read(commit):
@@ -80,12 +101,14 @@ class Handlers:
                     continue
                 if last is not None and last.handler is not handler:
                     yield last
-                    run, last = [], None
+                    run, earlier, last = [], [], None
                 if handler.takes_sequence:
+                    if last is not None:
+                        earlier.append((last.commit, last.event_index))
                     run.append(event)
-                    last = _make_call(Call, (handler, run, commit, index))
+                    last = _make_call(Call, (handler, run, commit, index, earlier))
                 else:
-                    yield _make_call(Call, (handler, event, commit, index))
+                    yield _make_call(Call, (handler, event, commit, index, ()))
         if last is not None:
             yield last
 

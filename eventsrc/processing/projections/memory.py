@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
+from functools import partial
 
 from ...store import Commit, EventId, EventIndex, Store
+from ...trace_context import TraceContext, enter, leave
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, Position, PositionMoved, Slice
 from .calling import refuse_awaitable, to_failure
@@ -57,6 +59,7 @@ class MemoryProjection(Projection):
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: dict[str, Failure] = {}
         by_stream, muted = {run.stream: run for run in runs}, {run.stream for run in runs if run.muted}
+        attempts = {run.commits[0].id: run.attempt for run in runs if run.attempt > 1}
         for run in runs:
             try:
                 self._check_position(run)
@@ -64,14 +67,15 @@ class MemoryProjection(Projection):
                 failures[run.stream] = Failure(run, error)
         left = in_order([run for run in runs if run.stream not in failures], self.order)
         while left:
-            walk, rest = Walk(left), list[Commit]()
+            walk, rest, token = Walk(left), list[Commit](), enter(TraceContext())
             try:
-                self._handle(walk, muted)
+                self._handle(walk, muted, attempts)
             except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever a user's handler raises
                 stream = left[walk.done].stream
                 failures[stream] = Failure(by_stream[stream], to_failure(error))
                 rest = [each for each in left[walk.done + 1 :] if each.stream != stream]
             finally:
+                leave(token)
                 self._note(left[: walk.done])
             left = rest
         return list(failures.values())
@@ -87,14 +91,16 @@ class MemoryProjection(Projection):
         if (found is None) != run.is_first or (found is not None and found.version != run.after):
             raise PositionMoved(run.stream)
 
-    def _handle(self, walk: Walk, muted: Set[str]) -> None:
-        calls, partly = self._handlers.calls, self._partly
+    def _handle(self, walk: Walk, muted: Set[str], attempts: Mapping[bytes, int]) -> None:
+        calls, partly, name = self._handlers.calls, self._partly, self.name
         # Not across commits: the events that a handler takes together would be in different attempts.
         batches = ((commit,) for commit in walk) if self._handlers.take_sequences else (walk,)
         for commits in batches:
-            for handler, given, commit, index in calls(commits):
+            for call in calls(commits):
+                handler, given, commit, index, _ = call
                 if partly and self._is_handled(commit, index):
                     continue
+                enter(partial(call.trace, name, attempts.get(commit.id, 1)))
                 try:
                     if handler.with_context:
                         result = handler.call(self, given, Context(commit, index, commit.stream in muted))
