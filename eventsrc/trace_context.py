@@ -42,10 +42,34 @@ enter, leave = _current.set, _current.reset
 needed, so that handlers that commit nothing do not pay for it."""
 
 
+_stamps: dict[str, Callable[[], Mapping[str, str]]] = {}
+
+
+def stamp_all(name: str, read: Callable[[], Mapping[str, str]]) -> None:
+    """Add what `read` returns to the metadata of each commit of this process, in place of what `name` did before.
+
+    A trace may override it.
+    """
+    _stamps[name] = read
+
+
+def name_service(name: str) -> None:
+    """Stamp each commit of this process with the name of its service, as `service` in the metadata.
+
+    Raises TypeError or ValueError if it is not a text.
+    """
+    check_text("the name of a service", name)
+    stamp_all("service", lambda: {"service": name})
+
+
 def current_trace() -> TraceContext:
     """Return the trace of this task or thread: of `trace(...)` or of the handler that runs, or an empty one."""
     current = _current.get()
-    return current if isinstance(current, TraceContext) else current()
+    found = current if isinstance(current, TraceContext) else current()
+    if _stamps:
+        metadata = {name: value for read in _stamps.values() for name, value in read().items()}
+        found = msgspec.structs.replace(found, metadata={**metadata, **found.metadata})
+    return found
 
 
 @contextmanager
