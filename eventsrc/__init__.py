@@ -43,7 +43,7 @@ from .repository.repository import Repository
 from .repository.snapshots import SnapshotPolicy
 from .repository.time_travel import Recorded
 from .store import Commit, EventId, EventIndex, Loaded, Receipt, Snapshot, Store
-from .tracing import Trace, current_trace, trace
+from .trace_context import TraceContext, current_trace, trace
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ __all__ = [
     "StreamsParked",
     "SwitchPending",
     "Throttled",
-    "Trace",
+    "TraceContext",
     "UnhandledEvent",
     "UnknownEventType",
     "UpcasterFailed",

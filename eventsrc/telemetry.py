@@ -5,27 +5,44 @@ OpenTelemetry is imported only by this module, and runs only for instrumented ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 try:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
-    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer_provider
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TraceFlags,
+        TracerProvider,
+        get_current_span,
+        get_tracer_provider,
+    )
 except ModuleNotFoundError as error:
     raise ImportError('eventsrc.telemetry needs OpenTelemetry; run: pip install "eventsrc[telemetry]"') from error
 
 from .errors import CommitOutcomeUnknown, ConflictError
+from .processing.slice import HandlerFailed
 from .repository.repository import Repository
 from .store import Commit, Loaded, Receipt, Snapshot, Store
 from .stream_id import category_of
+from .trace_context import stamp_all
 
 if TYPE_CHECKING:
-    from .processing import Processor
+    from opentelemetry.trace import Tracer
+
+    from .processing import Failure, Processor, Slice
 
 __all__ = ["instrument", "instrument_processors"]
 
+_MAX_LINKS = 100
 _COUNTERS = {
     "calls": "{call}",
     "requests": "{request}",
@@ -52,7 +69,10 @@ def instrument(
       ids and payloads are left out, because they may identify people.
     - Metrics: `eventsrc.requests`, `eventsrc.write_units` and so on, one for each field of Usage, and
       `eventsrc.cache.hits` and `eventsrc.cache.misses`.
+    - Commits of this process store the span in which they are made, as `traceparent` in their metadata (W3C Trace
+      Context), unless a trace has given one.
     """
+    stamp_all("traceparent", _read_traceparent)
     tracer = (tracer_provider or get_tracer_provider()).get_tracer("eventsrc")
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
     kind = {"eventsrc.store": type(store).__name__}
@@ -112,14 +132,24 @@ def instrument(
         meter.create_observable_counter(f"eventsrc.cache.{name}", [partial(_observe, each)], "{command}")
 
 
-def instrument_processors(*processors: Processor[Any], meter_provider: MeterProvider | None = None) -> None:
-    """Record metrics of processors, each under its name. Call it once for each processor.
+def instrument_processors(
+    *processors: Processor[Any],
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Record spans and metrics of processors, each under its name. Call it once for each processor.
+
+    A span `eventsrc.handle` is recorded for commits that are handled together; in Effects, for each one. It has links
+    to the spans in which they were made, if that is stored, at most 100. What handlers commit is made in this span.
 
     Metrics are `eventsrc.processor.handled` and `.in_flight` (commits), `.lag` (seconds; 0 when it has caught up,
     infinite while a store is scanned), `.aside` and `.parked` (streams), and `.live` (1 or 0). They are read from
     memory in this process, without requests.
     """
+    tracer = (tracer_provider or get_tracer_provider()).get_tracer("eventsrc")
     meter = (meter_provider or get_meter_provider()).get_meter("eventsrc")
+    for processor in processors:
+        _record_handling(processor, tracer)
 
     def make_callbacks(
         read: Callable[[Processor[Any]], float],
@@ -138,6 +168,50 @@ def instrument_processors(*processors: Processor[Any], meter_provider: MeterProv
     gauge("aside", "{stream}", lambda processor: len(processor.pipeline.catch_up.entries))
     gauge("parked", "{stream}", lambda processor: len(processor.pipeline.parking.parked))
     gauge("live", "1", lambda processor: float(processor.state == "live"))
+
+
+def _record_handling(processor: Processor[Any], tracer: Tracer) -> None:
+    projection, apply = processor.projection, processor.projection.apply
+
+    async def traced_apply(runs: Sequence[Slice]) -> Sequence[Failure]:
+        commits = [commit for run in runs for commit in run.commits]
+        parents = dict.fromkeys(commit.metadata.get("traceparent", "") for commit in commits)
+        links = [Link(parent) for text in parents if (parent := _parse_traceparent(text)) is not None]
+        with tracer.start_as_current_span(
+            "eventsrc.handle",
+            kind=SpanKind.CONSUMER,
+            attributes={"eventsrc.processor": processor.name, "eventsrc.commits": len(commits)},
+            links=links[:_MAX_LINKS],
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as current:
+            try:
+                failures: Sequence[Failure] = await apply(runs)
+            except BaseException as error:
+                current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
+            if failures:
+                failed = failures[0].error
+                cause = failed.error if isinstance(failed, HandlerFailed) else failed
+                current.set_status(Status(StatusCode.ERROR, type(cause).__name__))
+            return failures
+
+    projection.apply = traced_apply
+
+
+def _read_traceparent() -> Mapping[str, str]:
+    context = get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+
+
+def _parse_traceparent(text: str) -> SpanContext | None:
+    parent = re.fullmatch(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", text)
+    if parent is None:
+        return None
+    trace_id, span_id, flags = (int(part, 16) for part in parent.groups())
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
 
 
 def _read_usage(store: Store, name: str) -> float:

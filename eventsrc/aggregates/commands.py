@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import kind_of
 from ..store import Commit
-from ..tracing import check_text
+from ..trace_context import check_text
 from .custom_types import encode_custom, is_custom
 from .event_values import explain_error
 from .shape import compute_fingerprint

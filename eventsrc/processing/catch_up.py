@@ -107,6 +107,8 @@ class CatchUp:
                     return True
                 continue
             run = await self.slice(stream, commits, known.is_first, entry.confirm)
+            if entry.failures and position == entry.at:
+                run = run._replace(attempt=entry.failures + 1)
             parts = await self._following.split([run])
             for part in parts:
                 with suppress(PositionMoved):

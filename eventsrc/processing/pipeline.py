@@ -216,7 +216,7 @@ class Pipeline:
                     raise Fenced(self.assignment.name, number)
                 rights[number] = fence, partial(self.assignment.confirm, number)
             fence, confirm = rights[number]
-            runs.append(Slice(stream, due[0].version - 1, due, fence, False, known.is_first, confirm))
+            runs.append(Slice(stream, due[0].version - 1, due, fence, False, known.is_first, confirm=confirm))
         return runs
 
     def _note(self, run: Slice) -> None:

@@ -49,6 +49,7 @@ class Slice(NamedTuple):
     fence: Fence
     muted: bool = False  # another version of the processor has handled these: no outside effects
     is_first: bool = False  # no position of the stream is stored; otherwise the stored version must be `after`
+    attempt: int = 1  # at the first commit
     confirm: Callable[[], Awaitable[None]] = _is_confirmed
     """Await it before each act outside. Raises Fenced if a check younger than the bound shows that the slot is lost."""
 
@@ -63,10 +64,15 @@ class Slice(NamedTuple):
         last = self.commits[-1]
         return Position(last.version, last.id, last.time)
 
+    def attempt_at(self, commit: Commit) -> int:
+        """Return the number of this attempt at a commit of the slice."""
+        return self.attempt if commit is self.commits[0] else 1
+
     def part(self, start: int, end: int) -> Slice:
         """Return the slice of the commits with these indexes."""
         after = self.commits[start - 1].version if start else self.after
-        return self._replace(after=after, commits=self.commits[start:end], is_first=self.is_first and not start)
+        is_first, attempt = self.is_first and not start, 1 if start else self.attempt
+        return self._replace(after=after, commits=self.commits[start:end], is_first=is_first, attempt=attempt)
 
 
 class Context:

@@ -26,7 +26,7 @@ from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
 from ..stores.reading import check_commit, check_contiguous, read_without_gaps
 from ..stream_id import stream_id
-from ..tracing import current_trace
+from ..trace_context import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
 from .execution import Executed, Steps, execute

@@ -14,12 +14,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from support.bank import Account
+from support.bank import Account, Opened
 from support.flaky import ScriptedStore
-from support.ledger import InMemory, fill, running
+from support.ledger import InMemory, commits_of, fill, running
 
-from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repository, SnapshotPolicy, Throttled
-from eventsrc.processing import Processor
+from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repository, SnapshotPolicy, Store, Throttled
+from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor, Runner
 from eventsrc.telemetry import instrument, instrument_processors
 from eventsrc.testing.contract.samples import make_commit
 
@@ -133,6 +133,47 @@ async def test_the_state_of_processors_is_metrics() -> None:
         "live": 1.0,
     }
     assert {point.attributes["eventsrc.processor"] for point in points.values()} == {"in-memory@1"}
+
+
+class Passes(Effects, tag="passes"):
+    def __init__(self, target: Store) -> None:
+        self.accounts, self.failed = Repository(Account, target), False
+
+    async def handle_opened(self, event: Opened, context: Context) -> None:
+        if not self.failed:
+            self.failed = True
+            raise ConnectionError
+        await self.accounts.save(Account.open("to", owner=event.owner))
+
+
+async def test_handling_is_linked_to_the_span_of_the_commit_and_contains_what_it_commits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eventsrc.trace_context._stamps", {})
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    async with MemoryStore() as store, MemoryStore() as target:
+        for each in (store, target):
+            instrument(each, tracer_provider=tracers)
+        processor = Processor(Passes(target), store, MemoryCheckpoints())
+        instrument_processors(processor, tracer_provider=tracers)
+        with tracers.get_tracer("test").start_as_current_span("request"):
+            await Repository(Account, store).save(Account.open("ann-1970", owner="ann"))
+        with tracers.get_tracer("test").start_as_current_span("unrelated"):
+            await Repository(Account, store).load("ann-1970")
+        await Runner(processor).run(until_caught_up=True)
+        [commit] = await commits_of(target)
+    spans: dict[str, list[Any]] = {}
+    for span in exporter.get_finished_spans():
+        spans.setdefault(span.name, []).append(span)
+    [request], [failed, handled], [_, append] = spans["request"], spans["eventsrc.handle"], spans["eventsrc.append"]
+    for span in (failed, handled):
+        assert [link.context.span_id for link in span.links] == [request.context.span_id]
+        assert dict(span.attributes) == {"eventsrc.processor": "passes@1", "eventsrc.commits": 1}
+    assert (failed.status.description, handled.status.is_ok) == ("ConnectionError", True)
+    assert append.parent.span_id == handled.context.span_id
+    assert commit.metadata["traceparent"].split("-")[2] == f"{handled.context.span_id:016x}"
+    assert "ann" not in "".join(span.to_json() for span in (failed, handled))
 
 
 def test_opentelemetry_is_not_imported_without_being_used() -> None:

@@ -49,7 +49,7 @@ from eventsrc import (
     StoreUnavailable,
     StreamCorrupt,
     Throttled,
-    Trace,
+    TraceContext,
     UnhandledEvent,
     UnknownEventType,
     Usage,
@@ -107,7 +107,7 @@ async def results(store: Store) -> None:
     assert_type(await others.execute("o-1", Other.deposit, 5), int)
     assert_type(await others.execute_with_receipt("o-1", Other.close, "done", force=True), Executed[list[str]])
     with trace(correlation_id="r-9", causation_id=EventId("a-1", 7, 0), metadata={"user": "ann"}) as inside:
-        assert_type(inside, Trace)
+        assert_type(inside, TraceContext)
     assert_type(current_trace().correlation_id, str | None)
 
 

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "eventsrc"
 
 DOORS = {
-    f"eventsrc{door}" for door in ("", ".stores", ".processing", ".publishing", ".testing", ".local", ".telemetry")
+    f"eventsrc{door}"
+    for door in ("", ".stores", ".processing", ".publishing", ".testing", ".local", ".telemetry", ".tracing")
 }
 """The packages that users import from. Their files are private."""
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ...concurrency import wait_for_thread
+from ...trace_context import enter, leave
 from ..slice import Context, HandlerFailed
 from .handlers import Call
 
@@ -22,6 +23,11 @@ MAX_THREADS = 1_000  # of the process; with more of them, plain handlers of Effe
 _left: set[asyncio.Future[Any]] = set()  # handlers that did not end; without a reference they could be collected
 
 
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class _Outcome(NamedTuple):
     """What a function in a thread returned or raised. Not every error can be the exception of a future."""
 
@@ -30,7 +36,7 @@ class _Outcome(NamedTuple):
 
 
 async def call_handler(
-    projection: object, call: Call, context: Context, timeout: float, *, in_thread: bool = False
+    projection: Named, call: Call, context: Context, timeout: float, *, attempt: int = 1, in_thread: bool = False
 ) -> None:
     """Call a handler, and await what it returns if that is awaitable, for at most `timeout` seconds.
 
@@ -40,6 +46,7 @@ async def call_handler(
     - A coroutine that exceeds the limit is cancelled. If it does not end within `GRACE` seconds, it continues to run.
     - Without `in_thread`, a plain function runs in the event loop, where nothing can end it.
     - If the caller is cancelled, this waits for the handler for up to `GRACE` seconds.
+    - What the handler commits is stamped with what caused it, and with the number of this attempt.
 
     Raises:
         HandlerFailed: the handler raised an error, exceeded the limit, or awaited a task that was cancelled.
@@ -47,6 +54,7 @@ async def call_handler(
     handler, loop = call.handler, asyncio.get_running_loop()
     arguments = (projection, call.given, context) if handler.with_context else (projection, call.given)
     end = loop.time() + timeout
+    token = enter(call.cause(projection.name, attempt))
     try:
         if in_thread and not handler.awaits:
             working = _start_thread(loop, handler.call, *arguments)
@@ -66,6 +74,8 @@ async def call_handler(
         raise
     except BaseException as error:
         raise HandlerFailed(RuntimeError(f"{handler.name} raised {type(error).__name__}")) from error
+    finally:
+        leave(token)
 
 
 def refuse_awaitable(result: object, name: str) -> None:

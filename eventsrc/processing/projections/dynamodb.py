@@ -178,7 +178,8 @@ class DynamoDBProjection(Projection):
         writes = Writes()
         for call in self._read_calls(run.commits):
             context = DynamoDBContext(call.commit, call.event_index, run.muted, writes)
-            await call_handler(self, call, context, self._handler_timeout)
+            attempt = run.attempt_at(call.first_commit)
+            await call_handler(self, call, context, self._handler_timeout, attempt=attempt)
         try:
             actions = writes.actions()
             check_owner(actions, self._checkpoints.table.name, self._checkpoints.table.partition_key)

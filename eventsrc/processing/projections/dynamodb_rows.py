@@ -213,7 +213,8 @@ class DynamoDBRows(Projection):
         changes = Changes()
         for call in self._read_calls(run.commits):
             context = RowContext(call.commit, call.event_index, run.muted, changes)
-            await call_handler(self, call, context, self._handler_timeout)
+            attempt = run.attempt_at(call.first_commit)
+            await call_handler(self, call, context, self._handler_timeout, attempt=attempt)
         await self._write(run, changes)
 
     async def _write(self, run: Slice, changes: Changes) -> None:

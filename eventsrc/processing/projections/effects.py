@@ -37,8 +37,9 @@ class Effects(Projection):
 
     async def _handle(self, run: Slice) -> None:
         for index, commit in enumerate(run.commits):
+            attempt = 1 if index else run.attempt
             for call in () if run.muted else self._read_calls((commit,)):
                 await run.confirm()
                 context = Context(commit, call.event_index, muted=False)
-                await call_handler(self, call, context, self._handler_timeout, in_thread=True)
+                await call_handler(self, call, context, self._handler_timeout, attempt=attempt, in_thread=True)
             await self._checkpoints.advance(self.name, run.part(index, index + 1))

@@ -13,10 +13,15 @@ from ...aggregates.event import Event, tag_of
 from ...aggregates.event_reader import EventReader
 from ...aggregates.upcasting import Upcasting
 from ...errors import DeclarationError
+from ...trace_context import TraceContext, trace_id_of
 from ..slice import Context
 
 if TYPE_CHECKING:
     from ...store import Commit, EventIndex
+
+
+MAX_CAUSES = 100
+"""Causation ids of a commit that a handler of many events makes: more of them could make it too large for a store."""
 
 
 class Handler(NamedTuple):
@@ -39,6 +44,36 @@ class Call(NamedTuple):
     given: Event | list[Event]
     commit: Commit  # that holds the event; with several events, the last one
     event_index: EventIndex  # of the event in the commit
+    earlier: Sequence[tuple[Commit, EventIndex]] = ()  # where the other events are, in order
+
+    @property
+    def first_commit(self) -> Commit:
+        """The commit of the first event."""
+        return self.earlier[0][0] if self.earlier else self.commit
+
+    def cause(self, processor: str, attempt: int) -> Cause:
+        """Return what this call of the processor is the cause of."""
+        return Cause(self.handler, self.commit, self.event_index, self.earlier, processor, attempt)
+
+
+class Cause(NamedTuple):
+    """A call of a handler as the cause of what it commits. Calling it returns the trace of those commits."""
+
+    handler: Handler
+    commit: Commit  # of the event, or the last event
+    event_index: EventIndex
+    earlier: Sequence[tuple[Commit, EventIndex]]  # as in Call
+    processor: str
+    attempt: int
+
+    def __call__(self) -> TraceContext:
+        """Return the trace. Of many events, the last MAX_CAUSES are the causes."""
+        events = [*self.earlier[1 - MAX_CAUSES :], (self.commit, self.event_index)]
+        metadata = {"handler": f"{self.processor}.{self.handler.call.__name__}"}
+        if self.attempt > 1:
+            metadata["attempt"] = str(self.attempt)
+        ids = tuple(str(commit.event_id(index)) for commit, index in events)
+        return TraceContext(trace_id_of(self.commit), ids, metadata)
 
 
 class Handlers:
@@ -72,9 +107,10 @@ class Handlers:
             for commit in commits:
                 for index, event in read(commit):
                     if (handler := by_type.get(type(event))) is not None:  # none takes what an upcaster returned
-                        yield _make_call(Call, (handler, event, commit, index))
+                        yield _make_call(Call, (handler, event, commit, index, ()))
             return
         run: list[Event] = []
+        earlier: list[tuple[Commit, EventIndex]] = []  # where all events of `run` are, except the last
         last: Call | None = None  # with `run`, which still grows
         for commit in commits:
             for index, event in read(commit):
@@ -82,17 +118,20 @@ class Handlers:
                     continue
                 if last is not None and last.handler is not handler:
                     yield last
-                    run, last = [], None
+                    run, earlier, last = [], [], None
                 if handler.takes_sequence:
+                    if last is not None:
+                        earlier.append((last.commit, last.event_index))
                     run.append(event)
-                    last = _make_call(Call, (handler, run, commit, index))
+                    last = _make_call(Call, (handler, run, commit, index, earlier))
                 else:
-                    yield _make_call(Call, (handler, event, commit, index))
+                    yield _make_call(Call, (handler, event, commit, index, ()))
         if last is not None:
             yield last
 
 
 _make_call: Any = tuple.__new__  # twice as fast as calling the class
+make_cause: Any = tuple.__new__
 
 
 def handlers_of(projection: type[Any], upcasters: object) -> Handlers:

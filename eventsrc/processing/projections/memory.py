@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from ...aggregates.event import Event
 from ...store import Commit, EventId, EventIndex, Store
+from ...trace_context import TraceContext, enter, leave
 from ..checkpoints.checkpoints import Checkpoints
 from ..slice import Context, Fence, Position, PositionMoved, Slice
 from .calling import refuse_awaitable, to_failure
-from .handlers import Handler
+from .handlers import Cause, make_cause
 from .ordering import Walk, in_order
 from .projection import Failure, Guarantee, Projection
 
@@ -59,6 +60,7 @@ class MemoryProjection(Projection):
     async def apply(self, runs: Sequence[Slice]) -> Sequence[Failure]:
         failures: dict[str, Failure] = {}
         by_stream, muted = {run.stream: run for run in runs}, {run.stream for run in runs if run.muted}
+        attempts = {run.commits[0].id: run.attempt for run in runs if run.attempt > 1}
         for run in runs:
             try:
                 self._check_position(run)
@@ -66,14 +68,15 @@ class MemoryProjection(Projection):
                 failures[run.stream] = Failure(run, error)
         left = in_order([run for run in runs if run.stream not in failures], self.order)
         while left:
-            walk, rest = Walk(left), list[Commit]()
+            walk, rest, token = Walk(left), list[Commit](), enter(TraceContext())
             try:
-                self._handle(walk, muted)
+                self._handle(walk, muted, attempts)
             except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever a user's handler raises
                 stream = left[walk.done].stream
                 failures[stream] = Failure(by_stream[stream], to_failure(error))
                 rest = [each for each in left[walk.done + 1 :] if each.stream != stream]
             finally:
+                leave(token)
                 self._note(left[: walk.done])
             left = rest
         return list(failures.values())
@@ -89,24 +92,25 @@ class MemoryProjection(Projection):
         if (found is None) != run.is_first or (found is not None and found.version != run.after):
             raise PositionMoved(run.stream)
 
-    def _handle(self, walk: Walk, muted: Set[str]) -> None:
-        handlers, find = self._handlers, self._handlers.find
+    def _handle(self, walk: Walk, muted: Set[str], attempts: Mapping[bytes, int]) -> None:
+        handlers, find, name = self._handlers, self._handlers.find, self.name
         if handlers.take_sequences:
             # Not across commits: the events that a handler takes together would be in different attempts.
             for commit in walk:
-                for handler, given, _, index in handlers.calls((commit,)):
-                    self._call(handler, given, commit, index, muted)
+                for call in handlers.calls((commit,)):
+                    self._call(call.cause(name, attempts.get(commit.id, 1)), call.given, muted)
             return
         for commit, events in zip(walk, handlers.read_each(walk.commits), strict=False):
+            attempt = attempts.get(commit.id, 1) if attempts else 1
             for index, event in events:
                 if (found := find(type(event))) is not None:  # none takes what an upcaster returned
-                    self._call(found, event, commit, index, muted)
+                    self._call(make_cause(Cause, (found, commit, index, (), name, attempt)), event, muted)
 
-    def _call(
-        self, handler: Handler, given: Event | list[Event], commit: Commit, index: EventIndex, muted: Set[str]
-    ) -> None:
+    def _call(self, cause: Cause, given: Event | list[Event], muted: Set[str]) -> None:
+        handler, commit, index, *_ = cause
         if self._partly and self._is_handled(commit, index):
             return
+        enter(cause)
         try:
             if handler.with_context:
                 result = handler.call(self, given, Context(commit, index, commit.stream in muted))

@@ -184,7 +184,8 @@ class Projection(ABC):
             HandlerFailed: a handler failed, or an event cannot be read. Undo what the handlers have written.
         """
         for call in self._read_calls(run.commits):
-            await call_handler(self, call, context(call.commit, call.event_index, run.muted), self._handler_timeout)
+            given = context(call.commit, call.event_index, run.muted)
+            await call_handler(self, call, given, self._handler_timeout, attempt=run.attempt_at(call.first_commit))
 
     def _read_calls(self, commits: Sequence[Commit]) -> list[Call]:
         """Return the calls to make for commits of one stream. Raises HandlerFailed if an event cannot be read."""

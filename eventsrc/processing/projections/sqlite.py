@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import DeclarationError
 from ...store import Commit, Store
+from ...trace_context import TraceContext, enter, leave
 from ..checkpoints.checkpoints import Checkpoints
 from ..checkpoints.sqlite.checkpoints import SQLiteCheckpoints, forget
 from ..checkpoints.sqlite.positions import advance, delete_position
@@ -285,13 +286,14 @@ class SQLiteProjection(Projection):
         advance(db, self.name, parts)  # first, so a second worker gets PositionMoved, not a failing handler
         db.set_progress_handler(watch.is_over, _STEPS)  # it interrupts a statement
         database, muted = Database(db, watch), {run.stream for run in parts if run.muted}
-        walk = Walk([stretch[0] for stretch in stretches])
+        attempts = {run.commits[0].id: run.attempt for run in parts if run.attempt > 1}
+        walk, token = Walk([stretch[0] for stretch in stretches]), enter(TraceContext())
         try:
             if self._handlers.take_sequences:
                 for _, stretch in zip(walk, stretches, strict=True):
-                    self._call(database, stretch, muted, watch)
+                    self._call(database, stretch, muted, attempts, watch)
             else:
-                self._call(database, walk, muted, watch)
+                self._call(database, walk, muted, attempts, watch)
             if not db.in_transaction:
                 raise RuntimeError(_ENDED)
         except (Exception, asyncio.CancelledError) as error:
@@ -299,12 +301,22 @@ class SQLiteProjection(Projection):
                 raise
             raise _Stopped(min(walk.done, len(stretches) - 1), to_failure(error)) from error
         finally:
+            leave(token)
             watch.end = inf
             db.set_progress_handler(None, 0)
 
-    def _call(self, database: Database, commits: Iterable[Commit], muted: Set[str], watch: Watch) -> None:
+    def _call(
+        self,
+        database: Database,
+        commits: Iterable[Commit],
+        muted: Set[str],
+        attempts: Mapping[bytes, int],
+        watch: Watch,
+    ) -> None:
         timeout, now = watch.timeout, monotonic()
-        for handler, given, commit, index in self._handlers.calls(commits):
+        for call in self._handlers.calls(commits):
+            handler, given, commit, index, _ = call
+            enter(call.cause(self.name, attempts.get(call.first_commit.id, 1) if attempts else 1))
             watch.handler, watch.end = handler, now + timeout
             try:
                 if handler.with_context:

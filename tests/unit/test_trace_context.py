@@ -8,33 +8,33 @@ from typing import Any
 
 import pytest
 
-from eventsrc import EventId, Trace, current_trace, trace
+from eventsrc import EventId, TraceContext, current_trace, trace
 
 
 def test_without_a_trace_the_current_trace_is_empty() -> None:
-    assert current_trace() == Trace(None, (), {})
+    assert current_trace() == TraceContext(None, (), {})
 
 
 def test_omitted_values_are_inherited() -> None:
     with trace("c-1", "a-1@7.0", {"user": "ann", "ip": "::1"}) as outer:
         assert current_trace() is outer
-        assert outer == Trace("c-1", ("a-1@7.0",), {"user": "ann", "ip": "::1"})
+        assert outer == TraceContext("c-1", ("a-1@7.0",), {"user": "ann", "ip": "::1"})
         with trace() as inner:
             assert inner == outer
         with trace("c-2", metadata={"user": "bob"}) as inner:
-            assert inner == Trace("c-2", ("a-1@7.0",), {"user": "bob", "ip": "::1"})
+            assert inner == TraceContext("c-2", ("a-1@7.0",), {"user": "bob", "ip": "::1"})
         with trace(causation_id="b-2@1.0") as inner:
-            assert inner == Trace("c-1", ("b-2@1.0",), {"user": "ann", "ip": "::1"})
+            assert inner == TraceContext("c-1", ("b-2@1.0",), {"user": "ann", "ip": "::1"})
         with trace(causation_id=()) as inner:
             assert inner.causation_ids == ()
         assert current_trace() is outer
-    assert current_trace() == Trace()
+    assert current_trace() == TraceContext()
 
 
 def test_an_error_ends_the_trace() -> None:
     with pytest.raises(KeyError), trace("c-1"):
         raise KeyError
-    assert current_trace() == Trace()
+    assert current_trace() == TraceContext()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_task_inherits_its_creators_trace_and_its_own_stays_local() -> N
         task = asyncio.create_task(work("c-2"))
         await inside.wait()
         assert current_trace().correlation_id == "c-1"
-    assert current_trace() == Trace()
+    assert current_trace() == TraceContext()
     go_on.set()
     assert await task == ("c-1", "c-2")
 
@@ -97,7 +97,7 @@ def test_the_callers_metadata_is_copied() -> None:
 def test_a_value_that_is_not_text_raises_type_error(arguments: dict[str, Any], what: str) -> None:
     with pytest.raises(TypeError, match=what), trace(**arguments):
         raise AssertionError("not reached")
-    assert current_trace() == Trace()
+    assert current_trace() == TraceContext()
 
 
 def test_an_empty_metadata_key_raises_value_error() -> None:
@@ -117,4 +117,4 @@ def test_an_empty_metadata_key_raises_value_error() -> None:
 def test_a_text_that_cannot_be_stored_raises_value_error(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lone surrogate"), trace(**arguments):
         raise AssertionError("not reached")
-    assert current_trace() == Trace()
+    assert current_trace() == TraceContext()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import msgspec
 
-from .store import EventId
+from .store import Commit, EventId
 
 
-class Trace(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True):
     """The ids and the metadata that commits made in this context are stamped with."""
 
     correlation_id: str | None = None
     causation_ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
 
-    def merged(self, metadata: Mapping[str, str] | None) -> Trace:
+    def merged(self, metadata: Mapping[str, str] | None) -> TraceContext:
         """Return this trace with more metadata.
 
         Raises:
@@ -35,12 +35,41 @@ class Trace(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, metadata={**self.metadata, **metadata})
 
 
-_current: ContextVar[Trace] = ContextVar("eventsrc_trace", default=Trace())  # noqa: B039  # frozen
+_current: ContextVar[TraceContext | Callable[[], TraceContext]] = ContextVar("eventsrc_trace", default=TraceContext())  # noqa: B039  # frozen
+
+enter, leave = _current.set, _current.reset
+"""Begin and end a part of the program with another trace, or a function that returns it. It is called when the trace is
+needed, so that handlers that commit nothing do not pay for it."""
 
 
-def current_trace() -> Trace:
-    """Return the trace of this task or thread; it is empty outside `trace(...)`."""
-    return _current.get()
+_stamps: dict[str, Callable[[], Mapping[str, str]]] = {}
+
+
+def stamp_all(name: str, read: Callable[[], Mapping[str, str]]) -> None:
+    """Add what `read` returns to the metadata of each commit of this process, in place of what `name` did before.
+
+    A trace may override it.
+    """
+    _stamps[name] = read
+
+
+def name_service(name: str) -> None:
+    """Stamp each commit of this process with the name of its service, as `service` in the metadata.
+
+    Raises TypeError or ValueError if it is not a text.
+    """
+    check_text("the name of a service", name)
+    stamp_all("service", lambda: {"service": name})
+
+
+def current_trace() -> TraceContext:
+    """Return the trace of this task or thread: of `trace(...)` or of the handler that runs, or an empty one."""
+    current = _current.get()
+    found = current if isinstance(current, TraceContext) else current()
+    if _stamps:
+        metadata = {name: value for read in _stamps.values() for name, value in read().items()}
+        found = msgspec.structs.replace(found, metadata={**metadata, **found.metadata})
+    return found
 
 
 @contextmanager
@@ -48,7 +77,7 @@ def trace(
     correlation_id: str | None = None,
     causation_id: EventId | str | Sequence[EventId | str] | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> Iterator[Trace]:
+) -> Iterator[TraceContext]:
     """Stamp every commit made in this block. Anything left out is inherited from the trace around it.
 
     - `causation_id`: the id of the event or events that caused this, such as `account-a-1@7.0`; the cause can be read
@@ -59,7 +88,7 @@ def trace(
         TypeError: an id, a key or a value is not a string.
         ValueError: a key is empty, or a string has a lone surrogate.
     """
-    outer = _current.get()
+    outer = current_trace()
     if causation_id is None:
         causes = outer.causation_ids
     elif isinstance(causation_id, Sequence) and not isinstance(causation_id, str):
@@ -70,12 +99,17 @@ def trace(
     for name, text in (("correlation_id", correlation_id), *(("causation_id", cause) for cause in causes)):
         if text is not None:
             check_text(name, text)
-    inner = Trace(correlation_id, causes, outer.metadata).merged(metadata)
+    inner = TraceContext(correlation_id, causes, outer.metadata).merged(metadata)
     token = _current.set(inner)
     try:
         yield inner
     finally:
         _current.reset(token)
+
+
+def trace_id_of(commit: Commit) -> str:
+    """Return the correlation id. A commit without one starts a trace, whose id is its own identity: `account-a-1@7`."""
+    return commit.correlation_id or f"{commit.stream}@{commit.version}"
 
 
 def _to_text(cause: EventId | str) -> str:
