@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import msgspec
 
@@ -37,7 +38,8 @@ class TraceContext(msgspec.Struct, frozen=True):
 
 _current: ContextVar[TraceContext | Callable[[], TraceContext]] = ContextVar("eventsrc_trace", default=TraceContext())  # noqa: B039  # frozen
 
-enter, leave = _current.set, _current.reset
+enter: Callable[[Any], Any] = _current.set  # Any, because mypy takes no tuple with a __call__ for a Callable
+leave: Callable[[Any], None] = _current.reset
 """Begin and end a part of the program with another trace, or a function that returns it. It is called when the trace is
 needed, so that handlers that commit nothing do not pay for it."""
 
