@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
+from functools import cache
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -159,11 +160,16 @@ def _check(content: Content, path: str) -> None:
         )
     if content.is_empty or (content.version and content.columns is None):
         return  # the latter was torn by a power cut, and is whole in the log; or it is damaged, which SQLite finds
+    if not content.version or not (content.columns or frozenset()) >= _own_columns():
+        raise StoreRejected("SCHEMA", f"{path} has another program's tables; use a separate file for events")
+
+
+@cache
+def _own_columns() -> frozenset[str]:
     with closing(sqlite3.connect(":memory:")) as new:
         for statement in SCHEMA.split("\n\n"):
             new.execute(statement)
-        if not content.version or not (content.columns or frozenset()) >= read_columns(new):
-            raise StoreRejected("SCHEMA", f"{path} has another program's tables; use a separate file for events")
+        return read_columns(new)
 
 
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Set
 from contextlib import closing
+from functools import cache
 
 from ....errors import StoreRejected
 from ....stores.sqlite.file import read_columns
@@ -44,6 +45,13 @@ def create_tables(db: sqlite3.Connection, path: str) -> None:
     check_columns(read_columns(db), path)
 
 
+@cache
+def _own_columns() -> frozenset[str]:
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(SCHEMA)
+        return read_columns(new)
+
+
 def check_columns(found: Set[str], path: str) -> None:
     """Raise StoreRejected if these columns, as `table.column`, are those of another version, or of an event store."""
     tables = {each.partition(".")[0] for each in found}
@@ -51,9 +59,7 @@ def check_columns(found: Set[str], path: str) -> None:
         raise StoreRejected(
             "SCHEMA", f"{path} is the file of an event store; use a file of its own for checkpoints and read models"
         )
-    with closing(sqlite3.connect(":memory:")) as new:
-        new.executescript(SCHEMA)
-        missing = sorted(each for each in read_columns(new) - found if each.partition(".")[0] in tables)
+    missing = sorted(each for each in _own_columns() - found if each.partition(".")[0] in tables)
     if missing:
         raise StoreRejected(
             "SCHEMA",
