@@ -34,7 +34,7 @@ _RETRYABLE_CODES = _THROTTLE_CODES | {CLOCK_CORRECTED}
 
 _CREDENTIALS = "the credentials are not valid or have expired; renew them"
 _PROFILE = "the configuration of the credentials is not valid; correct the profile or its file"
-_SSO = "there is no valid SSO session; run `aws sso login` with the profile"
+_SSO = "the SSO session is missing or has expired; run `aws sso login` with the profile"
 _CLOCK = "the signature does not match; correct the clock, or the secret key"
 _RIGHTS = "the credentials lack a right that the store needs; see the IAM policy in docs/operations.md"
 _ADVICE = {
