@@ -6,6 +6,7 @@ EventsrcError
 ├── InvalidEvent                the event cannot be read back once encoded; nothing was written
 ├── UnhandledEvent              the aggregate has no handler for this event; add one
 ├── AggregateNotFound           the stream has no such commit
+├── TraceNotFound               no store has a commit of this trace; give another id, or more stores
 ├── ConflictError               another commit has this version; load again and decide again
 ├── IdempotencyError            the command id was already applied with other content; use a new command id
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
@@ -117,6 +118,21 @@ class AggregateNotFound(EventsrcError, LookupError):
 
     def __str__(self) -> str:
         return f"{self.stream} not found: {self.detail}"
+
+
+class TraceNotFound(EventsrcError, LookupError):
+    """No store has a commit of a trace with this id. `looked_up` says what was searched, and `failures` what failed."""
+
+    def __init__(self, id: str, looked_up: Sequence[str], failures: Sequence[str] = ()) -> None:
+        super().__init__(id, looked_up, failures)
+        self.id, self.looked_up, self.failures = id, looked_up, failures
+
+    def __str__(self) -> str:
+        failed = f"; {'; '.join(self.failures)}" if self.failures else ""
+        return (
+            f"nothing has the id {self.id!r}; looked up: {', '.join(self.looked_up)}{failed}; give a correlation id, "
+            "an event id such as order-7@3.0, or a commit such as order-7@3"
+        )
 
 
 class ConflictError(EventsrcError):

@@ -13,6 +13,7 @@ from .settle import settle  # now, as importing the module of this name later wo
 
 if TYPE_CHECKING:
     from ..stream_id import check_stream
+    from .causes import Lookup
     from .dynamodb.export.export import Export
     from .dynamodb.store import DynamoDBStore
     from .feed import Batch, Damaged, Feed, Head
@@ -32,6 +33,7 @@ __all__ = [
     "Feed",
     "Gate",
     "Head",
+    "Lookup",
     "ManagedStore",
     "MemoryStore",
     "OrderedStore",
@@ -50,6 +52,7 @@ _HOMES = {
     "Feed": ".feed",
     "Gate": ".gate",
     "Head": ".feed",
+    "Lookup": ".causes",
     "ManagedStore": ".lifecycle",
     "MemoryStore": ".memory",
     "OrderedStore": ".ordered",

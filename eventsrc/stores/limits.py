@@ -10,6 +10,9 @@ MAX_COMMIT_BYTES = 409_600
 one store accepts is accepted by all."""
 
 
+ID_BYTES = 16
+
+
 def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
     """Raise CommitTooLarge beyond `limit` bytes, and ValueError for an invalid version, id or time."""
     if (size := item_size(commit)) > limit:
@@ -20,8 +23,8 @@ def check_commit(commit: Commit, limit: int = MAX_COMMIT_BYTES) -> None:
 
 def check_id_and_time(id: bytes, time: int) -> None:
     """Raise ValueError unless these can be a commit's id and time."""
-    if len(id) != 16:
-        raise ValueError(f"a commit id has {len(id)} bytes; it must have 16")
+    if len(id) != ID_BYTES:
+        raise ValueError(f"a commit id has {len(id)} bytes; it must have {ID_BYTES}")
     if not 0 <= time <= MAX_TIME:
         raise ValueError(f"{time} is not a commit time; it must be in microseconds since 1970, up to the year 9892")
 

@@ -13,6 +13,7 @@ from ..errors import ConflictError
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream_id import check_stream
 from ..usage import Usage
+from .causes import MemoryLookup
 from .feed import Head
 from .limits import MAX_COMMIT_BYTES, check_commit
 from .ordered import PAGE, OrderedStore
@@ -29,6 +30,7 @@ class MemoryStore(OrderedStore):
         self._snapshots: dict[str, Snapshot] = {}
         self._all: list[Commit] = []
         self._identity = uuid4().hex
+        self._lookup = MemoryLookup(self.commits_after)
 
     async def append(self, commit: Commit) -> Receipt:
         check_stream(commit.stream)

@@ -7,10 +7,12 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from functools import partial
 from typing import TypeGuard
 
 from ..errors import FeedTrimmed
-from ..store import Commit
+from ..store import Commit, EventId
+from .causes import Lookup, Searched, SearchingLookup
 from .feed import Batch, Damaged, Head, select
 from .lifecycle import ManagedStore
 
@@ -38,6 +40,7 @@ class OrderedStore(ManagedStore):
         super().__init__()
         self._followers: set[asyncio.Event] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._lookup: Lookup = SearchingLookup(partial(_read_all, self))
 
     @abstractmethod
     async def identity(self) -> str:
@@ -90,7 +93,7 @@ class OrderedStore(ManagedStore):
         position, anchor = _parse_checkpoint(after)
         checkpoint, caught_up = _to_checkpoint(position, anchor), False
         if position:
-            await self._check(position, anchor)
+            await _check(self, position, anchor)
         end = MAX_POSITION if follow else await self.last_position()  # writers may never stop
         grown = asyncio.Event()
         try:
@@ -99,7 +102,7 @@ class OrderedStore(ManagedStore):
                 self.watch(following=True)
             while True:
                 grown.clear()
-                rows, complete = await self._read_page(position, anchor, categories)
+                rows, complete = await _read_page(self, position, anchor, categories)
                 commits, damaged = separate(rows)
                 batch = select(Batch(commits, checkpoint, caught_up, damaged), categories)
                 if batch.damaged and not report_damaged:
@@ -144,6 +147,20 @@ class OrderedStore(ManagedStore):
             yield heads
             after = heads[-1].stream
 
+    def correlated(self, correlation_id: str) -> AsyncGenerator[Commit]:
+        """Yield the commits of a trace, as `Lookup.correlated`.
+
+        This one reads the whole store, and logs a warning. Override it if the store has an index.
+        """
+        return self._lookup.correlated(correlation_id)
+
+    def effects_of(self, cause: EventId | str, *, correlation_id: str | None = None) -> AsyncGenerator[Commit]:
+        """Yield the commits that an event has caused, as `Lookup.effects_of`.
+
+        This one reads the whole store, and logs a warning. Override it if the store has an index.
+        """
+        return self._lookup.effects_of(cause, correlation_id=correlation_id)
+
     def notify(self) -> None:
         """Wake the feeds that follow this store."""
         for grown in self._followers:
@@ -165,45 +182,52 @@ class OrderedStore(ManagedStore):
         self.notify()
         self.watch(following=True)
 
-    async def _read_page(
-        self, position: int, anchor: str, categories: Collection[str]
-    ) -> tuple[Sequence[Commit | Damaged], bool]:
-        """Return a page of what follows a checkpoint, and whether there is no more.
-
-        Raises FeedTrimmed if there is more, but of another history: the store may be restored while it is followed.
-        """
-        if categories:
-            rows, complete = await self.commits_of(position, categories)
-        else:  # with the commit at the checkpoint, which costs less than another call
-            rows, complete = await self.commits_after(max(0, position - 1))
-            if position and rows and rows[0].position == position:
-                first, rows = rows[0], rows[1:]
-                if isinstance(first, Commit) and anchor == _anchor(first.id):
-                    return rows, complete
-        if rows and position:
-            await self._check(position, anchor)
-        return rows, complete
-
-    async def _check(self, position: int, anchor: str) -> None:
-        """Raise FeedTrimmed unless a checkpoint is of the history that this store has."""
-        if anchor and (id := await self.commit_id_at(position)) is not None:
-            if _anchor(id) == anchor:
-                return
-            raise FeedTrimmed(
-                f"the commit at the checkpoint, position {position}, is another one: the store was restored, or is "
-                "another one",
-                _ADVICE,
-            )
-        if position > (last := await self.last_position()):
-            raise FeedTrimmed(
-                f"checkpoint {position} is ahead of the last commit, {last}: the store was restored, or is another one",
-                _ADVICE,
-            )
-
     async def aclose(self) -> None:
         self._closing = True
         self.notify()  # they raise StoreClosed
         await super().aclose()
+
+
+async def _read_page(
+    store: OrderedStore, position: int, anchor: str, categories: Collection[str]
+) -> tuple[Sequence[Commit | Damaged], bool]:
+    """Return a page of what follows a checkpoint, and whether there is no more.
+
+    Raises FeedTrimmed if there is more, but of another history: the store may be restored while it is followed.
+    """
+    if categories:
+        rows, complete = await store.commits_of(position, categories)
+    else:  # with the commit at the checkpoint, which costs less than another call
+        rows, complete = await store.commits_after(max(0, position - 1))
+        if position and rows and rows[0].position == position:
+            first, rows = rows[0], rows[1:]
+            if isinstance(first, Commit) and anchor == _anchor(first.id):
+                return rows, complete
+    if rows and position:
+        await _check(store, position, anchor)
+    return rows, complete
+
+
+async def _check(store: OrderedStore, position: int, anchor: str) -> None:
+    """Raise FeedTrimmed unless a checkpoint is of the history that this store has."""
+    if anchor and (id := await store.commit_id_at(position)) is not None:
+        if _anchor(id) == anchor:
+            return
+        raise FeedTrimmed(
+            f"the commit at the checkpoint, position {position}, is another one: the store was restored, or is "
+            "another one",
+            _ADVICE,
+        )
+    if position > (last := await store.last_position()):
+        raise FeedTrimmed(
+            f"checkpoint {position} is ahead of the last commit, {last}: the store was restored, or is another one",
+            _ADVICE,
+        )
+
+
+async def _read_all(store: OrderedStore) -> Searched:
+    cost = f"all {await store.last_position():,} commits of the store, which has no index for it"
+    return Searched(store.feed(follow=False, report_damaged=True), cost, ordered=True)
 
 
 def position_of(checkpoint: str) -> int:

@@ -1,12 +1,28 @@
-"""Cause and effect: stamps of whole requests and processes.
+"""Cause and effect: stamps of whole requests and processes, and the traces that they make.
 
 ```python
 app.add_middleware(TraceMiddleware, actor=lambda scope: scope["user"].id)  # FastAPI, Starlette
 name_service("orders")
+
+trace = await find_trace("request-9", {"orders": orders, "stock": stock}, processors=[reserve, mail])
+print(draw_tree(trace))
 ```
 """
 
 from ..trace_context import name_service, trace_id_of
+from .finding import find_trace
 from .middleware import TraceMiddleware
+from .trace import Handling, Step, Trace, TracedEvent
+from .tree import draw_tree
 
-__all__ = ["TraceMiddleware", "name_service", "trace_id_of"]
+__all__ = [
+    "Handling",
+    "Step",
+    "Trace",
+    "TraceMiddleware",
+    "TracedEvent",
+    "draw_tree",
+    "find_trace",
+    "name_service",
+    "trace_id_of",
+]

@@ -442,7 +442,7 @@ async def test_a_file_of_another_schema_version_is_refused_and_not_changed(path:
         connection.execute("CREATE TABLE theirs (x)")
         connection.execute(f"PRAGMA user_version = {version}")
     before = path.read_bytes()
-    with pytest.raises(StoreRejected, match=f"schema version {version}; this library reads version 2") as raised:
+    with pytest.raises(StoreRejected, match=f"schema version {version}; this library reads version 3") as raised:
         await SQLiteStore(path).open()
     assert raised.value.code == "SCHEMA"
     assert path.read_bytes() == before

@@ -168,7 +168,7 @@ def test_every_column_of_sqlite_is_listed() -> None:
     listed = {row[0].strip("`"): quoted(row[1]) for row in table("storage.md", "SQLite")}
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SCHEMA)
-        for name in ("log", "snapshots", "identity", "deleted", "commits"):
+        for name in ("log", "snapshots", "identity", "deleted", "effects", "commits"):
             columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
             assert listed.pop(name) == [column for (column,) in columns]
     assert not listed

@@ -28,10 +28,19 @@ class StreamSettings(msgspec.Struct):
             )
 
 
+class IndexDescription(msgspec.Struct):
+    IndexName: str
+    IndexStatus: str = "ACTIVE"
+    KeySchema: list[dict[str, str]] = []
+    Projection: dict[str, Any] = {}
+
+
 class TableDescription(msgspec.Struct):
     TableStatus: str
     KeySchema: list[dict[str, str]]
     AttributeDefinitions: list[dict[str, str]]
+    TableSizeBytes: int = 0
+    GlobalSecondaryIndexes: list[IndexDescription] = []
     StreamSpecification: StreamSettings = msgspec.field(default_factory=StreamSettings)
     LatestStreamArn: str = ""
 
@@ -54,6 +63,9 @@ _TIMEOUT = 120.0  # seconds
 _POLL_INTERVAL = 0.5  # seconds
 _REFUSALS = 20  # that descriptions may contradict, because they are eventually consistent
 _PASSING = ("CREATING", "DELETING", "ARCHIVING")  # states that another one follows
+TRACES = "traces"
+"""The name of the index of commits by their correlation id and time. It contains whole commits."""
+
 _NEW_IMAGES = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
 
 
@@ -63,13 +75,15 @@ async def create_table(
     keys: Mapping[str, str],
     *,
     stream: bool = False,
+    traces: Mapping[str, str] | None = None,
     point_in_time_recovery: bool = False,
     deletion_protection: bool = False,
 ) -> bool:
     """Create the table and wait until it can be used; False if it exists already.
 
     `keys` maps the partition key and the sort key, in this order, to their types. With `stream`, wait until the table
-    has a stream, and turn it on for a table that has none. Several processes may do this at the same time.
+    has a stream, and turn it on for a table that has none; with `traces`, the keys of the index TRACES, the same for
+    this index. Several processes may do this at the same time.
 
     Raises:
         Throttled, StoreUnavailable: the table is not ready; call it again.
@@ -82,6 +96,9 @@ async def create_table(
         "KeySchema": _key_schema(keys),
         "BillingMode": "PAY_PER_REQUEST",
     }
+    if traces:
+        request["AttributeDefinitions"] += _key_types(traces)
+        request["GlobalSecondaryIndexes"] = [_index(traces)]
     if stream:
         request["StreamSpecification"] = _NEW_IMAGES
     if deletion_protection:
@@ -92,6 +109,8 @@ async def create_table(
             await _wait_until_usable(client, table, keys)
             if stream:
                 await _wait_for_stream(client, table)
+            if traces:
+                await _wait_for_index(client, table, keys, traces)
             if point_in_time_recovery:
                 recovery = {
                     "TableName": table,
@@ -162,6 +181,41 @@ async def _wait_for_stream(client: Client, table: str) -> None:
         await asyncio.sleep(_POLL_INTERVAL)
 
 
+async def _wait_for_index(client: Client, table: str, keys: Mapping[str, str], traces: Mapping[str, str]) -> None:
+    """Wait until the table has the index of traces. Create it if there is none.
+
+    Raises StoreRejected if an index of this name has other keys, or lacks attributes.
+    """
+    request = {
+        "TableName": table,
+        "AttributeDefinitions": _key_types(keys) + _key_types(traces),
+        "GlobalSecondaryIndexUpdates": [{"Create": _index(traces)}],
+    }
+    refusals = 0
+    while True:
+        description = await _describe(client, table)
+        found = next((index for index in description.GlobalSecondaryIndexes if index.IndexName == TRACES), None)
+        if found is None:
+            try:
+                await send_once(client, "UpdateTable", request, ChangeResponse)
+                continue
+            except ServiceError as error:
+                if error.code != "ResourceInUseException":  # of a table that is being changed
+                    refusals += 1  # another process may have changed it in the same way
+                    if not (is_worth_repeating(error) or error.code == "ValidationException") or refusals > _REFUSALS:
+                        raise
+        elif found.KeySchema != _key_schema(traces) or found.Projection.get("ProjectionType") != "ALL":
+            raise StoreRejected("IndexName", f"table {table} has another index of the name {TRACES}; delete that index")
+        elif found.IndexStatus == "ACTIVE":
+            return
+        await asyncio.sleep(_POLL_INTERVAL)
+
+
+async def describe_size(client: Client, table: str) -> int:
+    """Return the bytes of the table, as they were in the last six hours. Raises ServiceError or TransportError."""
+    return (await send_once(client, "DescribeTable", {"TableName": table}, DescribeResponse)).Table.TableSizeBytes
+
+
 async def _describe(client: Client, table: str) -> TableDescription:
     request = {"TableName": table}
     response = await _call_until_ready(
@@ -194,3 +248,7 @@ def _key_schema(keys: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _key_types(keys: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"AttributeName": name, "AttributeType": kind} for name, kind in keys.items()]
+
+
+def _index(keys: Mapping[str, str]) -> dict[str, Any]:
+    return {"IndexName": TRACES, "KeySchema": _key_schema(keys), "Projection": {"ProjectionType": "ALL"}}

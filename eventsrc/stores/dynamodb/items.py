@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...errors import CorruptPayload, InvalidStreamId, StoreRejected
-from ...store import Commit, Snapshot
+from ...store import MAX_TIME, Commit, Snapshot
 from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
-from ..limits import MAX_COMMIT_BYTES, check_commit, check_id_and_time, check_version
+from ..limits import ID_BYTES, MAX_COMMIT_BYTES, check_commit, check_version
 from .layouts.layout import SortKey, commit_version
 from .wire.client import Reply
 from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryResponse, Text, TextMap, Texts
@@ -19,10 +19,12 @@ from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryR
 T = TypeVar("T")
 
 ID, TIME, EVENTS, TAGS, PAYLOAD = "i", "t", "n", "e", "p"
-CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "a", "k", "d", "m"
+CORRELATION, LONG_CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA = "c", "l", "a", "k", "d", "m"
 SNAPSHOT_VERSION, SHAPE = "v", "s"
 _IDENTITY_PARTITION, _IDENTITY_SORT = f"{TENANT_DELIMITER}eventsrc", "-1"  # no stream, and no version
-NAMES = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA, SNAPSHOT_VERSION, SHAPE}
+NAMES = {ID, TIME, EVENTS, TAGS, PAYLOAD, CORRELATION, LONG_CORRELATION, CAUSATION, COMMAND, DIGEST, METADATA}
+NAMES |= {SNAPSHOT_VERSION, SHAPE}
+MAX_INDEXED_BYTES = 2048  # of a text that is the key of an index, which is not empty either
 
 
 class Stored(msgspec.Struct, kw_only=True, gc=False):
@@ -30,18 +32,19 @@ class Stored(msgspec.Struct, kw_only=True, gc=False):
 
     partition: Text
     sort: Number
-    id: Binary = msgspec.field(name=ID, default_factory=Binary)
-    time: Number = msgspec.field(name=TIME, default_factory=Number)
-    events: Number = msgspec.field(name=EVENTS, default_factory=Number)
-    tags: Texts = msgspec.field(name=TAGS, default_factory=Texts)
-    payload: Binary = msgspec.field(name=PAYLOAD, default_factory=Binary)
+    id: Binary = msgspec.field(name=ID, default=Binary())
+    time: Number = msgspec.field(name=TIME, default=Number())
+    events: Number = msgspec.field(name=EVENTS, default=Number())
+    tags: Texts = msgspec.field(name=TAGS, default=Texts())
+    payload: Binary = msgspec.field(name=PAYLOAD, default=Binary())
     correlation: Text | None = msgspec.field(name=CORRELATION, default=None)
+    long_correlation: Text | None = msgspec.field(name=LONG_CORRELATION, default=None)
     causation: Texts | None = msgspec.field(name=CAUSATION, default=None)
     command: Text | None = msgspec.field(name=COMMAND, default=None)
     digest: Binary | None = msgspec.field(name=DIGEST, default=None)
     metadata: TextMap | None = msgspec.field(name=METADATA, default=None)
-    snapshot_version: Number = msgspec.field(name=SNAPSHOT_VERSION, default_factory=Number)
-    shape: Text = msgspec.field(name=SHAPE, default_factory=Text)
+    snapshot_version: Number = msgspec.field(name=SNAPSHOT_VERSION, default=Number())
+    shape: Text = msgspec.field(name=SHAPE, default=Text())
 
 
 class Items:
@@ -64,6 +67,7 @@ class Items:
         self.query_response: type[QueryResponse[Stored]] = QueryResponse[stored]
         self._condition_failed: type[ConditionFailed[Stored]] = ConditionFailed[stored]
         self.tenant = tenant
+        self.trace_keys = {CORRELATION: "S", TIME: "N"}
         self.identity_attribute = ID
         self.identity_key = {partition_key: {"S": _IDENTITY_PARTITION}, sort_key: {"N": _IDENTITY_SORT}}
         self.prefix = f"{tenant}{TENANT_DELIMITER}" if tenant is not None else ""
@@ -92,7 +96,8 @@ class Items:
         item[TAGS] = {"L": [{"S": tag} for tag in commit.tags]}
         item[PAYLOAD] = {"B": commit.payload}
         if commit.correlation_id is not None:
-            item[CORRELATION] = {"S": commit.correlation_id}
+            fits = 0 < len(commit.correlation_id.encode()) <= MAX_INDEXED_BYTES
+            item[CORRELATION if fits else LONG_CORRELATION] = {"S": commit.correlation_id}
         if commit.causation_ids:
             item[CAUSATION] = {"L": [{"S": cause} for cause in commit.causation_ids]}
         if commit.command_id is not None:
@@ -136,29 +141,37 @@ class Items:
             return key
         raise CorruptPayload(stream, 0, "an item has a sort key that is not a number")
 
-    def to_commit(self, item: Stored, stream: str) -> Commit:
-        """Return the commit of an item. Raises CorruptPayload if this library did not write the item."""
-        version = commit_version(self.read_sort_key(item, stream))
-        try:
-            if version is None:
+    def read_version(self, item: Stored, stream: str) -> int | None:
+        """Return the version of a commit's item; None if the sort key cannot be a commit's. Raises CorruptPayload."""
+        return commit_version(self.read_sort_key(item, stream))
+
+    def to_commit(self, item: Stored, stream: str, version: int | None = None) -> Commit:
+        """Return the commit of an item. `version` is what `read_version` has returned, if it was called.
+
+        Raises CorruptPayload if this library did not write the item.
+        """
+        if version is None:
+            version = self.read_version(item, stream)
+        try:  # inline, because a load spends most of its time here
+            id, time, events, payload, tags = item.id.B, item.time.N, item.events.N, item.payload.B, item.tags.L
+            if version is None or id is None or time is None or events is None or payload is None or tags is None:
                 raise ValueError
-            id, time = _require(item.id.B), int(_require(item.time.N))
-            check_id_and_time(id, time)
+            moment, correlation = int(time), item.correlation or item.long_correlation
+            if len(id) != ID_BYTES or not 0 <= moment <= MAX_TIME:
+                raise ValueError
             return Commit(
                 stream=stream,
                 version=version,
                 id=id,
-                time=time,
-                events=int(_require(item.events.N)),
-                tags=tuple([_require(tag.S) for tag in _require(item.tags.L)]),
-                payload=_require(item.payload.B),
-                correlation_id=_require(item.correlation.S) if item.correlation else None,
-                causation_ids=tuple([_require(cause.S) for cause in _require(item.causation.L)])
-                if item.causation
-                else (),
-                command_id=_require(item.command.S) if item.command else None,
-                command_digest=_require(item.digest.B) if item.digest else None,
-                metadata={k: _require(v.S) for k, v in _require(item.metadata.M).items()} if item.metadata else {},
+                time=moment,
+                events=int(events),
+                tags=(_require(tags[0].S),) if len(tags) == 1 else _read_texts(tags),
+                payload=payload,
+                correlation_id=None if correlation is None else _require(correlation.S),
+                causation_ids=() if item.causation is None else _read_texts(_require(item.causation.L)),
+                command_id=None if item.command is None else _require(item.command.S),
+                command_digest=None if item.digest is None else _require(item.digest.B),
+                metadata={} if item.metadata is None else _read_map(item.metadata),
             )
         except ValueError:
             pass
@@ -210,6 +223,14 @@ class Items:
         except ValueError:
             return None
         return Snapshot(stream=stream, version=version, shape=shape, payload=payload)
+
+
+def _read_texts(texts: list[Text]) -> tuple[str, ...]:
+    return tuple([_require(each.S) for each in texts])
+
+
+def _read_map(texts: TextMap) -> dict[str, str]:
+    return {key: _require(value.S) for key, value in _require(texts.M).items()}
 
 
 def _require(value: T | None) -> T:

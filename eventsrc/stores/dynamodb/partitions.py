@@ -6,10 +6,10 @@ from typing import Any
 
 from ...concurrency import Turn
 from ...errors import CorruptPayload
-from ...store import Commit, Snapshot
+from ...store import OVERHEAD, Commit, Snapshot
 from ...usage import Usage
 from .items import ID, SNAPSHOT_VERSION, Items, Stored
-from .layouts.layout import Page, SortKey, commit_version
+from .layouts.layout import Page, SortKey
 from .table import Table, mixed_up
 from .wire.outcomes import ConditionNotMet
 from .wire.responses import Response
@@ -72,19 +72,20 @@ class TablePartitions:
         for number, item in enumerate(response.Items, 1):
             if not number % _PART:
                 await turn.end_if_long()
-            version = commit_version(items.read_sort_key(item, stream))
+            version = items.read_version(item, stream)
             if version is None:
                 found = items.to_snapshot(item, stream) if newest else None
                 snapshot = found if snapshot is None or (found and found.version > snapshot.version) else snapshot
             elif snapshot is None or version >= snapshot.version:  # commits before the snapshot are not decoded
                 try:
-                    commits.append(items.to_commit(item, stream))
+                    commits.append(items.to_commit(item, stream, version))
                 except CorruptPayload as error:
                     if not stop_at_damaged:
                         raise
                     damaged = error.with_traceback(None)
                     break
-        used.bytes_read += sum(commit.size for commit in commits) + (snapshot.size if snapshot else 0)
+        used.bytes_read += OVERHEAD * len(commits) + sum([len(commit.payload) for commit in commits])
+        used.bytes_read += snapshot.size if snapshot else 0
         last = response.LastEvaluatedKey
         return Page(snapshot, commits, None if last is None else items.read_sort_key(last, stream), damaged)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from ...errors import CommitOutcomeUnknown, StoreError
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
+from ...store import MAX_VERSION, Commit, EventId, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head, select
@@ -23,11 +23,12 @@ from .identity import Identity
 from .items import Items, Stored
 from .layouts import LAYOUTS, LayoutName
 from .layouts.layout import SortKey
+from .lookup import TableLookup
 from .partitions import TablePartitions
 from .table import Table
 from .wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from .wire.outcomes import ConditionNotMet
-from .wire.responses import QueryResponse, Response
+from .wire.responses import Response
 
 
 class DynamoDBStore(ManagedStore):
@@ -48,6 +49,7 @@ class DynamoDBStore(ManagedStore):
     """
 
     ordered = False
+    earliest = staticmethod(find_earliest)
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class DynamoDBStore(ManagedStore):
         self._layout = LAYOUTS[layout]()
         self._table_feed = TableFeed(self.table, self.items, self.scan)
         self._identity = Identity(self.table, self.items)
+        self._lookup = TableLookup(self.table, self.items, self.scan)
 
     async def append(self, commit: Commit) -> Receipt:
         request = {
@@ -193,7 +196,7 @@ class DynamoDBStore(ManagedStore):
 
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
         batches = scan_commits(
-            self._scan_page,
+            partial(self.table.scan, kind=self.items.query_response),
             request,
             self.items,
             segments=segments,
@@ -252,10 +255,6 @@ class DynamoDBStore(ManagedStore):
         """
         return await self._table_feed.end()
 
-    def earliest(self, checkpoints: Iterable[str]) -> str:
-        """Return the earliest of the checkpoints, as `Feed.earliest`."""
-        return find_earliest(checkpoints)
-
     async def remaining(self, after: str) -> int | None:
         """Return None, because counting would take a scan. Raises ValueError if `after` is not a checkpoint."""
         if after:
@@ -275,18 +274,45 @@ class DynamoDBStore(ManagedStore):
         This is a strongly consistent scan of the whole table, which takes one read unit for each 4 KB.
         """
         request = {"TableName": self.table.name, "ReturnConsumedCapacity": "TOTAL"}
-        async with aclosing(scan_heads(self._scan_page, request, self.items, segments=4)) as pages:
+        scan_page = partial(self.table.scan, kind=self.items.query_response)
+        async with aclosing(scan_heads(scan_page, request, self.items, segments=4)) as pages:
             async for heads in pages:
                 yield heads
 
+    def correlated(self, correlation_id: str) -> AsyncGenerator[Commit]:
+        """Yield the commits of a trace, as `Lookup.correlated`.
+
+        - With the index of `create_table(traces=True)`, this takes a request for each MB, and one for the commit that
+          starts a trace without a correlation id. Reads of the index are eventually consistent.
+        - Without the index it scans the table, and logs a warning that says what this costs.
+        """
+        return self._lookup.correlated(correlation_id)
+
+    def effects_of(self, cause: EventId | str, *, correlation_id: str | None = None) -> AsyncGenerator[Commit]:
+        """Yield the commits that an event has caused, as `Lookup.effects_of`.
+
+        - With the index of `create_table(traces=True)` these are the effects in the same trace. Effects that were given
+          another correlation id with `trace(...)` are not found.
+        - Without the index, or if the event is not in this table and `correlation_id` is not given, this scans the
+          table, and logs a warning that says what it costs.
+        """
+        return self._lookup.effects_of(cause, correlation_id=correlation_id)
+
     async def create_table(
-        self, *, stream: bool = False, point_in_time_recovery: bool = False, deletion_protection: bool = False
+        self,
+        *,
+        stream: bool = False,
+        traces: bool = False,
+        point_in_time_recovery: bool = False,
+        deletion_protection: bool = False,
     ) -> bool:
         """Create the table, billed on demand, and wait until it can be used. Return False if it exists already.
 
         - `stream` turns on DynamoDB Streams with new images.
-        - An existing table keeps its settings, except that `stream` and `point_in_time_recovery` are turned on for it
-          too. Several processes may call this at the same time.
+        - `traces` makes an index of the commits that have a correlation id, for `correlated` and `effects_of`. Each of
+          these commits then takes as many write units again, and its storage twice.
+        - An existing table keeps its settings, except that `stream`, `traces` and `point_in_time_recovery` are turned
+          on for it too. Several processes may call this at the same time.
 
         Raises:
             StoreRejected: the service refuses the request, or an existing table has different keys, or a stream without
@@ -294,13 +320,11 @@ class DynamoDBStore(ManagedStore):
             Throttled, StoreUnavailable: the table is not ready; call it again.
         """
         return await self.table.create(
-            stream=stream, point_in_time_recovery=point_in_time_recovery, deletion_protection=deletion_protection
+            stream=stream,
+            traces=self.items.trace_keys if traces else None,
+            point_in_time_recovery=point_in_time_recovery,
+            deletion_protection=deletion_protection,
         )
-
-    async def _scan_page(self, request: dict[str, Any]) -> QueryResponse[Stored]:
-        used = Usage(calls=1)
-        with self.in_flight(used=used):
-            return await self.table.send("Scan", request, self.items.query_response, used)
 
     async def on_open(self) -> None:
         await self.table.connection.open()

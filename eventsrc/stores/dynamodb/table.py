@@ -14,9 +14,9 @@ import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable
 from ...usage import Usage
-from .creation import create_table
+from .creation import create_table, describe_size
 from .wire.attributes import text_of
-from .wire.client import Reply, ServiceError
+from .wire.client import Reply, ServiceError, TransportError
 from .wire.connection import Connection
 from .wire.outcomes import ConditionNotMet, DeadlinePassed, to_store_rejected
 from .wire.responses import (
@@ -72,7 +72,7 @@ class Table:
         self.name, self.connection, self.guard = name, connection, guard
         self.partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
 
-    async def create(self, **options: bool) -> bool:
+    async def create(self, **options: Any) -> bool:
         """Create the table; False if it exists already. `options` are those of `creation.create_table`.
 
         Raises StoreRejected if it has different keys.
@@ -80,6 +80,16 @@ class Table:
         keys = {self.partition_key: "S", self._sort_key: self._sort_type}
         with self.guard(Usage(calls=1)):
             return await create_table(self.connection.administer(), self.name, keys, **options)
+
+    async def size(self) -> int:
+        """Return the bytes of the table, as they were some hours ago."""
+        with self.guard(Usage(calls=1)):
+            try:
+                return await describe_size(self.connection.administer(), self.name)
+            except ServiceError as error:
+                raise to_store_rejected(error, self.name) from None
+            except TransportError as error:
+                raise StoreUnavailable(f"{error}; try again later") from None
 
     async def send(
         self,
@@ -160,6 +170,10 @@ class Table:
             if page.LastEvaluatedKey is None:
                 return
             request["ExclusiveStartKey"] = page.LastEvaluatedKey
+
+    async def scan(self, request: Mapping[str, Any], kind: type[T]) -> T:
+        """Return a page of a scan."""
+        return await self._guard_and_send("Scan", request, kind)
 
     async def query_all(self, partition: str, prefix: str = "") -> list[Item]:
         async with aclosing(self.query(partition, prefix)) as pages:

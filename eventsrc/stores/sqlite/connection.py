@@ -15,7 +15,7 @@ from ...errors import StoreRejected
 from ..sqlite_errors import ERRORS, to_store_error
 from .file import Content, DatabaseFile, read_columns
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOG_BYTES = 64 * 1024 * 1024  # of a write-ahead log that is reported, and cut back when it starts again
 CACHE_KB = 16 * 1024  # of a connection, at most: a feed goes from stream to stream, each in pages of its own
 
@@ -32,7 +32,20 @@ CREATE TABLE log (
 
 CREATE UNIQUE INDEX log_by_position ON log (position);
 
-CREATE INDEX log_by_correlation_id ON log (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE INDEX log_by_correlation_id ON log (correlation_id, position) WHERE correlation_id IS NOT NULL;
+
+CREATE TABLE effects (
+    cause TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (cause, stream, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER delete_effects AFTER DELETE ON log BEGIN
+    DELETE FROM effects
+    WHERE cause IN (SELECT value FROM json_each(old.fields, '$.causation_ids'))
+    AND stream = old.stream AND version = old.version;
+END;
 
 CREATE TABLE deleted (
     one INTEGER PRIMARY KEY CHECK (one = 1),

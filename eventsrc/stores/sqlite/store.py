@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
 from ...concurrency import wait_for_thread
 from ...errors import CommitOutcomeUnknown, StoreUnavailable
-from ...store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
+from ...store import MAX_VERSION, Commit, EventId, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
+from ...trace_context import check_text
 from ...usage import Usage
+from ..causes import Cause, parse_identity
 from ..feed import Damaged, Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
 from .file import FILE_MODE, DatabaseFile
-from .pages import PAGE, Page, read_page, to_row
+from .pages import PAGE, Page, Selection, read_page, to_row
 from .rows import (
     BACKWARD,
+    CORRELATED,
+    EFFECTS,
     FORWARD,
     PUT_SNAPSHOT,
     append,
@@ -160,6 +164,41 @@ class SQLiteStore(OrderedStore):
         with self.in_flight():
             assert self._readers is not None
             return await self._readers.run(lambda connection: read_heads(connection, after, FEED_PAGE))
+
+    async def correlated(self, correlation_id: str) -> AsyncGenerator[Commit]:
+        check_text("correlation_id", correlation_id)
+        if (root := parse_identity(correlation_id)) is not None:
+            stream, version = root
+            async with aclosing(self.read(stream, after=version - 1, until=version)) as roots:
+                async for commit in roots:
+                    if not commit.correlation_id:
+                        yield commit
+        async with aclosing(self._select(CORRELATED, correlation_id or "\0")) as commits:
+            async for commit in commits:
+                yield commit
+
+    async def effects_of(self, cause: EventId | str, *, correlation_id: str | None = None) -> AsyncGenerator[Commit]:
+        async with aclosing(self._select(EFFECTS, *Cause.of(cause))) as commits:
+            async for commit in commits:
+                yield commit
+
+    async def _select(self, selection: Selection, *arguments: str) -> AsyncGenerator[Commit]:
+        """Yield the commits of a selection, whose last argument is a position. Damaged ones are reported at the end."""
+        position, complete, error = 0, False, None
+        while not complete:
+            read = partial(read_page, selection=selection, arguments=(*arguments, position))
+            with self.in_flight():
+                assert self._readers is not None
+                rows, complete = await self._readers.run(read)
+            for row in rows:
+                assert row.position is not None
+                position = row.position
+                if isinstance(row, Commit):
+                    yield row
+                else:
+                    error = error or row.error
+        if error is not None:
+            raise error
 
     async def put_snapshot(self, snapshot: Snapshot) -> bool:
         check_stream(snapshot.stream)

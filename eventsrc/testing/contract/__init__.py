@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import appends, checkpoints, feeds, life, projections, races, reads, refusals, snapshots
+from . import appends, checkpoints, feeds, life, lookups, projections, races, reads, refusals, snapshots
 from .check import Capability, Check, MakeStore
 
 __all__ = ["CONTRACT", "Capability", "Check", "MakeStore", "check_store", "checkpoints", "projections"]
@@ -36,6 +36,7 @@ CONTRACT: tuple[Check, ...] = (
     *snapshots.CHECKS,
     *life.CHECKS,
     *feeds.CHECKS,
+    *lookups.CHECKS,
 )
 
 

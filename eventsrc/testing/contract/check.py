@@ -24,6 +24,7 @@ class Capability(Enum):
     KNOWS_THE_END = "refuses an append beyond the stream's end"
     SHARES_DATA = "shows the same data through every object that the factory makes"
     FEEDS = "has a feed of all its commits in order"
+    FINDS_CAUSES = "finds the commits of a trace, and the effects of an event"
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,9 @@ def parse_checkpoint(text: str) -> Checkpoint:
     )
 
 
-def find_earliest(texts: Iterable[str]) -> str:
+def find_earliest(checkpoints: Iterable[str]) -> str:
     """Return the earliest checkpoint, as `Feed.earliest`: the beginning if they are of different streams."""
-    texts = list(texts)
+    texts = list(checkpoints)
     found = [parse_checkpoint(text) for text in texts if text]
     if len(found) < len(texts) or len({each.stream for each in found}) != 1:
         return ""

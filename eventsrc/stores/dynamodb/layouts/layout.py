@@ -19,6 +19,8 @@ def commit_version(key: SortKey) -> int | None:
     """Return the version of the commit at this sort key, or None if the key cannot be a commit's."""
     if not 1 <= key <= MAX_VERSION:
         return None
+    if isinstance(key, int):
+        return key
     version = int(key)
     return version if version == key else None
 

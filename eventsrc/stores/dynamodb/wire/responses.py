@@ -19,25 +19,25 @@ Item = dict[str, dict[str, Any]]
 """An item with attributes of any names and types."""
 
 
-class Text(msgspec.Struct, gc=False):
+class Text(msgspec.Struct, frozen=True, gc=False):
     """An attribute that should be a text. `S` is None if it has another type. The same holds for the types below."""
 
     S: str | None = None
 
 
-class Number(msgspec.Struct, gc=False):
+class Number(msgspec.Struct, frozen=True, gc=False):
     N: str | None = None
 
 
-class Binary(msgspec.Struct, gc=False):
+class Binary(msgspec.Struct, frozen=True, gc=False):
     B: bytes | None = None
 
 
-class Texts(msgspec.Struct, gc=False):
+class Texts(msgspec.Struct, frozen=True, gc=False):
     L: list[Text] | None = None
 
 
-class TextMap(msgspec.Struct, gc=False):
+class TextMap(msgspec.Struct, frozen=True, gc=False):
     M: dict[str, Text] | None = None
 
 
