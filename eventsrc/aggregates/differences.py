@@ -7,7 +7,6 @@ objects of a class with `eq=False` equal themselves.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -72,7 +71,9 @@ def field_names(value: Any) -> Collection[str] | None:
     """Return the fields of an object that has declared ones: a Struct, a dataclass, an attrs object or a model."""
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
-    if is_dataclass(value):
+    if hasattr(type(value), "__dataclass_fields__"):
+        from dataclasses import fields  # here, as most programs need not import it
+
         return [field.name for field in fields(value)]
     if hasattr(type(value), "__attrs_attrs__"):
         return [attribute.name for attribute in type(value).__attrs_attrs__]

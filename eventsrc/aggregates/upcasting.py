@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from pathlib import PurePath
+from os.path import basename
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -109,4 +109,4 @@ def _find_place(traceback: TracebackType | None) -> str:
         traceback = traceback.tb_next
     if traceback is None:
         return ""
-    return f" at {PurePath(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
+    return f" at {basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
