@@ -37,7 +37,7 @@ async def fill(store: Store, traces: int = 2) -> None:
         root, other = f"a-{number}", f"b-{number}"
         await store.append(make_commit(root))
         for version in (1, 2):
-            caused = {"correlation_id": f"{root}@1", "causation_ids": (f"{root}@1.0",)}
+            caused: dict[str, Any] = {"correlation_id": f"{root}@1", "causation_ids": (f"{root}@1.0",)}
             await store.append(make_commit(other, version, **caused))
 
 
@@ -52,7 +52,7 @@ async def test_a_lookup_in_sqlite_reads_only_what_it_returns(tmp_path: Path) -> 
 
 async def test_more_than_a_page_is_found_in_sqlite(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "events.db") as store:
-        caused = {"correlation_id": "x", "causation_ids": ("y@1.0", "y@1.1")}
+        caused: dict[str, Any] = {"correlation_id": "x", "causation_ids": ("y@1.0", "y@1.1")}
         await asyncio.gather(*(store.append(make_commit(f"s-{number}", **caused)) for number in range(2_500)))
         found = [commit.position async for commit in store.correlated("x")]
         assert found == list(range(1, 2_501))
