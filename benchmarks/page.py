@@ -15,8 +15,8 @@ README = Path(__file__).parents[1] / "README.md"
 
 _WHY = {
     "import eventsrc ÷ import asyncio, CPU": (
-        "a third of the time is msgspec with what it imports. The largest of this library's own modules declare the types "
-        "that states and events may have, and the errors; a program that declares an aggregate needs them."
+        "a third of the time is msgspec with what it imports. The largest of this library's own modules declare the "
+        "types that states and events may have, and the errors; a program that declares an aggregate needs them."
     ),
     "fold, 1 event(s) a commit ÷ bare msgspec decode and dict dispatch": (
         "the decoder and the handler take as long as in the bare loop. In addition the fold cuts each body out of its "
@@ -32,23 +32,22 @@ _WHY = {
         "the bare loop reads one column of each row. A load reads all that a commit has, and checks it."
     ),
     "SQLite, saves/s from 64 tasks ÷ the best peer at its best": (
-        "so many tasks share fsyncs, so the CPU of a save limits the rate, while the peer waits for its disk: the ratio "
-        "falls on a machine whose disk is fast for its processor. Three fifths of the CPU are in the event loop (record, "
-        "encode, check, and the future of the call), two fifths in the writer's thread (SQL), and the interpreter lets "
+        "so many tasks share fsyncs, so the CPU of a save limits the rate, while the peer waits for its disk: the "
+        "ratio is lower, the faster the disk is for its processor. Three fifths of the CPU are in the event loop ("
+        "record, encode, check, the future of the call), two fifths in the writer's thread (SQL), and the interpreter lets "
         "only one of them run."
     ),
     "SQLite, events/s loading 1,000 ÷ eventsourcing": (
         "most of the time of a load is spent in sqlite3, which converts the columns of a commit to Python values."
     ),
     "CPU: load of 1,000 ÷ bare load of 1,000 by the SDK": (
-        "the bare load asks for one attribute of each item. A load receives all attributes of a commit, which takes two "
-        "fifths of its time, and checks them and makes the commits, which takes as long again."
+        "the bare load asks for one attribute of each item. A load receives all attributes of a commit, which takes "
+        "two fifths of its time, and checks them and makes the commits, which takes as long again."
     ),
     "events/s of CPU, SQLite to memory, 1 event a commit ÷ a bare loop": (
-        "reading alone takes as long as the bare loop does in all, as it makes whole commits. Of the rest, which takes "
-        "two thirds, a quarter is the order of each stream and its position, a quarter the call with its context and its "
-        "cause, for the stamps of what the handler commits, and half, decoding and the handler itself, is in the bare "
-        "loop too."
+        "reading alone takes as long as the bare loop in all, as it makes whole commits. Of the rest, two thirds, a "
+        "quarter is the order of each stream and its position, a quarter the call with its context and its cause, for "
+        "the stamps of what the handler commits; half, decoding and the handler, is in the bare loop too."
     ),
     "DynamoDB, CPU of a load of 1,000: castore (Node) ÷ ours": (
         "a warm V8 parses JSON and folds in compiled code. Most of the time of both is spent on decoding the response."
