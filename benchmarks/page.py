@@ -33,9 +33,9 @@ _WHY = {
     ),
     "SQLite, saves/s from 64 tasks ÷ the best peer at its best": (
         "so many tasks share fsyncs, so the CPU of a save limits the rate, while the peer waits for its disk: the "
-        "ratio is lower, the faster the disk is for its processor. Three fifths of the CPU are in the event loop ("
-        "record, encode, check, the future of the call), two fifths in the writer's thread (SQL), and the interpreter lets "
-        "only one of them run."
+        "ratio is lower, the faster the disk is for its processor. Three fifths of the CPU are in the event loop, "
+        "which records, encodes, checks and waits, two fifths in the writer's thread, which runs SQL, and the "
+        "interpreter lets only one of them run."
     ),
     "SQLite, events/s loading 1,000 ÷ eventsourcing": (
         "most of the time of a load is spent in sqlite3, which converts the columns of a commit to Python values."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -129,6 +129,33 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if not step.parents:
             return None
         return (step.time - max(self.steps[parent].time for parent in step.parents)) / 1e6
+
+    def ancestors(self, number: int) -> set[int]:
+        """Return a step and all that led to it."""
+        found = {number}
+        for each in range(number, -1, -1):
+            if each in found:
+                found.update(self.steps[each].parents)
+        return found
+
+    def descendants(self, number: int) -> set[int]:
+        """Return a step and all that it led to."""
+        found = {number}
+        for each in range(number + 1, len(self.steps)):
+            if not found.isdisjoint(self.steps[each].parents):
+                found.add(each)
+        return found
+
+    def keep(self, numbers: Collection[int]) -> Trace:
+        """Return the trace of these steps alone."""
+        places = {number: place for place, number in enumerate(sorted(numbers))}
+        steps = [
+            msgspec.structs.replace(
+                self.steps[number], parents=tuple(places[each] for each in self.steps[number].parents if each in places)
+            )
+            for number in places
+        ]
+        return msgspec.structs.replace(self, steps=tuple(steps))
 
     @property
     def critical_path(self) -> Sequence[int]:

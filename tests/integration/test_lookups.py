@@ -89,7 +89,7 @@ async def test_a_table_without_the_index_is_scanned_until_it_has_one(
         assert "create_table(traces=True) makes an index" in caplog.text
         caplog.clear()
         assert await asyncio.gather(*(store.create_table(traces=True) for _ in range(3))) == [False] * 3
-        while await ids(store.correlated("a-1@1")) != ["a-1@1", "b-1@1", "b-1@2"]:  # noqa: ASYNC110  # nothing tells
+        while await ids(store.correlated("a-1@1")) != ["a-1@1", "b-1@1", "b-1@2"]:  # noqa: ASYNC110  # nothing reports it
             await asyncio.sleep(0.05)  # DynamoDB fills the index
         before = store.usage.requests
         caplog.clear()

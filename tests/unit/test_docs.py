@@ -41,7 +41,7 @@ BLOCK = re.compile(
     r"(<!-- needs (?P<server>dynamodb|postgres) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 CONTINUES = re.compile(r"^<!-- continues (\S+) -->$", re.MULTILINE)
-NOT_RUN = {"console", "javascript", "json"}  # commands for a shell, code for a browser, and policies for AWS
+NOT_RUN = {"console", "javascript", "json", "toml"}  # commands for a shell, code for a browser, and policies for AWS
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -19,7 +19,17 @@ PACKAGE = ROOT / "eventsrc"
 
 DOORS = {
     f"eventsrc{door}"
-    for door in ("", ".stores", ".processing", ".publishing", ".testing", ".local", ".telemetry", ".tracing")
+    for door in (
+        "",
+        ".stores",
+        ".processing",
+        ".publishing",
+        ".testing",
+        ".local",
+        ".telemetry",
+        ".tracing",
+        ".command_line",
+    )
 }
 """The packages that users import from. Their files are private."""
 

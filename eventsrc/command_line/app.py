@@ -1,0 +1,104 @@
+"""The stores, classes and processors that the command line works with, from a program or from URLs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..aggregates.aggregate import Aggregate
+from ..aggregates.declaration import declaration_of
+from ..processing import Processor
+from ..store import Store
+from ..stores.url import open_store, parse_url
+from ..stream_id import category_of
+
+
+class App(NamedTuple):
+    """What the command line shows of a program. The stores, and the checkpoints of the processors, are open."""
+
+    stores: Mapping[str, Store]
+    aggregates: Sequence[type[Aggregate]] = ()
+    processors: Sequence[Processor[Any]] = ()
+
+    def find_aggregate(self, stream: str) -> type[Aggregate]:
+        """Return the class of a stream. Raises UsageError."""
+        category = category_of(stream)
+        for aggregate in self.aggregates:
+            if declaration_of(aggregate).category == category:
+                return aggregate
+        known = ", ".join(declaration_of(each).category for each in self.aggregates) or "none"
+        raise UsageError(f"no class of the app has the category {category!r} (known: {known}); give it with --app")
+
+    def find_processor(self, name: str) -> Processor[Any]:
+        """Return the processor with this name or tag. Raises UsageError."""
+        for processor in self.processors:
+            if name in (processor.name, processor.projection.tag):
+                return processor
+        known = ", ".join(each.name for each in self.processors) or "none"
+        raise UsageError(f"no processor of the app is named {name!r} (known: {known}); give it with --app")
+
+
+class UsageError(Exception):
+    """The command line cannot do what was asked for; the message says what to give."""
+
+
+@asynccontextmanager
+async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator[App]:
+    """Open the app of a reference such as `shop.main:app`, or the stores of these URLs.
+
+    A URL may have a name before it, as in `orders=sqlite:///orders.db`. Raises UsageError.
+    """
+    async with AsyncExitStack() as stack:
+        if reference:
+            app = await stack.enter_async_context(_find_app(reference))
+            if not isinstance(app, App):
+                raise UsageError(f"{reference} yields {type(app).__name__}; let it yield an eventsrc.command_line.App")
+        else:
+            app = App({})
+        if urls:
+            named = [_to_store(url) for url in urls]
+            if len({name for name, _ in named}) < len(named):
+                raise UsageError("two stores have the same name; write --store NAME=URL")
+            app = app._replace(stores={name: await stack.enter_async_context(store) for name, store in named})
+        if not app.stores:
+            raise UsageError("no store is given; write --store sqlite:///file.db, or set EVENTSRC_STORE, or use --app")
+        yield app
+
+
+def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:
+    module, colon, name = reference.partition(":")
+    if not (module and colon and name):
+        raise UsageError(f"{reference!r} is not an app; write module:attribute, as in shop.main:app")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module} cannot be imported: {error}") from error
+    if not callable(made := getattr(found, name, None)):
+        raise UsageError(f"{module} has no function {name}, which returns an async context manager of an App")
+    opened = made()
+    if not isinstance(opened, AbstractAsyncContextManager):
+        raise UsageError(f"{reference} returns {type(opened).__name__}; decorate it with @asynccontextmanager")
+    return opened
+
+
+def _to_store(given: str) -> tuple[str, Store]:
+    """Return the name and the store of `NAME=URL` or `URL`. A file that does not exist is not created."""
+    name, equals, url = given.partition("=")
+    if not equals or ":" in name:
+        name, url = "", given
+    try:
+        address = parse_url(url, options=("tenant", "layout"))
+        store = open_store(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if address.scheme == "memory":
+        raise UsageError("a store in memory belongs to one process; give the URL of a file or a table")
+    if address.scheme == "sqlite" and not Path(address.place).is_file():
+        raise UsageError(f"there is no file {address.place}; give the URL of a file that exists")
+    return name or Path(address.place).stem, store

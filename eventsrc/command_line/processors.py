@@ -1,0 +1,77 @@
+"""Verbs about processors: their status, and the streams that they have parked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import StreamParked
+from ..processing import status
+from ..tracing.tree import plain
+from .app import App, UsageError
+from .output import Output
+from .streams import show_commit
+
+_DONE, _PROBLEM = 0, 1
+
+
+async def show_status(app: App, output: Output) -> int:
+    """Print the status of each processor. Return 1 if one of them has a problem."""
+    if not app.processors:
+        raise UsageError("no processors are known; give them with --app")
+    found = [await status(processor) for processor in app.processors]
+    for each in found:
+        lag = "lag unknown" if each.lag_seconds is None else f"lag {each.lag_seconds:.1f} s"
+        version = "active" if each.active else "not active"
+        problems = "; ".join(each.problems) or "no problems"
+        text = f"{each.name}  {version}{', paused' if each.paused else ''}  {lag}  {each.parked} parked  {problems}"
+        output.show(plain(text), msgspec.to_builtins(each) | {"problems": list(each.problems)})
+    return _PROBLEM if any(each.problems for each in found) else _DONE
+
+
+async def list_parked(app: App, output: Output) -> int:
+    """Print the parked streams of all processors. Return 1 if there are some."""
+    found = [(each.name, parked) for each in app.processors for parked in await each.parked()]
+    for name, parked in found:
+        text = f"{name}  {parked.stream}@{parked.version}  {parked.attempts} attempts  {parked.at:%Y-%m-%d %H:%M:%SZ}"
+        output.show(f"{plain(text)}  {plain(parked.error)}", {"processor": name} | msgspec.to_builtins(parked))
+    return _PROBLEM if found else _DONE
+
+
+async def show_parked(app: App, output: Output, name: str, stream: str) -> int:
+    """Print why a stream is parked, and the commit that could not be handled."""
+    processor = app.find_processor(name)
+    for parked in await processor.parked():
+        if parked.stream == stream:
+            output.show(parked.error, {"processor": processor.name} | msgspec.to_builtins(parked))
+            async for commit in processor.store.read(stream, after=parked.version - 1, until=parked.version):
+                show_commit(output, processor.name, commit)
+            return _DONE
+    raise UsageError(f"{processor.name} has not parked {stream}; `eventsrc parked list` prints what is parked")
+
+
+async def retry_parked(app: App, output: Output, name: str, stream: str, *, dry_run: bool) -> int:
+    """Handle a parked stream again. Return 1 if a handler failed again."""
+    processor = app.find_processor(name)
+    if dry_run:
+        return await show_parked(app, output, name, stream)
+    try:
+        await processor.retry(stream)
+    except StreamParked as error:
+        output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
+        return _PROBLEM
+    output.show(f"{stream} is handled to its end", {"processor": processor.name, "stream": stream, "parked": False})
+    return _DONE
+
+
+async def skip_parked(app: App, output: Output, name: str, stream: str, *, reason: str, dry_run: bool) -> int:
+    """Skip the commit at which a stream is parked. Return 1 if a handler failed at a later one."""
+    processor = app.find_processor(name)
+    if dry_run:
+        return await show_parked(app, output, name, stream)
+    try:
+        await processor.skip(stream, reason)
+    except StreamParked as error:
+        output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
+        return _PROBLEM
+    output.show(f"skipped a commit of {stream}", {"processor": processor.name, "stream": stream, "parked": False})
+    return _DONE

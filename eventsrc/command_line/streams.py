@@ -1,0 +1,151 @@
+"""Verbs about streams: list them, show their events and states, compare states, and follow what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from ..errors import AggregateNotFound, StoredDataError
+from ..repository.repository import Repository
+from ..store import MAX_VERSION, Commit, Store
+from ..stores.feed import Feed
+from ..stores.limits import check_version
+from ..stream_id import category_of
+from ..tracing.tree import plain
+from .app import App, UsageError
+from .output import Output, read_events, show_fields, show_value
+
+_DONE, _DIFFERENT = 0, 1
+
+
+async def list_streams(app: App, output: Output, *, category: str, prefix: str) -> int:
+    """Print the streams of all stores with their versions."""
+    for name, store in app.stores.items():
+        async with aclosing(_feed_of(name, store).heads()) as pages:
+            async for heads in pages:
+                for head in heads:
+                    if head.stream.startswith(prefix) and category in ("", category_of(head.stream)):
+                        found = {"store": name, "stream": head.stream, "version": head.version}
+                        output.show(f"{plain(head.stream)}  @{head.version}  {plain(name)}", found)
+    return _DONE
+
+
+async def show_stream(app: App, output: Output, stream: str, *, at: datetime | None) -> int:
+    """Print the events of a stream, or those up to a version, `account-a-1@17`, or up to a time."""
+    stream, version = split_version(stream)
+    found = False
+    for name, store in app.stores.items():
+        async with aclosing(store.read(stream, until=version or MAX_VERSION)) as commits:
+            async for commit in commits:
+                if at is not None and commit.at > at:
+                    break
+                found = True
+                show_commit(output, name, commit)
+    if not found:
+        raise AggregateNotFound(stream, f"it has no commit in {', '.join(app.stores)}")
+    return _DONE
+
+
+def show_commit(output: Output, store: str, commit: Commit) -> None:
+    """Print the events of a commit, each on a line."""
+    try:
+        events, damage = read_events(commit), ""
+    except (StoredDataError, ValueError) as error:
+        events, damage = [], str(error)
+    output.show(
+        "\n".join(_lines(commit, events, damage)),
+        {
+            "store": store,
+            "stream": commit.stream,
+            "version": commit.version,
+            "time": commit.at.isoformat(),
+            "correlation_id": commit.correlation_id,
+            "causation_ids": commit.causation_ids,
+            "command_id": commit.command_id,
+            "metadata": commit.metadata,
+            "events": events,
+            "damage": damage,
+        },
+    )
+
+
+def _lines(commit: Commit, events: list[dict[str, Any]], damage: str) -> list[str]:
+    start = f"{plain(commit.stream)}@{commit.version}"
+    time = commit.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if damage:
+        return [f"{start}  {time}  unreadable: {plain(damage)}"]
+    found = []
+    for index, event in enumerate(events):
+        fields = {name: value for name, value in event.items() if name != "$"}
+        found.append(f"{start}.{index}  {time}  {plain(str(event.get('$', '')))}  {show_fields(fields)}".rstrip())
+    return found
+
+
+async def show_state(app: App, output: Output, stream: str) -> int:
+    """Print the state of a stream at its end, or at a version: `account-a-1@17`."""
+    stream, version = split_version(stream)
+    state = await _load_state(app, stream, version)
+    output.show("\n".join(f"{name} = {show_value(value)}" for name, value in state.items()), state)
+    return _DONE
+
+
+async def compare_states(app: App, output: Output, stream: str, before: str, after: str) -> int:
+    """Print the fields of a state that differ between two versions: `account-a-1 @12 @17`. Return 1 if some do."""
+    versions = [split_version(f"{stream}{each}")[1] for each in (before, after)]
+    if None in versions:
+        raise UsageError(f"{before} {after} are not versions; write @12 @17")
+    one, other = [await _load_state(app, stream, version) for version in versions]
+    changed = {name: [one[name], other[name]] for name in one if one[name] != other[name]}
+    for name, (old, new) in changed.items():
+        text = f"{name}: {show_value(old)} -> {show_value(new)}"
+        output.show(text, {"field": name, "before": old, "after": new})
+    return _DIFFERENT if changed else _DONE
+
+
+async def _load_state(app: App, stream: str, version: int | None) -> dict[str, Any]:
+    aggregate, id = app.find_aggregate(stream), stream.partition("-")[2]
+    missing: AggregateNotFound | None = None
+    for store in app.stores.values():
+        try:
+            found = await Repository(aggregate, store).load(id, version=version)
+        except AggregateNotFound as error:
+            missing = error
+        else:
+            return {name: getattr(found, name) for name in found.__struct_fields__}
+    assert missing is not None
+    raise missing
+
+
+async def follow(app: App, output: Output, *, category: str) -> int:
+    """Print commits as they are stored, until it is interrupted."""
+
+    async def follow_store(name: str, store: Store) -> None:
+        feed = _feed_of(name, store)
+        categories = (category,) if category else ()
+        async with aclosing(feed.feed(after=await feed.end(), categories=categories)) as batches:
+            async for batch in batches:
+                for commit in batch.commits:
+                    show_commit(output, name, commit)
+
+    await asyncio.gather(*(follow_store(name, store) for name, store in app.stores.items()))
+    return _DONE
+
+
+def split_version(text: str) -> tuple[str, int | None]:
+    """Return stream and version of `account-a-1@17`; None as the version of a stream alone. Raises UsageError."""
+    stream, at, version = text.rpartition("@")
+    if not at:
+        return text, None
+    try:
+        check_version(number := int(version))
+    except ValueError as error:
+        raise UsageError(f"{text!r} has no version after '@': {error}") from None
+    return stream, number
+
+
+def _feed_of(name: str, store: Store) -> Feed:
+    if not isinstance(store, Feed):
+        raise UsageError(f"the store {name} has no feed, so its streams cannot be listed or followed")
+    return store

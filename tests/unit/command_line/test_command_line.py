@@ -1,0 +1,191 @@
+"""The command line, on files of its own and on an app: what it prints, and the codes that it ends with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from support.bank import Account, Deposited
+
+from eventsrc import Repository, SQLiteStore, StreamsParked, trace
+from eventsrc.command_line import App
+from eventsrc.command_line.main import main, make_parser
+from eventsrc.processing import Processor, SQLiteCheckpoints, SQLiteContext, SQLiteProjection
+
+
+class View(SQLiteProjection, tag="view"):
+    poison = 13
+
+    def handle_deposited(self, event: Deposited, context: SQLiteContext) -> None:
+        if event.amount == self.poison:
+            raise ValueError("unlucky")
+
+
+async def fill(folder: Path) -> None:
+    async with SQLiteStore(folder / "shop.db") as store:
+        accounts = Repository(Account, store)
+        with trace("request-9", metadata={"actor": "ann"}):
+            account = Account.open("a", owner="ann")
+            await accounts.save(account)
+            for amount in (5, 13):
+                account.deposit(amount)
+                with trace(causation_id=f"account-a@{account.version}.0"):
+                    await accounts.save(account)
+
+
+@asynccontextmanager
+async def app() -> AsyncGenerator[App]:
+    async with SQLiteStore("shop.db") as store, SQLiteCheckpoints("view.db") as checkpoints:
+        yield App({"shop": store}, [Account], [Processor(View(), store, checkpoints, attempts=1)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EVENTSRC_STORE", raising=False)
+    asyncio.run(fill(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def run_line(*arguments: str, app: bool = False) -> tuple[int, str]:
+        source = ["--app", f"{__name__}:app"] if app else ["--store", "sqlite:///shop.db"]
+        code = main([*arguments, *source])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run_line
+
+
+def test_streams_and_their_events(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("streams") == (0, "account-a  @3  shop\n")
+    assert run("streams", "--category", "order") == (0, "")
+    code, text = run("show", "account-a@2")
+    assert code == 0
+    first, second = [line.split("  ") for line in text.splitlines()]
+    assert (first[0], first[2:]) == ("account-a@1.0", ["account.opened", 'owner="ann"'])
+    assert (second[0], second[2:]) == ("account-a@2.0", ["account.deposited", "amount=5"])
+    found = json.loads(run("show", "account-a@1", "--json")[1])
+    assert found["events"] == [{"$": "account.opened", "owner": "ann"}]
+    assert found["metadata"] == {"actor": "ann"}
+    assert run("show", "account-a", "--at", "2001-01-01")[0] == 1
+
+
+def test_states_and_what_differs_between_them(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("state", "account-a@2", app=True) == (0, 'owner = "ann"\nbalance = 5\nid = "a"\n')
+    assert run("diff", "account-a", "@1", "@3", app=True) == (1, "balance: 0 -> 18\n")
+    assert run("diff", "account-a", "@1", "@1", app=True) == (0, "")
+    code, text = run("state", "account-a")
+    assert (code, "give it with --app" in text) == (2, True)
+
+
+def test_traces_causes_and_effects(run: Callable[..., tuple[int, str]]) -> None:
+    code, text = run("trace", "request-9", app=True)
+    assert (code, text.splitlines()[0].split(",")[0]) == (0, "request-9: 3 steps")
+    assert "open: view@1 has not handled account-a@2 and 1 more" in text
+    steps = json.loads(run("trace", "account-a@2.0", "--json")[1])["steps"]
+    assert [step["id"] for step in steps] == ["account-a@1", "account-a@2", "account-a@3"]
+    assert run("why", "account-a@2.0")[1].count("account-a@") == run("why", "account-a@2")[1].count("account-a@")
+    assert "account-a@3" not in run("why", "account-a@2.0")[1]
+    assert "account-a@1 " not in run("effects", "account-a@2.0")[1]
+    code, text = run("trace", "request-10")
+    assert (code, "looked up: the correlation id 'request-10' in shop" in text) == (1, True)
+
+
+def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[int, str]]) -> None:
+    async def park() -> None:
+        async with app() as opened:
+            with suppress(StreamsParked):
+                await opened.processors[0].run(until_caught_up=True)
+
+    asyncio.run(park())
+    assert run("status", app=True)[0] == 1
+    code, text = run("parked", "list", app=True)
+    assert (code, text.startswith("view@1  account-a@3  1 attempts")) == (1, True)
+    assert "amount=13" in run("parked", "show", "view@1", "account-a", app=True)[1]
+    assert run("parked", "retry", "view", "account-a", "--dry-run", app=True)[0] == 0
+    assert run("parked", "retry", "view", "account-a", app=True)[0] == 1
+    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", "--dry-run", app=True)[0] == 0
+    assert run("parked", "list", app=True)[0] == 1
+    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", app=True)[0] == 0
+    assert run("parked", "list", app=True) == (0, "")
+    assert run("status", app=True)[0] == 0
+    assert run("parked", "show", "view", "account-a", app=True)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("streams",), 2, "no store is given"),
+        (("streams", "--store", "sqlite:///missing.db"), 2, "there is no file missing.db"),
+        (("streams", "--store", "memory://"), 2, "belongs to one process"),
+        (("streams", "--store", "nothing"), 2, "a URL must start with"),
+        (("streams", "--store", "a=sqlite:///shop.db", "--store", "a=sqlite:///shop.db"), 2, "the same name"),
+        (("streams", "--store", "sqlite:///pyproject.toml"), 3, "not an SQLite database"),
+        (("streams", "--app", "nothing"), 2, "write module:attribute"),
+        (("streams", "--app", "no_such_module:app"), 2, "cannot be imported"),
+        (("streams", "--app", f"{__name__}:missing"), 2, "has no function missing"),
+        (("streams", "--app", f"{__name__}:View"), 2, "decorate it with @asynccontextmanager"),
+        (("show", "account-a@0", "--store", "sqlite:///shop.db"), 2, "has no version after '@'"),
+        (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
+        (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
+        (("parked", "show", "mail", "a", "--app", f"{__name__}:app"), 2, "known: view@1"),
+    ],
+)
+def test_mistakes_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    (folder / "pyproject.toml").write_text("# nothing of eventsrc\n" * 200)
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert not (folder / "missing.db").exists()
+
+
+def test_stores_come_from_the_environment_or_the_project(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTSRC_STORE", "orders=sqlite:///shop.db")
+    assert main(["streams"]) == 0
+    (folder / "pyproject.toml").write_text(f'[tool.eventsrc]\napp = "{__name__}:app"\nstore = []\n')
+    assert main(["state", "account-a"]) == 0
+    assert capsys.readouterr().out == 'account-a  @3  orders\nowner = "ann"\nbalance = 18\nid = "a"\n'
+
+
+def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> None:
+    command = [sys.executable, "-m", "eventsrc", "tail", "--store", "sqlite:///shop.db"]
+
+    async def follow() -> list[str]:
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        async with SQLiteStore(folder / "shop.db") as store:
+            lines: list[str] = []
+            reading = asyncio.ensure_future(process.stdout.readline())
+            number = 0
+            while not reading.done():  # until it follows
+                number += 1
+                await Repository(Account, store).save(Account.open(f"b-{number}", owner="ann"))
+                await asyncio.wait([reading], timeout=0.1)
+            lines.append((await reading).decode())
+        process.send_signal(2)
+        assert await process.wait() == 130
+        return lines
+
+    [line] = asyncio.run(follow())
+    assert "account.opened" in line
+
+
+def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "status"]
+    for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
+        with pytest.raises(SystemExit):
+            make_parser().parse_args([*words, "--help"])
+        assert f"example: eventsrc {' '.join(words)}" in capsys.readouterr().out
