@@ -6,6 +6,9 @@ BIN := .venv/bin
 READY := .venv/ready
 DEMO := $(if $(filter dynamodb,$(STORE)),$(READY),.venv/demo)
 
+# Tests and campaigns start many processes, and each of them would compile the library and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types tests docs faults servers bench build lock latest lowest clean
 
 demo: $(DEMO)

@@ -142,7 +142,7 @@ def slot_not_confirmed() -> list[Patch]:
 
 def claim_that_does_not_wait() -> list[Patch]:
     """The new owner of a slot that was not given up acts at once, while the old one may still act."""
-    return [edited(Assignment, "claim", ("now + CONFIRM_SECONDS", "now"))]
+    return [edited(Assignment, "claim", ("now + self.former_acts", "now"))]
 
 
 def orphans_left_alone() -> list[Patch]:

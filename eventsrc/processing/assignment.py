@@ -30,7 +30,8 @@ class Assignment:
     """The hash slots that a processor holds here: all of them, unless several workers share it.
 
     - Each claim raises the slot's epoch, so the writes of its former holder are refused.
-    - A slot that its holder did not give up may still be used for CONFIRM_SECONDS: `confirm` waits that long first.
+    - A slot that its holder did not give up may still be used for CONFIRM_SECONDS: `confirm` waits that long first. A
+      caller that knows that this holder has ended sets `former_acts` to 0.
     """
 
     def __init__(self, registrar: Registrar, checkpoints: Checkpoints, feed: Feed) -> None:
@@ -43,6 +44,7 @@ class Assignment:
         self.checkpoint = ""  # after the last batch read here
         self._confirmed = -1.0  # when the last check of the slots began, by the loop's clock
         self._not_before: dict[int, float] = {}  # acts outside of this slot wait until then
+        self.former_acts = CONFIRM_SECONDS  # for so long a holder that did not give up a slot may act after it is lost
         self.claimed: dict[int, int] = {}  # the epochs of the last claims by this object
         self.paused = False  # no new commits are started
         self._checking = asyncio.Lock()
@@ -121,7 +123,7 @@ class Assignment:
         number = slot.number
         if seen.open and self.claimed.get(number) != seen.epoch:
             self.unclean.add(number)
-            self._not_before[number] = now + CONFIRM_SECONDS
+            self._not_before[number] = now + self.former_acts
         else:
             self._not_before.pop(number, None)
         self._next_write = 0.0

@@ -215,6 +215,7 @@ class ProjectionKit(Generic[P]):
             self._cut(self._checkpoints, _IN_CHECKPOINTS)
             self._cut(self._checkpoints.registry, _IN_REGISTRY)
         self._processor = Processor(self.projection, self.store, self._checkpoints, attempts=1, on_error="stop")
+        self._processor.pipeline.assignment.former_acts = 0.0  # the process before this one has ended
 
     async def _open_checkpoints(self) -> Checkpoints | None:
         if self._given_checkpoints is not None or self.projection.guarantee is Guarantee.MEMORY:

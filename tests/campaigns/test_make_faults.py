@@ -8,49 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 from rich.console import Console
+from support.made_up_jobs import broken, detected, found_by_a_test, good, losing, missed, slow, wrong
 
 from campaigns import display
 from campaigns.__main__ import Run
 from campaigns.display import Display
 from campaigns.jobs import Job
-from campaigns.mutants import Verdict
-from campaigns.progress import report
-from campaigns.report import Layer
-
-
-def good(seed: int) -> Layer:
-    return Layer("good", 10, 1, 9, 0, 0, 0.1, seed)
-
-
-def slow(seed: int) -> Layer:
-    for done in range(40):
-        report(done, 40)
-        time.sleep(0.1)
-    return Layer("slow", 10, 1, 9, 0, 0, 4.0, seed)
-
-
-def wrong(seed: int) -> Layer:
-    return Layer("wrong", 10, 1, 9, 0, 0, 0.1, seed, ["seed 7: an [event] is missing"])
-
-
-def losing(seed: int) -> Layer:
-    return Layer("losing", 10, 1, 9, 1, 0, 0.1, seed)
-
-
-def broken(seed: int) -> Layer:
-    raise ZeroDivisionError(f"seed {seed}")
-
-
-def detected(seed: int) -> Verdict:
-    return Verdict("no_condition", 3, "seed 3: overwritten")
-
-
-def found_by_a_test(seed: int) -> Verdict:
-    return Verdict("no_condition", 0, "test_stores.py::test_conflicts")
-
-
-def missed(seed: int) -> Verdict:
-    return Verdict("no_condition", None, "")
 
 
 class Printed(io.StringIO):

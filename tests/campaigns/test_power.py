@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from campaigns.power import campaign
 
-CUTS = 150
+CUTS = 100
 
 
 def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:

@@ -13,16 +13,29 @@ import pytest
 
 from campaigns import PYTHONPATH, unit_mutants, workers
 from campaigns.reading import campaign, silence, tell
-from campaigns.reading_mutants import READING, hunt
+from campaigns.reading_mutants import (
+    READING,
+    checkpoint_of_another_slot,
+    fence_not_checked,
+    gap_not_read,
+    hunt,
+    position_before_the_effect,
+)
 
-SOON = ("gap_not_read", "position_before_the_effect", "fence_not_checked", "checkpoint_of_another_slot")
+# Mutants, each with a seed that detects it. If what a seed means has changed, one of the next seeds must detect it.
+DETECTED = {
+    gap_not_read: 1000,
+    position_before_the_effect: 1000,
+    fence_not_checked: 1029,
+    checkpoint_of_another_slot: 1000,
+}
 
 
 def test_each_commit_is_handled_once_and_in_order() -> None:
-    layer = campaign(range(40))
+    layer = campaign(range(20))
     assert not layer.violations, "\n".join(layer.violations)
     assert (layer.lost, layer.duplicated) == (0, 0)
-    assert layer.acknowledged > 1_200
+    assert layer.acknowledged > 1_000
     assert layer.faults > 2_500
 
 
@@ -55,10 +68,11 @@ def test_a_seed_replays_exactly_in_another_process(tmp_path: Path) -> None:
     assert seen == {fingerprint(9, str(tmp_path))} != {fingerprint(10, str(tmp_path))}
 
 
-@pytest.mark.parametrize("mutant", [each for each in READING if each.__name__ in SOON], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("mutant", DETECTED, ids=lambda each: each.__name__)
 def test_mutants_are_noticed(mutant: Callable[[], Any]) -> None:
-    """Those that are noticed soon; `make faults` hunts the others, too."""
-    assert hunt(mutant, range(1000, 1060)).seeds is not None, mutant.__doc__
+    """Some of them; `make faults` hunts all."""
+    first = DETECTED[mutant]
+    assert hunt(mutant, range(first, first + 60)).seeds is not None, mutant.__doc__
 
 
 def test_every_mutant_can_be_applied() -> None:

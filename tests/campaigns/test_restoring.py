@@ -6,8 +6,8 @@ from campaigns.restoring import campaign
 
 
 def test_a_store_that_was_restored_or_exchanged_is_noticed_before_anything_is_handled() -> None:
-    layer = campaign(range(150))
+    layer = campaign(range(70))
     assert not layer.violations, "\n".join(layer.violations)
-    assert layer.faults > 80
-    assert layer.kinds["noticed"] > 40
-    assert layer.kinds["nothing"] > 20
+    assert layer.faults > 40
+    assert layer.kinds["noticed"] > 25
+    assert layer.kinds["nothing"] > 15

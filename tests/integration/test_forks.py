@@ -14,12 +14,13 @@ from support.tables import fresh_name
 
 PROGRAM = """
 import asyncio, json, os, sys
-from support.tables import checkpoints_on, store_on
 from eventsrc import MemoryStore, SQLiteStore
 from eventsrc.processing import SQLiteCheckpoints
 from eventsrc.testing.contract.samples import make_commit
 
 kind, place, name = sys.argv[1:]
+if "dynamodb" in kind:
+    from support.tables import checkpoints_on, store_on  # here, because the SDK takes long to import
 make = {
     "memory": MemoryStore,
     "sqlite": lambda: SQLiteStore(place),

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from support.postgres import create_database, postgres_server
+from support.postgres import create_schema, postgres_server
 
 from eventsrc import Aggregate, Event, Fenced, StoreClosed, StoreUnavailable
 from eventsrc.processing import Fence, MemoryCheckpoints, PositionMoved, Slice, Slot
@@ -60,7 +60,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def database(server: str) -> str:
-    return create_database(server, f"test-{uuid4()}")
+    return create_schema(server, f"test_{uuid4().hex}")
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ async def test_what_it_raises_is_known_to_processors(database: str) -> None:
 async def test_rows_are_the_same_wherever_the_process_is_killed(server: str) -> None:
     kills = 0
     for crash in every_crash():
-        database = create_database(server, f"crash-{crash.at}")
+        database = create_schema(server, f"crash_{crash.at}")
         async with (
             PostgresCheckpoints(database, connections=3) as checkpoints,
             ProjectionKit(Balances, checkpoints=checkpoints, crash=crash) as kit,

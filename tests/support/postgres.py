@@ -79,6 +79,13 @@ def create_database(server: str, name: str) -> str:
     return server.replace("dbname=postgres", f"dbname={name}")
 
 
+def create_schema(server: str, name: str) -> str:
+    """Return a connection string with which all tables are in a new schema, a tenth of the work for a new database."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA "{name}"'.encode())
+    return f"{server} options='-c search_path={name}'"
+
+
 def _answers(conninfo: str) -> bool:
     try:
         psycopg.connect(conninfo).close()

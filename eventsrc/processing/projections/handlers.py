@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_CAUSES = 100
 """Causation ids of a commit that a handler of many events makes: more of them could make it too large for a store."""
 
+_KINDS = f"{__package__}."
+"""The modules in which the kinds of projections are."""
+
 
 class Handler(NamedTuple):
     """A `handle_*` method."""
@@ -171,10 +174,11 @@ def has_handlers(projection: type[Any]) -> bool:
 def _check_misspelt(projection: type[Any]) -> None:
     """Raise DeclarationError for a public method that takes an event but is not named as a handler.
 
-    Classes that are not projections and have no handlers are not checked: they may help with events.
+    Classes that are not projections and have no handlers are not checked: they may help with events. The kinds of
+    projections of the library have no misspelt handlers.
     """
     for base in projection.__mro__:
-        if not (hasattr(base, "tag") or has_handlers(base)):
+        if base.__module__.startswith(_KINDS) or not (hasattr(base, "tag") or has_handlers(base)):
             continue
         for attribute, member in vars(base).items():
             is_static = isinstance(member, staticmethod)
