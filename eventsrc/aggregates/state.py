@@ -45,6 +45,7 @@ _LEAVES: dict[type[inspect.Type], type[Any]] = {
     inspect.DateType: date,
     inspect.TimeDeltaType: timedelta,
 }
+_LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "tz")  # of msgspec.Meta
 _TIMES: dict[type[inspect.Type], type[Any]] = {inspect.DateTimeType: datetime, inspect.TimeType: time}
 _COLLECTIONS: dict[type[inspect.Type], type[Any]] = {
     inspect.ListType: list,
@@ -72,7 +73,8 @@ class StateType:
 
     def __init__(self, kind: inspect.Type, culprit: str) -> None:
         self.has_hooks = False
-        """Whether code of a user runs when a state is restored. Only restoring it shows what that code changes."""
+        """Whether code of a user runs when a state is restored, or a value may be refused then. Only restoring it shows
+        what that code changes, or what is refused."""
         self._classes: dict[Any, _Members] = {}
         self._typed_dicts: dict[Any, _TypedDicts] = {}
         self._root = self._compile(kind, culprit)
@@ -106,6 +108,7 @@ class StateType:
     def _add(self, kind: inspect.Type, field: _Field) -> None:
         """Add the types of values that a field may have, each with the check of its content."""
         culprit = field.culprit
+        self.has_hooks |= _is_limited(kind)
         if isinstance(kind, inspect.Metadata):
             self._add(kind.type, field)
         elif isinstance(kind, inspect.UnionType):
@@ -225,7 +228,7 @@ class _Times(msgspec.Struct):
     culprit: str
 
     def __call__(self, values: Values, seen: Seen) -> None:
-        if [1 for each in values if each.tzinfo is not UTC and (each.tzinfo is not None or each.fold)]:
+        if [1 for each in values if each.fold or (each.tzinfo is not UTC and each.tzinfo is not None)]:
             reason = "holds a time that is restored in UTC, or without its zone or fold"
             raise Inexact(self.culprit, f"{reason}; store it in UTC, and convert it where it is used")
 
@@ -327,6 +330,11 @@ def is_shareable(value: Any) -> bool:
     if (names := field_names(value)) is not None:
         return is_frozen(type(value)) and all(is_shareable(getattr(value, name)) for name in names)
     return type(value).__hash__ is not None
+
+
+def _is_limited(kind: inspect.Type) -> bool:
+    """Whether not all values of the types of a field are values of the field: it is a Literal, or has constraints."""
+    return isinstance(kind, inspect.LiteralType) or any(getattr(kind, name, None) is not None for name in _LIMITS)
 
 
 def check_fields(kind: inspect.Type, *, with_custom: bool) -> None:

@@ -94,10 +94,20 @@ class SnapshotCodec(Generic[A]):
         self._state.check(state)
         body = self._encode((journal.commit_id, journal.commands, state))
         if self._must_be_restored:
-            restored = self.restore(aggregate.id, self.decode_state(body)[2])
+            try:
+                restored = self.restore(aggregate.id, self.decode_state(body)[2])
+            except msgspec.ValidationError as error:
+                raise self._explain(error) from None
             if (place := find_difference(aggregate, restored)) is not None:
                 raise Inexact(f"{self._class.__qualname__}{place}", "is restored with another type or value")
         return body
+
+    def _explain(self, error: msgspec.ValidationError) -> Inexact:
+        """Return what a value that msgspec refuses is not. The text of another's error may quote the value."""
+        text, _, place = str(error).partition(" - at `$[2]")
+        expected = f" ({text})" if text.startswith("Expected `") else ""
+        reason = f"holds a value that its own declaration refuses{expected}; check it before you record an event"
+        return Inexact(f"{self._class.__qualname__}{place.rstrip('`')}", reason)
 
     def encode(self, aggregate: Aggregate) -> Snapshot:
         """Return the snapshot of an aggregate without uncommitted events. Raises as `encode_state`."""

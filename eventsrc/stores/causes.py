@@ -44,24 +44,28 @@ class Lookup(Protocol):
 
 
 class Cause(NamedTuple):
-    """A causation id to look up. Causes are equal to `text`, or at least `low` and below `high`."""
+    """A causation id to look up: that of an event, any other text, or the identity of a commit for all its events."""
 
     text: str
-    low: str = ""
-    high: str = ""
+    is_commit: bool = False
+
+    @property
+    def prefix(self) -> tuple[str, str]:
+        """The range of texts in which the ids of the commit's events are: from the first one up to the second one."""
+        return f"{self.text}.", f"{self.text}/"  # "/" is next to "."
 
     @classmethod
     def of(cls, cause: EventId | str) -> Self:
         """Return the cause of an event id, of the identity of a commit, or of another text. Raises as check_text."""
         text = str(cause) if isinstance(cause, EventId) else cause
         check_text("a cause", text)
-        if parse_identity(text) is None:
-            return cls(text)
-        return cls(text, f"{text}.", f"{text}/")  # "/" is next to "."
+        return cls(text, parse_identity(text) is not None)
 
     def is_of(self, commit: Commit) -> bool:
         """Whether the commit was caused by it."""
-        return any(each == self.text or self.low <= each < self.high for each in commit.causation_ids)
+        if not self.is_commit:
+            return self.text in commit.causation_ids
+        return any(each == self.text or identity_of(each) == self.text for each in commit.causation_ids)
 
 
 def parse_identity(text: str) -> tuple[str, int] | None:

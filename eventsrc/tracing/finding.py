@@ -31,7 +31,8 @@ async def find_trace(
       have lookups, as SQLiteStore, MemoryStore and DynamoDBStore do.
     - `processors` are those that handle commits of these stores: the trace then says what they have not done yet.
 
-    A store that cannot be read does not end it: `Trace.failures` names it. At most MAX_STEPS commits are returned.
+    A store that cannot be read does not end it: `Trace.failures` names it. At most MAX_STEPS commits of each store are
+    returned.
 
     Raises:
         TraceNotFound: no store has a commit of it.
@@ -56,10 +57,10 @@ async def find_trace(
         try:
             async with aclosing(named[name].correlated(trace_id)) as commits:  # type: ignore[attr-defined]  # a Lookup
                 async for commit in commits:
-                    found.append(commit)
                     if len(found) >= MAX_STEPS:
                         failures.append(f"{name}: only its first {MAX_STEPS:,} commits are shown")
                         break
+                    found.append(commit)
         except (StoreError, StoredDataError) as error:
             failures.append(f"{name}: {type(error).__name__}: {error}")
         handled = await _find_handlings(named[name], found, processors, failures)

@@ -21,8 +21,9 @@ _STARTS = ("http.response.start", "websocket.accept")
 class TraceMiddleware:
     """An ASGI app around another one. Commits of a request have its correlation id, and the response names it.
 
-    - The correlation id is that of the header `X-Correlation-ID`, or of `X-Request-ID`, or the trace id of
-      `traceparent`, or a new one. It is in the response as `X-Correlation-ID`, unless the app has set that header.
+    - The correlation id is that of the header `X-Correlation-ID`, or of `X-Request-ID`, or of the `trace(...)` around
+      the app, or the trace id of `traceparent`, or a new one. It is in the response as `X-Correlation-ID`, unless the
+      app has set that header, or the id is of the `trace(...)` and not 1 to 128 visible ASCII characters.
     - A valid `traceparent` (W3C Trace Context) is stored in the metadata under that name.
     - `actor` returns the user of a request from its ASGI scope, or None. It is stored in the metadata as `actor`.
 
@@ -50,11 +51,13 @@ class TraceMiddleware:
             or str(UUID(bytes=uuid7()))
         )
 
+        named = correlation_id.encode("utf-8", "replace")
+
         async def send_with_id(message: Any) -> None:
-            if message["type"] in _STARTS:
+            if message["type"] in _STARTS and _CORRELATION_ID.fullmatch(named):
                 headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
                 if all(bytes(name).lower() != b"x-correlation-id" for name, _ in headers):
-                    headers.append((b"x-correlation-id", correlation_id.encode("latin-1", "replace")))
+                    headers.append((b"x-correlation-id", named))
                 message = {**message, "headers": headers}
             await send(message)
 

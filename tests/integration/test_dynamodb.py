@@ -547,3 +547,13 @@ async def test_settings_that_the_sdk_refuses_are_rejected(
         options = {**options, "region_name": "eu-west-1"}
     with pytest.raises(StoreRejected, match=reason):
         await DynamoDBStore("events", **options).open()
+
+
+async def test_a_container_whose_variables_the_sdk_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://secret-91.example/credentials")
+    with pytest.raises(StoreRejected, match="AWS_CONTAINER_CREDENTIALS_FULL_URI") as raised:
+        async with DynamoDBStore("events", region_name="eu-west-1") as store:
+            await store.load("account-1")
+    assert "secret-91" not in str(raised.value)

@@ -18,8 +18,9 @@ from eventsrc.store import Loaded, Receipt, Snapshot
 from eventsrc.stores import Lookup, OrderedStore
 from eventsrc.stores.dynamodb.items import Items
 from eventsrc.stores.feed import Damaged, Head
-from eventsrc.stores.sqlite.rows import CORRELATED, EFFECTS
+from eventsrc.stores.sqlite.rows import CORRELATED, EFFECTS_OF_COMMIT, EFFECTS_OF_EVENT
 from eventsrc.testing.contract.samples import make_commit
+from eventsrc.tracing import find_trace
 
 
 async def ids(commits: AsyncGenerator[Commit]) -> list[str]:
@@ -45,7 +46,11 @@ async def test_a_lookup_in_sqlite_reads_only_what_it_returns(tmp_path: Path) -> 
     async with SQLiteStore(tmp_path / "events.db") as store:
         await fill(store)
     with closing(sqlite3.connect(tmp_path / "events.db")) as connection:
-        for selection, arguments in ((CORRELATED, ("a-1@1", 0)), (EFFECTS, ("a-1@1.0", "", "", 0))):
+        for selection, arguments in (
+            (CORRELATED, ("a-1@1", 0)),
+            (EFFECTS_OF_EVENT, ("a-1@1.0", 0)),
+            (EFFECTS_OF_COMMIT, ("a-1@1", "a-1@1.", "a-1@1/", 0)),
+        ):
             plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {selection.rows}", (*arguments, 10))]
             assert [step for step in plan if step.startswith("SCAN") and "CONSTANT" not in step] == [], plan
 
@@ -74,6 +79,33 @@ async def test_what_is_deleted_or_damaged_in_sqlite(tmp_path: Path) -> None:
             with pytest.raises(CorruptPayload, match="b-1@1"):
                 await collect(lookup, found)
             assert found[-1:] == ["b-1@2"]  # all others come first
+
+
+async def test_the_effects_of_a_deleted_commit_are_not_those_of_another_one(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "events.db") as store:
+        await store.append(make_commit("x-3", causation_ids=("a\0b", "c")))
+        with closing(sqlite3.connect(tmp_path / "events.db")) as other:
+            other.execute("UPDATE log SET fields = '{'")
+            other.execute("DELETE FROM log")
+            other.commit()
+        await store.append(make_commit("x-3", causation_ids=("other",)))
+        assert await ids(store.effects_of("a\0b")) == await ids(store.effects_of("c")) == []
+        assert await ids(store.effects_of("other")) == ["x-3@1"]
+
+
+async def test_a_commit_that_starts_a_trace_and_is_damaged_hides_no_others(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "events.db") as store:
+        await fill(store)
+        with closing(sqlite3.connect(tmp_path / "events.db")) as other:
+            other.execute("UPDATE log SET record = x'c1' WHERE stream = 'a-1'")
+            other.commit()
+        found: list[str] = []
+        with pytest.raises(CorruptPayload, match="a-1@1"):
+            await collect(store.correlated("a-1@1"), found)
+        assert found == ["b-1@1", "b-1@2"]
+        trace = await find_trace("a-1@1", store)
+        assert [step.id for step in trace.steps] == found
+        assert len(trace.failures) == 1
 
 
 async def test_a_table_without_the_index_is_scanned_until_it_has_one(

@@ -8,13 +8,22 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from eventsrc import Commit, CommitOutcomeUnknown, Loaded, Snapshot, SQLiteStore, StoreRejected, StoreUnavailable
+from eventsrc import (
+    Commit,
+    CommitOutcomeUnknown,
+    Loaded,
+    Snapshot,
+    SQLiteStore,
+    StoreRejected,
+    StoreUnavailable,
+    Throttled,
+)
 from eventsrc.stores.sqlite import threads
 from eventsrc.stores.sqlite.connection import connect
 from eventsrc.testing.contract.samples import fill, make_commit
@@ -141,6 +150,20 @@ async def test_closing_ends_although_the_disk_does_not_answer(
     await store.aclose()
     assert "could not be closed before the deadline" in caplog.text
     hold.release()
+
+
+async def test_the_first_calls_after_opening_have_the_deadline_and_no_more(store: SQLiteStore, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "events.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        loop = asyncio.get_running_loop()
+        appending = asyncio.ensure_future(store.append(make_commit("s-1")))
+        await asyncio.sleep(0)
+        assert store._writer is not None
+        timer = store._writer._waiting._timer
+        assert timer is not None
+        assert timer.when() <= loop.time() + DEADLINE
+        with pytest.raises(Throttled):
+            await appending
 
 
 async def test_calls_that_are_answered_are_not_kept(store: SQLiteStore) -> None:

@@ -230,7 +230,7 @@ async def test_a_file_that_is_lost_while_the_store_is_open_is_noticed(
     assert path.exists() or lose in (delete, move_away)  # nothing is created in its place
 
 
-@pytest.mark.parametrize("lose", [each for each in LOSSES if each is not replace_log])  # which takes some moments
+@pytest.mark.parametrize("lose", LOSSES)
 async def test_a_file_that_is_lost_between_two_appends_acknowledges_nothing(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:

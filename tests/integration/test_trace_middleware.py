@@ -123,6 +123,15 @@ async def test_a_trace_around_the_app_is_continued(service: Service) -> None:
     assert commit.correlation_id == "outer"
 
 
+@pytest.mark.parametrize("id", ["evil\r\nSet-Cookie: a=b", "\u65e5\u672c", "two words"])
+async def test_an_id_that_no_header_can_hold_is_stored_and_not_answered(service: Service, id: str) -> None:
+    with trace(id):
+        response, commit = await service.open("a")
+    assert commit.correlation_id == id
+    assert "x-correlation-id" not in response.headers
+    assert "set-cookie" not in response.headers
+
+
 async def test_a_header_of_the_app_is_kept_and_other_scopes_pass() -> None:
     seen: list[Any] = []
 

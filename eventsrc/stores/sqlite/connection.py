@@ -36,15 +36,13 @@ CREATE INDEX log_by_correlation_id ON log (correlation_id, position) WHERE corre
 
 CREATE TABLE effects (
     cause TEXT NOT NULL,
-    stream TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    PRIMARY KEY (cause, stream, version)
+    position INTEGER NOT NULL,
+    PRIMARY KEY (cause, position)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER delete_effects AFTER DELETE ON log BEGIN
+CREATE TRIGGER delete_effects AFTER DELETE ON log WHEN json_valid(old.fields) BEGIN
     DELETE FROM effects
-    WHERE cause IN (SELECT value FROM json_each(old.fields, '$.causation_ids'))
-    AND stream = old.stream AND version = old.version;
+    WHERE cause IN (SELECT value FROM json_each(old.fields, '$.causation_ids')) AND position = old.position;
 END;
 
 CREATE TABLE deleted (

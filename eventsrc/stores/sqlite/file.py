@@ -7,7 +7,7 @@ import sqlite3
 import stat
 from contextlib import closing, suppress
 from threading import Lock
-from time import monotonic
+from time import monotonic, time_ns
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from ...errors import StoreRejected
 
 FILE_MODE = 0o600
 _FRESH = 0.05  # seconds
+_TICK = 20_000_000  # ns; two changes of a folder within a tick of the kernel's clock may leave the same time
 OLDEST_LIBRARY = (3, 37, 0)  # the first one with STRICT tables
 
 _COLUMNS = """
@@ -50,6 +51,7 @@ class DatabaseFile:
         self._names = (self.path, f"{self.path}-wal", f"{self.path}-shm")
         self._opened: tuple[tuple[int, int], ...] = ()  # device and inode of each name
         self._compared = 0.0  # when all of them were compared
+        self._folders: tuple[tuple[int, int, int], ...] = ()  # as they were then; () if they may change unnoticed
         self.log_size = 0  # bytes of the write-ahead log then
 
     def prepare(self) -> None:
@@ -107,30 +109,30 @@ class DatabaseFile:
         return monotonic() - self._compared < _FRESH
 
     def check(self) -> None:
-        """Check that the files that are open are still at their paths. If it `is_fresh`, a log must only exist.
+        """Check that the files that are open are still at their paths.
 
-        Since Linux 6.13, a look at the times of a file makes the next write to it dearer: a save took 20 % longer.
-        So the log is compared only now and then.
+        Since Linux 6.13, a look at the times of a file makes the next write to it dearer: a save took 20 % longer. So
+        the log is compared only now and then, and whenever a file has come into its folder, or left it.
 
         Raises StoreRejected: what is written now is not in the file that others open.
         """
-        if not self.is_fresh:
+        if not self.is_fresh or not self._folders or self._look_at_folders() != self._folders:
             self._compare()
-            return
-        compared, self._compared = self._compared, 0.0
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            raise self._explain_loss(self.path, "is gone") from None
-        if (found.st_dev, found.st_ino) != self._opened[0]:
-            raise self._explain_loss(self.path, "was replaced by another file")
-        for name in self._names[1:]:
-            if not os.access(name, os.F_OK):
-                raise self._explain_loss(name, "is gone")
-        self._compared = compared
+
+    def _look_at_folders(self) -> tuple[tuple[int, int, int], ...]:
+        """Return device, inode and time of the folders that have the names. Raises StoreRejected if one is gone."""
+        found = []
+        for folder in dict.fromkeys(map(os.path.dirname, self._names)):
+            try:
+                each = os.stat(folder)
+            except OSError:
+                raise self._explain_loss(folder, "is gone") from None
+            found.append((each.st_dev, each.st_ino, each.st_mtime_ns))
+        return tuple(found)
 
     def _compare(self) -> None:
-        self._compared = 0.0
+        self._compared, self._folders = 0.0, ()
+        begun, folders = time_ns(), self._look_at_folders()  # before the files: a later change is seen next time
         for name, opened in zip(self._names, self._opened, strict=True):
             try:
                 found = os.stat(name)
@@ -140,6 +142,8 @@ class DatabaseFile:
                 raise self._explain_loss(name, "was replaced by another file")
             if name is self._names[1]:
                 self.log_size = found.st_size
+        if all(changed < begun - _TICK for *_, changed in folders):
+            self._folders = folders
         self._compared = monotonic()
 
     def inspect(self) -> Content:

@@ -18,18 +18,23 @@ from .pages import JOINED, PAGE, Page, Selection, read_page, set_position, to_pa
 FORWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version", "log")
 BACKWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version DESC", "log")
 CORRELATED = Selection("correlation_id = ? AND position > ?", "position", "log INDEXED BY log_by_correlation_id")
-EFFECTS = Selection(
-    "(stream, version) IN (SELECT stream, version FROM effects WHERE cause = ? OR (cause >= ? AND cause < ?))"
-    " AND position > ?",
+EFFECTS_OF_EVENT = Selection(
+    "effects.cause = ? AND effects.position > ?",
+    "effects.position",
+    "effects CROSS JOIN log INDEXED BY log_by_position ON log.position = effects.position",
+)
+EFFECTS_OF_COMMIT = Selection(
+    "position IN (SELECT position FROM effects WHERE cause = ? OR (cause >= ? AND cause < ?)) AND position > ?",
     "position",
     "log",
 )
+"""It may also return commits with other causes that begin in the same way."""
 _AFTER = Selection("place.position > ?", "place.position")
 
 _LAST = "max(coalesce((SELECT last FROM deleted), 0), coalesce((SELECT max(position) FROM log), 0))"
 _BEFORE = f"SELECT {_LAST}, (SELECT version FROM log WHERE stream = ? ORDER BY version DESC LIMIT 1)"
 _INSERT = "INSERT INTO log (stream, version, position, correlation_id, fields, record) VALUES (?, ?, ?, ?, ?, ?)"
-_INSERT_EFFECT = "INSERT OR IGNORE INTO effects (cause, stream, version) VALUES (?, ?, ?)"  # a cause may be given twice
+_INSERT_EFFECT = "INSERT OR IGNORE INTO effects (cause, position) VALUES (?, ?)"  # a cause may be given twice
 _WINDOW = 20_000  # positions that are searched for commits of some categories by one statement
 _WINDOW_END = "SELECT max(position) FROM log WHERE position > ? AND position <= ?"
 _NEXT = "SELECT min(position) FROM log WHERE position > ?"
@@ -77,7 +82,7 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[str | None
     record = set_position(record, last + 1)
     connection.execute(_INSERT, (commit.stream, commit.version, last + 1, correlation_id, fields, record))
     for cause in commit.causation_ids:
-        connection.execute(_INSERT_EFFECT, (cause, commit.stream, commit.version))
+        connection.execute(_INSERT_EFFECT, (cause, last + 1))
     used.bytes_written = commit.size
     return Receipt(commit.stream, commit.version, commit.id, commit.events, last + 1, usage=used)
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ...concurrency import wait_for_thread
-from ...errors import CommitOutcomeUnknown, StoreUnavailable
+from ...errors import CommitOutcomeUnknown, StoredDataError, StoreUnavailable
 from ...store import MAX_VERSION, Commit, EventId, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...trace_context import check_text
@@ -29,7 +29,8 @@ from .pages import PAGE, Page, Selection, read_page, to_row
 from .rows import (
     BACKWARD,
     CORRELATED,
-    EFFECTS,
+    EFFECTS_OF_COMMIT,
+    EFFECTS_OF_EVENT,
     FORWARD,
     PUT_SNAPSHOT,
     append,
@@ -167,20 +168,34 @@ class SQLiteStore(OrderedStore):
 
     async def correlated(self, correlation_id: str) -> AsyncGenerator[Commit]:
         check_text("correlation_id", correlation_id)
+        if not correlation_id:
+            return
+        error: StoredDataError | None = None
         if (root := parse_identity(correlation_id)) is not None:
             stream, version = root
-            async with aclosing(self.read(stream, after=version - 1, until=version)) as roots:
-                async for commit in roots:
-                    if not commit.correlation_id:
-                        yield commit
-        async with aclosing(self._select(CORRELATED, correlation_id or "\0")) as commits:
+            try:
+                async with aclosing(self.read(stream, after=version - 1, until=version)) as roots:
+                    async for commit in roots:
+                        if not commit.correlation_id:
+                            yield commit
+            except StoredDataError as damaged:
+                error = damaged.with_traceback(None)
+        async with aclosing(self._select(CORRELATED, correlation_id)) as commits:
             async for commit in commits:
                 yield commit
+        if error is not None:
+            raise error
 
     async def effects_of(self, cause: EventId | str, *, correlation_id: str | None = None) -> AsyncGenerator[Commit]:
-        async with aclosing(self._select(EFFECTS, *Cause.of(cause))) as commits:
-            async for commit in commits:
-                yield commit
+        wanted = Cause.of(cause)
+        if wanted.is_commit:
+            found = self._select(EFFECTS_OF_COMMIT, wanted.text, *wanted.prefix)
+        else:
+            found = self._select(EFFECTS_OF_EVENT, wanted.text)
+        async with aclosing(found):
+            async for commit in found:
+                if wanted.is_of(commit):
+                    yield commit
 
     async def _select(self, selection: Selection, *arguments: str) -> AsyncGenerator[Commit]:
         """Yield the commits of a selection, whose last argument is a position. Damaged ones are reported at the end."""

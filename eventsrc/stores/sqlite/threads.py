@@ -59,12 +59,12 @@ class Waiting:
         self._calls: dict[Call[Any], None] = {}  # in the order of their deadlines
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, work: Callable[[sqlite3.Connection], T], *, extra: float = 0.0) -> Call[T]:
-        """Return a call that ends at the deadline, or `extra` seconds later if no other one waits."""
-        call = Call(work, self._loop.create_future(), monotonic() + self._deadline + extra)
+    def add(self, work: Callable[[sqlite3.Connection], T]) -> Call[T]:
+        """Return a call that ends at the deadline."""
+        call = Call(work, self._loop.create_future(), monotonic() + self._deadline)
         self._calls[call] = None
         if self._timer is None:
-            self._timer = self._loop.call_later(self._deadline + extra, self._end_late_calls)
+            self._timer = self._loop.call_later(self._deadline, self._end_late_calls)
         return call
 
     def answer(self, answers: Sequence[tuple[Call[Any], Any]]) -> None:
@@ -112,7 +112,8 @@ class Writer:
         self._waiting = Waiting(deadline, self._explain_late)
         self._is_locked = False  # whether another connection holds the write lock
         self._bound = LOG_BYTES
-        self._opening = self._waiting.add(_read_nothing, extra=_TO_OPEN)
+        self._waiting_to_open = Waiting(deadline + _TO_OPEN, self._explain_late)
+        self._opening = self._waiting_to_open.add(_read_nothing)
         self._thread = threading.Thread(target=self._run, name="eventsrc-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -127,6 +128,7 @@ class Writer:
 
     def end(self) -> None:
         """Close all connections and end the thread, after the calls that were submitted before. Does not wait."""
+        self._waiting_to_open.end()
         self._waiting.end()
         self._readers.end()
         self._queue.put(None)
@@ -151,13 +153,13 @@ class Writer:
         try:
             self._connection = connect(self._file, self._deadline)
         except BaseException as error:  # noqa: BLE001  # the caller gets it
-            self._waiting.answer([(self._opening, _to_error(error))])
+            self._waiting_to_open.answer([(self._opening, _to_error(error))])
         else:
             with suppress(
                 *ERRORS
             ):  # `_begin` waits until the deadline, but with this it knows sooner what it waits for
                 self._connection.execute(f"PRAGMA busy_timeout = {max(1, int(self._deadline * 100))}")
-            self._waiting.answer([(self._opening, None)])
+            self._waiting_to_open.answer([(self._opening, None)])
             while (call := self._queue.get()) is not None and self._run_calls(call):
                 pass
             self._readers.close()

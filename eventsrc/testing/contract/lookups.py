@@ -73,6 +73,8 @@ async def effects_are_found(make_store: MakeStore) -> None:
             make_commit(other, 4, correlation_id=trace, causation_ids=(f"{one}@10.0", f"{one}@11.0")),
             make_commit(other, 5, correlation_id=trace, causation_ids=(f"{other}@1.0", f"{one}@1", "a message")),
             make_commit(one, 2, correlation_id=trace, causation_ids=(f"{other}@1.0", f"{one}@1.0")),
+            make_commit(f"{one}@1.5", 1, correlation_id=trace),
+            make_commit(other, 6, correlation_id=trace, causation_ids=(f"{one}@1.5@1.0", f"{one}@1.x", f"{one}\0@1.0")),
         ]
         await _append(store, commits)
         for cause, expected in (
@@ -84,6 +86,9 @@ async def effects_are_found(make_store: MakeStore) -> None:
             (f"{other}@1.0", [5, 6]),
             (f"{other}@1", [5, 6]),
             (f"{one}@2.0", []),
+            (f"{one}@1.5@1", [8]),
+            (f"{one}@1.x", [8]),
+            (f"{one}\0@1.0", [8]),
         ):
             effects = [commits[number] for number in expected]
             await _expect_found(lambda cause=cause: _lookup(store).effects_of(cause), effects)  # type: ignore[misc]

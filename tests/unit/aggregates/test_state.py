@@ -253,6 +253,8 @@ OTHER: Any = {}
         (tuple[int, str], (1, 2), "holds int"),
         (datetime, datetime(2026, 6, 30, 22, 30, tzinfo=BERLIN), "restored in UTC"),
         (datetime, datetime(2026, 6, 30, tzinfo=ZoneInfo("UTC")), "restored in UTC"),
+        (datetime | None, datetime(2026, 10, 25, 1, 30, tzinfo=UTC, fold=1), "without its zone or fold"),
+        (time | None, time(1, 30, tzinfo=UTC, fold=1), "without its zone or fold"),
         (datetime | None, datetime.fromisoformat("2026-10-25T02:30").replace(fold=1), "without its zone or fold"),
         (list[time], [time(1), time(1, tzinfo=BERLIN)], "without its zone"),
         (tuple[Line, Line], (LINE, LINE), "Line is one object at two places"),

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -159,6 +159,47 @@ async def test_a_snapshot_that_cannot_be_encoded_does_not_fail_the_save(
     assert (await accounts.load("a-1")).balance == 200
     assert 0 < len(caplog.records) < 40  # tried less and less often
     assert "secret-91" not in caplog.text
+
+
+class Aged(Event, tag="aged"):
+    by: int
+    mood: str
+
+
+class Person(Aggregate, tag="person"):
+    """A state whose fields refuse some values, which its handler does not check."""
+
+    age: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mood: Literal["good", "bad"] = "good"
+
+    def grow(self, by: int, mood: str) -> None:
+        self.record(Aged(by=by, mood=mood))
+
+    def apply_aged(self, event: Aged) -> None:
+        self.age += event.by
+        self.mood = event.mood  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("by", "mood", "reason"),
+    [
+        (-1_000, "good", r"Person.age holds a value that its own declaration refuses (Expected `int` >= 0)"),
+        (1, "secret-91", r"Person.mood holds a value that its own declaration refuses; check it"),
+    ],
+)
+async def test_a_state_that_its_declaration_refuses_is_not_kept(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture, by: int, mood: str, reason: str
+) -> None:
+    people = Repository(Person, store, snapshots=EAGER)
+    person = Person(id="1")
+    for _ in range(50):
+        person.grow(by, mood)
+        await people.save(person)
+    await people.execute("1", Person.grow, by, mood)
+    assert store.snapshots == []
+    assert reason in caplog.text
+    assert "secret-91" not in caplog.text
+    assert (await people.load("1")).age == person.age + by
 
 
 @pytest.mark.parametrize(

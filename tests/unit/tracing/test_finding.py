@@ -20,7 +20,7 @@ from eventsrc.processing import (
     SQLiteContext,
     SQLiteProjection,
 )
-from eventsrc.tracing import draw_tree, find_trace
+from eventsrc.tracing import draw_tree, find_trace, finding
 
 
 class Forward(Effects):
@@ -153,3 +153,16 @@ async def test_a_store_that_cannot_be_read_is_named_and_the_rest_is_shown(tmp_pa
     assert [step.id for step in found.steps] == ["account-a@1"]
     assert [failure.split(":")[0] for failure in found.failures] == ["stock"]
     assert "not read: stock: StoreRejected" in draw_tree(found)
+
+
+@pytest.mark.parametrize(("commits", "failures"), [(3, 0), (4, 1)])
+async def test_a_trace_is_cut_at_a_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch, commits: int, failures: int
+) -> None:
+    monkeypatch.setattr(finding, "MAX_STEPS", 3)
+    async with MemoryStore() as store:
+        with trace("request-9"):
+            for number in range(commits):
+                await Repository(Account, store).save(Account.open(f"{number}", owner="ann"))
+        found = await find_trace("request-9", store)
+    assert (len(found.steps), len(found.failures)) == (3, failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from socket import gaierror
@@ -269,7 +270,7 @@ def _explain_opening(error: Exception, session: Any) -> StoreError:
 
     name = type(error).__name__
     if type(error) is ValueError:  # not quoted, because it may contain a password
-        return StoreRejected(name, f"the SDK cannot parse the endpoint, or credential_process; {_ENDPOINT}")
+        return StoreRejected(name, f"the SDK cannot parse the endpoint, or {_find_others()}; {_ENDPOINT}")
     explained = explain(error, session)
     if isinstance(explained, ServiceError):
         return to_store_rejected(explained)
@@ -278,6 +279,12 @@ def _explain_opening(error: Exception, session: Any) -> StoreError:
     ):  # for example no region, or a bad URL
         return StoreRejected(name, f"{error}; see session, region_name and endpoint_url")
     return DeadlinePassed(ambiguous=False, last=explained).to_store_error()
+
+
+def _find_others() -> str:
+    """Return what else of the environment the SDK may have refused."""
+    container = [name for name in sorted(os.environ) if name.startswith("AWS_CONTAINER_")]
+    return " or ".join(["credential_process", *container])
 
 
 _ENDPOINT = "the endpoint must be a scheme, a host and a port, as http://localhost:8000"
