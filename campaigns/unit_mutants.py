@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none, wait_random
 
-from eventsrc import DynamoDBStore, concurrency
+from eventsrc import DynamoDBStore, SQLiteStore, concurrency
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.aggregates.parts import Trace
@@ -30,6 +30,7 @@ from eventsrc.processing.worker import Worker
 from eventsrc.repository import folding, repository
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
+from eventsrc.stores import causes
 from eventsrc.stores.dynamodb import creation, table
 from eventsrc.stores.dynamodb.wire import (
     bodies,
@@ -362,10 +363,42 @@ def file_not_looked_for_after_a_commit() -> list[Patch]:
 
 def replaced_file_not_noticed() -> list[Patch]:
     """Only a file that is gone is noticed, not another one in its place."""
-    return [
-        edited(file.DatabaseFile, "check", ("if (found.st_dev, found.st_ino) != self._opened[0]:", "if False:")),
-        edited(file.DatabaseFile, "_compare", ("if (found.st_dev, found.st_ino) != opened:", "if False:")),
-    ]
+    return [edited(file.DatabaseFile, "_compare", ("if (found.st_dev, found.st_ino) != opened:", "if False:"))]
+
+
+def folders_not_looked_at() -> list[Patch]:
+    """A log that is replaced a moment after it was compared: such appends are acknowledged in the old one."""
+    return [edited(file.DatabaseFile, "check", ("not self._folders or self._look_at_folders() != self._folders", "0"))]
+
+
+def first_calls_with_the_time_to_open() -> list[Patch]:
+    """Calls that follow the opening of a file end a second after their deadline."""
+    return [edited(threads.Waiting, "add", ("call_later(self._deadline,", "call_later(self._deadline + 1.0,"))]
+
+
+def fold_of_utc_not_seen() -> list[Patch]:
+    """A UTC time with fold=1 is kept, and restored without it."""
+    return [edited(state._Times, "__call__", ("if each.fold or", "if"))]
+
+
+def limits_of_fields_not_seen() -> list[Patch]:
+    """Snapshots of states whose declaration refuses them, which no load can use."""
+    return [(state, "_is_limited", lambda kind: False)]
+
+
+def causes_found_by_their_beginning() -> list[Patch]:
+    """Effects of a commit among which are those of a stream whose name begins as its identity does."""
+    return [edited(causes.Cause, "is_of", ("identity_of(each) == self.text", "each.startswith(f'{self.text}.')"))]
+
+
+def effects_that_are_not_compared() -> list[Patch]:
+    """Effects of a commit on SQLite as the index has them."""
+    return [edited(SQLiteStore, "effects_of", ("if wanted.is_of(commit):", "if True:"))]
+
+
+def damaged_root_that_hides_its_trace() -> list[Patch]:
+    """A lookup that ends at a damaged start of a trace."""
+    return [edited(SQLiteStore, "correlated", ("error = damaged.with_traceback(None)", "raise"))]
 
 
 def foreign_file_opened() -> list[Patch]:
@@ -389,6 +422,7 @@ def old_file_watched() -> list[Patch]:
 
 
 _SQLITE_FILES = "integration/test_sqlite_files.py"
+_LOOKUPS = "integration/test_lookups.py"
 _SQLITE_DEADLINES = "integration/test_sqlite_deadlines.py"
 
 
@@ -424,6 +458,22 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         f"{_SQLITE_FILES}::test_a_commit_into_a_file_that_is_lost_during_the_commit_is_not_acknowledged",
     ),
     (replaced_file_not_noticed, f"{_SQLITE_FILES}::test_a_file_that_is_lost_while_the_store_is_open_is_noticed"),
+    (folders_not_looked_at, f"{_SQLITE_FILES}::test_a_file_that_is_lost_between_two_appends_acknowledges_nothing"),
+    (
+        first_calls_with_the_time_to_open,
+        f"{_SQLITE_DEADLINES}::test_the_first_calls_after_opening_have_the_deadline_and_no_more",
+    ),
+    (fold_of_utc_not_seen, f"{_AGGREGATES}/test_state.py"),
+    (
+        limits_of_fields_not_seen,
+        "unit/repository/test_snapshots.py::test_a_state_that_its_declaration_refuses_is_not_kept",
+    ),
+    (causes_found_by_their_beginning, "contract/test_contract.py::test_sqlite[effects_are_found]"),
+    (effects_that_are_not_compared, "contract/test_contract.py::test_sqlite[effects_are_found]"),
+    (
+        damaged_root_that_hides_its_trace,
+        f"{_LOOKUPS}::test_a_commit_that_starts_a_trace_and_is_damaged_hides_no_others",
+    ),
     (foreign_file_opened, f"{_SQLITE_FILES}::test_a_file_of_another_program_is_refused_and_left_as_it_was"),
     (mode_left_to_the_umask, f"{_SQLITE_FILES}::test_all_files_have_the_mode_that_was_asked_for"),
     (
