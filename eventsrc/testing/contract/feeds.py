@@ -213,7 +213,7 @@ async def the_earliest_checkpoint_misses_nothing(make_store: MakeStore) -> None:
 async def heads_are_each_streams_last_version(make_store: MakeStore) -> None:
     """Each stream is listed once, with the version of its last commit, over several pages."""
     async with make_store() as store:
-        lengths = {fresh_stream(): number % 3 + 1 for number in range(PAGE + 100)}
+        lengths = {fresh_stream(): 1 if number % 20 else 3 for number in range(PAGE + 100)}
         await asyncio.gather(*(fill(store, stream, length) for stream, length in lengths.items()))
         pages = [page async for page in get_feed(store).heads()]
         found = [head for page in pages for head in page if head.stream in lengths]
