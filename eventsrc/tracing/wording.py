@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
+from unicodedata import category
 
 from .trace import Handling, Step, Trace
 
@@ -12,6 +14,12 @@ _MOST = 20  # lines of the head about steps that failed, or about processors
 
 def head_lines(trace: Trace) -> Iterator[str]:
     """Yield what is to be said of a whole trace: its size and time, its longest chain, what failed, what is open."""
+    yield from size_lines(trace)
+    yield from _state_lines(trace)
+
+
+def size_lines(trace: Trace) -> Iterator[str]:
+    """Yield how large a trace is and how long it took, and its longest chain if it has one."""
     events = sum(len(step.events) for step in trace.steps)
     places = f", in {plain(', '.join(trace.places))}" if trace.steps else ""
     counts = f"{show_count(len(trace.steps), 'step')}, {show_count(events, 'event')}"
@@ -25,6 +33,9 @@ def head_lines(trace: Trace) -> Iterator[str]:
             f"longest chain: {show_count(len(path), 'step')}, {show_time(span)}; of these {show_time(took)} before "
             f"{plain(slowest.label)} ({plain(slowest.id)})"
         )
+
+
+def _state_lines(trace: Trace) -> Iterator[str]:
     failed, waiting = trace.failed, _find_waiting(trace)
     for step, handling in failed[:_MOST]:
         yield f"failed: {plain(handling.processor)} at {plain(step.id)}: {explain(handling)}"
@@ -63,14 +74,21 @@ def show_step(trace: Trace, numbers: Sequence[int]) -> list[str]:
 
 
 def summarize(trace: Trace, numbers: Sequence[int]) -> list[str]:
-    """Return what is to be said of steps that are drawn as one: how many, how long they took, how many failed."""
+    """Return what is to be said of steps that are drawn as one: how many, how long, how many failed or are open."""
     parts = [f"x {len(numbers):,}"]
     latencies = sorted(found for number in numbers if (found := trace.latency(number)) is not None)
     if latencies:
         parts.append(f"p95 {show_time(max(0.0, latencies[(len(latencies) * 95 - 1) // 100]))}")
     failed = sum(has_failed(trace.steps[number]) for number in numbers)
-    parts += [f"{failed:,} failed"] if failed else []
-    return parts
+    waiting = sum(is_open(trace.steps[number]) for number in numbers) - failed
+    return [*parts, *(f"{count:,} {state}" for count, state in ((failed, "failed"), (waiting, "open")) if count)]
+
+
+def name_state(steps: Sequence[Step]) -> Literal["done", "open", "failed", "unreadable"]:
+    """Return the worst that is true of one of these steps."""
+    if any(step.damage for step in steps):
+        return "unreadable"
+    return "failed" if any(map(has_failed, steps)) else "open" if any(map(is_open, steps)) else "done"
 
 
 def has_failed(step: Step) -> bool:
@@ -143,8 +161,18 @@ def show_count(number: int, noun: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, with each character that is not printable escaped, cut after 200 characters."""
-    shown = text if text.isprintable() else "".join(each if each.isprintable() else _escape(each) for each in text)
+    """Return a text on one line, cut after 200 characters.
+
+    Each character that is not printable is escaped, and so are the further ones of more than three accents on a letter,
+    which would cover the lines above.
+    """
+    shown = text
+    if not (text.isascii() and text.isprintable()):
+        accents, parts = 0, []
+        for each in text[: _LONGEST + 1]:
+            accents = accents + 1 if category(each) in ("Mn", "Me") else 0
+            parts.append(each if each.isprintable() and accents <= 3 else _escape(each))
+        shown = "".join(parts)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
 
 
