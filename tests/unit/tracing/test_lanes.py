@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.traces import HOUR, many, small_trace, step, trace_of, worst_trace
 
-from eventsrc.tracing import Handling, Step, Trace, draw_lanes
+from eventsrc.tracing import Handling, Step, Trace, draw_lanes, draw_mermaid
 from eventsrc.tracing.cells import CELL, count_cells
 from eventsrc.tracing.layout import GAP, Mark, find_places
 
@@ -119,6 +119,18 @@ def test_equal_siblings_are_one_mark() -> None:
     ]
     _, letter = read(draw_lanes(trace_of(step("a-1@1"), *letters)))
     assert letter.texts == ["letter.sent", "x 212, p95 80 ms, 3 failed"]
+
+
+def test_a_circle_between_steps_drawn_as_one_is_drawn_forwards_only() -> None:
+    steps: list[Step] = []
+    for n in range(4):  # of the letters, the last one has a cause among the answers to the others
+        steps.append(step(f"a-{n}@1", ms=n))
+        steps.append(step(f"b-{n}@1", *([2] if n == 3 else []), 3 * n, ms=n, tag="letter.sent"))
+        steps.append(step(f"c-{n}@1", 3 * n + 1, ms=n, tag="letter.answered"))
+    trace = trace_of(*steps)
+    first, second, third = read(draw_lanes(trace))
+    assert first.x < second.x < third.x
+    assert draw_mermaid(trace).split("\n")[-2:] == ["  n0 --> n1", "  n1 --> n2"]
 
 
 def test_states_differ_in_shape_and_text() -> None:

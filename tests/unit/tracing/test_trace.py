@@ -12,7 +12,7 @@ from eventsrc.aggregates.codec import join, pack
 from eventsrc.store import Commit
 from eventsrc.tracing import Handling, Trace, draw_tree
 from eventsrc.tracing.trace import Found, build_trace
-from eventsrc.tracing.wording import show_time
+from eventsrc.tracing.wording import plain, show_time
 from eventsrc.uuid7 import uuid7
 
 START = 1_700_000_000_000_000
@@ -157,6 +157,10 @@ def test_hostile_names_cannot_drive_a_terminal() -> None:
     trace = build(commit("a-1@1", nasty, tags=(nasty,), metadata=metadata, command_id=nasty))
     assert all(line.isprintable() for line in draw_tree(trace).splitlines())
     assert trace.steps[0].attempt == 1
+
+
+def test_accents_do_not_cover_the_lines_above() -> None:
+    assert plain("Zoe\u0308 " + "e" + "\u0301" * 5) == "Zoe\u0308 e\u0301\u0301\u0301\\u0301\\u0301"
 
 
 def test_damaged_commits_are_shown_in_their_place() -> None:
