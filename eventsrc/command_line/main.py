@@ -137,28 +137,31 @@ def make_parser() -> argparse.ArgumentParser:
 
     found = add(
         "trace",
-        lambda app, output, given: traces.show_trace(app, output, given.id, every=given.every),
+        lambda app, output, given: traces.show_trace(app, output, given.id, _read_pictures(given), every=given.every),
         "print a trace: what happened, why, and what is open",
         "trace --store shop=sqlite:///shop.db --store stock=sqlite:///stock.db request-9",
     )
     found.add_argument("id", metavar="ID", help="a correlation id, an event (order-7@3.0) or a commit (order-7@3)")
     found.add_argument("--every", action="store_true", help="draw each step, also those that look alike")
+    _add_pictures(found)
 
     found = add(
         "why",
-        lambda app, output, given: traces.show_causes(app, output, given.event),
+        lambda app, output, given: traces.show_causes(app, output, given.event, _read_pictures(given)),
         "print what led to an event",
         "why --store sqlite:///shop.db order-7@3.0",
     )
     found.add_argument("event", metavar="EVENT")
+    _add_pictures(found)
 
     found = add(
         "effects",
-        lambda app, output, given: traces.show_effects(app, output, given.event),
+        lambda app, output, given: traces.show_effects(app, output, given.event, _read_pictures(given)),
         "print what an event has led to",
         "effects --store sqlite:///shop.db order-7@3.0",
     )
     found.add_argument("event", metavar="EVENT")
+    _add_pictures(found)
 
     add(
         "status",
@@ -201,6 +204,16 @@ _VERBS_OF_PARKED: dict[str, Verb] = {
         app, output, given.processor, given.stream, reason=given.reason, dry_run=given.dry_run
     ),
 }
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--svg", metavar="FILE", help="write it to a file, too, as lanes: an SVG")
+    parser.add_argument("--html", metavar="FILE", help="write it to a file, too, as one page with lanes and steps")
+    parser.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart instead of a tree")
+
+
+def _read_pictures(given: argparse.Namespace) -> traces.Pictures:
+    return traces.Pictures(given.svg, given.html, given.mermaid)
 
 
 def _parse_time(text: str) -> datetime:

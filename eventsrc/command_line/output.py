@@ -10,7 +10,7 @@ import msgspec
 from ..aggregates.codec import unpack
 from ..aggregates.custom_types import encode_custom
 from ..store import Commit
-from ..tracing.tree import plain
+from ..tracing.wording import plain
 
 
 class Output:

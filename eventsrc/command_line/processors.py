@@ -6,7 +6,7 @@ import msgspec
 
 from ..errors import StreamParked
 from ..processing import status
-from ..tracing.tree import plain
+from ..tracing.wording import plain
 from .app import App, UsageError
 from .output import Output
 from .streams import show_commit

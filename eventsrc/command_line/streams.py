@@ -13,7 +13,7 @@ from ..store import MAX_VERSION, Commit, Store
 from ..stores.feed import Feed
 from ..stores.limits import check_version
 from ..stream_id import category_of
-from ..tracing.tree import plain
+from ..tracing.wording import plain
 from .app import App, UsageError
 from .output import Output, read_events, show_fields, show_value
 

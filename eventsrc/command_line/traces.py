@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
 from ..errors import TraceNotFound
 from ..stores.causes import identity_of
-from ..tracing import Trace, draw_tree, find_trace
-from .app import App
+from ..tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree, find_trace
+from .app import App, UsageError
 from .output import Output
 
 
-async def show_trace(app: App, output: Output, id: str, *, every: bool) -> int:
+class Pictures(NamedTuple):
+    """How a trace is shown: as a tree or as a flowchart, and in these files, too."""
+
+    svg: str | None = None
+    html: str | None = None
+    mermaid: bool = False
+
+
+async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool) -> int:
     """Print the trace that an id belongs to."""
-    _show(output, await find_trace(id, app.stores, processors=app.processors), every=every)
+    _show(output, await find_trace(id, app.stores, processors=app.processors), pictures, every=every)
     return 0
 
 
-async def show_causes(app: App, output: Output, event: str) -> int:
+async def show_causes(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what led to an event, back to the beginning of its trace."""
     trace = await find_trace(event, app.stores, processors=app.processors)
-    _show(output, trace.keep(trace.ancestors(_find_step(trace, event))), every=True)
+    _show(output, trace.keep(trace.ancestors(_find_step(trace, event))), pictures, every=True)
     return 0
 
 
-async def show_effects(app: App, output: Output, event: str) -> int:
+async def show_effects(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what an event has led to."""
     trace = await find_trace(event, app.stores, processors=app.processors)
-    _show(output, trace.keep(trace.descendants(_find_step(trace, event))), every=False)
+    _show(output, trace.keep(trace.descendants(_find_step(trace, event))), pictures, every=False)
     return 0
 
 
@@ -38,5 +50,20 @@ def _find_step(trace: Trace, event: str) -> int:
     raise TraceNotFound(event, [f"the steps of {trace.id}"])
 
 
-def _show(output: Output, trace: Trace, *, every: bool) -> None:
-    output.show(draw_tree(trace, alike=len(trace.steps) + 1) if every else draw_tree(trace), trace)
+def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> None:
+    _write(pictures.svg, draw_lanes, trace)
+    _write(pictures.html, draw_page, trace)
+    if pictures.mermaid:
+        output.show(draw_mermaid(trace), trace)
+    else:
+        output.show(draw_tree(trace, alike=len(trace.steps) + 1) if every else draw_tree(trace), trace)
+
+
+def _write(file: str | None, draw: Callable[[Trace], str], trace: Trace) -> None:
+    """Write a picture to a file, if one is given. Raises UsageError if it cannot be written."""
+    if file is None:
+        return
+    try:
+        Path(file).write_text(f"{draw(trace)}\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from None

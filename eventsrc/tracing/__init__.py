@@ -5,13 +5,16 @@ app.add_middleware(TraceMiddleware, actor=lambda scope: scope["user"].id)  # Fas
 name_service("orders")
 
 trace = await find_trace("request-9", {"orders": orders, "stock": stock}, processors=[reserve, mail])
-print(draw_tree(trace))
+print(draw_tree(trace))  # or draw_mermaid, draw_lanes (SVG), draw_page (HTML)
 ```
 """
 
 from ..trace_context import name_service, trace_id_of
 from .finding import find_trace
+from .lanes import draw_lanes
+from .mermaid import draw_mermaid
 from .middleware import TraceMiddleware
+from .page import draw_page
 from .trace import Handling, Step, Trace, TracedEvent
 from .tree import draw_tree
 
@@ -21,6 +24,9 @@ __all__ = [
     "Trace",
     "TraceMiddleware",
     "TracedEvent",
+    "draw_lanes",
+    "draw_mermaid",
+    "draw_page",
     "draw_tree",
     "find_trace",
     "name_service",

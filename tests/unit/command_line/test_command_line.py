@@ -99,6 +99,20 @@ def test_traces_causes_and_effects(run: Callable[..., tuple[int, str]]) -> None:
     assert (code, "looked up: the correlation id 'request-10' in shop" in text) == (1, True)
 
 
+def test_traces_are_written_as_pictures(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+    code, text = run("trace", "request-9", "--svg", "trace.svg", "--html", "trace.html")
+    assert (code, text.splitlines()[0].split(",")[0]) == (0, "request-9: 3 steps")
+    assert (folder / "trace.svg").read_text().count("account.deposited") > 2
+    assert "<h1>Trace request-9</h1>" in (folder / "trace.html").read_text()
+    code, text = run("trace", "request-9", "--mermaid")
+    assert (code, text.splitlines()[0], text.count("-->")) == (0, "flowchart LR", 2)
+    assert run("why", "account-a@2", "--mermaid")[1].count("-->") == 1
+    assert run("effects", "account-a@3", "--svg", "effects.svg")[0] == 0
+    assert "account-a@2" not in (folder / "effects.svg").read_text()
+    code, text = run("trace", "request-9", "--svg", "missing/trace.svg")
+    assert (code, text) == (2, "eventsrc: missing/trace.svg cannot be written: No such file or directory\n")
+
+
 def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[int, str]]) -> None:
     async def park() -> None:
         async with app() as opened:

@@ -12,7 +12,7 @@ from eventsrc.aggregates.codec import join, pack
 from eventsrc.store import Commit
 from eventsrc.tracing import Handling, Trace, draw_tree
 from eventsrc.tracing.trace import Found, build_trace
-from eventsrc.tracing.tree import show_time
+from eventsrc.tracing.wording import plain, show_time
 from eventsrc.uuid7 import uuid7
 
 START = 1_700_000_000_000_000
@@ -126,7 +126,20 @@ def test_siblings_with_equal_subtrees_are_drawn_as_one() -> None:
     text = draw_tree(build(*commits))
     assert "mail.queued  x 212  p95 201 ms" in text
     assert len(text.splitlines()) == 7
+    assert "mail.sent  x 212  p95 1.0 ms" in text
     assert len(draw_tree(build(*commits), alike=1000).splitlines()) == 3 + 426
+
+
+def test_failures_in_the_subtrees_of_steps_drawn_as_one_are_counted_and_the_head_is_bounded() -> None:
+    found = [Found("orders", commit("a-1@1"))]
+    for n in range(50):
+        found.append(Found("orders", commit(f"b-{n}@1", "a-1@1.0", tags=("mail.queued",))))
+        failed = Handling("mail@1", "parked", "no route", 5)
+        found.append(Found("orders", commit(f"c-{n}@1", f"b-{n}@1.0", tags=("mail.sent",)), (failed,)))
+    text = draw_tree(build_trace("t", found))
+    assert "mail.sent  x 50  p95 0.0 ms  50 failed" in text
+    assert text.count("no route") == 20
+    assert "failed: and 30 more" in text
 
 
 def test_long_chains_and_wide_traces_are_drawn() -> None:
@@ -144,6 +157,10 @@ def test_hostile_names_cannot_drive_a_terminal() -> None:
     trace = build(commit("a-1@1", nasty, tags=(nasty,), metadata=metadata, command_id=nasty))
     assert all(line.isprintable() for line in draw_tree(trace).splitlines())
     assert trace.steps[0].attempt == 1
+
+
+def test_accents_do_not_cover_the_lines_above() -> None:
+    assert plain("Zoe\u0308 " + "e" + "\u0301" * 5) == "Zoe\u0308 e\u0301\u0301\u0301\\u0301\\u0301"
 
 
 def test_damaged_commits_are_shown_in_their_place() -> None:
