@@ -19,6 +19,7 @@ from .partitions import TablePartitions
 from .table import Table
 from .wire.responses import QueryResponse
 
+_NO_INDEX = ("ValidationException", "ResourceNotFoundException")  # of DynamoDB, and of other servers
 _BYTES_OF_UNIT = 8192  # read with eventual consistency
 
 
@@ -78,7 +79,7 @@ class TableLookup:
         try:
             page = await self._query(correlation_id)
         except StoreRejected as error:
-            if error.code == "ValidationException":  # nothing else in the request can be wrong
+            if error.code in _NO_INDEX:  # if the table is missing, the scan raises it again
                 return None
             raise
         return self._follow(correlation_id, page)
