@@ -218,6 +218,9 @@ class Disk(apsw.VFS):
 _numbers = count()
 
 
+FOLDER = "/"  # of all files on a disk
+
+
 class System:
     """The part of `os` that the library uses, for the files on a disk."""
 
@@ -228,10 +231,12 @@ class System:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self.path = SimpleNamespace(abspath=str, realpath=str, dirname=str, isdir=bool)
+        self.path = SimpleNamespace(abspath=str, realpath=str, dirname=lambda _: FOLDER, isdir=bool)
 
     def stat(self, path: str) -> SimpleNamespace:
         self._disk.used()
+        if path == FOLDER:  # in which no file is replaced
+            return SimpleNamespace(st_dev=0, st_ino=0, st_mode=stat.S_IFDIR, st_mtime_ns=0)
         size = self._disk.size(path)
         if size is None and not path.endswith("-shm"):  # which is on the heap
             raise FileNotFoundError(path)

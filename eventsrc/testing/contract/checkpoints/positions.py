@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from ....concurrency import load_all
 from ....processing.slice import Fence, Position, PositionMoved
 from ..check import expect, expect_equal, expect_error
 from .check import MakeCheckpoints, make_checks
@@ -12,6 +13,7 @@ from .samples import LONG, STREAMS, expect_position, fresh_name, make_slice, ope
 
 MANY = 1_100  # streams: several pages
 CANCELLATIONS, ATTEMPTS = 12, 10
+_AT_ONCE = 32  # writes; more of them wait for one another, and their deadlines run meanwhile
 
 
 async def a_position_is_that_of_the_last_commit(make_checkpoints: MakeCheckpoints) -> None:
@@ -88,7 +90,7 @@ async def all_positions_are_read_in_pages(make_checkpoints: MakeCheckpoints) -> 
     async with open_both(make_checkpoints) as (one, other):
         processor = fresh_name()
         wanted = {f"many-{number}": number % 7 + 1 for number in range(MANY)} | {LONG: 3}
-        await asyncio.gather(*(one.advance(processor, make_slice(each, 0, last)) for each, last in wanted.items()))
+        await load_all(lambda each: one.advance(processor, make_slice(each, 0, wanted[each])), wanted, _AT_ONCE)
         expect(await read_heads(other, processor) == wanted, "the pages have other positions")
         found = await other.positions(processor, [*wanted, "no-1"])
         expect(
