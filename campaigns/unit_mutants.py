@@ -27,7 +27,7 @@ from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpo
 from eventsrc.processing.projections import memory, sqlite
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
-from eventsrc.repository import folding, repository
+from eventsrc.repository import folding, repository, settling
 from eventsrc.repository.cache import Cache
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores import causes
@@ -366,6 +366,14 @@ def replaced_file_not_noticed() -> list[Patch]:
     return [edited(file.DatabaseFile, "_compare", ("if (found.st_dev, found.st_ino) != opened:", "if False:"))]
 
 
+def commits_settled_in_any_store() -> list[Patch]:
+    """A commit of unknown outcome is settled in another store than the one it was sent to, which then has it too."""
+
+    async def check(*_: object) -> None: ...
+
+    return [(settling, "_check_sent", check)]
+
+
 def folders_not_looked_at() -> list[Patch]:
     """A log that is replaced a moment after it was compared: such appends are acknowledged in the old one."""
     return [edited(file.DatabaseFile, "check", ("not self._folders or self._look_at_folders() != self._folders", "0"))]
@@ -458,6 +466,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         f"{_SQLITE_FILES}::test_a_commit_into_a_file_that_is_lost_during_the_commit_is_not_acknowledged",
     ),
     (replaced_file_not_noticed, f"{_SQLITE_FILES}::test_a_file_that_is_lost_while_the_store_is_open_is_noticed"),
+    (
+        commits_settled_in_any_store,
+        "unit/repository/test_settling.py::test_a_commit_is_settled_in_the_store_that_it_was_sent_to",
+    ),
     (folders_not_looked_at, f"{_SQLITE_FILES}::test_a_file_that_is_lost_between_two_appends_acknowledges_nothing"),
     (
         first_calls_with_the_time_to_open,

@@ -38,7 +38,7 @@ No message, repr or traceback shows the content of an event, because payloads do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .store import Commit
@@ -190,13 +190,21 @@ class WrongStore(EventsrcError, ValueError):
 
     The store does not have the object's last commit, `version` of `stream`. After a restore, a store that the object
     came from may not have it either. Load the aggregate again through this repository.
+
+    If it was `sent`, the commit with this version was sent to another store, and its outcome is not known yet. Settle
+    it through a repository of that store, while it is open.
     """
 
-    def __init__(self, stream: str, version: int) -> None:
-        super().__init__(stream, version)
-        self.stream, self.version = stream, version
+    def __init__(self, stream: str, version: int, sent: bool = False) -> None:
+        super().__init__(stream, version, sent)
+        self.stream, self.version, self.sent = stream, version, sent
 
     def __str__(self) -> str:
+        if self.sent:
+            return (
+                f"the commit to {self.stream}@{self.version}, whose outcome is not known, was sent to another store, "
+                "or to one that is closed; settle it, or save the object again, through a repository of that store"
+            )
         return (
             f"this store does not have version {self.version} of {self.stream} from which the object continues; it was "
             "loaded from, or saved to, another store or tenant: load it again through this repository"
@@ -384,6 +392,10 @@ class CommitOutcomeUnknown(StoreError):
         super().__init__(commit, reason)
         self.commit, self.reason = commit, reason
         self.stream, self.version, self.commit_id = commit.stream, commit.version, str(commit.uuid)
+        self.sent_to: object = None  # the store, if the error comes from a repository of this process
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.commit, self.reason)  # a store cannot be sent to another process
 
     def __str__(self) -> str:
         last = f" (last: {self.reason})" if self.reason else ""

@@ -28,6 +28,7 @@ class Journal(msgspec.Struct):
     uncommitted: list[bytes] = []  # encoded events
     commands: dict[str, AppliedCommand] = {}  # oldest first
     draft: Commit | None = None  # being sent; kept until its outcome is known
+    sent_to: object = None  # the store that the draft was sent to
     ambiguous: bool = False  # an earlier try may have stored the draft
     saving: bool = False
     applying: bool = False  # a handler runs; it must not record

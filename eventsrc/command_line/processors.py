@@ -56,7 +56,7 @@ async def retry_parked(app: App, output: Output, name: str, stream: str, *, dry_
         return await show_parked(app, output, name, stream)
     try:
         await processor.retry(stream)
-    except StreamParked as error:
+    except (StreamParked, ValueError, RuntimeError, TimeoutError) as error:
         output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
         return _PROBLEM
     output.show(f"{stream} is handled to its end", {"processor": processor.name, "stream": stream, "parked": False})
@@ -70,7 +70,7 @@ async def skip_parked(app: App, output: Output, name: str, stream: str, *, reaso
         return await show_parked(app, output, name, stream)
     try:
         await processor.skip(stream, reason)
-    except StreamParked as error:
+    except (StreamParked, ValueError, RuntimeError, TimeoutError) as error:
         output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
         return _PROBLEM
     output.show(f"skipped a commit of {stream}", {"processor": processor.name, "stream": stream, "parked": False})

@@ -44,7 +44,8 @@ async def show_stream(app: App, output: Output, stream: str, *, at: datetime | N
                 found = True
                 show_commit(output, name, commit)
     if not found:
-        raise AggregateNotFound(stream, f"it has no commit in {', '.join(app.stores)}")
+        until = f" up to {at.isoformat()}" if at is not None else ""
+        raise AggregateNotFound(stream, f"it has no commit in {', '.join(app.stores)}{until}")
     return _DONE
 
 
@@ -111,7 +112,8 @@ async def _load_state(app: App, stream: str, version: int | None) -> dict[str, A
         try:
             found = await Repository(aggregate, store).load(id, version=version)
         except AggregateNotFound as error:
-            missing = error
+            is_there = bool((await store.load(stream)).commits)
+            missing = error if is_there or missing is None else missing
         else:
             return {name: getattr(found, name) for name in found.__struct_fields__}
     assert missing is not None
@@ -140,8 +142,8 @@ def split_version(text: str) -> tuple[str, int | None]:
         return text, None
     try:
         check_version(number := int(version))
-    except ValueError as error:
-        raise UsageError(f"{text!r} has no version after '@': {error}") from None
+    except ValueError:
+        raise UsageError(f"{text!r} has no version after '@'; write a number from 1, as in {stream}@17") from None
     return stream, number
 
 

@@ -22,9 +22,10 @@ class Pictures(NamedTuple):
 
 
 async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool) -> int:
-    """Print the trace that an id belongs to."""
-    _show(output, await find_trace(id, app.stores, processors=app.processors), pictures, every=every)
-    return 0
+    """Print the trace that an id belongs to. Return 1 if a processor has failed at one of its steps."""
+    trace = await find_trace(id, app.stores, processors=app.processors)
+    _show(output, trace, pictures, every=every)
+    return 1 if trace.failed else 0
 
 
 async def show_causes(app: App, output: Output, event: str, pictures: Pictures) -> int:

@@ -24,14 +24,14 @@ from ..errors import (
 )
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
-from ..stores.reading import check_commit, check_contiguous, read_without_gaps
+from ..stores.reading import check_contiguous, read_without_gaps
 from ..stream_id import stream_id
 from ..trace_context import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
 from .execution import Executed, Steps, execute
 from .folding import fold_in_parts
-from .settling import append, explain_cancellation, find_applied, resolve_duplicate, settle
+from .settling import append, check_store, explain_cancellation, find_applied, resolve_duplicate, settle
 from .snapshots import SnapshotPolicy, Snapshots
 from .time_travel import Recorded, load_as_of, read_history
 
@@ -131,6 +131,7 @@ class Repository(Generic[A]):
         Raises:
             CommitOutcomeUnknown: there was no definite answer again; call `settle` again.
             IdempotencyError: the command id was applied with other content; this commit is not stored.
+            WrongStore: the commit was sent to another store; nothing was written.
             ValueError: the error does not say what was sent, or its commit is of another class.
         """
         return await settle(self._store, self._declaration.category, error)
@@ -222,8 +223,7 @@ class Repository(Generic[A]):
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
         journal.saving, sent = True, journal.draft
         try:
-            if journal.store is not None and journal.store is not self._store:
-                await check_commit(self._store, journal.stream, journal.version, journal.commit_id)
+            await check_store(self._store, journal)
             if (earlier := sent) is not None:  # its outcome is unknown, so it is settled first
                 receipt = await self._append(aggregate, earlier)
                 if receipt.duplicate or not journal.uncommitted:
@@ -235,10 +235,10 @@ class Repository(Generic[A]):
                 if earlier is not None and earlier.command_id == command_id:  # later events are other content
                     raise IdempotencyError(journal.stream, command_id, applied.version)
                 return await resolve_duplicate(self.load, aggregate, applied, draft)
-            journal.draft, journal.ambiguous, sent = draft, False, draft
+            journal.draft, journal.sent_to, journal.ambiguous, sent = draft, self._store, False, draft
             return await self._append(aggregate, draft)
         except CancelledError as cancelled:
-            raise cancelled from explain_cancellation(sent)
+            raise cancelled from explain_cancellation(sent, self._store)
         finally:
             journal.saving = False
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
-from ..aggregates.aggregate import Aggregate, adopt, journal_of
+from ..aggregates.aggregate import Aggregate, Journal, adopt, journal_of
 from ..aggregates.commands import AppliedCommand
 from ..errors import (
     CommitOutcomeUnknown,
     ConflictError,
     EventsrcError,
     IdempotencyError,
+    StoreClosed,
     StoredDataError,
     StoreError,
     StoreUnavailable,
+    WrongStore,
 )
 from ..store import Commit, Receipt, Store
+from ..stores.feed import Feed
+from ..stores.reading import check_commit
 from ..stream_id import category_of
 
 A = TypeVar("A", bound=Aggregate)
@@ -30,10 +35,38 @@ async def append(store: Store, commit: Commit, ambiguous: bool) -> Receipt:
     """
     try:
         return await store.append(commit)
-    except StoreError as error:
-        if ambiguous and not isinstance(error, CommitOutcomeUnknown):
-            raise CommitOutcomeUnknown(commit) from error
+    except CommitOutcomeUnknown as unknown:
+        unknown.sent_to = store
         raise
+    except StoreError as error:
+        if ambiguous:
+            raise _unknown(commit, store) from error
+        raise
+
+
+async def check_store(store: Store, journal: Journal) -> None:
+    """Raise WrongStore unless an object, and its commit of unknown outcome, are of this store."""
+    if journal.store is not None and journal.store is not store:
+        await check_commit(store, journal.stream, journal.version, journal.commit_id)
+    if journal.draft is not None:
+        await _check_sent(store, journal.draft, journal.sent_to)
+
+
+async def _check_sent(store: Store, commit: Commit, sent_to: object) -> None:
+    """Raise WrongStore if a commit was sent to another store, or to a closed one that may be another."""
+    if sent_to is None or sent_to is store:
+        return
+    if isinstance(store, Feed) and isinstance(sent_to, Feed):
+        with suppress(StoreClosed):
+            if await sent_to.identity() == await store.identity():
+                return
+    raise WrongStore(commit.stream, commit.version, sent=True)
+
+
+def _unknown(commit: Commit, store: Store | None, reason: str = "") -> CommitOutcomeUnknown:
+    found = CommitOutcomeUnknown(commit, reason)
+    found.sent_to = store
+    return found
 
 
 def find_applied(commit: Commit, error: EventsrcError) -> AppliedCommand | None:
@@ -44,11 +77,11 @@ def find_applied(commit: Commit, error: EventsrcError) -> AppliedCommand | None:
     return AppliedCommand.of(winner)
 
 
-def explain_cancellation(sent: Commit | None) -> StoreError:
+def explain_cancellation(sent: Commit | None, store: Store | None = None) -> StoreError:
     """Return the cause of a CancelledError: what `settle` needs to know about the call that was cancelled."""
     if sent is None:
         return StoreUnavailable("cancelled before a commit was sent")
-    return CommitOutcomeUnknown(sent, "cancelled")
+    return _unknown(sent, store, "cancelled")
 
 
 async def resolve_duplicate(
@@ -81,6 +114,7 @@ async def settle(store: Store, category: str, error: BaseException) -> Receipt |
         return None
     if category_of((commit := cause.commit).stream) != category:
         raise ValueError(f"{commit.stream} is not of the category {category}; call `settle` of its own repository")
+    await _check_sent(store, commit, cause.sent_to)
     try:
         return await append(store, commit, ambiguous=True)
     except (ConflictError, StoredDataError) as other:  # another commit has the version

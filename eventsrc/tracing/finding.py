@@ -94,14 +94,15 @@ async def _find_handlings(
         try:
             positions = await processor.positions(streams)
             parked = {each.stream: each for each in await processor.checkpoints.parked(processor.name, streams)}
-            skipped = {(each.stream, each.version) for each in await processor.checkpoints.skipped(processor.name)}
+            found_skipped = await processor.checkpoints.skipped(processor.name)
+            skipped = {(each.stream, each.version): each.reason for each in found_skipped}
         except StoreError as error:
             failures.append(f"{processor.name}: {type(error).__name__}: {error}")
             continue
         for commit in wanted:
             state, stopped = Handling(processor.name, "pending"), parked.get(commit.stream)
-            if (commit.stream, commit.version) in skipped:
-                state = Handling(processor.name, "skipped")
+            if (reason := skipped.get((commit.stream, commit.version))) is not None:
+                state = Handling(processor.name, "skipped", reason)
             elif commit.version <= positions.get(commit.stream, 0):
                 state = Handling(processor.name, "done")
             elif stopped is not None and stopped.version == commit.version:

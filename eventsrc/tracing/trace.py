@@ -31,7 +31,7 @@ class Handling(msgspec.Struct, frozen=True, omit_defaults=True):
 
     processor: str
     state: State
-    error: str = ""  # the last error of a step that is parked, or retried
+    error: str = ""  # the last error of a step that is parked or retried, or the reason why it was skipped
     attempts: int = 0
 
     @property

@@ -125,7 +125,7 @@ def note(trace: Trace, numbers: Sequence[int]) -> Iterator[str]:
         more = f" and {len(step.outside) - 3:,} more" if len(step.outside) > 3 else ""
         yield f"caused by {plain(', '.join(step.outside[:3]))}{more}, not in this trace"
     for handling in step.handled:
-        if handling.is_open:
+        if handling.is_open or handling.state == "skipped":
             yield f"! {plain(handling.processor)}: {explain(handling)}"
 
 

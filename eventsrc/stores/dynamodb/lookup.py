@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from math import ceil
 from typing import Any
 
 from ...errors import StoredDataError, StoreError, StoreRejected
+from ...log import log
 from ...store import Commit, EventId
 from ...trace_context import check_text, trace_id_of
 from ...usage import Usage
@@ -43,6 +45,8 @@ class TableLookup:
     async def effects_of(self, cause: EventId | str, *, correlation_id: str | None = None) -> AsyncGenerator[Commit]:
         wanted = Cause.of(cause)
         trace_id = await self._find_trace_id(wanted) if correlation_id is None else correlation_id
+        if trace_id is None:
+            log.warning("%s is not in table %s; give its correlation_id, or all is read", wanted.text, self._table.name)
         found = await self._read_index(trace_id) if trace_id is not None else None
         found = found or self._search.effects_of(cause)
         async with aclosing(found):
@@ -52,7 +56,8 @@ class TableLookup:
 
     async def _read_all(self) -> Searched:
         try:
-            cost = f"{await self._table.size() / _BYTES_OF_UNIT:,.0f} read units, by its size some hours ago"
+            units = ceil(await self._table.size() / _BYTES_OF_UNIT)
+            cost = f"{max(1, units):,} read units or more, as DynamoDB updates the size of a table every six hours"
         except StoreError:
             cost = "a read unit for each 8 KB"
         cost = f"the whole table, which costs {cost}; create_table(traces=True) makes an index"

@@ -121,6 +121,7 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
 
     asyncio.run(park())
     assert run("status", app=True)[0] == 1
+    assert run("trace", "request-9", app=True)[0] == 1
     code, text = run("parked", "list", app=True)
     assert (code, text.startswith("view@1  account-a@3  1 attempts")) == (1, True)
     assert "amount=13" in run("parked", "show", "view@1", "account-a", app=True)[1]
@@ -132,6 +133,10 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
     assert run("parked", "list", app=True) == (0, "")
     assert run("status", app=True)[0] == 0
     assert run("parked", "show", "view", "account-a", app=True)[0] == 2
+    assert "! view@1: skipped: a test" in run("trace", "request-9", app=True)[1]
+    for verb in (["retry"], ["skip", "--reason", "again"]):
+        code, text = run("parked", verb[0], "view", "account-a", *verb[1:], app=True)
+        assert (code, "has not parked account-a" in text) == (1, True)
 
 
 @pytest.mark.parametrize(

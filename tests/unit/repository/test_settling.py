@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from eventsrc import (
     IdempotencyError,
     Repository,
     SnapshotPolicy,
+    SQLiteStore,
     StoreUnavailable,
     Throttled,
+    WrongStore,
 )
 
 
@@ -220,3 +223,60 @@ async def test_the_repository_of_another_class_refuses(accounts: Repository[Acco
     with pytest.raises(ValueError, match="category other"):
         await Repository(Other, store).settle(unknown)
     assert await balance(store) == 0
+
+
+@pytest.mark.parametrize("landed", ["before", "after"])
+@pytest.mark.parametrize("id", ["a-1", "new"])
+async def test_a_commit_is_settled_in_the_store_that_it_was_sent_to(
+    accounts: Repository[Account], store: ScriptedStore, landed: str, id: str
+) -> None:
+    account = await accounts.load(id) if id == "a-1" else Account.open(id, owner="ann")
+    account.deposit(5)
+    store.appends = [(landed, CommitOutcomeUnknown)]
+    with pytest.raises(CommitOutcomeUnknown) as raised:
+        await accounts.save(account)
+    async with ScriptedStore() as other:
+        if id == "a-1":
+            await Repository(Account, other).save(Account.open("a-1", owner="bob"))
+        before = len(other.appended)
+        for call in (Repository(Account, other).settle(raised.value), Repository(Account, other).save(account)):
+            with pytest.raises(WrongStore, match=f"account-{id}.*another store") as wrong:
+                await call
+            assert str(pickle.loads(pickle.dumps(wrong.value))) == str(wrong.value)
+        assert len(other.appended) == before
+    receipt = await accounts.settle(raised.value)
+    assert receipt is not None
+    assert receipt.commit_id == raised.value.commit.id
+    assert (await accounts.save(account)).version == receipt.version
+
+
+async def test_a_cancelled_command_is_settled_in_the_store_that_it_was_sent_to(
+    accounts: Repository[Account], store: ScriptedStore
+) -> None:
+    store.appends = [("hang", None)]
+    calling = asyncio.create_task(accounts.execute("a-1", Account.deposit, 5))
+    await store.hanging.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await calling
+    async with ScriptedStore() as other:
+        with pytest.raises(WrongStore):
+            await Repository(Account, other).settle(raised.value)
+        assert other.appended == []
+    assert await accounts.settle(raised.value) is not None
+
+
+async def test_another_object_of_the_same_store_settles_while_both_are_open(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "events.db") as store, SQLiteStore(tmp_path / "events.db") as same:
+        account = Account.open("a-1", owner="ann")
+        saving = asyncio.create_task(Repository(Account, store).save(account))
+        await asyncio.sleep(0)
+        saving.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await saving
+        receipt = await Repository(Account, same).settle(raised.value)
+        assert receipt is not None
+        assert (await Repository(Account, same).save(account)).version == 1
+    async with SQLiteStore(tmp_path / "events.db") as later:
+        with pytest.raises(WrongStore, match="or to one that is closed"):
+            await Repository(Account, later).settle(raised.value)

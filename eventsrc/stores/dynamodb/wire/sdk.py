@@ -277,7 +277,7 @@ def _explain_opening(error: Exception, session: Any) -> StoreError:
     if isinstance(error, BotoCoreError) and not isinstance(
         error, (CredentialRetrievalError, HTTPClientError, MetadataRetrievalError)
     ):  # for example no region, or a bad URL
-        return StoreRejected(name, f"{error}; see session, region_name and endpoint_url")
+        return StoreRejected(name, f"{error}; see session, region_name, AWS_DEFAULT_REGION and endpoint_url")
     return DeadlinePassed(ambiguous=False, last=explained).to_store_error()
 
 

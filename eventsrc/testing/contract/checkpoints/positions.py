@@ -13,7 +13,7 @@ from .samples import LONG, STREAMS, expect_position, fresh_name, make_slice, ope
 
 MANY = 1_100  # streams: several pages
 CANCELLATIONS, ATTEMPTS = 12, 10
-_AT_ONCE = 32  # writes; more of them wait for one another, and their deadlines run meanwhile
+_AT_ONCE = 32  # writes; more of them would wait for one another until their deadlines
 
 
 async def a_position_is_that_of_the_last_commit(make_checkpoints: MakeCheckpoints) -> None:
