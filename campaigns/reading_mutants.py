@@ -21,8 +21,8 @@ from eventsrc.processing.positions import Known, Positions
 from eventsrc.processing.registrar import Registrar
 from eventsrc.processing.releasing import Releasing
 from eventsrc.processing.retries import Retries
+from eventsrc.stores import ordered
 from eventsrc.stores.gate import Gate
-from eventsrc.stores.ordered import OrderedStore
 
 from . import reading, rebuilding, restoring
 from .mutants import Patch, Verdict, broken
@@ -162,7 +162,7 @@ def another_store_accepted() -> list[Patch]:
 
 def anchor_not_checked() -> list[Patch]:
     """The commit at the checkpoint of the feed is not compared."""
-    return [(OrderedStore, "_check", _nothing)]
+    return [(ordered, "_check", _nothing)]
 
 
 def commit_ids_not_compared() -> list[Patch]:
