@@ -256,7 +256,11 @@ def turn_without_a_deadline() -> list[Patch]:
 
 def cancellation_that_says_nothing() -> list[Patch]:
     """A cancelled call does not say what it has sent."""
-    return [edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent)", "raise"))]
+    return [
+        edited(
+            repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent, self._store)", "raise")
+        )
+    ]
 
 
 def certificates_of_any_name() -> list[Patch]:

@@ -264,14 +264,18 @@ class Retries:
             if entry.failures >= self._attempts and entry.failed is not None and not self.is_backing_off:
                 raise entry.failed
             async with for_a_while(self._places):
+                began_backing_off = self.is_backing_off
                 try:
                     if entry.at is None and entry.first is None:
                         entry.at = await self._catch_up.position(entry.stream)
                     return await self._attempt(entry)
                 except HandlerFailed as error:
+                    has_ended = began_backing_off and not self.is_backing_off  # so it may have met what has passed
                     self._note_failing(entry.stream, error)
                     before, entry.at = entry.at, await self._catch_up.position(entry.stream)
                     entry.failures = entry.failures + 1 if entry.at == before else 1
+                    if has_ended:
+                        entry.failures = min(entry.failures, self._attempts - 1)
                     entry.failed = error
                     raise
 

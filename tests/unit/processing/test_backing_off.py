@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bank import Opened
 from support.ledger import InMemory, InSQLite, Outside, deposit, fill, ids_of, run_with_parked, running, until
 
 from eventsrc import SQLiteStore
-from eventsrc.processing import Processor, Runner, SQLiteCheckpoints, catch_up, health, retries, status
+from eventsrc.processing import (
+    Context,
+    Effects,
+    Processor,
+    Runner,
+    SQLiteCheckpoints,
+    catch_up,
+    health,
+    retries,
+    status,
+)
 
 every_kind = pytest.mark.parametrize("kind", ["memory", "sqlite", "outside"])
 
@@ -64,6 +75,38 @@ async def test_an_outage_of_what_all_handlers_call_parks_nothing(store: SQLiteSt
         assert health(processor) == {}
     assert not await processor.parked()
     assert await processor.projection.read_handled() == await ids_of(store)
+
+
+class Calls(Effects, tag="calls"):
+    """Calls a service that is down; the call for one stream takes long, once all fail."""
+
+    def __init__(self) -> None:
+        self.down, self.slow = True, False
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def handle_opened(self, event: Opened, context: Context) -> None:
+        down = self.down
+        if context.stream == "account-a-0" and self.slow and not self.begun.is_set():
+            self.begun.set()
+            await self.ended.wait()
+        if down:
+            raise ConnectionError
+
+
+async def test_an_attempt_that_began_in_an_outage_parks_nothing_after_it(store: SQLiteStore, tmp_path: Path) -> None:
+    await fill(store, accounts=8, deposits=1)
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        processor = Processor(calls := Calls(), store, checkpoints, attempts=2)
+        async with running(processor):
+            await until(lambda: processor.state == "backing off")
+            await until(lambda: all(each.failures >= 2 for each in processor.pipeline.catch_up.entries.values()))
+            calls.slow = True
+            await asyncio.wait_for(calls.begun.wait(), 20)
+            calls.down = False
+            await until(lambda: len(processor.pipeline.catch_up.entries) == 1)
+            calls.ended.set()  # it fails, after others have succeeded
+            await asyncio.wait_for(processor.caught_up.wait(), 20)
+        assert not await processor.parked()
 
 
 @every_kind
