@@ -111,7 +111,7 @@ async def check_layouts(url: str) -> AsyncIterator[Named]:
     for layout, options in LAYOUTS.items():
         make_store = partial(store_on, url, fresh_name(), deadline=DEADLINE, **options)
         async with make_store() as store:
-            await store.create_table(traces=layout != "snapshot-first")
+            await store.create_table(traces=True)
         for check in contract.CONTRACT:
             yield f"{layout}: {check}", check(make_store, without=without)
 

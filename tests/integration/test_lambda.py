@@ -423,7 +423,9 @@ async def test_a_function_joins_a_worker_that_has_taken_over(
         worker = Processor(InSQLite(), store, checkpoints)
         await worker.pipeline.assignment.take_all()
     assert await environment(event_of(store, stream)) == {"batchItemFailures": [{"itemIdentifier": "101"}]}
-    assert await environment(event_of(store, stream)) == NONE
+    async with asyncio.timeout(60):
+        while await environment(event_of(store, stream)) != NONE:  # AWS Lambda sends them again
+            pass
     assert await environment.read_handled() == {"one": ids(stream)}
 
 

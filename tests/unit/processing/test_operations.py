@@ -180,6 +180,9 @@ async def test_reset_handles_one_stream_again(store: SQLiteStore, make: Make, wh
             receipt = await deposit(store, "a-1", 7)
             await processor.wait_for(receipt)
             assert processor.pipeline.progress.commits - before == 5  # of no other stream
+            async with asyncio.timeout(20):
+                while await processor.checkpoints.parked(processor.name):  # noqa: ASYNC110  # deleted after the position
+                    await asyncio.sleep(0.01)
     assert await processor.projection.read_handled() == await ids_of(store)
     assert not await processor.checkpoints.parked(processor.name)
 
