@@ -324,7 +324,7 @@ def table_being_updated_waited_for() -> list[Patch]:
 
 def stream_turned_on_by_another_is_an_error() -> list[Patch]:
     """A process that is second to turn on a stream fails."""
-    return [edited(creation, "_wait_for_stream", (' or error.code == "ValidationException"', ""))]
+    return [edited(creation, "_update_until", (' or error.code == "ValidationException"', ""))]
 
 
 def loop_that_gives_no_way() -> list[Patch]:

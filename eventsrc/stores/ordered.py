@@ -191,7 +191,7 @@ class OrderedStore(ManagedStore):
 async def _read_page(
     store: OrderedStore, position: int, anchor: str, categories: Collection[str]
 ) -> tuple[Sequence[Commit | Damaged], bool]:
-    """Return a page of what follows a checkpoint, and whether there is no more.
+    """Return a page of what follows a checkpoint, and whether it is the last one.
 
     Raises FeedTrimmed if there is more, but of another history: the store may be restored while it is followed.
     """

@@ -161,24 +161,14 @@ async def _wait_until_usable(client: Client, table: str, keys: Mapping[str, str]
 
 async def _wait_for_stream(client: Client, table: str) -> None:
     """Wait until the table has a stream. Turn it on if it is off."""
-    request = {"TableName": table, "StreamSpecification": _NEW_IMAGES}
-    refusals = 0
-    while True:
-        description = await _describe(client, table)
-        if description.StreamSpecification.StreamEnabled:
-            description.StreamSpecification.check_view()
-            if description.LatestStreamArn:
-                return
-        else:
-            try:
-                await send_once(client, "UpdateTable", request, ChangeResponse)
-                continue
-            except ServiceError as error:
-                if error.code != "ResourceInUseException":  # of a table that is being changed
-                    refusals += 1  # another process may have changed it in the same way
-                    if not (is_worth_repeating(error) or error.code == "ValidationException") or refusals > _REFUSALS:
-                        raise
-        await asyncio.sleep(_POLL_INTERVAL)
+
+    def is_ready(description: TableDescription) -> bool | None:
+        if not description.StreamSpecification.StreamEnabled:
+            return None
+        description.StreamSpecification.check_view()
+        return bool(description.LatestStreamArn)
+
+    await _update_until(client, table, {"StreamSpecification": _NEW_IMAGES}, is_ready)
 
 
 async def _wait_for_index(client: Client, table: str, keys: Mapping[str, str], traces: Mapping[str, str]) -> None:
@@ -186,28 +176,35 @@ async def _wait_for_index(client: Client, table: str, keys: Mapping[str, str], t
 
     Raises StoreRejected if an index of this name has other keys, or lacks attributes.
     """
-    request = {
-        "TableName": table,
-        "AttributeDefinitions": _key_types(keys) + _key_types(traces),
-        "GlobalSecondaryIndexUpdates": [{"Create": _index(traces)}],
-    }
-    refusals = 0
-    while True:
-        description = await _describe(client, table)
+
+    def is_ready(description: TableDescription) -> bool | None:
         found = next((index for index in description.GlobalSecondaryIndexes if index.IndexName == TRACES), None)
         if found is None:
+            return None
+        if found.KeySchema != _key_schema(traces) or found.Projection.get("ProjectionType") != "ALL":
+            raise StoreRejected("IndexName", f"table {table} has another index of the name {TRACES}; delete that index")
+        return found.IndexStatus == "ACTIVE"
+
+    types = _key_types(keys) + _key_types(traces)
+    update = {"AttributeDefinitions": types, "GlobalSecondaryIndexUpdates": [{"Create": _index(traces)}]}
+    await _update_until(client, table, update, is_ready)
+
+
+async def _update_until(
+    client: Client, table: str, update: Mapping[str, Any], is_ready: Callable[[TableDescription], bool | None]
+) -> None:
+    """Wait until the description of a table is ready. While it is None, what is wanted is missing: send the update."""
+    refusals = 0
+    while (ready := is_ready(await _describe(client, table))) is not True:
+        if ready is None:
             try:
-                await send_once(client, "UpdateTable", request, ChangeResponse)
+                await send_once(client, "UpdateTable", {"TableName": table, **update}, ChangeResponse)
                 continue
             except ServiceError as error:
                 if error.code != "ResourceInUseException":  # of a table that is being changed
                     refusals += 1  # another process may have changed it in the same way
                     if not (is_worth_repeating(error) or error.code == "ValidationException") or refusals > _REFUSALS:
                         raise
-        elif found.KeySchema != _key_schema(traces) or found.Projection.get("ProjectionType") != "ALL":
-            raise StoreRejected("IndexName", f"table {table} has another index of the name {TRACES}; delete that index")
-        elif found.IndexStatus == "ACTIVE":
-            return
         await asyncio.sleep(_POLL_INTERVAL)
 
 
