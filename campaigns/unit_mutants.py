@@ -24,7 +24,9 @@ from eventsrc.aggregates.parts import Trace
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
+from eventsrc.processing.progress import Progress
 from eventsrc.processing.projections import memory, sqlite
+from eventsrc.processing.reader import Reader
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
 from eventsrc.repository import folding, repository, settling
@@ -72,6 +74,7 @@ _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
 _CREDENTIALS = "integration/test_credentials.py"
 _CODEC = "unit/aggregates/test_codec.py"
+_STATUS = "unit/processing/test_status.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -145,6 +148,19 @@ def checkpoint_that_waits_for_retries() -> list[Patch]:
 def commits_grouped_by_stream() -> list[Patch]:
     """The handlers see the commits of a batch one stream after the other."""
     return [edited(module, "in_order", ('if order == "feed"', "if False")) for module in (memory, sqlite)]
+
+
+def end_before_an_outage_counts_after_it() -> list[Patch]:
+    """A processor that had caught up before an outage says so after it, though there may be more by now."""
+    return [edited(Reader, "_read", ("pipeline.progress.restart()", "pass"))]
+
+
+def lag_from_the_commit_before() -> list[Patch]:
+    """The first commit after a quiet time makes a processor lag by that time."""
+    return [
+        edited(Progress, "update", ("if self.at_end and not self._waits:", "if False:")),
+        edited(Progress, "delivered", ("self._pending =", "_ =")),
+    ]
 
 
 def no_backing_off() -> list[Patch]:
@@ -548,6 +564,14 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "unit/processing/test_advancing.py::test_the_checkpoint_advances_while_a_stream_is_retried",
     ),
     (commits_grouped_by_stream, "unit/processing/test_order.py::test_handlers_are_called_in_the_order_of_the_feed"),
+    (
+        end_before_an_outage_counts_after_it,
+        f"{_STATUS}::test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_meanwhile",
+    ),
+    (
+        lag_from_the_commit_before,
+        f"{_STATUS}::test_the_first_commit_after_hours_does_not_make_a_processor_lag_by_hours",
+    ),
     (no_backing_off, "unit/processing/test_backing_off.py::test_an_outage_of_what_all_handlers_call_parks_nothing"),
     (
         release_without_a_second_look,

@@ -22,7 +22,8 @@ class Progress:
         self.in_flight = 0  # commits that handlers are working on
         self._waits: dict[object, tuple[str, int]] = {}  # for a store: by waiter, the name of the error, and since when
         self._oldest = 0  # time of the oldest commit in flight
-        self._delivered_up_to = 0  # time of the newest commit that the feed has delivered
+        self._pending = 0  # time of the oldest commit of the batch that is being handled
+        self._complete_up_to = 0  # what was stored before this time has been delivered, and is handled or aside
         self._is_scanning = False
 
     def begin(self, runs: Sequence[Slice]) -> None:
@@ -41,13 +42,16 @@ class Progress:
 
     def delivered(self, batch: Batch) -> None:
         """Note that the feed has delivered a batch, which is to be handled."""
-        self.at_end, self._is_scanning = False, batch.is_scan
+        self._is_scanning = batch.is_scan
+        if batch.commits or batch.damaged:
+            self.at_end = False
+            self._pending = batch.commits[0].time if batch.commits else now()
 
     def batch_done(self, batch: Batch) -> None:
         """Note that all commits of a batch were handled or left to tasks of their own."""
-        self.at_end = batch.caught_up
+        self.at_end, self._pending = batch.caught_up, 0
         newest = batch.newest or (batch.commits[-1].time if batch.commits else 0)
-        self._delivered_up_to = max(self._delivered_up_to, newest)
+        self._complete_up_to = max(self._complete_up_to, newest)
 
     def wait(self, waiter: object, error: str) -> None:
         """Note that somebody waits for a store; with an empty text, that it answers."""
@@ -62,15 +66,20 @@ class Progress:
         return next((error for error, _ in self._waits.values()), "")
 
     def update(self, aside: int) -> None:
-        """Find out whether it has caught up, with so many streams that are handled by tasks of their own."""
+        """Find out whether it has caught up, with so many streams that are handled by tasks of their own.
+
+        The reader calls this at least once a second, so that the lag is right when the feed is read again.
+        """
+        if self.at_end and not self._waits:
+            self._complete_up_to = now()
         if self.at_end and not aside and not self._waits:
             self.caught_up.set()
         else:
             self.caught_up.clear()
 
     def restart(self) -> None:
-        """Note that the feed is read again."""
-        self.at_end = False
+        """Note that the feed is read again: it may hold more by now."""
+        self.at_end, self._pending = False, 0
         self.caught_up.clear()
 
     @property
@@ -83,10 +92,6 @@ class Progress:
             since = min(since for _, since in self._waits.values())
         elif self.at_end and not self._oldest:
             return 0.0
-        elif self._is_scanning or not (self._oldest or self._delivered_up_to):
+        elif self._is_scanning or not (since := self._oldest or self._pending or self._complete_up_to):
             return math.inf
-        elif self._oldest:
-            since = self._oldest
-        else:
-            since = self._delivered_up_to
         return max(0.0, (now() - since) / 1e6)

@@ -111,6 +111,7 @@ class Reader:
             return
         for pipeline in self._pipelines:
             pipeline.positions.clear()
+            pipeline.progress.restart()
         taken = [each.projection.categories for each in self._pipelines]
         categories = {each for some in taken for each in some} if all(taken) else ()
         batches = self._feed.feed(

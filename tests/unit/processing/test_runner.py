@@ -79,11 +79,13 @@ def tasks_left() -> set[Any]:
 
 async def test_a_store_that_cannot_be_reached_is_waited_for(store: MemoryStore) -> None:
     await fill(store)
-    feed: Any = Shaky(store, StoreUnavailable("away"), Throttled("slow"), StoreUnavailable("away"))
+    outage = StoreUnavailable("away")
+    feed: Any = Shaky(store, *[outage] * 1_000)
     processor = Processor(InMemory(), store, feed=feed)
     running = asyncio.create_task(Runner(processor).run(until_caught_up=True))
     await until(lambda: processor.state == "waiting for the store")
     assert (await status(processor)).waiting == "StoreUnavailable"
+    feed.failures = [Throttled("slow"), outage]
     async with asyncio.timeout(20):
         await running
     assert (await status(processor)).waiting == ""

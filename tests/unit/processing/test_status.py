@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.bank import Account, Deposited
 from support.ledger import InSQLite, Movement, Outside, commits_of, deposit, fill, running, until
 
-from eventsrc import MemoryStore, SQLiteStore, StoreUnavailable
+from eventsrc import MemoryStore, Repository, SQLiteStore, StoreUnavailable
 from eventsrc.processing import (
     Context,
     Fence,
     Leases,
     MemoryCheckpoints,
     Parked,
+    Position,
     Processor,
     Runner,
     SQLiteCheckpoints,
@@ -135,6 +137,56 @@ async def test_a_processor_whose_feed_cannot_be_read_says_so(
         assert processor.state == "live"
         assert (await status(processor)).problems == []
         assert health(processor, max_lag=0.2) == {}
+
+
+async def test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_meanwhile(
+    store: SQLiteStore,
+) -> None:
+    reached, resume = asyncio.Event(), asyncio.Event()
+
+    class Blocked(Outside, tag="blocked"):
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            if event == Deposited(amount=66):
+                reached.set()
+                await resume.wait()
+
+    feed: Any = Away(store)
+    await fill(store, accounts=1)
+    processor = Processor(Blocked(), store, MemoryCheckpoints(), feed=feed)
+    async with running(processor):
+        await until(processor.caught_up.is_set)
+        feed.away = True
+        await deposit(store, "a-0", 66)
+        await until(lambda: processor.state == "waiting for the store")
+        feed.away = False
+        announced = asyncio.create_task(processor.caught_up.wait())
+        await asyncio.wait_for(reached.wait(), 10)
+        assert not announced.done()
+        assert processor.lag > 0
+        resume.set()
+        await asyncio.wait_for(announced, 10)
+        assert processor.lag == 0
+
+
+async def test_the_first_commit_after_hours_does_not_make_a_processor_lag_by_hours(store: SQLiteStore) -> None:
+    async with MemoryStore() as writer:
+        await fill(writer, accounts=1, deposits=1)
+        (first,) = await commits_of(writer)
+        await store.append(replace(first, time=first.time - 7_200_000_000, position=None))
+    lags = list[float]()
+
+    class Watched(MemoryCheckpoints):
+        async def positions(self, processor: str, streams: Collection[str]) -> dict[str, Position]:
+            lags.append(asked.lag)
+            return await super().positions(processor, streams)
+
+    asked = Processor(Outside(), store, Watched())
+    async with running(asked):
+        await until(asked.caught_up.is_set)
+        lags.clear()
+        await asked.wait_for(await Repository(Account, store).save(Account.open("b-0", owner="bob")))
+    assert lags
+    assert max(lags) < 60
 
 
 class Scanning(Away):
