@@ -566,7 +566,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (commits_grouped_by_stream, "unit/processing/test_order.py::test_handlers_are_called_in_the_order_of_the_feed"),
     (
         end_before_an_outage_counts_after_it,
-        f"{_STATUS}::test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_meanwhile",
+        f"{_STATUS}::test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_in_it",
     ),
     (
         lag_from_the_commit_before,

@@ -139,7 +139,7 @@ async def test_a_processor_whose_feed_cannot_be_read_says_so(
         assert health(processor, max_lag=0.2) == {}
 
 
-async def test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_meanwhile(
+async def test_after_an_outage_a_processor_has_not_caught_up_until_it_has_handled_what_was_stored_in_it(
     store: SQLiteStore,
 ) -> None:
     reached, resume = asyncio.Event(), asyncio.Event()
