@@ -5,13 +5,57 @@ from __future__ import annotations
 import msgspec
 
 from ..errors import StreamParked
+from ..inspection import App, UsageError
 from ..processing import status
 from ..tracing.wording import plain
-from .app import App, UsageError
 from .output import Output
 from .streams import show_commit
+from .verbs import Verb, Verbs
 
 _DONE, _PROBLEM = 0, 1
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this module to the command line."""
+    verbs.add(
+        "status",
+        lambda app, output, _: show_status(app, output),
+        "print the status of the app's processors",
+        "status --app shop.main:app",
+    )
+    parked = verbs.group("parked", "look at parked streams, and release them")
+    parked.add(
+        "list",
+        lambda app, output, _: list_parked(app, output),
+        "list the parked streams of all processors",
+        "parked list --app shop.main:app",
+    )
+    for name, (about, verb) in _VERBS_OF_PARKED.items():
+        found = parked.add(name, verb, about, f"parked {name} --app shop.main:app mail@1 order-7")
+        found.add_argument("processor", metavar="PROCESSOR", help="its name, as mail@1, or its tag")
+        found.add_argument("stream", metavar="STREAM")
+        if name != "show":
+            found.add_argument("--dry-run", action="store_true", help="print what would be handled, and change nothing")
+        if name == "skip":
+            found.add_argument("--reason", required=True, help="why it is skipped; it is stored")
+
+
+_VERBS_OF_PARKED: dict[str, tuple[str, Verb]] = {
+    "show": (
+        "print why a stream is parked, and the commit that failed",
+        lambda app, output, given: show_parked(app, output, given.processor, given.stream),
+    ),
+    "retry": (
+        "handle a parked stream again",
+        lambda app, output, given: retry_parked(app, output, given.processor, given.stream, dry_run=given.dry_run),
+    ),
+    "skip": (
+        "skip the commit at which a stream is parked",
+        lambda app, output, given: skip_parked(
+            app, output, given.processor, given.stream, reason=given.reason, dry_run=given.dry_run
+        ),
+    ),
+}
 
 
 async def show_status(app: App, output: Output) -> int:

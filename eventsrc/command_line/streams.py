@@ -8,16 +8,65 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import AggregateNotFound, StoredDataError
-from ..repository.repository import Repository
+from ..inspection import App, UsageError
+from ..inspection.events import read_events, show_fields, show_value
+from ..inspection.states import find_changes, load_state
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.feed import Feed
 from ..stores.limits import check_version
 from ..stream_id import category_of
 from ..tracing.wording import plain
-from .app import App, UsageError
-from .output import Output, read_events, show_fields, show_value
+from .output import Output
+from .verbs import Verbs, parse_time
 
 _DONE, _DIFFERENT = 0, 1
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this module to the command line."""
+    found = verbs.add(
+        "streams",
+        lambda app, output, given: list_streams(app, output, category=given.category, prefix=given.prefix),
+        "list streams with their versions",
+        "streams --store sqlite:///shop.db --category order",
+    )
+    found.add_argument("--category", default="", help="only streams of this category")
+    found.add_argument("--prefix", default="", help="only streams that begin so")
+
+    found = verbs.add(
+        "show",
+        lambda app, output, given: show_stream(app, output, given.stream, at=given.at),
+        "print the events of a stream, up to a version or a time",
+        "show --store sqlite:///shop.db order-7@17",
+    )
+    found.add_argument("stream", metavar="STREAM[@VERSION]")
+    found.add_argument("--at", type=parse_time, help="a time, as 2026-01-31T12:00:00Z")
+
+    found = verbs.add(
+        "state",
+        lambda app, output, given: show_state(app, output, given.stream),
+        "print the state of a stream, at its end or at a version",
+        "state --app shop.main:app order-7@17",
+    )
+    found.add_argument("stream", metavar="STREAM[@VERSION]")
+
+    found = verbs.add(
+        "diff",
+        lambda app, output, given: compare_states(app, output, given.stream, given.before, given.after),
+        "print what differs between two states of a stream",
+        "diff --app shop.main:app order-7 @12 @17",
+    )
+    found.add_argument("stream", metavar="STREAM")
+    found.add_argument("before", metavar="@VERSION")
+    found.add_argument("after", metavar="@VERSION")
+
+    found = verbs.add(
+        "tail",
+        lambda app, output, given: follow(app, output, category=given.category),
+        "print events as they are stored, until it is interrupted",
+        "tail --store sqlite:///shop.db --category order",
+    )
+    found.add_argument("--category", default="", help="only streams of this category")
 
 
 async def list_streams(app: App, output: Output, *, category: str, prefix: str) -> int:
@@ -87,7 +136,7 @@ def _lines(commit: Commit, events: list[dict[str, Any]], damage: str) -> list[st
 async def show_state(app: App, output: Output, stream: str) -> int:
     """Print the state of a stream at its end, or at a version: `account-a-1@17`."""
     stream, version = split_version(stream)
-    state = await _load_state(app, stream, version)
+    state = await load_state(app, stream, version)
     output.show("\n".join(f"{name} = {show_value(value)}" for name, value in state.items()), state)
     return _DONE
 
@@ -97,27 +146,12 @@ async def compare_states(app: App, output: Output, stream: str, before: str, aft
     versions = [split_version(f"{stream}{each}")[1] for each in (before, after)]
     if None in versions:
         raise UsageError(f"{before} {after} are not versions; write @12 @17")
-    one, other = [await _load_state(app, stream, version) for version in versions]
-    changed = {name: [one[name], other[name]] for name in one if one[name] != other[name]}
+    one, other = [await load_state(app, stream, version) for version in versions]
+    changed = find_changes(one, other)
     for name, (old, new) in changed.items():
         text = f"{name}: {show_value(old)} -> {show_value(new)}"
         output.show(text, {"field": name, "before": old, "after": new})
     return _DIFFERENT if changed else _DONE
-
-
-async def _load_state(app: App, stream: str, version: int | None) -> dict[str, Any]:
-    aggregate, id = app.find_aggregate(stream), stream.partition("-")[2]
-    missing: AggregateNotFound | None = None
-    for store in app.stores.values():
-        try:
-            found = await Repository(aggregate, store).load(id, version=version)
-        except AggregateNotFound as error:
-            is_there = bool((await store.load(stream)).commits)
-            missing = error if is_there or missing is None else missing
-        else:
-            return {name: getattr(found, name) for name in found.__struct_fields__}
-    assert missing is not None
-    raise missing
 
 
 async def follow(app: App, output: Output, *, category: str) -> int:

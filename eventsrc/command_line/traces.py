@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TraceNotFound
+from ..inspection import App, UsageError
 from ..stores.causes import identity_of
 from ..tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree, find_trace
-from .app import App, UsageError
 from .output import Output
+from .verbs import Verbs
 
 
 class Pictures(NamedTuple):
@@ -19,6 +21,47 @@ class Pictures(NamedTuple):
     svg: str | None = None
     html: str | None = None
     mermaid: bool = False
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this module to the command line."""
+    found = verbs.add(
+        "trace",
+        lambda app, output, given: show_trace(app, output, given.id, _read_pictures(given), every=given.every),
+        "print a trace: what happened, why, and what is open",
+        "trace --store shop=sqlite:///shop.db --store stock=sqlite:///stock.db request-9",
+    )
+    found.add_argument("id", metavar="ID", help="a correlation id, an event (order-7@3.0) or a commit (order-7@3)")
+    found.add_argument("--every", action="store_true", help="draw each step, also those that look alike")
+    _add_pictures(found)
+
+    found = verbs.add(
+        "why",
+        lambda app, output, given: show_causes(app, output, given.event, _read_pictures(given)),
+        "print what led to an event",
+        "why --store sqlite:///shop.db order-7@3.0",
+    )
+    found.add_argument("event", metavar="EVENT")
+    _add_pictures(found)
+
+    found = verbs.add(
+        "effects",
+        lambda app, output, given: show_effects(app, output, given.event, _read_pictures(given)),
+        "print what an event has led to",
+        "effects --store sqlite:///shop.db order-7@3.0",
+    )
+    found.add_argument("event", metavar="EVENT")
+    _add_pictures(found)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--svg", metavar="FILE", help="write it to a file, too, as lanes: an SVG")
+    parser.add_argument("--html", metavar="FILE", help="write it to a file, too, as one page with lanes and steps")
+    parser.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart instead of a tree")
+
+
+def _read_pictures(given: argparse.Namespace) -> Pictures:
+    return Pictures(given.svg, given.html, given.mermaid)
 
 
 async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool) -> int:

@@ -28,7 +28,7 @@ DOORS = {
         ".local",
         ".telemetry",
         ".tracing",
-        ".command_line",
+        ".inspection",
     )
 }
 """The packages that users import from. Their files are private."""

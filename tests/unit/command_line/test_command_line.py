@@ -14,8 +14,8 @@ import pytest
 from support.bank import Account, Deposited
 
 from eventsrc import Repository, SQLiteStore, StreamsParked, trace
-from eventsrc.command_line import App
 from eventsrc.command_line.main import main, make_parser
+from eventsrc.inspection import App
 from eventsrc.processing import Processor, SQLiteCheckpoints, SQLiteContext, SQLiteProjection
 
 

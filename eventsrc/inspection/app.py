@@ -1,4 +1,4 @@
-"""The stores, classes and processors that the command line works with, from a program or from URLs."""
+"""The stores, classes and processors of a program, or the stores of some URLs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..stream_id import category_of
 
 
 class App(NamedTuple):
-    """What the command line shows of a program. The stores, and the checkpoints of the processors, are open."""
+    """What of a program can be looked into. The stores, and the checkpoints of the processors, are open."""
 
     stores: Mapping[str, Store]
     aggregates: Sequence[type[Aggregate]] = ()
@@ -43,7 +43,7 @@ class App(NamedTuple):
 
 
 class UsageError(Exception):
-    """The command line cannot do what was asked for; the message says what to give."""
+    """What was asked for cannot be done; the message says what to give."""
 
 
 @asynccontextmanager
@@ -56,7 +56,7 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
         if reference:
             app = await stack.enter_async_context(_find_app(reference))
             if not isinstance(app, App):
-                raise UsageError(f"{reference} yields {type(app).__name__}; let it yield an eventsrc.command_line.App")
+                raise UsageError(f"{reference} yields {type(app).__name__}; let it yield an eventsrc.inspection.App")
         else:
             app = App({})
         if urls:

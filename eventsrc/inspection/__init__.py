@@ -1,0 +1,13 @@
+"""Look into the stores of a program: its streams, events and states. The command line and the studio show them.
+
+```python
+@asynccontextmanager
+async def app():
+    async with SQLiteStore("orders.db") as orders:
+        yield App({"orders": orders}, aggregates=[Order])
+```
+"""
+
+from .app import App, UsageError, open_app
+
+__all__ = ["App", "UsageError", "open_app"]
