@@ -9,10 +9,14 @@ DEMO := $(if $(filter dynamodb,$(STORE)),$(READY),.venv/demo)
 # Tests and campaigns start many processes, and each of them would compile the library and the tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests docs faults servers bench build lock latest lowest clean
+.PHONY: demo shop test lint types tests docs faults servers bench build lock latest lowest clean
 
 demo: $(DEMO)
 	@$(BIN)/python -m examples.flights --store $(STORE)
+
+# A day of three services, to look into with `eventsrc`.
+shop: $(DEMO)
+	@$(BIN)/python -m examples.shop --store $(STORE)
 
 test: lint types tests
 
