@@ -58,8 +58,8 @@ async def test_a_day_with_killed_processes(tmp_path: Path) -> None:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", RUN_A_DAY, str(tmp_path), cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
             )
-            while process.returncode is None and await count_commits(stores["orders"]) < count:
-                await asyncio.sleep(0.01)  # noqa: ASYNC110  # another process stores them
+            while process.returncode is None and await count_commits(stores["orders"]) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             if process.returncode is None:
                 process.kill()
                 killed += 1
