@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .cells import CELL, count_cells, shorten
 from .grouping import Group, Grouping, find_causes
 from .layout import GAP, Layout, Mark, find_places
-from .trace import Trace
+from .trace import Link, Trace
 from .wording import (
     name_state,
     note,
@@ -84,14 +84,15 @@ class Drawn(NamedTuple):
     title: str
 
 
-def draw_lanes(trace: Trace) -> str:
-    """Return a trace as an SVG of at most 250 KB, without scripts and without anything from outside.
+def draw_lanes(trace: Trace, link: Link | None = None) -> str:
+    """Return a trace as an SVG of at most 250 KB and its links, without scripts and without anything from outside.
 
     - A lane for each service, or store, in the order of their first steps. Lines lead from causes to effects.
     - Time goes to the right. A step is right of its causes also if the clocks differ, which it then says. Long waits
       are folded, and two steps may be farther apart than their times, so that each can be seen.
     - Siblings with equal subtrees are one mark, as in the tree. Marks that do not fit are left out, and counted.
     - What is open, has failed or cannot be read has a shape of its own, and says so.
+    - `link` returns the address of a step's page: its mark leads there.
     - It is light or dark as its reader prefers. Names that are too long are shortened; a title has more of them.
     """
     drawn, left_out = _choose(trace)
@@ -119,8 +120,9 @@ def draw_lanes(trace: Trace) -> str:
     if any(len(each.group) > 1 for each in drawn):
         legend.append((_SEVERAL + _SHAPES["done"], "several steps with equal effects"))
     bottom = tops[-1] + 12 + 20 * len(legend)
+    role = "img" if link is None else "group"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="lanes" role="img" aria-label="{escape(head[0])}"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="lanes" role="{role}" aria-label="{escape(head[0])}"',
         f'width="{width}" height="{bottom}" viewBox="0 0 {width} {bottom}">',
         f"<title>{escape(head[0])}</title>",
         f"<style>{_STYLE}</style>",
@@ -135,7 +137,8 @@ def draw_lanes(trace: Trace) -> str:
     parts += [f'<path class="line" d="{lines}"/>'] if lines else []
     parts += [_draw_text(8, tops[number] + 17, name, "dim", 60) for number, name in enumerate(names)]
     for each, x, y in zip(drawn, layout.xs, ys, strict=True):
-        parts.append(_draw_mark(each, x, y))
+        address = link(trace.steps[each.group[0]]) if link is not None and len(each.group) == 1 else ""
+        parts.append(_draw_mark(each, x, y, address))
     for y, (shape, meaning) in zip(range(tops[-1] + 20, bottom, 20), legend, strict=True):
         parts.append(shape.format(x=GAP, y=y) + _draw_text(GAP + 14, y + 4, meaning, "dim", 40))
     return "\n".join([*parts, "</svg>"])
@@ -206,12 +209,13 @@ def _draw_lines(number: int, causes: Sequence[int], xs: Sequence[int], ys: Seque
     return f"{path}m-4-4 4 4-4 4" if path else ""
 
 
-def _draw_mark(each: Drawn, x: int, y: int) -> str:
+def _draw_mark(each: Drawn, x: int, y: int, address: str) -> str:
     shape = (_SEVERAL if len(each.group) > 1 else "") + _SHAPES[each.state]
     texts = _draw_text(x + 14, y + 4, each.name, "", 30)
     if each.notes:
         texts += _draw_text(x + 14 + round(CELL * (count_cells(each.name) + 1)), y + 4, each.notes, "strong", 44)
-    return f"<g><title>{escape(each.title)}</title>{shape.format(x=x, y=y)}{texts}</g>"
+    mark = f"<g><title>{escape(each.title)}</title>{shape.format(x=x, y=y)}{texts}</g>"
+    return f'<a href="{escape(address)}">{mark}</a>' if address else mark
 
 
 def _draw_text(x: int, y: int, text: str, style: str, cells: int, anchor: str = "") -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from .grouping import Group, Grouping
 from .lanes import draw_lanes
-from .trace import Trace
+from .trace import Link, Trace
 from .wording import has_failed, head_lines, is_open, name_state, note, plain, show_count, show_step
 
 _BYTES = 290_000  # of the page; its list of steps has what the head and the picture leave
@@ -60,9 +60,7 @@ def draw_page(trace: Trace) -> str:
             "<body>",
             "<main>",
             f"<h1>{title}</h1>",
-            '<ul class="head">',
-            *_list_head(trace),
-            "</ul>",
+            draw_head(trace),
             '<h2 id="lanes">Lanes</h2>',
             '<div class="picture" role="region" aria-labelledby="lanes" tabindex="0">',
             draw_lanes(trace),
@@ -70,8 +68,13 @@ def draw_page(trace: Trace) -> str:
             "<h2>Steps</h2>",
         ]
     )
-    steps = _list_steps(trace, _BYTES - len(before.encode()))
-    return "\n".join([before, *steps, "</main>", "</body>", "</html>"])
+    steps = draw_steps(trace, _BYTES - len(before.encode()))
+    return "\n".join([before, steps, "</main>", "</body>", "</html>"])
+
+
+def draw_head(trace: Trace) -> str:
+    """Return the lines of the head as a list, of at most 15 KB."""
+    return "\n".join(['<ul class="head">', *_list_head(trace), "</ul>"])
 
 
 def _list_head(trace: Trace) -> Iterator[str]:
@@ -84,11 +87,18 @@ def _list_head(trace: Trace) -> Iterator[str]:
         yield item
 
 
-def _list_steps(trace: Trace, size: int) -> Iterator[str]:
-    """Yield nested lists of at most this size: each step below the last of its causes, as in the tree."""
+def draw_steps(trace: Trace, size: int, link: Link | None = None) -> str:
+    """Return nested lists of at most `size` bytes: each step below the last of its causes, as in the tree.
+
+    `link` returns the address of a step's page, if it has one.
+    """
+    return "\n".join(_list_steps(trace, size, link))
+
+
+def _list_steps(trace: Trace, size: int, link: Link | None) -> Iterator[str]:
     depth, left_out = -1, 0
     for deep, group in Grouping(trace).walk():
-        item = "" if left_out else _draw_item(trace, group, deeper=deep > _DEEPEST)
+        item = "" if left_out else _draw_item(trace, group, link, deeper=deep > _DEEPEST)
         size -= len(item.encode()) + 20
         if left_out or size < 0:
             left_out += len(group)
@@ -102,21 +112,24 @@ def _list_steps(trace: Trace, size: int) -> Iterator[str]:
         yield f"<p>and {show_count(left_out, 'more step')}, not listed</p>"
 
 
-def _draw_item(trace: Trace, group: Group, *, deeper: bool) -> str:
+def _draw_item(trace: Trace, group: Group, link: Link | None, *, deeper: bool) -> str:
     """Return the item of a group, without its end. `deeper` marks what would be indented further."""
-    line = ("↳ " if deeper else "") + _draw_line(trace, group)
+    line = ("↳ " if deeper else "") + _draw_line(trace, group, link if len(group) == 1 else None)
     if len(group) == 1:
         return f"<li>{line}"
     steps = trace.steps
     ordered = sorted(group, key=lambda number: (not has_failed(steps[number]), not is_open(steps[number]), number))
-    items = "".join(f"<li>{_draw_line(trace, [number])}</li>" for number in ordered[:_MEMBERS])
+    items = "".join(f"<li>{_draw_line(trace, [number], link)}</li>" for number in ordered[:_MEMBERS])
     more = f"<li>and {len(group) - _MEMBERS:,} more</li>" if len(group) > _MEMBERS else ""
     return f"<li><details><summary>{line}</summary><ul>{items}{more}</ul></details>"
 
 
-def _draw_line(trace: Trace, numbers: Group) -> str:
+def _draw_line(trace: Trace, numbers: Group, link: Link | None) -> str:
     style = "" if name_state([trace.steps[number] for number in numbers]) == "done" else ' class="strong"'
     label, *others = (f"<bdi>{escape(part)}</bdi>" for part in show_step(trace, numbers))
-    line = " · ".join([f"<span{style}>{label}</span>", *others])
+    shown = f"<span{style}>{label}</span>"
+    if link is not None:
+        shown = f'<a href="{escape(link(trace.steps[numbers[0]]))}">{shown}</a>'
+    line = " · ".join([shown, *others])
     notes = "".join(f'<span class="note">{escape(each)}</span>' for each in note(trace, numbers))
     return line + notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -74,6 +74,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def place(self) -> str:
         """The service, or the store if no service was named."""
         return self.service or self.store
+
+
+Link = Callable[[Step], str]
+"""Returns the address of the page of a step."""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
