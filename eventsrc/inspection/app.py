@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.declaration import declaration_of
 from ..processing import Processor
+from ..publishing import PublishedEvent
 from ..store import Store
 from ..stores.url import open_store, parse_url
 from ..stream_id import category_of
@@ -23,6 +24,7 @@ class App(NamedTuple):
     stores: Mapping[str, Store]
     aggregates: Sequence[type[Aggregate]] = ()
     processors: Sequence[Processor[Any]] = ()
+    published: Sequence[PublishedEvent[Any]] = ()
 
     def find_aggregate(self, stream: str) -> type[Aggregate]:
         """Return the class of a stream. Raises UsageError."""

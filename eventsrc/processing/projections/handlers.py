@@ -83,7 +83,7 @@ class Handlers:
     """The handlers of a projection class."""
 
     def __init__(self, by_type: Mapping[type[Event], Handler], upcasters: Mapping[type[Event], Upcasting]) -> None:
-        self._by_type = by_type
+        self.by_type = by_type
         self.find = by_type.get  # the handler of a type of events, or None
         self.take_sequences = any(handler.takes_sequence for handler in by_type.values())
         self.tags = {tag_of(event) for event in (*by_type, *upcasters)}
@@ -93,7 +93,7 @@ class Handlers:
     @property
     def awaiting(self) -> Handler | None:
         """A handler that is a coroutine function, if there is one."""
-        return next((handler for handler in self._by_type.values() if handler.awaits), None)
+        return next((handler for handler in self.by_type.values() if handler.awaits), None)
 
     def calls(self, commits: Iterable[Commit]) -> Iterator[Call]:
         """Yield the calls for these commits, in order. Events without a handler are skipped.
@@ -105,7 +105,7 @@ class Handlers:
         Raises:
             StoredDataError: an event cannot be read.
         """
-        by_type, read = self._by_type, self._reader.read
+        by_type, read = self.by_type, self._reader.read
         if not self.take_sequences:
             for commit in commits:
                 for index, event in read(commit):

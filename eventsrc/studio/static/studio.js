@@ -1,0 +1,114 @@
+// Everything works without this file, except for the live page. It adds: the state while the slider moves, traces that
+// grow, zoom, copy, and the live page.
+"use strict";
+
+const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+async function load(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(answer.statusText);
+  return answer.text();
+}
+
+function followSlider(form) {
+  const slider = form.elements.version;
+  const state = document.getElementById("state");
+  let asked = 0;
+  slider.addEventListener("input", async () => {
+    const mine = ++asked;
+    const query = new URLSearchParams(new FormData(form));
+    await wait(50);
+    if (mine !== asked) return;
+    try {
+      const text = await load(`${form.dataset.state}?${query}&part=state`);
+      if (mine !== asked) return;
+      state.innerHTML = text;
+      history.replaceState(null, "", `?${query}`);
+      for (const link of document.querySelectorAll(".commits li")) link.removeAttribute("aria-current");
+      const shown = [...document.querySelectorAll(".commits .version")].find((link) => link.textContent === `@${slider.value}`);
+      if (shown) shown.parentElement.setAttribute("aria-current", "true");
+    } catch (error) {
+      state.textContent = `The state cannot be loaded: ${error.message}`;
+    }
+  });
+}
+
+async function followTrace(place) {
+  const status = document.querySelector("[data-live]");
+  while (place.isConnected) {
+    await wait(2000);
+    if (document.hidden) continue;
+    try {
+      const text = await load(status.dataset.live);
+      if (text !== place.dataset.shown) {
+        const picture = place.querySelector(".picture");
+        const left = picture ? picture.scrollLeft : 0;
+        const open = [...place.querySelectorAll("details")].map((each) => each.open);
+        place.innerHTML = text;
+        place.dataset.shown = text;
+        place.querySelectorAll("details").forEach((each, number) => { each.open = open[number] || false; });
+        showZoom();
+        place.querySelector(".picture").scrollLeft = left;
+      }
+    } catch (error) {
+      status.textContent = ` · not up to date: ${error.message}`;
+    }
+  }
+}
+
+let zoom = 1;
+
+function showZoom() {
+  for (const bar of document.querySelectorAll(".zoom")) bar.hidden = false;
+  const svg = document.querySelector(".picture svg");
+  if (!svg) return;
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  svg.setAttribute("width", width * zoom);
+  svg.setAttribute("height", height * zoom);
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.zoom) {
+    zoom = Math.min(4, Math.max(0.25, zoom * Number(button.dataset.zoom)));
+    showZoom();
+  } else if (button.dataset.copy) {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  }
+});
+
+function followStores(rows) {
+  const status = document.getElementById("live-status");
+  const events = new EventSource(rows.dataset.events);
+  const cell = (row, content) => {
+    const made = document.createElement("td");
+    made.append(content);
+    row.append(made);
+  };
+  events.addEventListener("ready", () => { status.textContent = "Waiting for what is stored from now on."; });
+  events.addEventListener("problem", (event) => { status.textContent = JSON.parse(event.data); });
+  events.addEventListener("error", () => { status.textContent = "The connection is lost; trying again."; });
+  events.addEventListener("commit", (event) => {
+    const stored = JSON.parse(event.data);
+    const row = document.createElement("tr");
+    const link = document.createElement("a");
+    link.href = `${rows.dataset.streams}${encodeURIComponent(stored.stream)}?version=${stored.version}`;
+    link.textContent = `${stored.stream}@${stored.version}`;
+    cell(row, stored.time);
+    cell(row, link);
+    cell(row, stored.tag);
+    cell(row, stored.fields);
+    rows.prepend(row);
+    while (rows.children.length > 500) rows.lastElementChild.remove();
+    status.textContent = `Live: the last ${rows.children.length} events.`;
+  });
+}
+
+for (const form of document.querySelectorAll("[data-state]")) followSlider(form);
+for (const place of document.querySelectorAll("[data-follow]")) followTrace(place);
+for (const rows of document.querySelectorAll("[data-events]")) followStores(rows);
+for (const button of document.querySelectorAll("[data-copy]")) if (!navigator.clipboard) button.hidden = true;
+if (document.querySelector("[data-reload]")) setTimeout(() => location.reload(), 1000);
+showZoom();

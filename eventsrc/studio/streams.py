@@ -1,0 +1,192 @@
+"""Pages about streams: a list, one stream with its state at any version, and the search for an id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ..errors import AggregateNotFound, EventsrcError, StoredDataError
+from ..inspection import UsageError
+from ..inspection.states import find_changes, load_state
+from ..processing import status
+from ..store import MAX_VERSION, Store
+from ..stores.causes import identity_of, parse_identity
+from ..stores.feed import Feed, Head
+from ..stream_id import category_of
+from .scenario import write_scenario
+from .site import Site, quote_path
+
+_LISTED = 200  # streams of a page
+_SHOWN = 50  # commits of a page
+
+
+def make_routes(site: Site) -> Sequence[Route]:
+    """Return the routes of these pages."""
+
+    async def show_home(request: Request) -> Response:
+        found = [await status(processor) for processor in site.app.processors]
+        return site.render(request, "home.html", "eventsrc", statuses=found)
+
+    async def find(request: Request) -> Response:
+        """Go to the stream, event or trace that a text names."""
+        root, text = request.scope.get("root_path", ""), request.query_params.get("q", "").strip()
+        if not text:
+            return RedirectResponse(f"{root}/", HTTPStatus.SEE_OTHER)
+        stream, version = parse_identity(identity_of(text)) or (text, 0)
+        for store in site.app.stores.values():
+            if await _has(store, stream, version):
+                at = f"?version={version}" if version else ""
+                return RedirectResponse(f"{root}/streams/{quote_path(stream)}{at}", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{root}/traces/{quote_path(text)}", HTTPStatus.SEE_OTHER)
+
+    async def list_streams(request: Request) -> Response:
+        category, prefix = request.query_params.get("category", ""), request.query_params.get("prefix", "")
+        found: list[tuple[str, Head]] = []
+        categories = Counter[str]()
+        failures: list[str] = []
+        for name, store in site.app.stores.items():
+            try:
+                async with aclosing(_feed_of(name, store).heads()) as pages:
+                    async for heads in pages:
+                        for head in heads:
+                            categories[category_of(head.stream)] += 1
+                            if head.stream.startswith(prefix) and category in ("", category_of(head.stream)):
+                                found.append((name, head))
+            except (EventsrcError, UsageError) as error:
+                failures.append(f"{name}: {error}")
+        found.sort(key=lambda each: (each[1].stream, each[0]))
+        after = request.query_params.get("after", "")
+        start = (
+            next((place for place, (_, head) in enumerate(found) if head.stream > after), len(found)) if after else 0
+        )
+        return site.render(
+            request,
+            "streams.html",
+            "Streams",
+            streams=found[start : start + _LISTED],
+            more=found[start + _LISTED - 1][1].stream if len(found) > start + _LISTED else "",
+            total=len(found),
+            categories=sorted(categories.items()),
+            category=category,
+            prefix=prefix,
+            failures=failures,
+        )
+
+    async def show_stream(request: Request) -> Response:
+        stream = request.path_params["stream"]
+        name, store, last = await _find_stream(site, stream, request.query_params.get("store", ""))
+        version = min(_read_version(request, last), last)
+        start = max(0, min(version - _SHOWN // 2, last - _SHOWN))
+        commits = [each async for each in _read_commits(site, name, store, stream, start, start + _SHOWN)]
+        state, changes, no_state = await _show_state(site, stream, version)
+        shown = next((each for each in commits if each["version"] == version), None)
+        return site.render(
+            request,
+            "state.html" if request.query_params.get("part") == "state" else "stream.html",
+            stream,
+            stream=stream,
+            store=name,
+            version=version,
+            last=last,
+            first_shown=start + 1,
+            last_shown=start + len(commits),
+            commits=commits,
+            shown=shown,
+            state=state,
+            changes=changes,
+            no_state=no_state,
+        )
+
+    async def show_scenario(request: Request) -> Response:
+        stream = request.path_params["stream"]
+        _, store, last = await _find_stream(site, stream, request.query_params.get("store", ""))
+        version = min(_read_version(request, last), last)
+        aggregate = site.app.find_aggregate(stream)
+        text = await write_scenario(store, aggregate, stream, version, show=site.show)
+        return site.render(
+            request, "scenario.html", f"{stream}@{version} as a test", stream=stream, version=version, text=text
+        )
+
+    return [
+        Route("/", show_home),
+        Route("/find", find),
+        Route("/streams", list_streams),
+        Route("/streams/{stream:path}/test", show_scenario),
+        Route("/streams/{stream:path}", show_stream),
+    ]
+
+
+async def _show_state(site: Site, stream: str, version: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return the state of a stream at a version, the values before it of what differs, and why there is no state."""
+    try:
+        state = await load_state(site.app, stream, version)
+        before = await load_state(site.app, stream, version - 1) if version > 1 else {}
+    except (EventsrcError, UsageError) as error:
+        return {}, {}, str(error)
+    category = category_of(stream)
+    changes = {name: old for name, (old, _) in find_changes(before, state).items()}
+    shown = site.show(category, state)
+    old = site.show(category, before)
+    return shown, {name: old[name] for name in changes if name in old}, ""
+
+
+async def _find_stream(site: Site, stream: str, wanted: str) -> tuple[str, Store, int]:
+    """Return the store that has a stream, its name, and the last version. Raises AggregateNotFound."""
+    for name, store in site.app.stores.items():
+        if wanted in ("", name) and (last := await _last_version(store, stream)):
+            return name, store, last
+    raise AggregateNotFound(stream, f"it has no commit in {wanted or ', '.join(site.app.stores)}")
+
+
+async def _last_version(store: Store, stream: str) -> int:
+    try:
+        async with aclosing(store.read(stream, backward=True)) as commits:
+            last = await anext(commits, None)
+    except StoredDataError as error:
+        return error.version
+    return last.version if last is not None else 0
+
+
+async def _read_commits(
+    site: Site, name: str, store: Store, stream: str, after: int, until: int
+) -> AsyncGenerator[dict[str, Any]]:
+    """Yield what is shown of the commits of a stream. Those that cannot be read say why."""
+    while after < until:
+        try:
+            async with aclosing(store.read(stream, after=after, until=until)) as commits:
+                async for commit in commits:
+                    after = commit.version
+                    yield site.show_commit(name, commit)
+            return
+        except StoredDataError as error:
+            after = max(error.version, after + 1)
+            yield {"store": name, "version": after, "commit": None, "events": [], "damage": str(error)}
+
+
+async def _has(store: Store, stream: str, version: int) -> bool:
+    try:
+        async with aclosing(store.read(stream, after=max(0, version - 1), until=version or MAX_VERSION)) as commits:
+            return await anext(commits, None) is not None
+    except (EventsrcError, ValueError):
+        return False
+
+
+def _read_version(request: Request, last: int) -> int:
+    """Return the version that a request asks for. Raises UsageError."""
+    text = request.query_params.get("version", str(last))
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= MAX_VERSION:
+        raise UsageError(f"{text[:40]!r} is not a version; give a number from 1 to {last}")
+    return int(text)
+
+
+def _feed_of(name: str, store: Store) -> Feed:
+    if not isinstance(store, Feed):
+        raise UsageError(f"the store {name} has no feed, so its streams cannot be listed")
+    return store

@@ -1,0 +1,72 @@
+"""The ASGI app of the studio: its pages, and what guards them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from ..errors import EventsrcError
+from ..inspection import App, UsageError
+from . import catalogue, live, processors, streams, traces
+from .guard import Guard
+from .site import FOLDER, Mask, Site
+
+
+class Studio:
+    """An ASGI app that shows a program: its streams, states, traces, processors and event classes.
+
+    - The stores and checkpoints of `app` are open, in the event loop that serves the studio.
+    - Nothing can be changed, unless `write` is true: then parked streams can be retried and skipped, and read models
+      rebuilt. Each change asks first, and is logged with the actor, the text that `actor(scope)` returns.
+    - `mask(kind, fields)` returns what may be shown of an event, whose tag is `kind`, or of a state, whose category it
+      is. Errors of handlers are then shown without their text, which may quote an event.
+    - With a `token`, each browser must know it: open the studio once with `?token=`. Mounted in a service, the service
+      may guard it by itself.
+    - `hosts` are the names under which it is served; none: all. Give them if it is reached without a password.
+
+    Other pages can neither read its answers nor send it changes. Its pages run no script but its own file.
+
+    Raises ImportError if `eventsrc[studio]` is not installed.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        write: bool = False,
+        token: str = "",
+        hosts: Collection[str] = (),
+        mask: Mask | None = None,
+        actor: Callable[[Mapping[str, Any]], str] = lambda scope: "unknown",
+    ) -> None:
+        site = Site(app, write=write, mask=mask, actor=actor)
+
+        async def explain(request: Request, error: Exception) -> Response:
+            if isinstance(error, HTTPException):
+                return site.refuse(request, error.detail, HTTPStatus(error.status_code))
+            not_found = isinstance(error, UsageError | LookupError)
+            status = HTTPStatus.NOT_FOUND if not_found else HTTPStatus.SERVICE_UNAVAILABLE
+            return site.refuse(request, f"{type(error).__name__}: {error}", status)
+
+        pages = [
+            *streams.make_routes(site),
+            *traces.make_routes(site),
+            *live.make_routes(site),
+            *processors.make_routes(site),
+            *catalogue.make_routes(site),
+            Mount("/static", StaticFiles(directory=FOLDER / "static")),
+        ]
+        handlers = dict.fromkeys((HTTPException, EventsrcError, UsageError), explain)
+        self._guarded = Guard(Starlette(routes=pages, exception_handlers=handlers), hosts=hosts, token=token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._guarded(scope, receive, send)

@@ -1,0 +1,60 @@
+"""Pages about cause and effect: one trace, with its lanes and its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..tracing import Step, Trace, draw_lanes, draw_page, draw_tree, find_trace
+from ..tracing.page import draw_head, draw_steps
+from .site import Site, quote_path
+
+_STEPS_BYTES = 200_000
+_QUIET = 30.0  # seconds without a new step
+
+
+def make_routes(site: Site) -> Sequence[Route]:
+    """Return the routes of these pages."""
+
+    async def show_trace(request: Request) -> Response:
+        id, root = request.path_params["id"], request.scope.get("root_path", "")
+        trace = await find_trace(id, site.app.stores, processors=site.app.processors)
+
+        def link(step: Step) -> str:
+            stream, _, version = step.id.rpartition("@")
+            return f"{root}/streams/{quote_path(stream)}?version={version}"
+
+        return site.render(
+            request,
+            "steps.html" if request.query_params.get("part") == "trace" else "trace.html",
+            f"Trace {trace.id}",
+            trace=trace,
+            head=Markup(draw_head(trace)),  # noqa: S704  # they escape all texts
+            lanes=Markup(draw_lanes(trace, link)),  # noqa: S704
+            steps=Markup(draw_steps(trace, _STEPS_BYTES, link)),  # noqa: S704
+            live=_is_live(trace),
+        )
+
+    async def download(request: Request) -> Response:
+        trace = await find_trace(request.path_params["id"], site.app.stores, processors=site.app.processors)
+        if request.query_params.get("as") == "text":
+            return Response(f"{draw_tree(trace)}\n", media_type="text/plain; charset=utf-8")
+        headers = {"content-disposition": 'attachment; filename="trace.html"'}
+        return Response(draw_page(trace), media_type="text/html; charset=utf-8", headers=headers)
+
+    return [
+        Route("/traces/{id:path}/file", download),
+        Route("/traces/{id:path}", show_trace),
+    ]
+
+
+def _is_live(trace: Trace) -> bool:
+    """Whether more may follow: something waits for a processor, or the last step is not long ago."""
+    waiting = any(handling.state in ("pending", "retrying") for _, handling in trace.open)
+    newest = max((step.time for step in trace.steps), default=0)
+    return waiting or time.time() - newest / 1e6 < _QUIET
