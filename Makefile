@@ -9,7 +9,7 @@ DEMO := $(if $(filter dynamodb,$(STORE)),$(READY),.venv/demo)
 # Tests and campaigns start many processes, and each of them would compile the library and the tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo shop test lint types tests docs faults servers bench build lock latest lowest clean
+.PHONY: demo shop test lint types tests browser docs faults servers bench build lock latest lowest clean
 
 demo: $(DEMO)
 	@$(BIN)/python -m examples.flights --store $(STORE)
@@ -31,7 +31,13 @@ types: $(READY)
 
 # Twice as many processes as CI has cores: many tests wait for servers and child processes.
 tests: $(READY)
+	$(if $(EVENTSRC_BROWSER),@$(MAKE) --no-print-directory browser)
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
+	@PYTHONPATH=tests $(BIN)/python -m support.browser
+
+# A Chromium for the tests of the studio, if there is none: the distribution's, as root, or Playwright's.
+browser: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m support.browser --install
 
 # The examples of README.md and docs/, and the tables there against the code; part of `make tests`.
 docs: $(READY)
@@ -59,7 +65,7 @@ bench: $(READY)
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --custom-compile-command 'make lock' pyproject.toml
 lock: $(READY)
-	$(COMPILE) --group dev --extra dynamodb --extra local --extra telemetry --output-file requirements/dev.txt
+	$(COMPILE) --group dev --extra dynamodb --extra local --extra studio --extra telemetry --output-file requirements/dev.txt
 	$(COMPILE) --group examples --constraints requirements/dev.txt --output-file requirements/demo.txt
 
 # The suite without the lock, on the newest and on the lowest versions that pyproject.toml admits, in an environment of its own.
@@ -69,7 +75,7 @@ lowest: RESOLUTION = lowest-direct
 lowest: CHECKS = tests
 latest lowest: $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$@
-	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --group dev --editable '.[dynamodb,local,telemetry]'
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --group dev --editable '.[dynamodb,local,studio,telemetry]'
 	$(MAKE) $(CHECKS) BIN=.venv-$@/bin
 
 # Installs what a lock file pins, with pip alone. The demo runs from the folder, so it needs nothing else.

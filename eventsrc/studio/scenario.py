@@ -43,14 +43,20 @@ async def write_scenario(store: Store, aggregate: type[Aggregate], stream: str, 
         "",
         "",
         "def test_state() -> None:",
-        f"    given({name}, {_write_events([*past, *recorded], show)}id={id!r}).then_state({_write_fields(fields)})",
+        *_write_call("    given", [name, *_write_events([*past, *recorded], show), f"id={id!r}"]),
+        f"    .then_state({_write_fields(fields)})",
         "",
         "",
         "def test_command() -> None:  # write the command and its arguments for `...`",
+        *(_write_call("    given", [name, *_write_events(past, show), f"id={id!r}"]) if past else []),
+        "    .when(...)" if past else "    when(...)",
+        *_write_call("    .then", _write_events(recorded, show)),
     ]
-    outcome = f".then({_write_events(recorded, show)})"
-    given = f"given({name}, {_write_events(past, show)}id={id!r})." if past else ""
-    return "\n".join([*lines, f"    {given}when({name}....){outcome}", ""])
+    return "\n".join(lines).replace("\n    .", ".") + "\n"
+
+
+def _write_call(function: str, arguments: list[str]) -> list[str]:
+    return [f"{function}(", *(f"        {each}," for each in arguments), "    )"]
 
 
 def _write_imports(aggregate: type[Aggregate], events: list[Event]) -> list[str]:
@@ -60,9 +66,8 @@ def _write_imports(aggregate: type[Aggregate], events: list[Event]) -> list[str]
     return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(modules.items())]
 
 
-def _write_events(events: list[Event], show: Show) -> str:
-    written = [f"\n        {type(each).__qualname__}({_write_fields(_read(each, show))})," for each in events]
-    return "".join(written) + "\n        " if written else ""
+def _write_events(events: list[Event], show: Show) -> list[str]:
+    return [f"{type(each).__qualname__}({_write_fields(_read(each, show))})" for each in events]
 
 
 def _read(event: Any, show: Show) -> Fields:

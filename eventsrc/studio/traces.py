@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from markupsafe import Markup
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,7 +24,7 @@ def make_routes(site: Site) -> Sequence[Route]:
 
     async def show_trace(request: Request) -> Response:
         id, root = request.path_params["id"], request.scope.get("root_path", "")
-        trace = await find_trace(id, site.app.stores, processors=site.app.processors)
+        trace = await _find(site, id)
 
         def link(step: Step) -> str:
             stream, _, version = step.id.rpartition("@")
@@ -41,7 +42,7 @@ def make_routes(site: Site) -> Sequence[Route]:
         )
 
     async def download(request: Request) -> Response:
-        trace = await find_trace(request.path_params["id"], site.app.stores, processors=site.app.processors)
+        trace = await _find(site, request.path_params["id"])
         if request.query_params.get("as") == "text":
             return Response(f"{draw_tree(trace)}\n", media_type="text/plain; charset=utf-8")
         headers = {"content-disposition": 'attachment; filename="trace.html"'}
@@ -51,6 +52,16 @@ def make_routes(site: Site) -> Sequence[Route]:
         Route("/traces/{id:path}/file", download),
         Route("/traces/{id:path}", show_trace),
     ]
+
+
+async def _find(site: Site, id: str) -> Trace:
+    """Return a trace, with what may be shown of the errors of handlers."""
+    trace = await find_trace(id, site.app.stores, processors=site.app.processors)
+    steps = [
+        replace(step, handled=tuple(replace(each, error=site.show_error(each.error)) for each in step.handled))
+        for step in trace.steps
+    ]
+    return replace(trace, steps=tuple(steps))
 
 
 def _is_live(trace: Trace) -> bool:

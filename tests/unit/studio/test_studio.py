@@ -1,0 +1,291 @@
+"""The studio as a browser without JavaScript sees it, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from support.bank import Account
+from support.program import open_program
+
+from eventsrc import Repository, SQLiteStore
+from eventsrc.inspection import App
+from eventsrc.studio import Studio
+
+HERE = {"sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> AsyncIterator[App]:
+    async with open_program(tmp_path) as app:
+        yield app
+
+
+def client(asgi: Any, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=asgi), base_url="http://testserver", **options)
+
+
+async def get(studio: Any, path: str, code: int = 200) -> str:
+    async with client(studio) as browser:
+        answer = await browser.get(path)
+    assert answer.status_code == code, answer.text
+    return answer.text
+
+
+PAGES = [
+    "/",
+    "/streams",
+    "/streams/account-a-1",
+    "/streams/account-a-1/test",
+    "/traces/request-9",
+    "/live",
+    "/processors",
+    "/processors/in-sqlite@1",
+    "/events",
+]
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_each_page_is_there_and_no_other_page_can_read_or_frame_it(program: App, path: str) -> None:
+    async with client(Studio(program)) as browser:
+        answer = await browser.get(path)
+    assert answer.status_code == 200
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "access-control-allow-origin" not in answer.headers
+    assert re.findall(r"<script(?![^>]*src=)|\son\w+=", answer.text) == []
+
+
+async def test_a_stream_shows_its_state_at_each_version_and_what_changed(program: App) -> None:
+    studio = Studio(program)
+    second = await get(studio, "/streams/account-a-1")
+    assert "State at version 2" in second
+    assert re.search(r'class="changed"><td>balance</td><td>66</td><td>0</td>', second)
+    assert 'aria-current="true"' in second
+    assert "caused by" in second
+    first = await get(studio, "/streams/account-a-1?version=1")
+    assert "State at version 1" in first
+    assert "by ann" in first
+    assert "<html" not in await get(studio, "/streams/account-a-1?version=1&part=state")
+
+
+@pytest.mark.parametrize("version", ["0", "x", "-1", "9" * 400])
+async def test_a_version_that_is_none_is_explained(program: App, version: str) -> None:
+    assert "is not a version" in await get(Studio(program), f"/streams/account-a-1?version={version}", 404)
+
+
+async def test_a_version_after_the_last_is_the_last(program: App) -> None:
+    assert "State at version 2" in await get(Studio(program), "/streams/account-a-1?version=99")
+
+
+@pytest.mark.parametrize(
+    ("text", "goes_to"),
+    [
+        ("account-a-1", "/streams/account-a-1"),
+        ("account-a-1@2.0", "/streams/account-a-1?version=2"),
+        ("request-9", "/traces/request-9"),
+        ("", "/"),
+    ],
+)
+async def test_an_id_is_found_whatever_it_names(program: App, text: str, goes_to: str) -> None:
+    async with client(Studio(program)) as browser:
+        answer = await browser.get("/find", params={"q": text})
+    assert (answer.status_code, answer.headers["location"]) == (303, goes_to)
+
+
+async def test_an_unknown_id_says_where_it_was_looked_for(program: App) -> None:
+    studio = Studio(program)
+    assert "it has no commit in bank" in await get(studio, "/streams/account-b-9", 404)
+    assert "nobody" in await get(studio, "/traces/nobody", 404)
+    assert "in-sqlite@1" in await get(studio, "/processors/nobody", 404)
+    assert "Not Found" in await get(studio, "/nothing", 404)
+
+
+async def test_many_streams_are_listed_in_pages_and_by_category(program: App) -> None:
+    accounts = Repository(Account, program.stores["bank"])
+    for number in range(230):
+        await accounts.save(Account.open(f"b-{number:03}", owner="bob"))
+    studio = Studio(program)
+    first = await get(studio, "/streams?category=account&prefix=account-b-")
+    assert "230 streams" in first
+    assert "account-b-199" in first
+    assert "account-b-200" not in first
+    more = re.search(r'href="(\?[^"]*after=[^"]*)"', first)
+    assert more is not None
+    rest = await get(studio, f"/streams{more[1].replace('&amp;', '&')}")
+    assert "account-b-229" in rest
+    assert "account-b-199<" not in rest
+
+
+async def test_a_test_of_real_events_passes(program: App) -> None:
+    page = await get(Studio(program), "/streams/account-a-1/test")
+    text = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+    assert text is not None
+    source = text[1].replace("&#39;", "'").replace("&gt;", ">")
+    found: dict[str, Any] = {}
+    exec(source.partition("def test_command")[0], found)
+    found["test_state"]()
+    assert "Opened(owner='ann')" in source
+    assert ".when(...).then(\n        Deposited(amount=66),\n    )" in source
+
+
+async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
+    page = await get(Studio(program), "/traces/account-a-1@2")
+    assert "<svg" in page
+    assert page.count('href="/streams/account-a-1?version=2"') == 2  # from the lanes and from the steps
+    assert "failed" in page
+    assert "account.deposited" in await get(Studio(program), "/traces/request-9/file?as=text")
+    assert (await get(Studio(program), "/traces/request-9/file")).startswith("<!DOCTYPE html>")
+
+
+async def test_events_say_who_records_and_who_handles_them(program: App) -> None:
+    page = await get(Studio(program), "/events")
+    assert "recorded by Account" in page
+    assert "handled by in-sqlite@1.handle_movement" in page
+    assert "not published" in page
+
+
+async def test_a_parked_stream_shows_the_error_the_commit_and_the_state_before(program: App) -> None:
+    page = await get(Studio(program), "/processors/in-sqlite@1")
+    assert "66 is refused" in page
+    assert "State before it" in page
+    assert "Retry" not in page  # it only shows
+
+
+async def test_without_write_nothing_can_be_changed(program: App) -> None:
+    async with client(Studio(program), headers=HERE) as browser:
+        for action in ("retry", "skip"):
+            path = f"/processors/in-sqlite@1/{action}?stream=account-a-1"
+            assert (await browser.get(path)).status_code == 403
+            assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 403
+        assert (await browser.post("/processors/in-sqlite@1/rebuild", data={"typed": "in-sqlite@1"})).status_code == 403
+    assert len(await program.processors[0].parked()) == 1
+
+
+async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, caplog: pytest.LogCaptureFixture) -> None:
+    studio = Studio(program, write=True, actor=lambda scope: "olga")
+    path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+    with caplog.at_level(logging.WARNING, "eventsrc"):
+        async with client(studio, headers=HERE) as browser:
+            assert "Type <b>account-a-1</b> to confirm" in (await browser.get(path)).text
+            for form in ({"typed": "account", "reason": "x"}, {"typed": "account-a-1", "reason": " "}, {}):
+                assert (await browser.post(path, data=form)).status_code == 400
+            assert len(await program.processors[0].parked()) == 1
+            assert "olga" not in caplog.text
+            answer = await browser.post(path, data={"typed": "account-a-1", "reason": "paid back"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/processors/in-sqlite%401")
+    assert await program.processors[0].parked() == []
+    [skipped] = await program.processors[0].checkpoints.skipped("in-sqlite@1")
+    assert skipped.reason == "paid back (olga)"
+    assert "olga asks to skip account-a-1 of in-sqlite@1" in caplog.text
+
+
+async def test_a_retry_that_fails_again_says_so(program: App) -> None:
+    async with client(Studio(program, write=True), headers=HERE) as browser:
+        path = "/processors/in-sqlite@1/retry?stream=account-a-1"
+        answer = await browser.post(path, data={"typed": "account-a-1"})
+    assert answer.status_code == 409
+    assert "StreamParked" in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site", "origin": "http://testserver"}],
+)
+async def test_another_page_cannot_send_a_change(program: App, headers: dict[str, str]) -> None:
+    async with client(Studio(program, write=True), headers=headers) as browser:
+        path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+        answer = await browser.post(path, data={"typed": "account-a-1", "reason": "x"})
+    assert answer.status_code == 403
+    assert len(await program.processors[0].parked()) == 1
+
+
+async def test_an_old_browser_names_its_origin(program: App) -> None:
+    async with client(Studio(program, write=True), headers={"origin": "http://testserver"}) as browser:
+        path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+        assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 303
+
+
+async def test_a_name_that_resolves_to_this_machine_is_not_served(program: App) -> None:
+    studio = Studio(program, hosts=("127.0.0.1", "localhost", "[::1]"))
+    for host, code in (
+        ("evil.example:8765", 421),
+        ("localhost:8765", 200),
+        ("[::1]:8765", 200),
+        ("[::1]", 200),
+        ("", 421),
+    ):
+        async with client(studio, headers={"host": host}) as browser:
+            assert (await browser.get("/")).status_code == code
+
+
+async def test_a_token_is_asked_for_once(program: App) -> None:
+    studio = Studio(program, token="s3cret")
+    async with client(studio) as browser:
+        for path in ("/", "/streams", "/static/studio.js", "/?token=wrong"):
+            assert (await browser.get(path)).status_code == 401
+        answer = await browser.get("/streams?token=s3cret&category=account")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/streams?category=account")
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert (await browser.get("/streams")).status_code == 200
+
+
+async def test_what_is_masked_is_on_no_page(program: App) -> None:
+    hidden = {"owner": "ann", "amount": 66, "balance": 66}
+    studio = Studio(program, mask=lambda kind, fields: {name: "…" for name in fields if name in hidden})
+    for path in PAGES:
+        text = re.sub(r"by ann|request-9|account-a-1", "", await get(studio, path))
+        assert "ann" not in re.findall(r"\w+", text)
+        assert "66" not in re.findall(r"\w+", text), path
+
+
+async def test_it_can_be_mounted_in_a_service(program: App) -> None:
+    service = FastAPI()
+    service.mount("/studio", Studio(program))
+    page = await get(service, "/studio/streams/account-a-1")
+    links = re.findall(r'(?:href|src|action)="(/[^"]*)"', page)
+    assert links
+    assert all(link.startswith("/studio/") for link in links)
+    async with client(service) as browser:
+        for link in set(links):
+            assert (await browser.get(link.replace("&amp;", "&"), follow_redirects=True)).status_code == 200, link
+
+
+async def test_a_damaged_commit_is_shown_in_its_place(tmp_path: Path) -> None:
+    async with open_program(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "bank.db") as db:
+        db.execute("UPDATE log SET record = x'90' WHERE position = 1")
+    db.close()
+    async with SQLiteStore(tmp_path / "bank.db") as store:
+        page = await get(Studio(App({"bank": store})), "/streams/account-a-1?version=1")
+    assert "It cannot be read" in page
+    assert "account.deposited" in page
+
+
+async def test_a_store_that_cannot_be_read_is_named_and_the_rest_is_shown(program: App, tmp_path: Path) -> None:
+    closed = SQLiteStore(tmp_path / "closed.db")
+    async with closed:
+        pass
+    studio = Studio(program._replace(stores={"bank": program.stores["bank"], "closed": closed}))
+    assert "StoreClosed" in await get(studio, "/traces/request-9")
+    page = await get(studio, "/streams")
+    assert "account-a-1" in page
+    assert "closed:" in page
+
+
+async def test_without_classes_events_are_shown_as_stored(program: App) -> None:
+    page = await get(Studio(App(program.stores)), "/streams/account-a-1")
+    assert "account.opened" in page
+    assert "no class of the app has the category" in page
+    assert "copy as test" not in page
