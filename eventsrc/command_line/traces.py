@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TraceNotFound
-from ..inspection import App, UsageError
+from ..inspection import App
 from ..stores.causes import identity_of
 from ..tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree, find_trace
-from .output import Output
+from .output import Output, write_file
 from .verbs import Verbs
 
 
@@ -95,19 +93,11 @@ def _find_step(trace: Trace, event: str) -> int:
 
 
 def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> None:
-    _write(pictures.svg, draw_lanes, trace)
-    _write(pictures.html, draw_page, trace)
+    if pictures.svg is not None:
+        write_file(pictures.svg, draw_lanes(trace))
+    if pictures.html is not None:
+        write_file(pictures.html, draw_page(trace))
     if pictures.mermaid:
         output.show(draw_mermaid(trace), trace)
     else:
         output.show(draw_tree(trace, alike=len(trace.steps) + 1) if every else draw_tree(trace), trace)
-
-
-def _write(file: str | None, draw: Callable[[Trace], str], trace: Trace) -> None:
-    """Write a picture to a file, if one is given. Raises UsageError if it cannot be written."""
-    if file is None:
-        return
-    try:
-        Path(file).write_text(f"{draw(trace)}\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from None

@@ -113,6 +113,31 @@ def test_traces_are_written_as_pictures(folder: Path, run: Callable[..., tuple[i
     assert (code, text) == (2, "eventsrc: missing/trace.svg cannot be written: No such file or directory\n")
 
 
+def test_maps_and_what_differs_between_two_periods(
+    folder: Path, run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("map", "--svg", "map.svg")
+    assert (code, text.splitlines()[0]) == (0, "2 types of events, 2 kinds of causes")
+    assert "account.opened -> account.deposited     1      100%" in text
+    assert (folder / "map.svg").read_text().count('class="box"') == 2
+    found = json.loads(run("map", "--json")[1])
+    assert [(edge["cause"], edge["effect"], edge["count"]) for edge in found["edges"]] == [
+        ("account.deposited", "account.deposited", 1),
+        ("account.opened", "account.deposited", 1),
+    ]
+    assert run("map", "--mermaid")[1].count("-->") == 2
+    assert run("map", "--until", "2001-01-01")[1].splitlines()[0].startswith("0 types of events")
+    code, text = run("map", "--against", "..2001-01-01")
+    assert (code, text.count("new: ")) == (1, 2)
+    assert run("map", "--against", "2001-01-01..") == (0, "")
+    change = json.loads(run("map", "--until", "2001-01-01", "--against", "2001-01-01..", "--json")[1].splitlines()[0])
+    assert (change["sort"], change["after"], change["share_before"]) == ("gone", None, 0.5)
+    for wrong in ("..", "2001-01-01", "yesterday.."):
+        with pytest.raises(SystemExit):
+            run("map", "--against", wrong)
+        assert "write it as 2026-01-" in capsys.readouterr().err
+
+
 def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[int, str]]) -> None:
     async def park() -> None:
         async with app() as opened:
@@ -156,6 +181,8 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
         (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
         (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
         (("parked", "show", "mail", "a", "--app", f"{__name__}:app"), 2, "known: view@1"),
+        (("map", "--store", "sqlite:///shop.db", "--mermaid", "--against", "..2026-01-01"), 2, "leave out --against"),
+        (("map", "--store", "sqlite:///shop.db", "--svg", "missing/map.svg"), 2, "missing/map.svg cannot be written"),
     ],
 )
 def test_mistakes_are_named(
@@ -203,7 +230,7 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "status"]
+    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "map", "status"]
     for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])
