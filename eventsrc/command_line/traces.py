@@ -5,10 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
+import msgspec
+
 from ..errors import TraceNotFound
 from ..inspection import App
+from ..inspection.events import to_json
 from ..stores.causes import identity_of
-from ..tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree, find_trace
+from ..tracing import (
+    Trace,
+    draw_lanes,
+    draw_mermaid,
+    draw_page,
+    draw_tree,
+    find_map,
+    find_missing,
+    find_trace,
+    to_ocel,
+)
 from .output import Output, write_file
 from .verbs import Verbs
 
@@ -19,18 +32,25 @@ class Pictures(NamedTuple):
     svg: str | None = None
     html: str | None = None
     mermaid: bool = False
+    ocel: str | None = None
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the command line."""
     found = verbs.add(
         "trace",
-        lambda app, output, given: show_trace(app, output, given.id, _read_pictures(given), every=given.every),
+        lambda app, output, given: show_trace(
+            app, output, given.id, _read_pictures(given), every=given.every, expect=given.expect
+        ),
         "print a trace: what happened, why, and what is open",
         "trace --store shop=sqlite:///shop.db --store stock=sqlite:///stock.db request-9",
     )
     found.add_argument("id", metavar="ID", help="a correlation id, an event (order-7@3.0) or a commit (order-7@3)")
     found.add_argument("--every", action="store_true", help="draw each step, also those that look alike")
+    about_expect = "name steps that usually follow and have not; this reads all commits of the stores, as `map` does"
+    found.add_argument("--expect", action="store_true", help=about_expect)
+    about_ocel = "write it to a file, too, for process mining: OCEL 2.0 as JSON"
+    found.add_argument("--ocel", metavar="FILE", help=about_ocel)
     _add_pictures(found)
 
     found = verbs.add(
@@ -59,12 +79,15 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_pictures(given: argparse.Namespace) -> Pictures:
-    return Pictures(given.svg, given.html, given.mermaid)
+    return Pictures(given.svg, given.html, given.mermaid, getattr(given, "ocel", None))
 
 
-async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool) -> int:
+async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool, expect: bool) -> int:
     """Print the trace that an id belongs to. Return 1 if a processor has failed at one of its steps."""
     trace = await find_trace(id, app.stores, processors=app.processors)
+    if expect:
+        found = find_missing(trace, await find_map(app.stores))
+        trace = msgspec.structs.replace(trace, missing=found)
     _show(output, trace, pictures, every=every)
     return 1 if trace.failed else 0
 
@@ -97,6 +120,8 @@ def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> N
         write_file(pictures.svg, draw_lanes(trace))
     if pictures.html is not None:
         write_file(pictures.html, draw_page(trace))
+    if pictures.ocel is not None:
+        write_file(pictures.ocel, to_json(to_ocel(trace)))
     if pictures.mermaid:
         output.show(draw_mermaid(trace), trace)
     else:

@@ -23,8 +23,10 @@ from .map_table import draw_map_table
 from .mapping import find_map
 from .mermaid import draw_mermaid
 from .middleware import TraceMiddleware
+from .missing import find_missing
+from .ocel import to_ocel
 from .page import draw_page
-from .trace import Handling, Step, Trace, TracedEvent
+from .trace import Handling, Missing, Step, Trace, TracedEvent
 from .tree import draw_tree
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Handling",
     "Kind",
     "Map",
+    "Missing",
     "Step",
     "Trace",
     "TraceMiddleware",
@@ -47,7 +50,9 @@ __all__ = [
     "draw_page",
     "draw_tree",
     "find_map",
+    "find_missing",
     "find_trace",
     "name_service",
+    "to_ocel",
     "trace_id_of",
 ]

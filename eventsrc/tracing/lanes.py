@@ -113,7 +113,8 @@ def draw_lanes(trace: Trace) -> str:
 def _choose_head(trace: Trace, left_out: int) -> list[str]:
     """Return the first lines of the head, and numbers instead of the others."""
     failed = len(trace.failed)
-    counts = {"failed": failed, "open": len(trace.open) - failed, "not read": len(trace.failures)}
+    counts = {"failed": failed, "open": len(trace.open) - failed, "missing": len(trace.missing)}
+    counts["not read"] = len(trace.failures)
     return [
         *size_lines(trace),
         *filter(None, [", ".join(f"{count:,} {name}" for name, count in counts.items() if count)]),

@@ -113,6 +113,34 @@ def test_traces_are_written_as_pictures(folder: Path, run: Callable[..., tuple[i
     assert (code, text) == (2, "eventsrc: missing/trace.svg cannot be written: No such file or directory\n")
 
 
+def test_usual_steps_that_have_not_followed_are_named(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+    async def fill_more() -> None:
+        async with SQLiteStore(folder / "shop.db") as store:
+            for number in range(30):
+                with trace(f"request-b-{number}"):
+                    account = Account.open(f"b-{number}", owner="ann")
+                    await Repository(Account, store).save(account)
+                with trace(f"request-b-{number}", causation_id=f"account-b-{number}@1.0"):
+                    account.deposit(5)
+                    if number:
+                        await Repository(Account, store).save(account)
+
+    asyncio.run(fill_more())
+    code, text = run("trace", "request-b-0", "--expect")
+    assert (code, text.splitlines()[1].startswith("usually followed by account.deposited within ")) == (0, True)
+    assert text.splitlines()[1].endswith(" (p95): account-b-0@1 not yet")
+    [missing] = json.loads(run("trace", "request-b-0", "--expect", "--json")[1])["missing"]
+    assert (missing["step"], missing["effect"]) == ("account-b-0@1", "account.deposited")
+    assert "usually" not in run("trace", "request-b-1", "--expect")[1]
+    assert "usually" not in run("trace", "request-b-0")[1]
+
+
+def test_a_trace_is_written_for_process_mining(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+    assert run("trace", "request-9", "--ocel", "trace.json")[0] == 0
+    found = json.loads((folder / "trace.json").read_text())
+    assert [event["id"] for event in found["events"]] == ["account-a@1.0", "account-a@2.0", "account-a@3.0"]
+
+
 def test_maps_and_what_differs_between_two_periods(
     folder: Path, run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
