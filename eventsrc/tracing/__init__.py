@@ -14,6 +14,7 @@ print(draw_map_table(map))  # or draw_map_mermaid, draw_map (SVG)
 
 from ..trace_context import name_service, trace_id_of
 from .finding import find_trace
+from .following import follow_trace
 from .lanes import draw_lanes
 from .map import Edge, Kind, Map
 from .map_difference import Change, change_lines, compare_maps
@@ -52,6 +53,7 @@ __all__ = [
     "find_map",
     "find_missing",
     "find_trace",
+    "follow_trace",
     "name_service",
     "to_ocel",
     "trace_id_of",

@@ -113,6 +113,37 @@ def test_traces_are_written_as_pictures(folder: Path, run: Callable[..., tuple[i
     assert (code, text) == (2, "eventsrc: missing/trace.svg cannot be written: No such file or directory\n")
 
 
+def test_a_trace_is_followed_until_it_is_quiet_or_interrupted(
+    folder: Path, run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("trace", "request-9", "--follow", "--quiet", "0.01", "--html", "trace.html")
+    assert (code, text) == run("trace", "request-9")
+    assert "<h1>Trace request-9</h1>" in (folder / "trace.html").read_text()
+    assert len(json.loads(run("trace", "request-9", "--follow", "--quiet", "0.01", "--json")[1])["steps"]) == 3
+    with pytest.raises(SystemExit):
+        run("trace", "request-9", "--follow", "--quiet", "0")
+    assert "'0' is not a number of seconds above 0" in capsys.readouterr().err
+
+    async def follow() -> str:
+        command = [sys.executable, "-m", "eventsrc", "trace", "request-9", "--follow", "--quiet", "600"]
+        process = await asyncio.create_subprocess_exec(*command, "--store", "sqlite:///shop.db", stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = [(await process.stdout.readline()).decode() for _ in range(6)]
+        assert lines[5].lstrip("└─ ").startswith("account.deposited  account-a@3")
+        async with SQLiteStore(folder / "shop.db") as store:
+            accounts = Repository(Account, store)
+            account = await accounts.load("a")
+            account.deposit(1)
+            with trace("request-9", causation_id="account-a@3.0"):
+                await accounts.save(account)
+            line = (await process.stdout.readline()).decode()
+        process.send_signal(2)
+        assert await process.wait() == 130
+        return line
+
+    assert asyncio.run(follow()).startswith("account.deposited  account-a@4  +")
+
+
 def test_usual_steps_that_have_not_followed_are_named(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
     async def fill_more() -> None:
         async with SQLiteStore(folder / "shop.db") as store:
