@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import UsageError, open_app
-from . import processors, streams, studio, traces
+from . import maps, processors, streams, studio, traces
 from .output import Output
 from .verbs import Verb, Verbs
 
@@ -76,6 +76,6 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(prog="eventsrc", description="Look into event stores.", epilog=_EXIT_CODES)
     verbs = Verbs(parser)
-    for module in (streams, traces, processors, studio):
+    for module in (streams, traces, maps, processors, studio):
         module.add_verbs(verbs)
     return parser

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
+from ..inspection import UsageError
 from ..inspection.events import to_json
 
 
@@ -17,3 +19,11 @@ class Output:
     def show(self, text: str, value: Any) -> None:
         """Print a text, or the value as JSON."""
         print(to_json(value) if self.as_json else text, file=sys.stdout, flush=True)
+
+
+def write_file(file: str, text: str) -> None:
+    """Write a text and a line break to a file, which may exist. Raises UsageError if it cannot be written."""
+    try:
+        Path(file).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from None

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import aclosing, suppress
 from typing import NamedTuple
 
+import msgspec
+
 from ..errors import TraceNotFound
-from ..inspection import App, UsageError
+from ..inspection import App
+from ..inspection.events import to_json
 from ..stores.causes import identity_of
-from ..tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree, find_trace
-from .output import Output
+from ..tracing import (
+    Map,
+    Trace,
+    draw_lanes,
+    draw_mermaid,
+    draw_page,
+    draw_tree,
+    find_map,
+    find_missing,
+    find_trace,
+    follow_trace,
+    to_ocel,
+)
+from ..tracing.following import QUIET
+from ..tracing.wording import head_lines, note, show_step
+from .output import Output, write_file
 from .verbs import Verbs
 
 
@@ -21,18 +37,27 @@ class Pictures(NamedTuple):
     svg: str | None = None
     html: str | None = None
     mermaid: bool = False
+    ocel: str | None = None
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the command line."""
     found = verbs.add(
         "trace",
-        lambda app, output, given: show_trace(app, output, given.id, _read_pictures(given), every=given.every),
+        lambda app, output, given: show_trace(app, output, given.id, _read_pictures(given), given),
         "print a trace: what happened, why, and what is open",
         "trace --store shop=sqlite:///shop.db --store stock=sqlite:///stock.db request-9",
     )
     found.add_argument("id", metavar="ID", help="a correlation id, an event (order-7@3.0) or a commit (order-7@3)")
     found.add_argument("--every", action="store_true", help="draw each step, also those that look alike")
+    about_expect = "name steps that usually follow and have not; this reads all commits of the stores, as `map` does"
+    found.add_argument("--expect", action="store_true", help=about_expect)
+    about_ocel = "write it to a file, too, for process mining: OCEL 2.0 as JSON"
+    found.add_argument("--ocel", metavar="FILE", help=about_ocel)
+    about_follow = "print new steps as they are stored, until nothing is open and nothing has changed for some seconds"
+    found.add_argument("--follow", action="store_true", help=about_follow)
+    about_quiet = f"how long nothing may change before --follow ends (default: {QUIET:g})"
+    found.add_argument("--quiet", type=_parse_seconds, default=QUIET, metavar="SECONDS", help=about_quiet)
     _add_pictures(found)
 
     found = verbs.add(
@@ -61,14 +86,49 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_pictures(given: argparse.Namespace) -> Pictures:
-    return Pictures(given.svg, given.html, given.mermaid)
+    return Pictures(given.svg, given.html, given.mermaid, getattr(given, "ocel", None))
 
 
-async def show_trace(app: App, output: Output, id: str, pictures: Pictures, *, every: bool) -> int:
+def _parse_seconds(text: str) -> float:
+    """Return a number of seconds. Raises argparse.ArgumentTypeError."""
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+async def show_trace(app: App, output: Output, id: str, pictures: Pictures, given: argparse.Namespace) -> int:
     """Print the trace that an id belongs to. Return 1 if a processor has failed at one of its steps."""
-    trace = await find_trace(id, app.stores, processors=app.processors)
-    _show(output, trace, pictures, every=every)
+    map = await find_map(app.stores) if given.expect else Map(kinds=(), edges=())
+
+    def expect(found: Trace) -> Trace:
+        return msgspec.structs.replace(found, missing=find_missing(found, map))
+
+    if not given.follow:
+        trace = expect(await find_trace(id, app.stores, processors=app.processors))
+        _show(output, trace, pictures, every=given.every)
+        return 1 if trace.failed else 0
+    traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet)
+    async with aclosing(traces):
+        first = trace = expect(await anext(traces))
+        _show(output, first, pictures, every=given.every)
+        async for found in traces:
+            before, trace = trace, expect(found)
+            if output.as_json or pictures.mermaid:
+                _show(output, trace, pictures, every=given.every)
+            else:
+                _write_pictures(trace, pictures)
+                _show_new_steps(output, before, trace)
+    if trace is not first and not (output.as_json or pictures.mermaid):
+        output.show("\n".join(["", *head_lines(trace)]), trace)
     return 1 if trace.failed else 0
+
+
+def _show_new_steps(output: Output, before: Trace, after: Trace) -> None:
+    known = {(step.store, step.id) for step in before.steps}
+    for number, step in enumerate(after.steps):
+        if (step.store, step.id) not in known:
+            output.show("\n    ".join(["  ".join(show_step(after, [number])), *note(after, [number])]), step)
 
 
 async def show_causes(app: App, output: Output, event: str, pictures: Pictures) -> int:
@@ -95,19 +155,17 @@ def _find_step(trace: Trace, event: str) -> int:
 
 
 def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> None:
-    _write(pictures.svg, draw_lanes, trace)
-    _write(pictures.html, draw_page, trace)
+    _write_pictures(trace, pictures)
     if pictures.mermaid:
         output.show(draw_mermaid(trace), trace)
     else:
         output.show(draw_tree(trace, alike=len(trace.steps) + 1) if every else draw_tree(trace), trace)
 
 
-def _write(file: str | None, draw: Callable[[Trace], str], trace: Trace) -> None:
-    """Write a picture to a file, if one is given. Raises UsageError if it cannot be written."""
-    if file is None:
-        return
-    try:
-        Path(file).write_text(f"{draw(trace)}\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from None
+def _write_pictures(trace: Trace, pictures: Pictures) -> None:
+    if pictures.svg is not None:
+        write_file(pictures.svg, draw_lanes(trace))
+    if pictures.html is not None:
+        write_file(pictures.html, draw_page(trace))
+    if pictures.ocel is not None:
+        write_file(pictures.ocel, to_json(to_ocel(trace)))

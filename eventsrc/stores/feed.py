@@ -127,3 +127,21 @@ class Feed(Protocol):
         This reads the whole store. On DynamoDB it is billed as a scan.
         """
         ...
+
+
+@runtime_checkable
+class Scannable(Protocol):
+    """A store whose commits can be scanned, each stream's in order, for less than its feed costs."""
+
+    def scan(self, *, report_damaged: bool = False) -> AsyncGenerator[Batch]: ...
+
+
+def read_stored(store: Feed) -> AsyncGenerator[Batch]:
+    """Yield the stored commits, each once and after the earlier ones of its stream. Memory use is constant.
+
+    They are in the order of the feed if it is ordered. Commits that are stored in the meantime may be missing. What
+    cannot be read is reported in `Batch.damaged`. Raises as `Feed.feed`.
+    """
+    if isinstance(store, Scannable):
+        return store.scan(report_damaged=True)
+    return store.feed(follow=False, report_damaged=True)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import EventsrcError
 from ..inspection import App, UsageError
-from . import catalogue, live, processors, streams, traces
+from . import catalogue, live, maps, processors, streams, traces
 from .guard import Guard
 from .site import FOLDER, Mask, Site
 
@@ -60,6 +60,7 @@ class Studio:
         pages = [
             *streams.make_routes(site),
             *traces.make_routes(site),
+            *maps.make_routes(site),
             *live.make_routes(site),
             *processors.make_routes(site),
             *catalogue.make_routes(site),

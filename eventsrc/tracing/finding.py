@@ -48,7 +48,7 @@ async def find_trace(
     trace_id = id
     if (key := parse_identity(identity_of(id))) is not None:
         looked_up.append(f"the commit {key[0]}@{key[1]}")
-        commits = [commit for store in named.values() if (commit := await _read(store, *key)) is not None]
+        commits = [commit for store in named.values() if (commit := await read_commit(store, *key)) is not None]
         trace_id = trace_id_of(commits[0]) if commits else id
     looked_up.append(f"the correlation id {trace_id!r} in {', '.join(named)}")
 
@@ -72,8 +72,8 @@ async def find_trace(
     return build_trace(trace_id, found, failures)
 
 
-async def _read(store: Store, stream: str, version: int) -> Commit | None:
-    """Return a commit; None if it is missing or cannot be read, which the search finds out again."""
+async def read_commit(store: Store, stream: str, version: int) -> Commit | None:
+    """Return a commit; None if it is missing or cannot be read."""
     try:
         async with aclosing(store.read(stream, after=version - 1, until=version)) as commits:
             return await anext(commits, None)

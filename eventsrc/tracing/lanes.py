@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from .cells import CELL, count_cells, shorten
+from .cells import CELL, STYLE, count_cells, draw_text, shorten
 from .grouping import Group, Grouping, find_causes
 from .layout import GAP, Layout, Mark, find_places
 from .trace import Link, Trace
@@ -41,37 +41,6 @@ _MEANINGS = {
     "unreadable": "cannot be read",
 }
 _SEVERAL = '<circle class="several" cx="{x}" cy="{y}" r="9"/>'
-
-_STYLE = """
-.lanes{font:12px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace}
-.lanes .ground{fill:#fff}
-.lanes text{fill:#1a1a1a;stroke:#fff;stroke-width:4px;paint-order:stroke;white-space:pre}
-.lanes .dim{fill:#595959}
-.lanes .strong{font-weight:bold}
-.lanes .rule{stroke:#bbb;fill:none}
-.lanes .tick{stroke:#ccc;stroke-dasharray:1 4}
-.lanes .fold{stroke:#595959;stroke-dasharray:4 4}
-.lanes .line{stroke:#6b6b6b;fill:none;stroke-width:1.3}
-.lanes .done,.lanes .open,.lanes .failed{stroke:#1a1a1a}
-.lanes .done{fill:#0072b2}
-.lanes .open{fill:#fff;stroke:#a65300;stroke-width:2.5}
-.lanes .failed{fill:#d55e00}
-.lanes .several{fill:#fff;stroke:#0072b2;stroke-width:1.5}
-@media(prefers-color-scheme:dark){
-.lanes .ground{fill:#16181c}
-.lanes text{fill:#ececec;stroke:#16181c}
-.lanes .dim{fill:#b0b0b0}
-.lanes .rule{stroke:#4a4d52}
-.lanes .tick{stroke:#4a4d52}
-.lanes .fold{stroke:#b0b0b0}
-.lanes .line{stroke:#9a9a9a}
-.lanes .done,.lanes .open,.lanes .failed{stroke:#ececec}
-.lanes .done{fill:#56b4e9}
-.lanes .open{fill:#16181c;stroke:#e69f00}
-.lanes .failed{fill:#d55e00}
-.lanes .several{fill:#16181c;stroke:#56b4e9}
-}
-"""
 
 
 class Drawn(NamedTuple):
@@ -125,29 +94,30 @@ def draw_lanes(trace: Trace, link: Link | None = None) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="lanes" role="{role}" aria-label="{escape(head[0])}"',
         f'width="{width}" height="{bottom}" viewBox="0 0 {width} {bottom}">',
         f"<title>{escape(head[0])}</title>",
-        f"<style>{_STYLE}</style>",
+        f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{width}" height="{bottom}"/>',
     ]
     for number, line in enumerate(head):
-        parts.append(_draw_text(8, 22 + 18 * number, line, "" if number else "strong", int((width - 16) / CELL)))
+        parts.append(draw_text(8, 22 + 18 * number, line, "" if number else "strong", int((width - 16) / CELL)))
     parts += _draw_axis(layout, top, tops[-1])
     parts += [f'<path class="rule" d="M0 {y}H{width}"/>' for y in tops]
     ys = [tops[mark.lane] + _TITLE + row * _ROW + _ROW // 2 for mark, row in zip(marks, layout.rows, strict=True)]
     lines = "".join(_draw_lines(number, mark.causes, layout.xs, ys) for number, mark in enumerate(marks))
     parts += [f'<path class="line" d="{lines}"/>'] if lines else []
-    parts += [_draw_text(8, tops[number] + 17, name, "dim", 60) for number, name in enumerate(names)]
+    parts += [draw_text(8, tops[number] + 17, name, "dim", 60) for number, name in enumerate(names)]
     for each, x, y in zip(drawn, layout.xs, ys, strict=True):
         address = link(trace.steps[each.group[0]]) if link is not None and len(each.group) == 1 else ""
         parts.append(_draw_mark(each, x, y, address))
     for y, (shape, meaning) in zip(range(tops[-1] + 20, bottom, 20), legend, strict=True):
-        parts.append(shape.format(x=GAP, y=y) + _draw_text(GAP + 14, y + 4, meaning, "dim", 40))
+        parts.append(shape.format(x=GAP, y=y) + draw_text(GAP + 14, y + 4, meaning, "dim", 40))
     return "\n".join([*parts, "</svg>"])
 
 
 def _choose_head(trace: Trace, left_out: int) -> list[str]:
     """Return the first lines of the head, and numbers instead of the others."""
     failed = len(trace.failed)
-    counts = {"failed": failed, "open": len(trace.open) - failed, "not read": len(trace.failures)}
+    counts = {"failed": failed, "open": len(trace.open) - failed, "missing": len(trace.missing)}
+    counts["not read"] = len(trace.failures)
     return [
         *size_lines(trace),
         *filter(None, [", ".join(f"{count:,} {name}" for name, count in counts.items() if count)]),
@@ -191,11 +161,11 @@ def _draw_axis(layout: Layout, top: int, bottom: int) -> Iterator[str]:
         if column.folded:
             middle = (layout.columns[place - 1].x + column.x) // 2
             folds += f"M{middle - 4} {top - 6}V{bottom}M{middle + 4} {top - 6}V{bottom}"
-            yield _draw_text(middle, top - 12, f"… {show_time(column.folded / 1e6)} …", "dim", 40, anchor="middle")
+            yield draw_text(middle, top - 12, f"… {show_time(column.folded / 1e6)} …", "dim", 40, anchor="middle")
         text = f"+{show_time((column.time - layout.columns[0].time) / 1e6)}" if place else "0"
         if column.x > end and text != last:
             ticks += f"M{column.x} {top - 26}V{bottom}"
-            yield _draw_text(column.x, top - 30, text, "dim", 40)
+            yield draw_text(column.x, top - 30, text, "dim", 40)
             end, last = column.x + round(CELL * (len(text) + 2)), text
     yield f'<path class="tick" d="{ticks}"/><path class="fold" d="{folds}"/>'
 
@@ -211,18 +181,8 @@ def _draw_lines(number: int, causes: Sequence[int], xs: Sequence[int], ys: Seque
 
 def _draw_mark(each: Drawn, x: int, y: int, address: str) -> str:
     shape = (_SEVERAL if len(each.group) > 1 else "") + _SHAPES[each.state]
-    texts = _draw_text(x + 14, y + 4, each.name, "", 30)
+    texts = draw_text(x + 14, y + 4, each.name, "", 30)
     if each.notes:
-        texts += _draw_text(x + 14 + round(CELL * (count_cells(each.name) + 1)), y + 4, each.notes, "strong", 44)
+        texts += draw_text(x + 14 + round(CELL * (count_cells(each.name) + 1)), y + 4, each.notes, "strong", 44)
     mark = f"<g><title>{escape(each.title)}</title>{shape.format(x=x, y=y)}{texts}</g>"
     return f'<a href="{escape(address)}">{mark}</a>' if address else mark
-
-
-def _draw_text(x: int, y: int, text: str, style: str, cells: int, anchor: str = "") -> str:
-    """Return a text that is as wide as its characters should be, also in a script whose font is wider."""
-    shown = shorten(text, cells)
-    fitted = "" if shown.replace("…", "").isascii() else f' textLength="{CELL * count_cells(shown):.0f}"'
-    fitted = f'{fitted} lengthAdjust="spacingAndGlyphs"' if fitted else ""
-    style = f' class="{style}"' if style else ""
-    anchor = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x}" y="{y}"{style}{anchor}{fitted}>{escape(shown)}</text>'

@@ -6,7 +6,7 @@ from .grouping import Group, Grouping, find_causes
 from .trace import Trace
 from .wording import name_state, plain, show_count, summarize
 
-_NODES, _EDGES = 300, 450  # Mermaid draws at most 500 edges and 50,000 characters, unless it is configured
+NODES, EDGES = 300, 450  # Mermaid draws at most 500 edges and 50,000 characters, unless it is configured
 _CHARACTERS = 35_000  # of nodes
 _LONGEST = 60  # characters of a name
 _SHAPES = {"done": ("[", "]"), "open": ("([", "])"), "failed": ("{{", "}}"), "unreadable": ("[/", "/]")}
@@ -25,7 +25,7 @@ def draw_mermaid(trace: Trace) -> str:
     groups = sorted(group for _, group in Grouping(trace).walk())
     nodes: list[str] = []
     size = 0
-    for number, group in enumerate(groups[:_NODES]):
+    for number, group in enumerate(groups[:NODES]):
         node = f"  n{number}{_draw_label(trace, group)}"
         if (size := size + len(node)) > _CHARACTERS:
             break
@@ -34,10 +34,10 @@ def draw_mermaid(trace: Trace) -> str:
     edges = [f"  n{cause} --> n{number}" for number, some in enumerate(causes) for cause in some]
     left_out = [
         (sum(map(len, groups[len(nodes) :])), "more step"),
-        (len(edges[_EDGES:]), "more edge"),
+        (len(edges[EDGES:]), "more edge"),
     ]
     notes = [f'  more{n}["and {show_count(count, noun)}"]' for n, (count, noun) in enumerate(left_out) if count]
-    return "\n".join(["flowchart LR", *nodes, *edges[:_EDGES], *notes])
+    return "\n".join(["flowchart LR", *nodes, *edges[:EDGES], *notes])
 
 
 def _draw_label(trace: Trace, group: Group) -> str:
@@ -46,10 +46,10 @@ def _draw_label(trace: Trace, group: Group) -> str:
     before, after = _SHAPES[state]
     about = ", ".join(summarize(trace, group)) if len(group) > 1 else steps[0].id
     parts = [steps[0].label, about, f"in {steps[0].place}", *([state] if state != "done" else [])]
-    return f'{before}"{"<br>".join(map(_escape, parts))}"{after}'
+    return f'{before}"{"<br>".join(map(escape_label, parts))}"{after}'
 
 
-def _escape(text: str) -> str:
+def escape_label(text: str) -> str:
     """Return a text as letters, digits and entity codes, which cannot end a label or begin anything in it."""
     shown = plain(text)
     shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"

@@ -76,6 +76,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.service or self.store
 
 
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that steps of the type `cause` usually have, and that a step of this trace does not have yet."""
+
+    step: str  # stream@version
+    cause: str
+    effect: str
+    p95: float | None  # seconds that it usually takes at most; None if no clock was right
+
+
 Link = Callable[[Step], str]
 """Returns the address of the page of a step."""
 
@@ -83,12 +92,14 @@ Link = Callable[[Step], str]
 class Trace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The steps of a trace, by cause: each after the steps that caused it, then by time.
 
-    `failures` say which stores or processors could not be read, and why. What they know is missing.
+    `failures` say which stores or processors could not be read, and why. What they know is missing. `missing` are the
+    steps that usually follow and have not, if they were looked for: see `find_missing`.
     """
 
     id: str
     steps: tuple[Step, ...]
     failures: tuple[str, ...] = ()
+    missing: tuple[Missing, ...] = ()
 
     @cached_property
     def children(self) -> Sequence[Sequence[int]]:

@@ -46,12 +46,27 @@ def _state_lines(trace: Trace) -> Iterator[str]:
         yield f"open: {plain(processor)} has not handled {plain(steps[0].id)}{more}"
     if len(waiting) > _MOST:
         yield f"open: and {len(waiting) - _MOST:,} more processors"
+    usual = _find_missing_by_effect(trace)
+    for (effect, p95), steps_without in list(usual.items())[:_MOST]:
+        within = "" if p95 is None else f" within {show_time(p95)} (p95)"
+        more = f" and {len(steps_without) - 1:,} more" if len(steps_without) > 1 else ""
+        yield f"usually followed by {plain(effect)}{within}: {plain(steps_without[0])}{more} not yet"
+    if len(usual) > _MOST:
+        yield f"usually followed: and {len(usual) - _MOST:,} more types of events"
     if not trace.open and any(step.handled for step in trace.steps):
         yield "nothing is open"
     for failure in trace.failures[:_MOST]:
         yield f"not read: {plain(failure)}"
     if len(trace.failures) > _MOST:
         yield f"not read: and {len(trace.failures) - _MOST:,} more"
+
+
+def _find_missing_by_effect(trace: Trace) -> dict[tuple[str, float | None], list[str]]:
+    """Return the steps that lack a usual effect, by the effect and its usual time."""
+    found: dict[tuple[str, float | None], list[str]] = {}
+    for each in trace.missing:
+        found.setdefault((each.effect, each.p95), []).append(each.step)
+    return found
 
 
 def _find_waiting(trace: Trace) -> dict[str, list[Step]]:

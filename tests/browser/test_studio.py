@@ -144,7 +144,7 @@ async def test_hostile_names_run_no_script(browser: Browser) -> None:
             await Repository(Note, store).save(note)
         await expect(page.locator("#live tr")).to_have_count(1)
         await page.get_by_role("link", name="@1").click()
-        for path in ("/", "/streams", "/events"):
+        for path in ("/", "/streams", "/events", "/map"):
             await page.goto(address + path)
             assert await page.evaluate("window.hacked") is None
         await page.goto(f"{address}/find")

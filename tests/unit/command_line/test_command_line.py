@@ -113,6 +113,90 @@ def test_traces_are_written_as_pictures(folder: Path, run: Callable[..., tuple[i
     assert (code, text) == (2, "eventsrc: missing/trace.svg cannot be written: No such file or directory\n")
 
 
+def test_a_trace_is_followed_until_it_is_quiet_or_interrupted(
+    folder: Path, run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("trace", "request-9", "--follow", "--quiet", "0.01", "--html", "trace.html")
+    assert (code, text) == run("trace", "request-9")
+    assert "<h1>Trace request-9</h1>" in (folder / "trace.html").read_text()
+    assert len(json.loads(run("trace", "request-9", "--follow", "--quiet", "0.01", "--json")[1])["steps"]) == 3
+    with pytest.raises(SystemExit):
+        run("trace", "request-9", "--follow", "--quiet", "0")
+    assert "'0' is not a number of seconds above 0" in capsys.readouterr().err
+
+    async def follow() -> str:
+        command = [sys.executable, "-m", "eventsrc", "trace", "request-9", "--follow", "--quiet", "600"]
+        process = await asyncio.create_subprocess_exec(*command, "--store", "sqlite:///shop.db", stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = [(await process.stdout.readline()).decode() for _ in range(6)]
+        assert lines[5].lstrip("└─ ").startswith("account.deposited  account-a@3")
+        async with SQLiteStore(folder / "shop.db") as store:
+            accounts = Repository(Account, store)
+            account = await accounts.load("a")
+            account.deposit(1)
+            with trace("request-9", causation_id="account-a@3.0"):
+                await accounts.save(account)
+            line = (await process.stdout.readline()).decode()
+        process.send_signal(2)
+        assert await process.wait() == 130
+        return line
+
+    assert asyncio.run(follow()).startswith("account.deposited  account-a@4  +")
+
+
+def test_usual_steps_that_have_not_followed_are_named(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+    async def fill_more() -> None:
+        async with SQLiteStore(folder / "shop.db") as store:
+            for number in range(30):
+                with trace(f"request-b-{number}"):
+                    account = Account.open(f"b-{number}", owner="ann")
+                    await Repository(Account, store).save(account)
+                with trace(f"request-b-{number}", causation_id=f"account-b-{number}@1.0"):
+                    account.deposit(5)
+                    if number:
+                        await Repository(Account, store).save(account)
+
+    asyncio.run(fill_more())
+    code, text = run("trace", "request-b-0", "--expect")
+    assert (code, text.splitlines()[1].startswith("usually followed by account.deposited within ")) == (0, True)
+    assert text.splitlines()[1].endswith(" (p95): account-b-0@1 not yet")
+    [missing] = json.loads(run("trace", "request-b-0", "--expect", "--json")[1])["missing"]
+    assert (missing["step"], missing["effect"]) == ("account-b-0@1", "account.deposited")
+    assert "usually" not in run("trace", "request-b-1", "--expect")[1]
+    assert "usually" not in run("trace", "request-b-0")[1]
+
+
+def test_a_trace_is_written_for_process_mining(folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+    assert run("trace", "request-9", "--ocel", "trace.json")[0] == 0
+    found = json.loads((folder / "trace.json").read_text())
+    assert [event["id"] for event in found["events"]] == ["account-a@1.0", "account-a@2.0", "account-a@3.0"]
+
+
+def test_maps_and_what_differs_between_two_periods(
+    folder: Path, run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("map", "--svg", "map.svg")
+    assert (code, text.splitlines()[0]) == (0, "2 types of events, 2 kinds of causes")
+    assert "account.opened -> account.deposited     1      100%" in text
+    assert (folder / "map.svg").read_text().count('class="box"') == 2
+    found = json.loads(run("map", "--json")[1])
+    assert [(edge["cause"], edge["effect"], edge["count"]) for edge in found["edges"]] == [
+        ("account.deposited", "account.deposited", 1),
+        ("account.opened", "account.deposited", 1),
+    ]
+    assert run("map", "--mermaid")[1].count("-->") == 2
+    assert run("map", "--until", "2001-01-01")[1].splitlines()[0].startswith("0 types of events")
+    code, text = run("map", "--against", "..2001-01-01")
+    assert (code, text.count("new: ")) == (1, 2)
+    assert run("map", "--against", "2001-01-01..") == (0, "")
+    change = json.loads(run("map", "--until", "2001-01-01", "--against", "2001-01-01..", "--json")[1].splitlines()[0])
+    assert (change["sort"], change["after"], change["share_before"]) == ("gone", None, 0.5)
+    for wrong in ("..", "2001-01-01", "yesterday.."):
+        with pytest.raises(SystemExit):
+            run("map", "--against", wrong)
+        assert "write it as 2026-01-" in capsys.readouterr().err
+
+
 def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[int, str]]) -> None:
     async def park() -> None:
         async with app() as opened:
@@ -156,6 +240,8 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
         (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
         (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
         (("parked", "show", "mail", "a", "--app", f"{__name__}:app"), 2, "known: view@1"),
+        (("map", "--store", "sqlite:///shop.db", "--mermaid", "--against", "..2026-01-01"), 2, "leave out --against"),
+        (("map", "--store", "sqlite:///shop.db", "--svg", "missing/map.svg"), 2, "missing/map.svg cannot be written"),
     ],
 )
 def test_mistakes_are_named(
@@ -203,7 +289,7 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "status"]
+    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "map", "status"]
     for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])

@@ -45,6 +45,7 @@ PAGES = [
     "/streams/account-a-1",
     "/streams/account-a-1/test",
     "/traces/request-9",
+    "/map",
     "/live",
     "/processors",
     "/processors/in-sqlite@1",
@@ -144,6 +145,13 @@ async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
     assert "failed" in page
     assert "account.deposited" in await get(Studio(program), "/traces/request-9/file?as=text")
     assert (await get(Studio(program), "/traces/request-9/file")).startswith("<!DOCTYPE html>")
+
+
+async def test_the_map_says_which_types_cause_which(program: App) -> None:
+    for path in ("/map", "/map?period=hour"):
+        page = await get(Studio(program), path)
+        assert "<svg" in page
+        assert re.search(r"<tr><td>account.opened</td><td>account.deposited</td><td[^>]*>1</td>", page)
 
 
 async def test_events_say_who_records_and_who_handles_them(program: App) -> None:
