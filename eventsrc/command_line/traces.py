@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import TraceNotFound
 from ..inspection import App
-from ..inspection.events import to_json
+from ..inspection.events import describe_events, to_json
 from ..stores.causes import identity_of
 from ..tracing import (
     Map,
@@ -26,6 +26,7 @@ from ..tracing import (
     to_ocel,
 )
 from ..tracing.following import QUIET
+from ..tracing.trace import Describe
 from ..tracing.wording import head_lines, note, show_step
 from .output import Output, write_file
 from .verbs import Verbs
@@ -38,6 +39,12 @@ class Pictures(NamedTuple):
     html: str | None = None
     mermaid: bool = False
     ocel: str | None = None
+    fields: bool = False
+
+    @property
+    def describe(self) -> Describe | None:
+        """What is shown of an event besides its tag: its fields, if they were asked for."""
+        return describe_events if self.fields else None
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -80,13 +87,14 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fields", action="store_true", help="show the fields of events, in the tree and the page")
     parser.add_argument("--svg", metavar="FILE", help="write it to a file, too, as lanes: an SVG")
     parser.add_argument("--html", metavar="FILE", help="write it to a file, too, as one page with lanes and steps")
     parser.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart instead of a tree")
 
 
 def _read_pictures(given: argparse.Namespace) -> Pictures:
-    return Pictures(given.svg, given.html, given.mermaid, getattr(given, "ocel", None))
+    return Pictures(given.svg, given.html, given.mermaid, getattr(given, "ocel", None), given.fields)
 
 
 def _parse_seconds(text: str) -> float:
@@ -105,10 +113,10 @@ async def show_trace(app: App, output: Output, id: str, pictures: Pictures, give
         return msgspec.structs.replace(found, missing=find_missing(found, map))
 
     if not given.follow:
-        trace = expect(await find_trace(id, app.stores, processors=app.processors))
+        trace = expect(await find_trace(id, app.stores, processors=app.processors, describe=pictures.describe))
         _show(output, trace, pictures, every=given.every)
         return 1 if trace.failed else 0
-    traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet)
+    traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet, describe=pictures.describe)
     async with aclosing(traces):
         first = trace = expect(await anext(traces))
         _show(output, first, pictures, every=given.every)
@@ -133,14 +141,14 @@ def _show_new_steps(output: Output, before: Trace, after: Trace) -> None:
 
 async def show_causes(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what led to an event, back to the beginning of its trace."""
-    trace = await find_trace(event, app.stores, processors=app.processors)
+    trace = await find_trace(event, app.stores, processors=app.processors, describe=pictures.describe)
     _show(output, trace.keep(trace.ancestors(_find_step(trace, event))), pictures, every=True)
     return 0
 
 
 async def show_effects(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what an event has led to."""
-    trace = await find_trace(event, app.stores, processors=app.processors)
+    trace = await find_trace(event, app.stores, processors=app.processors, describe=pictures.describe)
     _show(output, trace.keep(trace.descendants(_find_step(trace, event))), pictures, every=False)
     return 0
 

@@ -9,5 +9,6 @@ async def app():
 """
 
 from .app import App, UsageError, open_app
+from .events import describe_events
 
-__all__ = ["App", "UsageError", "open_app"]
+__all__ = ["App", "UsageError", "describe_events", "open_app"]

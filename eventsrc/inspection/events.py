@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,11 +12,25 @@ from ..aggregates.custom_types import encode_custom
 from ..store import Commit
 from ..tracing.wording import plain
 
+Show = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""Returns what may be shown of the fields of an event, which it is called with after its tag."""
+
 
 def read_events(commit: Commit) -> list[dict[str, Any]]:
     """Return the events of a commit as stored, each with its tag as `$`. Raises StoredDataError or ValueError."""
     events: list[dict[str, Any]] = msgspec.msgpack.decode(unpack(commit.payload, commit.stream, commit.version))
     return events
+
+
+def describe_events(commit: Commit, show: Show = lambda kind, fields: fields) -> list[str]:
+    """Return the fields of each event of a commit as text: what `show(tag, fields)` returns of them.
+
+    Raises StoredDataError or ValueError.
+    """
+    return [
+        show_fields(show(str(event.get("$", "")), {name: value for name, value in event.items() if name != "$"}))
+        for event in read_events(commit)
+    ]
 
 
 def show_fields(fields: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from markupsafe import Markup
 from msgspec.structs import replace
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..inspection.events import describe_events
 from ..tracing import Step, Trace, draw_lanes, draw_page, draw_tree, find_trace
 from ..tracing.page import draw_head, draw_steps
 from .site import Site, quote_path
@@ -56,7 +58,8 @@ def make_routes(site: Site) -> Sequence[Route]:
 
 async def _find(site: Site, id: str) -> Trace:
     """Return a trace, with what may be shown of the errors of handlers."""
-    trace = await find_trace(id, site.app.stores, processors=site.app.processors)
+    describe = partial(describe_events, show=site.show)
+    trace = await find_trace(id, site.app.stores, processors=site.app.processors, describe=describe)
     steps = [
         replace(step, handled=tuple(replace(each, error=site.show_error(each.error)) for each in step.handled))
         for step in trace.steps

@@ -11,7 +11,7 @@ from ..errors import StoredDataError, StoreError, TraceNotFound
 from ..store import Commit, Store
 from ..stores.causes import Lookup, identity_of, parse_identity
 from ..trace_context import check_text, trace_id_of
-from .trace import Found, Handling, Trace, build_trace
+from .trace import Describe, Found, Handling, Trace, build_trace
 
 if TYPE_CHECKING:
     from ..processing import Processor  # a service that only stamps its requests does not load it
@@ -22,7 +22,11 @@ _AT_ONCE = 8  # stores
 
 
 async def find_trace(
-    id: str, stores: Store | Mapping[str, Store], *, processors: Sequence[Processor[Any]] = ()
+    id: str,
+    stores: Store | Mapping[str, Store],
+    *,
+    processors: Sequence[Processor[Any]] = (),
+    describe: Describe | None = None,
 ) -> Trace:
     """Return the trace that an id belongs to.
 
@@ -30,6 +34,8 @@ async def find_trace(
     - `stores` is a store, or several by name: the services that the trace went through. All of them are open, and
       have lookups, as SQLiteStore, MemoryStore and DynamoDBStore do.
     - `processors` are those that handle commits of these stores: the trace then says what they have not done yet.
+    - `describe(commit)` returns a text for each of its events, which the tree and the page show, such as its fields. By
+      default they show none of the payload.
 
     A store that cannot be read does not end it: `Trace.failures` names it. At most MAX_STEPS commits of each store are
     returned.
@@ -69,7 +75,7 @@ async def find_trace(
     found = [each for some in (await load_all(search, named, _AT_ONCE)).values() for each in some]
     if not found:
         raise TraceNotFound(id, looked_up, failures)
-    return build_trace(trace_id, found, failures)
+    return build_trace(trace_id, found, failures, describe)
 
 
 async def read_commit(store: Store, stream: str, version: int) -> Commit | None:

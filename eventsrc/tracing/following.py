@@ -12,7 +12,7 @@ from ..store import Store
 from ..stores.feed import Feed
 from ..trace_context import trace_id_of
 from .finding import find_trace
-from .trace import Trace
+from .trace import Describe, Trace
 
 if TYPE_CHECKING:
     from ..processing import Processor
@@ -27,6 +27,7 @@ async def follow_trace(
     *,
     processors: Sequence[Processor[Any]] = (),
     quiet: float = QUIET,
+    describe: Describe | None = None,
 ) -> AsyncGenerator[Trace]:
     """Yield the trace that an id belongs to, and yield it again each time that it has changed.
 
@@ -49,7 +50,7 @@ async def follow_trace(
             raise TypeError(f"{name} is {type(store).__name__}, which has no feed")
         feeds[name] = store
     ends = {name: await feed.end() for name, feed in feeds.items()}  # before it is found: no commit is missed
-    yield (trace := await find_trace(id, named, processors=processors))
+    yield (trace := await find_trace(id, named, processors=processors, describe=describe))
     grown = asyncio.Event()
 
     async def watch(name: str) -> None:
@@ -70,7 +71,7 @@ async def follow_trace(
                     await task  # which raises: a feed that is followed has no end
             is_quiet = not grown.is_set()
             grown.clear()
-            if (found := await find_trace(id, named, processors=processors)) != trace:
+            if (found := await find_trace(id, named, processors=processors, describe=describe)) != trace:
                 yield (trace := found)
             elif is_quiet and not trace.open:
                 return

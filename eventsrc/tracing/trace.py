@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -19,11 +20,16 @@ from ..stores.causes import identity_of
 State = Literal["done", "pending", "retrying", "parked", "skipped"]
 
 
-class TracedEvent(msgspec.Struct, frozen=True):
-    """An event of a step: its id, as `order-7@3.0`, and its tag."""
+Describe = Callable[[Commit], Sequence[str]]
+"""Returns what a picture says of each event of a commit besides its tag, such as its fields."""
+
+
+class TracedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event of a step: its id, as `order-7@3.0`, its tag, and what `describe` has returned for it."""
 
     id: str
     tag: str
+    about: str = ""
 
 
 class Handling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -191,7 +197,9 @@ class Found(NamedTuple):
     handled: tuple[Handling, ...] = ()
 
 
-def build_trace(id: str, found: Iterable[Found], failures: Iterable[str] = ()) -> Trace:
+def build_trace(
+    id: str, found: Iterable[Found], failures: Iterable[str] = (), describe: Describe | None = None
+) -> Trace:
     """Return the trace of these commits, in any order. A commit that several stores have counts once.
 
     Causes may be wrong, foreign, or in a circle: each step is in the result all the same, once.
@@ -217,6 +225,7 @@ def build_trace(id: str, found: Iterable[Found], failures: Iterable[str] = ()) -
             nodes[number],
             tuple(sorted(place for parent in parents[number] if (place := places[parent]) < places[number])),
             outside[number],
+            describe,
         )
         for number in order
     ]
@@ -253,10 +262,12 @@ def _sort(commits: Sequence[Commit], parents: Sequence[Sequence[int]]) -> list[i
     return order
 
 
-def _to_step(found: Found, parents: tuple[int, ...], outside: tuple[str, ...]) -> Step:
+def _to_step(found: Found, parents: tuple[int, ...], outside: tuple[str, ...], describe: Describe | None) -> Step:
     commit, metadata, damage = found.commit, found.commit.metadata, ""
+    about: Sequence[str] = ()
     try:
         tags = read_tags(unpack(commit.payload, commit.stream, commit.version))
+        about = describe(commit) if describe is not None else ()
     except Exception as error:  # noqa: BLE001  # what is damaged is shown in its place
         tags, damage = list(commit.tags), str(error)
     attempt = metadata.get("attempt", "")
@@ -264,7 +275,10 @@ def _to_step(found: Found, parents: tuple[int, ...], outside: tuple[str, ...]) -
         id=f"{commit.stream}@{commit.version}",
         store=found.store,
         time=commit.time,
-        events=tuple(TracedEvent(str(commit.event_id(index)), tag) for index, tag in enumerate(tags)),
+        events=tuple(
+            TracedEvent(str(commit.event_id(index)), tag, text)
+            for index, (tag, text) in enumerate(zip_longest(tags, about[: len(tags)], fillvalue=""))
+        ),
         parents=parents,
         outside=outside,
         service=metadata.get("service", ""),

@@ -9,6 +9,7 @@ from unicodedata import category
 from .trace import Handling, Step, Trace
 
 _LONGEST = 200  # characters of a name or an error
+_MOST_EVENTS = 5  # of a step, whose fields are shown
 _MOST = 20  # lines of the head about steps that failed, or about processors
 
 
@@ -132,6 +133,10 @@ def note(trace: Trace, numbers: Sequence[int]) -> Iterator[str]:
         yield f"! {plain(step.damage)}"
     if len(numbers) > 1:
         return
+    about = [(event.tag if len(step.events) > 1 else "", event.about) for event in step.events if event.about]
+    yield from (plain(f"{tag} {text}".lstrip()) for tag, text in about[:_MOST_EVENTS])
+    if len(about) > _MOST_EVENTS:
+        yield f"and {show_count(len(about) - _MOST_EVENTS, 'more event')}"
     others = [trace.steps[parent].id for parent in step.parents[:-1]]
     if others:
         more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""

@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from eventsrc import EventsrcError, Repository, SQLiteStore, Store
-from eventsrc.inspection import App
+from eventsrc.inspection import App, describe_events
 from eventsrc.local import DynamoDBLocalUnavailable, dynamodb_local
-from eventsrc.tracing import draw_tree, find_trace
+from eventsrc.tracing import draw_map_table, draw_tree, find_map, find_trace
 
 from .day import Wish, open_bank, plan_day, run_day
 from .orders import Order
@@ -83,7 +83,7 @@ async def open_stores(kind: str, folder: Path) -> AsyncGenerator[Mapping[str, St
 
 
 async def report(app: App, wishes: Sequence[Wish]) -> None:
-    """Print how the orders ended, and one trace."""
+    """Print how the orders ended, one trace, and which types of events cause which."""
     orders = Repository(Order, app.stores["orders"])
     ended = [await orders.load(wish.order) for wish in wishes]
     for state, count in Counter(f"{order.state} {order.reason}".rstrip() for order in ended).most_common():
@@ -91,8 +91,9 @@ async def report(app: App, wishes: Sequence[Wish]) -> None:
     parked = [(each.name, stream) for each in app.processors for stream in await each.parked()]
     print(f"{len(parked):4}  mails that could not be sent")
     cancelled = next((order for order in ended if order.state == "cancelled"), ended[0])
-    trace = await find_trace(f"request-{cancelled.id}", app.stores, processors=app.processors)
-    print(f"\n{draw_tree(trace)}")
+    trace = await find_trace(f"request-{cancelled.id}", app.stores, processors=app.processors, describe=describe_events)
+    print(f"\n{draw_tree(trace)}\n")
+    print(draw_map_table(await find_map(app.stores, processors=app.processors)))
 
 
 if __name__ == "__main__":

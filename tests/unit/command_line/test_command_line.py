@@ -78,6 +78,15 @@ def test_streams_and_their_events(run: Callable[..., tuple[int, str]]) -> None:
     assert run("show", "account-a", "--at", "2001-01-01")[0] == 1
 
 
+def test_a_trace_shows_fields_only_if_asked(run: Callable[..., tuple[int, str]]) -> None:
+    assert 'owner="ann"' not in run("trace", "request-9")[1]
+    _, text = run("trace", "request-9", "--fields")
+    opened = text.splitlines().index("account.opened  account-a@1  shop, by ann")
+    assert text.splitlines()[opened + 1] == '│  owner="ann"'
+    found = json.loads(run("effects", "account-a@2.0", "--fields", "--json")[1])
+    assert [event["about"] for step in found["steps"] for event in step["events"]] == ["amount=5", "amount=13"]
+
+
 def test_states_and_what_differs_between_them(run: Callable[..., tuple[int, str]]) -> None:
     assert run("state", "account-a@2", app=True) == (0, 'owner = "ann"\nbalance = 5\nid = "a"\n')
     assert run("diff", "account-a", "@1", "@3", app=True) == (1, "balance: 0 -> 18\n")

@@ -143,6 +143,7 @@ async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
     assert "<svg" in page
     assert page.count('href="/streams/account-a-1?version=2"') == 2  # from the lanes and from the steps
     assert "failed" in page
+    assert "amount=66" in page
     assert "account.deposited" in await get(Studio(program), "/traces/request-9/file?as=text")
     assert (await get(Studio(program), "/traces/request-9/file")).startswith("<!DOCTYPE html>")
 
