@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,9 @@ from typing import Any
 import msgspec
 
 from .store import Commit, EventId
+
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""What the traceparent of W3C Trace Context looks like, in version 0; its first group is the trace id."""
 
 
 class TraceContext(msgspec.Struct, frozen=True):

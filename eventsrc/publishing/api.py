@@ -44,7 +44,7 @@ def events_api(
 
     - `source`: the CloudEvents attribute, a URI of this service; it may be relative.
     - `upcasters`: as in an aggregate; publish only the newest class of an event.
-    - `tracing`: include correlation and causation ids, which may identify people.
+    - `tracing`: include correlation and causation ids, which may identify people, and the W3C `traceparent`.
     - `private`: only each client's own cache may keep pages; by default shared caches may, too.
     - `page`: how many positions of the store one page covers.
     - `heartbeat`: seconds of silence after which a stream sends a comment.

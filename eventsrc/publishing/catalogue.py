@@ -13,6 +13,7 @@ from ..aggregates.event import Event, tag_of
 from ..aggregates.event_reader import EventReader
 from ..errors import DeclarationError, kind_of
 from ..store import Commit, EventId
+from ..trace_context import TRACEPARENT
 
 E = TypeVar("E", bound=Event)
 
@@ -111,6 +112,8 @@ class Catalogue:
             made["correlationid"] = commit.correlation_id
         if self._tracing and commit.causation_ids:
             made["causationid"] = " ".join(id.replace("%", "%25").replace(" ", "%20") for id in commit.causation_ids)
+        if self._tracing and TRACEPARENT.fullmatch(parent := commit.metadata.get("traceparent", "")):
+            made["traceparent"] = parent
         made["datacontenttype"] = "application/json"
         made["data"] = each.data(event)
         return made

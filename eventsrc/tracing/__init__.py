@@ -13,6 +13,7 @@ print(draw_map_table(map))  # or draw_map_mermaid, draw_map (SVG)
 """
 
 from ..trace_context import name_service, trace_id_of
+from .cloud_events import trace_cloud_event
 from .finding import find_trace
 from .following import follow_trace
 from .lanes import draw_lanes
@@ -56,5 +57,6 @@ __all__ = [
     "follow_trace",
     "name_service",
     "to_ocel",
+    "trace_cloud_event",
     "trace_id_of",
 ]

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from ..trace_context import current_trace, trace
+from ..trace_context import TRACEPARENT, current_trace, trace
 from ..uuid7 import uuid7
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI 3 app. Frameworks give scope, receive and send types of their own."""
 
 _CORRELATION_ID = re.compile(rb"[!-~]{1,128}")
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(TRACEPARENT.pattern.encode())
 _STARTS = ("http.response.start", "websocket.accept")
 
 

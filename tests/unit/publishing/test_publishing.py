@@ -20,6 +20,7 @@ from eventsrc.publishing import PublishedEvent, events_api
 from eventsrc.publishing.asgi import choose_media_type
 from eventsrc.publishing.catalogue import Catalogue
 from eventsrc.publishing.token import FeedToken, Place
+from eventsrc.tracing import trace_cloud_event
 
 DEPOSITED = PublishedEvent(Deposited, type="com.example.deposited.v1")
 
@@ -118,6 +119,34 @@ def test_correlation_and_causation_are_included_only_with_tracing() -> None:
     assert (event["correlationid"], event["causationid"]) == ("req-9", "order-1@2.0 order-a%20b%25@3.1")
     [event] = cloud_events(commit_of(Deposited(amount=5)), DEPOSITED, tracing=True)
     assert not event.keys() & {"correlationid", "causationid"}
+
+
+def test_a_valid_traceparent_is_included_only_with_tracing() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    [event] = cloud_events(commit_of(Deposited(amount=5), metadata={"traceparent": parent}), DEPOSITED, tracing=True)
+    assert event["traceparent"] == parent
+    [event] = cloud_events(commit_of(Deposited(amount=5), metadata={"traceparent": parent}), DEPOSITED)
+    assert "traceparent" not in event
+    [event] = cloud_events(commit_of(Deposited(amount=5), metadata={"traceparent": "00-1\n"}), DEPOSITED, tracing=True)
+    assert "traceparent" not in event
+
+
+async def test_what_another_service_commits_belongs_to_the_trace_of_the_event() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    commit = commit_of(Deposited(amount=5), correlation_id="req-9", metadata={"traceparent": parent})
+    [event] = cloud_events(commit, DEPOSITED, tracing=True)
+    with trace_cloud_event(event) as found:
+        assert (found.correlation_id, found.causation_ids) == ("req-9", (event["id"],))
+        assert found.metadata == {"traceparent": parent}
+    [event] = cloud_events(commit_of(Deposited(amount=5)), DEPOSITED)
+    with trace_cloud_event({**event, "traceparent": "00-1"}) as found:
+        assert (found.correlation_id, found.metadata) == ("account-a-1@7", {})
+
+
+@pytest.mark.parametrize("event", [{}, {"id": 7}, {"id": ""}, {"id": "a-1@1.0", "correlationid": 7}, {"id": "\ud800"}])
+def test_what_is_not_a_cloud_event_is_refused(event: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"not a CloudEvent|correlationid|surrogate"), trace_cloud_event(event):
+        pass
 
 
 def test_old_events_are_upcast_or_left_out() -> None:
