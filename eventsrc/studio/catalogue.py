@@ -1,4 +1,4 @@
-"""The page of all event classes: fields, versions, who records and who handles them."""
+"""The page of all event classes: fields, upcasters, and the classes that record and handle them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may see and change something: the hosts, the token, and requests from other pages."""
+"""What requests are passed on: by their host, their token, and the page that sends them."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ DOORS = {
         ".telemetry",
         ".tracing",
         ".inspection",
+        ".studio",
     )
 }
 """The packages that users import from. Their files are private."""
