@@ -40,7 +40,9 @@ async def serve(app: App, output: Output, *, host: str, port: int, token: str, w
         token = token or secrets.token_urlsafe(16)
     user = getpass.getuser()
     studio = Studio(app, write=write, token=token, hosts=LOOPBACK if is_local else (), actor=lambda scope: user)
-    config = uvicorn.Config(studio, host=host, port=port, log_level="warning", lifespan="off")
+    config = uvicorn.Config(
+        studio, host=host, port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+    )
     try:
         listening = config.bind_socket()
     except SystemExit:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..concurrency import cancel_all
@@ -20,6 +21,7 @@ from ..stores.feed import Feed
 from ..tracing.wording import plain
 from .site import Site, show_moment
 
+_FOLLOWING = 16  # pages at a time: each reads the feeds of all stores
 _WAITING = 1_000  # commits that a browser has not taken yet
 _ALIVE = 15.0  # seconds
 
@@ -31,9 +33,23 @@ def make_routes(site: Site) -> Sequence[Route]:
         category, tag = request.query_params.get("category", ""), request.query_params.get("tag", "")
         return site.render(request, "live.html", "Live", category=category, tag=tag)
 
+    following = 0
+
+    async def follow(category: str, tag: str) -> AsyncGenerator[str]:
+        nonlocal following
+        following += 1
+        try:
+            async with aclosing(_follow(site, category, tag)) as texts:
+                async for text in texts:
+                    yield text
+        finally:
+            following -= 1
+
     async def send_live(request: Request) -> Response:
+        if following >= _FOLLOWING:
+            return PlainTextResponse("Too many pages follow the stores.", HTTPStatus.SERVICE_UNAVAILABLE)
         category, tag = request.query_params.get("category", ""), request.query_params.get("tag", "")
-        return StreamingResponse(_follow(site, category, tag), media_type="text/event-stream")
+        return StreamingResponse(follow(category, tag), media_type="text/event-stream")
 
     return [Route("/live", show_live), Route("/live/events", send_live)]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -22,7 +22,7 @@ from ..log import log
 from ..processing import Parked, Processor, rebuild, status
 from ..store import Store
 from ..stream_id import category_of
-from .site import Site, quote_path
+from .site import Site
 
 _FORM_BYTES = 10_000
 _QUESTIONS = {
@@ -58,7 +58,7 @@ def make_routes(site: Site) -> Sequence[Route]:
         return site.render(request, "processors.html", "Processors", processors=found)
 
     async def show_processor(request: Request) -> Response:
-        processor = site.app.find_processor(request.path_params["name"])
+        processor = site.app.find_processor(request.query_params.get("name", ""))
         parked = [await _show_parked(site, processor, each) for each in await processor.parked()]
         skipped = await processor.checkpoints.skipped(processor.name)
         return site.render(
@@ -109,7 +109,7 @@ def make_routes(site: Site) -> Sequence[Route]:
         except (EventsrcError, ValueError, RuntimeError, TimeoutError) as error:
             text = site.show_error(f"{type(error).__name__}: {error}")
             return site.refuse(request, text, HTTPStatus.CONFLICT)
-        to = f"{request.scope.get('root_path', '')}/processors/{quote_path(processor.name)}"
+        to = f"{request.scope.get('root_path', '')}/processor?{urlencode({'name': processor.name})}"
         return RedirectResponse(to, HTTPStatus.SEE_OTHER)
 
     def _read_action(request: Request) -> tuple[str, str, str]:
@@ -122,13 +122,13 @@ def make_routes(site: Site) -> Sequence[Route]:
         stream = request.query_params.get("stream", "")
         if action not in _QUESTIONS or bool(stream) == (action == "rebuild"):
             raise HTTPException(HTTPStatus.NOT_FOUND, f"{action!r} is not an action for this")
-        return request.path_params["name"], action, stream
+        return request.query_params.get("name", ""), action, stream
 
     return [
         Route("/processors", list_processors),
-        Route("/processors/{name}", show_processor),
-        Route("/processors/{name}/{action}", ask, methods=["GET"]),
-        Route("/processors/{name}/{action}", act, methods=["POST"]),
+        Route("/processor", show_processor),
+        Route("/processor/{action}", ask, methods=["GET"]),
+        Route("/processor/{action}", act, methods=["POST"]),
     ]
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -41,7 +40,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        found.filters.update(plain=plain, path=quote_path, time=show_moment, value=show_value, duration=show_time)
+        found.filters.update(plain=plain, time=show_moment, value=show_value, duration=show_time)
         return found
 
     def render(
@@ -74,11 +73,6 @@ class Site:
         except Exception as error:  # noqa: BLE001  # what is damaged is shown in its place
             damage = f"{type(error).__name__}: {error}"
         return {"store": store, "version": commit.version, "commit": commit, "events": events, "damage": damage}
-
-
-def quote_path(text: str) -> str:
-    """Return a text as a part of a path."""
-    return quote(text, safe="")
 
 
 def show_moment(moment: datetime | int) -> str:

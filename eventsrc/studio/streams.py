@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -21,7 +22,7 @@ from ..stores.causes import identity_of, parse_identity
 from ..stores.feed import Feed, Head
 from ..stream_id import category_of
 from .scenario import write_scenario
-from .site import Site, quote_path
+from .site import Site
 
 _LISTED = 200  # streams of a page
 _SHOWN = 50  # commits of a page
@@ -42,9 +43,9 @@ def make_routes(site: Site) -> Sequence[Route]:
         stream, version = parse_identity(identity_of(text)) or (text, 0)
         for store in site.app.stores.values():
             if await _has(store, stream, version):
-                at = f"?version={version}" if version else ""
-                return RedirectResponse(f"{root}/streams/{quote_path(stream)}{at}", HTTPStatus.SEE_OTHER)
-        return RedirectResponse(f"{root}/traces/{quote_path(text)}", HTTPStatus.SEE_OTHER)
+                at = {"version": version} if version else {}
+                return RedirectResponse(f"{root}/stream?{urlencode({'name': stream, **at})}", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{root}/trace?{urlencode({'id': text})}", HTTPStatus.SEE_OTHER)
 
     async def list_streams(request: Request) -> Response:
         category, prefix = request.query_params.get("category", ""), request.query_params.get("prefix", "")
@@ -80,16 +81,19 @@ def make_routes(site: Site) -> Sequence[Route]:
         )
 
     async def show_stream(request: Request) -> Response:
-        stream = request.path_params["stream"]
+        stream = request.query_params.get("name", "")
         name, store, last = await _find_stream(site, stream, request.query_params.get("store", ""))
         version = min(_read_version(request, last), last)
+        part = request.query_params.get("part", "")
+        if part == "test":
+            return await show_scenario(request, stream, store, version)
         start = max(0, min(version - _SHOWN // 2, last - _SHOWN))
         commits = [each async for each in _read_commits(site, name, store, stream, start, start + _SHOWN)]
         state, changes, no_state = await _show_state(site, stream, version)
         shown = next((each for each in commits if each["version"] == version), None)
         return site.render(
             request,
-            "state.html" if request.query_params.get("part") == "state" else "stream.html",
+            "state.html" if part == "state" else "stream.html",
             stream,
             stream=stream,
             store=name,
@@ -104,22 +108,16 @@ def make_routes(site: Site) -> Sequence[Route]:
             no_state=no_state,
         )
 
-    async def show_scenario(request: Request) -> Response:
-        stream = request.path_params["stream"]
-        _, store, last = await _find_stream(site, stream, request.query_params.get("store", ""))
-        version = min(_read_version(request, last), last)
-        aggregate = site.app.find_aggregate(stream)
-        text = await write_scenario(store, aggregate, stream, version, show=site.show)
-        return site.render(
-            request, "scenario.html", f"{stream}@{version} as a test", stream=stream, version=version, text=text
-        )
+    async def show_scenario(request: Request, stream: str, store: Store, version: int) -> Response:
+        text = await write_scenario(store, site.app.find_aggregate(stream), stream, version, show=site.show)
+        title = f"{stream}@{version} as a test"
+        return site.render(request, "scenario.html", title, stream=stream, version=version, text=text)
 
     return [
         Route("/", show_home),
         Route("/find", find),
         Route("/streams", list_streams),
-        Route("/streams/{stream:path}/test", show_scenario),
-        Route("/streams/{stream:path}", show_stream),
+        Route("/stream", show_stream),
     ]
 
 

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from ..errors import EventsrcError
+from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError
 from . import catalogue, live, maps, processors, streams, traces
 from .guard import Guard
@@ -53,8 +53,7 @@ class Studio:
         async def explain(request: Request, error: Exception) -> Response:
             if isinstance(error, HTTPException):
                 return site.refuse(request, error.detail, HTTPStatus(error.status_code))
-            not_found = isinstance(error, UsageError | LookupError)
-            status = HTTPStatus.NOT_FOUND if not_found else HTTPStatus.SERVICE_UNAVAILABLE
+            status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, StoreError) else HTTPStatus.NOT_FOUND
             return site.refuse(request, f"{type(error).__name__}: {error}", status)
 
         pages = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from starlette.routing import Route
 from ..inspection.events import describe_events
 from ..tracing import Step, Trace, draw_lanes, draw_page, draw_tree, find_trace
 from ..tracing.page import draw_head, draw_steps
-from .site import Site, quote_path
+from .site import Site
 
 _STEPS_BYTES = 200_000
 _QUIET = 30.0  # seconds without a new step
@@ -25,16 +26,21 @@ def make_routes(site: Site) -> Sequence[Route]:
     """Return the routes of these pages."""
 
     async def show_trace(request: Request) -> Response:
-        id, root = request.path_params["id"], request.scope.get("root_path", "")
-        trace = await _find(site, id)
+        root, part = request.scope.get("root_path", ""), request.query_params.get("part", "")
+        trace = await _find(site, request.query_params.get("id", ""))
+        if part == "text":
+            return Response(f"{draw_tree(trace)}\n", media_type="text/plain; charset=utf-8")
+        if part == "page":
+            headers = {"content-disposition": 'attachment; filename="trace.html"'}
+            return Response(draw_page(trace), media_type="text/html; charset=utf-8", headers=headers)
 
         def link(step: Step) -> str:
             stream, _, version = step.id.rpartition("@")
-            return f"{root}/streams/{quote_path(stream)}?version={version}"
+            return f"{root}/stream?{urlencode({'name': stream, 'version': version})}"
 
         return site.render(
             request,
-            "steps.html" if request.query_params.get("part") == "trace" else "trace.html",
+            "steps.html" if part == "steps" else "trace.html",
             f"Trace {trace.id}",
             trace=trace,
             head=Markup(draw_head(trace)),  # noqa: S704  # they escape all texts
@@ -43,17 +49,7 @@ def make_routes(site: Site) -> Sequence[Route]:
             live=_is_live(trace),
         )
 
-    async def download(request: Request) -> Response:
-        trace = await _find(site, request.path_params["id"])
-        if request.query_params.get("as") == "text":
-            return Response(f"{draw_tree(trace)}\n", media_type="text/plain; charset=utf-8")
-        headers = {"content-disposition": 'attachment; filename="trace.html"'}
-        return Response(draw_page(trace), media_type="text/html; charset=utf-8", headers=headers)
-
-    return [
-        Route("/traces/{id:path}/file", download),
-        Route("/traces/{id:path}", show_trace),
-    ]
+    return [Route("/trace", show_trace)]
 
 
 async def _find(site: Site, id: str) -> Trace:

@@ -21,11 +21,11 @@ HOSTILE = """<script>window.hacked=1</script>"><img src=x onerror="window.hacked
 PAGES = [
     "/",
     "/streams",
-    "/streams/account-a-1",
-    "/traces/request-9",
+    "/stream?name=account-a-1",
+    "/trace?id=request-9",
     "/live",
     "/processors",
-    "/processors/in-sqlite@1",
+    "/processor?name=in-sqlite@1",
 ]
 
 
@@ -53,7 +53,7 @@ async def open_page(browser: Browser, **options: Any) -> tuple[Page, list[str]]:
 async def test_the_state_follows_the_slider_and_the_keyboard(browser: Browser, tmp_path: Path) -> None:
     async with open_program(tmp_path) as program, serve(Studio(program)) as address:
         page, problems = await open_page(browser)
-        await page.goto(f"{address}/streams/account-a-1")
+        await page.goto(f"{address}/stream?name=account-a-1")
         await expect(page.get_by_role("heading", name="State at version 2")).to_be_visible()
         await page.get_by_role("slider").focus()
         await page.keyboard.press("ArrowLeft")
@@ -91,7 +91,7 @@ async def test_a_trace_grows_while_it_is_looked_at_and_can_be_zoomed(browser: Br
         with trace(correlation_id="request-9"):
             await accounts.save(Account.open("a-1", owner="ann"))
         page, problems = await open_page(browser)
-        await page.goto(f"{address}/traces/request-9")
+        await page.goto(f"{address}/trace?id=request-9")
         await expect(page.get_by_text("more may follow")).to_be_visible()
         with trace(correlation_id="request-9", causation_id="account-a-1@1.0"):
             await accounts.execute("a-1", Account.deposit, 5)
@@ -190,7 +190,7 @@ async def test_another_page_can_neither_read_nor_frame_nor_change_it(browser: Br
         assert await page.evaluate(READ, f"{address}/streams") == "refused"
         await page.evaluate(FRAME, address)
         assert "Find a stream" not in "".join([await each.content() for each in page.frames])
-        await page.evaluate(POST, f"{address}/processors/in-sqlite@1/skip?stream=account-a-1")
+        await page.evaluate(POST, f"{address}/processor/skip?name=in-sqlite@1&stream=account-a-1")
         assert len(await program.processors[0].parked()) == 1
 
 
@@ -203,7 +203,7 @@ async def test_a_trace_of_any_size_is_shown(browser: Browser, steps: int) -> Non
             with trace(correlation_id="request-9", causation_id=cause):
                 await accounts.save(Account.open(f"a-{number}", owner="ann"))
         page, problems = await open_page(browser)
-        await page.goto(f"{address}/traces/request-9")
+        await page.goto(f"{address}/trace?id=request-9")
         if steps:
             await expect(page.get_by_text(f"{steps:,} step").first).to_be_visible()
             assert problems == []

@@ -20,7 +20,7 @@ function followSlider(form) {
     await wait(50);
     if (mine !== asked) return;
     try {
-      const text = await load(`${form.dataset.state}?${query}&part=state`);
+      const text = await load(`${form.action}?${query}&part=state`);
       if (mine !== asked) return;
       state.innerHTML = text;
       history.replaceState(null, "", `?${query}`);
@@ -94,7 +94,7 @@ function followStores(rows) {
     const stored = JSON.parse(event.data);
     const row = document.createElement("tr");
     const link = document.createElement("a");
-    link.href = `${rows.dataset.streams}${encodeURIComponent(stored.stream)}?version=${stored.version}`;
+    link.href = `${rows.dataset.stream}?${new URLSearchParams({ name: stored.stream, version: stored.version })}`;
     link.textContent = `${stored.stream}@${stored.version}`;
     cell(row, stored.time);
     cell(row, link);

@@ -42,13 +42,13 @@ async def get(studio: Any, path: str, code: int = 200) -> str:
 PAGES = [
     "/",
     "/streams",
-    "/streams/account-a-1",
-    "/streams/account-a-1/test",
-    "/traces/request-9",
+    "/stream?name=account-a-1",
+    "/stream?name=account-a-1&part=test",
+    "/trace?id=request-9",
     "/map",
     "/live",
     "/processors",
-    "/processors/in-sqlite@1",
+    "/processor?name=in-sqlite@1",
     "/events",
 ]
 
@@ -67,32 +67,32 @@ async def test_each_page_is_there_and_no_other_page_can_read_or_frame_it(program
 
 async def test_a_stream_shows_its_state_at_each_version_and_what_changed(program: App) -> None:
     studio = Studio(program)
-    second = await get(studio, "/streams/account-a-1")
+    second = await get(studio, "/stream?name=account-a-1")
     assert "State at version 2" in second
     assert re.search(r'class="changed"><td>balance</td><td>66</td><td>0</td>', second)
     assert 'aria-current="true"' in second
     assert "caused by" in second
-    first = await get(studio, "/streams/account-a-1?version=1")
+    first = await get(studio, "/stream?name=account-a-1&version=1")
     assert "State at version 1" in first
     assert "by ann" in first
-    assert "<html" not in await get(studio, "/streams/account-a-1?version=1&part=state")
+    assert "<html" not in await get(studio, "/stream?name=account-a-1&version=1&part=state")
 
 
 @pytest.mark.parametrize("version", ["0", "x", "-1", "9" * 400])
 async def test_a_version_that_is_none_is_explained(program: App, version: str) -> None:
-    assert "is not a version" in await get(Studio(program), f"/streams/account-a-1?version={version}", 404)
+    assert "is not a version" in await get(Studio(program), f"/stream?name=account-a-1&version={version}", 404)
 
 
 async def test_a_version_after_the_last_is_the_last(program: App) -> None:
-    assert "State at version 2" in await get(Studio(program), "/streams/account-a-1?version=99")
+    assert "State at version 2" in await get(Studio(program), "/stream?name=account-a-1&version=99")
 
 
 @pytest.mark.parametrize(
     ("text", "goes_to"),
     [
-        ("account-a-1", "/streams/account-a-1"),
-        ("account-a-1@2.0", "/streams/account-a-1?version=2"),
-        ("request-9", "/traces/request-9"),
+        ("account-a-1", "/stream?name=account-a-1"),
+        ("account-a-1@2.0", "/stream?name=account-a-1&version=2"),
+        ("request-9", "/trace?id=request-9"),
         ("", "/"),
     ],
 )
@@ -104,10 +104,12 @@ async def test_an_id_is_found_whatever_it_names(program: App, text: str, goes_to
 
 async def test_an_unknown_id_says_where_it_was_looked_for(program: App) -> None:
     studio = Studio(program)
-    assert "it has no commit in bank" in await get(studio, "/streams/account-b-9", 404)
-    assert "nobody" in await get(studio, "/traces/nobody", 404)
-    assert "in-sqlite@1" in await get(studio, "/processors/nobody", 404)
+    assert "it has no commit in bank" in await get(studio, "/stream?name=account-b-9", 404)
+    assert "nobody" in await get(studio, "/trace?id=nobody", 404)
+    assert "in-sqlite@1" in await get(studio, "/processor?name=nobody", 404)
     assert "Not Found" in await get(studio, "/nothing", 404)
+    for path in ("/stream", "/stream?name=a b", "/trace", "/processor", "/processor?name="):
+        await get(studio, path, 404)
 
 
 async def test_many_streams_are_listed_in_pages_and_by_category(program: App) -> None:
@@ -127,7 +129,7 @@ async def test_many_streams_are_listed_in_pages_and_by_category(program: App) ->
 
 
 async def test_a_test_of_real_events_passes(program: App) -> None:
-    page = await get(Studio(program), "/streams/account-a-1/test")
+    page = await get(Studio(program), "/stream?name=account-a-1&part=test")
     text = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
     assert text is not None
     source = text[1].replace("&#39;", "'").replace("&gt;", ">")
@@ -139,13 +141,13 @@ async def test_a_test_of_real_events_passes(program: App) -> None:
 
 
 async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
-    page = await get(Studio(program), "/traces/account-a-1@2")
+    page = await get(Studio(program), "/trace?id=account-a-1@2")
     assert "<svg" in page
-    assert page.count('href="/streams/account-a-1?version=2"') == 2  # from the lanes and from the steps
+    assert page.count('href="/stream?name=account-a-1&amp;version=2"') == 2  # from the lanes and from the steps
     assert "failed" in page
     assert "amount=66" in page
-    assert "account.deposited" in await get(Studio(program), "/traces/request-9/file?as=text")
-    assert (await get(Studio(program), "/traces/request-9/file")).startswith("<!DOCTYPE html>")
+    assert "account.deposited" in await get(Studio(program), "/trace?id=request-9&part=text")
+    assert (await get(Studio(program), "/trace?id=request-9&part=page")).startswith("<!DOCTYPE html>")
 
 
 async def test_the_map_says_which_types_cause_which(program: App) -> None:
@@ -163,7 +165,7 @@ async def test_events_say_who_records_and_who_handles_them(program: App) -> None
 
 
 async def test_a_parked_stream_shows_the_error_the_commit_and_the_state_before(program: App) -> None:
-    page = await get(Studio(program), "/processors/in-sqlite@1")
+    page = await get(Studio(program), "/processor?name=in-sqlite@1")
     assert "66 is refused" in page
     assert "State before it" in page
     assert "Retry" not in page  # it only shows
@@ -172,16 +174,18 @@ async def test_a_parked_stream_shows_the_error_the_commit_and_the_state_before(p
 async def test_without_write_nothing_can_be_changed(program: App) -> None:
     async with client(Studio(program), headers=HERE) as browser:
         for action in ("retry", "skip"):
-            path = f"/processors/in-sqlite@1/{action}?stream=account-a-1"
+            path = f"/processor/{action}?name=in-sqlite@1&stream=account-a-1"
             assert (await browser.get(path)).status_code == 403
             assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 403
-        assert (await browser.post("/processors/in-sqlite@1/rebuild", data={"typed": "in-sqlite@1"})).status_code == 403
+        assert (
+            await browser.post("/processor/rebuild?name=in-sqlite@1", data={"typed": "in-sqlite@1"})
+        ).status_code == 403
     assert len(await program.processors[0].parked()) == 1
 
 
 async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, caplog: pytest.LogCaptureFixture) -> None:
     studio = Studio(program, write=True, actor=lambda scope: "olga")
-    path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+    path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
     with caplog.at_level(logging.WARNING, "eventsrc"):
         async with client(studio, headers=HERE) as browser:
             assert "Type <b>account-a-1</b> to confirm" in (await browser.get(path)).text
@@ -190,7 +194,7 @@ async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, ca
             assert len(await program.processors[0].parked()) == 1
             assert "olga" not in caplog.text
             answer = await browser.post(path, data={"typed": "account-a-1", "reason": "paid back"})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/processors/in-sqlite%401")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/processor?name=in-sqlite%401")
     assert await program.processors[0].parked() == []
     [skipped] = await program.processors[0].checkpoints.skipped("in-sqlite@1")
     assert skipped.reason == "paid back (olga)"
@@ -199,7 +203,7 @@ async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, ca
 
 async def test_a_retry_that_fails_again_says_so(program: App) -> None:
     async with client(Studio(program, write=True), headers=HERE) as browser:
-        path = "/processors/in-sqlite@1/retry?stream=account-a-1"
+        path = "/processor/retry?name=in-sqlite@1&stream=account-a-1"
         answer = await browser.post(path, data={"typed": "account-a-1"})
     assert answer.status_code == 409
     assert "StreamParked" in answer.text
@@ -211,7 +215,7 @@ async def test_a_retry_that_fails_again_says_so(program: App) -> None:
 )
 async def test_another_page_cannot_send_a_change(program: App, headers: dict[str, str]) -> None:
     async with client(Studio(program, write=True), headers=headers) as browser:
-        path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
         answer = await browser.post(path, data={"typed": "account-a-1", "reason": "x"})
     assert answer.status_code == 403
     assert len(await program.processors[0].parked()) == 1
@@ -219,7 +223,7 @@ async def test_another_page_cannot_send_a_change(program: App, headers: dict[str
 
 async def test_an_old_browser_names_its_origin(program: App) -> None:
     async with client(Studio(program, write=True), headers={"origin": "http://testserver"}) as browser:
-        path = "/processors/in-sqlite@1/skip?stream=account-a-1"
+        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
         assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 303
 
 
@@ -261,12 +265,12 @@ async def test_what_is_masked_is_on_no_page(program: App) -> None:
 async def test_it_can_be_mounted_in_a_service(program: App) -> None:
     service = FastAPI()
     service.mount("/studio", Studio(program))
-    page = await get(service, "/studio/streams/account-a-1")
+    page = await get(service, "/studio/stream?name=account-a-1")
     links = re.findall(r'(?:href|src|action)="(/[^"]*)"', page)
     assert links
     assert all(link.startswith("/studio/") for link in links)
     async with client(service) as browser:
-        for link in set(links):
+        for link in set(re.findall(r'(?:href|src)="(/[^"]*)"', page)):
             assert (await browser.get(link.replace("&amp;", "&"), follow_redirects=True)).status_code == 200, link
 
 
@@ -277,7 +281,7 @@ async def test_a_damaged_commit_is_shown_in_its_place(tmp_path: Path) -> None:
         db.execute("UPDATE log SET record = x'90' WHERE position = 1")
     db.close()
     async with SQLiteStore(tmp_path / "bank.db") as store:
-        page = await get(Studio(App({"bank": store})), "/streams/account-a-1?version=1")
+        page = await get(Studio(App({"bank": store})), "/stream?name=account-a-1&version=1")
     assert "It cannot be read" in page
     assert "account.deposited" in page
 
@@ -287,14 +291,14 @@ async def test_a_store_that_cannot_be_read_is_named_and_the_rest_is_shown(progra
     async with closed:
         pass
     studio = Studio(program._replace(stores={"bank": program.stores["bank"], "closed": closed}))
-    assert "StoreClosed" in await get(studio, "/traces/request-9")
+    assert "StoreClosed" in await get(studio, "/trace?id=request-9")
     page = await get(studio, "/streams")
     assert "account-a-1" in page
     assert "closed:" in page
 
 
 async def test_without_classes_events_are_shown_as_stored(program: App) -> None:
-    page = await get(Studio(App(program.stores)), "/streams/account-a-1")
+    page = await get(Studio(App(program.stores)), "/stream?name=account-a-1")
     assert "account.opened" in page
     assert "no class of the app has the category" in page
     assert "copy as test" not in page
