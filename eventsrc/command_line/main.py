@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EventsrcError, StoreError
-from ..inspection import UsageError, open_app
+from ..inspection import App, UsageError, make_stores, open_app
 from . import processors, streams, traces
 from .output import Output
-from .verbs import Verb, Verbs
+from .verbs import Needs, Verb, VerbParser, Verbs
 
 USAGE, FAILED, UNREACHABLE, INTERRUPTED = 2, 1, 3, 130
 _EXIT_CODES = """
@@ -45,14 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(given: argparse.Namespace) -> int:
+    verb: Verb = given.verb
+    if given.needs is Needs.NOTHING:
+        return await verb(App({}), Output(), given)
     reference, urls = given.app, given.store
+    output = Output(as_json=given.json)
     if not reference and not urls:
         configured = _read_configuration()
         reference, urls = configured.get("app"), configured.get("store", os.environ.get("EVENTSRC_STORE", ""))
         urls = urls.split() if isinstance(urls, str) else urls
-    verb: Verb = given.verb
+    if given.needs is Needs.STORES and urls:
+        return await verb(App(make_stores(urls)), output, given)
     async with open_app(reference, urls) as app:
-        return await verb(app, Output(as_json=given.json), given)
+        return await verb(app, output, given)
 
 
 def _read_configuration() -> dict[str, Any]:
@@ -74,8 +79,12 @@ def _fail(error: Exception, code: int) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(prog="eventsrc", description="Look into event stores.", epilog=_EXIT_CODES)
-    verbs = Verbs(parser)
+    return _make_verbs().parser
+
+
+def _make_verbs() -> Verbs:
+    about = "Look into event stores, and administer tables and processors."
+    verbs = Verbs(VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES))
     for module in (streams, traces, processors):
         module.add_verbs(verbs)
-    return parser
+    return verbs

@@ -11,7 +11,7 @@ from ..inspection.events import to_json
 class Output:
     """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
 
     def show(self, text: str, value: Any) -> None:

@@ -8,6 +8,6 @@ async def app():
 ```
 """
 
-from .app import App, UsageError, open_app
+from .app import App, UsageError, make_stores, open_app
 
-__all__ = ["App", "UsageError", "open_app"]
+__all__ = ["App", "UsageError", "make_stores", "open_app"]
