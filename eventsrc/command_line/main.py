@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError, make_stores, open_app
-from . import processors, streams, traces
+from . import processors, rebuilding, streams, traces
 from .output import Output
+from .screen import Screen
 from .verbs import Needs, Verb, VerbParser, Verbs
 
 USAGE, FAILED, UNREACHABLE, INTERRUPTED = 2, 1, 3, 130
@@ -28,9 +29,11 @@ exit codes: 0 done; 1 not found, different, parked or failed; 2 wrong arguments;
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit code."""
     given = make_parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    screen = Screen(sys.stderr)
+    handler = logging.StreamHandler(screen)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        return asyncio.run(_run(given))
+        return asyncio.run(_run(given, screen))
     except UsageError as error:
         return _fail(error, USAGE)
     except StoreError as error:
@@ -44,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-async def _run(given: argparse.Namespace) -> int:
+async def _run(given: argparse.Namespace, screen: Screen) -> int:
     verb: Verb = given.verb
     if given.needs is Needs.NOTHING:
-        return await verb(App({}), Output(), given)
+        return await verb(App({}), Output(screen), given)
     reference, urls = given.app, given.store
-    output = Output(as_json=given.json)
+    output = Output(screen, as_json=given.json)
     if not reference and not urls:
         configured = _read_configuration()
         reference, urls = configured.get("app"), configured.get("store", os.environ.get("EVENTSRC_STORE", ""))
@@ -85,6 +88,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _make_verbs() -> Verbs:
     about = "Look into event stores, and administer tables and processors."
     verbs = Verbs(VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES))
-    for module in (streams, traces, processors):
+    for module in (streams, traces, processors, rebuilding):
         module.add_verbs(verbs)
     return verbs

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import StreamParked
 from ..inspection import App, UsageError
-from ..processing import status
+from ..processing import Parked, status
 from ..tracing.wording import plain
 from .output import Output
 from .streams import show_commit
@@ -88,9 +88,14 @@ async def list_parked(app: App, output: Output) -> int:
     """Print the parked streams of all processors. Return 1 if there are some."""
     found = [(each.name, parked) for each in app.processors for parked in await each.parked()]
     for name, parked in found:
-        text = f"{name}  {parked.stream}@{parked.version}  {parked.attempts} attempts  {parked.at:%Y-%m-%d %H:%M:%SZ}"
-        output.show(f"{plain(text)}  {plain(parked.error)}", {"processor": name} | msgspec.to_builtins(parked))
+        show_parked_stream(output, name, parked)
     return _PROBLEM if found else _DONE
+
+
+def show_parked_stream(output: Output, name: str, parked: Parked) -> None:
+    """Print a parked stream of the processor with this name, on a line."""
+    text = f"{name}  {parked.stream}@{parked.version}  {parked.attempts} attempts  {parked.at:%Y-%m-%d %H:%M:%SZ}"
+    output.show(f"{plain(text)}  {plain(parked.error)}", {"processor": name} | msgspec.to_builtins(parked))
 
 
 async def show_parked(app: App, output: Output, name: str, stream: str) -> int:

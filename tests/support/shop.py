@@ -63,3 +63,19 @@ async def park() -> None:
     async with app() as opened:
         with suppress(StreamsParked):
             await opened.processors[0].run(until_caught_up=True)
+
+
+@asynccontextmanager
+async def late_app() -> AsyncGenerator[App]:
+    """The app of a release whose new version begins now, so that it cannot be rebuilt."""
+    async with SQLiteStore("shop.db") as store, SQLiteCheckpoints("view.db") as checkpoints:
+        yield App({"shop": store}, [Account], [Processor(NewView(), store, checkpoints, start="now")])
+
+
+async def deposit(amount: int) -> None:
+    """Store another commit, which no processor has handled."""
+    async with SQLiteStore("shop.db") as store:
+        accounts = Repository(Account, store)
+        account = await accounts.load("a")
+        account.deposit(amount)
+        await accounts.save(account)
