@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError, make_stores, open_app
-from . import processors, rebuilding, streams, traces
+from . import processors, rebuilding, streams, tables, traces
 from .output import Output
 from .screen import Screen
 from .verbs import Needs, Verb, VerbParser, Verbs
@@ -88,6 +88,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _make_verbs() -> Verbs:
     about = "Look into event stores, and administer tables and processors."
     verbs = Verbs(VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES))
-    for module in (streams, traces, processors, rebuilding):
+    for module in (streams, traces, processors, rebuilding, tables):
         module.add_verbs(verbs)
     return verbs

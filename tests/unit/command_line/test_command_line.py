@@ -152,7 +152,12 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "status", "verify", "rebuild"]
-    for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
+    parked, table = (
+        ("list", "show", "retry", "skip"),
+        ("create", "show", "doctor", "policy", "cloudformation", "terraform"),
+    )
+    groups = [*(["parked", verb] for verb in parked), *(["table", verb] for verb in table)]
+    for words in [*([verb] for verb in verbs), *groups]:
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])
         assert f"example: eventsrc {' '.join(words)}" in capsys.readouterr().out
