@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError, make_stores, open_app
-from . import processors, rebuilding, streams, tables, traces
+from . import completion, processors, rebuilding, streams, tables, traces
 from .output import Output
 from .screen import Screen
 from .verbs import Needs, Verb, VerbParser, Verbs
@@ -80,14 +80,11 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> VerbParser:
     """Return the parser of all verbs."""
-    return _make_verbs().parser
-
-
-def _make_verbs() -> Verbs:
     about = "Look into event stores, and administer tables and processors."
-    verbs = Verbs(VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES))
-    for module in (streams, traces, processors, rebuilding, tables):
+    parser = VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES)
+    verbs = Verbs(parser)
+    for module in (streams, traces, processors, rebuilding, tables, completion):
         module.add_verbs(verbs)
-    return verbs
+    return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -28,10 +28,34 @@ class Needs(Enum):
 class VerbParser(argparse.ArgumentParser):
     """The parser of a verb, of a group of verbs, or of the whole command line."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.color = False  # of help, from Python 3.14 on
+
     @property
     def options(self) -> dict[str, argparse.Action]:
         """The options by name, such as `--store`."""
         return {name: action for action in self._actions for name in action.option_strings}
+
+    @property
+    def values(self) -> dict[str, Sequence[str]]:
+        """The options that take a value, with its choices, if there are some."""
+        return {name: tuple(each.choices or ()) for name, each in self.options.items() if each.nargs != 0}
+
+    @property
+    def words(self) -> Sequence[str]:
+        """What may follow: verbs, choices of an argument, and options."""
+        choices = [word for action in self._actions if not action.option_strings for word in action.choices or ()]
+        return [*choices, *self.options]
+
+    @property
+    def children(self) -> Mapping[str, VerbParser]:
+        """The parsers of verbs and groups, by name."""
+        found: dict[str, VerbParser] = {}
+        for action in self._actions:
+            if isinstance(action.choices, dict):  # those of its verbs
+                found |= action.choices
+        return found
 
 
 class Verbs:
@@ -39,7 +63,6 @@ class Verbs:
 
     def __init__(self, parser: VerbParser) -> None:
         self.parser = parser
-        self.added: dict[str, VerbParser | Verbs] = {}  # a verb, or a group of them, by name
         self._parsers: Any = parser.add_subparsers(required=True, metavar="VERB")
         self._shared = argparse.ArgumentParser(add_help=False)
         about_store = "a store, or NAME=URL; may be repeated"
@@ -56,7 +79,6 @@ class Verbs:
             name, parents=shared, help=about, description=about, epilog=f"example: eventsrc {example}"
         )
         added.set_defaults(verb=verb, needs=needs)
-        self.added[name] = added
         return added
 
     def add_change(
@@ -80,8 +102,7 @@ class Verbs:
 
     def group(self, name: str, about: str) -> Verbs:
         """Add a group of verbs."""
-        self.added[name] = group = Verbs(self._parsers.add_parser(name, help=about, description=about))
-        return group
+        return Verbs(self._parsers.add_parser(name, help=about, description=about))
 
 
 def parse_time(text: str) -> datetime:

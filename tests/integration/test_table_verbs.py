@@ -361,7 +361,8 @@ async def test_the_policies_are_enough(moto: str) -> None:
     table = fresh_name()
     commit = make_commit(fresh_stream(), correlation_id="request-9")
     async with granted(moto, table, "create") as store:
-        await store.create_table(stream=True, traces=True, point_in_time_recovery=True)
+        assert await store.create_table()
+        assert not await store.create_table(stream=True, traces=True, point_in_time_recovery=True)
     async with granted(moto, table, "create", deadline=3.0) as store:
         with pytest.raises(StoreError, match="403"):
             await store.append(commit)

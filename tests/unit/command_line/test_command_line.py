@@ -151,7 +151,20 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "status", "verify", "rebuild"]
+    verbs = [
+        "streams",
+        "show",
+        "state",
+        "diff",
+        "tail",
+        "trace",
+        "why",
+        "effects",
+        "status",
+        "verify",
+        "rebuild",
+        "completion",
+    ]
     parked, table = (
         ("list", "show", "retry", "skip"),
         ("create", "show", "doctor", "policy", "cloudformation", "terraform"),
@@ -161,3 +174,14 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])
         assert f"example: eventsrc {' '.join(words)}" in capsys.readouterr().out
+
+
+def test_help_is_printed_without_loading_the_sdk() -> None:
+    code = """
+import sys
+from eventsrc.command_line.main import make_parser
+make_parser()
+print([name for name in ("aiobotocore", "botocore", "boto3", "aiohttp") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
