@@ -8,17 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..inspection import App, UsageError
+from ..stores.dynamodb.description import TableSettings
+from ..stores.dynamodb.rights import SIDES, make_policy
+from ..stores.dynamodb.templates import draw_hcl, make_cloudformation, make_terraform
 from ..tracing.wording import plain
 from .output import Output
 from .verbs import Needs, Verbs
 
-if TYPE_CHECKING:  # imported when a verb is called, because few need it
-    from ..stores.dynamodb.description import TableSettings
+if TYPE_CHECKING:  # imported when a verb is called, because they need the client
     from ..stores.dynamodb.examination import Examined
     from ..stores.dynamodb.store import DynamoDBStore
 
 _DONE, _WRONG = 0, 1
-_SIDES = ("write", "read", "traces", "checkpoints", "create", "doctor")
+_SIDES = tuple(SIDES)
+_SIDES_OF_STORES = tuple(side for side in SIDES if side != "checkpoints")
 _OPTIONS = {
     "--stream": "turn on DynamoDB Streams with new images, which processors and feeds read",
     "--traces": "make the index of traces, which takes the write units of commits with a correlation id twice",
@@ -54,7 +57,7 @@ def add_verbs(verbs: Verbs) -> None:
         "table doctor --store 'dynamodb://ledger?region=eu-west-1'",
     )
     _add_table(found)
-    _add_sides(found, ("write", "read", "traces", "create", "doctor"), "what the credentials should have rights for")
+    _add_sides(found, _SIDES_OF_STORES, "what the credentials should have rights for")
 
     found = tables.add(
         "policy",
@@ -174,7 +177,6 @@ async def check_table(app: App, output: Output, given: argparse.Namespace) -> in
 
 async def show_policy(app: App, output: Output, given: argparse.Namespace) -> int:
     """Print the IAM policy for the table of a store."""
-    from ..stores.dynamodb.rights import make_policy
     from ..stores.dynamodb.wire.endpoints import find_partition
 
     _, store = _find_store(app, given)
@@ -188,8 +190,6 @@ async def show_policy(app: App, output: Output, given: argparse.Namespace) -> in
 
 async def show_template(app: App, output: Output, given: argparse.Namespace, *, kind: str) -> int:
     """Print a template of the table of a store, for CloudFormation or Terraform."""
-    from ..stores.dynamodb.templates import draw_hcl, make_cloudformation, make_terraform
-
     settings = _find_settings(_find_store(app, given)[1], given)
     if settings.name.startswith("arn:"):
         raise UsageError("the table is given by its ARN, so it exists; give the name of a new one")
@@ -216,8 +216,6 @@ def _find_store(app: App, given: argparse.Namespace) -> tuple[str, DynamoDBStore
 
 
 def _find_settings(store: DynamoDBStore, given: argparse.Namespace) -> TableSettings:
-    from ..stores.dynamodb.description import TableSettings
-
     options: dict[str, Any] = _read_options(given)
     options["traces"] = store.items.trace_keys if options["traces"] else None
     return TableSettings(store.table.name, store.table.keys, **options)

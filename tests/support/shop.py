@@ -43,14 +43,19 @@ async def fill(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def app(view: type[View] = View) -> AsyncGenerator[App]:
+async def app(view: type[View] = View, attempts: int = 1) -> AsyncGenerator[App]:
     async with SQLiteStore("shop.db") as store, SQLiteCheckpoints("view.db") as checkpoints:
-        yield App({"shop": store}, [Account], [Processor(view(), store, checkpoints, attempts=1)])
+        yield App({"shop": store}, [Account], [Processor(view(), store, checkpoints, attempts=attempts)])
 
 
 def new_app() -> object:
     """The app of the next release, whose version of the read model fails at the same commit."""
     return app(NewView)
+
+
+def patient_app() -> object:
+    """The same, but it is some seconds until it gives up."""
+    return app(NewView, attempts=5)
 
 
 def whole_app() -> object:

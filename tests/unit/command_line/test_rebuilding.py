@@ -142,3 +142,15 @@ def test_a_version_that_starts_now_cannot_be_rebuilt(run: Run) -> None:
     for more in (["--dry-run"], ["--yes"]):
         code, text = run("rebuild", "view", *more, app="late_app")
         assert (code, "give the new version a tag of its own" in text) == (2, True)
+
+
+@pytest.mark.usefixtures("old_in_use")
+def test_a_rebuild_may_be_interrupted_and_continued(run: Run) -> None:
+    arguments = ["rebuild", "view", "--yes", "--app", "support.shop:patient_app"]
+    ended = run_on_terminal(*arguments, when="2 of 3 commits", act=lambda process: process.send_signal(2))
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.screen.rpartition("\r")[2] == ""  # the bar is gone
+    assert asyncio.run(use(shop.NewView)) == (1, 2)
+    assert "would handle 1 of 3 commits" in run("rebuild", "view", "--dry-run", app="whole_app")[1]
+    assert run("rebuild", "view", "--yes", app="whole_app")[0] == 0
+    assert asyncio.run(use(shop.WholeView)) == (2, 3)
