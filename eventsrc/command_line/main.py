@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EventsrcError, StoreError
-from ..inspection import UsageError, open_app
-from . import maps, processors, streams, studio, traces
+from ..inspection import App, UsageError, make_stores, open_app
+from . import completion, maps, processors, rebuilding, streams, studio, tables, traces
 from .output import Output
-from .verbs import Verb, Verbs
+from .screen import Screen
+from .verbs import Needs, Verb, VerbParser, Verbs
 
 USAGE, FAILED, UNREACHABLE, INTERRUPTED = 2, 1, 3, 130
 _EXIT_CODES = """
@@ -28,9 +29,11 @@ exit codes: 0 done; 1 not found, different, parked or failed; 2 wrong arguments;
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit code."""
     given = make_parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    screen = Screen(sys.stderr)
+    handler = logging.StreamHandler(screen)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        return asyncio.run(_run(given))
+        return asyncio.run(_run(given, screen))
     except UsageError as error:
         return _fail(error, USAGE)
     except StoreError as error:
@@ -44,15 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-async def _run(given: argparse.Namespace) -> int:
+async def _run(given: argparse.Namespace, screen: Screen) -> int:
+    verb: Verb = given.verb
+    if given.needs is Needs.NOTHING:
+        return await verb(App({}), Output(screen), given)
     reference, urls = given.app, given.store
+    output = Output(screen, as_json=given.json)
     if not reference and not urls:
         configured = _read_configuration()
         reference, urls = configured.get("app"), configured.get("store", os.environ.get("EVENTSRC_STORE", ""))
         urls = urls.split() if isinstance(urls, str) else urls
-    verb: Verb = given.verb
+    if given.needs is Needs.STORES and urls:
+        return await verb(App(make_stores(urls)), output, given)
     async with open_app(reference, urls) as app:
-        return await verb(app, Output(as_json=given.json), given)
+        return await verb(app, output, given)
 
 
 def _read_configuration() -> dict[str, Any]:
@@ -72,10 +80,11 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> VerbParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(prog="eventsrc", description="Look into event stores.", epilog=_EXIT_CODES)
+    about = "Look into event stores, and administer tables and processors."
+    parser = VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES)
     verbs = Verbs(parser)
-    for module in (streams, traces, maps, processors, studio):
+    for module in (streams, traces, maps, processors, rebuilding, tables, studio, completion):
         module.add_verbs(verbs)
     return parser

@@ -8,13 +8,17 @@ from typing import Any
 
 from ..inspection import UsageError
 from ..inspection.events import to_json
+from .screen import Screen
 
 
 class Output:
-    """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text."""
+    """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text.
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    `screen` is standard error.
+    """
+
+    def __init__(self, screen: Screen, *, as_json: bool = False) -> None:
+        self.screen, self.as_json = screen, as_json
 
     def show(self, text: str, value: Any) -> None:
         """Print a text, or the value as JSON."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+
 import msgspec
 
 from ..errors import StreamParked
 from ..inspection import App, UsageError
-from ..processing import status
+from ..processing import Parked, status
 from ..tracing.wording import plain
 from .output import Output
 from .streams import show_commit
-from .verbs import Verb, Verbs
+from .verbs import Verbs
 
 _DONE, _PROBLEM = 0, 1
 
@@ -30,32 +32,42 @@ def add_verbs(verbs: Verbs) -> None:
         "list the parked streams of all processors",
         "parked list --app shop.main:app",
     )
-    for name, (about, verb) in _VERBS_OF_PARKED.items():
-        found = parked.add(name, verb, about, f"parked {name} --app shop.main:app mail@1 order-7")
-        found.add_argument("processor", metavar="PROCESSOR", help="its name, as mail@1, or its tag")
-        found.add_argument("stream", metavar="STREAM")
-        if name != "show":
-            found.add_argument("--dry-run", action="store_true", help="print what would be handled, and change nothing")
-        if name == "skip":
-            found.add_argument("--reason", required=True, help="why it is skipped; it is stored")
-
-
-_VERBS_OF_PARKED: dict[str, tuple[str, Verb]] = {
-    "show": (
-        "print why a stream is parked, and the commit that failed",
+    found = parked.add(
+        "show",
         lambda app, output, given: show_parked(app, output, given.processor, given.stream),
-    ),
-    "retry": (
-        "handle a parked stream again",
+        "print why a stream is parked, and the commit that failed",
+        "parked show --app shop.main:app mail@1 order-7",
+    )
+    _add_stream(found)
+    found = parked.add_change(
+        "retry",
         lambda app, output, given: retry_parked(app, output, given.processor, given.stream, dry_run=given.dry_run),
-    ),
-    "skip": (
-        "skip the commit at which a stream is parked",
+        "handle a parked stream again",
+        "parked retry --app shop.main:app mail@1 order-7",
+        target=_find_stream,
+    )
+    _add_stream(found)
+    found = parked.add_change(
+        "skip",
         lambda app, output, given: skip_parked(
             app, output, given.processor, given.stream, reason=given.reason, dry_run=given.dry_run
         ),
-    ),
-}
+        "skip the commit at which a stream is parked",
+        "parked skip --app shop.main:app mail@1 order-7 --reason 'an address that does not exist'",
+        target=_find_stream,
+    )
+    _add_stream(found)
+    found.add_argument("--reason", required=True, help="why it is skipped; it is stored")
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("processor", metavar="PROCESSOR", help="its name, as mail@1, or its tag")
+    parser.add_argument("stream", metavar="STREAM")
+
+
+def _find_stream(app: App, given: argparse.Namespace) -> str:
+    app.find_processor(given.processor)  # before anything is asked
+    return str(given.stream)
 
 
 async def show_status(app: App, output: Output) -> int:
@@ -76,9 +88,14 @@ async def list_parked(app: App, output: Output) -> int:
     """Print the parked streams of all processors. Return 1 if there are some."""
     found = [(each.name, parked) for each in app.processors for parked in await each.parked()]
     for name, parked in found:
-        text = f"{name}  {parked.stream}@{parked.version}  {parked.attempts} attempts  {parked.at:%Y-%m-%d %H:%M:%SZ}"
-        output.show(f"{plain(text)}  {plain(parked.error)}", {"processor": name} | msgspec.to_builtins(parked))
+        show_parked_stream(output, name, parked)
     return _PROBLEM if found else _DONE
+
+
+def show_parked_stream(output: Output, name: str, parked: Parked) -> None:
+    """Print a parked stream of the processor with this name, on a line."""
+    text = f"{name}  {parked.stream}@{parked.version}  {parked.attempts} attempts  {parked.at:%Y-%m-%d %H:%M:%SZ}"
+    output.show(f"{plain(text)}  {plain(parked.error)}", {"processor": name} | msgspec.to_builtins(parked))
 
 
 async def show_parked(app: App, output: Output, name: str, stream: str) -> int:

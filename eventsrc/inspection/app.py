@@ -62,13 +62,19 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
         else:
             app = App({})
         if urls:
-            named = [_to_store(url) for url in urls]
-            if len({name for name, _ in named}) < len(named):
-                raise UsageError("two stores have the same name; write --store NAME=URL")
-            app = app._replace(stores={name: await stack.enter_async_context(store) for name, store in named})
+            stores = make_stores(urls)
+            app = app._replace(stores={name: await stack.enter_async_context(each) for name, each in stores.items()})
         if not app.stores:
             raise UsageError("no store is given; write --store sqlite:///file.db, or set EVENTSRC_STORE, or use --app")
         yield app
+
+
+def make_stores(urls: Sequence[str]) -> dict[str, Store]:
+    """Return the stores of these URLs by name, not yet open. Raises UsageError."""
+    named = [_to_store(url) for url in urls]
+    if len({name for name, _ in named}) < len(named):
+        raise UsageError("two stores have the same name; write --store NAME=URL")
+    return dict(named)
 
 
 def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from msgspec import structs
@@ -14,8 +14,11 @@ from ..concurrency import cancel_all
 from ..errors import Fenced, NotActive, StoreChanged, StreamsParked
 from ..log import log
 from ..retrying import on_outage, on_takeover
+from ..stores.feed import Head
+from ..stream_id import category_of
 from .assignment import CONFIRM_SECONDS, REBUILD
 from .checkpoints.checkpoints import Checkpoints, Slot
+from .checkpoints.registry import Registration
 from .processor import Processor
 from .projections.projection import Guarantee
 from .worker import Worker
@@ -26,6 +29,32 @@ Progress = Callable[[int, int], object]
 _PROGRESS_INTERVAL = 0.2  # seconds
 _BEAT_INTERVAL = 2.0  # seconds
 _UNDO_SECONDS = 10.0  # for giving the old version its slots back
+
+
+class CannotRebuild(ValueError):
+    """A version has `start="now"`: commits before its start were never to be handled."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'{name} has start="now", and cannot be rebuilt; give the new version a tag of its own')
+
+
+class Plan(NamedTuple):
+    """What a rebuild would do."""
+
+    active: int | None  # the version that readers use
+    handled: int  # commits that the new version has handled already
+    total: int  # commits that it will have handled: those of the active version, or all
+
+
+async def plan_rebuild(processor: Processor[Any]) -> Plan:
+    """Return what `rebuild` would do at this moment, without changing anything.
+
+    Raises:
+        CannotRebuild, StoreChanged: as `rebuild`.
+    """
+    active = await processor.checkpoints.active(processor.projection.tag)
+    old, _ = await _find_old(processor, active)
+    return Plan(active, await _count(processor, processor.name), await _total(processor, old))
 
 
 async def rebuild(
@@ -94,22 +123,15 @@ class _Rebuild:
     def __init__(self, processor: Processor[Any], progress: Progress | None, rate: float | None) -> None:
         self._processor, self._progress, self._rate = processor, progress, rate
         self._checkpoints, self._projection = processor.checkpoints, processor.projection
-        self._feed = processor.pipeline.assignment.feed
 
     async def run(self) -> None:
         checkpoints, tag, version = self._checkpoints, self._projection.tag, self._projection.version
-        if self._processor.pipeline.assignment.registrar.from_now:
-            raise _cannot_rebuild(self._processor.name)
         active = await checkpoints.active(tag)
-        if active in (None, version):
+        old, registration = await _find_old(self._processor, active)
+        if old is None:
             await self._pass(None)
             return
-        old, following = f"{tag}@{active}", self._processor.pipeline.following
-        registration = await checkpoints.registry.registration(old)
-        if registration is not None and registration.store != await self._feed.identity():
-            raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
-        if registration is not None and registration.started > 0:
-            raise _cannot_rebuild(old)
+        following = self._processor.pipeline.following
         following.start(old, registration)
         await self._pass(old)
         async with _switching(checkpoints, old) as slots:
@@ -156,8 +178,25 @@ class _Rebuild:
         await Worker([self._processor.pipeline], rate=self._rate).run(until_caught_up=True, accept_parked=True)
 
 
-def _cannot_rebuild(name: str) -> ValueError:
-    return ValueError(f'{name} has start="now", and cannot be rebuilt; give the new version a tag of its own')
+async def _find_old(processor: Processor[Any], active: int | None) -> tuple[str | None, Registration | None]:
+    """Return the version to replace, if another one is active, and its registration.
+
+    Raises:
+        CannotRebuild: one of the two versions has `start="now"`.
+        StoreChanged: the active version belongs to another store.
+    """
+    assignment = processor.pipeline.assignment
+    if assignment.registrar.from_now:
+        raise CannotRebuild(processor.name)
+    if active in (None, processor.projection.version):
+        return None, None
+    old = f"{processor.projection.tag}@{active}"
+    registration = await processor.checkpoints.registry.registration(old)
+    if registration is not None and registration.store != await assignment.feed.identity():
+        raise StoreChanged(old, "it belongs to another store or tenant than the version that is to replace it")
+    if registration is not None and registration.started > 0:
+        raise CannotRebuild(old)
+    return old, registration
 
 
 @asynccontextmanager
@@ -234,23 +273,30 @@ async def _total(processor: Processor[Any], old: str | None) -> int:
     if old is not None:
         return await _count(processor, old)
     feed = processor.pipeline.assignment.feed
-    remaining = await feed.remaining("")
-    if remaining is not None:
+    if not processor.projection.categories and (remaining := await feed.remaining("")) is not None:
         return remaining
-    return sum([head.version async for page in feed.heads() for head in page])
+    return sum([head.version async for page in feed.heads() for head in page if _takes(processor, head)])
+
+
+def _takes(processor: Processor[Any], head: Head) -> bool:
+    categories = processor.projection.categories
+    return not categories or category_of(head.stream) in categories
 
 
 async def _count(processor: Processor[Any], name: str) -> int:
     """Return the number of commits that a version has handled: the sum of its positions, as streams have no gaps.
 
+    Streams of categories that the processor does not take are left out, also if the version is an older one.
+
     If positions are in the rows of the read model, the names of the streams are read from the store.
     """
     if processor.projection.guarantee is not Guarantee.ROW:
         pages = processor.checkpoints.all_positions(name)
-        return sum([position.version async for page in pages for position in page])
+        return sum([position.version async for page in pages for position in page if _takes(processor, position)])
     count = 0
     async with aclosing(processor.pipeline.assignment.feed.heads()) as heads:
         async for page in heads:
-            found = await processor.projection.positions_of(name, [head.stream for head in page])
+            streams = [head.stream for head in page if _takes(processor, head)]
+            found = await processor.projection.positions_of(name, streams)
             count += sum(position.version for position in found.values())
     return count

@@ -31,6 +31,7 @@ from support.postgres import create_database, postgres_server
 import eventsrc
 from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
 from eventsrc.stores.dynamodb.items import NAMES
+from eventsrc.stores.dynamodb.rights import SIDES, make_policy
 from eventsrc.stores.sqlite.connection import SCHEMA
 
 ROOT = Path(__file__).parents[2]
@@ -149,12 +150,16 @@ def test_every_setting_is_listed_with_its_default(store: type[Any], heading: str
 def test_the_listed_rights_are_those_of_the_calls_made() -> None:
     files = [path for path in (ROOT / "eventsrc").rglob("*.py") if "dynamodb" in str(path.relative_to(ROOT))]
     source = "".join(path.read_text() for path in files)
-    calls = set(re.findall(r'(?:ask|_?send\w*|_call)\((?:client)?[, ]*"(\w+)"', source)) - {"TransactWriteItems"}
+    calls = set(re.findall(r'(?:ask|_?send\w*|_call)\((?:client|store)?[, ]*"(\w+)"', source)) - {"TransactWriteItems"}
     page = (ROOT / "docs" / "operations.md").read_text()
     listed = set(re.findall(r"[\"`]dynamodb:(\w+)", page)) - {"LeadingKeys"}
     assert listed == calls | {"ConditionCheckItem"}  # an action of transactions
-    for policy in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        msgspec.json.decode(policy)
+    shown = [msgspec.json.decode(each) for each in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    place = {"region": "eu-west-1", "account": "123456789012"}
+    tables = {"write": "ledger", "read": "ledger", "checkpoints": "read-models"}
+    assert shown == [make_policy(table, [side], **place) for side, table in tables.items()]
+    for grants in SIDES.values():
+        assert {action for grant in grants for action in grant.actions} <= listed
 
 
 def test_every_attribute_of_an_item_is_explained() -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable, Throttled
+from .description import NEW_IMAGES, RECOVERY, DescribeResponse, TableDescription, TableSettings
 from .wire.client import CertificateRefused, Client, ServiceError, TransportError
 from .wire.outcomes import is_throttle, is_worth_repeating, to_certificate_rejection, to_store_rejected
 from .wire.responses import send_once
@@ -16,43 +17,10 @@ from .wire.responses import send_once
 T = TypeVar("T")
 
 
-class StreamSettings(msgspec.Struct):
-    StreamEnabled: bool = False
-    StreamViewType: str = ""
-
-    def check_view(self) -> None:
-        """Raise StoreRejected if the records of the stream lack what a feed reads."""
-        if self.StreamViewType not in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
-            raise StoreRejected(
-                "StreamViewType", "the stream carries no new images; turn it off, and on again with view type NEW_IMAGE"
-            )
-
-
-class IndexDescription(msgspec.Struct):
-    IndexName: str
-    IndexStatus: str = "ACTIVE"
-    KeySchema: list[dict[str, str]] = []
-    Projection: dict[str, Any] = {}
-
-
-class TableDescription(msgspec.Struct):
-    TableStatus: str
-    KeySchema: list[dict[str, str]]
-    AttributeDefinitions: list[dict[str, str]]
-    TableSizeBytes: int = 0
-    GlobalSecondaryIndexes: list[IndexDescription] = []
-    StreamSpecification: StreamSettings = msgspec.field(default_factory=StreamSettings)
-    LatestStreamArn: str = ""
-
-
 class ChangeResponse(msgspec.Struct):
     """The response to CreateTable and to UpdateTable."""
 
     TableDescription: dict[str, Any]
-
-
-class DescribeResponse(msgspec.Struct):
-    Table: TableDescription
 
 
 class BackupsResponse(msgspec.Struct):
@@ -63,59 +31,31 @@ _TIMEOUT = 120.0  # seconds
 _POLL_INTERVAL = 0.5  # seconds
 _REFUSALS = 20  # that descriptions may contradict, because they are eventually consistent
 _PASSING = ("CREATING", "DELETING", "ARCHIVING")  # states that another one follows
-TRACES = "traces"
-"""The name of the index of commits by their correlation id and time. It contains whole commits."""
-
-_NEW_IMAGES = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
 
 
-async def create_table(
-    client: Client,
-    table: str,
-    keys: Mapping[str, str],
-    *,
-    stream: bool = False,
-    traces: Mapping[str, str] | None = None,
-    point_in_time_recovery: bool = False,
-    deletion_protection: bool = False,
-) -> bool:
+async def create_table(client: Client, settings: TableSettings) -> bool:
     """Create the table and wait until it can be used; False if it exists already.
 
-    `keys` maps the partition key and the sort key, in this order, to their types. With `stream`, wait until the table
-    has a stream, and turn it on for a table that has none; with `traces`, the keys of the index TRACES, the same for
-    this index. Several processes may do this at the same time.
+    With `stream`, wait until the table has a stream, and turn it on for a table that has none; with `traces`, the same
+    for the index TRACES. Point-in-time recovery is turned on for any table, deletion protection only for a new one.
+    Several processes may do this at the same time.
 
     Raises:
         Throttled, StoreUnavailable: the table is not ready; call it again.
         StoreRejected: calling it again does not help, for example because the table has different keys, or a stream
             that a feed cannot use.
     """
-    request: dict[str, Any] = {
-        "TableName": table,
-        "AttributeDefinitions": _key_types(keys),
-        "KeySchema": _key_schema(keys),
-        "BillingMode": "PAY_PER_REQUEST",
-    }
-    if traces:
-        request["AttributeDefinitions"] += _key_types(traces)
-        request["GlobalSecondaryIndexes"] = [_index(traces)]
-    if stream:
-        request["StreamSpecification"] = _NEW_IMAGES
-    if deletion_protection:
-        request["DeletionProtectionEnabled"] = True
+    table = settings.name
     try:
         async with asyncio.timeout(_TIMEOUT):
-            created = await _create(client, request)
-            await _wait_until_usable(client, table, keys)
-            if stream:
-                await _wait_for_stream(client, table)
-            if traces:
-                await _wait_for_index(client, table, keys, traces)
-            if point_in_time_recovery:
-                recovery = {
-                    "TableName": table,
-                    "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
-                }
+            created = await _create(client, settings.to_request())
+            await _wait_until_usable(client, settings)
+            if settings.stream:
+                await _wait_for_stream(client, settings)
+            if settings.traces is not None:
+                await _wait_for_index(client, settings)
+            if settings.point_in_time_recovery:
+                recovery = {"TableName": table, "PointInTimeRecoverySpecification": RECOVERY}
                 backups = "ContinuousBackupsUnavailableException"
                 await _call_until_ready(
                     lambda: send_once(client, "UpdateContinuousBackups", recovery, BackupsResponse), not_yet=backups
@@ -145,49 +85,40 @@ async def _create(client: Client, request: dict[str, Any]) -> bool:
     return True
 
 
-async def _wait_until_usable(client: Client, table: str, keys: Mapping[str, str]) -> None:
+async def _wait_until_usable(client: Client, settings: TableSettings) -> None:
     while True:
-        description = await _describe(client, table)
-        if not _has_keys(description, keys):
-            raise StoreRejected(
-                "KeySchema", f"table {table} exists with other keys than the store's; use another table"
-            )
+        description = await _describe(client, settings.name)
+        description.check(settings)
         if description.TableStatus in ("ACTIVE", "UPDATING"):  # an update does not stop reads and writes
             return
         if description.TableStatus not in _PASSING:
-            raise StoreRejected("TableStatus", f"table {table} is {description.TableStatus}; restore access to it")
+            reason = f"table {settings.name} is {description.TableStatus}; restore access to it"
+            raise StoreRejected("TableStatus", reason)
         await asyncio.sleep(_POLL_INTERVAL)
 
 
-async def _wait_for_stream(client: Client, table: str) -> None:
+async def _wait_for_stream(client: Client, settings: TableSettings) -> None:
     """Wait until the table has a stream. Turn it on if it is off."""
 
     def is_ready(description: TableDescription) -> bool | None:
-        if not description.StreamSpecification.StreamEnabled:
-            return None
-        description.StreamSpecification.check_view()
-        return bool(description.LatestStreamArn)
+        description.check(settings)
+        return bool(description.LatestStreamArn) if description.StreamSpecification.StreamEnabled else None
 
-    await _update_until(client, table, {"StreamSpecification": _NEW_IMAGES}, is_ready)
+    await _update_until(client, settings.name, {"StreamSpecification": NEW_IMAGES}, is_ready)
 
 
-async def _wait_for_index(client: Client, table: str, keys: Mapping[str, str], traces: Mapping[str, str]) -> None:
-    """Wait until the table has the index of traces. Create it if there is none.
-
-    Raises StoreRejected if an index of this name has other keys, or lacks attributes.
-    """
+async def _wait_for_index(client: Client, settings: TableSettings) -> None:
+    """Wait until the table has the index of traces. Create it if there is none."""
 
     def is_ready(description: TableDescription) -> bool | None:
-        found = next((index for index in description.GlobalSecondaryIndexes if index.IndexName == TRACES), None)
-        if found is None:
-            return None
-        if found.KeySchema != _key_schema(traces) or found.Projection.get("ProjectionType") != "ALL":
-            raise StoreRejected("IndexName", f"table {table} has another index of the name {TRACES}; delete that index")
-        return found.IndexStatus == "ACTIVE"
+        description.check(settings)
+        return description.traces.IndexStatus == "ACTIVE" if description.traces is not None else None
 
-    types = _key_types(keys) + _key_types(traces)
-    update = {"AttributeDefinitions": types, "GlobalSecondaryIndexUpdates": [{"Create": _index(traces)}]}
-    await _update_until(client, table, update, is_ready)
+    update = {
+        "AttributeDefinitions": settings.key_types,
+        "GlobalSecondaryIndexUpdates": [{"Create": settings.trace_index}],
+    }
+    await _update_until(client, settings.name, update, is_ready)
 
 
 async def _update_until(
@@ -208,9 +139,9 @@ async def _update_until(
         await asyncio.sleep(_POLL_INTERVAL)
 
 
-async def describe_size(client: Client, table: str) -> int:
-    """Return the bytes of the table, as they were in the last six hours. Raises ServiceError or TransportError."""
-    return (await send_once(client, "DescribeTable", {"TableName": table}, DescribeResponse)).Table.TableSizeBytes
+async def describe_table(client: Client, table: str) -> TableDescription:
+    """Return the description of the table. Raises ServiceError or TransportError."""
+    return (await send_once(client, "DescribeTable", {"TableName": table}, DescribeResponse)).Table
 
 
 async def _describe(client: Client, table: str) -> TableDescription:
@@ -230,22 +161,3 @@ async def _call_until_ready(call: Callable[[], Awaitable[T]], not_yet: str) -> T
             if error.code != not_yet:
                 raise
         await asyncio.sleep(_POLL_INTERVAL)
-
-
-def _has_keys(table: TableDescription, keys: Mapping[str, str]) -> bool:
-    """Whether the keys have these names and types. Indexes of the table may define further attributes."""
-    names = all(key in table.KeySchema for key in _key_schema(keys))
-    return names and all(key in table.AttributeDefinitions for key in _key_types(keys))
-
-
-def _key_schema(keys: Mapping[str, str]) -> list[dict[str, str]]:
-    partition, sort = keys
-    return [{"AttributeName": partition, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
-
-
-def _key_types(keys: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"AttributeName": name, "AttributeType": kind} for name, kind in keys.items()]
-
-
-def _index(keys: Mapping[str, str]) -> dict[str, Any]:
-    return {"IndexName": TRACES, "KeySchema": _key_schema(keys), "Projection": {"ProjectionType": "ALL"}}

@@ -14,7 +14,7 @@ from ...trace_context import check_text, trace_id_of
 from ...usage import Usage
 from ..causes import Cause, Searched, SearchingLookup, identity_of, parse_identity
 from ..feed import Batch
-from .creation import TRACES
+from .description import TRACES
 from .feed.found import find_commits
 from .items import CORRELATION, MAX_INDEXED_BYTES, TIME, Items, Stored
 from .partitions import TablePartitions
@@ -56,7 +56,7 @@ class TableLookup:
 
     async def _read_all(self) -> Searched:
         try:
-            units = ceil(await self._table.size() / _BYTES_OF_UNIT)
+            units = ceil((await self._table.describe()).TableSizeBytes / _BYTES_OF_UNIT)
             cost = f"{max(1, units):,} read units or more, as DynamoDB updates the size of a table every six hours"
         except StoreError:
             cost = "a read unit for each 8 KB"

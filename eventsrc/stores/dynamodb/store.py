@@ -90,7 +90,7 @@ class DynamoDBStore(ManagedStore):
             guard=lambda used: self.in_flight(used=used),
         )
         self.items = Items(partition_key, sort_key, tenant)
-        self.deadline = deadline
+        self.deadline, self.layout = deadline, layout
         self._layout = LAYOUTS[layout]()
         self._table_feed = TableFeed(self.table, self.items, self.scan)
         self._identity = Identity(self.table, self.items)

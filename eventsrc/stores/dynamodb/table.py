@@ -14,7 +14,8 @@ import msgspec
 
 from ...errors import StoreError, StoreRejected, StoreUnavailable
 from ...usage import Usage
-from .creation import create_table, describe_size
+from .creation import create_table, describe_table
+from .description import TableDescription, TableSettings
 from .wire.attributes import text_of
 from .wire.client import Reply, ServiceError, TransportError
 from .wire.connection import Connection
@@ -71,21 +72,21 @@ class Table:
             raise ValueError(f"{name!r} is not a table name; use 3 to 255 of A-Z, a-z, 0-9, '_', '-', '.', or an ARN")
         self.name, self.connection, self.guard = name, connection, guard
         self.partition_key, self._sort_key, self._sort_type = partition_key, sort_key, sort_type
+        self.keys = {partition_key: "S", sort_key: str(sort_type)}
 
     async def create(self, **options: Any) -> bool:
-        """Create the table; False if it exists already. `options` are those of `creation.create_table`.
+        """Create the table; False if it exists already. `options` are those of TableSettings.
 
         Raises StoreRejected if it has different keys.
         """
-        keys = {self.partition_key: "S", self._sort_key: self._sort_type}
         with self.guard(Usage(calls=1)):
-            return await create_table(self.connection.administer(), self.name, keys, **options)
+            return await create_table(self.connection.administer(), TableSettings(self.name, self.keys, **options))
 
-    async def size(self) -> int:
-        """Return the bytes of the table, as they were some hours ago."""
+    async def describe(self) -> TableDescription:
+        """Return the description of the table. Counts and sizes are those of some hours ago."""
         with self.guard(Usage(calls=1)):
             try:
-                return await describe_size(self.connection.administer(), self.name)
+                return await describe_table(self.connection.administer(), self.name)
             except ServiceError as error:
                 raise to_store_rejected(error, self.name) from None
             except TransportError as error:

@@ -6,62 +6,15 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.bank import Account, Deposited
+from support import shop
+from support.bank import Account
 
-from eventsrc import Repository, SQLiteStore, StreamsParked, trace
+from eventsrc import Repository, SQLiteStore, trace
 from eventsrc.command_line.main import main, make_parser
-from eventsrc.inspection import App
-from eventsrc.processing import Processor, SQLiteCheckpoints, SQLiteContext, SQLiteProjection
-
-
-class View(SQLiteProjection, tag="view"):
-    poison = 13
-
-    def handle_deposited(self, event: Deposited, context: SQLiteContext) -> None:
-        if event.amount == self.poison:
-            raise ValueError("unlucky")
-
-
-async def fill(folder: Path) -> None:
-    async with SQLiteStore(folder / "shop.db") as store:
-        accounts = Repository(Account, store)
-        with trace("request-9", metadata={"actor": "ann"}):
-            account = Account.open("a", owner="ann")
-            await accounts.save(account)
-            for amount in (5, 13):
-                account.deposit(amount)
-                with trace(causation_id=f"account-a@{account.version}.0"):
-                    await accounts.save(account)
-
-
-@asynccontextmanager
-async def app() -> AsyncGenerator[App]:
-    async with SQLiteStore("shop.db") as store, SQLiteCheckpoints("view.db") as checkpoints:
-        yield App({"shop": store}, [Account], [Processor(View(), store, checkpoints, attempts=1)])
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EVENTSRC_STORE", raising=False)
-    asyncio.run(fill(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def run_line(*arguments: str, app: bool = False) -> tuple[int, str]:
-        source = ["--app", f"{__name__}:app"] if app else ["--store", "sqlite:///shop.db"]
-        code = main([*arguments, *source])
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run_line
 
 
 def test_streams_and_their_events(run: Callable[..., tuple[int, str]]) -> None:
@@ -207,28 +160,23 @@ def test_maps_and_what_differs_between_two_periods(
 
 
 def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[int, str]]) -> None:
-    async def park() -> None:
-        async with app() as opened:
-            with suppress(StreamsParked):
-                await opened.processors[0].run(until_caught_up=True)
-
-    asyncio.run(park())
+    asyncio.run(shop.park())
     assert run("status", app=True)[0] == 1
     assert run("trace", "request-9", app=True)[0] == 1
     code, text = run("parked", "list", app=True)
     assert (code, text.startswith("view@1  account-a@3  1 attempts")) == (1, True)
     assert "amount=13" in run("parked", "show", "view@1", "account-a", app=True)[1]
     assert run("parked", "retry", "view", "account-a", "--dry-run", app=True)[0] == 0
-    assert run("parked", "retry", "view", "account-a", app=True)[0] == 1
+    assert run("parked", "retry", "view", "account-a", "--yes", app=True)[0] == 1
     assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", "--dry-run", app=True)[0] == 0
     assert run("parked", "list", app=True)[0] == 1
-    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", app=True)[0] == 0
+    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", "--yes", app=True)[0] == 0
     assert run("parked", "list", app=True) == (0, "")
     assert run("status", app=True)[0] == 0
     assert run("parked", "show", "view", "account-a", app=True)[0] == 2
     assert "! view@1: skipped: a test" in run("trace", "request-9", app=True)[1]
     for verb in (["retry"], ["skip", "--reason", "again"]):
-        code, text = run("parked", verb[0], "view", "account-a", *verb[1:], app=True)
+        code, text = run("parked", verb[0], "view", "account-a", *verb[1:], "--yes", app=True)
         assert (code, "has not parked account-a" in text) == (1, True)
 
 
@@ -243,12 +191,12 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
         (("streams", "--store", "sqlite:///pyproject.toml"), 3, "not an SQLite database"),
         (("streams", "--app", "nothing"), 2, "write module:attribute"),
         (("streams", "--app", "no_such_module:app"), 2, "cannot be imported"),
-        (("streams", "--app", f"{__name__}:missing"), 2, "has no function missing"),
-        (("streams", "--app", f"{__name__}:View"), 2, "decorate it with @asynccontextmanager"),
+        (("streams", "--app", "support.shop:missing"), 2, "has no function missing"),
+        (("streams", "--app", "support.shop:View"), 2, "decorate it with @asynccontextmanager"),
         (("show", "account-a@0", "--store", "sqlite:///shop.db"), 2, "has no version after '@'"),
         (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
         (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
-        (("parked", "show", "mail", "a", "--app", f"{__name__}:app"), 2, "known: view@1"),
+        (("parked", "show", "mail", "a", "--app", "support.shop:app"), 2, "known: view@1"),
         (("map", "--store", "sqlite:///shop.db", "--mermaid", "--against", "..2026-01-01"), 2, "leave out --against"),
         (("map", "--store", "sqlite:///shop.db", "--svg", "missing/map.svg"), 2, "missing/map.svg cannot be written"),
     ],
@@ -269,7 +217,7 @@ def test_stores_come_from_the_environment_or_the_project(
 ) -> None:
     monkeypatch.setenv("EVENTSRC_STORE", "orders=sqlite:///shop.db")
     assert main(["streams"]) == 0
-    (folder / "pyproject.toml").write_text(f'[tool.eventsrc]\napp = "{__name__}:app"\nstore = []\n')
+    (folder / "pyproject.toml").write_text('[tool.eventsrc]\napp = "support.shop:app"\nstore = []\n')
     assert main(["state", "account-a"]) == 0
     assert capsys.readouterr().out == 'account-a  @3  orders\nowner = "ann"\nbalance = 18\nid = "a"\n'
 
@@ -298,8 +246,21 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "map", "status"]
-    for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
+    verbs = make_parser().children
+    assert {"streams", "trace", "map", "rebuild", "studio", "table"} <= verbs.keys()
+    groups = [[group, verb] for group, parser in verbs.items() for verb in parser.children]
+    for words in [*([verb] for verb in verbs if not verbs[verb].children), *groups]:
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])
         assert f"example: eventsrc {' '.join(words)}" in capsys.readouterr().out
+
+
+def test_help_is_printed_without_loading_the_sdk() -> None:
+    code = """
+import sys
+from eventsrc.command_line.main import make_parser
+make_parser()
+print([name for name in ("aiobotocore", "botocore", "boto3", "aiohttp") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

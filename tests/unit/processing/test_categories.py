@@ -174,3 +174,14 @@ async def test_a_rebuild_counts_commits_of_categories_that_the_old_version_ignor
     await Repository(Safe, store).execute("1", Safe.deposit, 3)
     await processor.run(until_caught_up=True)
     assert new.seen == ["safe-1"]
+
+
+async def test_the_progress_of_a_rebuild_counts_only_what_the_new_version_takes(store: SQLiteStore) -> None:
+    checkpoints = MemoryCheckpoints()
+    for version, categories, total in ((1, ("purse",), 3), (2, (), 9), (3, ("purse", "safe"), 6)):
+        mails: Any = Mails()
+        mails.version, mails.categories = version, categories
+        steps: list[tuple[int, int]] = []
+        await rebuild(Processor(mails, store, checkpoints), progress=lambda *step, to=steps: to.append(step))
+        assert steps[-1] == (total, total)
+        assert max(each for _, each in steps) == total

@@ -17,7 +17,7 @@ from ....errors import StoreClosed, StoreRejected
 from ....store import Commit
 from ....usage import Usage
 from ...feed import Batch
-from ..creation import DescribeResponse
+from ..description import DescribeResponse
 from ..items import Items
 from ..table import Table
 from ..wire.client import Client, ServiceError

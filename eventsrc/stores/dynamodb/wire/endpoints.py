@@ -95,6 +95,17 @@ def find_aws_variant(session: Any, endpoint: str) -> tuple[bool, bool] | None:
     return None
 
 
+def find_partition(region: str) -> str:
+    """Return the partition of a region, as `aws-cn`, by the data of the SDK; `aws` if it does not know the region."""
+    from botocore.exceptions import UnknownRegionError  # here, because it is slow to import
+    from botocore.session import get_session
+
+    try:
+        return str(get_session().get_partition_for_region(region))
+    except UnknownRegionError:
+        return "aws"
+
+
 def is_origin(endpoint: str) -> bool:
     """Whether the endpoint is only a scheme, a host and a port."""
     try:
