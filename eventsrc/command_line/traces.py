@@ -15,6 +15,7 @@ from ..stores.causes import identity_of
 from ..tracing import (
     Map,
     Trace,
+    draw_columns,
     draw_lanes,
     draw_mermaid,
     draw_page,
@@ -40,6 +41,8 @@ class Pictures(NamedTuple):
     mermaid: bool = False
     ocel: str | None = None
     fields: bool = False
+    lanes: bool = False
+    by_stream: bool = False
 
     @property
     def describe(self) -> Describe | None:
@@ -88,13 +91,17 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", action="store_true", help="show the fields of events, in the tree and the page")
+    parser.add_argument("--lanes", action="store_true", help="print a column for each service instead of a tree")
+    parser.add_argument("--by-stream", action="store_true", help="with --lanes or --svg: a lane for each stream")
     parser.add_argument("--svg", metavar="FILE", help="write it to a file, too, as lanes: an SVG")
     parser.add_argument("--html", metavar="FILE", help="write it to a file, too, as one page with lanes and steps")
     parser.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart instead of a tree")
 
 
 def _read_pictures(given: argparse.Namespace) -> Pictures:
-    return Pictures(given.svg, given.html, given.mermaid, getattr(given, "ocel", None), given.fields)
+    return Pictures(
+        given.svg, given.html, given.mermaid, getattr(given, "ocel", None), given.fields, given.lanes, given.by_stream
+    )
 
 
 def _parse_seconds(text: str) -> float:
@@ -166,13 +173,15 @@ def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> N
     _write_pictures(trace, pictures)
     if pictures.mermaid:
         output.show(draw_mermaid(trace), trace)
+    elif pictures.lanes:
+        output.show(draw_columns(trace, by_stream=pictures.by_stream), trace)
     else:
         output.show(draw_tree(trace, alike=len(trace.steps) + 1) if every else draw_tree(trace), trace)
 
 
 def _write_pictures(trace: Trace, pictures: Pictures) -> None:
     if pictures.svg is not None:
-        write_file(pictures.svg, draw_lanes(trace))
+        write_file(pictures.svg, draw_lanes(trace, by_stream=pictures.by_stream))
     if pictures.html is not None:
         write_file(pictures.html, draw_page(trace))
     if pictures.ocel is not None:

@@ -14,11 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..inspection.events import describe_events
+from ..stores.causes import identity_of
 from ..tracing import Step, Trace, draw_lanes, draw_page, draw_tree, find_trace
 from ..tracing.page import draw_head, draw_steps
 from .site import Site
 
 _STEPS_BYTES = 200_000
+_TITLES = {"causes": "What led to", "effects": "What followed from"}
 _QUIET = 30.0  # seconds without a new step
 
 
@@ -27,7 +29,9 @@ def make_routes(site: Site) -> Sequence[Route]:
 
     async def show_trace(request: Request) -> Response:
         root, part = request.scope.get("root_path", ""), request.query_params.get("part", "")
-        trace = await _find(site, request.query_params.get("id", ""))
+        id, only = request.query_params.get("id", ""), request.query_params.get("only", "")
+        trace = _choose(await _find(site, id), id, only)
+        by_stream = request.query_params.get("by", "") == "stream"
         if part == "text":
             return Response(f"{draw_tree(trace)}\n", media_type="text/plain; charset=utf-8")
         if part == "page":
@@ -41,15 +45,26 @@ def make_routes(site: Site) -> Sequence[Route]:
         return site.render(
             request,
             "steps.html" if part == "steps" else "trace.html",
-            f"Trace {trace.id}",
+            f"{_TITLES.get(only, 'Trace')} {id if only in _TITLES else trace.id}",
             trace=trace,
+            id=id if only in _TITLES else trace.id,
+            only=only,
+            by_stream=by_stream,
             head=Markup(draw_head(trace)),  # noqa: S704  # they escape all texts
-            lanes=Markup(draw_lanes(trace, link)),  # noqa: S704
+            lanes=Markup(draw_lanes(trace, link, by_stream=by_stream)),  # noqa: S704
             steps=Markup(draw_steps(trace, _STEPS_BYTES, link)),  # noqa: S704
             live=_is_live(trace),
         )
 
     return [Route("/trace", show_trace)]
+
+
+def _choose(trace: Trace, id: str, only: str) -> Trace:
+    """Return the part of a trace that a page shows: what led to an event, or what it led to."""
+    found = [number for number, step in enumerate(trace.steps) if step.id == identity_of(id)]
+    if only not in _TITLES or not found:
+        return trace
+    return trace.keep(trace.ancestors(found[0]) if only == "causes" else trace.descendants(found[0]))
 
 
 async def _find(site: Site, id: str) -> Trace:

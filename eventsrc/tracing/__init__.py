@@ -14,6 +14,7 @@ print(draw_map_table(map))  # or draw_map_mermaid, draw_map (SVG)
 
 from ..trace_context import name_service, trace_id_of
 from .cloud_events import trace_cloud_event
+from .columns import draw_columns
 from .finding import find_trace
 from .following import follow_trace
 from .lanes import draw_lanes
@@ -44,6 +45,7 @@ __all__ = [
     "TracedEvent",
     "change_lines",
     "compare_maps",
+    "draw_columns",
     "draw_lanes",
     "draw_map",
     "draw_map_mermaid",

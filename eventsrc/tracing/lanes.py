@@ -26,7 +26,7 @@ _MARKS, _LANES, _CAUSES = 300, 30, 4  # at most: marks, lanes, and lines to one 
 _BYTES = 100_000  # of marks with their texts; the lines, the axis and the lanes take at most as many
 _ROW, _TITLE, _AXIS = 24, 26, 44  # px: height of a row, of the title of a lane, and of the axis
 _NARROWEST = 640  # px
-_MORE = "other services"
+_MORE = "others"
 
 _SHAPES = {
     "done": '<circle class="done" cx="{x}" cy="{y}" r="5"/>',
@@ -53,10 +53,11 @@ class Drawn(NamedTuple):
     title: str
 
 
-def draw_lanes(trace: Trace, link: Link | None = None) -> str:
+def draw_lanes(trace: Trace, link: Link | None = None, *, by_stream: bool = False) -> str:
     """Return a trace as an SVG of at most 250 KB and its links, without scripts and without anything from outside.
 
-    - A lane for each service, or store, in the order of their first steps. Lines lead from causes to effects.
+    - A lane for each service, or store, or stream (`by_stream`), in the order of their first steps. Lines lead from
+      causes to effects.
     - Time goes to the right. A step is right of its causes also if the clocks differ, which it then says. Long waits
       are folded, and two steps may be farther apart than their times, so that each can be seen.
     - Siblings with equal subtrees are one mark, as in the tree. Marks that do not fit are left out, and counted.
@@ -65,7 +66,7 @@ def draw_lanes(trace: Trace, link: Link | None = None) -> str:
     - It is light or dark as its reader prefers. Names that are too long are shortened; a title has more of them.
     """
     drawn, left_out = _choose(trace)
-    places = list(dict.fromkeys(trace.steps[each.group[0]].place for each in drawn))
+    places = list(dict.fromkeys(trace.steps[each.group[0]].lane(by_stream=by_stream) for each in drawn))
     lanes = {place: min(number, _LANES - 1) for number, place in enumerate(places)}
     names = places if len(places) <= _LANES else [*places[: _LANES - 1], _MORE]
     causes = find_causes(trace, [each.group for each in drawn])
@@ -73,7 +74,7 @@ def draw_lanes(trace: Trace, link: Link | None = None) -> str:
         Mark(
             trace.steps[each.group[0]].time,
             some[-_CAUSES:],
-            lanes[trace.steps[each.group[0]].place],
+            lanes[trace.steps[each.group[0]].lane(by_stream=by_stream)],
             round(CELL * (count_cells(each.name) + count_cells(each.notes) + 3)) + 16,
         )
         for each, some in zip(drawn, causes, strict=True)

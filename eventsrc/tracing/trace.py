@@ -81,6 +81,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The service, or the store if no service was named."""
         return self.service or self.store
 
+    def lane(self, *, by_stream: bool) -> str:
+        """The lane in which it is drawn: its stream, or its service."""
+        return self.id.rpartition("@")[0] if by_stream else self.place
+
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """An effect that steps of the type `cause` usually have, and that a step of this trace does not have yet."""

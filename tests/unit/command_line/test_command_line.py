@@ -40,6 +40,14 @@ def test_a_trace_shows_fields_only_if_asked(run: Callable[..., tuple[int, str]])
     assert [event["about"] for step in found["steps"] for event in step["events"]] == ["amount=5", "amount=13"]
 
 
+def test_a_trace_is_printed_in_columns(run: Callable[..., tuple[int, str]]) -> None:
+    code, text = run("trace", "request-9", "--lanes")
+    head, *steps = text.splitlines()[-4:]
+    assert (code, head.split()) == (0, ["shop"])
+    assert [step.split()[-1] for step in steps] == ["account.opened", "account.deposited", "account.deposited"]
+    assert run("trace", "request-9", "--lanes", "--by-stream")[1].splitlines()[-4].split() == ["account-a"]
+
+
 def test_states_and_what_differs_between_them(run: Callable[..., tuple[int, str]]) -> None:
     assert run("state", "account-a@2", app=True) == (0, 'owner = "ann"\nbalance = 5\nid = "a"\n')
     assert run("diff", "account-a", "@1", "@3", app=True) == (1, "balance: 0 -> 18\n")

@@ -150,6 +150,18 @@ async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
     assert (await get(Studio(program), "/trace?id=request-9&part=page")).startswith("<!DOCTYPE html>")
 
 
+async def test_a_part_of_a_trace_is_what_led_to_a_version_or_what_followed(program: App) -> None:
+    studio = Studio(program)
+    assert 'href="/trace?only=effects&amp;id=account-a-1%401"' in await get(studio, "/stream?name=account-a-1")
+    effects = await get(studio, "/trace?only=effects&id=account-a-1@2")
+    assert "What followed from account-a-1@2" in effects
+    assert "account.opened" not in effects
+    causes = await get(studio, "/trace?only=causes&id=account-a-1@1.0&by=stream")
+    assert "account.opened" in causes
+    assert "account.deposited" not in causes
+    assert ">account-a-1</text>" in causes  # the name of a lane
+
+
 async def test_the_map_says_which_types_cause_which(program: App) -> None:
     for path in ("/map", "/map?period=hour"):
         page = await get(Studio(program), path)

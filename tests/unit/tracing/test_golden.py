@@ -14,10 +14,11 @@ if __name__ == "__main__":
 
 from support.traces import small_trace  # noqa: E402
 
-from eventsrc.tracing import Trace, draw_lanes, draw_mermaid, draw_page, draw_tree  # noqa: E402
+from eventsrc.tracing import Trace, draw_columns, draw_lanes, draw_mermaid, draw_page, draw_tree  # noqa: E402
 
 PICTURES: dict[str, Callable[[Trace], str]] = {
     "small.txt": draw_tree,
+    "small-lanes.txt": draw_columns,
     "small.svg": draw_lanes,
     "small.html": draw_page,
     "small.mmd": draw_mermaid,
