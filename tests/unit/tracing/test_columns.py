@@ -34,7 +34,7 @@ def test_steps_and_services_that_do_not_fit_are_counted() -> None:
 
 
 def test_no_name_drives_the_terminal() -> None:
-    for trace in (worst_trace(), small_trace()):
+    for trace in (worst_trace(100), small_trace()):
         table = draw_columns(trace).split("\n\n")[1].splitlines()
         assert all(line.isprintable() for line in table)
         assert all(count_cells(line) <= 9 * 30 for line in table)
