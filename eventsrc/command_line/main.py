@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import UsageError, open_app
-from . import maps, processors, streams, traces
+from . import dumps, maps, processors, streams, traces
 from .output import Output
 from .verbs import Verb, Verbs
 
@@ -51,7 +51,7 @@ async def _run(given: argparse.Namespace) -> int:
         reference, urls = configured.get("app"), configured.get("store", os.environ.get("EVENTSRC_STORE", ""))
         urls = urls.split() if isinstance(urls, str) else urls
     verb: Verb = given.verb
-    async with open_app(reference, urls) as app:
+    async with open_app(reference, urls, create=given.create and not given.dry_run) as app:
         return await verb(app, Output(as_json=given.json), given)
 
 
@@ -76,6 +76,6 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(prog="eventsrc", description="Look into event stores.", epilog=_EXIT_CODES)
     verbs = Verbs(parser)
-    for module in (streams, traces, maps, processors):
+    for module in (streams, traces, maps, processors, dumps):
         module.add_verbs(verbs)
     return parser

@@ -11,14 +11,17 @@ from ..inspection.events import to_json
 
 
 class Output:
-    """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text."""
+    """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text.
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    With `to_errors` it prints to standard error, because standard output has something else.
+    """
+
+    def __init__(self, *, as_json: bool, to_errors: bool = False) -> None:
+        self.as_json, self._to_errors = as_json, to_errors
 
     def show(self, text: str, value: Any) -> None:
         """Print a text, or the value as JSON."""
-        print(to_json(value) if self.as_json else text, file=sys.stdout, flush=True)
+        print(to_json(value) if self.as_json else text, file=sys.stderr if self._to_errors else sys.stdout, flush=True)
 
 
 def write_file(file: str, text: str) -> None:

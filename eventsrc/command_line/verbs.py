@@ -24,12 +24,15 @@ class Verbs:
         self._shared.add_argument("--app", metavar="MODULE:NAME", help="the program's App: stores, classes, processors")
         self._shared.add_argument("--json", action="store_true", help="print JSON, one value a line")
 
-    def add(self, name: str, verb: Verb, about: str, example: str) -> argparse.ArgumentParser:
-        """Add a verb with the options that all have, and return its parser for further ones."""
+    def add(self, name: str, verb: Verb, about: str, example: str, *, create: bool = False) -> argparse.ArgumentParser:
+        """Add a verb with the options that all have, and return its parser for further ones.
+
+        With `create`, an SQLite file that is missing is created, except for a dry run.
+        """
         added: argparse.ArgumentParser = self._added.add_parser(
             name, parents=[self._shared], help=about, description=about, epilog=f"example: eventsrc {example}"
         )
-        added.set_defaults(verb=verb)
+        added.set_defaults(verb=verb, create=create, dry_run=False)
         return added
 
     def group(self, name: str, about: str) -> Verbs:

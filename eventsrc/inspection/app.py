@@ -24,6 +24,12 @@ class App(NamedTuple):
     aggregates: Sequence[type[Aggregate]] = ()
     processors: Sequence[Processor[Any]] = ()
 
+    def find_store(self) -> Store:
+        """Return the only store. Raises UsageError if there are several."""
+        if len(self.stores) > 1:
+            raise UsageError(f"there are several stores ({', '.join(self.stores)}); give one, with --store URL")
+        return next(iter(self.stores.values()))
+
     def find_aggregate(self, stream: str) -> type[Aggregate]:
         """Return the class of a stream. Raises UsageError."""
         category = category_of(stream)
@@ -47,10 +53,11 @@ class UsageError(Exception):
 
 
 @asynccontextmanager
-async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator[App]:
+async def open_app(reference: str | None, urls: Sequence[str], *, create: bool = False) -> AsyncGenerator[App]:
     """Open the app of a reference such as `shop.main:app`, or the stores of these URLs.
 
-    A URL may have a name before it, as in `orders=sqlite:///orders.db`. Raises UsageError.
+    A URL may have a name before it, as in `orders=sqlite:///orders.db`. A file that does not exist is created only with
+    `create`. Raises UsageError.
     """
     async with AsyncExitStack() as stack:
         if reference:
@@ -60,7 +67,7 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
         else:
             app = App({})
         if urls:
-            named = [_to_store(url) for url in urls]
+            named = [_to_store(url, create=create) for url in urls]
             if len({name for name, _ in named}) < len(named):
                 raise UsageError("two stores have the same name; write --store NAME=URL")
             app = app._replace(stores={name: await stack.enter_async_context(store) for name, store in named})
@@ -87,8 +94,8 @@ def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:
     return opened
 
 
-def _to_store(given: str) -> tuple[str, Store]:
-    """Return the name and the store of `NAME=URL` or `URL`. A file that does not exist is not created."""
+def _to_store(given: str, *, create: bool) -> tuple[str, Store]:
+    """Return the name and the store of `NAME=URL` or `URL`."""
     name, equals, url = given.partition("=")
     if not equals or ":" in name:
         name, url = "", given
@@ -99,6 +106,6 @@ def _to_store(given: str) -> tuple[str, Store]:
         raise UsageError(str(error)) from None
     if address.scheme == "memory":
         raise UsageError("a store in memory belongs to one process; give the URL of a file or a table")
-    if address.scheme == "sqlite" and not Path(address.place).is_file():
+    if address.scheme == "sqlite" and not create and not Path(address.place).is_file():
         raise UsageError(f"there is no file {address.place}; give the URL of a file that exists")
     return name or Path(address.place).stem, store

@@ -289,7 +289,7 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "map", "status"]
+    verbs = ["streams", "show", "state", "diff", "tail", "trace", "why", "effects", "map", "export", "import", "status"]
     for words in [*([verb] for verb in verbs), *(["parked", verb] for verb in ("list", "show", "retry", "skip"))]:
         with pytest.raises(SystemExit):
             make_parser().parse_args([*words, "--help"])
