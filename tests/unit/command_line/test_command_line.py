@@ -314,9 +314,10 @@ def test_tail_prints_what_is_wanted_of_what_is_stored(folder: Path, options: lis
     command = [sys.executable, "-m", "eventsrc", "tail", "--store", "sqlite:///shop.db", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().partition("  ")[0] == first
+        line = process.stdout.readline()
         process.send_signal(2)
         assert process.wait() == 130
+    assert line.partition("  ")[0] == first
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,9 @@ async def test_from_a_pipe_the_lines_before_a_damaged_one_are_imported_and_resum
             await store.append(caused(f"a-{number}@1"))
         dump = await dump_of(store)
     with pytest.raises(DumpDamaged):
+        await import_commits(target, io.BytesIO(dump[: len(dump) * 9 // 10]))
+    assert await read_all(target) == []  # a file is checked to its end first
+    with pytest.raises(DumpDamaged):
         await import_commits(target, Pipe(dump[: len(dump) * 9 // 10]))
     there = len(await read_all(target))
     assert 0 < there < 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support.bank import Account, Deposited
 from support.maps import caused
 
 from eventsrc import MemoryStore, Repository, SQLiteStore, StoreClosed, TraceNotFound, trace
-from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor
+from eventsrc.processing import Context, Effects, MemoryCheckpoints, Parked, Processor
 from eventsrc.tracing import follow_trace
 
 LONG = 600.0
@@ -53,8 +54,22 @@ class Noting(Effects, tag="noting"):
     async def handle_deposited(self, event: Deposited, context: Context) -> None: ...
 
 
+class WatchedCheckpoints(MemoryCheckpoints):
+    """Sets an event when they were asked three times what is parked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.asked_thrice = 0, asyncio.Event()
+
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        self.asked += 1
+        if self.asked == 3:
+            self.asked_thrice.set()
+        return await super().parked(processor, streams)
+
+
 async def test_it_does_not_end_while_something_is_open() -> None:
-    async with MemoryStore() as store, MemoryCheckpoints() as checkpoints:
+    async with MemoryStore() as store, WatchedCheckpoints() as checkpoints:
         account = Account.open("a", owner="ann")
         account.deposit(5)
         with trace("request-9"):
@@ -63,6 +78,9 @@ async def test_it_does_not_end_while_something_is_open() -> None:
         async with aclosing(follow_trace("request-9", store, processors=[processor], quiet=0.01)) as traces:
             assert (await anext(traces)).open
             reading = asyncio.ensure_future(anext(traces))
+            asked = asyncio.ensure_future(checkpoints.asked_thrice.wait())
+            done, _ = await asyncio.wait([asked, reading], return_when=asyncio.FIRST_COMPLETED)
+            assert done == {asked}
             await processor.run(until_caught_up=True)
             assert not (await reading).open
             assert await anext(traces, None) is None
