@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 from support.bank import Account, Deposited
 from support.maps import caused
 
-from eventsrc import MemoryStore, Repository, SQLiteStore, StoreClosed, TraceNotFound, trace
+from eventsrc import MemoryStore, Repository, SQLiteStore, StoreClosed, StreamsParked, TraceNotFound, trace
 from eventsrc.processing import Context, Effects, MemoryCheckpoints, Parked, Processor
 from eventsrc.tracing import follow_trace
 
@@ -84,6 +84,24 @@ async def test_it_does_not_end_while_something_is_open() -> None:
             await processor.run(until_caught_up=True)
             assert not (await reading).open
             assert await anext(traces, None) is None
+
+
+class Refusing(Effects, tag="refusing"):
+    async def handle_deposited(self, event: Deposited, context: Context) -> None:
+        raise ValueError("unlucky")
+
+
+async def test_it_ends_when_only_what_is_parked_is_open() -> None:
+    async with MemoryStore() as store, MemoryCheckpoints() as checkpoints:
+        account = Account.open("a", owner="ann")
+        account.deposit(5)
+        with trace("request-9"):
+            await Repository(Account, store).save(account)
+        processor = Processor(Refusing(), store, checkpoints, attempts=1)
+        with suppress(StreamsParked):
+            await processor.run(until_caught_up=True)
+        [only] = [each async for each in follow_trace("request-9", store, processors=[processor], quiet=0.01)]
+        assert only.failed
 
 
 async def test_what_cannot_be_followed_is_an_error() -> None:
