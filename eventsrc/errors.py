@@ -7,6 +7,7 @@ EventsrcError
 ├── UnhandledEvent              the aggregate has no handler for this event; add one
 ├── AggregateNotFound           the stream has no such commit
 ├── TraceNotFound               no store has a commit of this trace; give another id, or more stores
+├── DumpDamaged                 the file is not a whole dump; export it again, or copy it again
 ├── ConflictError               another commit has this version; load again and decide again
 ├── IdempotencyError            the command id was already applied with other content; use a new command id
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
@@ -133,6 +134,17 @@ class TraceNotFound(EventsrcError, LookupError):
             f"nothing has the id {self.id!r}; looked up: {', '.join(self.looked_up)}{failed}; give a correlation id, "
             "an event id such as order-7@3.0, or a commit such as order-7@3"
         )
+
+
+class DumpDamaged(EventsrcError, ValueError):
+    """A file is not a dump, or not a whole one: `line` is the number of the line, from 1, and `reason` says why."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(line, reason)
+        self.line, self.reason = line, reason
+
+    def __str__(self) -> str:
+        return f"line {self.line:,} of the dump: {self.reason}; copy the file again, or export again"
 
 
 class ConflictError(EventsrcError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError, make_stores, open_app
-from . import completion, maps, processors, rebuilding, streams, studio, tables, traces
+from . import completion, dumps, maps, processors, rebuilding, streams, studio, tables, traces
 from .output import Output
 from .screen import Screen
 from .verbs import Needs, Verb, VerbParser, Verbs
@@ -57,8 +57,9 @@ async def _run(given: argparse.Namespace, screen: Screen) -> int:
         configured = _read_configuration()
         reference, urls = configured.get("app"), configured.get("store", os.environ.get("EVENTSRC_STORE", ""))
         urls = urls.split() if isinstance(urls, str) else urls
-    if given.needs is Needs.STORES and urls:
-        return await verb(App(make_stores(urls)), output, given)
+    if given.needs in (Needs.STORES, Needs.NEW_STORES) and urls:
+        create = given.needs is Needs.NEW_STORES and not given.dry_run
+        return await verb(App(make_stores(urls, create=create)), output, given)
     async with open_app(reference, urls) as app:
         return await verb(app, output, given)
 
@@ -85,6 +86,6 @@ def make_parser() -> VerbParser:
     about = "Look into event stores, and administer tables and processors."
     parser = VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES)
     verbs = Verbs(parser)
-    for module in (streams, traces, maps, processors, rebuilding, tables, studio, completion):
+    for module in (streams, traces, maps, processors, rebuilding, dumps, tables, studio, completion):
         module.add_verbs(verbs)
     return parser

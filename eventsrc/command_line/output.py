@@ -14,15 +14,15 @@ from .screen import Screen
 class Output:
     """Prints to standard output. With `as_json` it prints one JSON value a line, otherwise text.
 
-    `screen` is standard error.
+    `screen` is standard error. With `to_errors` it prints there, because standard output has something else.
     """
 
-    def __init__(self, screen: Screen, *, as_json: bool = False) -> None:
-        self.screen, self.as_json = screen, as_json
+    def __init__(self, screen: Screen, *, as_json: bool = False, to_errors: bool = False) -> None:
+        self.screen, self.as_json, self._to_errors = screen, as_json, to_errors
 
     def show(self, text: str, value: Any) -> None:
         """Print a text, or the value as JSON."""
-        print(to_json(value) if self.as_json else text, file=sys.stdout, flush=True)
+        print(to_json(value) if self.as_json else text, file=sys.stderr if self._to_errors else sys.stdout, flush=True)
 
 
 def write_file(file: str, text: str) -> None:

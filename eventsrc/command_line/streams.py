@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import AggregateNotFound, StoredDataError
 from ..inspection import App, UsageError
@@ -14,7 +14,9 @@ from ..inspection.states import find_changes, load_state
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.feed import Feed
 from ..stores.limits import check_version
+from ..stores.ordered import OrderedStore
 from ..stream_id import category_of
+from ..trace_context import trace_id_of
 from ..tracing.wording import plain
 from .output import Output
 from .verbs import Verbs, parse_time
@@ -62,11 +64,22 @@ def add_verbs(verbs: Verbs) -> None:
 
     found = verbs.add(
         "tail",
-        lambda app, output, given: follow(app, output, category=given.category),
+        lambda app, output, given: follow(
+            app,
+            output,
+            Wanted(given.category, given.stream, tuple(given.tag), given.correlation),
+            after=given.after,
+        ),
         "print events as they are stored, until it is interrupted",
-        "tail --store sqlite:///shop.db --category order",
+        "tail --store sqlite:///shop.db --category order --tag order.placed",
     )
     found.add_argument("--category", default="", help="only streams of this category")
+    found.add_argument("--stream", default="", metavar="PREFIX", help="only streams that begin so")
+    about_tag = "only commits that have an event with this tag; may be repeated"
+    found.add_argument("--tag", action="append", default=[], help=about_tag)
+    found.add_argument("--correlation", default="", metavar="ID", help="only the trace with this correlation id")
+    about_after = "begin after this position, or with all stored commits (start); otherwise with new ones"
+    found.add_argument("--after", metavar="POSITION|start", help=about_after)
 
 
 async def list_streams(app: App, output: Output, *, category: str, prefix: str) -> int:
@@ -154,19 +167,49 @@ async def compare_states(app: App, output: Output, stream: str, before: str, aft
     return _DIFFERENT if changed else _DONE
 
 
-async def follow(app: App, output: Output, *, category: str) -> int:
+class Wanted(NamedTuple):
+    """The commits to print. An empty value is for all."""
+
+    category: str = ""
+    prefix: str = ""
+    tags: tuple[str, ...] = ()
+    trace_id: str = ""
+
+    def has(self, commit: Commit) -> bool:
+        return (
+            commit.stream.startswith(self.prefix)
+            and (not self.tags or not set(self.tags).isdisjoint(commit.tags))
+            and self.trace_id in ("", trace_id_of(commit))
+        )
+
+
+async def follow(app: App, output: Output, wanted: Wanted, *, after: str | None) -> int:
     """Print commits as they are stored, until it is interrupted."""
+    starts = {name: await _find_start(name, store, after) for name, store in app.stores.items()}
 
     async def follow_store(name: str, store: Store) -> None:
-        feed = _feed_of(name, store)
-        categories = (category,) if category else ()
-        async with aclosing(feed.feed(after=await feed.end(), categories=categories)) as batches:
+        categories = (wanted.category,) if wanted.category else ()
+        async with aclosing(_feed_of(name, store).feed(after=starts[name], categories=categories)) as batches:
             async for batch in batches:
-                for commit in batch.commits:
+                for commit in filter(wanted.has, batch.commits):
                     show_commit(output, name, commit)
 
     await asyncio.gather(*(follow_store(name, store) for name, store in app.stores.items()))
     return _DONE
+
+
+async def _find_start(name: str, store: Store, after: str | None) -> str:
+    """Return the checkpoint after which a store is followed. Raises UsageError."""
+    feed = _feed_of(name, store)
+    if after is None:
+        return await feed.end()
+    if after == "start":
+        return ""
+    if not isinstance(store, OrderedStore):
+        raise UsageError(f"the store {name} counts no positions; write --after start, or leave it out")
+    if not (after.isascii() and after.isdecimal()) or int(after) > await store.last_position():
+        raise UsageError(f"{after!r} is not a position of the store {name}; write a number up to its last one")
+    return after if int(after) else ""
 
 
 def split_version(text: str) -> tuple[str, int | None]:

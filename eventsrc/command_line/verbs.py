@@ -22,6 +22,7 @@ class Needs(Enum):
 
     OPEN_APP = "an app whose stores are open"
     STORES = "an app whose stores are open only if they come from a program: nothing is connected for a URL"
+    NEW_STORES = "as STORES; and a file of SQLite may be missing, except for a dry run"
     NOTHING = "an app without stores"
 
 
@@ -82,7 +83,14 @@ class Verbs:
         return added
 
     def add_change(
-        self, name: str, verb: Verb, about: str, example: str, *, target: Callable[[App, argparse.Namespace], str]
+        self,
+        name: str,
+        verb: Verb,
+        about: str,
+        example: str,
+        *,
+        target: Callable[[App, argparse.Namespace], str],
+        needs: Needs = Needs.OPEN_APP,
     ) -> argparse.ArgumentParser:
         """Add a verb that changes something, with `--dry-run` and `--yes`.
 
@@ -95,7 +103,7 @@ class Verbs:
                 return _UNCHANGED
             return await verb(app, output, given)
 
-        added = self.add(name, confirm_and_call, about, example)
+        added = self.add(name, confirm_and_call, about, example, needs=needs)
         added.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
         added.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
         return added

@@ -26,6 +26,13 @@ class App(NamedTuple):
     processors: Sequence[Processor[Any]] = ()
     published: Sequence[PublishedEvent[Any]] = ()
 
+    def find_store(self) -> tuple[str, Store]:
+        """Return the only store, after its name. Raises UsageError if there are several, or none."""
+        if len(self.stores) != 1:
+            known = f"are several stores ({', '.join(self.stores)})" if self.stores else "is no store"
+            raise UsageError(f"there {known}; give one, with --store URL")
+        return next(iter(self.stores.items()))
+
     def find_aggregate(self, stream: str) -> type[Aggregate]:
         """Return the class of a stream. Raises UsageError."""
         category = category_of(stream)
@@ -69,9 +76,12 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
         yield app
 
 
-def make_stores(urls: Sequence[str]) -> dict[str, Store]:
-    """Return the stores of these URLs by name, not yet open. Raises UsageError."""
-    named = [_to_store(url) for url in urls]
+def make_stores(urls: Sequence[str], *, create: bool = False) -> dict[str, Store]:
+    """Return the stores of these URLs by name, not yet open.
+
+    With `create`, a file of SQLite may be missing; opening its store creates it. Raises UsageError.
+    """
+    named = [_to_store(url, create=create) for url in urls]
     if len({name for name, _ in named}) < len(named):
         raise UsageError("two stores have the same name; write --store NAME=URL")
     return dict(named)
@@ -95,8 +105,8 @@ def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:
     return opened
 
 
-def _to_store(given: str) -> tuple[str, Store]:
-    """Return the name and the store of `NAME=URL` or `URL`. A file that does not exist is not created."""
+def _to_store(given: str, *, create: bool) -> tuple[str, Store]:
+    """Return the name and the store of `NAME=URL` or `URL`."""
     name, equals, url = given.partition("=")
     if not equals or ":" in name:
         name, url = "", given
@@ -107,6 +117,6 @@ def _to_store(given: str) -> tuple[str, Store]:
         raise UsageError(str(error)) from None
     if address.scheme == "memory":
         raise UsageError("a store in memory belongs to one process; give the URL of a file or a table")
-    if address.scheme == "sqlite" and not Path(address.place).is_file():
+    if address.scheme == "sqlite" and not create and not Path(address.place).is_file():
         raise UsageError(f"there is no file {address.place}; give the URL of a file that exists")
     return name or Path(address.place).stem, store

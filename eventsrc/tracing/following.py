@@ -31,8 +31,8 @@ async def follow_trace(
 ) -> AsyncGenerator[Trace]:
     """Yield the trace that an id belongs to, and yield it again each time that it has changed.
 
-    - It ends after `quiet` seconds without a change if nothing is open. Without `processors` nothing is known to be
-      open.
+    - It ends after `quiet` seconds without a change if nothing is open, except what is parked, which waits for people.
+      Without `processors` nothing is known to be open.
     - It waits for new commits through the feeds of the stores. What processors do is in no feed, so while something is
       open they are asked again every `quiet` seconds, and at each new commit.
 
@@ -73,7 +73,7 @@ async def follow_trace(
             grown.clear()
             if (found := await find_trace(id, named, processors=processors, describe=describe)) != trace:
                 yield (trace := found)
-            elif is_quiet and not trace.open:
+            elif is_quiet and all(each.state == "parked" for _, each in trace.open):
                 return
     finally:
         await cancel_all(watching)

@@ -43,7 +43,7 @@ class _Cause(NamedTuple):
     tags: tuple[str, ...]
     by_event: bool  # whether these are the types of its events, one by one
     in_period: bool
-    led_to: list[str]  # "cause\0effect", the kinds of edges for which this commit was counted
+    led_to: list[_Tally]  # of the kinds of edges for which this commit was counted
 
 
 class _Tally:
@@ -185,8 +185,8 @@ class _Survey:
                         continue
                     tally = self._edges[one, other] = _Tally()
                 tally.add(commit.time - cause.time)
-                if cause.in_period and (key := f"{one}\0{other}") not in cause.led_to:
-                    cause.led_to.append(key)
+                if cause.in_period and tally not in cause.led_to:
+                    cause.led_to.append(tally)
                     tally.followed += 1
                 if processor and len(tally.processors) < _PROCESSORS:
                     tally.processors[processor] = None

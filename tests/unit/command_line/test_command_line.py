@@ -205,6 +205,8 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
         (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
         (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
         (("parked", "show", "mail", "a", "--app", "support.shop:app"), 2, "known: view@1"),
+        (("tail", "--store", "sqlite:///shop.db", "--after", "4"), 2, "'4' is not a position of the store shop"),
+        (("tail", "--store", "sqlite:///shop.db", "--after", "-1"), 2, "write a number up to its last one"),
         (("map", "--store", "sqlite:///shop.db", "--mermaid", "--against", "..2026-01-01"), 2, "leave out --against"),
         (("map", "--store", "sqlite:///shop.db", "--svg", "missing/map.svg"), 2, "missing/map.svg cannot be written"),
     ],
@@ -251,6 +253,36 @@ def test_tail_prints_what_is_stored_until_it_is_interrupted(folder: Path) -> Non
 
     [line] = asyncio.run(follow())
     assert "account.opened" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (["--after", "start"], "account-a@1.0"),
+        (["--after", "0", "--tag", "account.deposited", "--tag", "no.such"], "account-a@2.0"),
+        (["--after", "2", "--category", "account"], "account-a@3.0"),
+        (["--after", "start", "--stream", "account-b"], "account-b-1@1.0"),
+        (["--after", "start", "--correlation", "account-b-1@1"], "account-b-1@1.0"),
+        (["--after", "start", "--tag", "account.deposited", "--correlation", "request-b"], "account-b-1@2.0"),
+    ],
+)
+def test_tail_prints_what_is_wanted_of_what_is_stored(folder: Path, options: list[str], first: str) -> None:
+    async def fill_more() -> None:
+        async with SQLiteStore(folder / "shop.db") as store:
+            account = Account.open("b-1", owner="ann")
+            await Repository(Account, store).save(account)
+            account.deposit(5)
+            with trace("request-b"):
+                await Repository(Account, store).save(account)
+
+    asyncio.run(fill_more())
+    command = [sys.executable, "-m", "eventsrc", "tail", "--store", "sqlite:///shop.db", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(2)
+        assert process.wait() == 130
+    assert line.partition("  ")[0] == first
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

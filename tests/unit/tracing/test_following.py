@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import Collection, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 from support.bank import Account, Deposited
 from support.maps import caused
 
-from eventsrc import MemoryStore, Repository, SQLiteStore, StoreClosed, TraceNotFound, trace
-from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor
+from eventsrc import MemoryStore, Repository, SQLiteStore, StoreClosed, StreamsParked, TraceNotFound, trace
+from eventsrc.processing import Context, Effects, MemoryCheckpoints, Parked, Processor
 from eventsrc.tracing import follow_trace
 
 LONG = 600.0
@@ -53,8 +54,22 @@ class Noting(Effects, tag="noting"):
     async def handle_deposited(self, event: Deposited, context: Context) -> None: ...
 
 
+class WatchedCheckpoints(MemoryCheckpoints):
+    """Sets an event when they were asked three times what is parked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.asked_thrice = 0, asyncio.Event()
+
+    async def parked(self, processor: str, streams: Collection[str] | None = None) -> Sequence[Parked]:
+        self.asked += 1
+        if self.asked == 3:
+            self.asked_thrice.set()
+        return await super().parked(processor, streams)
+
+
 async def test_it_does_not_end_while_something_is_open() -> None:
-    async with MemoryStore() as store, MemoryCheckpoints() as checkpoints:
+    async with MemoryStore() as store, WatchedCheckpoints() as checkpoints:
         account = Account.open("a", owner="ann")
         account.deposit(5)
         with trace("request-9"):
@@ -63,9 +78,30 @@ async def test_it_does_not_end_while_something_is_open() -> None:
         async with aclosing(follow_trace("request-9", store, processors=[processor], quiet=0.01)) as traces:
             assert (await anext(traces)).open
             reading = asyncio.ensure_future(anext(traces))
+            asked = asyncio.ensure_future(checkpoints.asked_thrice.wait())
+            done, _ = await asyncio.wait([asked, reading], return_when=asyncio.FIRST_COMPLETED)
+            assert done == {asked}
             await processor.run(until_caught_up=True)
             assert not (await reading).open
             assert await anext(traces, None) is None
+
+
+class Refusing(Effects, tag="refusing"):
+    async def handle_deposited(self, event: Deposited, context: Context) -> None:
+        raise ValueError("unlucky")
+
+
+async def test_it_ends_when_only_what_is_parked_is_open() -> None:
+    async with MemoryStore() as store, MemoryCheckpoints() as checkpoints:
+        account = Account.open("a", owner="ann")
+        account.deposit(5)
+        with trace("request-9"):
+            await Repository(Account, store).save(account)
+        processor = Processor(Refusing(), store, checkpoints, attempts=1)
+        with suppress(StreamsParked):
+            await processor.run(until_caught_up=True)
+        [only] = [each async for each in follow_trace("request-9", store, processors=[processor], quiet=0.01)]
+        assert only.failed
 
 
 async def test_what_cannot_be_followed_is_an_error() -> None:
