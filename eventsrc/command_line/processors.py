@@ -11,7 +11,7 @@ from ..inspection import App, UsageError
 from ..processing import Parked, status
 from ..tracing.wording import plain
 from .output import Output
-from .streams import show_commit
+from .streams import show_commit, split_version
 from .verbs import Verbs
 
 _DONE, _PROBLEM = 0, 1
@@ -53,16 +53,22 @@ def add_verbs(verbs: Verbs) -> None:
             app, output, given.processor, given.stream, reason=given.reason, dry_run=given.dry_run
         ),
         "skip the commit at which a stream is parked",
-        "parked skip --app shop.main:app mail@1 order-7 --reason 'an address that does not exist'",
+        "parked skip --app shop.main:app mail@1 order-7@3 --reason 'an address that does not exist'",
         target=_find_stream,
     )
-    _add_stream(found)
-    found.add_argument("--reason", required=True, help="why it is skipped; it is stored")
+    _add_stream(found, "STREAM@VERSION")
+    found.add_argument("--reason", required=True, type=_parse_reason, help="why it is skipped; it is stored")
 
 
-def _add_stream(parser: argparse.ArgumentParser) -> None:
+def _add_stream(parser: argparse.ArgumentParser, shown: str = "STREAM") -> None:
     parser.add_argument("processor", metavar="PROCESSOR", help="its name, as mail@1, or its tag")
-    parser.add_argument("stream", metavar="STREAM")
+    parser.add_argument("stream", metavar=shown)
+
+
+def _parse_reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the reason is empty; say why, for later readers of the read model")
+    return text
 
 
 def _find_stream(app: App, given: argparse.Namespace) -> str:
@@ -124,15 +130,22 @@ async def retry_parked(app: App, output: Output, name: str, stream: str, *, dry_
     return _DONE
 
 
-async def skip_parked(app: App, output: Output, name: str, stream: str, *, reason: str, dry_run: bool) -> int:
-    """Skip the commit at which a stream is parked. Return 1 if a handler failed at a later one."""
-    processor = app.find_processor(name)
+async def skip_parked(app: App, output: Output, name: str, commit: str, *, reason: str, dry_run: bool) -> int:
+    """Skip the commit at which a stream is parked. Return 1 if a handler failed at a later one.
+
+    A repeated call skips nothing more, because the commit is named with its version.
+    """
+    processor, (stream, version) = app.find_processor(name), split_version(commit)
+    if version is None:
+        raise UsageError(f"{commit} has no version; write {commit}@VERSION, as `eventsrc parked list` prints it")
     if dry_run:
         return await show_parked(app, output, name, stream)
+    text, is_parked = f"skipped {commit}", False
     try:
-        await processor.skip(stream, reason)
-    except (StreamParked, ValueError, RuntimeError, TimeoutError) as error:
-        output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
-        return _PROBLEM
-    output.show(f"skipped a commit of {stream}", {"processor": processor.name, "stream": stream, "parked": False})
-    return _DONE
+        await processor.skip(stream, reason, version=version)
+    except StreamParked as error:
+        text, is_parked = f"skipped {commit}; {error}", True
+    except (ValueError, RuntimeError, TimeoutError) as error:
+        text, is_parked = str(error), True
+    output.show(text, {"processor": processor.name, "stream": stream, "parked": is_parked})
+    return _PROBLEM if is_parked else _DONE

@@ -11,7 +11,7 @@ from ..errors import EventsrcError, StreamsParked
 from ..inspection import App, UsageError
 from ..processing import Processor, rebuild, verify
 from ..processing.parking import describe
-from ..processing.rebuild import CannotRebuild, plan_rebuild
+from ..processing.rebuild import CannotRebuild, Plan, plan_rebuild
 from ..tracing.wording import plain
 from .output import Output
 from .processors import show_parked_stream
@@ -79,26 +79,36 @@ async def show_differences(app: App, output: Output, name: str, *, rate: float |
 async def show_plan(app: App, output: Output, name: str) -> int:
     """Print what a rebuild would do."""
     processor = app.find_processor(name)
-    try:
-        plan = await plan_rebuild(processor)
-    except CannotRebuild as error:
-        raise UsageError(str(error)) from None
-    version, tag = processor.projection.version, processor.projection.tag
+    plan = await _plan(processor)
+    _check_not_active(processor, plan.active)
+    tag = processor.projection.tag
     count = f"{plan.total - plan.handled:,} of {plan.total:,} commits"
     if plan.active is None:
         text = f"{processor.name} would handle {count} and become active; no version of {tag} is active"
-    elif plan.active == version:
-        text = f"{processor.name} is active already; it would handle {count}"
     else:
         text = f"{processor.name} would handle {count} while {tag}@{plan.active} continues, and then replace it"
     output.show(text, {"processor": processor.name} | plan._asdict())
     return _DONE
 
 
+async def _plan(processor: Processor[Any]) -> Plan:
+    try:
+        return await plan_rebuild(processor)
+    except CannotRebuild as error:
+        raise UsageError(str(error)) from None
+
+
+def _check_not_active(processor: Processor[Any], active: int | None) -> None:
+    """Raise UsageError if readers use this version: a rebuild would only fence the process that runs it."""
+    if active == processor.projection.version:
+        raise UsageError(f"{processor.name} is active, so run it; to build it again, give the new version a higher number")
+
+
 async def rebuild_processor(app: App, output: Output, name: str, *, on_error: Any, rate: float | None) -> int:
     """Rebuild a processor, with its progress on standard error. Return 1 if it fails, or has parked streams."""
     processor = app.find_processor(name)
     handled, failure = 0, ""
+    _check_not_active(processor, (await _plan(processor)).active)
 
     def report(done: int, total: int) -> None:
         nonlocal handled

@@ -97,6 +97,8 @@ async def list_streams(app: App, output: Output, *, category: str, prefix: str) 
 async def show_stream(app: App, output: Output, stream: str, *, at: datetime | None) -> int:
     """Print the events of a stream, or those up to a version, `account-a-1@17`, or up to a time."""
     stream, version = split_version(stream)
+    if version is not None:
+        await app.locate(stream, version=version)
     found = False
     for name, store in app.stores.items():
         async with aclosing(store.read(stream, until=version or MAX_VERSION)) as commits:
@@ -149,7 +151,8 @@ def _lines(commit: Commit, events: list[dict[str, Any]], damage: str) -> list[st
 async def show_state(app: App, output: Output, stream: str) -> int:
     """Print the state of a stream at its end, or at a version: `account-a-1@17`."""
     stream, version = split_version(stream)
-    state = await load_state(app, stream, version)
+    _, store, _ = await app.locate(stream, version=version or 1)
+    state = await load_state(app, store, stream, version)
     output.show("\n".join(f"{name} = {show_value(value)}" for name, value in state.items()), state)
     return _DONE
 
@@ -159,7 +162,8 @@ async def compare_states(app: App, output: Output, stream: str, before: str, aft
     versions = [split_version(f"{stream}{each}")[1] for each in (before, after)]
     if None in versions:
         raise UsageError(f"{before} {after} are not versions; write @12 @17")
-    one, other = [await load_state(app, stream, version) for version in versions]
+    _, store, _ = await app.locate(stream, version=max(version or 1 for version in versions))
+    one, other = [await load_state(app, store, stream, version) for version in versions]
     changed = find_changes(one, other)
     for name, (old, new) in changed.items():
         text = f"{name}: {show_value(old)} -> {show_value(new)}"

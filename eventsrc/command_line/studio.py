@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import getpass
 import secrets
+import socket
 
 from ..inspection import App, UsageError
 from .output import Output
@@ -21,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
         "studio --app shop.main:app --write",
     )
     found.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
-    found.add_argument("--port", type=int, default=8765, help="default: 8765; 0 for any that is free")
+    found.add_argument("--port", type=_parse_port, default=8765, help="default: 8765; 0 for any that is free")
     found.add_argument("--token", default="", help="what a browser must know; drawn for another host than 127.0.0.1")
     found.add_argument("--write", action="store_true", help="allow to retry, skip and rebuild")
 
@@ -40,15 +43,26 @@ async def serve(app: App, output: Output, *, host: str, port: int, token: str, w
         token = token or secrets.token_urlsafe(16)
     user = getpass.getuser()
     studio = Studio(app, write=write, token=token, hosts=LOOPBACK if is_local else (), actor=lambda scope: user)
-    config = uvicorn.Config(
-        studio, host=host, port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(studio, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)
     try:
-        listening = config.bind_socket()
-    except SystemExit:
-        raise UsageError(f"port {port} of {host} is in use; give another one with --port") from None
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UsageError(f"{host} cannot be served at port {port}: {error.strerror or error}") from None
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     output.show(f"{address}\nIt serves until it is interrupted.", {"address": address})
-    await uvicorn.Server(config).serve(sockets=[listening])
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        while not (server.should_exit or serving.done()):  # noqa: ASYNC110  # the server has no event for it
+            await asyncio.sleep(0.1)
+    finally:
+        await studio.aclose()  # before the server waits for open pages, and before the stores close
+        await serving
     return 0
+
+
+def _parse_port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number up to 65535")
+    return int(text)

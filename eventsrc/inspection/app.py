@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.declaration import declaration_of
+from ..errors import AggregateNotFound, StoredDataError
 from ..processing import Processor
 from ..publishing import PublishedEvent
 from ..store import Store
@@ -32,6 +33,27 @@ class App(NamedTuple):
             known = f"are several stores ({', '.join(self.stores)})" if self.stores else "is no store"
             raise UsageError(f"there {known}; give one, with --store URL")
         return next(iter(self.stores.items()))
+
+    async def locate(self, stream: str, *, store: str = "", version: int = 1) -> tuple[str, Store, int]:
+        """Return the name of the store that has a version of a stream, the store, and the stream's last version.
+
+        If several have it, it is the first of them, or the one that is named. Raises AggregateNotFound and StoreError.
+        """
+        lasts: dict[str, int] = {}
+        for name, each in self.stores.items():
+            if store in ("", name):
+                if (last := await _last_version(each, stream)) >= version:
+                    return name, each, last
+                lasts[name] = last
+        if store and store not in self.stores:
+            raise UsageError(f"there is no store {store!r}; give one of {', '.join(self.stores)}")
+        known = ", ".join(f"{name} has {last} of them" if last else f"{name} has none" for name, last in lasts.items())
+        raise AggregateNotFound(
+            stream,
+            f"there is no version {version}: {known}"
+            if any(lasts.values())
+            else f"it has no commit in {', '.join(lasts)}",
+        )
 
     def find_aggregate(self, stream: str) -> type[Aggregate]:
         """Return the class of a stream. Raises UsageError."""
@@ -85,6 +107,16 @@ def make_stores(urls: Sequence[str], *, create: bool = False) -> dict[str, Store
     if len({name for name, _ in named}) < len(named):
         raise UsageError("two stores have the same name; write --store NAME=URL")
     return dict(named)
+
+
+async def _last_version(store: Store, stream: str) -> int:
+    """Return the last version of a stream, also of one that is damaged; 0 if there is none."""
+    try:
+        async with aclosing(store.read(stream, backward=True)) as commits:
+            last = await anext(commits, None)
+    except StoredDataError as error:
+        return error.version
+    return last.version if last is not None else 0
 
 
 def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import AggregateNotFound
 from ..repository.repository import Repository
+from ..store import Store
 from .app import App
 
 
-async def load_state(app: App, stream: str, version: int | None) -> dict[str, Any]:
-    """Return the fields of a stream's state at a version, or at its end.
+async def load_state(app: App, store: Store, stream: str, version: int | None) -> dict[str, Any]:
+    """Return the fields of a stream's state in a store, at a version or at its end.
 
     Raises:
-        AggregateNotFound: no store has the stream, or none has the version.
+        AggregateNotFound: the store has no such stream, or no such version of it.
         UsageError: the app has no class for it.
         StoreError, StoredDataError: it cannot be read.
+        Exception: what a handler of the class raises.
     """
-    aggregate, id = app.find_aggregate(stream), stream.partition("-")[2]
-    missing: AggregateNotFound | None = None
-    for store in app.stores.values():
-        try:
-            found = await Repository(aggregate, store).load(id, version=version)
-        except AggregateNotFound as error:
-            is_there = bool((await store.load(stream)).commits)
-            missing = error if is_there or missing is None else missing
-        else:
-            return {name: getattr(found, name) for name in found.__struct_fields__}
-    assert missing is not None
-    raise missing
+    found = await Repository(app.find_aggregate(stream), store).load(stream.partition("-")[2], version=version)
+    return {name: getattr(found, name) for name in found.__struct_fields__}
 
 
 def find_changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -105,6 +105,7 @@ class Checkpointer:
     def pause(self) -> None:
         """Start no new commits, also of streams that are handled by tasks of their own."""
         self._assignment.paused = True
+        self._progress.restart()  # from now on it lags
         for entry in self._catch_up.entries.values():
             entry.wake.set()
 
@@ -137,4 +138,4 @@ class Checkpointer:
         """Forget everything that other workers may have changed."""
         self._positions.clear()
         self._following.held_back.clear()
-        self._progress.restart()
+        self._progress.restart_elsewhere()

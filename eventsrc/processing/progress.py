@@ -24,6 +24,7 @@ class Progress:
         self._oldest = 0  # time of the oldest commit in flight
         self._pending = 0  # time of the oldest commit of the batch that is being handled
         self._complete_up_to = 0  # what was stored before this time has been delivered, and is handled or aside
+        self._is_complete = False  # `_complete_up_to` is true of all slots that are held now
         self._is_scanning = False
 
     def begin(self, runs: Sequence[Slice]) -> None:
@@ -45,13 +46,16 @@ class Progress:
         self._is_scanning = batch.is_scan
         if batch.commits or batch.damaged:
             self.at_end = False
-            self._pending = batch.commits[0].time if batch.commits else now()
+            oldest = batch.commits[0].time if batch.commits else now()
+            self._pending = max(oldest, self._complete_up_to) if self._is_complete else oldest
 
     def batch_done(self, batch: Batch) -> None:
         """Note that all commits of a batch were handled or left to tasks of their own."""
         self.at_end, self._pending = batch.caught_up, 0
         newest = batch.newest or (batch.commits[-1].time if batch.commits else 0)
-        self._complete_up_to = max(self._complete_up_to, newest)
+        self._complete_up_to = (
+            max(self._complete_up_to, newest) if self._is_complete else newest or self._complete_up_to
+        )
 
     def wait(self, waiter: object, error: str) -> None:
         """Note that somebody waits for a store; with an empty text, that it answers."""
@@ -71,7 +75,7 @@ class Progress:
         The reader calls this at least once a second, so that the lag is right when the feed is read again.
         """
         if self.at_end and not self._waits:
-            self._complete_up_to = now()
+            self._complete_up_to, self._is_complete = now(), True
         if self.at_end and not aside and not self._waits:
             self.caught_up.set()
         else:
@@ -81,6 +85,11 @@ class Progress:
         """Note that the feed is read again: it may hold more by now."""
         self.at_end, self._pending = False, 0
         self.caught_up.clear()
+
+    def restart_elsewhere(self) -> None:
+        """Note that it is read again for other slots, of which older commits may not be handled."""
+        self._is_complete = False
+        self.restart()
 
     @property
     def lag(self) -> float:

@@ -91,8 +91,11 @@ async def rebuild(
             read model cannot be rebuilt from all commits.
         StreamsParked: with `on_error="park"`: the new version is active, and has handled everything except these.
         NotActive: another version became active in the meantime.
+        RuntimeError: this object runs.
         Exception: what a handler raised, with `on_error="stop"`, or what `progress` raised.
     """
+    if processor.pipeline.running:  # its settings are not changed
+        raise RuntimeError(f"{processor.name} runs already; rebuild another object of it, in another process")
     retries = processor.pipeline.retries
     stops, retries.stops = retries.stops, on_error == "stop"
     try:

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """Hosts that reach this machine only."""
 
-_COOKIE = "eventsrc-studio"
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self'; connect-src 'self'; "
@@ -67,17 +66,25 @@ class Guard:
 
     def _ask(self, request: Request) -> Response | None:
         """Return the answer to a request that does not have the token in its cookie."""
-        if _is_equal(request.cookies.get(_COOKIE, ""), self._token):
+        if _is_equal(request.cookies.get(_name_cookie(request), ""), self._token):
             return None
         if not _is_equal(request.query_params.get("token", ""), self._token):
             text = "The token is missing. Open the address that was printed when the studio started."
             return PlainTextResponse(text, HTTPStatus.UNAUTHORIZED)
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
-        answer = RedirectResponse(request.url.path + (f"?{urlencode(others)}" if others else ""), HTTPStatus.SEE_OTHER)
-        path = request.scope.get("root_path", "") or "/"
+        path = "/" + request.url.path.lstrip("/")  # two slashes would name a host
+        answer = RedirectResponse(path + (f"?{urlencode(others)}" if others else ""), HTTPStatus.SEE_OTHER)
+        root = request.scope.get("root_path", "") or "/"
         secure = request.url.scheme == "https"
-        answer.set_cookie(_COOKIE, self._token, path=path, secure=secure, httponly=True, samesite="strict")
+        answer.set_cookie(
+            _name_cookie(request), self._token, path=root, secure=secure, httponly=True, samesite="strict"
+        )
         return answer
+
+
+def _name_cookie(request: Request) -> str:
+    """Return the name of the cookie. Browsers send cookies to all ports of a host, where other studios may be."""
+    return f"eventsrc-studio-{request.url.port or request.url.scheme}"
 
 
 def _is_from_here(request: Request) -> bool:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ..errors import EventsrcError
+from ..errors import EventsrcError, StreamParked
 from ..inspection import UsageError
 from ..inspection.states import load_state
 from ..log import log
-from ..processing import Parked, Processor, rebuild, status
-from ..store import Store
+from ..processing import Parked, Processor, status
+from ..processing.rebuild import plan_rebuild
 from ..stream_id import category_of
+from .rebuilds import Rebuilds
 from .site import Site
 
 _FORM_BYTES = 10_000
@@ -32,30 +31,29 @@ _QUESTIONS = {
 }
 
 
-class Rebuilding(msgspec.Struct):
-    """A rebuild that was started here."""
+class Action(NamedTuple):
+    """What an operator asks for."""
 
-    task: asyncio.Task[None] | None = None
-    handled: int = 0
-    total: int = 0
-    error: str = ""
+    processor: str
+    verb: str
+    stream: str
+    version: int
 
-    def note(self, handled: int, total: int) -> None:
-        self.handled, self.total = handled, total
+    @property
+    def where(self) -> tuple[str, int]:
+        return self.stream, self.version
+
+    @property
+    def target(self) -> str:
+        """The name that is typed to confirm it."""
+        return self.processor if self.verb == "rebuild" else f"{self.stream}@{self.version}"
 
 
-def make_routes(site: Site) -> Sequence[Route]:
+def make_routes(site: Site, rebuilds: Rebuilds) -> Sequence[Route]:
     """Return the routes of these pages."""
-    rebuilding: dict[str, Rebuilding] = {}
 
     async def list_processors(request: Request) -> Response:
-        found: list[dict[str, Any]] = []
-        for processor in site.app.processors:
-            try:
-                found.append({"name": processor.name, "status": await status(processor), "problem": ""})
-            except EventsrcError as error:
-                found.append({"name": processor.name, "status": None, "problem": f"{type(error).__name__}: {error}"})
-        return site.render(request, "processors.html", "Processors", processors=found)
+        return site.render(request, "processors.html", "Processors", processors=await read_statuses(site))
 
     async def show_processor(request: Request) -> Response:
         processor = site.app.find_processor(request.query_params.get("name", ""))
@@ -66,69 +64,81 @@ def make_routes(site: Site) -> Sequence[Route]:
             "processor.html",
             processor.name,
             name=processor.name,
+            store=site.name_store(processor.store),
             status=await status(processor),
             parked=parked,
             skipped=skipped,
-            rebuilding=rebuilding.get(processor.name),
+            rebuilding=rebuilds.find(processor),
         )
 
     async def ask(request: Request) -> Response:
-        name, action, stream = _read_action(request)
-        processor = site.app.find_processor(name)
-        found = [each for each in await processor.parked() if each.stream == stream]
+        action = _read_action(request)
+        processor = site.app.find_processor(action.processor)
+        found = [each for each in await processor.parked() if (each.stream, each.version) == action.where]
+        if action.verb != "rebuild" and not found:
+            raise UsageError(f"{processor.name} has not parked {action.stream}@{action.version} (any more)")
         return site.render(
             request,
             "ask.html",
-            f"{action} {stream or processor.name}",
+            f"{action.verb.capitalize()} {action.target}",
             name=processor.name,
-            action=action,
-            stream=stream,
-            question=_QUESTIONS[action],
+            verb=action.verb,
+            target=action.target,
+            question=_QUESTIONS[action.verb],
+            plan=await _plan(processor) if action.verb == "rebuild" else "",
             parked=await _show_parked(site, processor, found[0]) if found else None,
         )
 
     async def act(request: Request) -> Response:
-        name, action, stream = _read_action(request)
-        processor = site.app.find_processor(name)
+        action = _read_action(request)
+        processor = site.app.find_processor(action.processor)
         form = dict(parse_qsl((await _read_body(request)).decode("utf-8", "replace")))
         typed, reason = form.get("typed", ""), form.get("reason", "").strip()
-        expected = stream or processor.name
-        if typed.strip() != expected:
-            return site.refuse(request, f"Nothing was done: {typed!r} is not {expected!r}.", HTTPStatus.BAD_REQUEST)
-        if action == "skip" and not reason:
+        if typed.strip() != action.target:
+            text = f"Nothing was done: {typed!r} is not {action.target!r}."
+            return site.refuse(request, text, HTTPStatus.BAD_REQUEST)
+        if action.verb == "skip" and not reason:
             return site.refuse(request, "Nothing was done: a reason is needed.", HTTPStatus.BAD_REQUEST)
         actor = site.actor(request.scope)
-        log.warning("studio: %s asks to %s %s of %s", actor, action, stream or "all", processor.name)
+        log.warning("studio: %s asks to %s %s of %s", actor, action.verb, action.target, processor.name)
         try:
-            if action == "retry":
-                await processor.retry(stream)
-            elif action == "skip":
-                await processor.skip(stream, f"{reason} ({actor})")
+            if action.verb == "retry":
+                await processor.retry(action.stream)
+            elif action.verb == "skip":
+                await processor.skip(action.stream, f"{reason} ({actor})", version=action.version)
             else:
-                _start_rebuild(processor, rebuilding)
-        except (EventsrcError, ValueError, RuntimeError, TimeoutError) as error:
-            text = site.show_error(f"{type(error).__name__}: {error}")
+                await _plan(processor)
+                rebuilds.start(processor)
+        except StreamParked as error:
+            done = f"{action.target} was skipped. " if action.verb == "skip" else ""
+            text = f"{done}{error.stream} is parked at version {error.version}: its page says why."
             return site.refuse(request, text, HTTPStatus.CONFLICT)
+        except (EventsrcError, ValueError, RuntimeError, TimeoutError) as error:
+            return site.refuse(request, site.show_error(error), HTTPStatus.CONFLICT)
         to = f"{request.scope.get('root_path', '')}/processor?{urlencode({'name': processor.name})}"
         return RedirectResponse(to, HTTPStatus.SEE_OTHER)
 
-    def _read_action(request: Request) -> tuple[str, str, str]:
-        """Return the processor, what to do, and the stream. Raises HTTPException."""
+    def _read_action(request: Request) -> Action:
+        """Return what is asked for. Raises HTTPException."""
         if not site.write:
+            text = "This studio only shows. Start it with --write to change something."
+            raise HTTPException(HTTPStatus.FORBIDDEN, text)
+        given, verb = request.query_params, request.path_params["verb"]
+        version = given.get("version", "0")
+        found = Action(
+            given.get("name", ""), verb, given.get("stream", ""), int(version[:20]) if version.isdecimal() else 0
+        )
+        if verb not in _QUESTIONS or (verb != "rebuild" and not (found.stream and found.version)):
             raise HTTPException(
-                HTTPStatus.FORBIDDEN, "This studio only shows. Start it with --write to change something."
+                HTTPStatus.NOT_FOUND, f"{verb!r} is not an action, or its stream and version are missing"
             )
-        action = request.path_params["action"]
-        stream = request.query_params.get("stream", "")
-        if action not in _QUESTIONS or bool(stream) == (action == "rebuild"):
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"{action!r} is not an action for this")
-        return request.query_params.get("name", ""), action, stream
+        return found
 
     return [
         Route("/processors", list_processors),
         Route("/processor", show_processor),
-        Route("/processor/{action}", ask, methods=["GET"]),
-        Route("/processor/{action}", act, methods=["POST"]),
+        Route("/processor/{verb}", ask, methods=["GET"]),
+        Route("/processor/{verb}", act, methods=["POST"]),
     ]
 
 
@@ -142,42 +152,40 @@ async def _read_body(request: Request) -> bytes:
     return body
 
 
-def _start_rebuild(processor: Processor[Any], rebuilding: dict[str, Rebuilding]) -> None:
-    """Start a rebuild in the background. Raises RuntimeError if one is under way."""
-    known = rebuilding.get(processor.name)
-    if known is not None and known.task is not None and not known.task.done():
-        raise RuntimeError(f"{processor.name} is being rebuilt already")
-    found = rebuilding[processor.name] = Rebuilding()
-
-    async def run() -> None:
+async def read_statuses(site: Site) -> Sequence[dict[str, Any]]:
+    """Return the status of each processor; of one whose checkpoints cannot be read, why."""
+    found: list[dict[str, Any]] = []
+    for processor in site.app.processors:
         try:
-            await rebuild(processor, progress=found.note)
-        except Exception as error:  # noqa: BLE001  # the page shows it
-            found.error = f"{type(error).__name__}: {error}"
-            log.warning("studio: the rebuild of %s has failed: %s", processor.name, error)
+            found.append({"name": processor.name, "status": await status(processor), "problem": ""})
+        except EventsrcError as error:
+            found.append({"name": processor.name, "status": None, "problem": site.show_error(error)})
+    return found
 
-    found.task = asyncio.create_task(run())
+
+async def _plan(processor: Processor[Any]) -> str:
+    """Return what a rebuild would do. Raises UsageError if it is of no use."""
+    plan = await plan_rebuild(processor)
+    tag, version = processor.projection.tag, processor.projection.version
+    if plan.active == version:
+        raise UsageError(f"{processor.name} is active, so run it; to build it again, give the new version a higher number")
+    then = f"while {tag}@{plan.active} continues, and then replaces it" if plan.active else "and becomes active"
+    return f"{processor.name} handles {plan.total - plan.handled:,} of {plan.total:,} commits, {then}."
 
 
 async def _show_parked(site: Site, processor: Processor[Any], parked: Parked) -> dict[str, Any]:
     """Return what a page shows of a parked stream: the error, the commit, and the state before it."""
-    name, store = _name_store(site, processor.store)
-    commit, state, no_state = None, {}, ""
+    store, commit, state, no_state = processor.store, None, {}, ""
     try:
         async with aclosing(store.read(parked.stream, after=parked.version - 1, until=parked.version)) as commits:
             async for found in commits:
-                commit = site.show_commit(name, found)
-    except EventsrcError as error:
-        no_state = f"{type(error).__name__}: {error}"
-    if parked.version > 1:
-        try:
-            loaded = await load_state(site.app, parked.stream, parked.version - 1)
+                commit = site.show_commit(site.name_store(store), found)
+        if parked.version > 1:
+            loaded = await load_state(site.app, store, parked.stream, parked.version - 1)
             state = site.show(category_of(parked.stream), loaded)
-        except (EventsrcError, UsageError) as error:
-            no_state = str(error)
+    except UsageError as error:
+        no_state = str(error)
+    except Exception as error:  # noqa: BLE001  # the class may fail, too; the rest is shown
+        no_state = site.show_error(error)
     shown = {"parked": parked, "error": site.show_error(parked.error)}
     return {**shown, "commit": commit, "state": state, "no_state": no_state}
-
-
-def _name_store(site: Site, store: Store) -> tuple[str, Store]:
-    return next((name for name, each in site.app.stores.items() if each is store), ""), store

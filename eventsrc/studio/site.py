@@ -15,12 +15,14 @@ from starlette.responses import HTMLResponse
 
 from ..inspection import App
 from ..inspection.events import read_events, show_value
-from ..store import Commit
+from ..store import Commit, Store
 from ..tracing.wording import plain, show_time
 
 Fields = dict[str, Any]
 Mask = Callable[[str, Fields], Fields]
 """Returns what may be shown of the fields of an event or a state. It is called with the tag or the category."""
+
+_EVENTS = 100  # of a commit
 
 FOLDER = Path(__file__).parent
 
@@ -55,24 +57,37 @@ class Site:
         return self.render(request, "problem.html", status.phrase, code=status, problem=plain(problem))
 
     def show(self, kind: str, fields: Fields) -> Fields:
-        """Return what may be shown of the fields of an event or a state."""
-        return fields if self._mask is None else self._mask(kind, dict(fields))
+        """Return what may be shown of the fields of an event or a state: nothing, if the mask fails."""
+        if self._mask is None:
+            return fields
+        try:
+            return self._mask(kind, dict(fields))
+        except Exception as error:  # noqa: BLE001  # its text may quote what it was to hide
+            return {"the mask has failed": type(error).__name__}
 
-    def show_error(self, text: str) -> str:
+    def show_error(self, error: Exception | str) -> str:
         """Return what may be shown of an error, whose text may quote an event: with a mask, its class."""
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         return plain(text if self._mask is None else text.partition(":")[0])
+
+    def name_store(self, store: Store) -> str:
+        """Return the name of a store of the program."""
+        return next((name for name, each in self.app.stores.items() if each is store), "")
 
     def show_commit(self, store: str, commit: Commit) -> dict[str, Any]:
         """Return what a page shows of a commit; of one that is damaged, why."""
-        events, damage = [], ""
+        events, damage, more = [], "", 0
         try:
-            for index, event in enumerate(read_events(commit)):
+            found = read_events(commit)
+            more = max(0, len(found) - _EVENTS)
+            for index, event in enumerate(found[:_EVENTS]):
                 tag = str(event.get("$", ""))
                 fields = self.show(tag, {name: value for name, value in event.items() if name != "$"})
                 events.append({"id": str(commit.event_id(index)), "tag": tag, "fields": fields})
         except Exception as error:  # noqa: BLE001  # what is damaged is shown in its place
-            damage = f"{type(error).__name__}: {error}"
-        return {"store": store, "version": commit.version, "commit": commit, "events": events, "damage": damage}
+            damage = self.show_error(error)
+        shown = {"store": store, "version": commit.version, "commit": commit, "events": events, "more": more}
+        return {**shown, "damage": damage}
 
 
 def show_moment(moment: datetime | int) -> str:

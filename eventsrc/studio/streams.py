@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ..errors import AggregateNotFound, EventsrcError, StoredDataError
+from ..errors import EventsrcError, StoredDataError
 from ..inspection import UsageError
 from ..inspection.states import find_changes, load_state
-from ..processing import status
 from ..store import MAX_VERSION, Store
 from ..stores.causes import identity_of, parse_identity
 from ..stores.feed import Feed, Head
 from ..stream_id import category_of
+from .processors import read_statuses
 from .scenario import write_scenario
 from .site import Site
 
@@ -32,8 +32,7 @@ def make_routes(site: Site) -> Sequence[Route]:
     """Return the routes of these pages."""
 
     async def show_home(request: Request) -> Response:
-        found = [await status(processor) for processor in site.app.processors]
-        return site.render(request, "home.html", "eventsrc", statuses=found)
+        return site.render(request, "home.html", "eventsrc", statuses=await read_statuses(site))
 
     async def find(request: Request) -> Response:
         """Go to the stream, event or trace that a text names."""
@@ -41,11 +40,12 @@ def make_routes(site: Site) -> Sequence[Route]:
         if not text:
             return RedirectResponse(f"{root}/", HTTPStatus.SEE_OTHER)
         stream, version = parse_identity(identity_of(text)) or (text, 0)
-        for store in site.app.stores.values():
-            if await _has(store, stream, version):
-                at = {"version": version} if version else {}
-                return RedirectResponse(f"{root}/stream?{urlencode({'name': stream, **at})}", HTTPStatus.SEE_OTHER)
-        return RedirectResponse(f"{root}/trace?{urlencode({'id': text})}", HTTPStatus.SEE_OTHER)
+        try:
+            name, _, _ = await site.app.locate(stream, version=version or 1)
+        except (EventsrcError, ValueError):
+            return RedirectResponse(f"{root}/trace?{urlencode({'id': text})}", HTTPStatus.SEE_OTHER)
+        address = {"name": stream, "store": name} | ({"version": version} if version else {})
+        return RedirectResponse(f"{root}/stream?{urlencode(address)}", HTTPStatus.SEE_OTHER)
 
     async def list_streams(request: Request) -> Response:
         category, prefix = request.query_params.get("category", ""), request.query_params.get("prefix", "")
@@ -61,18 +61,16 @@ def make_routes(site: Site) -> Sequence[Route]:
                             if head.stream.startswith(prefix) and category in ("", category_of(head.stream)):
                                 found.append((name, head))
             except (EventsrcError, UsageError) as error:
-                failures.append(f"{name}: {error}")
+                failures.append(f"{name}: {site.show_error(error)}")
         found.sort(key=lambda each: (each[1].stream, each[0]))
-        after = request.query_params.get("after", "")
-        start = (
-            next((place for place, (_, head) in enumerate(found) if head.stream > after), len(found)) if after else 0
-        )
+        after = request.query_params.get("after", ""), request.query_params.get("after_store", "")
+        rest = [each for each in found if (each[1].stream, each[0]) > after] if after[0] else found
         return site.render(
             request,
             "streams.html",
             "Streams",
-            streams=found[start : start + _LISTED],
-            more=found[start + _LISTED - 1][1].stream if len(found) > start + _LISTED else "",
+            streams=rest[:_LISTED],
+            more=rest[_LISTED - 1] if len(rest) > _LISTED else None,
             total=len(found),
             categories=sorted(categories.items()),
             category=category,
@@ -82,14 +80,17 @@ def make_routes(site: Site) -> Sequence[Route]:
 
     async def show_stream(request: Request) -> Response:
         stream = request.query_params.get("name", "")
-        name, store, last = await _find_stream(site, stream, request.query_params.get("store", ""))
-        version = min(_read_version(request, last), last)
+        asked = _read_version(request)
+        name, store, last = await site.app.locate(
+            stream, store=request.query_params.get("store", ""), version=asked or 1
+        )
+        version = asked or last
         part = request.query_params.get("part", "")
         if part == "test":
             return await show_scenario(request, stream, store, version)
         start = max(0, min(version - _SHOWN // 2, last - _SHOWN))
         commits = [each async for each in _read_commits(site, name, store, stream, start, start + _SHOWN)]
-        state, changes, no_state = await _show_state(site, stream, version)
+        state, changes, no_state = await _show_state(site, store, stream, version)
         shown = next((each for each in commits if each["version"] == version), None)
         return site.render(
             request,
@@ -109,7 +110,12 @@ def make_routes(site: Site) -> Sequence[Route]:
         )
 
     async def show_scenario(request: Request, stream: str, store: Store, version: int) -> Response:
-        text = await write_scenario(store, site.app.find_aggregate(stream), stream, version, show=site.show)
+        try:
+            text = await write_scenario(store, site.app.find_aggregate(stream), stream, version, show=site.show)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a class may fail at an event
+            return site.refuse(request, site.show_error(error))
         title = f"{stream}@{version} as a test"
         return site.render(request, "scenario.html", title, stream=stream, version=version, text=text)
 
@@ -121,35 +127,22 @@ def make_routes(site: Site) -> Sequence[Route]:
     ]
 
 
-async def _show_state(site: Site, stream: str, version: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+async def _show_state(
+    site: Site, store: Store, stream: str, version: int
+) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Return the state of a stream at a version, the values before it of what differs, and why there is no state."""
     try:
-        state = await load_state(site.app, stream, version)
-        before = await load_state(site.app, stream, version - 1) if version > 1 else {}
-    except (EventsrcError, UsageError) as error:
+        state = await load_state(site.app, store, stream, version)
+        before = await load_state(site.app, store, stream, version - 1) if version > 1 else {}
+    except UsageError as error:
         return {}, {}, str(error)
+    except Exception as error:  # noqa: BLE001  # a class may fail at an event; the events are shown all the same
+        return {}, {}, site.show_error(error)
     category = category_of(stream)
     changes = {name: old for name, (old, _) in find_changes(before, state).items()}
     shown = site.show(category, state)
     old = site.show(category, before)
     return shown, {name: old[name] for name in changes if name in old}, ""
-
-
-async def _find_stream(site: Site, stream: str, wanted: str) -> tuple[str, Store, int]:
-    """Return the store that has a stream, its name, and the last version. Raises AggregateNotFound."""
-    for name, store in site.app.stores.items():
-        if wanted in ("", name) and (last := await _last_version(store, stream)):
-            return name, store, last
-    raise AggregateNotFound(stream, f"it has no commit in {wanted or ', '.join(site.app.stores)}")
-
-
-async def _last_version(store: Store, stream: str) -> int:
-    try:
-        async with aclosing(store.read(stream, backward=True)) as commits:
-            last = await anext(commits, None)
-    except StoredDataError as error:
-        return error.version
-    return last.version if last is not None else 0
 
 
 async def _read_commits(
@@ -165,22 +158,17 @@ async def _read_commits(
             return
         except StoredDataError as error:
             after = max(error.version, after + 1)
-            yield {"store": name, "version": after, "commit": None, "events": [], "damage": str(error)}
+            damage = site.show_error(error)
+            yield {"store": name, "version": after, "commit": None, "events": [], "more": 0, "damage": damage}
 
 
-async def _has(store: Store, stream: str, version: int) -> bool:
-    try:
-        async with aclosing(store.read(stream, after=max(0, version - 1), until=version or MAX_VERSION)) as commits:
-            return await anext(commits, None) is not None
-    except (EventsrcError, ValueError):
-        return False
-
-
-def _read_version(request: Request, last: int) -> int:
-    """Return the version that a request asks for. Raises UsageError."""
-    text = request.query_params.get("version", str(last))
+def _read_version(request: Request) -> int:
+    """Return the version that a request asks for; 0 if it asks for none. Raises UsageError."""
+    text = request.query_params.get("version")
+    if text is None:
+        return 0
     if not text.isdecimal() or not 1 <= int(text[:20]) <= MAX_VERSION:
-        raise UsageError(f"{text[:40]!r} is not a version; give a number from 1 to {last}")
+        raise UsageError(f"{text[:40]!r} is not a version; give a number from 1")
     return int(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError
 from . import catalogue, live, maps, processors, streams, traces
 from .guard import Guard
+from .rebuilds import Rebuilds
 from .site import FOLDER, Mask, Site
 
 
@@ -33,7 +35,8 @@ class Studio:
       may guard it by itself.
     - `hosts` are the names under which it is served; none: all. Give them if it is reached without a password.
 
-    Other pages can neither read its answers nor send it changes. Its pages run no script but its own file.
+    Other pages can neither read its answers nor send it changes. Its pages run no script but its own file. Call
+    `aclose` before the stores close.
 
     Raises ImportError if `eventsrc[studio]` is not installed.
     """
@@ -49,6 +52,7 @@ class Studio:
         actor: Callable[[Mapping[str, Any]], str] = lambda scope: "unknown",
     ) -> None:
         site = Site(app, write=write, mask=mask, actor=actor)
+        self._closing, self._rebuilds = asyncio.Event(), Rebuilds()
 
         async def explain(request: Request, error: Exception) -> Response:
             if isinstance(error, HTTPException):
@@ -60,8 +64,8 @@ class Studio:
             *streams.make_routes(site),
             *traces.make_routes(site),
             *maps.make_routes(site),
-            *live.make_routes(site),
-            *processors.make_routes(site),
+            *live.make_routes(site, self._closing),
+            *processors.make_routes(site, self._rebuilds),
             *catalogue.make_routes(site),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ]
@@ -70,3 +74,8 @@ class Studio:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._guarded(scope, receive, send)
+
+    async def aclose(self) -> None:
+        """End the pages that follow the stores, and the rebuilds, after which the old versions continue."""
+        self._closing.set()
+        await self._rebuilds.aclose()

@@ -40,8 +40,9 @@ def make_routes(site: Site) -> Sequence[Route]:
 
         def link(step: Step) -> str:
             stream, _, version = step.id.rpartition("@")
-            return f"{root}/stream?{urlencode({'name': stream, 'version': version})}"
+            return f"{root}/stream?{urlencode({'name': stream, 'store': step.store, 'version': version})}"
 
+        live = _is_live(trace)
         return site.render(
             request,
             "steps.html" if part == "steps" else "trace.html",
@@ -53,7 +54,7 @@ def make_routes(site: Site) -> Sequence[Route]:
             head=Markup(draw_head(trace)),  # noqa: S704  # they escape all texts
             lanes=Markup(draw_lanes(trace, link, by_stream=by_stream)),  # noqa: S704
             steps=Markup(draw_steps(trace, _STEPS_BYTES, link)),  # noqa: S704
-            live=_is_live(trace),
+            live=live,
         )
 
     return [Route("/trace", show_trace)]

@@ -136,7 +136,7 @@ class _Survey:
         self._edges: dict[tuple[str, str], _Tally] = {}
         self._failed: Counter[str] = Counter()  # by type
         self._failed_by: Counter[tuple[str, str]] = Counter()  # by type and processor
-        self._remembered: OrderedDict[str, _Cause] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, str], _Cause] = OrderedDict()
         self._lookups = self._outside = self._unread = self._damaged = 0
         self._failures: list[str] = []
 
@@ -154,7 +154,7 @@ class _Survey:
             self._failures.append(f"{name}: {type(error).__name__}: {error}")
 
     async def add(self, name: str, commit: Commit) -> None:
-        own = self._remember(commit)
+        own = self._remembered.get((name, f"{commit.stream}@{commit.version}")) or self._remember(name, commit)
         if not own.in_period:
             return
         for tag in commit.tags:
@@ -169,7 +169,9 @@ class _Survey:
         for text in dict.fromkeys(commit.causation_ids):
             causes.setdefault(identity_of(text), []).append(text)
         for identity, texts in causes.items():
-            cause = self._remembered.get(identity) or await self._look_up(identity)
+            stores = [name, *(other for other in self._stores if other != name)]  # its own first
+            known = (self._remembered.get((store, identity)) for store in stores)
+            cause = next(filter(None, known), None) or await self._look_up(identity, stores)
             if cause is not None and cause is not own:
                 self._count(commit, cause, texts)
 
@@ -191,7 +193,7 @@ class _Survey:
                 if processor and len(tally.processors) < _PROCESSORS:
                     tally.processors[processor] = None
 
-    def _remember(self, commit: Commit) -> _Cause:
+    def _remember(self, store: str, commit: Commit) -> _Cause:
         tags, by_event = commit.tags, len(commit.tags) > 1
         if by_event:
             try:
@@ -199,23 +201,23 @@ class _Survey:
             except Exception:  # noqa: BLE001  # it is damaged: each of its events may be of each type
                 by_event = False
         found = _Cause(commit.time, tags, by_event, self._since <= commit.time < self._until, [])
-        self._remembered[f"{commit.stream}@{commit.version}"] = found
+        self._remembered[store, f"{commit.stream}@{commit.version}"] = found
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return found
 
-    async def _look_up(self, identity: str) -> _Cause | None:
+    async def _look_up(self, identity: str, stores: Sequence[str]) -> _Cause | None:
         """Return a commit that is not remembered; None if no store has it, or too many were looked up."""
         if (key := parse_identity(identity)) is None:
             self._outside += 1
             return None
-        for store in self._stores.values():
+        for store in stores:
             if self._lookups >= MAX_LOOKUPS:
                 self._unread += 1
                 return None
             self._lookups += 1
-            if (commit := await read_commit(store, *key)) is not None:
-                return self._remember(commit)
+            if (commit := await read_commit(self._stores[store], *key)) is not None:
+                return self._remember(store, commit)
         self._outside += 1
         return None
 

@@ -13,8 +13,12 @@ def find_missing(trace: Trace, map: Map) -> tuple[Missing, ...]:
     """Return the effects that steps of a trace usually have by a map, and do not have in this trace.
 
     An effect is usual by USUAL_SHARE and USUAL_COUNT. A step that is not old enough yet is among them, too: compare
-    with `p95`. To show them with the trace: `msgspec.structs.replace(trace, missing=find_missing(trace, map))`.
+    with `p95`. Nothing is known to be missing if a store of the trace or of the map could not be read, or the map has
+    counted only some causes. An effect that has a correlation id of its own is in another trace, and so it is missing
+    in this one. To show them with the trace: `msgspec.structs.replace(trace, missing=find_missing(trace, map))`.
     """
+    if trace.failures or map.failures or map.unread:
+        return ()
     usual: dict[str, list[tuple[str, float | None]]] = {}
     for edge in map.edges:
         if map.counts[edge.cause] >= USUAL_COUNT and map.share(edge) >= USUAL_SHARE:

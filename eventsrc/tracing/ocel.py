@@ -33,14 +33,17 @@ def to_ocel(trace: Trace) -> dict[str, Any]:
     - An event has its stream as the relationship `stream`, and the other streams whose events caused it as `cause`. A
       stream has those as `caused by`. The attribute `causes` has the commits that caused an event, also those that are
       not in the trace, with spaces between them.
-    - If two stores of the trace have a stream of one name, their names are put before it, as `shop/order-7`.
+    - If two stores of the trace have a stream of one name, the names of stores are put before all of them, as
+      `shop/order-7`.
     """
     stores: dict[str, set[str]] = {}
     for step in trace.steps:
         stores.setdefault(_stream_of(step), set()).add(step.store)
 
+    ambiguous = any(len(each) > 1 for each in stores.values())
+
     def name(step: Step, id: str) -> str:
-        return f"{step.store}/{id}" if len(stores[_stream_of(step)]) > 1 else id
+        return f"{step.store}/{id}" if ambiguous else id
 
     objects: dict[str, dict[str, Any]] = {}
     related: dict[str, dict[str, None]] = {}  # the streams that caused something in a stream

@@ -60,6 +60,7 @@ async def test_the_state_follows_the_slider_and_the_keyboard(browser: Browser, t
         await expect(page.get_by_role("heading", name="State at version 1")).to_be_visible()
         await expect(page.locator("[aria-current=true] .version")).to_have_text("@1")
         assert "version=1" in page.url  # a permanent link
+        assert "version=1" in (await page.get_by_role("link", name="copy as test").get_attribute("href") or "")
         await page.reload()
         await expect(page.get_by_role("heading", name="State at version 1")).to_be_visible()
         assert problems == []
@@ -79,7 +80,7 @@ async def test_everything_but_the_live_page_works_without_javascript(browser: Br
         await page.get_by_role("link", name="in-sqlite@1").click()
         await page.get_by_role("link", name="Skip", exact=True).click()
         await page.get_by_label("Reason").fill("paid back")
-        await page.get_by_label("to confirm").fill("account-a-1")
+        await page.get_by_label("to confirm").fill("account-a-1@2")
         await page.get_by_role("button", name="Skip").click()
         await expect(page.get_by_text("No streams are parked.")).to_be_visible()
         assert await program.processors[0].parked() == []
@@ -92,7 +93,7 @@ async def test_a_trace_grows_while_it_is_looked_at_and_can_be_zoomed(browser: Br
             await accounts.save(Account.open("a-1", owner="ann"))
         page, problems = await open_page(browser)
         await page.goto(f"{address}/trace?id=request-9")
-        await expect(page.get_by_text("more may follow")).to_be_visible()
+        await expect(page.get_by_text("More may follow")).to_be_visible()
         with trace(correlation_id="request-9", causation_id="account-a-1@1.0"):
             await accounts.execute("a-1", Account.deposit, 5)
         await expect(page.locator(".steps").get_by_text("account.deposited")).to_be_visible(timeout=20_000)
@@ -169,7 +170,7 @@ FRAME = """(address) => new Promise((done) => {
     frame.src = address;
 })"""
 POST = """async (address) => {
-    const body = 'typed=account-a-1&reason=x';
+    const body = 'typed=account-a-1%402&reason=x';
     const headers = {'content-type': 'application/x-www-form-urlencoded'};
     try { await fetch(address, {method: 'POST', mode: 'no-cors', body, headers}) } catch {}
 }"""
@@ -190,7 +191,7 @@ async def test_another_page_can_neither_read_nor_frame_nor_change_it(browser: Br
         assert await page.evaluate(READ, f"{address}/streams") == "refused"
         await page.evaluate(FRAME, address)
         assert "Find a stream" not in "".join([await each.content() for each in page.frames])
-        await page.evaluate(POST, f"{address}/processor/skip?name=in-sqlite@1&stream=account-a-1")
+        await page.evaluate(POST, f"{address}/processor/skip?name=in-sqlite@1&stream=account-a-1&version=2")
         assert len(await program.processors[0].parked()) == 1
 
 

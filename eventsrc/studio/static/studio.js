@@ -34,24 +34,28 @@ function followSlider(form) {
 }
 
 async function followTrace(place) {
-  const status = document.querySelector("[data-live]");
-  while (place.isConnected) {
-    await wait(2000);
+  const problem = document.getElementById("problem");
+  let shown = "";
+  for (let pause = 2000; ; pause = Math.min(pause * 1.5, 30000)) {
+    await wait(pause);
     if (document.hidden) continue;
     try {
-      const text = await load(status.dataset.live);
-      if (text !== place.dataset.shown) {
+      const text = await load(place.dataset.follow);
+      problem.textContent = "";
+      if (text !== shown) {
         const picture = place.querySelector(".picture");
-        const left = picture ? picture.scrollLeft : 0;
+        const left = picture.scrollLeft;
         const open = [...place.querySelectorAll("details")].map((each) => each.open);
         place.innerHTML = text;
-        place.dataset.shown = text;
+        if (shown) pause = 2000;
+        shown = text;
         place.querySelectorAll("details").forEach((each, number) => { each.open = open[number] || false; });
         showZoom();
         place.querySelector(".picture").scrollLeft = left;
       }
+      if (!text.includes("More may follow.")) return;
     } catch (error) {
-      status.textContent = ` · not up to date: ${error.message}`;
+      problem.textContent = `Not up to date: ${error.message}`;
     }
   }
 }
@@ -89,12 +93,15 @@ function followStores(rows) {
   };
   events.addEventListener("ready", () => { status.textContent = "Waiting for what is stored from now on."; });
   events.addEventListener("problem", (event) => { status.textContent = JSON.parse(event.data); });
-  events.addEventListener("error", () => { status.textContent = "The connection is lost; trying again."; });
+  events.addEventListener("error", () => {
+    const ended = events.readyState === EventSource.CLOSED;
+    status.textContent = ended ? "The stores are not followed any more; load the page again." : "The connection is lost; trying again.";
+  });
   events.addEventListener("commit", (event) => {
     const stored = JSON.parse(event.data);
     const row = document.createElement("tr");
     const link = document.createElement("a");
-    link.href = `${rows.dataset.stream}?${new URLSearchParams({ name: stored.stream, version: stored.version })}`;
+    link.href = `${rows.dataset.stream}?${new URLSearchParams({ name: stored.stream, store: stored.store, version: stored.version })}`;
     link.textContent = `${stored.stream}@${stored.version}`;
     cell(row, stored.time);
     cell(row, link);

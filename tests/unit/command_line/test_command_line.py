@@ -176,16 +176,19 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
     assert "amount=13" in run("parked", "show", "view@1", "account-a", app=True)[1]
     assert run("parked", "retry", "view", "account-a", "--dry-run", app=True)[0] == 0
     assert run("parked", "retry", "view", "account-a", "--yes", app=True)[0] == 1
-    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", "--dry-run", app=True)[0] == 0
+    assert run("parked", "skip", "view@1", "account-a@3", "--reason", "a test", "--dry-run", app=True)[0] == 0
     assert run("parked", "list", app=True)[0] == 1
-    assert run("parked", "skip", "view@1", "account-a", "--reason", "a test", "--yes", app=True)[0] == 0
+    assert run("parked", "skip", "view@1", "account-a@3", "--reason", "a test", "--yes", app=True)[0] == 0
     assert run("parked", "list", app=True) == (0, "")
     assert run("status", app=True)[0] == 0
     assert run("parked", "show", "view", "account-a", app=True)[0] == 2
     assert "! view@1: skipped: a test" in run("trace", "request-9", app=True)[1]
-    for verb in (["retry"], ["skip", "--reason", "again"]):
-        code, text = run("parked", verb[0], "view", "account-a", *verb[1:], "--yes", app=True)
+    assert run("parked", "skip", "view", "account-a@3", "--reason", "again", "--yes", app=True)[0] == 0  # it is done
+    for verb in (["retry", "view", "account-a"], ["skip", "view", "account-a@2", "--reason", "again"]):
+        code, text = run("parked", *verb, "--yes", app=True)
         assert (code, "has not parked account-a" in text) == (1, True)
+    code, text = run("parked", "skip", "view", "account-a", "--reason", "again", "--yes", app=True)
+    assert (code, "write account-a@VERSION" in text) == (2, True)
 
 
 @pytest.mark.parametrize(

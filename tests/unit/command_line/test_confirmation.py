@@ -10,7 +10,7 @@ import pytest
 from support import shop
 from support.terminal import run_on_terminal
 
-SKIP = ["parked", "skip", "view", "account-a", "--reason", "a test", "--app", "support.shop:app"]
+SKIP = ["parked", "skip", "view", "account-a@3", "--reason", "a test", "--app", "support.shop:app"]
 
 
 async def is_parked() -> bool:
@@ -25,14 +25,14 @@ def parked(folder: Path) -> None:
 
 @pytest.mark.usefixtures("parked")
 def test_the_name_is_typed_to_confirm() -> None:
-    for answer in ("y", "", "view@1", "account-a@3"):
+    for answer in ("y", "", "view@1", "account-a"):
         ended = run_on_terminal(*SKIP, answer=answer)
         assert (ended.code, ended.out) == (1, "")
-        assert ended.screen.startswith("type account-a to continue: ")
+        assert ended.screen.startswith("type account-a@3 to continue: ")
         assert ended.screen.endswith("not confirmed; nothing was changed\n")
         assert asyncio.run(is_parked())
-    ended = run_on_terminal(*SKIP, answer="account-a")
-    assert (ended.code, ended.out) == (0, "skipped a commit of account-a\n")
+    ended = run_on_terminal(*SKIP, answer="account-a@3")
+    assert (ended.code, ended.out) == (0, "skipped account-a@3\n")
     assert not asyncio.run(is_parked())
 
 
@@ -51,7 +51,7 @@ def test_without_a_terminal_or_with_json_it_needs_yes(run: Callable[..., tuple[i
     ended = run_on_terminal(*SKIP, "--json")
     assert (ended.code, "give --yes" in ended.screen) == (2, True)
     assert asyncio.run(is_parked())
-    assert run("parked", "skip", "view", "account-a", "--reason", "a test", "--json", "--yes", app=True)[0] == 0
+    assert run("parked", "skip", "view", "account-a@3", "--reason", "a test", "--json", "--yes", app=True)[0] == 0
     assert not asyncio.run(is_parked())
 
 

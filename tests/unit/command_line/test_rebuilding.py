@@ -79,12 +79,15 @@ def test_a_dry_run_says_what_a_rebuild_would_do(run: Run) -> None:
         0,
         "view@2 would handle 3 of 3 commits while view@1 continues, and then replace it\n",
     )
-    assert json.loads(run("rebuild", "view", "--dry-run", "--json", app=True)[1]) == {
-        "processor": "view@1",
+    assert json.loads(run("rebuild", "view", "--dry-run", "--json", app="whole_app")[1]) == {
+        "processor": "view@2",
         "active": 1,
-        "handled": 3,
+        "handled": 0,
         "total": 3,
     }
+    for option in ("--dry-run", "--yes"):  # it would only fence the process that runs it
+        code, text = run("rebuild", "view", option, app=True)
+        assert (code, "view@1 is active, so run it" in text) == (2, True)
     assert asyncio.run(use(shop.WholeView)) == (1, 0)
 
 

@@ -195,9 +195,18 @@ async def test_reset_while_a_writer_continues(store: SQLiteStore, make: Make) ->
         for _ in range(5):
             writing = asyncio.create_task(deposit_often(store, 6))
             await asyncio.sleep(0.01)
-            await processor.reset("account-a-0")
+            await reset_once_it_is_not_retried(processor)
             await processor.wait_for(await writing)
     assert await processor.projection.read_handled() == await ids_of(store)
+
+
+async def reset_once_it_is_not_retried(processor: Processor[Any]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await processor.reset("account-a-0")
+            except ValueError:  # a busy machine has left it aside for a moment
+                await asyncio.sleep(0.01)
 
 
 async def deposit_often(store: SQLiteStore, times: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sqlite3
@@ -12,11 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from support.bank import Account
+from support.bank import Account, Deposited, Opened, Withdrawn
+from support.ledger import InSQLite, until
 from support.program import open_program
 
-from eventsrc import Repository, SQLiteStore
+from eventsrc import Aggregate, Repository, SQLiteStore
 from eventsrc.inspection import App
+from eventsrc.processing import Processor
 from eventsrc.studio import Studio
 
 HERE = {"sec-fetch-site": "same-origin"}
@@ -83,15 +86,16 @@ async def test_a_version_that_is_none_is_explained(program: App, version: str) -
     assert "is not a version" in await get(Studio(program), f"/stream?name=account-a-1&version={version}", 404)
 
 
-async def test_a_version_after_the_last_is_the_last(program: App) -> None:
-    assert "State at version 2" in await get(Studio(program), "/stream?name=account-a-1&version=99")
+async def test_a_version_that_is_not_there_is_not_another_one(program: App) -> None:
+    page = await get(Studio(program), "/stream?name=account-a-1&version=99", 404)
+    assert "there is no version 99: bank has 2 of them" in page
 
 
 @pytest.mark.parametrize(
     ("text", "goes_to"),
     [
-        ("account-a-1", "/stream?name=account-a-1"),
-        ("account-a-1@2.0", "/stream?name=account-a-1&version=2"),
+        ("account-a-1", "/stream?name=account-a-1&store=bank"),
+        ("account-a-1@2.0", "/stream?name=account-a-1&store=bank&version=2"),
         ("request-9", "/trace?id=request-9"),
         ("", "/"),
     ],
@@ -143,7 +147,9 @@ async def test_a_test_of_real_events_passes(program: App) -> None:
 async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
     page = await get(Studio(program), "/trace?id=account-a-1@2")
     assert "<svg" in page
-    assert page.count('href="/stream?name=account-a-1&amp;version=2"') == 2  # from the lanes and from the steps
+    assert (
+        page.count('href="/stream?name=account-a-1&amp;store=bank&amp;version=2"') == 2
+    )  # from the lanes and from the steps
     assert "failed" in page
     assert "amount=66" in page
     assert "account.deposited" in await get(Studio(program), "/trace?id=request-9&part=text")
@@ -186,9 +192,9 @@ async def test_a_parked_stream_shows_the_error_the_commit_and_the_state_before(p
 async def test_without_write_nothing_can_be_changed(program: App) -> None:
     async with client(Studio(program), headers=HERE) as browser:
         for action in ("retry", "skip"):
-            path = f"/processor/{action}?name=in-sqlite@1&stream=account-a-1"
+            path = f"/processor/{action}?name=in-sqlite@1&stream=account-a-1&version=2"
             assert (await browser.get(path)).status_code == 403
-            assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 403
+            assert (await browser.post(path, data={"typed": "account-a-1@2", "reason": "x"})).status_code == 403
         assert (
             await browser.post("/processor/rebuild?name=in-sqlite@1", data={"typed": "in-sqlite@1"})
         ).status_code == 403
@@ -197,28 +203,157 @@ async def test_without_write_nothing_can_be_changed(program: App) -> None:
 
 async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, caplog: pytest.LogCaptureFixture) -> None:
     studio = Studio(program, write=True, actor=lambda scope: "olga")
-    path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
+    path = "/processor/skip?name=in-sqlite@1&stream=account-a-1&version=2"
     with caplog.at_level(logging.WARNING, "eventsrc"):
         async with client(studio, headers=HERE) as browser:
-            assert "Type <b>account-a-1</b> to confirm" in (await browser.get(path)).text
-            for form in ({"typed": "account", "reason": "x"}, {"typed": "account-a-1", "reason": " "}, {}):
+            assert "Type <b>account-a-1@2</b> to confirm" in (await browser.get(path)).text
+            for form in ({"typed": "account", "reason": "x"}, {"typed": "account-a-1@2", "reason": " "}, {}):
                 assert (await browser.post(path, data=form)).status_code == 400
             assert len(await program.processors[0].parked()) == 1
             assert "olga" not in caplog.text
-            answer = await browser.post(path, data={"typed": "account-a-1", "reason": "paid back"})
+            answer = await browser.post(path, data={"typed": "account-a-1@2", "reason": "paid back"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/processor?name=in-sqlite%401")
     assert await program.processors[0].parked() == []
     [skipped] = await program.processors[0].checkpoints.skipped("in-sqlite@1")
     assert skipped.reason == "paid back (olga)"
-    assert "olga asks to skip account-a-1 of in-sqlite@1" in caplog.text
+    assert "olga asks to skip account-a-1@2 of in-sqlite@1" in caplog.text
 
 
 async def test_a_retry_that_fails_again_says_so(program: App) -> None:
     async with client(Studio(program, write=True), headers=HERE) as browser:
-        path = "/processor/retry?name=in-sqlite@1&stream=account-a-1"
-        answer = await browser.post(path, data={"typed": "account-a-1"})
+        path = "/processor/retry?name=in-sqlite@1&stream=account-a-1&version=2"
+        answer = await browser.post(path, data={"typed": "account-a-1@2"})
     assert answer.status_code == 409
-    assert "StreamParked" in answer.text
+    assert "account-a-1 is parked at version 2" in answer.text
+
+
+async def test_a_skip_that_is_sent_twice_skips_one_commit(program: App) -> None:
+    """Also if the next commit fails, which the first answer says."""
+    await Repository(Account, program.stores["bank"]).execute("a-1", Account.deposit, 66)
+    path, form = (
+        "/processor/skip?name=in-sqlite@1&stream=account-a-1&version=2",
+        {"typed": "account-a-1@2", "reason": "x"},
+    )
+    async with client(Studio(program, write=True), headers=HERE) as browser:
+        first = await browser.post(path, data=form)
+        assert first.status_code == 409
+        assert "account-a-1@2 was skipped. account-a-1 is parked at version 3" in first.text
+        assert (await browser.post(path, data=form)).status_code == 303  # it is done already
+        assert (await browser.get(path)).status_code == 404
+    assert [each.version for each in await program.processors[0].checkpoints.skipped("in-sqlite@1")] == [2]
+    assert [each.version for each in await program.processors[0].parked()] == [3]
+
+
+async def test_the_active_version_is_not_rebuilt(program: App) -> None:
+    studio = Studio(program, write=True)
+    assert "Rebuild" not in await get(studio, "/processor?name=in-sqlite@1")
+    async with client(studio, headers=HERE) as browser:
+        for answer in (
+            await browser.get("/processor/rebuild?name=in-sqlite@1"),
+            await browser.post("/processor/rebuild?name=in-sqlite@1", data={"typed": "in-sqlite@1"}),
+        ):
+            assert "give the new version a higher number" in answer.text
+
+
+class Second(InSQLite, tag="in-sqlite"):
+    version = 2
+
+
+async def test_a_new_version_is_rebuilt_with_progress(program: App) -> None:
+    new = Processor(Second(), program.stores["bank"], program.processors[0].checkpoints)
+    studio = Studio(program._replace(processors=[new]), write=True)
+    async with client(studio, headers=HERE) as browser:
+        asked = await browser.get("/processor/rebuild?name=in-sqlite@2")
+        assert "in-sqlite@2 handles 1 of 1 commits, while in-sqlite@1 continues, and then replaces it." in asked.text
+        assert (
+            await browser.post("/processor/rebuild?name=in-sqlite@2", data={"typed": "in-sqlite@2"})
+        ).status_code == 303
+        await until(lambda: not new.pipeline.running and new.pipeline.progress.commits)
+        async with asyncio.timeout(20):
+            while "It is done" not in (await browser.get("/processor?name=in-sqlite@2")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert await new.checkpoints.active("in-sqlite") == 2
+    await studio.aclose()
+
+
+async def test_a_rebuild_under_way_ends_with_the_studio_and_the_old_version_continues(program: App) -> None:
+    reached = asyncio.Event()
+
+    class Slow(InSQLite, tag="in-sqlite"):
+        version = 2
+
+        async def apply(self, runs: Any) -> Any:
+            reached.set()
+            await asyncio.Event().wait()
+
+    new = Processor(Slow(), program.stores["bank"], program.processors[0].checkpoints)
+    studio = Studio(program._replace(processors=[new]), write=True)
+    async with client(studio, headers=HERE) as browser:
+        await browser.post("/processor/rebuild?name=in-sqlite@2", data={"typed": "in-sqlite@2"})
+        await asyncio.wait_for(reached.wait(), 20)
+        assert (
+            await browser.post("/processor/rebuild?name=in-sqlite@2", data={"typed": "in-sqlite@2"})
+        ).status_code == 409
+    await asyncio.wait_for(studio.aclose(), 20)
+    assert not new.pipeline.running
+    assert await new.checkpoints.active("in-sqlite") == 1
+
+
+async def test_a_class_that_fails_at_an_event_hides_nothing_else(program: App) -> None:
+    class Broken(Aggregate, tag="account"):
+        owner: str = ""
+
+        def apply_opened(self, event: Opened) -> None:
+            self.owner = event.owner
+
+        def apply_movement(self, event: Deposited | Withdrawn) -> None:
+            raise RuntimeError(f"secret {event.amount}")
+
+    broken = program._replace(aggregates=[Broken])
+    page = await get(Studio(broken), "/stream?name=account-a-1")
+    assert "RuntimeError: secret 66" in page
+    assert "account.deposited" in page
+    assert "66 is refused" in await get(Studio(broken), "/processor?name=in-sqlite@1")
+    assert "RuntimeError" in await get(Studio(broken), "/stream?name=account-a-1&part=test", 404)
+    masked = Studio(broken, mask=lambda kind, fields: {})
+    assert "secret" not in await get(masked, "/stream?name=account-a-1")
+    assert "secret" not in await get(masked, "/stream?name=account-a-1&part=test", 404)
+
+
+async def test_a_mask_that_fails_shows_nothing(program: App) -> None:
+    def fail(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError(fields)
+
+    for path in ("/stream?name=account-a-1", "/trace?id=request-9", "/processor?name=in-sqlite@1"):
+        page = await get(Studio(program, mask=fail), path)
+        assert "the mask has failed" in page
+        assert "amount" not in page
+
+
+async def test_streams_of_one_name_in_two_stores_are_told_apart(program: App, tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "other.db") as other:
+        account = Account.open("a-1", owner="bob")
+        for amount in (1, 2, 3):
+            account.deposit(amount)
+            await Repository(Account, other).save(account)
+        studio = Studio(program._replace(stores={**program.stores, "other": other}))
+        first = await get(studio, "/stream?name=account-a-1&store=other&version=2")
+        assert "&#34;bob&#34;" in first
+        assert "&#34;ann&#34;" not in first
+        assert "in other, 3 versions" in await get(studio, "/stream?name=account-a-1&version=3")
+        async with client(studio) as browser:
+            found = await browser.get("/find?q=account-a-1@3.0")
+        assert found.headers["location"] == "/stream?name=account-a-1&store=other&version=3"
+        assert "there is no store" in await get(studio, "/stream?name=account-a-1&store=x", 404)
+
+
+async def test_many_events_of_one_commit_are_counted(program: App) -> None:
+    account = Account.open("many", owner="ann")
+    for amount in range(299):
+        account.deposit(amount)
+    await Repository(Account, program.stores["bank"]).save(account)
+    page = await get(Studio(program), "/stream?name=account-many")
+    assert "and 200 more events" in page
 
 
 @pytest.mark.parametrize(
@@ -227,16 +362,16 @@ async def test_a_retry_that_fails_again_says_so(program: App) -> None:
 )
 async def test_another_page_cannot_send_a_change(program: App, headers: dict[str, str]) -> None:
     async with client(Studio(program, write=True), headers=headers) as browser:
-        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
-        answer = await browser.post(path, data={"typed": "account-a-1", "reason": "x"})
+        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1&version=2"
+        answer = await browser.post(path, data={"typed": "account-a-1@2", "reason": "x"})
     assert answer.status_code == 403
     assert len(await program.processors[0].parked()) == 1
 
 
 async def test_an_old_browser_names_its_origin(program: App) -> None:
     async with client(Studio(program, write=True), headers={"origin": "http://testserver"}) as browser:
-        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1"
-        assert (await browser.post(path, data={"typed": "account-a-1", "reason": "x"})).status_code == 303
+        path = "/processor/skip?name=in-sqlite@1&stream=account-a-1&version=2"
+        assert (await browser.post(path, data={"typed": "account-a-1@2", "reason": "x"})).status_code == 303
 
 
 async def test_a_name_that_resolves_to_this_machine_is_not_served(program: App) -> None:
@@ -263,6 +398,9 @@ async def test_a_token_is_asked_for_once(program: App) -> None:
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
         assert (await browser.get("/streams")).status_code == 200
+    async with client(studio) as browser:
+        answer = await browser.get("http://testserver//evil.example/?token=s3cret")
+        assert answer.headers["location"] == "/evil.example/"
 
 
 async def test_what_is_masked_is_on_no_page(program: App) -> None:

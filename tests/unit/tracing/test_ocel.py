@@ -118,7 +118,7 @@ def test_what_is_damaged_is_there() -> None:
 
 def test_streams_of_one_name_in_two_stores_are_two_objects() -> None:
     log = read(trace_of(step("order-7@1"), step("order-7@1", 0, store="stock"), step("mail-1@1", 1)))
-    assert [each.id for each in log.objects] == ["orders/order-7", "stock/order-7", "mail-1"]
+    assert [each.id for each in log.objects] == ["orders/order-7", "stock/order-7", "orders/mail-1"]
     assert log.events[1].relationships[1] == Relationship("orders/order-7", "cause")
 
 
