@@ -101,7 +101,7 @@ async def _plan(processor: Processor[Any]) -> Plan:
 def _check_not_active(processor: Processor[Any], active: int | None) -> None:
     """Raise UsageError if readers use this version: a rebuild would only fence the process that runs it."""
     if active == processor.projection.version:
-        raise UsageError(f"{processor.name} is active, so run it; to build it again, give the new version a higher number")
+        raise UsageError(f"{processor.name} is active, so run it; to build it again, raise its version")
 
 
 async def rebuild_processor(app: App, output: Output, name: str, *, on_error: Any, rate: float | None) -> int:

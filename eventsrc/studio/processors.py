@@ -168,7 +168,7 @@ async def _plan(processor: Processor[Any]) -> str:
     plan = await plan_rebuild(processor)
     tag, version = processor.projection.tag, processor.projection.version
     if plan.active == version:
-        raise UsageError(f"{processor.name} is active, so run it; to build it again, give the new version a higher number")
+        raise UsageError(f"{processor.name} is active, so run it; to build it again, raise its version")
     then = f"while {tag}@{plan.active} continues, and then replaces it" if plan.active else "and becomes active"
     return f"{processor.name} handles {plan.total - plan.handled:,} of {plan.total:,} commits, {then}."
 

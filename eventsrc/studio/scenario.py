@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from enum import Enum
 from typing import Any
 
 from ..aggregates.aggregate import Aggregate
@@ -39,7 +40,9 @@ async def write_scenario(store: Store, aggregate: type[Aggregate], stream: str, 
     name = aggregate.__name__
     lines = [
         "from eventsrc.testing import given, when",
-        *_write_imports(aggregate, [*past, *recorded]),
+        *_write_imports(
+            [aggregate, *map(type, (*past, *recorded)), *_find_types([*past, *recorded, *fields.values()])]
+        ),
         "",
         "",
         "def test_state() -> None:",
@@ -59,11 +62,33 @@ def _write_call(function: str, arguments: list[str]) -> list[str]:
     return [f"{function}(", *(f"        {each}," for each in arguments), "    )"]
 
 
-def _write_imports(aggregate: type[Aggregate], events: list[Event]) -> list[str]:
+def _write_imports(kinds: Iterable[type[Any]]) -> list[str]:
     modules: dict[str, set[str]] = {}
-    for kind in (aggregate, *map(type, events)):
-        modules.setdefault(kind.__module__, set()).add(kind.__qualname__.partition(".")[0])
-    return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(modules.items())]
+    for kind in kinds:
+        if kind.__module__ == "datetime":  # its values are shown as datetime.date(...)
+            modules["datetime"] = set()
+        elif kind.__module__ != "builtins":
+            modules.setdefault(kind.__module__, set()).add(kind.__qualname__.partition(".")[0])
+    return [
+        f"from {module} import {', '.join(sorted(names))}" if names else f"import {module}"
+        for module, names in sorted(modules.items())
+    ]
+
+
+def _find_types(values: Iterable[Any]) -> Iterator[type[Any]]:
+    """Yield the types of values, and of what is in them."""
+    left = list(values)
+    while left:
+        value = left.pop()
+        yield type(value)
+        if isinstance(value, Mapping):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray):
+            left += value
+        elif fields := getattr(type(value), "__struct_fields__", None) or getattr(
+            type(value), "__dataclass_fields__", None
+        ):
+            left += [getattr(value, name) for name in fields]
 
 
 def _write_events(events: list[Event], show: Show) -> list[str]:
@@ -75,4 +100,34 @@ def _read(event: Any, show: Show) -> Fields:
 
 
 def _write_fields(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in fields.items())
+    return ", ".join(f"{name}={_write_value(value)}" for name, value in fields.items())
+
+
+def _write_value(value: Any) -> str:
+    """Return a value as Python. What has a text of its own that is not Python is left to the reader."""
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    if type(value) in (list, tuple, set, frozenset, dict):
+        written = _CONTAINERS[type(value)](value) if value or type(value) in (list, dict) else None
+        if written is not None:
+            return written
+    return repr(value)
+
+
+def _write_pair(pair: tuple[Any, Any]) -> str:
+    return f"{_write_value(pair[0])}: {_write_value(pair[1])}"
+
+
+def _write_items(values: Iterable[Any]) -> str:
+    return ", ".join(map(_write_value, values))
+
+
+_CONTAINERS: Mapping[type[Any], Callable[[Any], str]] = {
+    list: lambda value: f"[{_write_items(value)}]",
+    tuple: lambda value: f"({_write_items(value)}{',' if len(value) == 1 else ''})",
+    set: lambda value: f"{{{_write_items(value)}}}",
+    frozenset: lambda value: f"frozenset({{{_write_items(value)}}})",
+    dict: lambda value: (
+        "{" + ", ".join(f"{_write_value(key)}: {_write_value(each)}" for key, each in value.items()) + "}"
+    ),
+}

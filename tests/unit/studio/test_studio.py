@@ -7,6 +7,10 @@ import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from support.bank import Account, Deposited, Opened, Withdrawn
 from support.ledger import InSQLite, until
 from support.program import open_program
 
-from eventsrc import Aggregate, Repository, SQLiteStore
+from eventsrc import Aggregate, Event, MemoryStore, Repository, SQLiteStore
 from eventsrc.inspection import App
 from eventsrc.processing import Processor
 from eventsrc.studio import Studio
@@ -136,12 +140,49 @@ async def test_a_test_of_real_events_passes(program: App) -> None:
     page = await get(Studio(program), "/stream?name=account-a-1&part=test")
     text = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
     assert text is not None
-    source = text[1].replace("&#39;", "'").replace("&gt;", ">")
+    source = unescape(text[1])
     found: dict[str, Any] = {}
     exec(source.partition("def test_command")[0], found)
     found["test_state"]()
     assert "Opened(owner='ann')" in source
     assert ".when(...).then(\n        Deposited(amount=66),\n    )" in source
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Painted(Event, tag="door.painted"):
+    color: Color
+    at: datetime
+    price: Decimal
+    hinges: tuple[Color, ...]
+    parts: dict[str, list[Color]]
+
+
+class Door(Aggregate, tag="door"):
+    color: Color = Color.RED
+    at: datetime | None = None
+    price: Decimal = Decimal(0)
+
+    def apply_painted(self, event: Painted) -> None:
+        self.color, self.at, self.price = event.color, event.at, event.price
+
+
+async def test_a_test_of_values_of_other_types_passes() -> None:
+    async with MemoryStore() as store:
+        door = Door(id="1")
+        at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        door.record(
+            Painted(color=Color.RED, at=at, price=Decimal("1.50"), hinges=(Color.RED,), parts={"a": [Color.RED]})
+        )
+        await Repository(Door, store).save(door)
+        page = await get(Studio(App({"doors": store}, aggregates=[Door])), "/stream?name=door-1&part=test")
+    text = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+    assert text is not None
+    found: dict[str, Any] = {}
+    exec(unescape(text[1]).partition("def test_command")[0], found)
+    found["test_state"]()
 
 
 async def test_a_trace_is_drawn_and_leads_to_its_streams(program: App) -> None:
@@ -252,7 +293,7 @@ async def test_the_active_version_is_not_rebuilt(program: App) -> None:
             await browser.get("/processor/rebuild?name=in-sqlite@1"),
             await browser.post("/processor/rebuild?name=in-sqlite@1", data={"typed": "in-sqlite@1"}),
         ):
-            assert "give the new version a higher number" in answer.text
+            assert "to build it again, raise its version" in answer.text
 
 
 class Second(InSQLite, tag="in-sqlite"):

@@ -114,6 +114,22 @@ async def test_an_effect_is_counted_once_for_each_cause_that_led_to_it(tmp_path:
     assert (only.count, only.followed, found.share(only)) == (8, 1, 0.25)
 
 
+async def test_a_cause_that_is_read_after_its_effect_is_counted_as_one_that_led_to_it(tmp_path: Path) -> None:
+    """As in a scan, or where the clock of a store is slow."""
+    orders = [caused(f"order-{n}@1", ms=1000 + n) for n in range(40)]
+    items = [caused(f"item-{n}@1", f"order-{n}@1.0", tags=["stock.reserved"], ms=n) for n in range(20)]
+    async with stores_of(tmp_path, shop=orders, stock=items) as stores:
+        found = await find_map(stores)
+    assert [(each.count, each.followed, found.share(each)) for each in found.edges] == [(20, 20, 0.5)]
+
+
+async def test_a_cause_is_looked_for_in_the_store_of_its_effect_first(tmp_path: Path) -> None:
+    one = [caused("x-1@1", tags=["a.one"]), caused("y-1@1", "x-1@1.0", tags=["a.effect"], ms=5)]
+    other = [caused("x-1@1", tags=["b.one"], ms=1)]
+    async with stores_of(tmp_path, a=one, b=other) as stores:
+        assert pairs(await find_map(stores)) == {"a.one a.effect": 1}
+
+
 async def test_foreign_ids_circles_and_damage_are_counted(tmp_path: Path) -> None:
     commits = [
         caused("a-1@1", "a-2@1.0", "a-1@1.0", tags=["a"]),

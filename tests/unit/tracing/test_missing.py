@@ -44,6 +44,14 @@ def test_an_effect_that_is_there_is_not_named() -> None:
     assert "usually" not in draw_tree(with_missing(trace_of(*steps)))
 
 
+def test_nothing_is_missing_where_something_could_not_be_read() -> None:
+    trace = trace_of(step("order-7@1"))
+    assert find_missing(trace, MAP)
+    assert not find_missing(trace_of(step("order-7@1"), failures=("stock: StoreUnavailable",)), MAP)
+    assert not find_missing(trace, msgspec.structs.replace(MAP, failures=("stock: StoreUnavailable",)))
+    assert not find_missing(trace, msgspec.structs.replace(MAP, unread=1))
+
+
 @pytest.mark.parametrize(("paid", "expected"), [(17, []), (18, ["order-19@1"])])
 async def test_what_is_usual_comes_from_stored_commits(paid: int, expected: list[str]) -> None:
     async with MemoryStore() as store:
