@@ -30,8 +30,8 @@ class App(NamedTuple):
     def find_store(self) -> tuple[str, Store]:
         """Return the only store, after its name. Raises UsageError if there are several, or none."""
         if len(self.stores) != 1:
-            known = f"are several stores ({', '.join(self.stores)})" if self.stores else "is no store"
-            raise UsageError(f"there {known}; give one, with --store URL")
+            known = f"there are several stores ({', '.join(self.stores)})" if self.stores else "there are no stores"
+            raise UsageError(f"{known}; give one, with --store URL")
         return next(iter(self.stores.items()))
 
     async def locate(self, stream: str, *, store: str = "", version: int = 1) -> tuple[str, Store, int]:
@@ -46,7 +46,7 @@ class App(NamedTuple):
                     return name, each, last
                 lasts[name] = last
         if store and store not in self.stores:
-            raise UsageError(f"there is no store {store!r}; give one of {', '.join(self.stores)}")
+            raise UsageError(f"no store is named {store!r}; give one of {', '.join(self.stores)}")
         known = ", ".join(f"{name} has {last} of them" if last else f"{name} has none" for name, last in lasts.items())
         raise AggregateNotFound(
             stream,

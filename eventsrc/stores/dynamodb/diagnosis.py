@@ -87,7 +87,10 @@ def _check_settings(store: DynamoDBStore, found: Examined) -> Iterator[Finding]:
         yield Finding("deletion protection", "ok", "on")
     else:
         yield Finding(
-            "deletion protection", "warning", "off", "turn it on, so that nobody deletes the table by mistake"
+            "deletion protection",
+            "warning",
+            "off",
+            "turn it on by UpdateTable or in the console, so that nobody deletes the table by mistake",
         )
     if description.Replicas:
         regions = ", ".join(str(each.get("RegionName", "?")) for each in description.Replicas)

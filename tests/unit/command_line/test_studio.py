@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,14 @@ async def started(folder: Path, *options: str) -> AsyncGenerator[tuple[asyncio.s
     """Yield the process of a studio, and the address that it prints. It is killed if it still runs at the end."""
     line = [sys.executable, "-m", "eventsrc", "studio", "--store", f"sqlite:///{folder / 'bank.db'}"]
     process = await asyncio.create_subprocess_exec(
-        *line, "--port", "0", "--json", *options, stdout=asyncio.subprocess.PIPE, cwd=folder
+        *line,
+        "--port",
+        "0",
+        "--json",
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
     )
     assert process.stdout is not None
     try:
@@ -50,6 +58,8 @@ async def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
             assert "ready" in await anext(events.aiter_text())
             process.send_signal(signal.SIGINT)
             assert await asyncio.wait_for(process.wait(), 30) == 130
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
 
 
 async def test_another_address_than_this_machine_needs_a_token(folder: Path) -> None:
@@ -74,7 +84,7 @@ async def test_a_port_that_is_in_use_is_named(folder: Path) -> None:
             "--port",
             port,
         ]
-        second = await asyncio.create_subprocess_exec(*line, stderr=asyncio.subprocess.PIPE)
+        second = await asyncio.create_subprocess_exec(*line, stderr=PIPE)
         _, errors = await second.communicate()
         assert second.returncode == 2
-        assert f"port {port} of 127.0.0.1 is in use" in errors.decode()
+        assert f"127.0.0.1 cannot be served at port {port}: Address already in use" in errors.decode()

@@ -43,7 +43,7 @@ def test_it_catches_up_from_old_commits() -> None:
 
 
 def test_what_was_handled_before_is_no_lag_when_it_is_read_again() -> None:
-    """As when another processor, which is far behind, shares the reader again."""
+    """As when another processor, which lags far, shares the reader again."""
     progress = caught_up()
     progress.restart()
     assert not progress.caught_up.is_set()

@@ -385,7 +385,7 @@ async def test_streams_of_one_name_in_two_stores_are_told_apart(program: App, tm
         async with client(studio) as browser:
             found = await browser.get("/find?q=account-a-1@3.0")
         assert found.headers["location"] == "/stream?name=account-a-1&store=other&version=3"
-        assert "there is no store" in await get(studio, "/stream?name=account-a-1&store=x", 404)
+        assert "no store is named" in await get(studio, "/stream?name=account-a-1&store=x", 404)
 
 
 async def test_many_events_of_one_commit_are_counted(program: App) -> None:
