@@ -198,7 +198,7 @@ def switch_that_does_not_wait() -> list[Patch]:
 def rebuild_from_another_store() -> list[Patch]:
     """A rebuild follows the positions of a version that belongs to another store."""
     [patch] = another_store_accepted()
-    return [patch, edited(REBUILD._Rebuild, "run", ("registration.store != await", "not await"))]
+    return [patch, edited(REBUILD, "_find_old", ("registration.store != await", "not await"))]
 
 
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (

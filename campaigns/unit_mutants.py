@@ -163,6 +163,11 @@ def lag_from_the_commit_before() -> list[Patch]:
     ]
 
 
+def old_commits_of_other_slots_are_no_lag() -> list[Patch]:
+    """A worker that takes over slots with old commits does not lag by them."""
+    return [edited(Progress, "restart_elsewhere", ("self._is_complete = False", "pass"))]
+
+
 def no_backing_off() -> list[Patch]:
     """Streams are parked although no handler succeeds."""
     return [(Retries, "is_backing_off", property(lambda _: False))]
@@ -571,6 +576,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         lag_from_the_commit_before,
         f"{_STATUS}::test_the_first_commit_after_hours_does_not_make_a_processor_lag_by_hours",
+    ),
+    (
+        old_commits_of_other_slots_are_no_lag,
+        "unit/processing/test_progress.py::test_old_commits_of_other_slots_are_a_lag",
     ),
     (no_backing_off, "unit/processing/test_backing_off.py::test_an_outage_of_what_all_handlers_call_parks_nothing"),
     (
