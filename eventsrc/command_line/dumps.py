@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import StoreClosed
-from ..inspection import App, UsageError
+from ..inspection import App, UsageError, find_feed
 from ..inspection.dump import export_commits, import_commits
 from ..store import Store
-from ..stores.feed import Feed
 from ..tracing.wording import plain, show_count
 from .output import Output
 from .verbs import Needs, Verbs
@@ -45,9 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 async def export(app: App, output: Output, file: str) -> int:
     """Write all commits of the store to a file. Return 1 if some of them are damaged."""
-    _, store = app.find_store()
-    if not isinstance(store, Feed):
-        raise UsageError("the store has no feed, so its commits cannot be exported")
+    store = find_feed(*app.find_store())
     if file == _PIPE:
         output = Output(output.screen, as_json=output.as_json, to_errors=True)
         found = await export_commits(store, sys.stdout.buffer)

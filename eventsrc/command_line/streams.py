@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..errors import AggregateNotFound, StoredDataError
-from ..inspection import App, UsageError
+from ..inspection import App, UsageError, find_feed
 from ..inspection.events import read_events, show_fields, show_value
 from ..inspection.states import find_changes, load_state
 from ..store import MAX_VERSION, Commit, Store
-from ..stores.feed import Feed
 from ..stores.limits import check_version
 from ..stores.ordered import OrderedStore
 from ..stream_id import category_of
@@ -85,7 +84,7 @@ def add_verbs(verbs: Verbs) -> None:
 async def list_streams(app: App, output: Output, *, category: str, prefix: str) -> int:
     """Print the streams of all stores with their versions."""
     for name, store in app.stores.items():
-        async with aclosing(_feed_of(name, store).heads()) as pages:
+        async with aclosing(find_feed(name, store).heads()) as pages:
             async for heads in pages:
                 for head in heads:
                     if head.stream.startswith(prefix) and category in ("", category_of(head.stream)):
@@ -193,7 +192,7 @@ async def follow(app: App, output: Output, wanted: Wanted, *, after: str | None)
 
     async def follow_store(name: str, store: Store) -> None:
         categories = (wanted.category,) if wanted.category else ()
-        async with aclosing(_feed_of(name, store).feed(after=starts[name], categories=categories)) as batches:
+        async with aclosing(find_feed(name, store).feed(after=starts[name], categories=categories)) as batches:
             async for batch in batches:
                 for commit in filter(wanted.has, batch.commits):
                     show_commit(output, name, commit)
@@ -204,7 +203,7 @@ async def follow(app: App, output: Output, wanted: Wanted, *, after: str | None)
 
 async def _find_start(name: str, store: Store, after: str | None) -> str:
     """Return the checkpoint after which a store is followed. Raises UsageError."""
-    feed = _feed_of(name, store)
+    feed = find_feed(name, store)
     if after is None:
         return await feed.end()
     if after == "start":
@@ -226,9 +225,3 @@ def split_version(text: str) -> tuple[str, int | None]:
     except ValueError:
         raise UsageError(f"{text!r} has no version after '@'; write a number from 1, as in {stream}@17") from None
     return stream, number
-
-
-def _feed_of(name: str, store: Store) -> Feed:
-    if not isinstance(store, Feed):
-        raise UsageError(f"the store {name} has no feed, so its streams cannot be listed or followed")
-    return store

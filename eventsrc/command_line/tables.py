@@ -35,7 +35,7 @@ def add_verbs(verbs: Verbs) -> None:
     tables = verbs.group("table", "create, check and describe the table of a store on DynamoDB")
     found = tables.add_change(
         "create",
-        lambda app, output, given: create_table(app, output, given),
+        create_table,
         "create the table, or turn on what an existing one lacks",
         "table create --store 'dynamodb://ledger?region=eu-west-1' --stream",
         target=lambda app, given: _find_store(app, given)[1].table.name,
@@ -44,7 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     found = tables.add(
         "show",
-        lambda app, output, given: show_table(app, output, given),
+        show_table,
         "print the settings of the table",
         "table show --store 'dynamodb://ledger?region=eu-west-1'",
     )
@@ -52,7 +52,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     found = tables.add(
         "doctor",
-        lambda app, output, given: check_table(app, output, given),
+        check_table,
         "check the table, the clock and the rights, and say what to do",
         "table doctor --store 'dynamodb://ledger?region=eu-west-1'",
     )
@@ -61,7 +61,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     found = tables.add(
         "policy",
-        lambda app, output, given: show_policy(app, output, given),
+        show_policy,
         "print the IAM policy of a program that uses the table; it needs no connection",
         "table policy --store 'dynamodb://ledger?region=eu-west-1' --side write --account 123456789012",
         needs=Needs.STORES,

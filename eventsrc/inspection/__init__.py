@@ -8,7 +8,7 @@ async def app():
 ```
 """
 
-from .app import App, UsageError, make_stores, open_app
+from .app import App, UsageError, find_feed, make_stores, open_app
 from .events import describe_events
 
-__all__ = ["App", "UsageError", "describe_events", "make_stores", "open_app"]
+__all__ = ["App", "UsageError", "describe_events", "find_feed", "make_stores", "open_app"]

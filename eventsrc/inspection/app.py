@@ -15,6 +15,7 @@ from ..errors import AggregateNotFound, StoredDataError
 from ..processing import Processor
 from ..publishing import PublishedEvent
 from ..store import Store
+from ..stores.feed import Feed
 from ..stores.url import open_store, parse_url
 from ..stream_id import category_of
 
@@ -75,6 +76,13 @@ class App(NamedTuple):
 
 class UsageError(Exception):
     """What was asked for cannot be done; the message says what to give."""
+
+
+def find_feed(name: str, store: Store) -> Feed:
+    """Return a store as a feed. Raises UsageError if it has none."""
+    if not isinstance(store, Feed):
+        raise UsageError(f"the store {name} has no feed, so its streams cannot be listed or followed")
+    return store
 
 
 @asynccontextmanager

@@ -14,11 +14,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..errors import EventsrcError, StoredDataError
-from ..inspection import UsageError
+from ..inspection import UsageError, find_feed
 from ..inspection.states import find_changes, load_state
 from ..store import MAX_VERSION, Store
 from ..stores.causes import identity_of, parse_identity
-from ..stores.feed import Feed, Head
+from ..stores.feed import Head
 from ..stream_id import category_of
 from .processors import read_statuses
 from .scenario import write_scenario
@@ -54,7 +54,7 @@ def make_routes(site: Site) -> Sequence[Route]:
         failures: list[str] = []
         for name, store in site.app.stores.items():
             try:
-                async with aclosing(_feed_of(name, store).heads()) as pages:
+                async with aclosing(find_feed(name, store).heads()) as pages:
                     async for heads in pages:
                         for head in heads:
                             categories[category_of(head.stream)] += 1
@@ -170,9 +170,3 @@ def _read_version(request: Request) -> int:
     if not text.isdecimal() or not 1 <= int(text[:20]) <= MAX_VERSION:
         raise UsageError(f"{text[:40]!r} is not a version; give a number from 1")
     return int(text)
-
-
-def _feed_of(name: str, store: Store) -> Feed:
-    if not isinstance(store, Feed):
-        raise UsageError(f"the store {name} has no feed, so its streams cannot be listed")
-    return store
