@@ -44,7 +44,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 async def export(app: App, output: Output, file: str) -> int:
     """Write all commits of the store to a file. Return 1 if some of them are damaged."""
-    store = find_feed(*app.find_store())
+    name, store = app.find_store()
+    find_feed(name, store)
     if file == _PIPE:
         output = Output(output.screen, as_json=output.as_json, to_errors=True)
         found = await export_commits(store, sys.stdout.buffer)
