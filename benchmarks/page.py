@@ -53,6 +53,18 @@ _WHY = {
         "quarter is the order of each stream and its position, a quarter the call with its context and its cause, for "
         "the stamps of what the handler commits; half, decoding and the handler, is in the bare loop too."
     ),
+    "CPU of a save on SQLite: stamped ÷ not stamped": (
+        "a stamped commit adds an entry to the index of correlation ids, and one to the table of effects. In memory, "
+        "where these are dictionaries, the stamps cost less than the goal."
+    ),
+    **dict.fromkeys(
+        (
+            "ms of a look-up on SQLite at 200,000 commits, effects_of, 1 found",
+            "ms of a look-up on SQLite at 200,000 commits, correlated, 5 found",
+        ),
+        "the query by its index, with the commits that it makes, takes 16 to 20 µs. The rest is passing the call to a "
+        "reader's thread and back, which every load does, and which takes 0.1 ms on this machine.",
+    ),
     "DynamoDB, CPU of a load of 1,000: castore (Node) ÷ ours": (
         "a warm V8 parses JSON and folds in compiled code. Most of the time of both is spent on decoding the response."
     ),
