@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import EventsrcError, StoreError
 from ..inspection import App, UsageError, make_stores, open_app
 from . import completion, dumps, maps, processors, rebuilding, streams, studio, tables, traces
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_run(given, screen))
     except UsageError as error:
+        return _fail(error, USAGE)
+    except ImportError as error:  # of an extra, which the message names
         return _fail(error, USAGE)
     except StoreError as error:
         return _fail(error, UNREACHABLE)
@@ -85,6 +88,7 @@ def make_parser() -> VerbParser:
     """Return the parser of all verbs."""
     about = "Look into event stores, and administer tables and processors."
     parser = VerbParser(prog="eventsrc", description=about, epilog=_EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"eventsrc {__version__}")
     verbs = Verbs(parser)
     for module in (streams, traces, maps, processors, rebuilding, dumps, tables, studio, completion):
         module.add_verbs(verbs)

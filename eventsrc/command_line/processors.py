@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import msgspec
 
@@ -84,6 +85,7 @@ async def show_status(app: App, output: Output) -> int:
     for each in found:
         lag = "lag unknown" if each.lag_seconds is None else f"lag {each.lag_seconds:.1f} s"
         version = "active" if each.active else "not active"
+        version += "" if any(each.slots.values()) else ", run by nobody"
         problems = "; ".join(each.problems) or "no problems"
         text = f"{each.name}  {version}{', paused' if each.paused else ''}  {lag}  {each.parked} parked  {problems}"
         output.show(plain(text), msgspec.to_builtins(each) | {"problems": list(each.problems)})
@@ -92,6 +94,8 @@ async def show_status(app: App, output: Output) -> int:
 
 async def list_parked(app: App, output: Output) -> int:
     """Print the parked streams of all processors. Return 1 if there are some."""
+    if not app.processors:
+        raise UsageError("no processors are known; give them with --app")
     found = [(each.name, parked) for each in app.processors for parked in await each.parked()]
     for name, parked in found:
         show_parked_stream(output, name, parked)
@@ -113,7 +117,14 @@ async def show_parked(app: App, output: Output, name: str, stream: str) -> int:
             async for commit in processor.store.read(stream, after=parked.version - 1, until=parked.version):
                 show_commit(output, processor.name, commit)
             return _DONE
-    raise UsageError(f"{processor.name} has not parked {stream}; `eventsrc parked list` prints what is parked")
+    return _fail_not_parked(processor.name, stream)
+
+
+def _fail_not_parked(processor: str, stream: str) -> int:
+    print(
+        f"eventsrc: {processor} has not parked {stream}; `eventsrc parked list` prints what is parked", file=sys.stderr
+    )
+    return _PROBLEM
 
 
 async def retry_parked(app: App, output: Output, name: str, stream: str, *, dry_run: bool) -> int:
@@ -121,10 +132,17 @@ async def retry_parked(app: App, output: Output, name: str, stream: str, *, dry_
     processor = app.find_processor(name)
     if dry_run:
         return await show_parked(app, output, name, stream)
+    if all(each.stream != stream for each in await processor.parked()):
+        return _fail_not_parked(processor.name, stream)
     try:
         await processor.retry(stream)
-    except (StreamParked, ValueError, RuntimeError, TimeoutError) as error:
-        output.show(str(error), {"processor": processor.name, "stream": stream, "parked": True})
+    except StreamParked as error:
+        again = [each.error for each in await processor.parked() if each.stream == error.stream]
+        text = f"{stream} is parked again at version {error.version}: {plain(', '.join(again))}"
+        output.show(text, {"processor": processor.name, "stream": stream, "parked": True})
+        return _PROBLEM
+    except (ValueError, RuntimeError, TimeoutError) as error:
+        print(f"eventsrc: {error}", file=sys.stderr)
         return _PROBLEM
     output.show(f"{stream} is handled to its end", {"processor": processor.name, "stream": stream, "parked": False})
     return _DONE
@@ -140,12 +158,13 @@ async def skip_parked(app: App, output: Output, name: str, commit: str, *, reaso
         raise UsageError(f"{commit} has no version; write {commit}@VERSION, as `eventsrc parked list` prints it")
     if dry_run:
         return await show_parked(app, output, name, stream)
-    text, is_parked = f"skipped {commit}", False
     try:
         await processor.skip(stream, reason, version=version)
-    except StreamParked as error:
-        text, is_parked = f"skipped {commit}; {error}", True
-    except (ValueError, RuntimeError, TimeoutError) as error:
-        text, is_parked = str(error), True
-    output.show(text, {"processor": processor.name, "stream": stream, "parked": is_parked})
-    return _PROBLEM if is_parked else _DONE
+    except (StreamParked, ValueError, RuntimeError, TimeoutError) as error:
+        if not isinstance(error, StreamParked):
+            print(f"eventsrc: {error}", file=sys.stderr)
+            return _PROBLEM
+    parked = [each for each in await processor.parked() if each.stream == stream]
+    text = f"{commit} is skipped" + (f"; {stream} is parked at version {parked[0].version}" if parked else "")
+    output.show(text, {"processor": processor.name, "stream": stream, "parked": bool(parked)})
+    return _PROBLEM if parked else _DONE

@@ -41,7 +41,7 @@ def add_verbs(verbs: Verbs) -> None:
         "show --store sqlite:///shop.db order-7@17",
     )
     found.add_argument("stream", metavar="STREAM[@VERSION]")
-    found.add_argument("--at", type=parse_time, help="a time, as 2026-01-31T12:00:00Z")
+    found.add_argument("--at", type=parse_time, metavar="TIME", help="a time, as 2026-01-31T12:00:00Z")
 
     found = verbs.add(
         "state",

@@ -36,8 +36,10 @@ async def serve(app: App, output: Output, *, host: str, port: int, token: str, w
 
         from ..studio import Studio
         from ..studio.guard import LOOPBACK
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the studio needs {error.name}: pip install 'eventsrc[studio]'") from None
     except ImportError as error:
-        raise UsageError(f"the studio needs more: pip install 'eventsrc[studio]' ({error})") from None
+        raise UsageError(str(error)) from None
     is_local = host in LOOPBACK or host == "::1"
     if not is_local:
         token = token or secrets.token_urlsafe(16)

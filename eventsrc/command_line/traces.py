@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..errors import TraceNotFound
-from ..inspection import App
+from ..errors import EventsrcError, TraceNotFound
+from ..inspection import App, UsageError
 from ..inspection.events import describe_events, to_json
 from ..stores.causes import identity_of
 from ..tracing import (
@@ -120,7 +120,7 @@ async def show_trace(app: App, output: Output, id: str, pictures: Pictures, give
         return msgspec.structs.replace(found, missing=find_missing(found, map))
 
     if not given.follow:
-        trace = expect(await find_trace(id, app.stores, processors=app.processors, describe=pictures.describe))
+        trace = expect(await _find_trace(app, id, pictures))
         _show(output, trace, pictures, every=given.every)
         return 1 if trace.failed else 0
     traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet, describe=pictures.describe)
@@ -148,25 +148,38 @@ def _show_new_steps(output: Output, before: Trace, after: Trace) -> None:
 
 async def show_causes(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what led to an event, back to the beginning of its trace."""
-    trace = await find_trace(event, app.stores, processors=app.processors, describe=pictures.describe)
+    trace = await _find_trace(app, event, pictures)
     _show(output, trace.keep(trace.ancestors(_find_step(trace, event))), pictures, every=True)
     return 0
 
 
 async def show_effects(app: App, output: Output, event: str, pictures: Pictures) -> int:
     """Print what an event has led to."""
-    trace = await find_trace(event, app.stores, processors=app.processors, describe=pictures.describe)
+    trace = await _find_trace(app, event, pictures)
     _show(output, trace.keep(trace.descendants(_find_step(trace, event))), pictures, every=False)
     return 0
 
 
+async def _find_trace(app: App, id: str, pictures: Pictures) -> Trace:
+    """Return the trace of an id. Raises TraceNotFound, or UsageError for the name of a stream."""
+    try:
+        return await find_trace(id, app.stores, processors=app.processors, describe=pictures.describe)
+    except TraceNotFound:
+        with suppress(EventsrcError, ValueError):
+            _, _, last = await app.locate(id)
+            raise UsageError(f"{id} is a stream; give one of its commits, {id}@1 to {id}@{last}") from None
+        raise
+
+
 def _find_step(trace: Trace, event: str) -> int:
-    """Return the number of the step of an event. Raises TraceNotFound."""
+    """Return the number of the step of an event or a commit. Raises UsageError."""
     identity = identity_of(event)
     for number, step in enumerate(trace.steps):
-        if step.id == identity:
+        if step.id == identity and (event == identity or any(each.id == event for each in step.events)):
             return number
-    raise TraceNotFound(event, [f"the steps of {trace.id}"])
+    raise UsageError(
+        f"{event} is not an event of the trace {trace.id}; give one as order-7@3.0, or a commit as order-7@3"
+    )
 
 
 def _show(output: Output, trace: Trace, pictures: Pictures, *, every: bool) -> None:

@@ -13,6 +13,7 @@ from ..aggregates.aggregate import Aggregate
 from ..aggregates.declaration import declaration_of
 from ..errors import AggregateNotFound, StoredDataError
 from ..processing import Processor
+from ..processing.parking import describe
 from ..publishing import PublishedEvent
 from ..store import Store
 from ..stores.feed import Feed
@@ -93,7 +94,12 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
     """
     async with AsyncExitStack() as stack:
         if reference:
-            app = await stack.enter_async_context(_find_app(reference))
+            try:
+                app = await stack.enter_async_context(_find_app(reference))
+            except UsageError:
+                raise
+            except Exception as error:  # whatever the program raises
+                raise UsageError(f"{reference} failed: {describe(error)}") from error
             if not isinstance(app, App):
                 raise UsageError(f"{reference} yields {type(app).__name__}; let it yield an eventsrc.inspection.App")
         else:
@@ -135,8 +141,8 @@ def _find_app(reference: str) -> AbstractAsyncContextManager[Any]:
         sys.path.insert(0, here)
     try:
         found = import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{module} cannot be imported: {error}") from error
+    except Exception as error:
+        raise UsageError(f"{module} cannot be imported: {describe(error)}") from error
     if not callable(made := getattr(found, name, None)):
         raise UsageError(f"{module} has no function {name}, which returns an async context manager of an App")
     opened = made()

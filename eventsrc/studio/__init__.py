@@ -7,6 +7,11 @@ app.mount("/studio", Studio(program))  # FastAPI, Starlette; `program` is an eve
 `eventsrc studio --app shop.main:app` serves it on this machine. It needs `eventsrc[studio]`.
 """
 
-from .studio import Studio
+try:
+    from .studio import Studio
+except ModuleNotFoundError as error:
+    if error.name not in ("starlette", "jinja2", "markupsafe"):
+        raise
+    raise ImportError(f"the studio needs {error.name}: pip install 'eventsrc[studio]'") from None
 
 __all__ = ["Studio"]

@@ -69,7 +69,7 @@ class Guard:
         if _is_equal(request.cookies.get(_name_cookie(request), ""), self._token):
             return None
         if not _is_equal(request.query_params.get("token", ""), self._token):
-            text = "The token is missing. Open the address that was printed when the studio started."
+            text = "The token is missing or wrong. Open the address of the studio with ?token= and the token, once."
             return PlainTextResponse(text, HTTPStatus.UNAUTHORIZED)
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
         path = "/" + request.url.path.lstrip("/")  # two slashes would name a host

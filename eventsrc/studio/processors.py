@@ -95,12 +95,12 @@ def make_routes(site: Site, rebuilds: Rebuilds) -> Sequence[Route]:
         form = dict(parse_qsl((await _read_body(request)).decode("utf-8", "replace")))
         typed, reason = form.get("typed", ""), form.get("reason", "").strip()
         if typed.strip() != action.target:
-            text = f"Nothing was done: {typed!r} is not {action.target!r}."
+            text = f"Nothing was done: {typed!r} is not {action.target!r}. Go back to type it again."
             return site.refuse(request, text, HTTPStatus.BAD_REQUEST)
         if action.verb == "skip" and not reason:
             return site.refuse(request, "Nothing was done: a reason is needed.", HTTPStatus.BAD_REQUEST)
         actor = site.actor(request.scope)
-        log.warning("studio: %s asks to %s %s of %s", actor, action.verb, action.target, processor.name)
+        log.warning("studio: %s asks processor %s to %s %s", actor, processor.name, action.verb, action.target)
         try:
             if action.verb == "retry":
                 await processor.retry(action.stream)
@@ -111,7 +111,7 @@ def make_routes(site: Site, rebuilds: Rebuilds) -> Sequence[Route]:
                 rebuilds.start(processor)
         except StreamParked as error:
             done = f"{action.target} was skipped. " if action.verb == "skip" else ""
-            text = f"{done}{error.stream} is parked at version {error.version}: its page says why."
+            text = f"{done}{error.stream} is parked at version {error.version}; the page of {processor.name} says why."
             return site.refuse(request, text, HTTPStatus.CONFLICT)
         except (EventsrcError, ValueError, RuntimeError, TimeoutError) as error:
             return site.refuse(request, site.show_error(error), HTTPStatus.CONFLICT)

@@ -58,7 +58,7 @@ class Studio:
             if isinstance(error, HTTPException):
                 return site.refuse(request, error.detail, HTTPStatus(error.status_code))
             status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, StoreError) else HTTPStatus.NOT_FOUND
-            return site.refuse(request, f"{type(error).__name__}: {error}", status)
+            return site.refuse(request, str(error), status)
 
         pages = [
             *streams.make_routes(site),

@@ -181,7 +181,7 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
     assert run("parked", "skip", "view@1", "account-a@3", "--reason", "a test", "--yes", app=True)[0] == 0
     assert run("parked", "list", app=True) == (0, "")
     assert run("status", app=True)[0] == 0
-    assert run("parked", "show", "view", "account-a", app=True)[0] == 2
+    assert run("parked", "show", "view", "account-a", app=True)[0] == 1
     assert "! view@1: skipped: a test" in run("trace", "request-9", app=True)[1]
     assert run("parked", "skip", "view", "account-a@3", "--reason", "again", "--yes", app=True)[0] == 0  # it is done
     for verb in (["retry", "view", "account-a"], ["skip", "view", "account-a@2", "--reason", "again"]):
@@ -207,6 +207,16 @@ def test_parked_streams_are_shown_retried_and_skipped(run: Callable[..., tuple[i
         (("show", "account-a@0", "--store", "sqlite:///shop.db"), 2, "has no version after '@'"),
         (("show", "account-b", "--store", "sqlite:///shop.db"), 1, "account-b not found"),
         (("status", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
+        (("parked", "list", "--store", "sqlite:///shop.db"), 2, "no processors are known"),
+        (
+            ("trace", "account-a", "--store", "sqlite:///shop.db"),
+            2,
+            "is a stream; give one of its commits, account-a@1 to",
+        ),
+        (("why", "request-9", "--store", "sqlite:///shop.db"), 2, "is not an event of the trace request-9"),
+        (("why", "account-a@2.7", "--store", "sqlite:///shop.db"), 2, "is not an event of the trace request-9"),
+        (("show", "account-a@99", "--store", "sqlite:///shop.db"), 1, "there is no version 99: shop has 3 of them"),
+        (("status", "--app", "support.shop:fill"), 2, "support.shop:fill failed: TypeError"),
         (("parked", "show", "mail", "a", "--app", "support.shop:app"), 2, "known: view@1"),
         (("tail", "--store", "sqlite:///shop.db", "--after", "4"), 2, "'4' is not a position of the store shop"),
         (("tail", "--store", "sqlite:///shop.db", "--after", "-1"), 2, "write a number up to its last one"),

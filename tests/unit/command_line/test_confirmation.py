@@ -32,7 +32,7 @@ def test_the_name_is_typed_to_confirm() -> None:
         assert ended.screen.endswith("not confirmed; nothing was changed\n")
         assert asyncio.run(is_parked())
     ended = run_on_terminal(*SKIP, answer="account-a@3")
-    assert (ended.code, ended.out) == (0, "skipped account-a@3\n")
+    assert (ended.code, ended.out) == (0, "account-a@3 is skipped\n")
     assert not asyncio.run(is_parked())
 
 

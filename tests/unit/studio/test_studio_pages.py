@@ -257,7 +257,7 @@ async def test_a_change_asks_first_and_is_logged_with_the_actor(program: App, ca
     assert await program.processors[0].parked() == []
     [skipped] = await program.processors[0].checkpoints.skipped("in-sqlite@1")
     assert skipped.reason == "paid back (olga)"
-    assert "olga asks to skip account-a-1@2 of in-sqlite@1" in caplog.text
+    assert "olga asks processor in-sqlite@1 to skip account-a-1@2" in caplog.text
 
 
 async def test_a_retry_that_fails_again_says_so(program: App) -> None:
