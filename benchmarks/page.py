@@ -82,7 +82,8 @@ def write(parts: Mapping[str, ModuleType], results: Mapping[str, Any], versions:
         if hasattr(part, "readme"):
             for place, text in part.readme(results[name]).items():
                 between = re.compile(f"(?<=<!-- {place} -->).*?(?=<!-- /{place} -->)", re.DOTALL)
-                README.write_text(between.sub(lambda _, text=text: text, README.read_text()))  # type: ignore[misc]
+                found = between.sub(lambda _, text=text: text, README.read_text())  # type: ignore[misc]  # the default
+                README.write_text(found)
     return figures
 
 

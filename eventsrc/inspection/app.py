@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.declaration import declaration_of
-from ..errors import AggregateNotFound, StoredDataError
+from ..errors import AggregateNotFound, EventsrcError, StoredDataError
 from ..processing import Processor
 from ..processing.parking import describe
 from ..publishing import PublishedEvent
@@ -96,7 +96,7 @@ async def open_app(reference: str | None, urls: Sequence[str]) -> AsyncGenerator
         if reference:
             try:
                 app = await stack.enter_async_context(_find_app(reference))
-            except UsageError:
+            except (UsageError, EventsrcError):  # a store of the program that cannot be used is named as such
                 raise
             except Exception as error:  # whatever the program raises
                 raise UsageError(f"{reference} failed: {describe(error)}") from error

@@ -40,6 +40,14 @@ def test_a_trace_shows_fields_only_if_asked(run: Callable[..., tuple[int, str]])
     assert [event["about"] for step in found["steps"] for event in step["events"]] == ["amount=5", "amount=13"]
 
 
+def test_a_store_of_the_program_that_cannot_be_used_has_its_own_code(
+    folder: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    (folder / "shop.db").write_bytes(b"not a database" * 1_000)
+    code, text = run("status", app=True)
+    assert (code, "shop.db" in text, "failed:" in text) == (3, True, False)
+
+
 def test_a_trace_is_printed_in_columns(run: Callable[..., tuple[int, str]]) -> None:
     code, text = run("trace", "request-9", "--lanes")
     head, *steps = text.splitlines()[-4:]
