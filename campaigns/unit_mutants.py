@@ -24,6 +24,7 @@ from eventsrc.aggregates.parts import Trace
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
+from eventsrc.processing.parking import Parking
 from eventsrc.processing.progress import Progress
 from eventsrc.processing.projections import memory, sqlite
 from eventsrc.processing.reader import Reader
@@ -82,6 +83,11 @@ _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_re
 def parking_without_the_fence() -> list[Patch]:
     """A worker whose slot was taken over still stores a stream as parked."""
     return [edited(sqlite_checkpoints.SQLiteCheckpoints, "park", ("check_fence(db, processor, fence)", "pass"))]
+
+
+def parking_while_the_stream_is_stored() -> list[Patch]:
+    """That a stream is retried may be stored over that it is parked."""
+    return [edited(Parking, "park", ("async with entry.writing:", "if True:"))]
 
 
 def subclasses_of_a_field_accepted() -> list[Patch]:
@@ -521,6 +527,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         parking_without_the_fence,
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
+    ),
+    (
+        parking_while_the_stream_is_stored,
+        "unit/processing/test_parking.py::test_a_stream_that_is_parked_while_the_checkpoint_is_written_stays_parked",
     ),
     (slot_not_confirmed, "unit/processing/test_fences.py::test_after_a_takeover_each_effect_is_had_once"),
     (

@@ -29,6 +29,7 @@ class Entry:
         self.stream = stream
         self.latest = 0  # the newest version that the feed has delivered
         self.stored: Parked | None = None  # what the checkpoints hold for the stream
+        self.writing = asyncio.Lock()  # held while `stored` changes: an older state is never written over a newer one
         self.since = asyncio.get_running_loop().time()
         self.failed: HandlerFailed | None = None  # in the last of `failures` attempts at the commit after `at`
         self.failures = 0

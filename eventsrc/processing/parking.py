@@ -76,28 +76,33 @@ class Parking:
 
     async def store(self, entry: Entry, *, lives: int = 0) -> None:
         """Store that a stream is handled by a task, so that the checkpoint of the feed may pass its commits."""
-        failed = entry.failed.error if entry.failed is not None else None
-        version = (await self._positions.read(entry.stream)).version + 1
-        if self._catch_up.entries.get(entry.stream) is not entry or entry.stream in self.parked:
-            return  # its task has ended since, or has parked it
-        stored = Parked(
-            stream=entry.stream,
-            version=version,
-            error=_ENDED if lives else describe(failed) if failed is not None else _RETRYING,
-            attempts=entry.failures,
-            since=now(),
-            state="retrying",
-            lives=lives,
-        )
-        await self._put(stored)
-        entry.stored = stored
+        async with entry.writing:
+            failed = entry.failed.error if entry.failed is not None else None
+            version = (await self._positions.read(entry.stream)).version + 1
+            if self._catch_up.entries.get(entry.stream) is not entry or entry.stream in self.parked:
+                return  # its task has ended since, or has parked it
+            known = entry.stored
+            if known is not None and not lives and (known.version, known.attempts) == (version, entry.failures):
+                return  # its task has stored it since, maybe with the processes that have ended
+            stored = Parked(
+                stream=entry.stream,
+                version=version,
+                error=_ENDED if lives else describe(failed) if failed is not None else _RETRYING,
+                attempts=entry.failures,
+                since=now(),
+                state="retrying",
+                lives=lives,
+            )
+            await self._put(stored)
+            entry.stored = stored
 
     async def clear(self, entry: Entry) -> None:
         """Delete what is stored for a stream that was handled to its end."""
-        if (stored := entry.stored) is not None:
-            await self._checkpoints.unpark(self._name, stored)
-            entry.stored = None
-            self._changes += 1
+        async with entry.writing:
+            if (stored := entry.stored) is not None:
+                await self._checkpoints.unpark(self._name, stored)
+                entry.stored = None
+                self._changes += 1
 
     async def park(self, entry: Entry, failed: HandlerFailed, attempts: int, *, lives: int = 0) -> Parked:
         """Store that a stream is not handled until it is retried or skipped.
@@ -107,17 +112,18 @@ class Parking:
             StoreError: it could not be stored.
         """
         stream = entry.stream
-        version = (await self._positions.read(stream)).version + 1
-        parked = Parked(
-            stream=stream,
-            version=version,
-            error=describe(failed.error),
-            attempts=attempts,
-            since=entry.stored.since if entry.stored is not None else now(),
-            lives=lives,
-        )
-        await self._put(parked)
-        self.parked[stream] = parked
+        async with entry.writing:
+            version = (await self._positions.read(stream)).version + 1
+            parked = Parked(
+                stream=stream,
+                version=version,
+                error=describe(failed.error),
+                attempts=attempts,
+                since=entry.stored.since if entry.stored is not None else now(),
+                lives=lives,
+            )
+            await self._put(parked)
+            self.parked[stream] = parked
         log.error(
             "%s: %s is parked at version %d after %d attempts: %s; "
             "`await processor.parked()` shows the error; then call `retry` or `skip`",

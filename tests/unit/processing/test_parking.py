@@ -65,6 +65,58 @@ async def test_the_log_says_what_to_do_about_a_parked_stream(
     )
 
 
+class SlowToStore(MemoryCheckpoints):
+    """Stores that a stream is being retried only once it was parked, if that is not kept waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storing, self.has_parked = asyncio.Event(), asyncio.Event()
+
+    async def park(self, processor: str, parked: Parked, fence: Fence, *, instead_of: Parked | None = None) -> bool:
+        if parked.state == "retrying":
+            self.storing.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.has_parked.wait(), 0.5)
+        stored = await super().park(processor, parked, fence, instead_of=instead_of)
+        if parked.state == "parked":
+            self.has_parked.set()
+        return stored
+
+
+async def test_a_stream_that_is_parked_while_the_checkpoint_is_written_stays_parked(store: MemoryStore) -> None:
+    """Else it is not among those that `retry_all` retries."""
+    await fill(store, accounts=1)
+    checkpoints = SlowToStore()
+
+    class Failing(Outside, tag="outside"):
+        calls = 0
+
+        async def handle_movement(self, event: Movement, context: Context) -> None:
+            self.calls += 1
+            if self.calls == 4:  # the second attempt at the first deposit that is refused, the first after two events
+                await asyncio.wait_for(checkpoints.storing.wait(), 20)
+            await super().handle_movement(event, context)
+
+    processor = Processor(Failing(), store, checkpoints, attempts=2)
+    processor.projection.poison = {1}
+    async with running(processor):
+        await asyncio.wait_for(checkpoints.has_parked.wait(), 20)
+    assert [each.stream for each in await processor.parked()] == ["account-a-0"]
+    processor.projection.poison = set()
+    assert not await processor.retry_all()
+    assert await processor.projection.read_handled() == await ids_of(store)
+
+
+async def test_a_checkpoint_that_is_written_keeps_count_of_the_processes_that_ended(store: MemoryStore) -> None:
+    await fill(store, accounts=1)
+    pipeline = Processor(Outside(), store, checkpoints := SlowToStore()).pipeline
+    await pipeline.prepare()
+    await pipeline.assignment.take_all()
+    entry = pipeline.catch_up.enter("account-a-0", 2)
+    await asyncio.gather(pipeline.parking.store(entry, lives=1), pipeline.checkpointer.save())
+    assert [each.lives for each in await checkpoints.parked("outside@1")] == [1]
+
+
 class Breaking(MemoryCheckpoints):
     """Calls `before_release` right before a stream is released, and fails once right after it."""
 
