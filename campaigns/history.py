@@ -218,7 +218,7 @@ class Caller:
             if command_id is None:
                 digest = await self._chains.execute(id, Chain.link, key, padding)
             else:
-                digest = await self._chains.execute(id, Chain.link, key, padding, command_id=command_id)
+                digest = (await self._chains.execute(id, Chain.link, key, padding, command_id=command_id)).result
             self._history.end(operation, "duplicate" if digest is None else "ok", None, digest)
 
     async def look(self, id: str) -> None:

@@ -32,6 +32,7 @@ from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
 from eventsrc.repository import folding, repository, settling
 from eventsrc.repository.cache import Cache
+from eventsrc.repository.execution import Execution
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores import causes
 from eventsrc.stores.dynamodb import creation, table
@@ -88,6 +89,17 @@ def parking_without_the_fence() -> list[Patch]:
 def parking_while_the_stream_is_stored() -> list[Patch]:
     """That a stream is retried may be stored over that it is parked."""
     return [edited(Parking, "park", ("async with entry.writing:", "if True:"))]
+
+
+def command_ids_not_looked_up() -> list[Patch]:
+    """Only the command ids that a stream remembers are recognised, whatever `since` says."""
+    return [edited(Execution, "_find_applied", ("if self._searched < oldest - 1:", "if False:"))]
+
+
+def command_ids_looked_up_once() -> list[Patch]:
+    """A stream that was searched for a command id counts as searched, also where it has grown since then."""
+    edit = ("max(self._searched, aggregate.version)", "2**60")
+    return [edited(Execution, "_find_applied", edit)]
 
 
 def subclasses_of_a_field_accepted() -> list[Patch]:
@@ -527,6 +539,14 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         parking_without_the_fence,
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
+    ),
+    (
+        command_ids_not_looked_up,
+        "unit/repository/test_executor.py::test_a_command_is_recognised_after_any_number_of_others",
+    ),
+    (
+        command_ids_looked_up_once,
+        "unit/repository/test_executor.py::test_a_command_that_others_applied_while_it_was_decided_is_recognised",
     ),
     (
         parking_while_the_stream_is_stored,

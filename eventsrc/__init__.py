@@ -41,6 +41,7 @@ from .errors import (
 )
 from .repository.cache import CachePolicy, CacheUse
 from .repository.execution import Executed
+from .repository.executor import Executor
 from .repository.repository import Repository
 from .repository.snapshots import SnapshotPolicy
 from .repository.time_travel import Recorded
@@ -72,6 +73,7 @@ __all__ = [
     "EventIndex",
     "EventsrcError",
     "Executed",
+    "Executor",
     "Feed",
     "FeedTrimmed",
     "Fenced",

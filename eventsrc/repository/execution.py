@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
-from ..aggregates.commands import CommandCall
-from ..errors import ConflictError, EventsrcError, IdempotencyError
-from ..store import Commit, Receipt
+from ..aggregates.commands import AppliedCommand, CommandCall
+from ..errors import AggregateNotFound, ConflictError, EventsrcError, IdempotencyError
+from ..store import MAX_VERSION, Commit, Receipt, Store
+from ..stores.reading import read_without_gaps
 from .cache import Cache, Frozen
 from .settling import explain_cancellation
 from .snapshots import Snapshots
@@ -28,17 +30,33 @@ class Executed(NamedTuple, Generic[T]):
     """What a command returned, and the receipt of the save: `result, receipt = executed`.
 
     - If the command recorded nothing, the receipt has no `commit_id`, and the version that the command saw.
-    - If the command id was applied before, `result` is None. The receipt is a `duplicate`, with the version of the
-      commit that has the id.
+    - If the command id was applied before, the receipt is a `duplicate`: it has the version, the id and the number of
+      events of the commit that was stored then. `result` is None, as results are not stored; read the events of the
+      commit with `history(id, after=receipt.version - 1)`, if you need more.
     """
 
     result: T
     receipt: Receipt
 
+    @property
+    def duplicate(self) -> bool:
+        """Whether the command was applied before, and was not called now."""
+        return self.receipt.duplicate
+
+
+class Terms(NamedTuple):
+    """How a command is executed: see `Repository.executor`."""
+
+    command_id: str | None = None
+    since: int | None = None
+    create: bool = False
+
 
 class Steps(msgspec.Struct, Generic[A], frozen=True):
     """The functions that an execution calls, and the cache of states between executions."""
 
+    aggregate: Callable[..., A]  # the class: a new aggregate
+    store: Store
     load: Callable[[str], Awaitable[A]]  # read the latest state of an id
     fold: Callable[[A, Sequence[Commit]], A]  # apply the next commits
     catch_up: Callable[[A], Awaitable[None]]  # read and apply newer commits
@@ -54,14 +72,14 @@ async def execute(
     command: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    command_id: str | None,
+    terms: Terms = Terms(),  # noqa: B008  # immutable
 ) -> Executed[Any]:
     """Call the command and save. Calls on the same id wait for each other. Raises as `Repository.execute`."""
     call = CommandCall(command, args, kwargs)
-    digest = call.compute_digest() if command_id is not None else None
+    digest = call.compute_digest() if terms.command_id is not None else None
     try:
         async with steps.cache.turn(id):
-            return await Execution(steps, id, call.run, command_id, digest).run()
+            return await Execution(steps, id, call.run, terms, digest).run()
     except asyncio.CancelledError as cancelled:
         if isinstance(cancelled.__cause__, EventsrcError):
             raise
@@ -82,10 +100,11 @@ class Execution(Generic[A]):
     """
 
     def __init__(
-        self, steps: Steps[A], id: str, decide: Callable[[A], Any], command_id: str | None, digest: bytes | None
+        self, steps: Steps[A], id: str, decide: Callable[[A], Any], terms: Terms, digest: bytes | None
     ) -> None:
         self._steps, self._id, self._decide = steps, id, decide
-        self._command_id, self._digest = command_id, digest
+        self._command_id, self._digest, self._creates = terms.command_id, digest, terms.create
+        self._searched = MAX_VERSION if terms.since is None else terms.since  # no commit up to here has the command id
         known = steps.cache.take(id)
         self._base: Frozen | None = known.frozen if known else None  # the state to decide on; None to load it
         self._reads = known.reads if known else 0  # as `Entry.reads`
@@ -108,11 +127,11 @@ class Execution(Generic[A]):
         """Decide and save. Raises the error of the command, or ConflictError, after which it may be called again."""
         while True:
             aggregate = await self._state()
-            if self._command_id is not None and (applied := journal_of(aggregate).commands.get(self._command_id)):
+            if self._command_id is not None and (applied := await self._find_applied(aggregate, self._command_id)):
                 if applied.digest != self._digest:
                     raise IdempotencyError(aggregate.stream, self._command_id, applied.version)
                 self._remember()
-                return Executed(None, Receipt(aggregate.stream, applied.version, None, duplicate=True))
+                return Executed(None, await self._read_receipt(aggregate.stream, applied.version))
             try:
                 result = self._decide(aggregate)
             except Exception:
@@ -130,10 +149,40 @@ class Execution(Generic[A]):
             await self._has_changed()
         if self._base is not None and (aggregate := self._steps.snapshots.thaw(self._id, self._base)) is not None:
             return aggregate
-        aggregate = await self._steps.load(self._id)
+        try:
+            aggregate = await self._steps.load(self._id)
+        except AggregateNotFound:
+            if not self._creates:
+                raise
+            aggregate = self._steps.aggregate(id=self._id)
         self._is_current = True
         self._base = self._steps.snapshots.freeze(aggregate)
         return aggregate
+
+    async def _find_applied(self, aggregate: A, command_id: str) -> AppliedCommand | None:
+        """Return the command with this id, if it was applied: the aggregate remembers it, or an older commit has it.
+
+        Each part of the stream is searched once. Of the commits since the oldest remembered one, all are remembered.
+        """
+        commands = journal_of(aggregate).commands
+        if (applied := commands.get(command_id)) is not None:
+            return applied
+        oldest = (
+            next(iter(commands.values())).version if commands else aggregate.version + 1
+        )  # all since are remembered
+        if self._searched < oldest - 1:
+            earlier = read_without_gaps(self._steps.store, aggregate.stream, self._searched, oldest - 1)
+            async with aclosing(earlier):
+                async for commit in earlier:
+                    if commit.command_id == command_id:
+                        return AppliedCommand.of(commit)
+        self._searched = max(self._searched, aggregate.version)
+        return None
+
+    async def _read_receipt(self, stream: str, version: int) -> Receipt:
+        """Return the receipt of a command that was applied before, in the commit of this version."""
+        [commit] = [each async for each in read_without_gaps(self._steps.store, stream, version - 1, version)]
+        return Receipt(stream, version, commit.id, commit.events, commit.position, duplicate=True)
 
     async def _has_changed(self) -> bool:
         """Bring the state up to date. Return whether it was older than the stream."""
@@ -175,8 +224,9 @@ class Execution(Generic[A]):
             raise
         self._base = self._steps.snapshots.freeze(aggregate)
         self._remember()
-        # A duplicate: another delivery of this command was saved first.
-        return Executed(None if receipt.duplicate else result, receipt)
+        if receipt.duplicate:  # another delivery of this command was saved first
+            return Executed(None, await self._read_receipt(receipt.stream, receipt.version))
+        return Executed(result, receipt)
 
     def _follow(self, winner: Commit | None) -> None:
         """Apply the commit that caused the conflict, if the store returned it. This needs no read. If other commits
@@ -190,5 +240,5 @@ class Execution(Generic[A]):
             self._has_followed, self._is_outdated = True, False
 
     def _remember(self) -> None:
-        if self._base is not None:
+        if self._base is not None and self._base.version:
             self._steps.cache.put(self._id, self._base, self._reads)

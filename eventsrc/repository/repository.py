@@ -29,7 +29,8 @@ from ..stream_id import stream_id
 from ..trace_context import current_trace
 from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
-from .execution import Executed, Steps, execute
+from .execution import Executed, Steps, Terms
+from .executor import Executor
 from .folding import fold_in_parts
 from .settling import append, check_store, explain_cancellation, find_applied, resolve_duplicate, settle
 from .snapshots import SnapshotPolicy, Snapshots
@@ -67,7 +68,8 @@ class Repository(Generic[A]):
         self._store = store
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache, store.deadline)
-        self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache, attempts)
+        calls = self.load, self._fold, self._catch_up, self._save
+        self._steps = Steps(aggregate, store, *calls, self._snapshots, self._cache, attempts)
 
     @property
     def cache_use(self) -> CacheUse:
@@ -138,11 +140,13 @@ class Repository(Generic[A]):
 
     @overload
     async def execute(
-        self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+        self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str
+    ) -> Executed[T | None]: ...
 
     @overload
-    async def execute(self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str) -> T | None: ...
+    async def execute(
+        self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
 
     async def execute(  # type: ignore[misc]  # mypy finds no *args that take both P.args and *Ts
         self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
@@ -150,40 +154,37 @@ class Repository(Generic[A]):
         """Call `command(aggregate, *args)`, save, and return what the command returned.
 
         - It is linearizable (repository/execution.py). If another writer comes first, the command is called again on
-          the new state, so it must have no effects except recording events. Each call sees the same arguments: lists,
-          dictionaries and sets are copies.
+          the new state, so it must have no effects except recording events. Each call sees the same arguments: copies.
         - The state is loaded, or remembered from the last call. With a remembered state the call takes one request.
         - Within a process, commands on the same id run one at a time.
-        - A command whose `command_id` was applied before is not called again, and the result is None. A stream
-          remembers the latest 64 ids; `Aggregate.remembered_commands` sets another number, or a time.
+        - With a `command_id` it returns `Executed`. A command that was applied before is not called again: the receipt
+          is that of its commit, a `duplicate`. A stream remembers the latest 64 ids (`Aggregate.remembered_commands`);
+          `executor(since=...)` finds older ones. One that raised, or recorded nothing, is decided again.
 
         Raises:
             Exception: the error that the command raised; nothing was saved.
             ConflictError: another writer came first in each of the `attempts`.
-            IdempotencyError: the command id was applied with another command or other arguments. Arguments are compared
-                as msgspec encodes them, or by type if it cannot.
+            IdempotencyError: the command id was applied with another command, or with other encoded arguments.
             Throttled, StoreError: as `save`; also if commands before it on this id took the store's deadline.
             TypeError: the command is not a function, awaits or yields, or is a method of one object; or an argument is
                 an iterator, such as a generator.
         """
-        return (await self.execute_with_receipt(id, command, *args, command_id=command_id, **kwargs)).result
+        executed = await self.executor(command_id=command_id).execute(id, command, *args, **kwargs)
+        return executed.result if command_id is None else executed
 
-    @overload
     async def execute_with_receipt(
         self, id: str, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Executed[T]: ...
-
-    @overload
-    async def execute_with_receipt(
-        self, id: str, command: Callable[[A, *Ts], T], /, *args: *Ts, command_id: str
-    ) -> Executed[T | None]: ...
-
-    async def execute_with_receipt(  # type: ignore[misc]  # as above
-        self, id: str, command: Callable[..., Any], /, *args: Any, command_id: Any = None, **kwargs: Any
-    ) -> Executed[Any]:
+    ) -> Executed[T]:
         """Do as `execute`, and return the command's result together with the receipt of the save."""
-        stream_id(self._declaration.category, id)  # raises InvalidStreamId
-        return await execute(self._steps, id, command, args, kwargs, command_id)
+        return await self.executor().execute(id, command, *args, **kwargs)  # type: ignore[return-value]  # no command id
+
+    def executor(self, *, command_id: str | None = None, since: int | None = None, create: bool = False) -> Executor[A]:
+        """Return an object whose `execute` takes any arguments, and executes commands on these terms:
+
+        - `command_id`, as in `execute`, and `since`, a version of the stream from before the first delivery, or 0: the
+          id is looked up in all commits after it, so it is found after any number of other commands.
+        - `create`: call the command on a new aggregate, if there is none with the id."""
+        return Executor(self._steps, Terms(command_id, since, create))
 
     def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""
@@ -288,6 +289,5 @@ class Repository(Generic[A]):
         return receipt
 
     async def _catch_up(self, aggregate: A) -> None:
-        """Read and apply the commits after the aggregate's version."""
         newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
         await fold_in_parts(self._fold, aggregate, [commit async for commit in newer])

@@ -205,9 +205,9 @@ def test_a_command_id_with_other_content_is_refused(one: int, other: int, comman
         async with MemoryStore() as store:
             accounts = Repository(Account, store)
             await accounts.save(Account.open("a-1", owner="ann"))
-            assert await accounts.execute("a-1", Account.deposit, one, command_id=command_id) == one
+            assert (await accounts.execute("a-1", Account.deposit, one, command_id=command_id)).result == one
             if one == other:
-                assert await accounts.execute("a-1", Account.deposit, other, command_id=command_id) is None
+                assert (await accounts.execute("a-1", Account.deposit, other, command_id=command_id)).duplicate
             else:
                 with pytest.raises(IdempotencyError):
                     await accounts.execute("a-1", Account.deposit, other, command_id=command_id)

@@ -233,7 +233,7 @@ async def test_a_command_issued_again_after_an_unknown_outcome_is_applied_once(b
     with pytest.raises(CommitOutcomeUnknown):
         await bench.accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
     bench.proxy.then = "pass"
-    assert await bench.accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await bench.accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
     assert await bench.deposits() == 5
 
 

@@ -287,9 +287,9 @@ async def test_a_command_issued_again_before_its_first_write_arrives_is_applied_
     bench.proxy.faults, bench.proxy.then = [PASS], HOLD
     with pytest.raises(CommitOutcomeUnknown):
         await hasty.execute(id, Account.deposit, 5, command_id="c-1")
-    assert await direct.execute(id, Account.deposit, 5, command_id="c-1") == 5
+    assert (await direct.execute(id, Account.deposit, 5, command_id="c-1")).result == 5
     await release(bench.proxy)
-    assert await direct.execute(id, Account.deposit, 5, command_id="c-1") is None
+    assert (await direct.execute(id, Account.deposit, 5, command_id="c-1")).duplicate
     account = await direct.load(id)
     assert (account.version, account.balance) == (2, 5)
 

@@ -86,12 +86,14 @@ async def results(store: Store) -> None:
     assert_type(await accounts.settle(TimeoutError()), Receipt | None)
     assert_type(await accounts.execute("a-1", Account.withdraw, 30), int)
     assert_type(await accounts.execute("a-1", Account.withdraw, amount=30), int)
-    assert_type(await accounts.execute("a-1", Account.withdraw, 30, command_id="c-1"), int | None)
+    assert_type(await accounts.execute("a-1", Account.withdraw, 30, command_id="c-1"), Executed[int | None])
+    executor = accounts.executor(command_id="c-1", since=3, create=True)
+    assert_type(await executor.execute("a-1", Account.withdraw, amount=30), Executed[int | None])
     assert_type(await accounts.execute("a-1", lambda account: account.owner), str)
     left, receipt = await accounts.execute_with_receipt("a-1", Account.withdraw, amount=30)
     assert_type(left, int)
     assert_type(receipt, Receipt)
-    executed = await accounts.execute_with_receipt("a-1", Account.withdraw, 30, command_id="c-1")
+    executed = await accounts.execute("a-1", Account.withdraw, 30, command_id="c-1")
     assert_type(executed, Executed[int | None])
     assert_type(executed.result, int | None)
     assert_type(executed.receipt.commit_id, bytes | None)
@@ -221,12 +223,12 @@ async def errors(accounts: Repository[Account]) -> None:
     await accounts.execute("a-1", Account.withdraw, "30")  # type: ignore[call-overload]
     await accounts.execute("a-1", Account.withdraw)  # type: ignore[call-overload]
     await accounts.execute("a-1", Account.withdraw, 30, 40)  # type: ignore[call-overload]
-    await accounts.execute("a-1", Account.withdraw, "30", command_id="c-1")  # type: ignore[call-arg,arg-type]
+    await accounts.execute("a-1", Account.withdraw, "30", command_id="c-1")  # type: ignore[arg-type]
     await accounts.execute("a-1", Other.close, "done")  # type: ignore[call-overload]
-    await accounts.execute_with_receipt("a-1", Account.withdraw, "30")  # type: ignore[call-overload]
-    await accounts.execute_with_receipt("a-1", Account.withdraw)  # type: ignore[call-overload]
-    await accounts.execute_with_receipt("a-1", Account.withdraw, "30", command_id="c")  # type: ignore[call-arg,arg-type]
-    await accounts.execute_with_receipt("a-1", Other.close, "done")  # type: ignore[call-overload]
+    await accounts.execute_with_receipt("a-1", Account.withdraw, "30")  # type: ignore[arg-type]
+    await accounts.execute_with_receipt("a-1", Account.withdraw)  # type: ignore[call-arg]
+    await accounts.execute_with_receipt("a-1", Other.close, "done")  # type: ignore[arg-type]
+    await accounts.executor(command_id="c-1").execute("a-1", Account.withdraw, amount="30")  # type: ignore[arg-type]
     left: str = await accounts.execute("a-1", Account.withdraw, 30)  # type: ignore[call-overload]
     await accounts.save(left)  # type: ignore[arg-type]
     DynamoDBStore("ledger", layout="sideways")  # type: ignore[arg-type]

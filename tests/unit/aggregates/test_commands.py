@@ -32,8 +32,8 @@ async def accounts(store: ScriptedStore) -> Repository[Account]:
 
 
 async def test_a_redelivered_command_does_nothing(accounts: Repository[Account]) -> None:
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") == 5
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).result == 5
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
     assert (await accounts.load("a-1")).balance == 5
 
 
@@ -74,7 +74,7 @@ async def test_a_command_reissued_after_an_unknown_outcome_is_applied_once(
     store.appends = [("after", CommitOutcomeUnknown)]
     with pytest.raises(CommitOutcomeUnknown):
         await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
     assert (await accounts.load("a-1")).balance == 5
 
 
@@ -90,7 +90,7 @@ async def test_another_delivery_that_wins_the_race_is_recognised(
         return loaded
 
     store.load = load_and_let_the_other_delivery_win  # type: ignore[method-assign]
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
     assert (await accounts.load("a-1")).balance == 5
 
 
@@ -102,7 +102,7 @@ async def test_snapshots_keep_command_ids(store: ScriptedStore) -> None:
         await accounts.execute("a-1", Account.deposit, 1)
     balance = (await accounts.load("a-1")).balance
     assert (await store.load("account-a-1")).commits[0].version > 2
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
     assert (await accounts.load("a-1")).balance == balance
 
 
@@ -115,8 +115,8 @@ async def test_old_command_ids_are_forgotten(store: ScriptedStore) -> None:
     await accounts.save(Forgetful.open("a-1", owner="ann"))
     for each in range(4):
         await accounts.execute("a-1", Forgetful.deposit, 1, command_id=f"c-{each}")
-    assert await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-1") is None
-    assert await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-0") == 5
+    assert (await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-1")).duplicate
+    assert (await accounts.execute("a-1", Forgetful.deposit, 1, command_id="c-0")).result == 5
 
 
 class Fortnight(Account, tag="fortnight"):
@@ -140,12 +140,12 @@ async def test_command_ids_are_remembered_for_a_time(
         for each in range(deposits):
             await accounts.execute("a-1", Fortnight.deposit, 1, command_id=f"day-{day}-{each}")
     for reader in (accounts, Repository(Fortnight, store)):  # one that remembers the state, one that loads it
-        assert await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0") is None
+        assert (await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0")).duplicate
     monkeypatch.setattr(time, "time_ns", lambda: start + 15 * 86_400 * 10**9)
-    assert await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-15") == 201
+    assert (await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-15")).result == 201
     for reader in (accounts, Repository(Fortnight, store)):
-        assert await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-13-0") is None
-    assert await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0") == 202
+        assert (await reader.execute("a-1", Fortnight.deposit, 1, command_id="day-13-0")).duplicate
+    assert (await accounts.execute("a-1", Fortnight.deposit, 1, command_id="day-0-0")).result == 202
 
 
 async def test_all_command_ids_can_be_remembered(store: ScriptedStore) -> None:
@@ -154,7 +154,7 @@ async def test_all_command_ids_can_be_remembered(store: ScriptedStore) -> None:
     for each in range(500):
         await accounts.execute("a-1", Unforgetting.deposit, 1, command_id=f"c-{each}")
     for reader in (accounts, Repository(Unforgetting, store)):
-        assert await reader.execute("a-1", Unforgetting.deposit, 1, command_id="c-0") is None
+        assert (await reader.execute("a-1", Unforgetting.deposit, 1, command_id="c-0")).duplicate
     assert (await store.load("unforgetting-a-1")).snapshot is not None
 
 
@@ -167,7 +167,7 @@ async def test_a_snapshot_that_forgot_ids_is_not_used_once_they_are_to_be_rememb
     for each in range(20):
         await accounts.execute("a-1", Forgetful.deposit, 1, command_id=f"c-{each}")
     assert (await store.load("forgetful-a-1")).snapshot is not None
-    assert await Repository(Patient, store).execute("a-1", Patient.deposit, 1, command_id="c-0") is None
+    assert (await Repository(Patient, store).execute("a-1", Patient.deposit, 1, command_id="c-0")).duplicate
 
 
 async def test_events_recorded_during_a_lost_race_are_not_lost(accounts: Repository[Account]) -> None:
@@ -341,8 +341,8 @@ async def test_the_content_of_every_collection_counts(accounts: Repository[Accou
     def pay(account: Account, amounts: Any) -> int:
         return account.deposit(5)
 
-    assert await accounts.execute("a-1", pay, one, command_id="c-1") == 5
-    assert await accounts.execute("a-1", pay, one, command_id="c-1") is None
+    assert (await accounts.execute("a-1", pay, one, command_id="c-1")).result == 5
+    assert (await accounts.execute("a-1", pay, one, command_id="c-1")).duplicate
     with pytest.raises(IdempotencyError):
         await accounts.execute("a-1", pay, other, command_id="c-1")
 
@@ -352,9 +352,9 @@ async def test_keyword_arguments_count_in_any_order(accounts: Repository[Account
         return account.deposit(amount)
 
     execute: Any = accounts.execute
-    assert await execute("a-1", pay, amount=5, note="rent", command_id="c-1") == 5
-    assert await execute("a-1", pay, note="rent", amount=5, command_id="c-1") is None
-    assert await execute("a-1", partial(pay, note="rent"), amount=5, command_id="c-1") is None
+    assert (await execute("a-1", pay, amount=5, note="rent", command_id="c-1")).result == 5
+    assert (await execute("a-1", pay, note="rent", amount=5, command_id="c-1")).duplicate
+    assert (await execute("a-1", partial(pay, note="rent"), amount=5, command_id="c-1")).duplicate
     for changed in ({"amount": 6, "note": "rent"}, {"amount": 5, "note": "food"}, {"amount": 5}):
         with pytest.raises(IdempotencyError):
             await execute("a-1", pay, **changed, command_id="c-1")
@@ -377,7 +377,7 @@ class Pay:
 async def test_the_content_of_a_command_that_is_an_object_counts(
     accounts: Repository[Account], make: Callable[[int], Callable[[Account], int]]
 ) -> None:
-    assert await accounts.execute("a-1", make(5), command_id="c-1") == 5
-    assert await accounts.execute("a-1", make(5), command_id="c-1") is None
+    assert (await accounts.execute("a-1", make(5), command_id="c-1")).result == 5
+    assert (await accounts.execute("a-1", make(5), command_id="c-1")).duplicate
     with pytest.raises(IdempotencyError):
         await accounts.execute("a-1", make(6), command_id="c-1")

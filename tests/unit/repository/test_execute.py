@@ -237,17 +237,18 @@ async def test_a_cancelled_command_leaves_no_wrong_state(here: Repository[Accoun
         assert await here.execute("a-1", lambda account: account.balance) == known
 
 
-async def test_a_redelivery_is_recognised_without_a_read(
+async def test_a_redelivery_is_recognised_and_only_its_commit_is_read(
     here: Repository[Account], there: Repository[Account], store: CountingStore
 ) -> None:
-    assert await here.execute("a-1", Account.deposit, 5, command_id="c-1") == 15
+    assert (await here.execute("a-1", Account.deposit, 5, command_id="c-1")).result == 15
     store.asked.clear()
-    assert await here.execute("a-1", Account.deposit, 5, command_id="c-1") is None
+    assert (await here.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
+    assert store.asked == {"read": 1}
     with pytest.raises(IdempotencyError):
         await here.execute("a-1", Account.deposit, 6, command_id="c-1")
-    assert not store.asked
+    assert store.asked == {"read": 1}
     await there.execute("a-1", Account.deposit, 7, command_id="c-2")
-    assert await here.execute("a-1", Account.deposit, 7, command_id="c-2") is None
+    assert (await here.execute("a-1", Account.deposit, 7, command_id="c-2")).duplicate
     assert (await there.load("a-1")).balance == 22
 
 

@@ -95,26 +95,27 @@ async def test_a_command_that_records_nothing_gets_the_version_that_it_saw(
 async def test_a_duplicate_has_the_version_of_the_commit_with_the_command_id(
     accounts: Repository[Account], others: Repository[Account], delivers_again: str
 ) -> None:
-    first = await accounts.execute_with_receipt("a-1", Account.deposit, 5, command_id="c-1")
+    first = await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
     await accounts.execute("a-1", Account.deposit, 1)
-    second = await (accounts if delivers_again == "the same" else others).execute_with_receipt(
+    second = await (accounts if delivers_again == "the same" else others).execute(
         "a-1", Account.deposit, 5, command_id="c-1"
     )
-    assert (first.result, first.receipt.version, first.receipt.duplicate) == (15, 3, False)
-    assert second == Executed(None, Receipt("account-a-1", 3, None, duplicate=True))
+    assert (first.result, first.receipt.version, first.duplicate) == (15, 3, False)
+    assert second == Executed(None, first.receipt._replace(duplicate=True, usage=None))
+    assert (second.receipt.events, second.duplicate) == (1, True)
     with pytest.raises(IdempotencyError):
-        await accounts.execute_with_receipt("a-1", Account.deposit, 6, command_id="c-1")
+        await accounts.execute("a-1", Account.deposit, 6, command_id="c-1")
 
 
 async def test_of_two_deliveries_at_once_one_is_a_duplicate(
     accounts: Repository[Account], others: Repository[Account]
 ) -> None:
     executed = await asyncio.gather(
-        *(each.execute_with_receipt("a-1", Account.deposit, 5, command_id="c-1") for each in (accounts, others))
+        *(each.execute("a-1", Account.deposit, 5, command_id="c-1") for each in (accounts, others))
     )
     saved, repeated = sorted(executed, key=lambda each: each.receipt.duplicate)
     assert (saved.result, saved.receipt.version, saved.receipt.duplicate) == (15, 3, False)
-    assert repeated == Executed(None, Receipt("account-a-1", 3, None, duplicate=True))
+    assert repeated == Executed(None, saved.receipt._replace(duplicate=True, usage=None))
     assert (await accounts.load("a-1")).balance == 15
 
 
@@ -153,10 +154,10 @@ async def test_a_processor_waits_for_the_receipt_of_a_command(
     processor = Processor(Balances(), store)
     running = asyncio.create_task(processor.run())
     try:
-        balance, receipt = await accounts.execute_with_receipt("a-1", Account.deposit, 5, command_id="c-1")
+        balance, receipt = await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
         await processor.wait_for(receipt)
         assert processor.projection.balances == {"account-a-1": balance}
-        repeated = await accounts.execute_with_receipt("a-1", Account.deposit, 5, command_id="c-1")
+        repeated = await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
         await processor.wait_for(repeated.receipt, timeout=1.0)
         looked = await accounts.execute_with_receipt("a-1", lambda account: account.balance)
         await processor.wait_for(looked.receipt, timeout=1.0)
@@ -169,7 +170,7 @@ async def test_a_duplicate_is_waited_for_until_its_commit_is_handled(
     store: OrderedStore, accounts: Repository[Account]
 ) -> None:
     await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
-    _, receipt = await accounts.execute_with_receipt("a-1", Account.deposit, 5, command_id="c-1")
+    _, receipt = await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
     processor = Processor(Balances(), store)
     with pytest.raises(TimeoutError):
         await processor.wait_for(receipt, timeout=0.05)  # nobody handles it

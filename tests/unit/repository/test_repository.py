@@ -992,7 +992,7 @@ async def test_events_recorded_while_a_redelivery_is_resolved_are_not_lost(store
 
 
 async def test_the_arguments_of_a_partial_command_are_compared(accounts: Repository[Account]) -> None:
-    assert await accounts.execute("a-1", partial(Account.deposit, amount=5), command_id="c-1") == 5
+    assert (await accounts.execute("a-1", partial(Account.deposit, amount=5), command_id="c-1")).result == 5
     with pytest.raises(IdempotencyError):
         await accounts.execute("a-1", partial(Account.deposit, amount=6), command_id="c-1")
 
@@ -1115,14 +1115,14 @@ async def test_an_unknown_outcome_settled_by_another_delivery_is_a_duplicate(
 async def test_a_save_without_events_does_not_use_its_id(accounts: Repository[Account], store: ScriptedStore) -> None:
     receipt = await accounts.save(await accounts.load("a-1"), command_id="c-1")
     assert (receipt.commit_id, receipt.duplicate) == (None, False)
-    assert await accounts.execute("a-1", lambda account: account.balance, command_id="c-1") == 0
-    assert await accounts.execute("a-1", Account.deposit, 5, command_id="c-1") == 5
+    assert (await accounts.execute("a-1", lambda account: account.balance, command_id="c-1")).result == 0
+    assert (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).result == 5
 
 
 async def test_a_command_id_applies_to_one_stream(accounts: Repository[Account]) -> None:
     await accounts.save(Account.open("b-2", owner="bob"))
     for id in ("a-1", "b-2"):
-        assert await accounts.execute(id, Account.deposit, 5, command_id="c-1") == 5
+        assert (await accounts.execute(id, Account.deposit, 5, command_id="c-1")).result == 5
 
 
 # --- snapshots and the save

@@ -1,0 +1,153 @@
+"""`executor`: commands under an id, however late they are delivered again, and on aggregates that may not exist."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from support.bank import Account, InsufficientFunds
+from support.counting import CountingStore
+
+from eventsrc import (
+    AggregateNotFound,
+    CachePolicy,
+    IdempotencyError,
+    Repository,
+    SnapshotPolicy,
+    StoreUnavailable,
+)
+
+OTHERS = 1_000  # other commands in between: many times as many as a stream remembers
+
+SMALL = SnapshotPolicy(floor=1_000, inline=True)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[CountingStore]:
+    async with CountingStore() as store:
+        yield store
+
+
+@pytest.fixture
+async def accounts(store: CountingStore) -> Repository[Account]:
+    accounts = Repository(Account, store, snapshots=SMALL)
+    await accounts.save(Account.open("a-1", owner="ann"))
+    return accounts
+
+
+async def do_others(accounts: Repository[Account], count: int = OTHERS, *, ids: bool = True) -> None:
+    for number in range(count):
+        await accounts.executor(command_id=f"other-{number}" if ids else None).execute("a-1", Account.deposit, 1)
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with ids", "without ids"])
+@pytest.mark.parametrize("reader", ["remembers", "loads"])
+async def test_a_command_is_recognised_after_any_number_of_others(
+    store: CountingStore, accounts: Repository[Account], reader: str, ids: bool
+) -> None:
+    once = accounts.executor(command_id="c-1", since=1)
+    first = await once.execute("a-1", Account.deposit, amount=5)
+    await do_others(accounts, ids=ids)
+    others = Repository(Account, store)
+    again = (
+        await (accounts if reader == "remembers" else others)
+        .executor(command_id="c-1", since=1)
+        .execute("a-1", Account.deposit, amount=5)
+    )
+    assert (first.result, first.duplicate) == (5, False)
+    assert (again.result, again.duplicate, again.receipt.version) == (None, True, first.receipt.version)
+    assert again.receipt == first.receipt._replace(duplicate=True, usage=None)
+    assert (await accounts.load("a-1")).balance == 5 + OTHERS
+    with pytest.raises(IdempotencyError) as raised:
+        await others.executor(command_id="c-1", since=1).execute("a-1", Account.deposit, 6)
+    assert raised.value.version == first.receipt.version
+
+
+async def test_without_since_a_command_is_applied_again_after_many_others(accounts: Repository[Account]) -> None:
+    await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")
+    await do_others(accounts, 100)
+    assert not (await accounts.execute("a-1", Account.deposit, 5, command_id="c-1")).duplicate
+
+
+async def test_a_command_that_others_applied_while_it_was_decided_is_recognised(
+    store: CountingStore, accounts: Repository[Account]
+) -> None:
+    """The remembered state is from before the first delivery, and the commands since then are more than remembered."""
+    old = Repository(Account, store)
+    await old.execute("a-1", Account.deposit, 1)  # it remembers version 2
+    await accounts.executor(command_id="c-1", since=2).execute("a-1", Account.deposit, 5)
+    await do_others(accounts)
+    assert (await old.executor(command_id="c-1", since=2).execute("a-1", Account.deposit, 5)).duplicate
+    assert (await accounts.load("a-1")).balance == 6 + OTHERS
+
+
+async def test_a_command_that_is_refused_now_but_was_applied_is_a_duplicate(
+    store: CountingStore, accounts: Repository[Account]
+) -> None:
+    await accounts.execute("a-1", Account.deposit, 30)
+    old = Repository(Account, store)
+    await old.execute("a-1", lambda account: account.balance)  # it remembers version 2
+    await accounts.executor(command_id="c-1", since=2).execute("a-1", Account.withdraw, 30)
+    for number in range(100):
+        await accounts.execute("a-1", Account.deposit, 1, command_id=f"in-{number}")
+        await accounts.execute("a-1", Account.withdraw, 1, command_id=f"out-{number}")
+    for each in (old, Repository(Account, store)):
+        assert (await each.executor(command_id="c-1", since=2).execute("a-1", Account.withdraw, 30)).duplicate
+
+
+async def test_looking_an_id_up_costs_a_read_only_if_the_stream_has_moved_on(
+    store: CountingStore, accounts: Repository[Account]
+) -> None:
+    version = (await accounts.load("a-1")).version
+    await accounts.execute("a-1", lambda account: account.balance)
+    store.asked.clear()
+    await accounts.executor(command_id="c-1", since=version).execute("a-1", Account.deposit, 5)
+    assert store.asked == {"append": 1}
+    for number in range(10):
+        await accounts.executor(command_id=f"d-{number}", since=version).execute("a-1", Account.deposit, 1)
+    assert store.asked == {"append": 11}  # all ids since then are remembered
+
+
+async def test_a_refused_command_is_decided_again(accounts: Repository[Account]) -> None:
+    once = accounts.executor(command_id="c-1", since=0)
+    with pytest.raises(InsufficientFunds):
+        await once.execute("a-1", Account.withdraw, 5)
+    await accounts.execute("a-1", Account.deposit, 5)
+    assert (await once.execute("a-1", Account.withdraw, 5)).result == 0
+    assert (await once.execute("a-1", Account.withdraw, 5)).duplicate
+
+
+async def test_a_command_creates_its_aggregate_once(store: CountingStore, accounts: Repository[Account]) -> None:
+    tasks = [
+        each.executor(command_id="c-1", since=0, create=True).execute("b-2", Account.deposit, amount=5)
+        for each in (accounts, Repository(Account, store), Repository(Account, store))
+    ]
+    executed = await asyncio.gather(*tasks)
+    assert sorted(each.duplicate for each in executed) == [False, True, True]
+    assert {each.receipt.version for each in executed} == {1}
+    assert (await accounts.load("b-2")).balance == 5
+
+
+async def test_a_command_that_creates_nothing_leaves_nothing(
+    store: CountingStore, accounts: Repository[Account]
+) -> None:
+    creating = accounts.executor(create=True)
+    with pytest.raises(InsufficientFunds):
+        await creating.execute("b-2", Account.withdraw, 5)
+    assert (await creating.execute("b-2", lambda account: account.balance)).receipt.version == 0
+    with pytest.raises(AggregateNotFound):
+        await accounts.execute("b-2", Account.deposit, 5)
+    with pytest.raises(AggregateNotFound):
+        await accounts.load("b-2")
+    assert (await creating.execute("b-2", Account.deposit, 5)).receipt.version == 1
+
+
+async def test_a_search_that_fails_applies_nothing(store: CountingStore) -> None:
+    accounts = Repository(Account, store, cache=CachePolicy(enabled=False))
+    await accounts.save(Account.open("a-1", owner="ann"))
+    await accounts.execute("a-1", Account.deposit, 1)
+    store.fails_read = StoreUnavailable("no answer")
+    with pytest.raises(StoreUnavailable):
+        await accounts.executor(command_id="c-1", since=0).execute("a-1", Account.deposit, 5)
+    assert (await accounts.load("a-1")).balance == 1
