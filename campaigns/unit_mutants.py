@@ -27,6 +27,7 @@ from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpo
 from eventsrc.processing.parking import Parking
 from eventsrc.processing.progress import Progress
 from eventsrc.processing.projections import memory, sqlite
+from eventsrc.processing.projections.issuing import Issuer
 from eventsrc.processing.reader import Reader
 from eventsrc.processing.retries import Retries
 from eventsrc.processing.worker import Worker
@@ -76,6 +77,7 @@ _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
 _CREDENTIALS = "integration/test_credentials.py"
 _CODEC = "unit/aggregates/test_codec.py"
+_ISSUING = "unit/processing/test_issuing.py"
 _STATUS = "unit/processing/test_status.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
@@ -89,6 +91,11 @@ def parking_without_the_fence() -> list[Patch]:
 def parking_while_the_stream_is_stored() -> list[Patch]:
     """That a stream is retried may be stored over that it is parked."""
     return [edited(Parking, "park", ("async with entry.writing:", "if True:"))]
+
+
+def issued_commands_not_stored() -> list[Patch]:
+    """The version before a command was issued is not stored, so the one of a later attempt counts."""
+    return [edited(Issuer, "issue", ("known, version = ", "known, _ = "))]
 
 
 def command_ids_not_looked_up() -> list[Patch]:
@@ -540,6 +547,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         parking_without_the_fence,
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
+    (issued_commands_not_stored, f"{_ISSUING}::test_a_parked_event_is_retried_after_many_other_commands"),
     (
         command_ids_not_looked_up,
         "unit/repository/test_executor.py::test_a_command_is_recognised_after_any_number_of_others",

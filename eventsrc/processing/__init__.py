@@ -13,6 +13,7 @@ from .checkpoints.workers import Workers
 from .leases import Leases
 from .processor import Processor
 from .projections.effects import Effects
+from .projections.issuing import EffectContext
 from .projections.memory import MemoryProjection
 from .projections.mirror import Mirror
 from .projections.projection import Failure, Guarantee, Projection
@@ -38,6 +39,7 @@ __all__ = [
     "DynamoDBContext",
     "DynamoDBProjection",
     "DynamoDBRows",
+    "EffectContext",
     "Effects",
     "Failure",
     "Fence",

@@ -65,7 +65,7 @@ class Repository(Generic[A]):
         if type(attempts) is not int or attempts < 1:
             raise ValueError(f"attempts is {attempts!r}; it must be an int of at least 1")
         self.aggregate_class = aggregate
-        self._store = store
+        self.store = store
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache, store.deadline)
         calls = self.load, self._fold, self._catch_up, self._save
@@ -83,8 +83,8 @@ class Repository(Generic[A]):
         """
         stream = stream_id(self._declaration.category, id)
         if version is not None or at is not None:
-            return await load_as_of(self.aggregate_class(id=id), self._fold, self._store, version, at)
-        snapshot, commits = await self._store.load(stream)
+            return await load_as_of(self.aggregate_class(id=id), self._fold, self.store, version, at)
+        snapshot, commits = await self.store.load(stream)
         try:
             if snapshot is None:
                 return await fold_in_parts(self._fold, self.aggregate_class(id=id), commits)
@@ -95,7 +95,7 @@ class Repository(Generic[A]):
                 raise
             reason = "a version is missing" if gap else f"a handler raised {type(error).__name__} after a snapshot"
             log.warning("%s: %s; reading all commits", stream, reason)
-        commits = [commit async for commit in read_without_gaps(self._store, stream)]
+        commits = [commit async for commit in read_without_gaps(self.store, stream)]
         aggregate = await fold_in_parts(self._fold, self.aggregate_class(id=id), commits)
         return self._snapshots.mark_unused(snapshot, commits, aggregate)
 
@@ -136,7 +136,7 @@ class Repository(Generic[A]):
             WrongStore: the commit was sent to another store; nothing was written.
             ValueError: the error does not say what was sent, or its commit is of another class.
         """
-        return await settle(self._store, self._declaration.category, error)
+        return await settle(self.store, self._declaration.category, error)
 
     @overload
     async def execute(
@@ -189,7 +189,7 @@ class Repository(Generic[A]):
     def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""
         stream = stream_id(self._declaration.category, id)
-        return read_history(self._store, self._declaration.codec, stream, after, backward)
+        return read_history(self.store, self._declaration.codec, stream, after, backward)
 
     def _fold(self, aggregate: A, commits: Sequence[Commit]) -> A:
         """Apply the next commits. Raises StreamCorrupt if a version is missing, and StoredDataError."""
@@ -208,7 +208,7 @@ class Repository(Generic[A]):
                         journal.remember(commit, self.aggregate_class.remembered_commands)
             journal.advance_to(run[-1])
             journal.tail += size + OVERHEAD * len(run)
-        journal.store = self._store
+        journal.store = self.store
         if not journal.version:
             raise AggregateNotFound(journal.stream)
         return aggregate
@@ -224,7 +224,7 @@ class Repository(Generic[A]):
             raise RuntimeError(f"{journal.stream} is being saved by another task; load one object per task")
         journal.saving, sent = True, journal.draft
         try:
-            await check_store(self._store, journal)
+            await check_store(self.store, journal)
             if (earlier := sent) is not None:  # its outcome is unknown, so it is settled first
                 receipt = await self._append(aggregate, earlier)
                 if receipt.duplicate or not journal.uncommitted:
@@ -236,10 +236,10 @@ class Repository(Generic[A]):
                 if earlier is not None and earlier.command_id == command_id:  # later events are other content
                     raise IdempotencyError(journal.stream, command_id, applied.version)
                 return await resolve_duplicate(self.load, aggregate, applied, draft)
-            journal.draft, journal.sent_to, journal.ambiguous, sent = draft, self._store, False, draft
+            journal.draft, journal.sent_to, journal.ambiguous, sent = draft, self.store, False, draft
             return await self._append(aggregate, draft)
         except CancelledError as cancelled:
-            raise cancelled from explain_cancellation(sent, self._store)
+            raise cancelled from explain_cancellation(sent, self.store)
         finally:
             journal.saving = False
 
@@ -272,7 +272,7 @@ class Repository(Generic[A]):
         journal = journal_of(aggregate)
         ambiguous, journal.ambiguous = journal.ambiguous, True  # stays so if this is cancelled
         try:
-            receipt = await append(self._store, draft, ambiguous)
+            receipt = await append(self.store, draft, ambiguous)
         except CommitOutcomeUnknown:
             raise
         except EventsrcError as error:
@@ -283,11 +283,11 @@ class Repository(Generic[A]):
         journal.draft = None
         del journal.uncommitted[: draft.events]
         journal.advance_to(draft)
-        journal.store, journal.tail = self._store, journal.tail + draft.size
+        journal.store, journal.tail = self.store, journal.tail + draft.size
         journal.remember(draft, self.aggregate_class.remembered_commands)
         await self._snapshots.after_save(aggregate)
         return receipt
 
     async def _catch_up(self, aggregate: A) -> None:
-        newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
+        newer = read_without_gaps(self.store, aggregate.stream, aggregate.version)
         await fold_in_parts(self._fold, aggregate, [commit async for commit in newer])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..slice import Context, Fence, Slice
+from ...store import Store
+from ..checkpoints.checkpoints import Checkpoints
+from ..slice import Fence, Slice
 from .calling import call_handler
+from .issuing import EffectContext, Issuing
 from .projection import Failure, Guarantee, Projection, catch
 
 
@@ -13,7 +16,8 @@ class Effects(Projection):
     """Effects outside: mails, payments, calls of other services. Handlers may be async.
 
     The position is written after the effect, as the two cannot be in one transaction. So each effect happens at least
-    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once.
+    once. Pass `context.id` on as the idempotency key: a service that knows such keys then acts exactly once. Commands
+    are applied exactly once by `await context.execute(repository, id, command, ...)`: see EffectContext.
 
     - Streams are handled concurrently, `concurrency` at a time.
     - A plain handler runs in a thread of its own, so it may block, as `requests.post` does. It must not use objects of
@@ -26,6 +30,12 @@ class Effects(Projection):
     guarantee = Guarantee.KEY
     awaits = True
     one_by_one = True
+
+    _issuing: Issuing
+
+    def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
+        super().bind(checkpoints, store, handler_timeout=handler_timeout)
+        self._issuing = Issuing(self.tag)
 
     async def reset(self, stream: str, fence: Fence) -> None:
         """Raise TypeError: effects outside cannot be undone."""
@@ -40,6 +50,6 @@ class Effects(Projection):
             attempt = 1 if index else run.attempt
             for call in () if run.muted else self._read_calls((commit,)):
                 await run.confirm()
-                context = Context(commit, call.event_index, muted=False)
+                context = EffectContext(commit, call.event_index, False, self._issuing)
                 await call_handler(self, call, context, self._handler_timeout, attempt=attempt, in_thread=True)
             await self._checkpoints.advance(self.name, run.part(index, index + 1))
