@@ -98,6 +98,11 @@ def issued_commands_not_stored() -> list[Patch]:
     return [edited(Issuer, "issue", ("known, version = ", "known, _ = "))]
 
 
+def final_refusals_not_stored() -> list[Patch]:
+    """A command whose outcome is final is decided again after it has refused."""
+    return [edited(Execution, "_refuse", ("if version:", "if False:"))]
+
+
 def command_ids_not_looked_up() -> list[Patch]:
     """Only the command ids that a stream remembers are recognised, whatever `since` says."""
     return [edited(Execution, "_find_applied", ("if self._searched < oldest - 1:", "if False:"))]
@@ -548,6 +553,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
     (issued_commands_not_stored, f"{_ISSUING}::test_a_parked_event_is_retried_after_many_other_commands"),
+    (final_refusals_not_stored, "unit/repository/test_executor.py::test_a_final_refusal_stays_one"),
     (
         command_ids_not_looked_up,
         "unit/repository/test_executor.py::test_a_command_is_recognised_after_any_number_of_others",

@@ -7,6 +7,7 @@ from .aggregates.custom_types import register_type
 from .aggregates.event import Event, tag_of
 from .errors import (
     AggregateNotFound,
+    CommandRefused,
     CommitOutcomeUnknown,
     CommitTooLarge,
     ConflictError,
@@ -60,6 +61,7 @@ __all__ = [
     "Batch",
     "CachePolicy",
     "CacheUse",
+    "CommandRefused",
     "Commit",
     "CommitOutcomeUnknown",
     "CommitTooLarge",

@@ -10,6 +10,7 @@ EventsrcError
 ├── DumpDamaged                 the file is not a whole dump; export it again, or copy it again
 ├── ConflictError               another commit has this version; load again and decide again
 ├── IdempotencyError            the command id was already applied with other content; use a new command id
+├── CommandRefused              the command raised, which is final; give a new command a new id
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
 ├── WrongStore                  the object belongs to another store or tenant; load it through this repository
 ├── Fenced                      another worker has taken over; this one stops
@@ -180,6 +181,24 @@ class IdempotencyError(EventsrcError):
         return (
             f"command id {self.command_id!r} was already applied to {self.stream} at version {self.version} with other "
             "content; use a new command id for a new command"
+        )
+
+
+class CommandRefused(EventsrcError):
+    """A command whose outcome is final has refused: it raised `error`, the name of a type, with the text `reason`.
+
+    The refusal is the commit `version` of the stream, without events. It is 0 if the aggregate does not exist.
+    """
+
+    def __init__(self, stream: str, command_id: str, version: int, error: str, reason: str) -> None:
+        super().__init__(stream, command_id, version, error, reason)
+        self.stream, self.command_id, self.version = stream, command_id, version
+        self.error, self.reason = error, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the command {self.command_id!r} was refused by {self.stream} with {self.error}, which is final; give "
+            "a new command a new id"
         )
 
 

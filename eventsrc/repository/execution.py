@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,10 +11,11 @@ import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.commands import AppliedCommand, CommandCall
-from ..errors import AggregateNotFound, ConflictError, EventsrcError, IdempotencyError
+from ..errors import AggregateNotFound, CommandRefused, ConflictError, EventsrcError, IdempotencyError
 from ..store import MAX_VERSION, Commit, Receipt, Store
 from ..stores.reading import read_without_gaps
 from .cache import Cache, Frozen
+from .refusal import check_refused, is_refusal, to_metadata
 from .settling import explain_cancellation
 from .snapshots import Snapshots
 
@@ -50,6 +51,7 @@ class Terms(NamedTuple):
     command_id: str | None = None
     since: int | None = None
     create: bool = False
+    final: bool = False
 
 
 class Steps(msgspec.Struct, Generic[A], frozen=True):
@@ -60,7 +62,8 @@ class Steps(msgspec.Struct, Generic[A], frozen=True):
     load: Callable[[str], Awaitable[A]]  # read the latest state of an id
     fold: Callable[[A, Sequence[Commit]], A]  # apply the next commits
     catch_up: Callable[[A], Awaitable[None]]  # read and apply newer commits
-    save: Callable[[A, str | None, bytes | None], Awaitable[Receipt]]  # save under a command id and its digest
+    save: Callable[[A, str | None, bytes | None, Mapping[str, str] | None], Awaitable[Receipt]]
+    """Save under a command id and its digest, with metadata; with both, also if nothing was recorded."""
     snapshots: Snapshots[A]
     cache: Cache
     attempts: int  # to save
@@ -103,7 +106,8 @@ class Execution(Generic[A]):
         self, steps: Steps[A], id: str, decide: Callable[[A], Any], terms: Terms, digest: bytes | None
     ) -> None:
         self._steps, self._id, self._decide = steps, id, decide
-        self._command_id, self._digest, self._creates = terms.command_id, digest, terms.create
+        self._command_id, self._digest = terms.command_id, digest
+        self._creates, self._is_final = terms.create, terms.final
         self._searched = MAX_VERSION if terms.since is None else terms.since  # no commit up to here has the command id
         known = steps.cache.take(id)
         self._base: Frozen | None = known.frozen if known else None  # the state to decide on; None to load it
@@ -134,9 +138,11 @@ class Execution(Generic[A]):
                 return Executed(None, await self._read_receipt(aggregate.stream, applied.version))
             try:
                 result = self._decide(aggregate)
-            except Exception:
+            except Exception as error:
                 if await self._has_changed():
                     continue
+                if self._is_final and is_refusal(error):
+                    return await self._refuse(aggregate, error)
                 self._remember()
                 raise
             if not journal_of(aggregate).uncommitted and await self._has_changed():
@@ -167,9 +173,7 @@ class Execution(Generic[A]):
         commands = journal_of(aggregate).commands
         if (applied := commands.get(command_id)) is not None:
             return applied
-        oldest = (
-            next(iter(commands.values())).version if commands else aggregate.version + 1
-        )  # all since are remembered
+        oldest = next(iter(commands.values())).version if commands else aggregate.version + 1
         if self._searched < oldest - 1:
             earlier = read_without_gaps(self._steps.store, aggregate.stream, self._searched, oldest - 1)
             async with aclosing(earlier):
@@ -182,6 +186,8 @@ class Execution(Generic[A]):
     async def _read_receipt(self, stream: str, version: int) -> Receipt:
         """Return the receipt of a command that was applied before, in the commit of this version."""
         [commit] = [each async for each in read_without_gaps(self._steps.store, stream, version - 1, version)]
+        if self._is_final:
+            check_refused(commit)
         return Receipt(stream, version, commit.id, commit.events, commit.position, duplicate=True)
 
     async def _has_changed(self) -> bool:
@@ -210,19 +216,36 @@ class Execution(Generic[A]):
             clean.record(event)
         return clean
 
-    async def _save(self, aggregate: A, result: Any) -> Executed[Any]:
-        if self._base is not None and not journal_of(aggregate).uncommitted:
+    async def _refuse(self, aggregate: A, error: Exception) -> Executed[Any]:
+        """Store that the command has refused, as a commit without events, and raise CommandRefused.
+
+        Nothing is stored for an aggregate that does not exist. If another delivery was applied first, return that.
+        """
+        metadata, stream, version = to_metadata(error), aggregate.stream, aggregate.version
+        journal_of(aggregate).uncommitted.clear()
+        if version:
+            stored = await self._save(aggregate, None, metadata)
+            if stored.duplicate:
+                return stored
+            version = stored.receipt.version
+        kind, _, reason = next(iter(metadata.values())).partition(": ")
+        raise CommandRefused(stream, self._command_id or "", version, kind, reason) from error
+
+    async def _save(self, aggregate: A, result: Any, metadata: Mapping[str, str] | None = None) -> Executed[Any]:
+        if metadata is None and self._is_final and aggregate.version:
+            metadata = {}  # a commit is stored also if nothing was recorded
+        if self._base is not None and not journal_of(aggregate).uncommitted and metadata is None:
             self._remember()
             return Executed(result, Receipt(aggregate.stream, aggregate.version, None))
         aggregate = self._replay(aggregate)
         base, self._base = self._base, None  # until the outcome is known, no state is
         try:
-            receipt = await self._steps.save(aggregate, self._command_id, self._digest)
+            receipt = await self._steps.save(aggregate, self._command_id, self._digest, metadata)
         except ConflictError as conflict:
             self._base, self._is_current, self._reads = base, False, _READS
             self._follow(conflict.winner)
             raise
-        self._base = self._steps.snapshots.freeze(aggregate)
+        self._base = self._steps.snapshots.freeze(aggregate) if base is not None else None
         self._remember()
         if receipt.duplicate:  # another delivery of this command was saved first
             return Executed(None, await self._read_receipt(receipt.stream, receipt.version))

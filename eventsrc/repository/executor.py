@@ -14,9 +14,27 @@ P = ParamSpec("P")
 
 
 class Executor(Generic[A]):
-    """Executes commands on the aggregates of a repository, on the terms that `Repository.executor` was given."""
+    """Executes commands on the aggregates of a repository, on the terms that `Repository.executor` was given:
+
+    - `command_id`, as in `Repository.execute`, and `since`, a version of the stream from before the first delivery, or
+      0: the id is looked up in all commits after it, so it is found after any number of other commands. While the
+      stream remembers the ids of all commits since then, that needs no read.
+    - `create`: a command is called on a new aggregate, if there is none with the id.
+    - `final`: a command has one outcome, whenever and how often it is delivered. See below.
+
+    Of final commands:
+
+    - If one raises, that is stored as a commit without events under its id, and CommandRefused is raised, with the type
+      and the text of the error. It is never applied.
+    - If it records nothing, that is stored as well.
+    - TypeError, AttributeError, NameError, AssertionError, NotImplementedError, OSError and the like are faults of the
+      program, and errors of this library are failures: nothing is stored, and the command is decided again.
+    - Nothing is stored for an aggregate that does not exist.
+    """
 
     def __init__(self, steps: Steps[A], terms: Terms) -> None:
+        if terms.final and terms.command_id is None:
+            raise ValueError("final is set without a command_id, by which a refusal is found again; give one")
         self._steps, self._terms = steps, terms
 
     async def execute(

@@ -178,13 +178,11 @@ class Repository(Generic[A]):
         """Do as `execute`, and return the command's result together with the receipt of the save."""
         return await self.executor().execute(id, command, *args, **kwargs)  # type: ignore[return-value]  # no command id
 
-    def executor(self, *, command_id: str | None = None, since: int | None = None, create: bool = False) -> Executor[A]:
-        """Return an object whose `execute` takes any arguments, and executes commands on these terms:
-
-        - `command_id`, as in `execute`, and `since`, a version of the stream from before the first delivery, or 0: the
-          id is looked up in all commits after it, so it is found after any number of other commands.
-        - `create`: call the command on a new aggregate, if there is none with the id."""
-        return Executor(self._steps, Terms(command_id, since, create))
+    def executor(
+        self, *, command_id: str | None = None, since: int | None = None, create: bool = False, final: bool = False
+    ) -> Executor[A]:
+        """Return what executes commands on these terms, which `Executor` explains; ValueError if they contradict."""
+        return Executor(self._steps, Terms(command_id, since, create, final))
 
     def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""
@@ -229,7 +227,7 @@ class Repository(Generic[A]):
                 receipt = await self._append(aggregate, earlier)
                 if receipt.duplicate or not journal.uncommitted:
                     return receipt
-            elif not journal.uncommitted:
+            elif not journal.uncommitted and (digest is None or metadata is None):
                 return Receipt(journal.stream, journal.version, None)
             draft = self._draft(aggregate, command_id, digest, metadata)
             if command_id is not None and (applied := journal.commands.get(command_id)):

@@ -12,6 +12,7 @@ from support.counting import CountingStore
 from eventsrc import (
     AggregateNotFound,
     CachePolicy,
+    CommandRefused,
     IdempotencyError,
     Repository,
     SnapshotPolicy,
@@ -142,6 +143,86 @@ async def test_a_command_that_creates_nothing_leaves_nothing(
     with pytest.raises(AggregateNotFound):
         await accounts.load("b-2")
     assert (await creating.execute("b-2", Account.deposit, 5)).receipt.version == 1
+
+
+async def test_a_final_refusal_stays_one(store: CountingStore, accounts: Repository[Account]) -> None:
+    """However often it is delivered again, by any process, and whatever the aggregate could do by then."""
+    once = accounts.executor(command_id="c-1", since=1, final=True)
+    with pytest.raises(CommandRefused) as refused:
+        await once.execute("a-1", Account.withdraw, 5)
+    assert isinstance(refused.value.__cause__, InsufficientFunds)
+    assert (refused.value.error, refused.value.version) == ("InsufficientFunds", 2)
+    await accounts.execute("a-1", Account.deposit, 50)
+    await do_others(accounts, 100)
+    for each in (accounts, Repository(Account, store)):
+        with pytest.raises(CommandRefused) as again:
+            await each.executor(command_id="c-1", since=1, final=True).execute("a-1", Account.withdraw, 5)
+        assert str(again.value) == str(refused.value)
+        assert (again.value.reason, again.value.version) == (refused.value.reason, 2)
+    stored = [(commit.events, commit.tags) async for commit in store.read("account-a-1", after=1, until=2)]
+    assert stored == [(0, ())]
+    assert (await Repository(Account, store).load("a-1")).balance == 150
+
+
+async def test_a_final_command_that_recorded_nothing_never_does(accounts: Repository[Account]) -> None:
+    once = accounts.executor(command_id="c-1", since=1, final=True)
+    quiet = await once.execute("a-1", lambda account: account.balance)
+    assert (quiet.result, quiet.receipt.version, quiet.receipt.events) == (0, 2, 0)
+    again = await once.execute("a-1", lambda account: account.balance)
+    assert (again.duplicate, again.receipt.version) == (True, 2)
+
+
+@pytest.mark.parametrize("error", [TypeError, AssertionError, OSError, StoreUnavailable])
+async def test_a_fault_of_the_program_is_not_a_refusal(accounts: Repository[Account], error: type[Exception]) -> None:
+    def broken(account: Account) -> None:
+        account.deposit(1)
+        raise error("broken")
+
+    once = accounts.executor(command_id="c-1", since=1, final=True)
+    with pytest.raises(error):
+        await once.execute("a-1", broken)
+    assert (await accounts.load("a-1")).version == 1
+
+
+async def test_of_two_deliveries_of_a_final_command_one_outcome_is_stored(
+    store: CountingStore, accounts: Repository[Account]
+) -> None:
+    """One decides on a state from before the money came."""
+    old = Repository(Account, store)
+    await old.execute("a-1", lambda account: account.balance)
+    await accounts.execute("a-1", Account.deposit, 5)
+    applied = await accounts.executor(command_id="c-1", since=1, final=True).execute("a-1", Account.withdraw, 5)
+    again = await old.executor(command_id="c-1", since=1, final=True).execute("a-1", Account.withdraw, 5)
+    assert (again.duplicate, again.receipt.version) == (True, applied.receipt.version)
+    tasks = [
+        each.executor(command_id="c-2", since=1, final=True).execute("a-1", Account.withdraw, 5)
+        for each in (old, accounts, Repository(Account, store))
+    ]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {(type(each), str(each)) for each in outcomes} == {(CommandRefused, str(outcomes[0]))}
+    assert (await accounts.load("a-1")).version == 4
+
+
+async def test_a_refusal_of_a_state_that_cannot_be_remembered(store: CountingStore) -> None:
+    """The command has changed its object before it raised; that stays nowhere."""
+    accounts = Repository(Account, store, cache=CachePolicy(enabled=False), snapshots=SnapshotPolicy(enabled=False))
+    await accounts.save(Account.open("a-1", owner="ann"))
+
+    def deposit_and_refuse(account: Account) -> None:
+        account.deposit(7)
+        raise InsufficientFunds(0)
+
+    with pytest.raises(CommandRefused):
+        await accounts.executor(command_id="c-1", final=True).execute("a-1", deposit_and_refuse)
+    assert await accounts.execute("a-1", lambda account: (account.balance, account.version)) == (0, 2)
+
+
+async def test_final_needs_a_command_id(accounts: Repository[Account]) -> None:
+    with pytest.raises(ValueError, match="without a command_id"):
+        accounts.executor(final=True)
+    with pytest.raises(CommandRefused) as refused:
+        await accounts.executor(command_id="c-1", create=True, final=True).execute("b-2", Account.withdraw, 5)
+    assert refused.value.version == 0
 
 
 async def test_a_search_that_fails_applies_nothing(store: CountingStore) -> None:
