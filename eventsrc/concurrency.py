@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from .errors import AggregateNotFound
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _PATIENCE = 0.005  # seconds that a call waits for a thread before its event loop gives way, and between two pauses
@@ -18,7 +19,7 @@ _SHARE, _LONGEST_PAUSE = 0.05, 0.005  # of the time since the last pause, and se
 _TURN = 0.001  # seconds
 
 
-async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], concurrency: int) -> dict[str, T]:
+async def load_all(load: Callable[[K], Awaitable[T]], ids: Iterable[K], concurrency: int) -> dict[K, T]:
     """Load these ids, up to `concurrency` at once. Return the results by id, in the order of `ids`.
 
     Ids that raise AggregateNotFound are left out. If a load raises another error, the other loads are cancelled and
@@ -28,7 +29,7 @@ async def load_all(load: Callable[[str], Awaitable[T]], ids: Iterable[str], conc
         raise TypeError(f"ids is the string {ids!r}; pass a list of ids: [{ids!r}]")
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
-    wanted, found = list(dict.fromkeys(ids)), dict[str, T]()
+    wanted, found = list(dict.fromkeys(ids)), dict[K, T]()
     rest = iter(wanted)
 
     async def load_some() -> None:
@@ -51,6 +52,17 @@ async def run_all(work: Iterable[Coroutine[Any, Any, object]]) -> None:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+    finally:
+        await cancel_all(tasks)
+
+
+async def run_together(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run these coroutines concurrently. If one raises an error, cancel the others, and raise it."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
     finally:
         await cancel_all(tasks)
 

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from typing import TypeVar
 
-from ..concurrency import cancel_all, first_of
+from ..concurrency import cancel_all, first_of, run_together
 from ..errors import Fenced, NotActive, StoreError, StoreUnavailable, StreamsParked, SwitchPending
 from ..log import log
 from ..retrying import on_takeover
@@ -245,7 +245,8 @@ class Worker:
 
     async def _read(self, *, follow: bool) -> None:
         """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
-        watching = asyncio.create_task(self._watch())
+        attending = (each.projection.attend(each.assignment.may_act) for each in self._pipelines)
+        watching = asyncio.create_task(run_together([self._watch(), *attending]))
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()

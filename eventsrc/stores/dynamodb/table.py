@@ -148,8 +148,11 @@ class Table:
                 items += [item for found in response.Responses.values() for item in found]
         return items
 
-    async def query(self, partition: str, prefix: str = "") -> AsyncGenerator[Sequence[Item]]:
-        """Iterate over a partition's items whose sort keys start with `prefix`, in their order, a page at a time."""
+    async def query(self, partition: str, prefix: str = "", limit: int | None = None) -> AsyncGenerator[Sequence[Item]]:
+        """Iterate over a partition's items whose sort keys start with `prefix`, in their order, a page at a time.
+
+        `limit` is the number of items of a page.
+        """
         request: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": "#pk = :pk",
@@ -158,6 +161,8 @@ class Table:
             "ConsistentRead": True,
             "ReturnConsumedCapacity": "TOTAL",
         }
+        if limit is not None:
+            request["Limit"] = limit
         if prefix:
             request["KeyConditionExpression"] += " AND begins_with(#sk, :prefix)"
             request["ExpressionAttributeNames"]["#sk"] = self._sort_key
@@ -175,6 +180,13 @@ class Table:
     async def scan(self, request: Mapping[str, Any], kind: type[T]) -> T:
         """Return a page of a scan."""
         return await self._guard_and_send("Scan", request, kind)
+
+    async def query_first(self, partition: str, limit: int) -> Sequence[Item]:
+        """Return the first items of a partition."""
+        async with aclosing(self.query(partition, limit=limit)) as pages:
+            async for page in pages:
+                return page
+        return ()
 
     async def query_all(self, partition: str, prefix: str = "") -> list[Item]:
         async with aclosing(self.query(partition, prefix)) as pages:

@@ -1,0 +1,139 @@
+"""Firing timers: when one is due, that is recorded in its process, once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from ..concurrency import load_all
+from ..errors import EventsrcError
+from ..log import log
+from ..retrying import TRANSIENT
+from .timers import Due, Timers
+
+LOOK_SECONDS = 60.0
+"""How often the stored timers are looked at, if none is due: others may have stored some, as in a restore."""
+
+TICK_SECONDS = 0.25
+"""How often the clock is looked at, which may be set. This reads nothing."""
+
+_AGAIN = 500_000  # µs, after which timers that are due, and that another worker has to fire, are looked at again
+_AGAIN_SECONDS = 5.0  # after a timer could not be fired
+_AT_ONCE = 100  # timers that are read together
+_CONCURRENTLY = 32
+
+
+def read_clock() -> int:
+    """Return the time in µs since the epoch."""
+    return time.time_ns() // 1000
+
+
+class Firing:
+    """Fires the timers of one processor, in the order in which they are due.
+
+    It remembers when the next one of each part is due, so it reads nothing until then. A timer is removed after it was
+    fired: if that is interrupted, it is fired again, which records nothing.
+    """
+
+    def __init__(
+        self,
+        timers: Timers,
+        processor: str,
+        fire: Callable[[Due, int], Awaitable[None]],
+        clock: Callable[[], int] = read_clock,
+    ) -> None:
+        self._timers, self._processor, self._fire, self._clock = timers, processor, fire, clock
+        self._next: dict[int, int] = {}  # by part: when its next timer is due, in µs; unknown parts are looked at
+        self._looked: dict[int, float] = {}  # by part, when it was looked at last, by the loop's clock
+        self._failed: dict[tuple[str, int], float] = {}  # by stream and number: when it is tried again
+        self._changed = asyncio.Event()
+
+    async def put(self, timer: Due) -> None:
+        """Store a timer, and fire it when it is due."""
+        await self._timers.put(self._processor, timer)
+        part = self._timers.part_of(timer.stream)
+        if part in self._next:
+            self._next[part] = min(self._next[part], timer.due)
+        self._changed.set()
+
+    async def remove(self, timer: Due) -> None:
+        """Remove a timer that was cancelled."""
+        await self._timers.remove(self._processor, timer)
+
+    async def run(self, may_fire: Callable[[str], bool]) -> None:
+        """Fire the timers of the streams for which `may_fire` is true, until this is cancelled."""
+        self._next.clear()
+        while True:
+            self._changed.clear()
+            try:
+                if await self.fire_due(may_fire):
+                    continue
+            except TRANSIENT as error:
+                log.warning("%s: timers wait for the store: %s", self._processor, type(error).__name__)
+                await asyncio.sleep(1.0)
+                continue
+            await self._sleep()
+
+    async def fire_due(self, may_fire: Callable[[str], bool]) -> int:
+        """Fire the timers that are due now. Return their number."""
+        return sum([await self._fire_part(part, may_fire) for part in range(self._timers.parts) if self._is_due(part)])
+
+    def _is_due(self, part: int) -> bool:
+        clock = asyncio.get_running_loop().time()
+        if part not in self._next or clock - self._looked[part] >= LOOK_SECONDS:
+            return True
+        return self._next[part] <= self._clock()
+
+    async def _fire_part(self, part: int, may_fire: Callable[[str], bool]) -> int:
+        loop, fired = asyncio.get_running_loop().time, 0
+        self._looked[part], now = loop(), self._clock()
+        self._next[part] = 2**63  # until it is known; one that is stored while this waits is not forgotten
+        found = await self._timers.first(self._processor, part, 1)
+        mine, limit = list[Due](), _AT_ONCE
+        while found and found[0].due <= now and not mine:
+            found = await self._timers.first(self._processor, part, limit)
+            mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
+            if len(found) < limit or found[-1].due > now:
+                break
+            limit *= 4  # all of these are of other workers
+        due = [each for each in found if each.due <= now]
+        later = [each.due for each in found if each.due > now]
+
+        async def one(timer: Due) -> None:
+            nonlocal fired
+            try:
+                await self._fire(timer, self._clock())
+                await self._timers.remove(self._processor, timer)
+            except TRANSIENT:
+                raise
+            except EventsrcError as error:
+                self._failed[_key(timer)] = loop() + _AGAIN_SECONDS
+                log.error("%s: timer %s of %s: %s", self._processor, timer.name, timer.stream, error)
+            else:
+                fired += 1
+                self._failed.pop(_key(timer), None)
+
+        try:
+            await load_all(one, mine, _CONCURRENTLY)
+        except BaseException:
+            self._next.pop(part, None)
+            raise
+        again = [0] if fired else [self._clock() + _AGAIN] if due else []  # at once, as more may be due
+        self._next[part] = min([self._next[part], *again, *later])
+        return fired
+
+    def _may_fire(self, timer: Due, may_fire: Callable[[str], bool]) -> bool:
+        return may_fire(timer.stream) and self._failed.get(_key(timer), 0.0) <= asyncio.get_running_loop().time()
+
+    async def _sleep(self) -> None:
+        """Wait until the next timer is due, or a new one is stored, for TICK_SECONDS at most."""
+        left = (min(self._next.values(), default=2**63) - self._clock()) / 1e6
+        try:
+            await asyncio.wait_for(self._changed.wait(), min(max(left, 0.001), TICK_SECONDS))
+        except TimeoutError:
+            return
+
+
+def _key(timer: Due) -> tuple[str, int]:
+    return timer.stream, timer.number

@@ -1,0 +1,123 @@
+"""The process manager: runs the processes of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from ..concurrency import run_together
+from ..processing.checkpoints.checkpoints import Checkpoints
+from ..processing.leases import Leases
+from ..processing.processor import Processor
+from ..processing.runner import Runner
+from ..repository.repository import Repository
+from ..store import Store
+from .firing import read_clock
+from .handlers import handlers_of
+from .process import Process
+from .projections import make_commands, make_inputs, make_timers
+from .steps import Service, Steps
+from .timers import Timers, timers_in
+
+PR = TypeVar("PR", bound=Process)
+
+
+class ProcessManager(Generic[PR]):
+    """Runs the processes of one class, whose streams are in `store`.
+
+    ```python
+    fulfilment = ProcessManager(Fulfilment, store, checkpoints, targets=[orders, stock])
+    await fulfilment.run()
+    ```
+
+    - `targets` are the repositories of the aggregates that the processes command, of any stores.
+    - `sources` are the stores whose events they react to, by name; without them, `store` alone. A name never changes.
+    - `services` are async functions that processes call, by name: `async def charge(request: Charge, key: str)`, which
+      return an event or None. Each call has a key of its own, the same in each attempt. What the function raises is
+      retried, except ServiceRefused.
+    - What fails is retried; after `attempts`, its process is parked for that processor, as a stream: see Processor.
+    - It consists of processors: they can be run in a Runner with others, with leases, or in Lambda.
+    - `clock` returns the time in µs since the epoch: timers fire by it.
+    """
+
+    def __init__(
+        self,
+        process: type[PR],
+        store: Store,
+        checkpoints: Checkpoints,
+        *,
+        targets: Sequence[Repository[Any]] = (),
+        sources: Mapping[str, Store] | None = None,
+        services: Mapping[str, Service] | None = None,
+        timers: Timers | None = None,
+        attempts: int = 5,
+        handler_timeout: float = 30.0,
+        clock: Callable[[], int] = read_clock,
+    ) -> None:
+        handlers_of(process)
+        self.repository: Repository[PR] = Repository(process, store)
+        steps = Steps(self.repository, targets, services or {}, clock)
+        self.timers = timers or timers_in(checkpoints)
+        keeps, self._firing = make_timers(steps, self.timers, clock)
+        options: dict[str, Any] = {"attempts": attempts, "handler_timeout": handler_timeout}
+        inputs = [
+            Processor(make_inputs(steps, name), source, checkpoints, **options)
+            for name, source in (sources or {"": store}).items()
+        ]
+        self.processors: Sequence[Processor[Any]] = [
+            *inputs,
+            Processor(make_commands(steps), store, checkpoints, **options),
+            Processor(keeps, store, checkpoints, **options),
+        ]
+        self._runners: Sequence[Runner] = ()
+
+    def stop(self) -> None:
+        """Let `run` end, as Runner.stop."""
+        for runner in self._runners:
+            runner.stop()
+
+    async def run(
+        self,
+        *,
+        until_caught_up: bool = False,
+        leases: Callable[[], Leases] | None = None,
+        save_every: float = 1.0,
+    ) -> None:
+        """Run all processors, with a Runner for each store, until `stop` is called. Raises as Runner.run.
+
+        - `until_caught_up` ends when all is handled that is stored by then; timers that are not due stay pending.
+        - `leases` returns the leases for one runner: then several workers share the processes.
+        """
+        if until_caught_up:
+            await self._run_until_caught_up(save_every)
+            return
+        self._runners = self._make_runners(leases, save_every)
+        await run_together(runner.run() for runner in self._runners)
+
+    async def fire_due(self) -> int:
+        """Fire the timers that are due now, of all processes, and return their number: for a schedule, as in Lambda."""
+        await self.timers.prepare()
+        fired = 0
+        while more := await self._firing.fire_due(lambda stream: True):
+            fired += more
+        return fired
+
+    async def _run_until_caught_up(self, save_every: float) -> None:
+        """Run to the end of the feeds until nothing happens any more: each step makes new events."""
+        handled = -1
+        while handled != (handled := await self._count_handled()) or await self.fire_due():
+            self._runners = self._make_runners(None, save_every)
+            for runner in self._runners:
+                await runner.run(until_caught_up=True)
+
+    async def _count_handled(self) -> int:
+        return sum(each.pipeline.progress.commits for each in self.processors)
+
+    def _make_runners(self, leases: Callable[[], Leases] | None, save_every: float) -> Sequence[Runner]:
+        by_store: dict[int, list[Processor[Any]]] = {}
+        for processor in self.processors:
+            by_store.setdefault(id(processor.store), []).append(processor)
+        return [
+            Runner(*processors, leases=leases() if leases is not None else None, save_every=save_every)
+            for processors in by_store.values()
+        ]
