@@ -55,23 +55,24 @@ def codec_of(process: type[Process]) -> Codec:
 _codecs: dict[type[Process], Codec] = {}
 
 
-def take_event(process: Process, event: Event, given: Input, since: Since) -> None:
-    """Handle an event of another stream."""
+def take_event(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
+    """Handle an event of another stream. Return what the process asks for."""
     instance = process.instance
     if instance.ended or given.place <= instance.inputs.get(given.origin, (0, 0, 0)):
-        return
+        return []
     if not instance.started and process.starts and type(event) not in process.starts:
         body, _ = codec_of(type(process)).encode(event)
         process.record(InputHeld(stream=given.origin, place=given.place, at=given.time, event=body))
-        return
-    _handle(process, event, given, since)
+        return []
+    asks = _handle(process, event, given, since)
     for held in list(instance.held):  # what came before the start
         if not process.instance.ended:
             decoded = codec_of(type(process)).decode_event(held.event)
             source, _, stream = held.stream.rpartition("|")
             version, index, part = held.place
             id = str(EventId(stream, version, index, part))
-            _handle(process, decoded, Input(id, stream, held.place, held.at, source), since)
+            asks += _handle(process, decoded, Input(id, stream, held.place, held.at, source), since)
+    return asks
 
 
 def fire_timer(process: Process, name: str, number: int, now: int) -> None:
@@ -81,36 +82,37 @@ def fire_timer(process: Process, name: str, number: int, now: int) -> None:
         process.record(TimerFired(number=number, name=name, due=timer.due, at=now))
 
 
-def take_timer(process: Process, fired: TimerFired, given: Input, since: Since) -> None:
-    """Handle the event of a timer that has fired."""
+def take_timer(process: Process, fired: TimerFired, given: Input, since: Since) -> list[Ask]:
+    """Handle the event of a timer that has fired. Return what the process asks for."""
     timer = process.instance.fired.get(fired.name)
     if process.instance.ended or timer is None or timer.number != fired.number:
-        return
+        return []
     event = codec_of(type(process)).decode_event(timer.event)
     process.record(TimerHandled(number=fired.number))
-    _run(process, event, given, since)
+    return _run(process, event, given, since)
 
 
-def take_outcome(process: Process, outcome: Done | Refused | Answered, given: Input, since: Since) -> None:
-    """Record the outcome of a command or a call, and handle it.
+def take_outcome(process: Process, outcome: Done | Refused | Answered, given: Input, since: Since) -> list[Ask]:
+    """Record the outcome of a command or a call, and handle it. Return what the process asks for.
 
     Raises RuntimeError if the process has no handler for a refusal.
     """
     if str(outcome.number) not in process.instance.pending:
-        return
+        return []
     process.record(outcome)
     event: Event | None = outcome
     if isinstance(outcome, Answered):
         event = codec_of(type(process)).decode_event(outcome.answer) if outcome.answer is not None else None
     if process.instance.ended or event is None:
-        return
+        return []
     if type(event) in handlers_of(type(process)).by_type:
-        _run(process, event, given, since)
-    elif isinstance(outcome, Refused):
+        return _run(process, event, given, since)
+    if isinstance(outcome, Refused):
         raise RuntimeError(
             f"{process.stream}: {outcome.category}.{outcome.name} was refused with {outcome.error}, and "
             f"{type(process).__qualname__} does not handle that; write on_refused(self, event: Refused), and retry"
         )
+    return []
 
 
 def start_timer(process: Process, timer: Timer, given: Input) -> None:
@@ -136,19 +138,20 @@ def _cancel(process: Process, name: str, timer: PendingTimer) -> None:
     process.record(TimerCancelled(number=timer.number, name=name, due=timer.due))
 
 
-def _handle(process: Process, event: Event, given: Input, since: Since) -> None:
+def _handle(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
     process.record(InputTaken(stream=given.origin, place=given.place, type=tag_of(type(event))))
-    _run(process, event, given, since)
+    return _run(process, event, given, since)
 
 
-def _run(process: Process, event: Event, given: Input, since: Since) -> None:
-    """Call the handler of an event, and record what it asks for."""
+def _run(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
+    """Call the handler of an event, record what it asks for, and return that."""
     asks = handlers_of(type(process)).by_type[type(event)].run(process, event, given)
     missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in since]
     if missing:
         raise VersionsMissing(missing)
     for ask in asks:
         _ask(process, ask, given, since)
+    return asks
 
 
 def _ask(process: Process, ask: Ask, given: Input, since: Since) -> None:

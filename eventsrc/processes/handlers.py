@@ -33,10 +33,9 @@ class Handler(NamedTuple):
             return []
         if not inspect.isgenerator(result):
             check_has_run(self.call, result)
-        asks = [result] if isinstance(result, _ASKS) else result
-        if not isinstance(asks, Iterable) or isinstance(asks, str | bytes | dict):
+        if not isinstance(result, Iterable) or isinstance(result, str | bytes | dict):
             raise TypeError(f"{get_name(self.call)} returned {type(result).__name__}; yield commands and timers")
-        found = list(asks)
+        found = list(result)
         for ask in found:
             if not isinstance(ask, _ASKS):
                 raise TypeError(

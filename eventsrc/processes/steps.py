@@ -105,7 +105,7 @@ class Steps(Generic[PR]):
         await self._step(_id_of(context), take_outcome, outcome, self._to_input(context, self._clock()))
 
     async def _step(
-        self, key: str, decide: Callable[..., None], what: Event, given: Input, *, create: bool = False
+        self, key: str, decide: Callable[..., object], what: Event, given: Input, *, create: bool = False
     ) -> None:
         """Let the process decide, in one commit. It is called again with the versions of the aggregates it commands."""
         since: Since = {}

@@ -62,17 +62,17 @@ class Given(Generic[A]):
             if type(event) not in declaration.handlers and type(event) not in declaration.upcasters:
                 raise explain_unhandled(aggregate, event)
         self._past = events
-        self._aggregate = _fold(aggregate, id, self._past)
+        self.aggregate = _fold(aggregate, id, self._past)
 
     def when(self, command: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[A, T]:
         """Call a command on a fresh aggregate with these past events: calls of `when` do not affect each other."""
-        check_command(command, type(self._aggregate))
-        aggregate = _fold(type(self._aggregate), self._aggregate.id, self._past)
+        check_command(command, type(self.aggregate))
+        aggregate = _fold(type(self.aggregate), self.aggregate.id, self._past)
         return _call(aggregate, self._past, command, (aggregate, *args), kwargs)
 
     def then_state(self, **fields: Any) -> Self:
         """Check that these fields (or properties) have these values."""
-        _check_state(self._aggregate, fields)
+        _check_state(self.aggregate, fields)
         return self
 
 
@@ -91,6 +91,12 @@ class Outcome(Generic[A, T]):
             raise self._error
         assert self._aggregate is not None
         return self._aggregate
+
+    @property
+    def result(self) -> T | None:
+        """What the command returned. If it raised an error, reading this raises it."""
+        self.aggregate  # noqa: B018  # raises what the command raised
+        return self._result
 
     def then(self, *events: Event) -> Self:
         """Check that exactly these events were recorded, in this order; without arguments, none.
@@ -124,8 +130,7 @@ class Outcome(Generic[A, T]):
 
     def then_returns(self, result: T) -> Self:
         """Check that the command returned this value."""
-        self.aggregate  # noqa: B018  # raises what the command raised
-        if self._result != result:
+        if self.result != result:
             raise AssertionError(f"returned {self._result!r}, expected {result!r}")
         return self
 
