@@ -22,6 +22,7 @@ DOORS = {
     for door in (
         "",
         ".stores",
+        ".processes",
         ".processing",
         ".publishing",
         ".testing",
