@@ -18,6 +18,13 @@ EventsrcError
 ├── StoreChanged                the checkpoints belong to another store, tenant or history
 ├── SwitchPending               a rebuild is switching to another version of the processor; try again
 ├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
+├── SourceError                 the events of another service cannot be received
+│   ├── SourceUnavailable       no usable answer for as long as the caller waits; start again later
+│   ├── SourceRejected          the service refuses the request, and will do so again
+│   ├── SourceTokenGone         the service does not have the history that the token is of
+│   ├── NotAnEventsApi          an answer is not that of an events API
+│   ├── SourceOutOfOrder        an event came again, or before one that it follows
+│   └── SourceGap               the service left out events
 ├── StoredDataError             stored data cannot be used
 │   ├── CorruptPayload          the bytes are damaged, or were not written by this library
 │   ├── PayloadTooLarge         the payload expands beyond the limit; raised on a save too, before the write
@@ -315,6 +322,77 @@ class NotActive(EventsrcError):
             f"{self.tag}@{self.version} is not active, {self.tag}@{self.active} is; deploy the active version, or call "
             "`rebuild` if this one is new; a version that was replaced cannot run again, give its handlers a new one"
         )
+
+
+class SourceError(EventsrcError):
+    """The events of another service cannot be received. Nothing of what was received before is lost.
+
+    `url` is the address that was asked, without its user, password and query.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.reason}"
+
+
+class SourceUnavailable(SourceError):
+    """The service gave no usable answer for as long as the caller waits. Start again later, with the last token.
+
+    `retry_after` is the number of seconds for which the service wants to be left alone; 0 if it did not say.
+    """
+
+    def __init__(self, url: str, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
+
+
+class SourceRejected(SourceError):
+    """The service answered with `status`, and will do so again. `detail` is what it says, or "".
+
+    `status` is 0 if its certificate is not accepted.
+    """
+
+    def __init__(self, url: str, status: int, detail: str) -> None:
+        Exception.__init__(self, url, status, detail)
+        self.url, self.status, self.detail = url, status, detail
+        answer = f"answered {status}" if status else "is not trusted"
+        self.reason = f"{answer}{': ' if detail else ''}{detail}; check the address, the headers and the certificate"
+
+
+class SourceTokenGone(SourceError):
+    """The token is of another store, or of a history that was lost, as `detail` says. Nothing was received.
+
+    Start again without a token. Events that were received before may then come again.
+    """
+
+    def __init__(self, url: str, detail: str) -> None:
+        Exception.__init__(self, url, detail)
+        self.url, self.detail = url, detail
+        self.reason = (
+            f"the token is not of the history that is served now{': ' if detail else ''}{detail}; start again without "
+            "a token, and expect events that were received before"
+        )
+
+
+class NotAnEventsApi(SourceError):
+    """An answer is not that of an events API, as `reason` says. Check the address, and what answers there."""
+
+
+class SourceOutOfOrder(SourceError):
+    """An event came again, or before one that it follows. It was not delivered. `reason` says which.
+
+    The service, or a cache in front of it, breaks the promise of the API: compare with what its store has.
+    """
+
+
+class SourceGap(SourceError):
+    """The service continues after events that it has not sent. None of those after the gap was delivered.
+
+    The service, or a cache in front of it, breaks the promise of the API, for example by dropping `Last-Event-ID`.
+    """
 
 
 class StoredDataError(EventsrcError):

@@ -29,7 +29,16 @@ from psycopg.conninfo import conninfo_to_dict
 from support.postgres import create_database, postgres_server
 
 import eventsrc
-from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
+from eventsrc import (
+    Commit,
+    DynamoDBStore,
+    EventsrcError,
+    Snapshot,
+    SourceError,
+    SQLiteStore,
+    StoredDataError,
+    StoreError,
+)
 from eventsrc.stores.dynamodb.items import NAMES
 from eventsrc.stores.dynamodb.rights import SIDES, make_policy
 from eventsrc.stores.sqlite.connection import SCHEMA
@@ -124,7 +133,7 @@ def test_links_have_a_target(page: Path) -> None:
 def test_every_error_is_explained() -> None:
     public = [getattr(eventsrc, name) for name in eventsrc.__all__]
     errors = {each.__name__ for each in public if isinstance(each, type) and issubclass(each, EventsrcError)}
-    families = {each.__name__ for each in (EventsrcError, StoredDataError, StoreError)}
+    families = {each.__name__ for each in (EventsrcError, SourceError, StoredDataError, StoreError)}
     assert {name for row in table("operations.md", "Errors") for name in quoted(row[0])} == errors - families
 
 

@@ -24,6 +24,7 @@ DOORS = {
         ".stores",
         ".processing",
         ".publishing",
+        ".messaging",
         ".testing",
         ".local",
         ".telemetry",
