@@ -44,6 +44,7 @@ from .errors import (
     UnhandledEvent,
     UnknownEventType,
     UpcasterFailed,
+    WrongSource,
     WrongStore,
 )
 from .repository.cache import CachePolicy, CacheUse
@@ -122,6 +123,7 @@ __all__ = [
     "UnknownEventType",
     "UpcasterFailed",
     "Usage",
+    "WrongSource",
     "WrongStore",
     "current_trace",
     "open_store",

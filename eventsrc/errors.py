@@ -18,6 +18,7 @@ EventsrcError
 ├── StoreChanged                the checkpoints belong to another store, tenant or history
 ├── SwitchPending               a rebuild is switching to another version of the processor; try again
 ├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
+├── WrongSource                 an event is of another source than the inbox; give it to an inbox of its own
 ├── SourceError                 the events of another service cannot be received
 │   ├── SourceUnavailable       no usable answer for as long as the caller waits; start again later
 │   ├── SourceRejected          the service refuses the request, and will do so again
@@ -322,6 +323,18 @@ class NotActive(EventsrcError):
             f"{self.tag}@{self.version} is not active, {self.tag}@{self.active} is; deploy the active version, or call "
             "`rebuild` if this one is new; a version that was replaced cannot run again, give its handlers a new one"
         )
+
+
+class WrongSource(EventsrcError, ValueError):
+    """An event is of the source `given`, and the inbox takes those of `expected`. Nothing was stored."""
+
+    def __init__(self, expected: str, given: str) -> None:
+        super().__init__(expected, given)
+        self.expected, self.given = expected, given
+
+    def __str__(self) -> str:
+        shown = self.given[:100]
+        return f"an event of {shown!r} was given to the inbox of {self.expected!r}; make an inbox for each source"
 
 
 class SourceError(EventsrcError):

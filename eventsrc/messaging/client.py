@@ -99,6 +99,18 @@ class EventsClient:
             self._order.resume(token)
         self._token = self._delivered = token
 
+    async def find_latest(self) -> str:
+        """Return the token after all events that the service has now. Raises as `read`."""
+
+        async def once() -> str:
+            page = await self._connection.get_page(LATEST)
+            if page.next is None:
+                raise NotAnEventsApi(self._connection.shown, "it names no place after the latest event")
+            Order(self._connection.shown).advance(page.next)  # raises if it is not a token
+            return page.next
+
+        return await on_lost_source(self._patience, _note)(once)
+
     @property
     def token(self) -> str:
         """The token from which to resume after all that was delivered."""

@@ -19,20 +19,27 @@ class Cutter:
         self.most = most
         self.cuts = 0
         self._target, self._chance = port, random.Random(seed)
+        self.tasks = set[asyncio.Task[None]]()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         left = None if self.most is None else self._chance.randrange(self.most)
         with suppress(OSError):
             there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
             requests = asyncio.create_task(self._copy(reader, there, None))
-            try:
-                if await self._copy(there_reader, writer, left):
-                    self.cuts += 1
+            answers = asyncio.create_task(self._copy(there_reader, writer, left))
+            try:  # the first end is that of both
+                await asyncio.wait((requests, answers), return_when=asyncio.FIRST_COMPLETED)
+                self.cuts += answers.done() and answers.result()
             finally:
-                requests.cancel()
-                await asyncio.wait((requests,))
+                for copying in (requests, answers):
+                    copying.cancel()
+                await asyncio.wait((requests, answers))
                 there.close()
-        writer.transport.abort()
+                writer.transport.abort()
 
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, left: int | None) -> bool:
         """Forward bytes until the source ends. Return whether the limit came first."""
@@ -57,3 +64,7 @@ async def cutting(port: int, seed: int = 1, most: int | None = 4000) -> AsyncIte
         yield cutter
     finally:
         server.close()
+        for task in cutter.tasks:
+            task.cancel()
+        if cutter.tasks:
+            await asyncio.wait(cutter.tasks)

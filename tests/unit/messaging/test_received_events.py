@@ -63,6 +63,7 @@ def test_an_event_is_read_with_all_its_attributes() -> None:
         {"source": None},
         {"type": ["secret"]},
         {"time": "secret"},
+        {"time": "2026-01-02T03:04:05"},
         {"subject": {"secret": 1}},
         {"extension": {"secret": 1}},
     ],
