@@ -26,6 +26,8 @@ EventsrcError
 │   ├── NotAnEventsApi          an answer is not that of an events API
 │   ├── SourceOutOfOrder        an event came again, or before one that it follows
 │   └── SourceGap               the service left out events
+├── MessageTooLarge             an event is larger than a message of the sink; it was not sent
+├── MessageRefused              a sink refuses an event, and will do so again
 ├── StoredDataError             stored data cannot be used
 │   ├── CorruptPayload          the bytes are damaged, or were not written by this library
 │   ├── PayloadTooLarge         the payload expands beyond the limit; raised on a save too, before the write
@@ -406,6 +408,34 @@ class SourceGap(SourceError):
 
     The service, or a cache in front of it, breaks the promise of the API, for example by dropping `Last-Event-ID`.
     """
+
+
+class MessageTooLarge(EventsrcError, ValueError):
+    """The event `id` makes a message of `size` bytes, and the sink takes `limit`. Nothing of its commit was sent.
+
+    Publish less of it with `PublishedEvent(..., data=...)`, or raise the limit where the service allows it.
+    """
+
+    def __init__(self, id: str, size: int, limit: int) -> None:
+        super().__init__(id, size, limit)
+        self.id, self.size, self.limit = id, size, limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.id} makes a message of {self.size:,} bytes, the limit is {self.limit:,}; publish less of it with "
+            "`data=`, or raise the limit of the service and of the sink"
+        )
+
+
+class MessageRefused(EventsrcError):
+    """The service refuses the event `id` with the error `code`, and will do so again. Later ones were not sent."""
+
+    def __init__(self, id: str, code: str) -> None:
+        super().__init__(id, code)
+        self.id, self.code = id, code
+
+    def __str__(self) -> str:
+        return f"the service refuses {self.id} with {self.code}; fix the queue, topic or rights, and call `retry`"
 
 
 class StoredDataError(EventsrcError):

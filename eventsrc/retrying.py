@@ -122,6 +122,16 @@ def on_failed_handler(
     )
 
 
+def on_busy_sink(patience: float) -> AsyncRetrying:
+    """Send again what a sink did not take, with waits of up to 2 s, until `patience` seconds have passed."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(TRANSIENT),
+        stop=stop_before_delay(patience),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        reraise=True,
+    )
+
+
 def on_lost_source(patience: float, note: Callable[[SourceUnavailable, float], None]) -> AsyncRetrying:
     """Ask another service again, until `patience` seconds have passed since the first failure.
 

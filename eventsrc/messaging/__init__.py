@@ -1,4 +1,4 @@
-"""To and from other services: their events as they are stored there.
+"""To and from other services: their events as they are stored there, and ours in queues, topics, buses and streams.
 
 ```python
 async with events_client("https://ledger.example.com/events/") as events:
@@ -10,6 +10,24 @@ async with events_client("https://ledger.example.com/events/") as events:
 from .client import EventsClient, events_client
 from .inbox import Inbox
 from .inbox_stream import Received
+from .outbound import Outbound
 from .received_event import ReceivedEvent
+from .sinks.buses import EventBridgeSink, KinesisSink
+from .sinks.queues import SNSSink, SQSSink
+from .sinks.sink import Message, Refusal, Sink
 
-__all__ = ["EventsClient", "Inbox", "Received", "ReceivedEvent", "events_client"]
+__all__ = [
+    "EventBridgeSink",
+    "EventsClient",
+    "Inbox",
+    "KinesisSink",
+    "Message",
+    "Outbound",
+    "Received",
+    "ReceivedEvent",
+    "Refusal",
+    "SNSSink",
+    "SQSSink",
+    "Sink",
+    "events_client",
+]
