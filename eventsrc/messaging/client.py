@@ -56,7 +56,7 @@ def events_client(
       stream at once, is in memory.
 
     Raises:
-        DeclarationError: httpx is not installed.
+        ModuleNotFoundError: httpx is not installed.
         ValueError: an option has a value that is not allowed, or `after` is not a token of an events API.
     """
     if min(timeout, silence, patience, max_bytes) <= 0:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from ..errors import DeclarationError, NotAnEventsApi, SourceRejected, SourceTokenGone, SourceUnavailable
+from ..errors import NotAnEventsApi, SourceRejected, SourceTokenGone, SourceUnavailable
 from .received_event import ReceivedEvent, parse_event
 from .sse import Block, Parser, TooLong
 
@@ -43,15 +43,16 @@ class Connection:
     """Asks one events API. `shown` is its address for messages.
 
     Raises:
-        DeclarationError: httpx is not installed.
+        ModuleNotFoundError: httpx is not installed.
         ValueError: `url` is not an address of HTTP.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], client: httpx.AsyncClient | None, limits: Limits) -> None:
         try:
             import httpx  # here, because it is an extra
-        except ImportError:
-            raise DeclarationError("events_client", 'needs httpx; install "eventsrc[client]"') from None
+        except ModuleNotFoundError:
+            advice = 'events_client needs httpx; run: pip install "eventsrc[client]"'
+            raise ModuleNotFoundError(advice, name="httpx") from None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("url is not an address of HTTP; give one such as https://ledger.example.com/events/")

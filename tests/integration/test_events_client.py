@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -351,6 +352,12 @@ def test_an_address_that_is_not_one_of_http_is_refused(url: str) -> None:
 def test_limits_are_positive(option: str) -> None:
     with pytest.raises(ValueError, match="above 0"):
         events_client("http://ledger/", **{option: 0})  # type: ignore[arg-type]
+
+
+def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install \"eventsrc\[client\]\""):
+        events_client("http://ledger/")
 
 
 async def test_it_starts_elsewhere_only_before_the_first_event() -> None:
