@@ -25,6 +25,7 @@ DOORS = {
         ".processes",
         ".processing",
         ".publishing",
+        ".messaging",
         ".testing",
         ".local",
         ".telemetry",
