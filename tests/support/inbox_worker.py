@@ -20,10 +20,6 @@ class Deposit(msgspec.Struct):
     amount: int
 
 
-class Joined(Event, tag="member.joined"):
-    pass
-
-
 class PointsEarned(Event, tag="member.points"):
     points: int
     cause: str
@@ -34,8 +30,6 @@ class Member(Aggregate, tag="member"):
 
     def earn(self, points: int, cause: str) -> None:
         self.record(PointsEarned(points=points, cause=cause))
-
-    def apply_joined(self, event: Joined) -> None: ...
 
     def apply_points(self, event: PointsEarned) -> None:
         self.points += event.points
