@@ -16,13 +16,22 @@ from zlib import crc32
 import lz4.block
 import msgspec
 
-from eventsrc import Aggregate, Commit, DynamoDBStore, Event, EventsrcError, MemoryStore, Snapshot, SnapshotPolicy
+from eventsrc import (
+    Aggregate,
+    Commit,
+    CommitOutcomeUnknown,
+    DynamoDBStore,
+    Event,
+    EventsrcError,
+    MemoryStore,
+    Snapshot,
+    SnapshotPolicy,
+)
 from eventsrc.aggregates.codec import LZ4, RAW, join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.partitions import TablePartitions
-from eventsrc.stores.dynamodb.store import _find_stored
+from eventsrc.stores.dynamodb.partitions import TablePartitions, find_stored
 from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.sdk import SDKReply
@@ -243,7 +252,9 @@ class Fuzzer:
             return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
             commit = self._commits[0]
-            stored = self._items.read_stored(reply, commit) or await _find_stored(partitions, commit)
+            stored = self._items.read_stored(reply, commit) or await find_stored(
+                partitions, commit, CommitOutcomeUnknown(commit)
+            )
             return settle(commit, self._items.to_commit(stored, STREAM), Usage())
         client.refuses = True
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from heapq import nsmallest
 from types import coroutine
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import ConflictError
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream_id import check_stream
 from ..usage import Usage
 from .causes import MemoryLookup
 from .feed import Head
-from .limits import MAX_COMMIT_BYTES, check_commit
+from .limits import MAX_COMMIT_BYTES
 from .ordered import PAGE, OrderedStore
-from .settle import settle
+from .transacting import Guard, check_transaction, find_outcome, make_receipts
 
 
 class MemoryStore(OrderedStore):
@@ -33,23 +32,38 @@ class MemoryStore(OrderedStore):
         self._lookup = MemoryLookup(self.commits_after)
 
     async def append(self, commit: Commit) -> Receipt:
-        check_stream(commit.stream)
-        check_commit(commit, self._max_commit_bytes)
+        return (await self.append_all((commit,)))[0]
+
+    async def append_all(
+        self,
+        commits: Sequence[Commit],
+        guards: Sequence[Guard] = (),
+        *,
+        inline: Callable[[None], None] | None = None,
+    ) -> Sequence[Receipt]:
+        check_transaction(commits, guards, self._max_commit_bytes)
         used = Usage(calls=1)
         with self.in_flight(used=used):
             await _yield_to_others()
-            commits = self._streams.setdefault(commit.stream, [])
-            if commit.version <= len(commits):
-                return settle(commit, commits[commit.version - 1], used)
-            if commit.version > len(commits) + 1:
-                used.conflicts += 1
-                raise ConflictError(commit.stream, commit.version - 1, len(commits))
-            stored = msgspec.structs.replace(commit, position=len(self._all) + 1)
-            commits.append(stored)
-            self._all.append(stored)
+            receipts = find_outcome(commits, guards, used, self._head_of, self._commit_at)
+            if receipts is not None or not commits:
+                return receipts or ()
+            if inline is not None:
+                inline(None)
+            last = len(self._all)
+            stored = [msgspec.structs.replace(each, position=last + n) for n, each in enumerate(commits, 1)]
+            for commit in stored:
+                self._streams.setdefault(commit.stream, []).append(commit)
+            self._all += stored
             self.notify()
-            await _yield_to_others()  # a cancellation here leaves it stored
-            return settle(commit, stored, used)
+            await _yield_to_others()  # a cancellation here leaves them stored
+            return make_receipts(stored, used)
+
+    def _head_of(self, stream: str) -> int:
+        return len(self._streams.get(stream, ()))
+
+    def _commit_at(self, stream: str, version: int) -> Commit | None:
+        return self._streams[stream][version - 1]
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
