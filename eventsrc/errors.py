@@ -454,20 +454,22 @@ class CommitOutcomeUnknown(StoreError):
 
 
 class TransactionOutcomeUnknown(CommitOutcomeUnknown):
-    """No definite answer came for a transaction before the deadline. All of its `commits` are stored, or none is.
+    """No definite answer came for a transaction, or it was cancelled. All of its `commits` may be stored, or none.
 
     `guards` are the streams that were only read, with their versions. None of the commits may be sent alone.
-    `await tx.settle()` of the transaction, or `await eventsrc.transactions.settle(store, error)`, sends the same
-    transaction again, and its outcome is exact.
+    `await tx.settle()`, or `await eventsrc.transactions.settle(store, error)`, sends the same transaction again, and
+    its outcome is exact. With an inline projection (`has_inline`), only the process that sent it can settle it.
     """
 
-    def __init__(self, commits: Sequence[Commit], guards: Sequence[tuple[str, int]], reason: str = "") -> None:
+    def __init__(
+        self, commits: Sequence[Commit], guards: Sequence[tuple[str, int]], reason: str = "", has_inline: bool = False
+    ) -> None:
         super().__init__(commits[0], reason)
-        self.args = (commits, guards, reason)
-        self.commits, self.guards = tuple(commits), tuple(guards)
+        self.commits, self.guards, self.has_inline = tuple(commits), tuple(guards), has_inline
+        self.args = (self.commits, self.guards, reason, has_inline)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.commits, self.guards, self.reason)
+        return type(self), self.args
 
     def __str__(self) -> str:
         last = f" (last: {self.reason})" if self.reason else ""

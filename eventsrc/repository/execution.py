@@ -11,7 +11,7 @@ import msgspec
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.commands import CommandCall
 from ..errors import ConflictError, EventsrcError, IdempotencyError
-from ..store import Commit, Receipt
+from ..store import Commit, Receipt, Store
 from .cache import Cache, Frozen
 from .settling import explain_cancellation
 from .snapshots import Snapshots
@@ -46,6 +46,7 @@ class Steps(msgspec.Struct, Generic[A], frozen=True):
     snapshots: Snapshots[A]
     cache: Cache
     attempts: int  # to save
+    store: Store
 
 
 async def execute(

@@ -62,7 +62,9 @@ class Repository(Generic[A]):
         self._store = store
         self._snapshots = Snapshots(aggregate, store, snapshots)
         self._cache = Cache(cache, store.deadline)
-        self._steps = Steps(self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache, attempts)
+        self._steps = Steps(
+            self.load, self._fold, self._catch_up, self._save, self._snapshots, self._cache, attempts, store
+        )
 
     @property
     def cache_use(self) -> CacheUse:
@@ -258,3 +260,8 @@ class Repository(Generic[A]):
         """Read and apply the commits after the aggregate's version."""
         newer = read_without_gaps(self._store, aggregate.stream, aggregate.version)
         await fold_in_parts(self._fold, aggregate, [commit async for commit in newer])
+
+
+def steps_of(repository: Repository[A]) -> Steps[A]:
+    """Return what a repository is made of. Other modules reach it only through this function."""
+    return repository._steps  # noqa: SLF001  # this file owns it

@@ -32,7 +32,7 @@ class MemoryStore(OrderedStore):
         self._lookup = MemoryLookup(self.commits_after)
 
     async def append(self, commit: Commit) -> Receipt:
-        return (await self.append_all((commit,)))[0]
+        return (await self._append((commit,), (), None))[0]
 
     async def append_all(
         self,
@@ -40,6 +40,11 @@ class MemoryStore(OrderedStore):
         guards: Sequence[Guard] = (),
         *,
         inline: Callable[[None], None] | None = None,
+    ) -> Sequence[Receipt]:
+        return await self._append(commits, guards, inline)
+
+    async def _append(
+        self, commits: Sequence[Commit], guards: Sequence[Guard], inline: Callable[[None], None] | None
     ) -> Sequence[Receipt]:
         check_transaction(commits, guards, self._max_commit_bytes)
         used = Usage(calls=1)

@@ -28,6 +28,7 @@ DOORS = {
         ".local",
         ".telemetry",
         ".tracing",
+        ".transactions",
         ".inspection",
         ".studio",
     )
