@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self, TypeVar, overload
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeVar, cast, overload
 
 from ..aggregates.aggregate import Aggregate, journal_of
+from ..aggregates.commands import check_has_run
 from ..aggregates.declaration import declaration_of, describe_other
 from ..aggregates.event import Event
 from ..errors import (
@@ -218,7 +220,7 @@ class Transaction:
         together, members, events = self._sent
         inline = self._inline
         recorded = [Recorded(commit, each) for commit, each in zip(together.commits, events, strict=True)]
-        options: dict[str, Any] = {"inline": lambda writes: inline(writes, recorded)} if inline is not None else {}
+        options: dict[str, Any] = {"inline": partial(_call, inline, recorded)} if inline is not None else {}
         try:
             receipts: Sequence[Receipt] = await self._store.append_all(together.commits, together.guards, **options)
         except CancelledError as cancelled:
@@ -241,6 +243,11 @@ class Transaction:
         except CancelledError as cancelled:
             raise cancelled from together.to_error("cancelled", inline is not None)
         return receipts
+
+
+def _call(inline: Inline[Any], recorded: Sequence[Recorded], writes: Any) -> None:
+    """Call an inline projection. Raises its error, or TypeError if it has not run because it awaits."""
+    check_has_run(inline, cast(object, inline(writes, recorded)), "an inline projection")
 
 
 @overload
