@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none, wait_random
 
-from eventsrc import DynamoDBStore, SQLiteStore, concurrency
+from eventsrc import DynamoDBStore, SQLiteStore, concurrency, transactions
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.aggregates.parts import Trace
@@ -51,6 +51,7 @@ from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.sqlite import connection as sqlite_connection
 from eventsrc.stores.sqlite import file, rows, threads
+from eventsrc.stores.sqlite import store as sqlite_store
 from eventsrc.stores.sqlite.watcher import Watcher
 from eventsrc.transactions import deciding
 from eventsrc.transactions.joint import Transaction
@@ -102,17 +103,20 @@ def absence_not_guarded() -> list[Patch]:
 
 def member_sent_alone() -> list[Patch]:
     """A save of an object sends its commit of a transaction whose outcome is not known, alone."""
-    return [edited(settling, "check_store", ("isinstance(journal.sent_to, SentTogether)", "False"))]
+    changed = edited(settling, "check_store", ("isinstance(journal.sent_to, SentTogether)", "False"))
+    return [(repository, "check_store", changed[2])]
 
 
 def failed_transaction_left_in_the_group() -> list[Patch]:
     """A transaction that fails in the middle leaves its first commits in the transaction that others share."""
-    return [edited(rows, "append_all", ("if connection.in_transaction:", "if False:"))]
+    changed = edited(rows, "append_all", ("if connection.in_transaction:", "if False:"))
+    return [(sqlite_store, "append_all", changed[2])]
 
 
 def errors_of_a_function_not_checked() -> list[Patch]:
     """`transact` raises an error of its function although the function has seen a state that never was."""
-    return [edited(deciding, "transact", ("await tx.check()", "pass"))]
+    changed = edited(deciding, "transact", ("await tx.check()", "pass"))
+    return [(transactions, "transact", changed[2])]
 
 
 def parking_without_the_fence() -> list[Patch]:

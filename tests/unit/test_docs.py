@@ -129,7 +129,8 @@ def test_every_error_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "door", ["", ".stores", ".processing", ".publishing", ".testing", ".testing.contract", ".local"]
+    "door",
+    ["", ".stores", ".processing", ".publishing", ".testing", ".testing.contract", ".local", ".transactions"],
 )
 def test_every_public_name_is_on_a_page(door: str) -> None:
     pages = "".join(page.read_text() for page in PAGES)
