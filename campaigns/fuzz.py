@@ -39,6 +39,7 @@ from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.feed import Damaged
 from eventsrc.stores.settle import settle
 from eventsrc.stores.sqlite import pages
+from eventsrc.stores.transacting import Guard
 from eventsrc.usage import Usage
 
 from .progress import report
@@ -178,6 +179,10 @@ class Fuzzer:
             {"ConsumedCapacity": capacity, "Items": found[:1]},
             {"ConsumedCapacity": capacity, "Item": found[1]},
             {"__type": "x#ConditionalCheckFailedException", "Item": found[2], "message": "no"},
+            {
+                "__type": "x#TransactionCanceledException",
+                "CancellationReasons": [{"Code": "None"}, {"Code": "ConditionalCheckFailed", "Item": found[1]}],
+            },
         ]
         self._json = [msgspec.json.encode(answer) for answer in self._answers]
 
@@ -245,7 +250,7 @@ class Fuzzer:
         """Call the store with a client that gives this answer to every request, without retries."""
         client = Answering(reply)
         self._store.table.connection.client = client
-        call, partitions = self._random.randrange(4), TablePartitions(self._store.table, self._items, Usage())
+        call, partitions = self._random.randrange(5), TablePartitions(self._store.table, self._items, Usage())
         if call == 0:
             return await partitions.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
         if call == 1:
@@ -257,6 +262,12 @@ class Fuzzer:
             )
             return settle(commit, self._items.to_commit(stored, STREAM), Usage())
         client.refuses = True
+        if call == 3:
+            other = msgspec.structs.replace(self._commits[0], stream="till-2")
+            guards = [Guard(STREAM, 1)] if self._random.random() < 0.5 else [Guard("till-3", 0)]
+            commits = [other] if guards[0].stream == STREAM else [other, self._commits[1]]
+            with patch.object(self._store, "in_flight", lambda **_: nullcontext()):
+                return await self._store.append_all(commits, guards)
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])
 
@@ -300,7 +311,7 @@ class Answering:
         self.refuses = False
 
     async def call(self, operation: str, request: Any) -> Any:
-        if self.refuses and operation == "PutItem":
+        if self.refuses and operation in ("PutItem", "TransactWriteItems"):
             raise ServiceError(CONDITION_FAILED, 400, self._reply)
         return self._reply
 
