@@ -1,6 +1,6 @@
 """The long form of each campaign, in parts that can run in separate processes.
 
-Together they take about 1,300 s of CPU on a quiet machine, so less than 12 minutes on two cores; most are of `reading`.
+Together they take about 1,700 s of CPU on a quiet machine, so about 15 minutes on two cores; most are of `reading`.
 """
 
 from __future__ import annotations

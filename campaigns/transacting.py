@@ -40,13 +40,14 @@ from eventsrc import (
     EventsrcError,
     MemoryStore,
     Receipt,
+    Recorded,
     Repository,
     SnapshotPolicy,
     SQLiteStore,
     Store,
     TransactionOutcomeUnknown,
 )
-from eventsrc.stores import Guard
+from eventsrc.stores import Guard, InlineDatabase
 from eventsrc.transactions import Transaction, settle, transact
 
 from . import PYTHONPATH
@@ -265,7 +266,8 @@ def _search(after: Mapping[int, Iterable[int]]) -> list[int]:
 class Bank:
     """Clients that move money between accounts, and between pairs of purses that must not be overdrawn together."""
 
-    def __init__(self, source: Random, name: str, deadline: float) -> None:
+    def __init__(self, source: Random, name: str, deadline: float, **options: Any) -> None:
+        self._options = options  # of each `transact`
         self.accounts = [f"{name}.a{number}" for number in range(ACCOUNTS)]
         self.pairs = [(f"{name}.p{number}", f"{name}.q{number}") for number in range(PAIRS)]
         self.violations: list[str] = []
@@ -284,7 +286,7 @@ class Bank:
                 if await tx.find(purses, id) is None:
                     tx.add(purses, Purse(id=id)).move(OPENING)
 
-        await transact(store, create)
+        await transact(store, create, **self._options)
 
     async def work(self, store: Store, steps: float) -> None:
         purses = Repository(Purse, store, snapshots=POLICY)
@@ -326,7 +328,7 @@ class Bank:
             purse.move(-amount)
             (await tx.load(purses, target)).move(amount)
 
-        await transact(store, decide, attempts=self._random.choice((1, 3, 10)))
+        await transact(store, decide, attempts=self._random.choice((1, 3, 10)), **self._options)
 
     async def _draw(self, store: Store, purses: Repository[Purse]) -> None:
         """Take money from one purse of a pair if both together have enough: without guards, a write skew."""
@@ -339,7 +341,8 @@ class Bank:
             purse.move(-amount if both >= amount else 40)
             return both
 
-        if (both := await transact(store, decide, attempts=self._random.choice((1, 3, 10)))) < 0:
+        attempts = self._random.choice((1, 3, 10))
+        if (both := await transact(store, decide, attempts=attempts, **self._options)) < 0:
             self.violations.append(f"{one} and {other} had {both} together")
 
     async def _audit(self, store: Store, purses: Repository[Purse]) -> None:
@@ -367,6 +370,17 @@ class Bank:
             if both < 0:
                 self.violations.append(f"{pair} have {both} together at the end")
         return {stream: [commit async for commit in store.read(stream)] for stream in self.streams}
+
+
+def project(db: InlineDatabase, recorded: Sequence[Recorded]) -> None:
+    """Keep the balances in a table, in the transaction of the commits."""
+    db.execute("CREATE TABLE IF NOT EXISTS balances (stream TEXT PRIMARY KEY, balance INTEGER NOT NULL) STRICT")
+    for commit, events in recorded:
+        change = sum(event.amount for event in events if isinstance(event, Moved))
+        db.execute(
+            "INSERT INTO balances VALUES (?, ?) ON CONFLICT DO UPDATE SET balance = balance + excluded.balance",
+            (commit.stream, change),
+        )
 
 
 class LosingStore(MemoryStore):
@@ -503,7 +517,7 @@ def kills(times: int, seed: int, directory: Path) -> Layer:
     """Kill processes that make transactions on one SQLite file, `times` in all, at random moments."""
     begun, source = perf_counter(), Random(seed)
     path, names, sent = directory / f"bank-{seed}.db", count(), list[Sent]()
-    bank = Bank(source, "k", 1.0)
+    bank = Bank(source, "k", 1.0, inline=project)
     running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start() -> None:
@@ -540,9 +554,13 @@ def kills(times: int, seed: int, directory: Path) -> Layer:
         with closing(sqlite3.connect(path)) as connection:
             if (found := connection.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
                 bank.violations.append(f"integrity_check is {found}")
+            rows: dict[str, int] = dict(connection.execute("SELECT stream, balance FROM balances").fetchall())
         async with SQLiteStore(path) as store:
             recorder.watch(store)
             logs = await bank.check(store)
+            purses = await Repository(Purse, store).load_many([stream.partition("-")[2] for stream in bank.streams])
+        if rows != (folded := {purse.stream: purse.balance for purse in purses.values()}):
+            bank.violations.append(f"the inline projection has {rows}, the streams have {folded}")
         sent.extend(recorder.sent)
         return logs
 
@@ -563,7 +581,7 @@ def _count_stored(records: Path) -> int:
 
 async def write(path: Path, records: Path, name: str) -> None:
     """Make transactions until killed. Audits of this process that fail end it with an error."""
-    recorder, bank = Recorder(monotonic, records), Bank(Random(name), "k", 1.0)
+    recorder, bank = Recorder(monotonic, records), Bank(Random(name), "k", 1.0, inline=project)
     async with SQLiteStore(path) as store:
         recorder.watch(store)
         while not bank.violations:

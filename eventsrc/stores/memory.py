@@ -9,13 +9,15 @@ from uuid import uuid4
 
 import msgspec
 
+from ..errors import ConflictError
 from ..store import MAX_VERSION, Commit, Loaded, Receipt, Snapshot
 from ..stream_id import check_stream
 from ..usage import Usage
 from .causes import MemoryLookup
 from .feed import Head
-from .limits import MAX_COMMIT_BYTES
+from .limits import MAX_COMMIT_BYTES, check_commit
 from .ordered import PAGE, OrderedStore
+from .settle import settle
 from .transacting import Guard, check_transaction, find_outcome, make_receipts
 
 
@@ -32,43 +34,48 @@ class MemoryStore(OrderedStore):
         self._lookup = MemoryLookup(self.commits_after)
 
     async def append(self, commit: Commit) -> Receipt:
-        return (await self._append((commit,), (), None))[0]
+        check_stream(commit.stream)
+        check_commit(commit, self._max_commit_bytes)
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            await _yield_to_others()
+            commits = self._streams.get(commit.stream, [])
+            if commit.version <= len(commits):
+                return settle(commit, commits[commit.version - 1], used)
+            if commit.version > len(commits) + 1:
+                used.conflicts += 1
+                raise ConflictError(commit.stream, commit.version - 1, len(commits))
+            [stored] = self._store((commit,))
+            await _yield_to_others()  # a cancellation here leaves it stored
+            return settle(commit, stored, used)
 
     async def append_all(
-        self,
-        commits: Sequence[Commit],
-        guards: Sequence[Guard] = (),
-        *,
-        inline: Callable[[None], None] | None = None,
-    ) -> Sequence[Receipt]:
-        return await self._append(commits, guards, inline)
-
-    async def _append(
-        self, commits: Sequence[Commit], guards: Sequence[Guard], inline: Callable[[None], None] | None
+        self, commits: Sequence[Commit], guards: Sequence[Guard] = (), *, inline: Callable[[None], None] | None = None
     ) -> Sequence[Receipt]:
         check_transaction(commits, guards, self._max_commit_bytes)
         used = Usage(calls=1)
         with self.in_flight(used=used):
             await _yield_to_others()
-            receipts = find_outcome(commits, guards, used, self._head_of, self._commit_at)
+            streams = self._streams
+            receipts = find_outcome(
+                commits, guards, used, lambda name: len(streams.get(name, ())), lambda name, at: streams[name][at - 1]
+            )
             if receipts is not None or not commits:
                 return receipts or ()
             if inline is not None:
                 inline(None)
-            last = len(self._all)
-            stored = [msgspec.structs.replace(each, position=last + n) for n, each in enumerate(commits, 1)]
-            for commit in stored:
-                self._streams.setdefault(commit.stream, []).append(commit)
-            self._all += stored
-            self.notify()
-            await _yield_to_others()  # a cancellation here leaves them stored
+            stored = self._store(commits)
+            await _yield_to_others()  # as above
             return make_receipts(stored, used)
 
-    def _head_of(self, stream: str) -> int:
-        return len(self._streams.get(stream, ()))
-
-    def _commit_at(self, stream: str, version: int) -> Commit | None:
-        return self._streams[stream][version - 1]
+    def _store(self, commits: Sequence[Commit]) -> list[Commit]:
+        last = len(self._all)
+        stored = [msgspec.structs.replace(each, position=last + number) for number, each in enumerate(commits, 1)]
+        for commit in stored:
+            self._streams.setdefault(commit.stream, []).append(commit)
+        self._all += stored
+        self.notify()
+        return stored
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)

@@ -64,6 +64,15 @@ def test_a_cycle_and_a_part_are_found() -> None:
     assert "a part of a transaction" in check([both], {"a-1": [one]}).violations[0]
 
 
+def test_rows_outside_of_the_transaction_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transacting.Bank, "open", _open_without_rows)
+    assert any("inline projection" in each for each in kills(3, 1, tmp_path).violations)
+
+
+async def _open_without_rows(bank: transacting.Bank, store: Any, whole: Any = transacting.Bank.open) -> None:
+    await whole(transacting.Bank(bank._random, "k", 1.0), store)
+
+
 def test_losses_of_a_killed_process_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = transacting.Bank.check
 

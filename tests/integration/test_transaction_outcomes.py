@@ -106,6 +106,14 @@ def cancelled(*codes: str) -> Answer:
     return Answer(400, json.dumps(body).encode())
 
 
+async def release(proxy: Proxy) -> None:
+    """Send the service all requests that were held, of which there is one at least."""
+    proxy.go_on.set()
+    async with asyncio.timeout(20):
+        while "TransactWriteItems" not in proxy.operations or proxy.forwarded < len(proxy.operations):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def expect_both(store: DynamoDBStore, commits: list[Commit], count: int = 1) -> None:
     for commit in commits:
         await expect_stored(store, commit.stream, [commit][:count])
@@ -158,6 +166,15 @@ async def test_a_moved_guard_next_to_an_item_that_is_being_written_proves_nothin
     assert len(await bench.store.append_all(commits, guards)) == 2
     assert bench.proxy.counts == {"TransactWriteItems": 2, "GetItem": 1}
     await expect_both(bench.direct, commits)
+    late, _ = pair()
+
+    def choose() -> Fault:
+        reads = bench.proxy.operations[-1] == "GetItem"
+        return PASS if reads else cancelled("TransactionConflict", "None", "ConditionalCheckFailed")
+
+    bench.proxy.choose = choose
+    with pytest.raises(TransactionOutcomeUnknown, match="TransactionConflict"):
+        await bench.hasty.append_all(late, guards)
 
 
 async def test_a_conflict_of_transactions_stores_nothing_and_is_tried_again(bench: Bench) -> None:
@@ -185,15 +202,13 @@ async def test_an_append_that_meets_a_transaction_is_tried_again(bench: Bench) -
 
 async def test_a_transaction_stored_after_its_deadline_is_recognised(bench: Bench) -> None:
     commits, guards = pair()
+    await bench.hasty.load(commits[0].stream)  # opens a connection
     bench.proxy.then = HOLD
     with pytest.raises(TransactionOutcomeUnknown) as raised:
         await bench.hasty.append_all(commits, guards)
     assert (raised.value.commits, raised.value.guards) == (tuple(commits), tuple(guards))
     await expect_both(bench.direct, commits, 0)
-    bench.proxy.go_on.set()
-    async with asyncio.timeout(10):
-        while bench.proxy.forwarded < len(bench.proxy.operations):  # noqa: ASYNC110  # the proxy only counts
-            await asyncio.sleep(0.01)
+    await release(bench.proxy)
     await expect_both(bench.direct, commits)
     assert len(await bench.store.append_all(commits, guards)) == 2
     await expect_both(bench.direct, commits)
@@ -201,11 +216,12 @@ async def test_a_transaction_stored_after_its_deadline_is_recognised(bench: Benc
 
 async def test_a_transaction_that_arrives_after_its_guard_has_moved_stores_nothing(bench: Bench) -> None:
     commits, guards = pair()
+    await bench.hasty.load(commits[0].stream)  # opens a connection
     bench.proxy.then = HOLD
     with pytest.raises(TransactionOutcomeUnknown):
         await bench.hasty.append_all(commits, guards)
     await bench.direct.append(make_commit(guards[0].stream))
-    bench.proxy.go_on.set()
+    await release(bench.proxy)
     bench.proxy.then = PASS
     with pytest.raises(ConflictError) as raised:
         await bench.store.append_all(commits, guards)

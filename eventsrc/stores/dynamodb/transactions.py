@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ Action = Mapping[str, Any]
 """An action of TransactWriteItems: a Put, an Update or a Delete, in the form of the service's JSON."""
 
 _INLINE = {"Put", "Update", "Delete"}
-_TRIES = 5
+_FIRST_PAUSE = 0.05  # seconds; each pause is twice the last one
 _NOT_OFFERED = {"ValidationException", "UnknownOperationException"}
 
 
@@ -74,7 +75,9 @@ class TableTransaction:
 
     async def run(self) -> Sequence[Receipt]:
         """Send the transaction until its outcome is definite. Raises as `Transacting.append_all`."""
-        for _ in range(_TRIES):
+        now, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
+        end = now() + self._table.connection.limits.deadline
+        while True:
             try:
                 await self._send()
             except ConditionNotMet as failed:
@@ -83,7 +86,10 @@ class TableTransaction:
                 return make_receipts(self._commits, self._used)
             if (receipts := await self._find_outcome(reply)) is not None:  # outside the handler: the reply may have
                 return receipts  # another writer's payload
-        raise self._unknown("TransactionConflict")
+            if now() + pause > end:
+                raise self._unknown("TransactionConflict")
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def _send(self) -> None:
         try:
