@@ -245,8 +245,7 @@ class Worker:
 
     async def _read(self, *, follow: bool) -> None:
         """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
-        attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines)
-        watching = asyncio.create_task(run_together([self._watch(), *attending]))
+        watching = asyncio.create_task(self._attend())
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()
@@ -279,6 +278,11 @@ class Worker:
         self._alone = frozenset(alone)
         together = [each for each in active if each not in alone]
         return [*([each] for each in alone), *([together] if together else [])]
+
+    async def _attend(self) -> None:
+        """Watch, and let each projection do what it does next to its handlers, until one of them fails."""
+        attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines)
+        await run_together([self._watch(), *attending])
 
     async def _watch(self) -> None:
         """Look at what other processes have changed, and whether readers have to be grouped otherwise.
