@@ -65,7 +65,7 @@ bench: $(READY)
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --custom-compile-command 'make lock' pyproject.toml
 lock: $(READY)
-	$(COMPILE) --group dev --extra dynamodb --extra local --extra studio --extra telemetry --output-file requirements/dev.txt
+	$(COMPILE) --group dev --extra client --extra dynamodb --extra local --extra studio --extra telemetry --output-file requirements/dev.txt
 	$(COMPILE) --group examples --constraints requirements/dev.txt --output-file requirements/demo.txt
 
 # The suite without the lock, on the newest and on the lowest versions that pyproject.toml admits, in an environment of its own.
@@ -75,7 +75,7 @@ lowest: RESOLUTION = lowest-direct
 lowest: CHECKS = tests
 latest lowest: $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$@
-	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --group dev --editable '.[dynamodb,local,studio,telemetry]'
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --group dev --editable '.[client,dynamodb,local,studio,telemetry]'
 	$(MAKE) $(CHECKS) BIN=.venv-$@/bin
 
 # Installs what a lock file pins, with pip alone. The demo runs from the folder, so it needs nothing else.

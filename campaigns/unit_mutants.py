@@ -21,6 +21,9 @@ from eventsrc import DynamoDBStore, SQLiteStore, concurrency
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.aggregates.parts import Trace
+from eventsrc.messaging import client as messaging_client
+from eventsrc.messaging import delivery, inbox, inbox_stream, order, outbound, resume_token
+from eventsrc.messaging.sinks import queues
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
@@ -79,6 +82,9 @@ _CREDENTIALS = "integration/test_credentials.py"
 _CODEC = "unit/aggregates/test_codec.py"
 _ISSUING = "unit/processing/test_issuing.py"
 _STATUS = "unit/processing/test_status.py"
+_INBOX = "unit/messaging/test_inbox.py"
+_RECEIVED = "unit/messaging/test_received_events.py"
+_OUTBOUND = "unit/messaging/test_outbound.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -505,6 +511,72 @@ def old_events_not_upcast() -> list[Patch]:
     return [edited(EventReader, "read_each", (old, ""))]
 
 
+def token_ahead_of_the_events() -> list[Patch]:
+    """The token of an inbox is stored although the events before it are not."""
+    early = "batch = await events.read(); stored = events.token; await self.receive_all(batch)"
+    return [edited(inbox.Inbox, "run", ("await self.receive_all(await events.read())", early))]
+
+
+def token_that_goes_back() -> list[Patch]:
+    """A worker that lags overwrites the token of one that is ahead."""
+    return [edited(resume_token.ResumeToken, "save", ("if _is_after(token, slot.checkpoint):", "if True:"))]
+
+
+def redelivery_received_again() -> list[Patch]:
+    """An inbox stream records each event that it is given."""
+    return [edited(inbox_stream.InboxStream, "receive", ("if numbers <= self.last:", "if False:"))]
+
+
+def foreign_names_not_escaped() -> list[Patch]:
+    """The stream of another service is in the name of an inbox stream as it is."""
+    return [edited(inbox_stream, "_name", ("{escape(text)}", "{text}"))]
+
+
+def order_of_places_not_verified() -> list[Patch]:
+    """An event may come at any place of a feed."""
+    return [edited(order.Order, "add", ("if self._last and token.place <=", "if False and token.place <="))]
+
+
+def order_of_ids_not_verified() -> list[Patch]:
+    """The ids of a stream's events may go back."""
+    return [edited(order.Order, "add_to_page", ("if last is not None and", "if False and"))]
+
+
+def gap_of_a_feed_accepted() -> list[Patch]:
+    """A stream of events may start after the place that was asked for."""
+    return [edited(order.Order, "begin_stream", ("if first.place > expected:", "if False:"))]
+
+
+def events_before_a_wrong_one_dropped() -> list[Patch]:
+    """Of what arrives together, nothing is delivered if one event is wrong."""
+    return [edited(messaging_client.EventsClient, "_take", ("if not events:", "if True:"))]
+
+
+def refusals_of_a_batch_ignored() -> list[Patch]:
+    """A batch that was taken in part counts as taken."""
+    return [edited(delivery.Delivery, "_send", ("if refusal is None:", "if True:"))]
+
+
+def messages_that_overtake_others() -> list[Patch]:
+    """Several messages of a stream are in one batch, of which a sink may take the last ones only."""
+    return [edited(delivery.Delivery, "_candidates", ("if self._sink.is_ordered:", "if False:"))]
+
+
+def messages_of_a_lost_slot() -> list[Patch]:
+    """A worker sends without a look at whether its slot was taken over."""
+    return [edited(delivery.Delivery, "_send_waiting", ("await self._confirm()", "pass"))]
+
+
+def position_after_what_was_refused() -> list[Patch]:
+    """The position moves to the end of a slice of which a sink has refused a part."""
+    return [edited(outbound.Outbound, "_advance", ("sum(end <= taken for end in draft.ends)", "len(draft.ends)"))]
+
+
+def new_key_for_each_attempt() -> list[Patch]:
+    """A message that is sent again has another deduplication id."""
+    return [edited(queues, "_fields", ("message.deduplication_key", "__import__('uuid').uuid4().hex"))]
+
+
 MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         withdrawn_call_that_runs,
@@ -710,6 +782,28 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "unit/processing/test_memory_projection.py::test_a_commit_that_cannot_be_read_fails_alone",
     ),
     (old_events_not_upcast, f"{_CODEC}::test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one"),
+    (token_ahead_of_the_events, f"{_INBOX}::test_the_token_is_never_ahead_of_what_is_stored"),
+    (token_that_goes_back, f"{_INBOX}::test_a_token_never_goes_back_unless_it_is_replaced"),
+    (redelivery_received_again, f"{_INBOX}::test_what_comes_again_is_a_duplicate"),
+    (foreign_names_not_escaped, f"{_INBOX}::test_any_two_texts_name_a_stream_of_their_own"),
+    (order_of_places_not_verified, f"{_RECEIVED}::test_another_order_is_refused"),
+    (order_of_ids_not_verified, f"{_RECEIVED}::test_another_order_is_refused"),
+    (gap_of_a_feed_accepted, f"{_RECEIVED}::test_a_first_stream_that_leaves_out_the_beginning_has_a_gap"),
+    (
+        events_before_a_wrong_one_dropped,
+        "integration/test_events_client.py::test_events_before_one_that_is_wrong_are_delivered",
+    ),
+    (refusals_of_a_batch_ignored, f"{_OUTBOUND}::test_batches_that_are_taken_in_part_lose_nothing_and_keep_the_order"),
+    (
+        messages_that_overtake_others,
+        f"{_OUTBOUND}::test_batches_that_are_taken_in_part_lose_nothing_and_keep_the_order",
+    ),
+    (messages_of_a_lost_slot, f"{_OUTBOUND}::test_a_worker_whose_slot_was_taken_over_sends_nothing"),
+    (position_after_what_was_refused, f"{_OUTBOUND}::test_an_event_that_is_refused_parks_its_stream_before_later_ones"),
+    (
+        new_key_for_each_attempt,
+        "integration/test_sinks.py::test_a_fifo_queue_gets_each_event_once_in_groups",
+    ),
 )
 
 

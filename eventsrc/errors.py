@@ -19,6 +19,16 @@ EventsrcError
 ├── StoreChanged                the checkpoints belong to another store, tenant or history
 ├── SwitchPending               a rebuild is switching to another version of the processor; try again
 ├── NotActive                   readers use another version of the processor; rebuild this one to switch to it
+├── WrongSource                 an event is of another source than the inbox; give it to an inbox of its own
+├── SourceError                 the events of another service cannot be received
+│   ├── SourceUnavailable       no usable answer for as long as the caller waits; start again later
+│   ├── SourceRejected          the service refuses the request, and will do so again
+│   ├── SourceTokenGone         the service does not have the history that the token is of
+│   ├── NotAnEventsApi          an answer is not that of an events API
+│   ├── SourceOutOfOrder        an event came again, or before one that it follows
+│   └── SourceGap               the service left out events
+├── MessageTooLarge             an event is larger than a message of the sink; it was not sent
+├── MessageRefused              a sink refuses an event, and will do so again
 ├── StoredDataError             stored data cannot be used
 │   ├── CorruptPayload          the bytes are damaged, or were not written by this library
 │   ├── PayloadTooLarge         the payload expands beyond the limit; raised on a save too, before the write
@@ -334,6 +344,117 @@ class NotActive(EventsrcError):
             f"{self.tag}@{self.version} is not active, {self.tag}@{self.active} is; deploy the active version, or call "
             "`rebuild` if this one is new; a version that was replaced cannot run again, give its handlers a new one"
         )
+
+
+class WrongSource(EventsrcError, ValueError):
+    """An event is of the source `given`, and the inbox takes those of `expected`. Nothing was stored."""
+
+    def __init__(self, expected: str, given: str) -> None:
+        super().__init__(expected, given)
+        self.expected, self.given = expected, given
+
+    def __str__(self) -> str:
+        shown = self.given[:100]
+        return f"an event of {shown!r} was given to the inbox of {self.expected!r}; make an inbox for each source"
+
+
+class SourceError(EventsrcError):
+    """The events of another service cannot be received. Nothing of what was received before is lost.
+
+    `url` is the address that was asked, without its user, password and query.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.reason}"
+
+
+class SourceUnavailable(SourceError):
+    """The service gave no usable answer for as long as the caller waits. Start again later, with the last token.
+
+    `retry_after` is the number of seconds for which the service wants to be left alone; 0 if it did not say.
+    """
+
+    def __init__(self, url: str, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
+
+
+class SourceRejected(SourceError):
+    """The service answered with `status`, and will do so again. `detail` is what it says, or "".
+
+    `status` is 0 if its certificate is not accepted.
+    """
+
+    def __init__(self, url: str, status: int, detail: str) -> None:
+        Exception.__init__(self, url, status, detail)
+        self.url, self.status, self.detail = url, status, detail
+        answer = f"answered {status}" if status else "is not trusted"
+        self.reason = f"{answer}{': ' if detail else ''}{detail}; check the address, the headers and the certificate"
+
+
+class SourceTokenGone(SourceError):
+    """The token is of another store, or of a history that was lost, as `detail` says. Nothing was received.
+
+    Start again without a token. Events that were received before may then come again.
+    """
+
+    def __init__(self, url: str, detail: str) -> None:
+        Exception.__init__(self, url, detail)
+        self.url, self.detail = url, detail
+        self.reason = (
+            f"the token is not of the history that is served now{': ' if detail else ''}{detail}; start again without "
+            "a token, and expect events that were received before"
+        )
+
+
+class NotAnEventsApi(SourceError):
+    """An answer is not that of an events API, as `reason` says. Check the address, and what answers there."""
+
+
+class SourceOutOfOrder(SourceError):
+    """An event came again, or before one that it follows. It was not delivered. `reason` says which.
+
+    The service, or a cache in front of it, breaks the promise of the API: compare with what its store has.
+    """
+
+
+class SourceGap(SourceError):
+    """The service continues after events that it has not sent. None of those after the gap was delivered.
+
+    The service, or a cache in front of it, breaks the promise of the API, for example by dropping `Last-Event-ID`.
+    """
+
+
+class MessageTooLarge(EventsrcError, ValueError):
+    """The event `id` makes a message of `size` bytes, and the sink takes `limit`. Nothing of its commit was sent.
+
+    Publish less of it with `PublishedEvent(..., data=...)`, or raise the limit where the service allows it.
+    """
+
+    def __init__(self, id: str, size: int, limit: int) -> None:
+        super().__init__(id, size, limit)
+        self.id, self.size, self.limit = id, size, limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.id} makes a message of {self.size:,} bytes, the limit is {self.limit:,}; publish less of it with "
+            "`data=`, or raise the limit of the service and of the sink"
+        )
+
+
+class MessageRefused(EventsrcError):
+    """The service refuses the event `id` with the error `code`, and will do so again. Later ones were not sent."""
+
+    def __init__(self, id: str, code: str) -> None:
+        super().__init__(id, code)
+        self.id, self.code = id, code
+
+    def __str__(self) -> str:
+        return f"the service refuses {self.id} with {self.code}; fix the queue, topic or rights, and call `retry`"
 
 
 class StoredDataError(EventsrcError):

@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .errors import ConflictError, Fenced, StoreUnavailable, Throttled
+from .errors import ConflictError, Fenced, SourceUnavailable, StoreUnavailable, Throttled
 
 TRANSIENT = (Throttled, StoreUnavailable)
 """Errors after which the same call is tried again: nothing was done, and a later try may succeed."""
@@ -118,6 +118,45 @@ def on_failed_handler(
         stop=lambda state: has_failed(state) and gives_up(),
         wait=pause,
         sleep=sleep,
+        reraise=True,
+    )
+
+
+def on_busy_sink(patience: float) -> AsyncRetrying:
+    """Send again what a sink did not take, with waits of up to 2 s, until `patience` seconds have passed."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(TRANSIENT),
+        stop=stop_before_delay(patience),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        reraise=True,
+    )
+
+
+def on_lost_source(patience: float, note: Callable[[SourceUnavailable, float], None]) -> AsyncRetrying:
+    """Ask another service again, until `patience` seconds have passed since the first failure.
+
+    The waits grow to 30 s, and are not shorter than the service asks for, up to 300 s. `note` is called before each
+    wait with the error and the seconds to wait.
+    """
+    outage = wait_random_exponential(multiplier=0.1, max=30.0)
+    lost_at: float | None = None
+
+    def error_of(state: RetryCallState) -> SourceUnavailable:
+        error = state.outcome.exception() if state.outcome is not None else None
+        assert isinstance(error, SourceUnavailable)
+        return error
+
+    def gives_up(state: RetryCallState) -> bool:
+        nonlocal lost_at
+        now = state.outcome_timestamp or 0.0
+        lost_at = now if lost_at is None else lost_at
+        return now + state.upcoming_sleep - lost_at > patience
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type(SourceUnavailable),
+        stop=gives_up,
+        wait=lambda state: max(outage(state), min(error_of(state).retry_after, 300.0)),
+        before_sleep=lambda state: note(error_of(state), state.upcoming_sleep),
         reraise=True,
     )
 

@@ -29,7 +29,9 @@ from .asks import (
 from .events import Done, Refused
 from .manager import ProcessManager
 from .process import Input, Instance, PendingTimer, Process
+from .scheduling import Scheduler
 from .steps import ServiceRefused
+from .stuck import Stuck, find_stuck
 from .timers import Due, Timers
 
 __all__ = [
@@ -47,7 +49,9 @@ __all__ = [
     "Process",
     "ProcessManager",
     "Refused",
+    "Scheduler",
     "ServiceRefused",
+    "Stuck",
     "Timer",
     "Timers",
     "after",
@@ -57,4 +61,5 @@ __all__ = [
     "command",
     "create_or_command",
     "end",
+    "find_stuck",
 ]

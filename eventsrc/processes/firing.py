@@ -18,6 +18,9 @@ LOOK_SECONDS = 60.0
 TICK_SECONDS = 0.25
 """How often the clock is looked at, which may be set. This reads nothing."""
 
+OUTAGE_SECONDS = 1.0
+"""The pause after a store could not be reached."""
+
 _AGAIN = 500_000  # µs, after which timers that are due, and that another worker has to fire, are looked at again
 _AGAIN_SECONDS = 5.0  # after a timer could not be fired
 _AT_ONCE = 100  # timers that are read together
@@ -48,6 +51,7 @@ class Firing:
         self._looked: dict[int, float] = {}  # by part, when it was looked at last, by the loop's clock
         self._failed: dict[tuple[str, int], float] = {}  # by stream and number: when it is tried again
         self._changed = asyncio.Event()
+        self.fired = 0  # timers, by this object
 
     async def put(self, timer: Due) -> None:
         """Store a timer, and fire it when it is due."""
@@ -71,7 +75,7 @@ class Firing:
                     continue
             except TRANSIENT as error:
                 log.warning("%s: timers wait for the store: %s", self._processor, type(error).__name__)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(OUTAGE_SECONDS)
                 continue
             await self._sleep()
 
@@ -112,6 +116,7 @@ class Firing:
                 log.error("%s: timer %s of %s: %s", self._processor, timer.name, timer.stream, error)
             else:
                 fired += 1
+                self.fired += 1
                 self._failed.pop(_key(timer), None)
 
         try:

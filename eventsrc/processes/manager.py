@@ -62,7 +62,7 @@ class ProcessManager(Generic[PR]):
         options: dict[str, Any] = {"attempts": attempts, "handler_timeout": handler_timeout}
         inputs = [
             Processor(make_inputs(steps, name), source, checkpoints, **options)
-            for name, source in (sources or {"": store}).items()
+            for name, source in ({"": store} if sources is None else sources).items()
         ]
         self.processors: Sequence[Processor[Any]] = [
             *inputs,
@@ -104,14 +104,15 @@ class ProcessManager(Generic[PR]):
 
     async def _run_until_caught_up(self, save_every: float) -> None:
         """Run to the end of the feeds until nothing happens any more: each step makes new events."""
-        handled = -1
-        while handled != (handled := await self._count_handled()) or await self.fire_due():
+        done = (-1, -1)
+        while done != (done := self._count_done()) or await self.fire_due():
             self._runners = self._make_runners(None, save_every)
             for runner in self._runners:
                 await runner.run(until_caught_up=True)
 
-    async def _count_handled(self) -> int:
-        return sum(each.pipeline.progress.commits for each in self.processors)
+    def _count_done(self) -> tuple[int, int]:
+        """Return how many commits were handled, and how many timers have fired."""
+        return sum(each.pipeline.progress.commits for each in self.processors), self._firing.fired
 
     def _make_runners(self, leases: Callable[[], Leases] | None, save_every: float) -> Sequence[Runner]:
         by_store: dict[int, list[Processor[Any]]] = {}

@@ -176,10 +176,6 @@ class Assignment:
         """Whether commits of this stream may be started: the slot is not being given up, and nothing is paused."""
         return not self.paused and self.slot_of(stream) not in self.draining
 
-    def may_act(self, stream: str) -> bool:
-        """Whether this object holds the slot of the stream, and commits of it may be started."""
-        return self.holds(stream) and self.may_start(stream)
-
     def fence(self, number: int) -> Fence | None:
         """Return the fence of a slot that is held here; None if it is not."""
         slot = self.held.get(number)

@@ -14,7 +14,7 @@ from ..errors import Fenced, NotActive, StoreError, StoreUnavailable, StreamsPar
 from ..log import log
 from ..retrying import on_takeover
 from ..stores.feed import Feed
-from .assignment import is_switched, take_back, was_given_back
+from .assignment import Assignment, is_switched, take_back, was_given_back
 from .leases import LeaseExpired, Leases
 from .pipeline import Pipeline
 from .reader import Patience, Reader
@@ -245,7 +245,7 @@ class Worker:
 
     async def _read(self, *, follow: bool) -> None:
         """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
-        attending = (each.projection.attend(each.assignment.may_act) for each in self._pipelines)
+        attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines)
         watching = asyncio.create_task(run_together([self._watch(), *attending]))
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
@@ -362,6 +362,11 @@ class _Beats:
         if beats != self._seen:
             self._seen, self._since = beats, now
         return bool(beats) and now - self._since > _REBUILD_DEAD
+
+
+def _may_act(assignment: Assignment, stream: str) -> bool:
+    """Whether a stream is handled here, and commits of it may be started."""
+    return assignment.holds(stream) and assignment.may_start(stream)
 
 
 async def _behind(pipeline: Pipeline) -> float:

@@ -3,12 +3,11 @@
 `eventsrc.testing.contract` has the contracts that stores, checkpoints and projections of your own keep.
 """
 
-from .process_scenario import START, CommandOutcome, GivenProcess, answered, done, given_process, refused
+from .process_scenario import CommandOutcome, GivenProcess, answered, done, given_process, refused
 from .projections import Crash, ProjectionKit, every_crash
 from .scenario import Given, Outcome, given, when
 
 __all__ = [
-    "START",
     "CommandOutcome",
     "Crash",
     "Given",

@@ -7,7 +7,7 @@ given_process(Fulfilment, Placed(sku="pen")).when(timedelta(minutes=15)).then(co
 given_process(Fulfilment, Placed(sku="pen")).when(refused(reserve, OutOfStock())).then(end())
 ```
 
-Time is virtual: it starts at `START`, and passes only by a timedelta. A timer fires when its time has passed, so a past
+Time is virtual: it starts at `start`, and passes only by a timedelta. A timer fires when its time has passed, so a past
 of two timedeltas of a minute fires what is due after one minute, and then what is due after two.
 
 The events that the process records pass through the codec and through snapshots, as `given` does it for aggregates.
@@ -30,9 +30,7 @@ from .scenario import Given
 
 PR = TypeVar("PR", bound=Process)
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-"""When a test begins."""
-
+_START = datetime(2026, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -61,12 +59,16 @@ def answered(service: str, answer: Event | None = None, *, error: Exception | No
     return CommandOutcome(service, error, answer)
 
 
-def given_process(process: type[PR], *past: Event | timedelta | CommandOutcome, id: str = "1") -> GivenProcess[PR]:
+def given_process(
+    process: type[PR], *past: Event | timedelta | CommandOutcome, id: str = "1", start: datetime = _START
+) -> GivenProcess[PR]:
     """Return a process with this past: events that came, times that passed, outcomes of what it asked for.
+
+    The past begins at `start`, a time with a zone.
 
     Raises AssertionError if an event is for another process, or was not to be expected.
     """
-    return GivenProcess(process, id, past)
+    return GivenProcess(process, id, past, start)
 
 
 class _Any(dict[tuple[str, str], int]):
@@ -82,10 +84,12 @@ class _Any(dict[tuple[str, str], int]):
 class GivenProcess(Generic[PR]):
     """A process with a past, and what it has asked for in the last `when`."""
 
-    def __init__(self, process: type[PR], id: str, past: Sequence[Event | timedelta | CommandOutcome]) -> None:
+    def __init__(
+        self, process: type[PR], id: str, past: Sequence[Event | timedelta | CommandOutcome], start: datetime
+    ) -> None:
         handlers_of(process)
         self._class, self._id, self._events = process, id, list[Event]()
-        self._now, self._count = (START - _EPOCH) // _MICROSECOND, 0
+        self._now, self._count = (start - _EPOCH) // _MICROSECOND, 0
         self._asked: list[Ask] = []
         self._recorded: list[Event] = []
         for each in past:

@@ -29,7 +29,16 @@ from psycopg.conninfo import conninfo_to_dict
 from support.postgres import create_database, postgres_server
 
 import eventsrc
-from eventsrc import Commit, DynamoDBStore, EventsrcError, Snapshot, SQLiteStore, StoredDataError, StoreError
+from eventsrc import (
+    Commit,
+    DynamoDBStore,
+    EventsrcError,
+    Snapshot,
+    SourceError,
+    SQLiteStore,
+    StoredDataError,
+    StoreError,
+)
 from eventsrc.stores.dynamodb.items import NAMES
 from eventsrc.stores.dynamodb.rights import SIDES, make_policy
 from eventsrc.stores.sqlite.connection import SCHEMA
@@ -124,12 +133,23 @@ def test_links_have_a_target(page: Path) -> None:
 def test_every_error_is_explained() -> None:
     public = [getattr(eventsrc, name) for name in eventsrc.__all__]
     errors = {each.__name__ for each in public if isinstance(each, type) and issubclass(each, EventsrcError)}
-    families = {each.__name__ for each in (EventsrcError, StoredDataError, StoreError)}
+    families = {each.__name__ for each in (EventsrcError, SourceError, StoredDataError, StoreError)}
     assert {name for row in table("operations.md", "Errors") for name in quoted(row[0])} == errors - families
 
 
 @pytest.mark.parametrize(
-    "door", ["", ".stores", ".processing", ".publishing", ".testing", ".testing.contract", ".local"]
+    "door",
+    [
+        "",
+        ".stores",
+        ".processing",
+        ".processes",
+        ".publishing",
+        ".messaging",
+        ".testing",
+        ".testing.contract",
+        ".local",
+    ],
 )
 def test_every_public_name_is_on_a_page(door: str) -> None:
     pages = "".join(page.read_text() for page in PAGES)

@@ -22,8 +22,10 @@ DOORS = {
     for door in (
         "",
         ".stores",
+        ".processes",
         ".processing",
         ".publishing",
+        ".messaging",
         ".testing",
         ".local",
         ".telemetry",

@@ -41,6 +41,17 @@ print([name for name in heavy if name in sys.modules])
     assert done.stdout.splitlines() == ["[]", "['eventsrc.stores.dynamodb']"]
 
 
+def test_importing_messaging_loads_no_clients() -> None:
+    code = """
+import sys
+import eventsrc.messaging as messaging
+messaging.SQSSink(None, "queue")
+print([name for name in ("httpx", "aiohttp", "aiobotocore", "botocore", "boto3") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]"]
+
+
 @pytest.mark.parametrize("name", eventsrc.__all__)
 def test_every_public_name_exists_and_has_a_docstring(name: str) -> None:
     thing = getattr(eventsrc, name)

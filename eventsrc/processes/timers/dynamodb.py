@@ -11,6 +11,7 @@ partition are found by one query, of a read unit or less, however many there are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import msgspec
 
@@ -37,8 +38,10 @@ class DynamoDBTimers(Timers):
         await self._table.delete(self._key(processor, timer))
 
     async def first(self, processor: str, part: int, limit: int) -> Sequence[Due]:
-        items = await self._table.query_first(_partition(processor, part), limit)
-        return [_decode(text_of(item, "timer")) for item in items]
+        async with aclosing(self._table.query(_partition(processor, part), limit=limit)) as pages:
+            async for items in pages:
+                return [_decode(text_of(item, "timer")) for item in items]
+        return []
 
     async def count(self, processor: str) -> int:
         return sum([len(await self._table.query_all(_partition(processor, part))) for part in range(self.parts)])

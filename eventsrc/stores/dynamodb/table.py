@@ -181,13 +181,6 @@ class Table:
         """Return a page of a scan."""
         return await self._guard_and_send("Scan", request, kind)
 
-    async def query_first(self, partition: str, limit: int) -> Sequence[Item]:
-        """Return the first items of a partition."""
-        async with aclosing(self.query(partition, limit=limit)) as pages:
-            async for page in pages:
-                return page
-        return ()
-
     async def query_all(self, partition: str, prefix: str = "") -> list[Item]:
         async with aclosing(self.query(partition, prefix)) as pages:
             return [item async for page in pages for item in page]

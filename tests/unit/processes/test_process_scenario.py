@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.fulfilment import (
@@ -32,8 +32,9 @@ from eventsrc.processes import (
     create_or_command,
     end,
 )
-from eventsrc.testing import START, answered, done, given_process, refused
+from eventsrc.testing import answered, done, given_process, refused
 
+START = datetime(2026, 3, 1, tzinfo=UTC)
 PLACED = Placed(sku="pen", quantity=3)
 RESERVE = create_or_command(Stock, "pen", Stock.reserve, "1", 3)
 
@@ -140,18 +141,18 @@ class Payment(Process, tag="payment"):
 
 
 def test_services_and_repeated_timers() -> None:
-    past = given_process(Payment, id="7")
+    past = given_process(Payment, id="7", start=START)
     past.when(Started(amount=5)).then(
         call("provider", Charge(amount=5)), at(START + timedelta(hours=1), Remind(number=1))
     )
     past.when(answered("provider", Charged(receipt="r-1"))).then(end()).then_ended()
-    given_process(Payment, Started(amount=5)).when(timedelta(hours=1)).then(
+    given_process(Payment, Started(amount=5), start=START).when(timedelta(hours=1)).then(
         after(timedelta(hours=1), Remind(number=2), name="reminder 1")
     )
-    given_process(Payment, Started(amount=5)).when(timedelta(hours=4)).then(
+    given_process(Payment, Started(amount=5), start=START).when(timedelta(hours=4)).then(
         after(timedelta(hours=1), Remind(number=2), name="reminder 1"),
         after(timedelta(hours=2), Remind(number=3), name="reminder 2"),
         end(),
     )
     with pytest.raises(RuntimeError, match="does not handle that; write on_refused"):
-        given_process(Payment, Started(amount=5)).when(answered("provider", error=Declined("no money")))
+        given_process(Payment, Started(amount=5), start=START).when(answered("provider", error=Declined("no money")))

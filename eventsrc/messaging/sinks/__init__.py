@@ -1,0 +1,1 @@
+"""Sinks: services of AWS to which events are sent as CloudEvents."""

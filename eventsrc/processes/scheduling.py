@@ -1,0 +1,138 @@
+"""Single commands at a time: a process that starts a timer, and then issues its command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..aggregates.declaration import declaration_of
+from ..aggregates.event import Event
+from ..errors import AggregateNotFound
+from ..processing.checkpoints.checkpoints import Checkpoints
+from ..processing.projections.issuing import read_version
+from ..repository.repository import Repository
+from ..store import Store
+from ..uuid7 import uuid7
+from .arguments import encode_arguments
+from .asks import Asks, Command, at, end
+from .deciding import cancel_timer, start_timer
+from .events import CommandRequested, Done, Ended, Refused
+from .firing import read_clock
+from .manager import ProcessManager
+from .process import Input, Process
+from .timers import Timers
+
+
+class CommandDue(Event, tag="scheduled.due"):
+    """The time of a scheduled command has come."""
+
+    category: str
+    id: str
+    name: str
+    args: list[bytes]
+    kwargs: dict[str, bytes]
+    since: int
+    create: bool
+
+
+class Scheduled(Process, tag="scheduled"):
+    """One scheduled command."""
+
+    def on_due(self, event: CommandDue) -> Asks:
+        self.record(
+            CommandRequested(
+                number=self.instance.asked + 1,
+                category=event.category,
+                id=event.id,
+                name=event.name,
+                args=event.args,
+                kwargs=event.kwargs,
+                since=event.since,
+                create=event.create,
+            )
+        )
+        return ()
+
+    def on_outcome(self, event: Done | Refused) -> Asks:
+        yield end()
+
+
+class Scheduler:
+    """Issues commands of the aggregates of `targets` at given times, each exactly once. Their streams are in `store`.
+
+    Run it as a ProcessManager: with `run`, or its `processors` in a Runner. A command is issued at most a second after
+    its time while it runs, never before; one that is refused then is stored as refused, and logged in its stream.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        checkpoints: Checkpoints,
+        *,
+        targets: Sequence[Repository[Any]],
+        timers: Timers | None = None,
+        clock: Callable[[], int] = read_clock,
+    ) -> None:
+        self.manager = ProcessManager(
+            Scheduled, store, checkpoints, targets=targets, sources={}, timers=timers, clock=clock
+        )
+        self._targets: Mapping[str, Repository[Any]] = {
+            declaration_of(each.aggregate_class).category: each for each in targets
+        }
+        self._clock = clock
+
+    async def schedule(self, command: Command, *, at: datetime, key: str = "") -> str:
+        """Issue a command, as `command(Order, "o-1", Order.cancel)`, at a time with a zone. Return its key.
+
+        With a `key`, a command that was scheduled under it before is not scheduled again.
+
+        Raises:
+            ValueError: the time has no zone.
+            TypeError: an argument cannot be stored, or there is no repository for the aggregate.
+            StoreError: as a save.
+        """
+        if (repository := self._targets.get(command.category)) is None:
+            raise TypeError(f"{command.aggregate.__qualname__} is none of the targets; give its repository as a target")
+        key = key or uuid7().hex()
+        args, kwargs = encode_arguments(command.method, command.args, command.kwargs)
+        due = CommandDue(
+            category=command.category,
+            id=command.id,
+            name=command.name,
+            args=args,
+            kwargs=kwargs,
+            since=await read_version(repository, command.id),
+            create=command.create,
+        )
+        executor = self.manager.repository.executor(create=True)
+        await executor.execute(key, _schedule, due, at, self._clock())
+        return key
+
+    async def cancel(self, key: str) -> bool:
+        """Cancel a scheduled command. Return False if there is none, or if it was issued already."""
+        try:
+            return await self.manager.repository.execute(key, _cancel)
+        except AggregateNotFound:
+            return False
+
+    async def run(self, **options: Any) -> None:
+        """Run until `stop`, as ProcessManager.run."""
+        await self.manager.run(**options)
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self.manager.stop()
+
+
+def _schedule(scheduled: Scheduled, due: CommandDue, time: datetime, now: int) -> None:
+    if not scheduled.version:
+        start_timer(scheduled, at(time, due), Input("", "", (0, 0, 0), now))
+
+
+def _cancel(scheduled: Scheduled) -> bool:
+    timers = [*scheduled.instance.timers, *scheduled.instance.fired]
+    for name in timers:
+        cancel_timer(scheduled, name)
+        scheduled.record(Ended())
+    return bool(timers)

@@ -1,0 +1,149 @@
+"""Timers are kept in order, in memory and in SQLite; and fired once each, not before their time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from eventsrc import StoreUnavailable
+from eventsrc.errors import StreamCorrupt
+from eventsrc.processes import Due, Timers, firing
+from eventsrc.processes.firing import Firing
+from eventsrc.processes.timers import timers_in
+from eventsrc.processing import Checkpoints, MemoryCheckpoints, SQLiteCheckpoints
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def timers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Timers]:
+    made: Checkpoints = MemoryCheckpoints() if request.param == "memory" else SQLiteCheckpoints(tmp_path / "model.db")
+    async with made:
+        found = timers_in(made)
+        await found.prepare()
+        await found.prepare()
+        yield found
+
+
+def due(at: int, stream: str = "process-1", number: int = 1) -> Due:
+    return Due(at, stream, number, "name", f"{stream}@1.0", "trace")
+
+
+async def test_timers_are_kept_in_their_order(timers: Timers) -> None:
+    given = [due(30), due(10, "process-2"), due(20), due(10), due(10, number=2)]
+    for each in [*given, *given]:  # twice, as after a kill
+        await timers.put("a@1", each)
+    await timers.put("b@1", due(5))
+    assert await timers.count("a@1") == 5
+    found = [each for part in range(timers.parts) for each in await timers.first("a@1", part, 10)]
+    assert sorted(found) == sorted(given)
+    assert [each.due for each in found] == [10, 10, 10, 20, 30]
+    assert [each.due for each in await timers.first("a@1", 0, 2)] == [10, 10]
+    for _ in range(2):
+        await timers.remove("a@1", Due(10, "process-1", 1))
+    assert await timers.count("a@1") == 4
+    await timers.remove("a@1", Due(10, "process-3", 1))
+    assert await timers.count("a@1") == 4
+
+
+async def test_timers_survive_the_end_of_a_program(tmp_path: Path) -> None:
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        await timers_in(checkpoints).prepare()
+        await timers_in(checkpoints).put("a@1", due(10))
+    async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
+        assert await timers_in(checkpoints).first("a@1", 0, 10) == [due(10)]
+
+
+class Fired:
+    """Notes what is fired, and when."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.fired: list[tuple[int, int]] = []
+        self.fails: Callable[[Due], Exception | None] = lambda timer: None
+
+    def clock(self) -> int:
+        return self.now
+
+    async def __call__(self, timer: Due, now: int) -> None:
+        await asyncio.sleep(0)
+        if (error := self.fails(timer)) is not None:
+            raise error
+        self.fired.append((timer.due, now))
+
+
+def everything(stream: str) -> bool:
+    return True
+
+
+async def test_each_timer_fires_once_and_not_before_its_time(timers: Timers) -> None:
+    noted = Fired()
+    firing = Firing(timers, "a@1", noted, noted.clock)
+    for number in range(250):
+        await firing.put(due(10 + number % 3, number=number))
+    for now in (9, 10, 11, 100, 5, 200):
+        noted.now = now
+        while await firing.fire_due(everything):
+            pass
+    assert sorted(noted.fired) == sorted((10 + number % 3, (10, 11, 100)[number % 3]) for number in range(250))
+    assert await timers.count("a@1") == 0
+
+
+async def test_a_timer_that_is_put_while_others_wait_fires_at_its_time(timers: Timers) -> None:
+    noted = Fired()
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await made.put(due(1_000))
+    assert await made.fire_due(everything) == 0
+    await made.put(due(5, number=2))
+    noted.now = 5
+    assert await made.fire_due(everything) == 1
+
+
+async def test_timers_of_other_workers_are_left_to_them(timers: Timers) -> None:
+    """Also if many of them are due before one of ours."""
+    noted = Fired()
+    noted.now = 1_000
+    made = Firing(timers, "a@1", noted, noted.clock)
+    for number in range(450):
+        await timers.put("a@1", due(10, "process-other", number))
+    await timers.put("a@1", due(20, "process-mine"))
+    assert await made.fire_due(lambda stream: stream == "process-mine") == 1
+    assert noted.fired == [(20, 1_000)]
+    assert await timers.count("a@1") == 450
+    assert await Firing(timers, "a@1", noted, noted.clock).fire_due(everything) == 100
+
+
+async def test_one_process_that_cannot_be_read_holds_up_no_other(
+    timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = Fired()
+    noted.now = 1_000
+    noted.fails = lambda timer: StreamCorrupt(timer.stream, 1) if timer.stream == "process-1" else None
+    made = Firing(timers, "a@1", noted, noted.clock)
+    for stream in ("process-1", "process-2"):
+        await timers.put("a@1", due(10, stream))
+    assert await made.fire_due(everything) == 1
+    assert "timer name of process-1" in caplog.text
+    assert await timers.count("a@1") == 1
+
+
+async def test_timers_wait_for_a_store_that_does_not_answer(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firing, "OUTAGE_SECONDS", 0.01)
+    noted, failures = Fired(), [StoreUnavailable("no answer")] * 3
+    noted.now = 1_000
+    noted.fails = lambda timer: failures.pop() if failures else None
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await made.put(due(10))
+    task = asyncio.create_task(made.run(everything))
+    async with asyncio.timeout(20):
+        while not noted.fired:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert noted.fired == [(10, 1_000)]
+
+
+async def test_checkpoints_of_other_kinds_need_timers_of_their_own() -> None:
+    with pytest.raises(TypeError, match="has no timers of its own"):
+        timers_in(object())  # type: ignore[arg-type]
