@@ -245,8 +245,7 @@ class Worker:
 
     async def _read(self, *, follow: bool) -> None:
         """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
-        attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines)
-        watching = asyncio.create_task(run_together([self._watch(), *attending]))
+        watching = asyncio.create_task(self._watch_and_attend())
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()
@@ -261,6 +260,10 @@ class Worker:
                     return
         finally:
             await cancel_all([watching])
+
+    async def _watch_and_attend(self) -> None:
+        attending = [each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines]
+        await run_together([self._watch(), *attending])
 
     def _reader(self, pipelines: Sequence[Pipeline]) -> Reader:
         ends = (self._stopping, self._rebalance_due, self._regroup)
