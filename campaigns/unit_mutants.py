@@ -353,9 +353,7 @@ def turn_without_a_deadline() -> list[Patch]:
 def cancellation_that_says_nothing() -> list[Patch]:
     """A cancelled call does not say what it has sent."""
     return [
-        edited(
-            repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent, self.store)", "raise")
-        )
+        edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent, self.store)", "raise"))
     ]
 
 
