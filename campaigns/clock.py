@@ -16,7 +16,7 @@ T = TypeVar("T")
 EPOCH_NS = 1_767_225_600 * 10**9  # start of each simulation
 
 _CLOCKS = ("eventsrc.stores.ordered.time", "eventsrc.processing.checkpoints.checkpoints.time", "tenacity.time")
-_CLOCK_OF_WRITERS = "eventsrc.repository.repository.time"
+_CLOCK_OF_WRITERS = "eventsrc.repository.drafting.time"
 
 
 class Deadlock(Exception):

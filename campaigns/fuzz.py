@@ -16,13 +16,22 @@ from zlib import crc32
 import lz4.block
 import msgspec
 
-from eventsrc import Aggregate, Commit, DynamoDBStore, Event, EventsrcError, MemoryStore, Snapshot, SnapshotPolicy
+from eventsrc import (
+    Aggregate,
+    Commit,
+    CommitOutcomeUnknown,
+    DynamoDBStore,
+    Event,
+    EventsrcError,
+    MemoryStore,
+    Snapshot,
+    SnapshotPolicy,
+)
 from eventsrc.aggregates.codec import LZ4, RAW, join, pack
 from eventsrc.aggregates.declaration import declaration_of
 from eventsrc.repository.snapshots import Snapshots
 from eventsrc.stores.dynamodb.items import Items
-from eventsrc.stores.dynamodb.partitions import TablePartitions
-from eventsrc.stores.dynamodb.store import _find_stored
+from eventsrc.stores.dynamodb.partitions import TablePartitions, find_stored
 from eventsrc.stores.dynamodb.wire.client import ServiceError, TransportError
 from eventsrc.stores.dynamodb.wire.outcomes import CONDITION_FAILED, DeadlinePassed
 from eventsrc.stores.dynamodb.wire.sdk import SDKReply
@@ -30,6 +39,7 @@ from eventsrc.stores.dynamodb.wire.signed_client import JSONReply
 from eventsrc.stores.feed import Damaged
 from eventsrc.stores.settle import settle
 from eventsrc.stores.sqlite import pages
+from eventsrc.stores.transacting import Guard
 from eventsrc.usage import Usage
 
 from .progress import report
@@ -169,6 +179,10 @@ class Fuzzer:
             {"ConsumedCapacity": capacity, "Items": found[:1]},
             {"ConsumedCapacity": capacity, "Item": found[1]},
             {"__type": "x#ConditionalCheckFailedException", "Item": found[2], "message": "no"},
+            {
+                "__type": "x#TransactionCanceledException",
+                "CancellationReasons": [{"Code": "None"}, {"Code": "ConditionalCheckFailed", "Item": found[1]}],
+            },
         ]
         self._json = [msgspec.json.encode(answer) for answer in self._answers]
 
@@ -236,16 +250,24 @@ class Fuzzer:
         """Call the store with a client that gives this answer to every request, without retries."""
         client = Answering(reply)
         self._store.table.connection.client = client
-        call, partitions = self._random.randrange(4), TablePartitions(self._store.table, self._items, Usage())
+        call, partitions = self._random.randrange(5), TablePartitions(self._store.table, self._items, Usage())
         if call == 0:
             return await partitions.query(STREAM, 1, 9, newest=self._random.random() < 0.5, backward=True)
         if call == 1:
             return await partitions.get_snapshot(STREAM, 0)
         if call == 2:
             commit = self._commits[0]
-            stored = self._items.read_stored(reply, commit) or await _find_stored(partitions, commit)
+            stored = self._items.read_stored(reply, commit) or await find_stored(
+                partitions, commit, CommitOutcomeUnknown(commit)
+            )
             return settle(commit, self._items.to_commit(stored, STREAM), Usage())
         client.refuses = True
+        if call == 3:
+            other = msgspec.structs.replace(self._commits[0], stream="till-2")
+            guards = [Guard(STREAM, 1)] if self._random.random() < 0.5 else [Guard("till-3", 0)]
+            commits = [other] if guards[0].stream == STREAM else [other, self._commits[1]]
+            with patch.object(self._store, "in_flight", lambda **_: nullcontext()):
+                return await self._store.append_all(commits, guards)
         with patch.object(self._store, "in_flight", lambda **_: nullcontext()):  # it is not open
             return await self._store.append(self._commits[1])
 
@@ -289,7 +311,7 @@ class Answering:
         self.refuses = False
 
     async def call(self, operation: str, request: Any) -> Any:
-        if self.refuses and operation == "PutItem":
+        if self.refuses and operation in ("PutItem", "TransactWriteItems"):
             raise ServiceError(CONDITION_FAILED, 400, self._reply)
         return self._reply
 

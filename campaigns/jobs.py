@@ -1,6 +1,6 @@
 """The long form of each campaign, in parts that can run in separate processes.
 
-Together they take about 1,300 s of CPU on a quiet machine, so less than 12 minutes on two cores; most are of `reading`.
+Together they take about 1,700 s of CPU on a quiet machine, so about 15 minutes on two cores; most are of `reading`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from . import (
     rebuilding,
     restoring,
     simulation,
+    transacting,
+    transacting_mutants,
     unit_mutants,
     workers,
 )
@@ -44,6 +46,7 @@ LIVE = 20_000
 KILLS, SERVER_KILLS = 50, 3
 SIGNALS, DYNAMODB_SIGNALS = 40, 4
 PROCESS_KILLS, DYNAMODB_PROCESS_KILLS = 50, 6
+TRANSACTED, LIVE_TRANSACTIONS, TRANSACTION_KILLS = 2_000, 6_000, 30
 EXAMPLES = 120
 WITHIN = 300  # histories within which each mutant must be detected; nearly all are within 50
 
@@ -93,6 +96,23 @@ def _restoring(first: int, count: int) -> Layer:
 
 def _rebuilding(first: int, count: int) -> Layer:
     return rebuilding.campaign(range(first, first + count))
+
+
+def _transacting(first: int, count: int) -> Layer:
+    return transacting.campaign(range(first, first + count))
+
+
+def _transacting_live(operations: int, seed: int) -> Layer:
+    async def work() -> Layer:
+        async with dynamodb_local() as local:
+            return await transacting.live(operations, seed, local.endpoint_url)
+
+    return asyncio.run(work())
+
+
+def _transacting_kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return transacting.kills(times, seed, Path(folder))
 
 
 def _workers(times: int, seed: int) -> Layer:
@@ -146,6 +166,11 @@ def _hunt_processes(index: int) -> Verdict:
     return processes_mutants.hunt(PROCESSES[index], range(1000, 1000 + WITHIN))
 
 
+def _hunt_transacting(index: int) -> Verdict:
+    """Return how soon the campaign of transactions detects a mutant."""
+    return transacting_mutants.hunt(transacting_mutants.MUTANTS[index], range(1000, 1000 + WITHIN))
+
+
 def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
     """Return the jobs of each part. The longest come first, so that all cores are busy to the end."""
     starts = range(0, seeds, PART)
@@ -168,11 +193,17 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         ],
         "restoring": [(_restoring, (seed + each, min(PART, seeds - each))) for each in starts[: RESTORED // PART]],
         "rebuilding": [(_rebuilding, (seed + each, min(PART, seeds - each))) for each in starts[: REBUILT // PART]],
+        "transacting": [
+            (_transacting_live, (LIVE_TRANSACTIONS, seed)),
+            (_transacting_kills, (TRANSACTION_KILLS, seed)),
+            *((_transacting, (seed + each, min(PART, seeds - each))) for each in starts[: TRANSACTED // PART]),
+        ],
         "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in starts],
         "unit-mutants": [(unit_mutants.detect, (index,)) for index in range(len(unit_mutants.MUTANTS))],
         "mutants": [
             *((_hunt_processes, (index,)) for index in range(len(PROCESSES))),
             *((_hunt_reading, (index,)) for index in range(len(READING))),
+            *((_hunt_transacting, (index,)) for index in range(len(transacting_mutants.MUTANTS))),
             *((_hunt, (index,)) for index in range(len(MUTANTS))),
         ],
     }

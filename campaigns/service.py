@@ -60,6 +60,8 @@ class Service:
         self._random = random
         self._deadline = deadline
         self._throttled_until = 0.0
+        self._prepared: dict[tuple[str, Decimal], str] = {}  # by the token of the transaction that is being stored
+        self._answered: dict[str, Answer] = {}  # by the token
 
     def client(self) -> Any:
         """Return an object with the interface of the SDK's client."""
@@ -68,6 +70,7 @@ class Service:
             put_item=lambda **request: self._serve(lambda: self._put(request)),
             get_item=lambda **request: self._serve(lambda: self._get(request)),
             query=lambda **request: self._serve(lambda: self._query(request)),
+            transact_write_items=lambda **request: self._serve(lambda: self._transact(request)),
         )
 
     async def _serve(self, carry_out: Callable[[], Answer]) -> Answer:
@@ -101,6 +104,9 @@ class Service:
             if fault == "stall":
                 await asyncio.sleep(1e6)
             result = await answer if happens and fault != "zombie" else {}
+            if isinstance(result, dict) and "_stored" in result:  # of a transaction, whose items are stored one by one
+                await result["_stored"]
+                result = {"ConsumedCapacity": [{"CapacityUnits": 2.0}]}
             await asyncio.sleep(back)
         except asyncio.CancelledError:
             if not survives:
@@ -123,7 +129,10 @@ class Service:
             case "no answer":
                 return {}
             case "no item" if isinstance(result, ClientError):
-                raise failure(result.response["Error"]["Code"], 400)
+                error, reasons = failure(result.response["Error"]["Code"], 400), _reasons_of(result)
+                if reasons and self._random.random() < 0.8:
+                    error.response["CancellationReasons"] = [{"Code": each["Code"]} for each in reasons]
+                raise error
             case "empty page" if isinstance(result, dict) and "_before" in result:
                 return {**result, "Items": [], "LastEvaluatedKey": result["_before"]}
         if isinstance(result, Exception):
@@ -148,6 +157,8 @@ class Service:
         item = request["Item"]
         partition, sort = item["PK"]["S"], Decimal(item["SK"]["N"])
         standing = self.partitions[partition].get(sort)
+        if (partition, sort) in self._prepared:
+            raise failure("TransactionConflictException", 400)
         if not _holds(request, standing):
             raise failure(
                 "ConditionalCheckFailedException",
@@ -157,6 +168,66 @@ class Service:
         self._recent[partition] = [*self._recent[partition][-4:], (sort, standing)]
         self.partitions[partition][sort] = item
         return {"ConsumedCapacity": {"CapacityUnits": 1.0}}
+
+    def _transact(self, request: Mapping[str, Any]) -> Answer:
+        """Carry out all actions or none. The items are stored one by one, and in between, others conflict on them.
+
+        A token is mostly honoured, as the service promises for ten minutes.
+        """
+        token = request.get("ClientRequestToken", "")
+        if token and token in self._prepared.values():
+            raise failure("TransactionInProgressException", 400)
+        if token in self._answered and self._random.random() < 0.7:
+            return self._answered[token]
+        reasons: list[dict[str, Any]] = []
+        puts: list[tuple[str, Decimal, Item]] = []
+        for action in request["TransactItems"]:
+            [(kind, content)] = action.items()
+            key = content["Item"] if kind == "Put" else content["Key"]
+            partition, sort = key["PK"]["S"], Decimal(key["SK"]["N"])
+            standing = self.partitions[partition].get(sort)
+            if (partition, sort) in self._prepared or (self.rate and self._random.random() < self.rate / 20):
+                reasons.append({"Code": "TransactionConflict"})
+            elif not _holds(content, standing):
+                reasons.append({"Code": "ConditionalCheckFailed", "Item": standing})
+            else:
+                reasons.append({"Code": "None"})
+                if kind == "Put":
+                    puts.append((partition, sort, content["Item"]))
+        if failed := [reason for reason in reasons if reason["Code"] != "None"]:
+            if self.rate and self._random.random() < 0.3:  # as if it had stopped at one of them
+                one = self._random.choice(failed)
+                reasons = [reason if reason is one else {"Code": "None"} for reason in reasons]
+            cancelled = failure("TransactionCanceledException", 400)
+            cancelled.response["CancellationReasons"] = reasons
+            raise cancelled
+        answer: Answer = {"ConsumedCapacity": [{"CapacityUnits": 2.0}]}
+        if token:
+            self._answered[token] = answer
+        if not self.rate:
+            for partition, sort, item in puts:
+                self.partitions[partition][sort] = item
+            return answer
+        return {"_stored": self._store_one_by_one(puts, token)}
+
+    def _store_one_by_one(self, puts: list[tuple[str, Decimal, Item]], token: str) -> asyncio.Future[None]:
+        """Store items at different moments. Return a future that ends with the last one."""
+        loop, left = asyncio.get_running_loop(), {(partition, sort) for partition, sort, _ in puts}
+        stored: asyncio.Future[None] = loop.create_future()
+
+        def store(partition: str, sort: Decimal, item: Item) -> None:
+            self.partitions[partition][sort] = item
+            del self._prepared[partition, sort]
+            left.discard((partition, sort))
+            if not left and not stored.done():
+                stored.set_result(None)
+
+        for partition, sort, item in puts:
+            self._prepared[partition, sort] = token
+            loop.call_later(self._random.expovariate(100.0), store, partition, sort, item)
+        if not puts:
+            stored.set_result(None)
+        return stored
 
     def _get(self, request: Mapping[str, Any]) -> Answer:
         key = request["Key"]
@@ -211,6 +282,11 @@ def _holds(request: Mapping[str, Any], standing: Item | None) -> bool:
         return False
     name = request["ExpressionAttributeNames"]["#v"]
     return name not in standing or int(standing[name]["N"]) < int(request["ExpressionAttributeValues"][":v"]["N"])
+
+
+def _reasons_of(error: ClientError) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = dict(error.response).get("CancellationReasons", [])
+    return found
 
 
 def failure(code: str, status: int, item: Item | None = None) -> ClientError:

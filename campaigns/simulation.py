@@ -45,7 +45,7 @@ def simulate(seed: int) -> Result:
     loop = VirtualLoop()
     source = Random(seed)
     random.seed(seed)  # tenacity's jitter
-    with virtual_time(loop) as wall, patch("eventsrc.repository.repository.uuid7", lambda: source.randbytes(16)):
+    with virtual_time(loop) as wall, patch("eventsrc.repository.drafting.uuid7", lambda: source.randbytes(16)):
         world = World(source, loop, wall)
         try:
             run(world.play(), loop)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none, wait_random
 
-from eventsrc import DynamoDBStore, SQLiteStore, concurrency
+from eventsrc import DynamoDBStore, SQLiteStore, concurrency, transactions
 from eventsrc.aggregates import commands, custom_types, differences, event_values, state
 from eventsrc.aggregates.event_reader import EventReader
 from eventsrc.aggregates.parts import Trace
@@ -40,6 +40,7 @@ from eventsrc.repository.execution import Execution
 from eventsrc.retrying import on_indefinite
 from eventsrc.stores import causes
 from eventsrc.stores.dynamodb import creation, table
+from eventsrc.stores.dynamodb.transactions import TableTransaction
 from eventsrc.stores.dynamodb.wire import (
     bodies,
     connection,
@@ -54,8 +55,11 @@ from eventsrc.stores.dynamodb.wire.http import Pool
 from eventsrc.stores.dynamodb.wire.limits import Limits
 from eventsrc.stores.dynamodb.wire.sdk import SDKClient
 from eventsrc.stores.sqlite import connection as sqlite_connection
-from eventsrc.stores.sqlite import file, threads
+from eventsrc.stores.sqlite import file, rows, threads
+from eventsrc.stores.sqlite import store as sqlite_store
 from eventsrc.stores.sqlite.watcher import Watcher
+from eventsrc.transactions import deciding
+from eventsrc.transactions.joint import Transaction
 
 from . import PYTHONPATH
 from .mutants import Patch, Verdict, broken
@@ -75,6 +79,8 @@ _OUTCOMES = "integration/test_outcomes.py"
 _NEVER_SENT = "integration/test_never_sent.py"
 _CERTIFICATES = "integration/test_certificates.py"
 _ENDPOINTS = "integration/test_endpoints.py"
+_TRANSACTION_OUTCOMES = "integration/test_transaction_outcomes.py"
+_TRANSACTION = "unit/transactions/test_transaction.py"
 _TABLES = "integration/test_tables.py"
 _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
@@ -87,6 +93,39 @@ _RECEIVED = "unit/messaging/test_received_events.py"
 _OUTBOUND = "unit/messaging/test_outbound.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
+
+
+def moved_guard_proves_that_nothing_is_stored() -> list[Patch]:
+    """If only a guard has moved, it is not looked whether an earlier try has stored the commits."""
+    return [edited(TableTransaction, "_find_outcome", ("if commits and (item", "if not commits and (item"))]
+
+
+def item_being_written_proves_that_nothing_is_stored() -> list[Patch]:
+    """A moved guard is definite, although an item of the transaction is being written."""
+    return [edited(TableTransaction, "_find_outcome", ('reason.Code != "None"', "False"))]
+
+
+def absence_not_guarded() -> list[Patch]:
+    """What was not found may be created before the transaction commits."""
+    return [edited(Transaction, "_guards", ("sorted(self._absent - self._members.keys())", "()"))]
+
+
+def member_sent_alone() -> list[Patch]:
+    """A save of an object sends its commit of a transaction whose outcome is not known, alone."""
+    changed = edited(settling, "check_store", ("isinstance(journal.sent_to, SentTogether)", "False"))
+    return [(repository, "check_store", changed[2])]
+
+
+def failed_transaction_left_in_the_group() -> list[Patch]:
+    """A transaction that fails in the middle leaves its first commits in the transaction that others share."""
+    changed = edited(rows, "append_all", ("if connection.in_transaction:", "if False:"))
+    return [(sqlite_store, "append_all", changed[2])]
+
+
+def errors_of_a_function_not_checked() -> list[Patch]:
+    """`transact` raises an error of its function although the function has seen a state that never was."""
+    changed = edited(deciding, "transact", ("await tx.check()", "pass"))
+    return [(transactions, "transact", changed[2])]
 
 
 def parking_without_the_fence() -> list[Patch]:
@@ -314,9 +353,7 @@ def turn_without_a_deadline() -> list[Patch]:
 def cancellation_that_says_nothing() -> list[Patch]:
     """A cancelled call does not say what it has sent."""
     return [
-        edited(
-            repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent, self._store)", "raise")
-        )
+        edited(repository.Repository, "_save", ("raise cancelled from explain_cancellation(sent, self.store)", "raise"))
     ]
 
 
@@ -780,6 +817,21 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     (
         damage_that_hides_the_commits_before,
         "unit/processing/test_memory_projection.py::test_a_commit_that_cannot_be_read_fails_alone",
+    ),
+    (
+        moved_guard_proves_that_nothing_is_stored,
+        f"{_TRANSACTION_OUTCOMES}::test_an_answer_without_the_stored_items_is_settled_by_a_read",
+    ),
+    (
+        item_being_written_proves_that_nothing_is_stored,
+        f"{_TRANSACTION_OUTCOMES}::test_a_moved_guard_next_to_an_item_that_is_being_written_proves_nothing",
+    ),
+    (absence_not_guarded, f"{_TRANSACTION}::test_what_was_not_found_must_not_be_created"),
+    (member_sent_alone, f"{_TRANSACTION}::test_an_unknown_outcome_is_settled"),
+    (errors_of_a_function_not_checked, f"{_TRANSACTION}::test_transact_raises_only_errors_of_a_state_that_was_true"),
+    (
+        failed_transaction_left_in_the_group,
+        "unit/transactions/test_inline.py::test_a_projection_that_fails_stores_nothing_and_disturbs_nobody",
     ),
     (old_events_not_upcast, f"{_CODEC}::test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one"),
     (token_ahead_of_the_events, f"{_INBOX}::test_the_token_is_never_ahead_of_what_is_stored"),

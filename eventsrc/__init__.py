@@ -7,6 +7,7 @@ from .aggregates.custom_types import register_type
 from .aggregates.event import Event, tag_of
 from .errors import (
     AggregateNotFound,
+    AlreadyReserved,
     CommandRefused,
     CommitOutcomeUnknown,
     CommitTooLarge,
@@ -44,6 +45,9 @@ from .errors import (
     SwitchPending,
     Throttled,
     TraceNotFound,
+    TransactionOutcomeUnknown,
+    TransactionsRefused,
+    TransactionTooLarge,
     UnhandledEvent,
     UnknownEventType,
     UpcasterFailed,
@@ -68,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregate",
     "AggregateNotFound",
+    "AlreadyReserved",
     "Batch",
     "CachePolicy",
     "CacheUse",
@@ -127,6 +132,9 @@ __all__ = [
     "Throttled",
     "TraceContext",
     "TraceNotFound",
+    "TransactionOutcomeUnknown",
+    "TransactionTooLarge",
+    "TransactionsRefused",
     "UnhandledEvent",
     "UnknownEventType",
     "UpcasterFailed",

@@ -11,7 +11,9 @@ EventsrcError
 ├── ConflictError               another commit has this version; load again and decide again
 ├── IdempotencyError            the command id was already applied with other content; use a new command id
 ├── CommandRefused              the command raised, which is final; give a new command a new id
+├── AlreadyReserved             another owner has the value; choose another one
 ├── CommitTooLarge              the commit does not fit into one item; nothing was sent
+│   └── TransactionTooLarge     a transaction has too many streams or bytes; nothing was sent
 ├── WrongStore                  the object belongs to another store or tenant; load it through this repository
 ├── Fenced                      another worker has taken over; this one stops
 ├── StreamParked                a handler failed; the stream waits until it is retried or skipped
@@ -38,9 +40,11 @@ EventsrcError
 │   └── StreamCorrupt           a version is missing
 └── StoreError                  the store could not do what was asked
     ├── CommitOutcomeUnknown    the commit may or may not be stored; `await repository.settle(error)`
+    │   └── TransactionOutcomeUnknown  all commits of it may be stored, or none; `await tx.settle()`
     ├── Throttled               not done: the service asked to slow down until the deadline
     ├── StoreUnavailable        not done: no usable answer before the deadline
     ├── StoreRejected           not done, and the same call will fail again
+    │   └── TransactionsRefused     the table, or the server, has no transactions
     ├── FeedTrimmed             the feed cannot resume from its checkpoint; start again as the message says
     └── StoreClosed             the store is not open, or not in this event loop or process
 
@@ -224,6 +228,38 @@ class CommitTooLarge(EventsrcError, ValueError):
             f"a commit to {self.stream} needs {self.size:,} bytes, the limit is {self.limit:,}; record fewer "
             "events per save, or store large content elsewhere and record a reference"
         )
+
+
+class TransactionTooLarge(CommitTooLarge):
+    """A transaction has `size` of `unit` ("streams" or "bytes"), and the limit is `limit`. Nothing was sent.
+
+    Streams that were only read count too, as do the actions of an inline projection. `stream` is the first one.
+    """
+
+    def __init__(self, stream: str, size: int, limit: int, unit: str) -> None:
+        super().__init__(stream, size, limit)
+        self.args = (stream, size, limit, unit)
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return (
+            f"a transaction on {self.stream} and other streams has {self.size:,} {self.unit}, the limit is "
+            f"{self.limit:,}; split it into several, or use commands that follow one another"
+        )
+
+
+class AlreadyReserved(EventsrcError):
+    """Another owner, `owner`, has the value in the reservations `name`. The value itself is not kept in the error.
+
+    `stream` is the stream of the reservation. Choose another value, or release this one first.
+    """
+
+    def __init__(self, name: str, stream: str, owner: str) -> None:
+        super().__init__(name, stream, owner)
+        self.name, self.stream, self.owner = name, stream, owner
+
+    def __str__(self) -> str:
+        return f"the value is reserved in {self.name!r} by {self.owner!r} ({self.stream}); choose another value"
 
 
 class WrongStore(EventsrcError, ValueError):
@@ -557,6 +593,33 @@ class CommitOutcomeUnknown(StoreError):
         )
 
 
+class TransactionOutcomeUnknown(CommitOutcomeUnknown):
+    """No definite answer came for a transaction, or it was cancelled. All of its `commits` may be stored, or none.
+
+    `guards` are the streams that were only read, with their versions. None of the commits may be sent alone.
+    `await tx.settle()`, or `await eventsrc.transactions.settle(store, error)`, sends the same transaction again, and
+    its outcome is exact. With an inline projection (`has_inline`), only the process that sent it can settle it.
+    """
+
+    def __init__(
+        self, commits: Sequence[Commit], guards: Sequence[tuple[str, int]], reason: str = "", has_inline: bool = False
+    ) -> None:
+        super().__init__(commits[0], reason)
+        self.commits, self.guards, self.has_inline = tuple(commits), tuple(guards), has_inline
+        self.args = (self.commits, self.guards, reason, has_inline)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        last = f" (last: {self.reason})" if self.reason else ""
+        return (
+            f"a transaction of {len(self.commits)} commits, the first to {self.stream}@{self.version}: no definite "
+            f"answer{last}; call `await tx.settle()`, or `await eventsrc.transactions.settle(store, error)`, to learn "
+            "the outcome"
+        )
+
+
 class Throttled(StoreError):
     """Not done. Until the deadline the service throttled, or a lock, a connection or the aggregate stayed taken."""
 
@@ -574,6 +637,21 @@ class StoreRejected(StoreError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.advice}"
+
+
+class TransactionsRefused(StoreRejected):
+    """Not done: the service refuses this transaction as it is, and would accept a single commit.
+
+    Global tables with multi-Region strong consistency have no transactions, and neither have some other servers of the
+    same protocol. Use a table without that consistency, or commit to one stream at a time.
+    """
+
+    def __init__(self, code: str, advice: str = "") -> None:
+        super().__init__(code, advice)
+        self.advice = advice or (
+            "the service refuses the transaction; global tables with multi-Region strong consistency, and some "
+            "servers, have none: use another table, or save one aggregate at a time"
+        )
 
 
 class FeedTrimmed(StoreError):

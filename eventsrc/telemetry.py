@@ -32,6 +32,7 @@ from .errors import CommitOutcomeUnknown, ConflictError
 from .processing.slice import HandlerFailed
 from .repository.repository import Repository
 from .store import Commit, Loaded, Receipt, Snapshot, Store
+from .stores.transacting import Guard, Transacting
 from .stream_id import category_of
 from .trace_context import stamp_all
 
@@ -65,8 +66,8 @@ def instrument(
 
     Call it once for each store, before the store is used.
 
-    - Spans: `eventsrc.append`, `eventsrc.load` and `eventsrc.put_snapshot`, with category, version and outcome. Stream
-      ids and payloads are left out, because they may identify people.
+    - Spans: `eventsrc.append`, `eventsrc.append_all`, `eventsrc.load` and `eventsrc.put_snapshot`, with category,
+      version and outcome. Stream ids and payloads are left out, because they may identify people.
     - Metrics: `eventsrc.requests`, `eventsrc.write_units` and so on, one for each field of Usage, and
       `eventsrc.cache.hits` and `eventsrc.cache.misses`.
     - Commits of this process store the span in which they are made, as `traceparent` in their metadata (W3C Trace
@@ -119,6 +120,18 @@ def instrument(
             current.set_attribute("eventsrc.version", snapshot.version)
             return await put_snapshot(snapshot)
 
+    if isinstance(store, Transacting):
+        append_all = store.append_all
+
+        async def traced_append_all(
+            commits: Sequence[Commit], guards: Sequence[Guard] = (), **options: Any
+        ) -> Sequence[Receipt]:
+            with span("append_all", commits[0].stream if commits else "") as current:
+                current.set_attribute("eventsrc.commits", len(commits))
+                current.set_attribute("eventsrc.guards", len(guards))
+                return await append_all(commits, guards, **options)
+
+        store.append_all = traced_append_all  # type: ignore[method-assign]
     # On this object only: a store that is not instrumented pays nothing.
     store.append, store.load, store.put_snapshot = traced_append, traced_load, traced_put  # type: ignore[method-assign]
     for name, unit in _COUNTERS.items():

@@ -165,13 +165,13 @@ _NEVER_CHANGED = frozenset((str, int, float, bool, bytes, NoneType, Decimal, dat
 _COPIED = frozenset((set, bytearray, deque, defaultdict, OrderedDict, Counter))
 
 
-def check_has_run(command: Callable[..., Any], result: T) -> T:
+def check_has_run(command: Callable[..., Any], result: T, what: str = "a command") -> T:
     """Return the result of a command. Raises TypeError if the command has not run because it awaits or yields."""
     if inspect.iscoroutine(result):
         result.close()
     if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
         kind = type(result).__name__
-        raise TypeError(f"{command_name(command)} returned {kind}; a command is a plain function without await")
+        raise TypeError(f"{command_name(command)} returned {kind}; {what} is a plain function without await")
     return result
 
 

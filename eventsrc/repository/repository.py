@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from ..aggregates.aggregate import Aggregate, journal_of
-from ..aggregates.codec import join, pack
-from ..aggregates.commands import check_command_id, compute_digest
 from ..aggregates.declaration import declaration_of, describe_other
-from ..aggregates.event_values import read_tags
 from ..concurrency import load_all
 from ..errors import (
     AggregateNotFound,
@@ -26,9 +22,8 @@ from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
 from ..stores.reading import check_contiguous, read_without_gaps
 from ..stream_id import stream_id
-from ..trace_context import current_trace
-from ..uuid7 import uuid7
 from .cache import Cache, CachePolicy, CacheUse
+from .drafting import make_draft, note_stored
 from .execution import Executed, Steps, Terms
 from .executor import Executor
 from .folding import fold_in_parts
@@ -229,7 +224,7 @@ class Repository(Generic[A]):
                     return receipt
             elif not journal.uncommitted and (digest is None or metadata is None):
                 return Receipt(journal.stream, journal.version, None)
-            draft = self._draft(aggregate, command_id, digest, metadata)
+            draft = make_draft(aggregate, command_id, digest, metadata)
             if command_id is not None and (applied := journal.commands.get(command_id)):
                 if earlier is not None and earlier.command_id == command_id:  # later events are other content
                     raise IdempotencyError(journal.stream, command_id, applied.version)
@@ -240,30 +235,6 @@ class Repository(Generic[A]):
             raise cancelled from explain_cancellation(sent, self.store)
         finally:
             journal.saving = False
-
-    def _draft(
-        self, aggregate: A, command_id: str | None, digest: bytes | None, metadata: Mapping[str, str] | None
-    ) -> Commit:
-        journal, trace = journal_of(aggregate), current_trace().merged(metadata)
-        body, version = join(journal.uncommitted), journal.version + 1
-        tags = read_tags(body)
-        if command_id is not None:
-            check_command_id(command_id)
-            digest = digest or compute_digest(aggregate.uncommitted)
-        return Commit(
-            stream=journal.stream,
-            version=version,
-            id=uuid7(),
-            time=max(time.time_ns() // 1000, journal.time),
-            events=len(tags),
-            tags=tuple(dict.fromkeys(tags)),
-            payload=pack(body, journal.stream, version),
-            correlation_id=trace.correlation_id,
-            causation_ids=trace.causation_ids,
-            command_id=command_id,
-            command_digest=digest,
-            metadata=trace.metadata,
-        )
 
     async def _append(self, aggregate: A, draft: Commit) -> Receipt:
         """Append the draft. It stays in the journal as long as its outcome is unknown."""
@@ -278,14 +249,15 @@ class Repository(Generic[A]):
             if (applied := find_applied(draft, error)) is None:
                 raise
             return await resolve_duplicate(self.load, aggregate, applied, draft)
-        journal.draft = None
-        del journal.uncommitted[: draft.events]
-        journal.advance_to(draft)
-        journal.store, journal.tail = self.store, journal.tail + draft.size
-        journal.remember(draft, self.aggregate_class.remembered_commands)
+        note_stored(aggregate, draft, self.store)
         await self._snapshots.after_save(aggregate)
         return receipt
 
     async def _catch_up(self, aggregate: A) -> None:
         newer = read_without_gaps(self.store, aggregate.stream, aggregate.version)
         await fold_in_parts(self._fold, aggregate, [commit async for commit in newer])
+
+
+def steps_of(repository: Repository[A]) -> Steps[A]:
+    """Return what a repository is made of. Other modules reach it only through this function."""
+    return repository._steps  # noqa: SLF001  # this file owns it

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+import msgspec
+
 from ..aggregates.aggregate import Aggregate, Journal, adopt, journal_of
 from ..aggregates.commands import AppliedCommand
 from ..errors import (
@@ -18,14 +20,30 @@ from ..errors import (
     StoredDataError,
     StoreError,
     StoreUnavailable,
+    TransactionOutcomeUnknown,
     WrongStore,
 )
 from ..store import Commit, Receipt, Store
 from ..stores.feed import Feed
 from ..stores.reading import check_commit
+from ..stores.transacting import Guard
 from ..stream_id import category_of
 
 A = TypeVar("A", bound=Aggregate)
+
+
+class SentTogether(msgspec.Struct, frozen=True):
+    """A transaction, in the place of the store in `Journal.sent_to`: its drafts must not be sent one by one."""
+
+    commits: tuple[Commit, ...]
+    guards: tuple[Guard, ...]
+    sent_by: object  # can settle it
+
+    def to_error(self, reason: str = "", has_inline: bool = False) -> TransactionOutcomeUnknown:
+        """Return the error for the outcome that is not known."""
+        error = TransactionOutcomeUnknown(self.commits, self.guards, reason, has_inline)
+        error.sent_to = self.sent_by
+        return error
 
 
 async def append(store: Store, commit: Commit, ambiguous: bool) -> Receipt:
@@ -45,7 +63,12 @@ async def append(store: Store, commit: Commit, ambiguous: bool) -> Receipt:
 
 
 async def check_store(store: Store, journal: Journal) -> None:
-    """Raise WrongStore unless an object, and its commit of unknown outcome, are of this store."""
+    """Raise WrongStore unless an object, and its commit of unknown outcome, are of this store.
+
+    Raises TransactionOutcomeUnknown if that commit is one of a transaction, which is settled as a whole.
+    """
+    if journal.draft is not None and isinstance(journal.sent_to, SentTogether):
+        raise journal.sent_to.to_error("the object was not saved")
     if journal.store is not None and journal.store is not store:
         await check_commit(store, journal.stream, journal.version, journal.commit_id)
     if journal.draft is not None:
@@ -112,6 +135,8 @@ async def settle(store: Store, category: str, error: BaseException) -> Receipt |
         raise ValueError(f"{type(error).__name__} has no outcome; pass the error that `save` or `execute` raised")
     if not isinstance(cause, CommitOutcomeUnknown):
         return None
+    if isinstance(cause, TransactionOutcomeUnknown):
+        raise ValueError("the error is of a transaction; call `await eventsrc.transactions.settle(store, error)`")
     if category_of((commit := cause.commit).stream) != category:
         raise ValueError(f"{commit.stream} is not of the category {category}; call `settle` of its own repository")
     await _check_sent(store, commit, cause.sent_to)

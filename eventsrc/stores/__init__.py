@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .limits import check_commit
     from .memory import MemoryStore
     from .ordered import OrderedStore
+    from .sqlite.inline import InlineDatabase
     from .sqlite.store import SQLiteStore
+    from .transacting import Guard, Transacting, check_transaction
     from .url import open_store
 
 __all__ = [
@@ -32,14 +34,18 @@ __all__ = [
     "Export",
     "Feed",
     "Gate",
+    "Guard",
     "Head",
+    "InlineDatabase",
     "Lookup",
     "ManagedStore",
     "MemoryStore",
     "OrderedStore",
     "SQLiteStore",
+    "Transacting",
     "check_commit",
     "check_stream",
+    "check_transaction",
     "open_store",
     "settle",
 ]
@@ -51,14 +57,18 @@ _HOMES = {
     "Export": ".dynamodb.export.export",
     "Feed": ".feed",
     "Gate": ".gate",
+    "Guard": ".transacting",
     "Head": ".feed",
+    "InlineDatabase": ".sqlite.inline",
     "Lookup": ".causes",
     "ManagedStore": ".lifecycle",
     "MemoryStore": ".memory",
     "OrderedStore": ".ordered",
     "SQLiteStore": ".sqlite.store",
+    "Transacting": ".transacting",
     "check_commit": ".limits",
     "check_stream": "..stream_id",
+    "check_transaction": ".transacting",
     "open_store": ".url",
 }
 

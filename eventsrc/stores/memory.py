@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from heapq import nsmallest
 from types import coroutine
 from uuid import uuid4
@@ -18,6 +18,7 @@ from .feed import Head
 from .limits import MAX_COMMIT_BYTES, check_commit
 from .ordered import PAGE, OrderedStore
 from .settle import settle
+from .transacting import Guard, check_transaction, find_outcome, make_receipts
 
 
 class MemoryStore(OrderedStore):
@@ -38,18 +39,43 @@ class MemoryStore(OrderedStore):
         used = Usage(calls=1)
         with self.in_flight(used=used):
             await _yield_to_others()
-            commits = self._streams.setdefault(commit.stream, [])
+            commits = self._streams.get(commit.stream, [])
             if commit.version <= len(commits):
                 return settle(commit, commits[commit.version - 1], used)
             if commit.version > len(commits) + 1:
                 used.conflicts += 1
                 raise ConflictError(commit.stream, commit.version - 1, len(commits))
-            stored = msgspec.structs.replace(commit, position=len(self._all) + 1)
-            commits.append(stored)
-            self._all.append(stored)
-            self.notify()
+            [stored] = self._store((commit,))
             await _yield_to_others()  # a cancellation here leaves it stored
             return settle(commit, stored, used)
+
+    async def append_all(
+        self, commits: Sequence[Commit], guards: Sequence[Guard] = (), *, inline: Callable[[None], None] | None = None
+    ) -> Sequence[Receipt]:
+        check_transaction(commits, guards, self._max_commit_bytes)
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            await _yield_to_others()
+            streams = self._streams
+            receipts = find_outcome(
+                commits, guards, used, lambda name: len(streams.get(name, ())), lambda name, at: streams[name][at - 1]
+            )
+            if receipts is not None or not commits:
+                return receipts or ()
+            if inline is not None:
+                inline(None)
+            stored = self._store(commits)
+            await _yield_to_others()  # as above
+            return make_receipts(stored, used)
+
+    def _store(self, commits: Sequence[Commit]) -> list[Commit]:
+        last = len(self._all)
+        stored = [msgspec.structs.replace(each, position=last + number) for number, each in enumerate(commits, 1)]
+        for commit in stored:
+            self._streams.setdefault(commit.stream, []).append(commit)
+        self._all += stored
+        self.notify()
+        return stored
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)

@@ -22,6 +22,7 @@ from eventsrc import CommitOutcomeUnknown, ConflictError, MemoryStore, Repositor
 from eventsrc.processing import Context, Effects, MemoryCheckpoints, Processor, Runner
 from eventsrc.telemetry import instrument, instrument_processors
 from eventsrc.testing.contract.samples import make_commit
+from eventsrc.transactions import transaction
 
 
 class Instrumented:
@@ -66,6 +67,23 @@ async def test_each_call_is_a_span_without_the_stream_id(instrumented: Instrumen
     }
     assert (load.attributes or {})["eventsrc.snapshot"] is True
     assert "ann" not in "".join(span.to_json() for span in instrumented.spans())
+
+
+async def test_a_transaction_is_one_span(instrumented: Instrumented) -> None:
+    async with transaction(instrumented.store) as tx:
+        for id in ("ann-1970", "bob-1980"):
+            tx.add(instrumented.accounts, Account.open(id, owner="ann"))
+        await tx.find(instrumented.accounts, "cid-1990")
+    _, append, *_ = instrumented.spans()
+    assert append.name == "eventsrc.append_all"
+    assert dict(append.attributes or {}) == {
+        "eventsrc.store": "ScriptedStore",
+        "eventsrc.category": "account",
+        "eventsrc.commits": 2,
+        "eventsrc.guards": 1,
+        "eventsrc.outcome": "ok",
+    }
+    assert "1970" not in "".join(span.to_json() for span in instrumented.spans())
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from eventsrc import Aggregate, AggregateNotFound, ConflictError, Event, Repository, SQLiteStore
+from eventsrc import Aggregate, Event, Repository, SQLiteStore
 from eventsrc.messaging import Inbox, Received, events_client
-from eventsrc.processing import Effects, Processor, SQLiteCheckpoints
+from eventsrc.processing import EffectContext, Effects, Processor, SQLiteCheckpoints
 
 
 class Deposit(msgspec.Struct):
     amount: int
-
-
-class Joined(Event, tag="member.joined"):
-    pass
 
 
 class PointsEarned(Event, tag="member.points"):
@@ -37,8 +31,6 @@ class Member(Aggregate, tag="member"):
     def earn(self, points: int, cause: str) -> None:
         self.record(PointsEarned(points=points, cause=cause))
 
-    def apply_joined(self, event: Joined) -> None: ...
-
     def apply_points(self, event: PointsEarned) -> None:
         self.points += event.points
 
@@ -51,18 +43,11 @@ class Points(Effects, tag="points"):
     def __init__(self, members: Repository[Member]) -> None:
         self._members = members
 
-    async def handle_received(self, event: Received, context: Any) -> None:
+    async def handle_received(self, event: Received, context: EffectContext) -> None:
         if event.type != "deposited.v1":
             return
         id, amount = event.subject or "", event.read(Deposit).amount
-        try:
-            await self._members.execute(id, Member.earn, amount, event.id, command_id=context.id)
-        except AggregateNotFound:
-            member = Member(id=id)
-            member.record(Joined())
-            with suppress(ConflictError):
-                await self._members.save(member)
-            await self._members.execute(id, Member.earn, amount, event.id, command_id=context.id)
+        await context.create_or_execute(self._members, id, Member.earn, amount, event.id)
 
 
 def open_store(folder: Path) -> SQLiteStore:

@@ -149,6 +149,7 @@ def test_every_error_is_explained() -> None:
         ".testing",
         ".testing.contract",
         ".local",
+        ".transactions",
     ],
 )
 def test_every_public_name_is_on_a_page(door: str) -> None:

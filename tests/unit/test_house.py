@@ -30,6 +30,7 @@ DOORS = {
         ".local",
         ".telemetry",
         ".tracing",
+        ".transactions",
         ".inspection",
         ".studio",
     )

@@ -201,9 +201,16 @@ def _make_probes(store: DynamoDBStore) -> Probes:
         "ExpressionAttributeNames": {"#pk": next(iter(items.trace_keys))},
         "ExpressionAttributeValues": {":pk": {"S": _PROBE}},
     }
+    check = {
+        **name,
+        "Key": items.key(_PROBE, 1),
+        "ConditionExpression": "attribute_not_exists(#pk)",
+        "ExpressionAttributeNames": {"#pk": items.partition_key},
+    }
     send = partial(ask, store, kind=dict[str, Any])
     return {
         ("PutItem", ""): partial(send, "PutItem", put),
+        ("ConditionCheckItem", ""): partial(send, "TransactWriteItems", {"TransactItems": [{"ConditionCheck": check}]}),
         ("GetItem", ""): partial(send, "GetItem", {**name, "Key": items.key(_PROBE, 1)}),
         ("Query", ""): partial(send, "Query", query),
         ("Scan", ""): partial(send, "Scan", {**name, "Limit": 1}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -14,7 +14,18 @@ from ...stream_id import MAX_STREAM_BYTES, TENANT_DELIMITER, check_stream
 from ..limits import ID_BYTES, MAX_COMMIT_BYTES, check_commit, check_version
 from .layouts.layout import SortKey, commit_version
 from .wire.client import Reply
-from .wire.responses import Binary, ConditionFailed, GetResponse, Number, QueryResponse, Text, TextMap, Texts
+from .wire.responses import (
+    Binary,
+    Cancelled,
+    ConditionFailed,
+    GetResponse,
+    Number,
+    QueryResponse,
+    Reason,
+    Text,
+    TextMap,
+    Texts,
+)
 
 T = TypeVar("T")
 
@@ -66,6 +77,7 @@ class Items:
         self.get_response: type[GetResponse[Stored]] = GetResponse[stored]
         self.query_response: type[QueryResponse[Stored]] = QueryResponse[stored]
         self._condition_failed: type[ConditionFailed[Stored]] = ConditionFailed[stored]
+        self._cancelled: type[Cancelled[Stored]] = Cancelled[stored]
         self.tenant = tenant
         self.trace_keys = {CORRELATION: "S", TIME: "N"}
         self.identity_attribute = ID
@@ -117,6 +129,23 @@ class Items:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
         return item if item is not None and self.is_at(item, commit.stream, commit.version) else None
+
+    def read_reasons(self, reply: Reply | None, places: Sequence[tuple[str, int]]) -> list[Reason[Stored]]:
+        """Return why each of the actions on these streams and versions was cancelled, with the item that it has met.
+
+        An empty list if the reply does not say it.
+        """
+        try:
+            reasons = reply.read(self._cancelled).CancellationReasons if reply is not None else []
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return []
+        if len(reasons) < len(places):
+            return []
+        found = []
+        for reason, (stream, version) in zip(reasons, places, strict=False):
+            item = reason.Item if reason.Item is not None and self.is_at(reason.Item, stream, version) else None
+            found.append(Reason(reason.Code, item))
+        return found
 
     def are_of_stream(self, items: Iterable[Stored], stream: str) -> bool:
         """Whether all of these items are in the partition of the stream."""

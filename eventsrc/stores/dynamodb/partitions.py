@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...concurrency import Turn
-from ...errors import CorruptPayload
+from ...errors import CorruptPayload, StoreError
 from ...store import OVERHEAD, Commit, Snapshot
 from ...usage import Usage
 from .items import ID, SNAPSHOT_VERSION, Items, Stored
@@ -122,3 +122,14 @@ class TablePartitions:
         except ConditionNotMet:
             return False
         return True
+
+
+async def find_stored(partitions: TablePartitions, commit: Commit, unknown: StoreError) -> Stored:
+    """Return the item that has the version of a commit whose put was refused. Raises `unknown` if it is not found."""
+    try:
+        stored = await partitions.get(commit.stream, commit.version)
+    except StoreError as error:  # not a definite failure: the stored item may be this commit
+        raise unknown from error
+    if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
+        raise unknown
+    return stored

@@ -20,6 +20,7 @@ class Grant(NamedTuple):
 
 SIDES: dict[str, tuple[Grant, ...]] = {
     "write": (Grant("EventsrcWrite", ("PutItem", "GetItem", "Query")),),
+    "transactions": (Grant("EventsrcTransactions", ("ConditionCheckItem",)),),
     "read": (
         Grant("EventsrcRead", ("DescribeTable", "GetItem", "Query", "Scan")),
         Grant("EventsrcStream", ("DescribeStream", "GetShardIterator", "GetRecords"), STREAM_PLACE),

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from ...errors import CommitOutcomeUnknown, StoreError
+from ...errors import CommitOutcomeUnknown, TransactionOutcomeUnknown
 from ...store import MAX_VERSION, Commit, EventId, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...usage import Usage
 from ..feed import Batch, Head, select
 from ..lifecycle import ManagedStore
 from ..settle import settle
+from ..transacting import Guard, check_transaction
 from .feed.change_records import ChangeRecord, read_changes
-from .feed.checkpoint import find_earliest, parse_checkpoint
+from .feed.checkpoint import count_remaining, find_age, find_earliest
 from .feed.scan import scan_commits, scan_heads
 from .feed.table_feed import TableFeed
 from .identity import Identity
-from .items import Items, Stored
+from .items import Items
 from .layouts import LAYOUTS, LayoutName
 from .layouts.layout import SortKey
 from .lookup import TableLookup
-from .partitions import TablePartitions
+from .partitions import TablePartitions, find_stored
 from .table import Table
+from .transactions import Action, TableTransaction
 from .wire.connection import DEADLINE, MAX_CONNECTIONS, Connection
 from .wire.outcomes import ConditionNotMet
 from .wire.responses import Response
@@ -50,6 +51,8 @@ class DynamoDBStore(ManagedStore):
 
     ordered = False
     earliest = staticmethod(find_earliest)
+    remaining = staticmethod(count_remaining)
+    behind = staticmethod(find_age)
 
     def __init__(
         self,
@@ -114,8 +117,38 @@ class DynamoDBStore(ManagedStore):
             else:
                 return settle(commit, commit, used)
             if stored is None:  # the endpoint does not return the stored item
-                stored = await _find_stored(TablePartitions(self.table, self.items, used), commit)
+                stored = await find_stored(
+                    TablePartitions(self.table, self.items, used), commit, CommitOutcomeUnknown(commit)
+                )
             return settle(commit, self.items.to_commit(stored, commit.stream), used)
+
+    async def append_all(
+        self,
+        commits: Sequence[Commit],
+        guards: Sequence[Guard] = (),
+        *,
+        inline: Callable[[list[Action]], None] | None = None,
+    ) -> Sequence[Receipt]:
+        """Store all these commits or none, as `Transacting.append_all`, in one TransactWriteItems.
+
+        - It takes twice the write units of single commits, and two units for each guard. One commit alone, without
+          guards, is a single put.
+        - `inline` is called once, before anything is sent, with a list to which it appends actions: dicts as in
+          TransactWriteItems with Put, Update or Delete, without conditions. They count as streams do.
+        """
+        check_transaction(commits, guards)
+        actions: list[Action] = []
+        if inline is not None and commits:
+            inline(actions)
+        if len(commits) == 1 and not guards and not actions:
+            try:
+                return [await self.append(commits[0])]
+            except CommitOutcomeUnknown as unknown:
+                raise TransactionOutcomeUnknown(commits, guards, unknown.reason) from None
+        used = Usage(calls=1)
+        transaction = TableTransaction(self.table, self.items, commits, guards, actions, used)
+        with self.in_flight(used=used):
+            return await transaction.run()
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)
@@ -255,19 +288,6 @@ class DynamoDBStore(ManagedStore):
         """
         return await self._table_feed.end()
 
-    async def remaining(self, after: str) -> int | None:
-        """Return None, because counting would take a scan. Raises ValueError if `after` is not a checkpoint."""
-        if after:
-            parse_checkpoint(after)
-        return None
-
-    async def behind(self, after: str) -> float | None:
-        """Return how old a checkpoint is, in seconds: later commits may not have been delivered. None within a scan."""
-        checkpoint = parse_checkpoint(after) if after else None
-        if checkpoint is None or checkpoint.scan is not None:
-            return None
-        return max(0.0, time.time() - checkpoint.since)
-
     async def heads(self) -> AsyncGenerator[Sequence[Head]]:
         """Iterate over the heads of all streams, as `Feed.heads`.
 
@@ -337,15 +357,3 @@ class DynamoDBStore(ManagedStore):
 
     async def on_close(self) -> None:
         await self.table.connection.aclose()
-
-
-async def _find_stored(partitions: TablePartitions, commit: Commit) -> Stored:
-    """Return the item that has the version of a commit whose put was refused. Raises CommitOutcomeUnknown."""
-    unknown = CommitOutcomeUnknown(commit)
-    try:
-        stored = await partitions.get(commit.stream, commit.version)
-    except StoreError as error:  # not a definite failure: the stored item may be this commit
-        raise unknown from error
-    if stored is None:  # the stored item was deleted, or an earlier try is still being carried out
-        raise unknown
-    return stored

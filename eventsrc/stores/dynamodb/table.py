@@ -348,8 +348,8 @@ def _read_stored(reply: Reply | None) -> Item | None:
 def _read_cancelled(reply: Reply | None, repeated: bool) -> Refusal | None:
     """Return the first action of a transaction whose condition failed; None if the response does not name it."""
     try:
-        reasons = reply.read(Cancelled).CancellationReasons if reply is not None else []
+        reasons = reply.read(Cancelled[Item]).CancellationReasons if reply is not None else []
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    failed = ((reason, index) for index, reason in enumerate(reasons) if reason.Code == "ConditionalCheckFailed")
+    failed = ((reason, index) for index, reason in enumerate(reasons) if reason.is_failed_condition)
     return next((Refusal(reason.Item or {}, repeated, index) for reason, index in failed), None)

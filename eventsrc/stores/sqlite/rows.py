@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 from ...errors import ConflictError, StoreRejected
@@ -13,6 +13,7 @@ from ...usage import Usage
 from ..feed import Head
 from ..ordered import separate
 from ..settle import settle
+from ..transacting import Guard, find_outcome
 from .pages import JOINED, PAGE, Page, Selection, read_page, set_position, to_page
 
 FORWARD = Selection("stream = ? AND version BETWEEN ? AND ?", "version", "log")
@@ -85,6 +86,40 @@ def append(connection: sqlite3.Connection, commit: Commit, row: tuple[str | None
         connection.execute(_INSERT_EFFECT, (cause, last + 1))
     used.bytes_written = commit.size
     return Receipt(commit.stream, commit.version, commit.id, commit.events, last + 1, usage=used)
+
+
+def append_all(
+    connection: sqlite3.Connection,
+    commits: Sequence[Commit],
+    rows: Sequence[tuple[str | None, str, bytes]],
+    guards: Sequence[Guard],
+    used: Usage,
+    inline: Callable[[sqlite3.Connection], None] | None,
+) -> Sequence[Receipt]:
+    """Append commits together. `rows` has the columns of each. What fails leaves nothing in the open transaction."""
+
+    def head_of(stream: str) -> int:
+        return connection.execute(_BEFORE, (stream,)).fetchone()[1] or 0
+
+    def commit_at(stream: str, version: int) -> Commit | None:
+        return next(iter(read_versions(connection, stream, version, version)), None)
+
+    receipts = find_outcome(commits, guards, used, head_of, commit_at)
+    if receipts is not None or not commits:
+        return receipts or ()
+    connection.execute("SAVEPOINT append_all")
+    try:
+        each = [append(connection, commit, row, Usage()) for commit, row in zip(commits, rows, strict=True)]
+        if inline is not None:
+            inline(connection)
+    except BaseException:
+        if connection.in_transaction:  # else SQLite has rolled back all of it
+            connection.execute("ROLLBACK TO append_all")
+            connection.execute("RELEASE append_all")
+        raise
+    connection.execute("RELEASE append_all")
+    used.bytes_written = sum(commit.size for commit in commits)
+    return [receipt._replace(usage=used) for receipt in each]
 
 
 def load(connection: sqlite3.Connection, stream: str) -> Loaded:

@@ -8,13 +8,13 @@ and the writer never blocks them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
 from ...concurrency import wait_for_thread
-from ...errors import CommitOutcomeUnknown, StoredDataError, StoreUnavailable
+from ...errors import CommitOutcomeUnknown, StoredDataError, StoreUnavailable, TransactionOutcomeUnknown
 from ...store import MAX_VERSION, Commit, EventId, Loaded, Receipt, Snapshot
 from ...stream_id import check_stream
 from ...trace_context import check_text
@@ -24,7 +24,9 @@ from ..feed import Damaged, Head
 from ..limits import MAX_COMMIT_BYTES, check_commit, check_deadline
 from ..ordered import PAGE as FEED_PAGE
 from ..ordered import OrderedStore
+from ..transacting import Guard, check_transaction
 from .file import FILE_MODE, DatabaseFile
+from .inline import InlineDatabase, InlineFailed, run_inline
 from .pages import PAGE, Page, Selection, read_page, to_row
 from .rows import (
     BACKWARD,
@@ -34,6 +36,7 @@ from .rows import (
     FORWARD,
     PUT_SNAPSHOT,
     append,
+    append_all,
     load,
     read_after,
     read_commit_id,
@@ -98,6 +101,40 @@ class SQLiteStore(OrderedStore):
                 return receipt
             except Undecided as undecided:
                 raise CommitOutcomeUnknown(commit, str(undecided)) from None
+
+    async def append_all(
+        self,
+        commits: Sequence[Commit],
+        guards: Sequence[Guard] = (),
+        *,
+        inline: Callable[[InlineDatabase], None] | None = None,
+    ) -> Sequence[Receipt]:
+        """Store all these commits or none, as `Transacting.append_all`.
+
+        `inline` is called by the thread that writes, inside the transaction, with the database of the store: its tables
+        and those that `inline` makes. Whatever it raises is raised here, and nothing is stored then. It holds up all
+        appends while it runs.
+        """
+        check_transaction(commits, guards, self._max_commit_bytes)
+        rows = [to_row(commit) for commit in commits]
+        write = partial(run_inline, inline) if inline is not None else None
+        used = Usage(calls=1)
+        with self.in_flight(used=used):
+            assert self._writer is not None
+            try:
+                receipts = await self._writer.submit(
+                    lambda connection: append_all(connection, commits, rows, guards, used, write)
+                )
+            except Undecided as undecided:
+                if not commits:
+                    raise StoreUnavailable("the guards could not be checked; try again later") from None
+                raise TransactionOutcomeUnknown(commits, guards, str(undecided)) from None
+            except InlineFailed as failed:
+                raise failed.error from None
+            if receipts:
+                self._appended = receipts[-1].position
+                self.notify()
+            return receipts
 
     async def load(self, stream: str) -> Loaded:
         check_stream(stream)

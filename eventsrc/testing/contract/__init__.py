@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import appends, checkpoints, feeds, life, lookups, projections, races, reads, refusals, snapshots
+from . import appends, checkpoints, feeds, life, lookups, projections, races, reads, refusals, snapshots, transactions
 from .check import Capability, Check, MakeStore
 
 __all__ = ["CONTRACT", "Capability", "Check", "MakeStore", "check_store", "checkpoints", "projections"]
@@ -37,6 +37,7 @@ CONTRACT: tuple[Check, ...] = (
     *life.CHECKS,
     *feeds.CHECKS,
     *lookups.CHECKS,
+    *transactions.CHECKS,
 )
 
 

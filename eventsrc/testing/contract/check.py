@@ -25,6 +25,7 @@ class Capability(Enum):
     SHARES_DATA = "shows the same data through every object that the factory makes"
     FEEDS = "has a feed of all its commits in order"
     FINDS_CAUSES = "finds the commits of a trace, and the effects of an event"
+    TRANSACTIONS = "stores commits to several streams together, with guards on others"
 
 
 @dataclass(frozen=True, slots=True)

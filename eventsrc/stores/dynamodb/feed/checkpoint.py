@@ -103,6 +103,21 @@ def find_earliest(checkpoints: Iterable[str]) -> str:
     ).text()
 
 
+async def count_remaining(after: str) -> int | None:
+    """Return None, because counting would take a scan. Raises ValueError if `after` is not a checkpoint."""
+    if after:
+        parse_checkpoint(after)
+    return None
+
+
+async def find_age(after: str) -> float | None:
+    """Return how old a checkpoint is, in seconds: later commits may not have been delivered. None within a scan."""
+    checkpoint = parse_checkpoint(after) if after else None
+    if checkpoint is None or checkpoint.scan is not None:
+        return None
+    return max(0.0, time() - checkpoint.since)
+
+
 def _merge(cursors: list[Cursor], cursor: Cursor) -> None:
     """Add a cursor, or merge it with one of the same shards: keep the earlier sequence number of each shard."""
     for number, other in enumerate(cursors):

@@ -171,7 +171,7 @@ def unwrap_cancellation(error: ServiceError) -> ServiceError:
     if error.code != "TransactionCanceledException" or error.reply is None:
         return error
     try:
-        reasons = {reason.Code for reason in error.reply.read(Cancelled).CancellationReasons}
+        reasons = {reason.Code for reason in error.reply.read(Cancelled[Any]).CancellationReasons}
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return error
     code = next((code for reason, code in _CANCELLATION_CODES.items() if reason in reasons), error.code)

@@ -103,17 +103,21 @@ class ConditionFailed(msgspec.Struct, Generic[T]):
     Item: T | None = None
 
 
-class Reason(msgspec.Struct):
+class Reason(msgspec.Struct, Generic[T]):
     """Why one action of a transaction was cancelled. The code is "None" if the action did not fail."""
 
     Code: str = "None"
-    Item: dict[str, dict[str, Any]] | None = None
+    Item: T | None = None
+
+    @property
+    def is_failed_condition(self) -> bool:
+        return self.Code == "ConditionalCheckFailed"
 
 
-class Cancelled(msgspec.Struct):
+class Cancelled(msgspec.Struct, Generic[T]):
     """The response to TransactWriteItems that was cancelled: a reason for each action, in their order."""
 
-    CancellationReasons: list[Reason]
+    CancellationReasons: list[Reason[T]]
 
 
 async def send_once(client: Client, operation: str, request: Mapping[str, Any], kind: type[T]) -> T:
