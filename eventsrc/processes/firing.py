@@ -111,9 +111,10 @@ class Firing:
                 await self._timers.remove(self._processor, timer)
             except TRANSIENT:
                 raise
-            except EventsrcError as error:
+            except Exception as error:  # noqa: BLE001  # as of a handler of state: other timers still fire
                 self._failed[_key(timer)] = loop() + _AGAIN_SECONDS
-                log.error("%s: timer %s of %s: %s", self._processor, timer.name, timer.stream, error)
+                reason = error if isinstance(error, EventsrcError) else type(error).__name__
+                log.error("%s: timer %s of %s: %s", self._processor, timer.name, timer.stream, reason)
             else:
                 fired += 1
                 self.fired += 1
