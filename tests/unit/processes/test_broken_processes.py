@@ -69,14 +69,14 @@ async def test_a_timer_of_a_process_that_cannot_be_read_ends_no_worker(
                     return (await manager.repository.load(id)).instance.ended
 
                 async with asyncio.timeout(10):
-                    while not running.done() and not await has_ended():
+                    while not running.done() and not await has_ended():  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
             assert not running.done()
             await until(lambda: "LookupError" in caplog.text)
             assert "a bug" not in caplog.text  # it may quote what is stored
             monkeypatch.setattr(Alarms, "broken", False)
             async with asyncio.timeout(10):
-                while not (await manager.repository.load("1")).instance.ended:
+                while not (await manager.repository.load("1")).instance.ended:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         finally:
             manager.stop()
