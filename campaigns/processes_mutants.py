@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eventsrc.processes import deciding, firing
+from eventsrc.processes import deciding, firing, steps
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.process import Input, Process
 from eventsrc.processes.steps import Steps
@@ -76,7 +76,7 @@ def refusal_taken_for_an_application() -> list[Patch]:
 def place_not_compared() -> list[Patch]:
     """An input is taken in each time that it is delivered."""
     place = "given.place <= instance.inputs.get(given.origin, (0, 0, 0))"
-    return [edited(deciding, "take_event", (place, "False"))]
+    return [edited(steps, "take_event", (place, "False"))]
 
 
 def place_set_back() -> list[Patch]:
@@ -91,19 +91,19 @@ def sources_mixed_up() -> list[Patch]:
 
 def held_events_dropped() -> list[Patch]:
     """What came before the start is not handled after it."""
-    return [edited(deciding, "take_event", ("list(instance.held)", "()"))]
+    return [edited(steps, "take_event", ("list(instance.held)", "()"))]
 
 
 def events_after_the_end_taken() -> list[Patch]:
     """A process that has ended takes events in."""
-    return [edited(deciding, "take_event", ("instance.ended or ", ""))]
+    return [edited(steps, "take_event", ("instance.ended or ", ""))]
 
 
 def outcome_taken_twice() -> list[Patch]:
     """The outcome of a command is taken in whether or not it is pending."""
     check = ("if str(outcome.number) not in process.instance.pending:", "if False:")
     drop = ("del self.instance.pending[str(event.number)]", "self.instance.pending.pop(str(event.number), None)")
-    return [edited(deciding, "take_outcome", check), edited(Process, "apply_outcome", drop)]
+    return [edited(steps, "take_outcome", check), edited(Process, "apply_outcome", drop)]
 
 
 def timer_handled_twice() -> list[Patch]:
@@ -116,7 +116,7 @@ def timer_handled_twice() -> list[Patch]:
     )
     return [
         edited(
-            deciding,
+            steps,
             "take_timer",
             (known, "timer = fired"),
             (event, made),
@@ -132,14 +132,14 @@ def timer_removed_before_it_is_fired() -> list[Patch]:
 
 def timer_fired_without_its_number() -> list[Patch]:
     """A timer fires another one that has its name."""
-    return [edited(deciding, "fire_timer", ("timer.number == number and timer.due <= now and ", ""))]
+    return [edited(steps, "fire_timer", ("timer.number == number and timer.due <= now and ", ""))]
 
 
 def timer_fired_early() -> list[Patch]:
     """Timers fire when they are looked at."""
     early = ("timer.due <= now and ", "")
     return [
-        edited(deciding, "fire_timer", early),
+        edited(steps, "fire_timer", early),
         edited(Firing, "_fire_part", ("self._clock()\n", "2**62\n")),
         edited(Firing, "_is_due", ("self._next[part] <= self._clock()", "True")),
     ]
@@ -149,7 +149,7 @@ def time_of_firing_made_up() -> list[Patch]:
     """Timers fire when they are looked at, and record the time at which they are due."""
     return [
         *timer_fired_early()[1:],
-        edited(deciding, "fire_timer", ("timer.due <= now and ", ""), ("at=now", "at=timer.due")),
+        edited(steps, "fire_timer", ("timer.due <= now and ", ""), ("at=now", "at=timer.due")),
     ]
 
 
