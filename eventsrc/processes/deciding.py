@@ -26,6 +26,7 @@ from .events import (
     TimerFired,
     TimerHandled,
     TimerStarted,
+    Waiting,
 )
 from .handlers import handlers_of
 from .process import Input, PendingTimer, Process
@@ -145,12 +146,16 @@ def _handle(process: Process, event: Event, given: Input, since: Since) -> list[
 
 def _run(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
     """Call the handler of an event, record what it asks for, and return that."""
+    recorded, pending = len(process.uncommitted), len(process.instance.pending)
     asks = handlers_of(type(process)).by_type[type(event)].run(process, event, given)
     missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in since]
     if missing:
         raise VersionsMissing(missing)
     for ask in asks:
         _ask(process, ask, given, since)
+    has_asked = process.instance.ended or len(process.instance.pending) > pending
+    if not has_asked and len(process.uncommitted) > recorded:
+        process.record(Waiting(version=process.version + 1))
     return asks
 
 

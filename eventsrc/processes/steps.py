@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from ..aggregates.codec import Codec
 from ..aggregates.declaration import declaration_of, event_types, read_hints
 from ..aggregates.event import Event
@@ -14,6 +16,7 @@ from ..errors import AggregateNotFound, CommandRefused, DeclarationError
 from ..processing.projections.issuing import EffectContext, read_version
 from ..repository.repository import Repository
 from ..stream_id import category_of
+from ..trace_context import enter, trace
 from .arguments import decode_arguments
 from .deciding import Since, VersionsMissing, codec_of, fire_timer, take_event, take_outcome, take_timer
 from .events import Answered, CallRequested, CommandRequested, Done, Refused, TimerFired
@@ -80,11 +83,15 @@ class Steps(Generic[PR]):
         )
         outcome: Done | Refused
         try:
-            executed = await executor.execute(asked.id, method, *args, **kwargs)
-            outcome = Done(**names, version=executed.receipt.version)
+            receipt = (await executor.execute(asked.id, method, *args, **kwargs)).receipt
+            stream, version, is_stored = receipt.stream, receipt.version, receipt.commit_id is not None
+            outcome = Done(**names, version=version)
         except CommandRefused as refused:
+            stream, version, is_stored = refused.stream, refused.version, refused.version > 0
             outcome = Refused(**names, error=refused.error, reason=refused.reason)
-        await self._take_outcome(context, outcome)
+        causes = [context.id, f"{stream}@{version}"] if is_stored else [context.id]
+        with trace(causation_id=causes):
+            await self._take_outcome(context, outcome)
 
     async def call(self, asked: CallRequested, context: EffectContext) -> None:
         """Call a service, and take in its answer."""
@@ -107,16 +114,29 @@ class Steps(Generic[PR]):
     async def _step(
         self, key: str, decide: Callable[..., object], what: Event, given: Input, *, create: bool = False
     ) -> None:
-        """Let the process decide, in one commit. It is called again with the versions of the aggregates it commands."""
+        """Let the process decide, in one commit. It is called again with the versions of the aggregates it commands.
+
+        If it has waited for more since an earlier input, that is a cause of what it does now, too.
+        """
         since: Since = {}
         executor = self.repository.executor(create=create)
-        while True:
-            try:
-                await executor.execute(key, decide, what, given, since)
-            except VersionsMissing as missing:
-                since = {**since, **await self._read_versions(missing.targets)}
-            else:
-                return
+
+        def take(process: PR) -> None:
+            waited = process.instance.waited
+            enter(outer)
+            decide(process, what, given, since)
+            if waited and process.instance.waited != waited:
+                causes = (*outer.causation_ids, f"{process.stream}@{waited}")
+                enter(msgspec.structs.replace(outer, causation_ids=causes))
+
+        with trace() as outer:
+            while True:
+                try:
+                    await executor.execute(key, take)
+                except VersionsMissing as missing:
+                    since = {**since, **await self._read_versions(missing.targets)}
+                else:
+                    return
 
     async def _read_versions(self, targets: Sequence[tuple[str, str]]) -> Since:
         async def read(target: tuple[str, str]) -> int:
