@@ -28,7 +28,7 @@ async def find_processes(
 ) -> tuple[ProcessState, ...]:
     """Return the states of the processes that have commits in a trace, as they are now.
 
-    Their streams are read to the end: a process may have gone on in another trace. What cannot be read is added to
+    Their streams are read to the end: a process may have continued in another trace. What cannot be read is added to
     `failures`.
     """
     keys = dict.fromkeys((each.store, each.commit.stream) for each in found if _is_of_process(each.commit))

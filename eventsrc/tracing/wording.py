@@ -162,7 +162,9 @@ def note(trace: Trace, numbers: Sequence[int]) -> Iterator[str]:
     yield from (plain(f"{tag} {text}".lstrip()) for tag, text in about[:_MOST_EVENTS])
     if len(about) > _MOST_EVENTS:
         yield f"and {show_count(len(about) - _MOST_EVENTS, 'more event')}"
-    indirect = {cause for parent in step.parents for cause in trace.steps[parent].parents}
+    indirect = set[int]()
+    if any(event.tag.startswith("process.") for event in step.events):  # what asked for a command is a cause, too
+        indirect.update(cause for parent in step.parents for cause in trace.steps[parent].parents)
     others = [trace.steps[parent].id for parent in step.parents[:-1] if parent not in indirect]
     if others:
         more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""

@@ -83,7 +83,7 @@ class CardDeclined(Exception):
 
 class Gateway:
     """The bank. It does not answer the first request for some orders, pays nothing for some customers, and waits for
-    others, who have to confirm a payment.
+    others to confirm a payment.
     """
 
     def __init__(

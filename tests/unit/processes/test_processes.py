@@ -419,6 +419,9 @@ async def test_two_managers_at_once_do_everything_once(
                 await place(orders, f"o-{number}", 1)
             for number in range(6):
                 await until_state(orders, f"o-{number}", "cancelled: not paid")
+            async with asyncio.timeout(20):
+                while (await stock.load("pen")).commands < 12:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
             await until(lambda: all(each.processors[1].caught_up.is_set() for each in managers))
     assert (await stock.load("pen")).left == 10
     assert (await stock.load("pen")).commands == 12
