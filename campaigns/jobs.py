@@ -19,6 +19,9 @@ from . import (
     model,
     mutants,
     power,
+    processes,
+    processes_live,
+    processes_mutants,
     reading,
     reading_dynamodb,
     reading_mutants,
@@ -31,21 +34,23 @@ from . import (
     workers,
 )
 from .mutants import MUTANTS, Verdict
+from .processes_mutants import PROCESSES
 from .reading_mutants import READING
 from .report import Layer
 
 SEEDS, PART = 3_000, 250
-RESTORED = REBUILT = 1_000
+RESTORED = REBUILT = PICKS = 1_000
 CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
 KILLS, SERVER_KILLS = 50, 3
 SIGNALS, DYNAMODB_SIGNALS = 40, 4
+PROCESS_KILLS, DYNAMODB_PROCESS_KILLS = 50, 6
 TRANSACTED, LIVE_TRANSACTIONS, TRANSACTION_KILLS = 2_000, 6_000, 30
 EXAMPLES = 120
 WITHIN = 300  # histories within which each mutant must be detected; nearly all are within 50
 
-WAITING = ("workers", "reading-dynamodb", "crashes", "unit-mutants")
+WAITING = ("workers", "reading-dynamodb", "processes-live", "crashes", "unit-mutants")
 """Parts that mostly wait for other processes and for time. They run one job at a time, next to those that compute."""
 
 Job = tuple[Callable[..., Layer | Verdict], tuple[int, ...]]
@@ -124,6 +129,28 @@ def _reading_dynamodb(times: int, seed: int) -> Layer:
         return asyncio.run(work(Path(folder)))
 
 
+def _processes(first: int, count: int) -> Layer:
+    return processes.campaign(range(first, first + count))
+
+
+def _picks(first: int, count: int) -> Layer:
+    return processes.picking_campaign(range(first, first + count))
+
+
+def _process_kills(times: int, seed: int) -> Layer:
+    with TemporaryDirectory() as folder:
+        return processes_live.kills(times, seed, Path(folder))
+
+
+def _processes_dynamodb(times: int, seed: int) -> Layer:
+    async def work(folder: Path) -> Layer:
+        async with dynamodb_local() as local:
+            return await processes_live.campaign(times, seed, folder, local.endpoint_url)
+
+    with TemporaryDirectory() as folder:
+        return asyncio.run(work(Path(folder)))
+
+
 def _hunt(index: int) -> Verdict:
     """Return how soon the simulation detects a mutant."""
     return mutants.hunt(MUTANTS[index], range(1000, 1000 + WITHIN))
@@ -132,6 +159,11 @@ def _hunt(index: int) -> Verdict:
 def _hunt_reading(index: int) -> Verdict:
     """Return how soon the campaign of the read side detects a mutant."""
     return reading_mutants.hunt(READING[index], range(1000, 1000 + WITHIN))
+
+
+def _hunt_processes(index: int) -> Verdict:
+    """Return how soon the campaign of processes detects a mutant."""
+    return processes_mutants.hunt(PROCESSES[index], range(1000, 1000 + WITHIN))
 
 
 def _hunt_transacting(index: int) -> Verdict:
@@ -148,9 +180,17 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         "crashes": [(_kills, (KILLS, seed)), (_server_kills, (SERVER_KILLS, seed))],
         "workers": [(_workers, (SIGNALS // 2, seed + each)) for each in range(2)],
         "reading-dynamodb": [(_reading_dynamodb, (DYNAMODB_SIGNALS, seed + each)) for each in range(2)],
+        "processes-live": [
+            (_process_kills, (PROCESS_KILLS, seed)),
+            (_processes_dynamodb, (DYNAMODB_PROCESS_KILLS, seed)),
+        ],
         "fuzz": [(fuzz.campaign, (INPUTS // 3, seed + each)) for each in range(3)],
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in starts],
+        "processes": [
+            *((_processes, (seed + each, min(PART, seeds - each))) for each in starts),
+            *((_picks, (seed + each, min(PART, seeds - each))) for each in starts[: PICKS // PART]),
+        ],
         "restoring": [(_restoring, (seed + each, min(PART, seeds - each))) for each in starts[: RESTORED // PART]],
         "rebuilding": [(_rebuilding, (seed + each, min(PART, seeds - each))) for each in starts[: REBUILT // PART]],
         "transacting": [
@@ -161,6 +201,7 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         "simulation": [(_simulation, (seed + each, min(PART, seeds - each))) for each in starts],
         "unit-mutants": [(unit_mutants.detect, (index,)) for index in range(len(unit_mutants.MUTANTS))],
         "mutants": [
+            *((_hunt_processes, (index,)) for index in range(len(PROCESSES))),
             *((_hunt_reading, (index,)) for index in range(len(READING))),
             *((_hunt_transacting, (index,)) for index in range(len(transacting_mutants.MUTANTS))),
             *((_hunt, (index,)) for index in range(len(MUTANTS))),

@@ -224,9 +224,13 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
 READING = tuple(mutant for mutant, _ in MUTANTS)
 
 
-def hunt(mutant: Callable[[], list[Patch]], seeds: Sequence[int]) -> Verdict:
+def hunt(
+    mutant: Callable[[], list[Patch]],
+    seeds: Sequence[int],
+    known: Sequence[tuple[Callable[[], list[Patch]], Tell]] = MUTANTS,
+) -> Verdict:
     """Return the first of these seeds in which a campaign detects the mutant."""
-    tell = dict(MUTANTS)[mutant]
+    tell = dict(known)[mutant]
     with broken(mutant), TemporaryDirectory() as folder, silence():
         for tried, seed in enumerate(seeds, 1):
             report(tried, len(seeds))

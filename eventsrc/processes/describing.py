@@ -86,7 +86,7 @@ def _describe(recorded: Recorded, aggregates: Iterable[type[Aggregate]], show: S
     if isinstance(recorded, CommandRequested | CommandDue):
         if arguments := _describe_arguments(recorded, aggregates, show):
             found["arguments"] = arguments
-        del left["args"], left["kwargs"]
+        del left["args"], left["kwargs"], left["command_id"]
         if not recorded.create:
             del left["create"]
     if isinstance(recorded, InputTaken | InputHeld):

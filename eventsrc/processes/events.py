@@ -33,6 +33,7 @@ class CommandRequested(Event, tag="process.command"):
     """The process asks for a command of an aggregate."""
 
     number: int  # counts what the process asks for
+    command_id: str
     category: str  # of the aggregate
     id: str
     name: str  # of the method
@@ -46,6 +47,7 @@ class CallRequested(Event, tag="process.call"):
     """The process asks for a call of a service."""
 
     number: int
+    key: str  # the idempotency key
     service: str
     request: bytes  # an event
 

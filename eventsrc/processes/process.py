@@ -123,7 +123,8 @@ class Process(Aggregate):
         return context.stream.partition("-")[2]
 
     def apply_input_taken(self, event: InputTaken) -> None:
-        self.instance.inputs[event.stream], self.instance.started = event.place, True
+        before = self.instance.inputs.get(event.stream, event.place)  # later, if this event was held
+        self.instance.inputs[event.stream], self.instance.started = max(before, event.place), True
         self.instance.held = [each for each in self.instance.held if (each.stream, each.place) != _place_of(event)]
 
     def apply_input_held(self, event: InputHeld) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from ..errors import Fenced, StoreError, SwitchPending
 from ..log import log
 from .assignment import Assignment
 from .checkpoints.checkpoints import Checkpoints, Slot, current_slots
+from .membership import Beats, Members, to_key
 from .pipeline import Pipeline
 
 _MARGIN = 0.9  # of the ttl: a worker without a heartbeat for this long has stopped
@@ -22,14 +23,6 @@ _MARGIN = 0.9  # of the ttl: a worker without a heartbeat for this long has stop
 
 class LeaseExpired(Exception):
     """This worker sent no heartbeat for so long that others may take its slots."""
-
-
-class _Beats(NamedTuple):
-    """The heartbeats of one worker, as seen from here."""
-
-    number: int
-    since: float  # when this number was first seen, by our clock
-    has_changed: bool  # another number was seen before, so the worker has been alive since
 
 
 class _View(NamedTuple):
@@ -53,7 +46,8 @@ class Leases:
     - A worker sends three heartbeats in `ttl` seconds. A worker that sends none stops before its `ttl` is over.
     - If no heartbeat of a worker is seen for `ttl` seconds, it counts as dead, and the others take over its slots. This
       raises each slot's epoch, so later writes of the dead worker are refused. Clocks are never compared.
-    - Slots are spread evenly: a worker that has too many releases some between two batches.
+    - Slots are spread evenly over the workers that run the processor, whatever other workers of the same checkpoints
+      run: a worker that has too many releases some between two batches.
     - `slots` is the number of slots. A changed number takes effect once no other worker is alive.
 
     Raises:
@@ -69,7 +63,8 @@ class Leases:
         self._pipelines: Sequence[Pipeline] = ()
         self._checkpoints: Checkpoints
         self._grace = 0.0
-        self._seen: dict[str, _Beats] = {}
+        self._key = self.worker  # under which its heartbeats are stored
+        self._members = Members()
         self._last = -math.inf  # when our last heartbeat started
         self._looked = -math.inf  # when we last looked whether we still own our slots
         self._limit: asyncio.Timeout | None = None
@@ -88,6 +83,7 @@ class Leases:
             raise ValueError("processors that share leases share their checkpoints; give them the same object")
         self._pipelines, self._grace = pipelines, grace
         self._checkpoints = pipelines[0].assignment.checkpoints
+        self._key = to_key(self.worker, (each.assignment.name for each in pipelines))
         beating = asyncio.create_task(self._keep_beating(rebalance_due))
         try:
             yield
@@ -152,7 +148,7 @@ class Leases:
             log.info("%s: worker %s has slots %s", assignment.name, self.worker, sorted(assignment.held))
 
     async def _create_slots(self, pipeline: Pipeline) -> None:
-        replace = self._is_alone
+        replace = self._is_alone(pipeline.assignment.name)
         while True:
             try:
                 return await pipeline.assignment.create_slots(self._slot_count, replace=replace)
@@ -167,9 +163,8 @@ class Leases:
         """Return each pipeline with its slots as we see them."""
         slots = [current_slots(await each.assignment.read_slots()) for each in self._pipelines]
         await self._refresh_beats()  # after the slots: an owner sends a heartbeat before it claims, so it is seen alive
-        alive = sorted(self._alive() | {self.worker})
         return [
-            (each, self._view(each.assignment, its_slots, alive))
+            (each, self._view(each.assignment, its_slots, sorted({*self._alive(each.assignment.name), self.worker})))
             for each, its_slots in zip(self._pipelines, slots, strict=True)
         ]
 
@@ -185,24 +180,24 @@ class Leases:
         free = [slot for slot in slots if slot.owner not in alive]
         each, rest = divmod(len(slots), len(alive))
         quota = each + (alive.index(self.worker) < rest)
-        return _View(mine, orphans, free, quota, bool(slots) and (len(slots) == self._slot_count or not self._is_alone))
+        complete = bool(slots) and (len(slots) == self._slot_count or not self._is_alone(assignment.name))
+        return _View(mine, orphans, free, quota, complete)
 
     async def all_owned(self) -> bool:
         """Whether all slots are owned by us or by workers that were seen alive."""
-        owners = {self.worker} | {name for name in self._alive() if self._seen[name].has_changed}
         for pipeline in self._pipelines:
+            alive = self._alive(pipeline.assignment.name)
+            owners = {self.worker} | {name for name, beats in alive.items() if beats.has_changed}
             slots = current_slots(await pipeline.assignment.read_slots())
             if not slots or any(slot.owner not in owners for slot in slots):
                 return False
         return True
 
-    @property
-    def _is_alone(self) -> bool:
-        return self._alive() <= {self.worker}
+    def _is_alone(self, processor: str = "") -> bool:
+        return self._alive(processor).keys() <= {self.worker}
 
-    def _alive(self) -> set[str]:
-        now = asyncio.get_running_loop().time()
-        return {worker for worker, beats in self._seen.items() if now - beats.since < self._ttl}
+    def _alive(self, processor: str = "") -> Mapping[str, Beats]:
+        return self._members.alive(asyncio.get_running_loop().time(), self._ttl, processor)
 
     async def heartbeat(self) -> None:
         """Send a heartbeat.
@@ -211,7 +206,7 @@ class Leases:
             StoreError: it could not be stored.
         """
         began = asyncio.get_running_loop().time()
-        await self._checkpoints.workers.heartbeat(self.worker)
+        await self._checkpoints.workers.heartbeat(self._key)
         self._last = began  # other workers see it later, so their wait ends later than ours
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(self._ends)
@@ -219,13 +214,7 @@ class Leases:
 
     async def _refresh_beats(self) -> None:
         beats = await self._checkpoints.workers.beats()
-        now, seen = asyncio.get_running_loop().time(), self._seen
-        self._seen = {
-            worker: seen[worker]
-            if worker in seen and seen[worker].number == number
-            else _Beats(number, now, has_changed=worker in seen)
-            for worker, number in beats.items()
-        }
+        self._members.refresh(beats, asyncio.get_running_loop().time())
 
     async def _keep_beating(self, rebalance_due: asyncio.Event) -> None:
         pause = self._ttl / 3
@@ -235,7 +224,7 @@ class Leases:
             try:
                 async with asyncio.timeout(self._ttl / 2):  # a call that hangs is tried again
                     await self.heartbeat()
-                    if self._is_alone and turn % 2:
+                    if self._is_alone() and turn % 2:
                         continue  # a new worker waits until this one has given up slots
                     began = asyncio.get_running_loop().time()
                     if not all(
@@ -258,15 +247,14 @@ class Leases:
     async def _sign_off_dead_workers(self) -> None:
         """Remove workers that have been dead for long."""
         now = asyncio.get_running_loop().time()
-        for worker, beats in list(self._seen.items()):
-            if now - beats.since > 10 * self._ttl:
-                await self._checkpoints.workers.sign_off(worker)
+        for key in self._members.dead(now, 10 * self._ttl):
+            await self._checkpoints.workers.sign_off(key)
 
     async def _sign_off(self) -> None:
         """Let other workers take over at once. If that fails, they do so after the ttl."""
         for pipeline in self._pipelines:
             await pipeline.retries.drop()
         try:
-            await self._checkpoints.workers.sign_off(self.worker)
+            await self._checkpoints.workers.sign_off(self._key)
         except StoreError as error:
             log.warning("worker %s could not sign off: %s", self.worker, type(error).__name__)

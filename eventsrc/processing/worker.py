@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..concurrency import cancel_all, first_of, run_together
 from ..errors import Fenced, NotActive, StoreError, StoreUnavailable, StreamsParked, SwitchPending
@@ -245,7 +245,7 @@ class Worker:
 
     async def _read(self, *, follow: bool) -> None:
         """Read the feed until it ends and nothing is aside, or this worker is stopped, or slots change."""
-        watching = asyncio.create_task(self._attend())
+        watching = asyncio.create_task(_attend(self._watch, self._pipelines))
         try:
             while not (self._stopping.is_set() or self._rebalance_due.is_set()):
                 self._regroup.clear()
@@ -278,11 +278,6 @@ class Worker:
         self._alone = frozenset(alone)
         together = [each for each in active if each not in alone]
         return [*([each] for each in alone), *([together] if together else [])]
-
-    async def _attend(self) -> None:
-        """Watch, and let each projection do what it does next to its handlers, until one of them fails."""
-        attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in self._pipelines)
-        await run_together([self._watch(), *attending])
 
     async def _watch(self) -> None:
         """Look at what other processes have changed, and whether readers have to be grouped otherwise.
@@ -366,6 +361,12 @@ class _Beats:
         if beats != self._seen:
             self._seen, self._since = beats, now
         return bool(beats) and now - self._since > _REBUILD_DEAD
+
+
+async def _attend(watch: Callable[[], Coroutine[Any, Any, None]], pipelines: Sequence[Pipeline]) -> None:
+    """Watch, and let each projection do what it does next to its handlers, until one of them fails."""
+    attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in pipelines)
+    await run_together([watch(), *attending])
 
 
 def _may_act(assignment: Assignment, stream: str) -> bool:

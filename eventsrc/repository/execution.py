@@ -15,7 +15,7 @@ from ..errors import AggregateNotFound, CommandRefused, ConflictError, EventsrcE
 from ..store import MAX_VERSION, Commit, Receipt, Store
 from ..stores.reading import read_without_gaps
 from .cache import Cache, Frozen
-from .refusal import check_refused, is_refusal, to_metadata
+from .refusal import REFUSED, check_refused, is_refusal, to_metadata
 from .settling import explain_cancellation
 from .snapshots import Snapshots
 
@@ -131,6 +131,8 @@ class Execution(Generic[A]):
         """Decide and save. Raises the error of the command, or ConflictError, after which it may be called again."""
         while True:
             aggregate = await self._state()
+            if aggregate.version < self._searched < MAX_VERSION and await self._has_changed():
+                continue
             if self._command_id is not None and (applied := await self._find_applied(aggregate, self._command_id)):
                 if applied.digest != self._digest:
                     raise IdempotencyError(aggregate.stream, self._command_id, applied.version)
@@ -174,8 +176,9 @@ class Execution(Generic[A]):
         if (applied := commands.get(command_id)) is not None:
             return applied
         oldest = next(iter(commands.values())).version if commands else aggregate.version + 1
-        if self._searched < oldest - 1:
-            earlier = read_without_gaps(self._steps.store, aggregate.stream, self._searched, oldest - 1)
+        searched = self._searched if aggregate.version >= self._searched or self._searched == MAX_VERSION else 0
+        if searched < oldest - 1:  # from 0, if the store was restored to a time before the first delivery
+            earlier = read_without_gaps(self._steps.store, aggregate.stream, searched, oldest - 1)
             async with aclosing(earlier):
                 async for commit in earlier:
                     if commit.command_id == command_id:
@@ -186,8 +189,7 @@ class Execution(Generic[A]):
     async def _read_receipt(self, stream: str, version: int) -> Receipt:
         """Return the receipt of a command that was applied before, in the commit of this version."""
         [commit] = [each async for each in read_without_gaps(self._steps.store, stream, version - 1, version)]
-        if self._is_final:
-            check_refused(commit)
+        check_refused(commit)
         return Receipt(stream, version, commit.id, commit.events, commit.position, duplicate=True)
 
     async def _has_changed(self) -> bool:
@@ -233,7 +235,7 @@ class Execution(Generic[A]):
 
     async def _save(self, aggregate: A, result: Any, metadata: Mapping[str, str] | None = None) -> Executed[Any]:
         if metadata is None and self._is_final and aggregate.version:
-            metadata = {}  # a commit is stored also if nothing was recorded
+            metadata = {REFUSED: ""}  # a commit is stored also if nothing was recorded
         if self._base is not None and not journal_of(aggregate).uncommitted and metadata is None:
             self._remember()
             return Executed(result, Receipt(aggregate.stream, aggregate.version, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -158,7 +159,8 @@ async def count_commits(store: Store) -> int:
     return sum([head.version async for heads in store.heads() for head in heads])
 
 
-def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "eventsrc")  # the program sets it, too; it is restored after the test
     assert main(["--folder", str(tmp_path / "shop"), "--orders", "12"]) == 0
     printed = capsys.readouterr().out
     assert "shipped" in printed

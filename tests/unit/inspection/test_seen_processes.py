@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from support.fulfilment import Order, Paid, Placed
+from support.fulfilment import Order, Paid, Placed, Reserved, Stock
 from support.fulfilment_app import app, fill, open_manager, pay
 
-from eventsrc import MemoryStore, Repository
+from eventsrc import MemoryStore, Repository, trace
 from eventsrc.command_line.main import main
-from eventsrc.processes import Asks, Process, ProcessManager, Scheduler, call, command
+from eventsrc.processes import Asks, Input, Process, ProcessManager, Scheduler, call, command
 from eventsrc.processes.describing import describe_recorded
 from eventsrc.processes.events import TimerStarted
 from eventsrc.processing import MemoryCheckpoints
@@ -119,6 +119,42 @@ async def test_what_has_two_causes_has_both(tmp_path: Path) -> None:
         assert causes == {"order-o-1@1", "fulfilment-o-1@1", "stock-pen@1", "fulfilment-o-1@2"}
 
 
+class Joining(Process, tag="joining"):
+    """Ships an order that is placed and reserved, and handles what comes before the order later."""
+
+    starts = (Placed,)
+    is_placed: bool = False
+
+    @classmethod
+    def key(cls, event: Any, context: Input) -> str:
+        return event.order if isinstance(event, Reserved) else context.stream.partition("-")[2]
+
+    def on_placed(self, event: Placed) -> Asks:
+        self.record(event)
+        return ()
+
+    def on_reserved(self, event: Reserved) -> Asks:
+        yield command(Order, self.id, Order.ship)
+
+    def apply_placed(self, event: Placed) -> None:
+        self.is_placed = True
+
+
+async def test_what_was_held_is_a_cause_when_it_is_handled() -> None:
+    async with MemoryStore() as store, MemoryCheckpoints() as checkpoints:
+        orders, stock = Repository(Order, store), Repository(Stock, store)
+        manager = ProcessManager(Joining, store, checkpoints, targets=[orders])
+        await stock.executor(create=True).execute("pen", Stock.reserve, "o-1", 3)
+        await manager.run(until_caught_up=True)
+        with trace(correlation_id="request"):
+            await orders.executor(create=True).execute("o-1", Order.place, "pen", 3)
+        await manager.run(until_caught_up=True)
+        found = await find_trace("request", store)
+    [asked] = [step for step in found.steps if "process.command" in step.label]
+    assert asked.outside == ("stock-pen@1.0",)
+    assert {found.steps[parent].id for parent in asked.parents} == {"order-o-1@1", "joining-o-1@2"}
+
+
 async def test_the_map_has_a_process_as_one_type(tmp_path: Path) -> None:
     await fill(tmp_path)
     async with open_manager(tmp_path) as manager:
@@ -147,9 +183,9 @@ async def test_the_studio_shows_the_state_of_a_process(tmp_path: Path, monkeypat
     assert '<td>instance.timers</td><td>{"fulfilment.payment-missing":"20' in page
     assert '<dt>command</dt><dd>"stock.reserve pen"</dd>' in page
     assert '<dt>arguments</dt><dd>{"order":"o-1","quantity":3}</dd>' in page
-    trace = await read_page("/trace?id=request-o-1")
-    assert "process fulfilment-o-1: under way; timer fulfilment.payment-missing is due at 20" in trace
-    assert 'command="stock.reserve pen" arguments={"order":"o-1","quantity":3}' in trace
+    page = await read_page("/trace?id=request-o-1")
+    assert "process fulfilment-o-1: under way; timer fulfilment.payment-missing is due at 20" in page
+    assert 'command="stock.reserve pen" arguments={"order":"o-1","quantity":3}' in page
 
 
 async def test_a_mask_hides_what_is_encoded_in_the_events_of_a_process(
@@ -192,6 +228,7 @@ async def test_events_in_events_are_decoded() -> None:
             for event in [as_stored(each) for each in events]
             if event["$"] in ("process.call", "process.answered")
         ]
+    assert asked.pop("key").endswith(":billing-o-1:1")
     assert asked == {
         "number": 1,
         "service": "provider",

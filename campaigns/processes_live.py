@@ -1,0 +1,307 @@
+"""Processes in real workers that are killed and frozen: on SQLite files, and on DynamoDB Local with a bad network.
+
+    python -m campaigns.processes_live read FOLDER NAME
+
+is a worker: it runs sales and transfers, each with a manager of its own. Orders and accounts are in one store, stock,
+savings and the processes in another. The process that starts the workers is the user: it places orders, pays for some
+of them, and requests transfers. Timers take a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from time import monotonic, perf_counter
+from typing import Any
+
+import msgspec
+from support.proxy import proxy_to
+from support.tables import checkpoints_on, fresh_name, store_on
+
+from eventsrc import Commit, CommitOutcomeUnknown, Repository, SQLiteStore
+from eventsrc.processes import ProcessManager
+from eventsrc.processing import Leases, SQLiteCheckpoints
+
+from . import market
+from .fleet import AT_THE_END, Fleet
+from .live import Dice, left_behind
+from .market import Checking, Moving, Order, Payment, PriceAsked, Priced, Sale, Saving, Stock, Transfer
+from .process_checks import Checker
+from .progress import report
+from .reading_dynamodb import DEADLINES, FAULTS, RATE
+from .report import Layer
+
+SLOTS = 4
+TTL = 1.5  # seconds
+SKUS, ACCOUNTS = 5, 10
+RATES = {"handler failed": 0.01, "command failed": 0.02, "refused": 0.05}
+OPENING = 10_000  # the money of each account
+
+Managers = tuple[ProcessManager[Sale], ProcessManager[Moving]]
+
+
+class World(msgspec.Struct):
+    """Where stores and checkpoints are: in files of a folder, or in tables."""
+
+    seed: int
+    ttl: float
+    endpoint: str = ""  # of DynamoDB; "" for files
+    tables: tuple[str, str, str] = ("a.db", "b.db", "checkpoints.db")
+
+
+@asynccontextmanager
+async def _opened(folder: Path, world: World, deadline: float = 10.0) -> AsyncIterator[tuple[Any, Any, Any]]:
+    async with AsyncExitStack() as stack:
+        if world.endpoint:
+            options: Any = {"deadline": deadline}
+            stores = [store_on(world.endpoint, table, **options) for table in world.tables[:2]]
+            checkpoints: Any = checkpoints_on(world.endpoint, world.tables[2], **options)
+        else:
+            stores = [SQLiteStore(folder / name) for name in world.tables[:2]]  # type: ignore[misc]
+            checkpoints = SQLiteCheckpoints(folder / world.tables[2])
+        for each in (*stores, checkpoints):
+            await stack.enter_async_context(each)
+        yield stores[0], stores[1], checkpoints
+
+
+async def prices(request: PriceAsked, key: str) -> Priced:
+    return Priced(amount=1)
+
+
+def _managers(a: Any, b: Any, checkpoints: Any) -> Managers:
+    sales = ProcessManager(
+        Sale,
+        b,
+        checkpoints,
+        targets=[Repository(Stock, b), Repository(Order, a)],
+        sources={"a": a, "b": b},
+        services={"prices": prices},
+        attempts=3,
+    )
+    transfers = ProcessManager(
+        Moving, b, checkpoints, targets=[Repository(Saving, b), Repository(Checking, a)], attempts=3
+    )
+    return sales, transfers
+
+
+async def read(folder: Path, name: str) -> None:
+    """Run the managers until SIGTERM. Commands and handlers fail until the file `calm` exists."""
+    world = msgspec.json.decode((folder / "world.json").read_bytes(), type=World)
+    dice, counts = Random(f"{world.seed} {name}"), Counter[str]()
+    calm = folder / "calm"
+
+    def strikes(kind: str) -> bool:
+        if dice.random() >= RATES[kind] or calm.exists():
+            return False
+        counts[kind] += 1
+        (folder / f"{name}.json").write_bytes(msgspec.json.encode(counts))
+        return True
+
+    market.trouble.strikes = strikes
+    deadline = dice.choice(DEADLINES) if world.endpoint else 10.0
+    async with _opened(folder, world, deadline) as opened:
+        managers = _managers(*opened)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: [each.stop() for each in managers])
+
+        def leases() -> Leases:
+            return Leases(worker=name, slots=SLOTS, ttl=world.ttl)
+
+        await asyncio.gather(*(each.run(leases=leases, save_every=0.2) for each in managers))
+
+
+class _Fleet(Fleet):
+    def __init__(self, folder: Path, world: World, here: World, dice: Dice | None) -> None:
+        super().__init__("campaigns.processes_live", folder, world.seed, world.ttl)
+        self._world, self._here, self._dice = world, here, dice
+        self._random = Random(world.seed)
+        self._is_open = True
+        self._orders: list[str] = []
+        self._transfers = 0
+        self.counts = Counter[str]()
+
+    async def play(self, kills: int, workers: int) -> tuple[int, int, int]:
+        """Send signals until so many workers were killed. Return commands, and those lost and applied twice."""
+        (self.folder / "world.json").write_bytes(msgspec.json.encode(self._world))
+        try:
+            async with _opened(self.folder, self._here) as (a, b, checkpoints):
+                if self._here.endpoint:
+                    for store in (a, b):
+                        await store.create_table(stream=True)
+                    await checkpoints.create_table()
+                self._a, self._b = a, b
+                self._managers = _managers(a, b, checkpoints)
+                self.processor = self._managers[0].processors[0]
+                await self._open_accounts()
+                users = [asyncio.create_task(each) for each in (self._buy(), self._buy(), self._transfer())]
+                for _ in range(workers):
+                    self.start_worker()
+                await self.until(self.is_shared)
+                while (done := len(self.taken_over["SIGKILL"])) < kills:
+                    report(done, kills)
+                    await self.strike()
+                    await self._retry()
+                self._is_open = False
+                await asyncio.gather(*users)
+                (self.folder / "calm").touch()
+                if self._dice is not None:
+                    self._dice.rate = 0.0
+                found = await self._until_done()
+                await self.end()
+                return found
+        finally:
+            self.kill()
+
+    async def _do(self, kind: Any, store: Any, id: str, command: Any, *args: Any) -> None:
+        """Execute a command of a user."""
+        repository: Repository[Any] = Repository(kind, store)
+        try:
+            await repository.executor(create=True).execute(id, command, *args)
+        except CommitOutcomeUnknown as error:
+            with suppress(CommitOutcomeUnknown):
+                await repository.settle(error)
+
+    async def _open_accounts(self) -> None:
+        for number in range(SKUS):
+            await self._do(Stock, self._b, f"s-{number}", Stock.stock, 200)
+        for number in range(ACCOUNTS):
+            await self._do(Checking, self._a, f"c-{number}", Checking.open, OPENING)
+            if number % 3:  # others are opened late
+                await self._do(Saving, self._b, f"v-{number}", Saving.open)
+
+    async def _buy(self) -> None:
+        dice = self._random
+        while self._is_open:
+            self._orders.append(order := f"o-{len(self._orders)}")
+            steps = ["draft"] * dice.choice((0, 0, 1)) + ["place"] + ["pay"] * dice.choice((0, 1, 1, 2))
+            if dice.random() < 0.3:
+                dice.shuffle(steps)
+            for step in steps:
+                if step == "draft":
+                    await self._do(Order, self._a, order, Order.draft)
+                elif step == "place":
+                    sku, patience = f"s-{dice.randrange(SKUS)}", dice.choice((1.0, 2.0, 5.0))
+                    await self._do(Order, self._a, order, Order.place, sku, dice.randint(1, 3), patience)
+                else:
+                    store = dice.choice((self._a, self._b))
+                    await self._do(Payment, store, f"p-{order}", Payment.receive, order)
+                await asyncio.sleep(dice.choice((0.0, 0.05, 0.5)))
+
+    async def _transfer(self) -> None:
+        dice = self._random
+        late = [number for number in range(ACCOUNTS) if not number % 3]
+        while self._is_open or late:
+            request = f"c-{dice.randrange(ACCOUNTS)}", f"v-{dice.randrange(ACCOUNTS)}", dice.randint(1, 100)
+            self._transfers += 1
+            patience = dice.choice((0.5, 2.0))
+            await self._do(Transfer, self._b, f"t-{self._transfers}", Transfer.request, *request, patience)
+            if late and (dice.random() < 0.02 or not self._is_open):
+                await self._do(Saving, self._b, f"v-{late.pop()}", Saving.open)
+            await asyncio.sleep(dice.choice((0.05, 0.2)))
+
+    async def _retry(self) -> None:
+        """Retry what is parked, from this process."""
+        for processor in (each for manager in self._managers for each in manager.processors):
+            self.counts["parked"] += len(await processor.parked())
+            await processor.retry_all()
+
+    async def _until_done(self) -> tuple[int, int, int]:
+        limit = monotonic() + AT_THE_END
+        while True:
+            await self._retry()
+            commands, lost, twice, violations = await self._check()
+            if not violations or monotonic() > limit:
+                self.violations += violations
+                return commands, lost, twice
+            await asyncio.sleep(2)
+
+    async def _check(self) -> tuple[int, int, int, Sequence[str]]:
+        logs = {"a": await _read_log(self._a), "b": await _read_log(self._b)}
+        sales = Checker(Sale, "b", {"a": "a", "b": "b"}, logs, targets={"stock": "b", "order": "a"}).check()
+        transfers = Checker(Moving, "b", {"": "b"}, logs, targets={"saving": "b", "checking": "a"}).check()
+        violations = [*sales.violations, *transfers.violations]
+        money = 0
+        for number in range(ACCOUNTS):
+            money += (await Repository(Checking, self._a).load(f"c-{number}")).balance
+            money += (await Repository(Saving, self._b).load(f"v-{number}")).balance
+        if money != OPENING * ACCOUNTS:
+            violations.append(f"{OPENING * ACCOUNTS} were paid in, and there are {money}")
+        left = defaultdict[str, int](int)
+        for number in range(SKUS):
+            stock = await Repository(Stock, self._b).load(f"s-{number}")
+            violations += [f"{order} was reserved {times} times" for order, times in stock.times.items() if times > 1]
+            for order, reserved in stock.reserved.items():
+                left[order] += reserved
+        shipped = {id.removeprefix("order-") for id, commits in logs["a"].items() if _has(commits, "order.shipped")}
+        if wrong := shipped ^ {order for order, reserved in left.items() if reserved}:
+            violations.append(f"of {sorted(wrong)[:5]}, stock is reserved and they are not shipped, or the reverse")
+        for manager in self._managers:
+            if pending := await manager.timers.count(manager.processors[-1].name):
+                violations.append(f"{pending} timers are left")
+        return (
+            sales.commands + transfers.commands,
+            sales.lost + transfers.lost,
+            sales.twice + transfers.twice,
+            violations,
+        )
+
+    def counted(self) -> Counter[str]:
+        files = [path.read_bytes() for path in self.folder.glob("w-*.json")]
+        made = (Counter(msgspec.json.decode(each, type=dict[str, int])) for each in files if each)
+        return sum(made, self.counts) + Counter({kind: len(each) for kind, each in self.taken_over.items()})
+
+
+def _has(commits: Sequence[Commit], tag: str) -> bool:
+    return any(tag in each.tags for each in commits)
+
+
+async def _read_log(store: Any) -> Mapping[str, Sequence[Commit]]:
+    """Return all commits of a store, by stream."""
+    found: dict[str, list[Commit]] = defaultdict(list)
+    streams = [head.stream async for page in store.heads() for head in page]
+    for stream in streams:
+        found[stream] = [commit async for commit in store.read(stream)]
+    return found
+
+
+def kills(times: int, seed: int, folder: Path, *, workers: int = 3) -> Layer:
+    """Kill workers on SQLite files in this empty folder so many times."""
+    begun = perf_counter()
+    world = World(seed, TTL)
+    fleet = _Fleet(folder, world, world, None)
+    commands, lost, twice = asyncio.run(fleet.play(times, workers))
+    return _to_layer("processes, workers", fleet, commands, lost, twice, perf_counter() - begun, seed)
+
+
+async def campaign(times: int, seed: int, folder: Path, endpoint: str, *, workers: int = 2, ttl: float = TTL) -> Layer:
+    """Kill workers on DynamoDB Local so many times, and inject faults into their requests."""
+    begun = perf_counter()
+    dice = Dice(seed, RATE, FAULTS)
+    async with left_behind() as left, proxy_to(endpoint) as proxy:
+        proxy.choose = dice
+        tables = fresh_name(), fresh_name(), fresh_name()
+        world = World(seed, ttl, proxy.url, tables)
+        fleet = _Fleet(folder, world, World(seed, ttl, endpoint, tables), dice)
+        commands, lost, twice = await fleet.play(times, workers)
+    fleet.counts.update(dice.injected)
+    fleet.violations += left
+    return _to_layer("processes, DynamoDB Local", fleet, commands, lost, twice, perf_counter() - begun, seed)
+
+
+def _to_layer(name: str, fleet: _Fleet, commands: int, lost: int, twice: int, seconds: float, seed: int) -> Layer:
+    kinds = fleet.counted()
+    faults = kinds.total() - kinds["parked"] - kinds["refused"]
+    row = (name, commands, faults, commands, lost, twice, seconds, seed)
+    return Layer(*row, violations=fleet.violations, note=fleet.takeovers(), kinds=kinds)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["read", folder, name]:
+            asyncio.run(read(Path(folder), name))
