@@ -24,6 +24,7 @@ from eventsrc.aggregates.parts import Trace
 from eventsrc.messaging import client as messaging_client
 from eventsrc.messaging import delivery, inbox, inbox_stream, order, outbound, resume_token
 from eventsrc.messaging.sinks import queues
+from eventsrc.processes import describing
 from eventsrc.processes import steps as process_steps
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.process import Process
@@ -61,6 +62,7 @@ from eventsrc.stores.sqlite import connection as sqlite_connection
 from eventsrc.stores.sqlite import file, rows, threads
 from eventsrc.stores.sqlite import store as sqlite_store
 from eventsrc.stores.sqlite.watcher import Watcher
+from eventsrc.tracing import processes as traced_processes
 from eventsrc.transactions import deciding
 from eventsrc.transactions.joint import Transaction
 
@@ -95,6 +97,7 @@ _STATUS = "unit/processing/test_status.py"
 _INBOX = "unit/messaging/test_inbox.py"
 _RECEIVED = "unit/messaging/test_received_events.py"
 _OUTBOUND = "unit/messaging/test_outbound.py"
+_SEEN = "unit/inspection/test_seen_processes.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -178,7 +181,7 @@ def ids_without_the_store() -> list[Patch]:
 
 def settled_refusal_is_a_receipt() -> list[Patch]:
     """A refusal whose outcome was unknown is settled as if the command was applied."""
-    return [edited(settling, "settle", ("check_refused(commit)", "pass"))]
+    return [edited(repository, "settle", ("check_refused(commit)", "pass"))]
 
 
 def final_refusals_not_stored() -> list[Patch]:
@@ -647,6 +650,31 @@ def position_after_what_was_refused() -> list[Patch]:
     return [edited(outbound.Outbound, "_advance", ("sum(end <= taken for end in draft.ends)", "len(draft.ends)"))]
 
 
+def waiting_that_is_no_cause() -> list[Patch]:
+    """What a process has waited for is not a cause of what it does then."""
+    return [edited(process_steps, "_with_causes", ("if has_waited else []", "if False else []"))]
+
+
+def held_event_that_is_no_cause() -> list[Patch]:
+    """An event that a process has held is not a cause of what it leads to."""
+    return [edited(process_steps, "_with_causes", ("if taken.cause else []", "if False else []"))]
+
+
+def command_that_is_no_cause_of_its_outcome() -> list[Patch]:
+    """The commit of a command is not a cause of the outcome that its process takes in."""
+    return [edited(process_steps.Steps, "issue", ("if is_stored else [context.id]", "if False else [context.id]"))]
+
+
+def arguments_that_a_mask_cannot_see() -> list[Patch]:
+    """Arguments without names are shown, so that a mask by names cannot hide them."""
+    return [edited(describing, "_describe_arguments", ("if show is None:", "if show is None or named is None:"))]
+
+
+def timer_that_is_always_pending() -> list[Patch]:
+    """A trace does not notice that a timer was cancelled, in this trace or in another one."""
+    return [edited(traced_processes._State, "add", ('self._replace(event.number, state="cancelled")', "pass"))]
+
+
 def new_key_for_each_attempt() -> list[Patch]:
     """A message that is sent again has another deduplication id."""
     return [edited(queues, "_fields", ("message.deduplication_key", "__import__('uuid').uuid4().hex"))]
@@ -896,6 +924,11 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (messages_of_a_lost_slot, f"{_OUTBOUND}::test_a_worker_whose_slot_was_taken_over_sends_nothing"),
     (position_after_what_was_refused, f"{_OUTBOUND}::test_an_event_that_is_refused_parks_its_stream_before_later_ones"),
+    (waiting_that_is_no_cause, f"{_SEEN}::test_what_has_two_causes_has_both"),
+    (held_event_that_is_no_cause, f"{_SEEN}::test_what_was_held_is_a_cause_when_it_is_handled"),
+    (command_that_is_no_cause_of_its_outcome, f"{_SEEN}::test_what_has_two_causes_has_both"),
+    (arguments_that_a_mask_cannot_see, f"{_SEEN}::test_a_scheduled_command_is_readable"),
+    (timer_that_is_always_pending, f"{_SEEN}::test_a_trace_shows_timers_and_what_is_pending"),
     (
         new_key_for_each_attempt,
         "integration/test_sinks.py::test_a_fifo_queue_gets_each_event_once_in_groups",

@@ -27,6 +27,7 @@ from .events import (
     TimerFired,
     TimerHandled,
     TimerStarted,
+    Waiting,
 )
 from .handlers import handlers_of
 from .process import Input, PendingTimer, Process
@@ -45,6 +46,7 @@ class Taken(NamedTuple):
 
     asks: list[Ask] = []  # noqa: RUF012  # never changed
     held: int = 0
+    cause: str = ""  # the id of the event that was held
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -97,7 +99,7 @@ def take_held(process: Process, known: Known) -> Taken:
     source, _, stream = held.stream.rpartition("|")
     id = str(EventId(stream, *held.place))
     asks = _handle(process, event, Input(id, stream, held.place, held.at, source), known)
-    return Taken(asks, len(process.instance.held))
+    return Taken(asks, len(process.instance.held), id)
 
 
 def is_pending(process: Process, number: int) -> bool:
@@ -175,12 +177,16 @@ def _handle(process: Process, event: Event, given: Input, known: Known) -> list[
 
 def _run(process: Process, event: Event, given: Input, known: Known) -> list[Ask]:
     """Call the handler of an event, record what it asks for, and return that."""
+    recorded, pending = len(process.uncommitted), len(process.instance.pending)
     asks = handlers_of(type(process)).by_type[type(event)].run(process, event, given)
     missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in known.versions]
     if missing:
         raise VersionsMissing(missing)
     for ask in asks:
         _ask(process, ask, given, known)
+    has_asked = process.instance.ended or len(process.instance.pending) > pending
+    if not has_asked and len(process.uncommitted) > recorded:
+        process.record(Waiting(version=process.version + 1))
     return asks
 
 

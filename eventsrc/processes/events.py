@@ -121,5 +121,11 @@ class TimerHandled(Event, tag="process.fired-handled"):
     number: int
 
 
+class Waiting(Event, tag="process.waiting"):
+    """An input has changed the state, and led to no command or call: it is a cause of what a later input leads to."""
+
+    version: int  # of this commit
+
+
 class Ended(Event, tag="process.ended"):
     """The process has ended. Later inputs are ignored, and its timers are cancelled."""

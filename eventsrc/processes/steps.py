@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from ..aggregates.annotations import expand_union
 from ..aggregates.codec import Codec
 from ..aggregates.declaration import declaration_of, event_types, read_hints
@@ -18,6 +20,7 @@ from ..processing.projections.issuing import EffectContext, read_version
 from ..repository.repository import Repository
 from ..stores.feed import Feed
 from ..stream_id import category_of
+from ..trace_context import TraceContext, enter, trace
 from .arguments import decode_arguments
 from .deciding import (
     Known,
@@ -104,11 +107,15 @@ class Steps(Generic[PR]):
         executor = repository.executor(command_id=asked.command_id, since=asked.since, create=asked.create, final=True)
         outcome: Done | Refused
         try:
-            executed = await executor.execute(asked.id, method, *args, **kwargs)
-            outcome = Done(**names, version=executed.receipt.version)
+            receipt = (await executor.execute(asked.id, method, *args, **kwargs)).receipt
+            stream, version, is_stored = receipt.stream, receipt.version, receipt.commit_id is not None
+            outcome = Done(**names, version=version)
         except CommandRefused as refused:
+            stream, version, is_stored = refused.stream, refused.version, refused.version > 0
             outcome = Refused(**names, error=refused.error, reason=refused.reason)
-        await self._take_outcome(context, outcome)
+        causes = [context.id, f"{stream}@{version}"] if is_stored else [context.id]
+        with trace(causation_id=causes):
+            await self._take_outcome(context, outcome)
 
     async def call(self, asked: CallRequested, context: EffectContext) -> None:
         """Call a service, and take in its answer."""
@@ -140,18 +147,21 @@ class Steps(Generic[PR]):
     async def _step(self, key: str, decide: Callable[..., Taken], *given: Any, create: bool = False) -> Taken:
         """Let the process decide, in one commit. It is called again with the versions of the aggregates it commands.
 
+        If it has waited since an earlier input, or handles one that was held, that is a cause of the commit, too.
+
         Raises RuntimeError if it asks for commands of other aggregates each time.
         """
         known = Known(origin=await self._read_origin(), services=frozenset(self._services))
         executor = self.repository.executor(create=create)
-        for _ in range(_ROUNDS):
-            try:
-                executed = await executor.execute(key, decide, *given, known)
-            except VersionsMissing as missing:
-                versions = {**known.versions, **await self._read_versions(missing.targets)}
-                known = known._replace(versions=versions)
-            else:
-                return executed.result or Taken()
+        with trace() as outer:
+            for _ in range(_ROUNDS):
+                try:
+                    executed = await executor.execute(key, _with_causes(decide, outer), *given, known)
+                except VersionsMissing as missing:
+                    versions = {**known.versions, **await self._read_versions(missing.targets)}
+                    known = known._replace(versions=versions)
+                else:
+                    return executed.result or Taken()
         raise RuntimeError(
             f"{self._kind.__qualname__} asks for commands of other aggregates each time its handler is called; make "
             "their ids of those of the process or of the event, and not at random"
@@ -181,6 +191,22 @@ class Steps(Generic[PR]):
     def _to_input(self, context: EffectContext, time: int, source: str = "") -> Input:
         place = (context.commit.version, context.index, context.part)
         return Input(context.id, context.stream, place, time, source)
+
+
+def _with_causes(decide: Callable[..., Taken], outer: TraceContext) -> Callable[..., Taken]:
+    """Return a decision whose commit has these causes, and those that the process knows."""
+
+    def decide_with_causes(process: Process, *given: Any) -> Taken:
+        waited = process.instance.waited
+        enter(outer)
+        taken = decide(process, *given)
+        has_waited = waited and process.instance.waited != waited
+        known = [taken.cause] if taken.cause else []
+        known += [f"{process.stream}@{waited}"] if has_waited else []
+        enter(msgspec.structs.replace(outer, causation_ids=(*outer.causation_ids, *known)))
+        return taken
+
+    return decide_with_causes
 
 
 def _id_of(context: EffectContext) -> str:

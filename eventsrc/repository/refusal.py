@@ -31,8 +31,15 @@ def to_metadata(error: Exception) -> dict[str, str]:
     return {REFUSED: f"{type(error).__name__}: {text}"[:_MAX_REASON]}
 
 
+def read_refusal(commit: Commit) -> tuple[str, str] | None:
+    """Return type and text of the error that a commit says a command was refused with; None if it says nothing."""
+    if commit.events or not (stored := commit.metadata.get(REFUSED)):
+        return None
+    kind, _, reason = stored.partition(": ")
+    return kind, reason
+
+
 def check_refused(commit: Commit) -> None:
     """Raise CommandRefused if this is the commit of a refused command."""
-    if not commit.events and (stored := commit.metadata.get(REFUSED)):
-        kind, _, reason = stored.partition(": ")
-        raise CommandRefused(commit.stream, commit.command_id or "", commit.version, kind, reason)
+    if (refusal := read_refusal(commit)) is not None:
+        raise CommandRefused(commit.stream, commit.command_id or "", commit.version, *refusal)
