@@ -222,6 +222,7 @@ class Sale(Process, tag="sale"):
                 yield command(Stock, self.sku, Stock.release, self.id, self.quantity)
                 yield end()
             else:
+                yield after(timedelta(seconds=2), Reminder())  # in place of the one that is pending
                 yield from self._ship()
 
     def on_refused(self, event: Refused) -> Asks:
