@@ -54,7 +54,7 @@ class Drafted(Event, tag="order.drafted"):
 class Placed(Event, tag="order.placed"):
     sku: str
     quantity: int
-    patience: float  # seconds
+    patience: float  # seconds; 0: for ever
 
 
 class Shipped(Event, tag="order.shipped"):
@@ -197,7 +197,8 @@ class Sale(Process, tag="sale"):
         trouble.fail("handler failed")
         self.record(Noted(what="placed", sku=event.sku, quantity=event.quantity))
         yield create_or_command(Stock, event.sku, Stock.reserve, self.id, quantity=event.quantity)
-        yield after(timedelta(seconds=event.patience), Unpaid())
+        if event.patience:
+            yield after(timedelta(seconds=event.patience), Unpaid())
         yield after(timedelta(seconds=event.patience / 4), Reminder())
         yield call("prices", PriceAsked(sku=event.sku))
 

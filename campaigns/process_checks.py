@@ -104,7 +104,7 @@ class Checker:
             for stream, commits in self._logs[store].items():
                 if category_of(stream) == category:
                     for commit in commits:
-                        if (commit.command_id or "").startswith(f"{self._category}-"):
+                        if f":{self._category}-" in (commit.command_id or ""):
                             found[commit.command_id or ""].append(commit)
         return found
 
@@ -167,15 +167,13 @@ class Checker:
             self._wrong.append(f"{stream}: it took {taken[origin]} of {origin}, which are not for it")
 
     def _check_held(self, stream: str, events: Sequence[tuple[Event, Commit]]) -> None:
-        """Check that what was held is taken in together with the start, unless the process ends with that."""
+        """Check that what was held is taken in before any other event, but for the one that starts the process."""
         held = {(event.stream, event.place) for event, _ in events if isinstance(event, InputHeld)}
-        taken = [(event, commit) for event, commit in events if isinstance(event, InputTaken)]
-        if not taken:
-            return
-        start = taken[0][1]
-        left = held - {(event.stream, event.place) for event, commit in taken if commit is start}
-        if left and not any(isinstance(event, Ended) for event, commit in events if commit is start):
+        taken = [(event.stream, event.place) for event, _ in events if isinstance(event, InputTaken)]
+        if taken and (left := held - set(taken)) and not any(isinstance(event, Ended) for event, _ in events):
             self._lost.append(f"{stream}: these events are held: {sorted(left)}")
+        if early := set(taken[1 : len(held) + 1]) - held:
+            self._wrong.append(f"{stream}: {sorted(early)} was taken before what was held")
 
     def _check_timers(self, stream: str, events: Sequence[tuple[Event, Commit]], *, has_ended: bool) -> None:
         started: dict[int, TimerStarted] = {}
@@ -223,8 +221,10 @@ class Checker:
             if not found:
                 self._lost.append(f"{what} has no outcome")
             if isinstance(command, CommandRequested):
-                ids.add(f"{stream}:{number}")
-                self._check_effect(what, command, f"{stream}:{number}", found[0] if found else None)
+                if command.command_id in ids:
+                    self._twice.append(f"{what} has the id of another one")
+                ids.add(command.command_id)
+                self._check_effect(what, command, command.command_id, found[0] if found else None)
         if outcomes:
             self._wrong.append(f"{stream}: outcomes of {sorted(outcomes)}, which were not asked for")
         return ids

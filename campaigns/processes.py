@@ -577,8 +577,8 @@ class Sales(Play):
         dice = self.random
         await asyncio.sleep(dice.uniform(0, 20))
         drafts, places = dice.choice((0, 0, 1, 2)), dice.choice(self._skus)
-        patience = dice.choice((2.0, 8.0, 30.0))
-        pays = dice.choice((0, 0, 1, 1, 2))
+        patience = dice.choice((0.0, 2.0, 8.0, 30.0))
+        pays = dice.choice((0, 0, 1, 1, 2) if patience else (1, 1, 2))  # else its process never ends
         for step in self._shuffle([*["draft"] * drafts, "place", *["pay"] * pays]):
             match step:
                 case "draft":

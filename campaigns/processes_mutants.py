@@ -76,7 +76,7 @@ def issued_version_not_stored() -> list[Patch]:
 
 def issued_version_of_an_older_event_guessed() -> list[Patch]:
     """An event that is handled again after later ones counts as one that was never handled."""
-    return [edited(Issuer, "issue", ("return 0", "return version"))]
+    return [edited(Issuer, "issue", ("return -1", "return version"))]
 
 
 def one_number_for_all_commands() -> list[Patch]:
@@ -86,17 +86,18 @@ def one_number_for_all_commands() -> list[Patch]:
 
 def command_id_without_number() -> list[Patch]:
     """The commands of a process have the same id."""
-    return [edited(Steps, "issue", ("{context.stream}:{asked.number}", "{context.stream}"))]
+    return [edited(deciding, "_ask", (":{process.stream}:{number}", ":{process.stream}"))]
 
 
 def refusal_decided_again() -> list[Patch]:
     """A refusal is not stored, so another delivery may be applied."""
-    return [edited(Execution, "_refuse", ("if version:", "if False:"))]
+    pending = ("if not await self._is_pending(context, asked.number):", "if False:")
+    return [edited(Execution, "_refuse", ("if version:", "if False:")), edited(Steps, "issue", pending)]
 
 
 def refusal_taken_for_an_application() -> list[Patch]:
     """A command that was refused before counts as applied."""
-    return [edited(Execution, "_read_receipt", ("if self._is_final:", "if False:"))]
+    return [edited(Execution, "_read_receipt", ("check_refused(commit)", "pass"))]
 
 
 def place_not_compared() -> list[Patch]:
@@ -110,6 +111,11 @@ def place_set_back() -> list[Patch]:
     return [_state(Process.apply_input_taken, ("max(before, event.place)", "event.place"))]
 
 
+def held_events_overtaken() -> list[Patch]:
+    """Other events are handled before those that were held."""
+    return [edited(steps, "take_event", ("if instance.started and instance.held:", "if False:"))]
+
+
 def sources_mixed_up() -> list[Patch]:
     """Streams of one name in two stores count as one."""
     return [(Input, "origin", property(lambda given: given.stream))]
@@ -117,7 +123,8 @@ def sources_mixed_up() -> list[Patch]:
 
 def held_events_dropped() -> list[Patch]:
     """What came before the start is not handled after it."""
-    return [edited(steps, "take_event", ("list(instance.held)", "()"))]
+    kept = "[each for each in self.instance.held if (each.stream, each.place) != _place_of(event)]"
+    return [_state(Process.apply_input_taken, (kept, "[]"))]
 
 
 def events_after_the_end_taken() -> list[Patch]:
@@ -152,7 +159,7 @@ def timer_handled_twice() -> list[Patch]:
 
 def timer_removed_before_it_is_fired() -> list[Patch]:
     """A due timer is removed first, so that a kill in between loses it."""
-    fire, remove = "await self._fire(timer, self._clock())", "await self._timers.remove(self._processor, timer)"
+    fire, remove = "await self._fire(timer, now)", "await self._timers.remove(self._processor, timer)"
     return [edited(Firing, "_fire_part", (remove, "REMOVE"), (fire, remove), ("REMOVE", fire))]
 
 
@@ -228,6 +235,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (refusal_taken_for_an_application, sales),
     (place_not_compared, sales),
     (place_set_back, sales),
+    (held_events_overtaken, sales),
     (sources_mixed_up, sales),
     (held_events_dropped, sales),
     (events_after_the_end_taken, sales),

@@ -24,12 +24,16 @@ from eventsrc.aggregates.parts import Trace
 from eventsrc.messaging import client as messaging_client
 from eventsrc.messaging import delivery, inbox, inbox_stream, order, outbound, resume_token
 from eventsrc.messaging.sinks import queues
+from eventsrc.processes import describing
+from eventsrc.processes import steps as process_steps
+from eventsrc.processes.firing import Firing
+from eventsrc.processes.process import Process
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.parking import Parking
 from eventsrc.processing.progress import Progress
-from eventsrc.processing.projections import memory, sqlite
+from eventsrc.processing.projections import calling, memory, sqlite
 from eventsrc.processing.projections.issuing import Issuer
 from eventsrc.processing.reader import Reader
 from eventsrc.processing.retries import Retries
@@ -58,6 +62,7 @@ from eventsrc.stores.sqlite import connection as sqlite_connection
 from eventsrc.stores.sqlite import file, rows, threads
 from eventsrc.stores.sqlite import store as sqlite_store
 from eventsrc.stores.sqlite.watcher import Watcher
+from eventsrc.tracing import processes as traced_processes
 from eventsrc.transactions import deciding
 from eventsrc.transactions.joint import Transaction
 
@@ -86,11 +91,13 @@ _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
 _CREDENTIALS = "integration/test_credentials.py"
 _CODEC = "unit/aggregates/test_codec.py"
+_FIRE = "unit/processes/test_processes_under_fire.py"
 _ISSUING = "unit/processing/test_issuing.py"
 _STATUS = "unit/processing/test_status.py"
 _INBOX = "unit/messaging/test_inbox.py"
 _RECEIVED = "unit/messaging/test_received_events.py"
 _OUTBOUND = "unit/messaging/test_outbound.py"
+_SEEN = "unit/inspection/test_seen_processes.py"
 _EXECUTE = "unit/repository/test_execute.py"
 _FOLDING = "unit/repository/test_folding.py::test_a_long_stream_is_folded_and_released_in_parts"
 
@@ -141,6 +148,40 @@ def parking_while_the_stream_is_stored() -> list[Patch]:
 def issued_commands_not_stored() -> list[Patch]:
     """The version before a command was issued is not stored, so the one of a later attempt counts."""
     return [edited(Issuer, "issue", ("known, version = ", "known, _ = "))]
+
+
+def place_set_back() -> list[Patch]:
+    """An event that was held sets back the place of its stream, so that the starting event is taken in again."""
+    return [edited(Process, "apply_input_taken", ("max(before, event.place)", "event.place"))]
+
+
+def records_of_processes_taken_in() -> list[Patch]:
+    """What a process records is an input of it."""
+    own = "if category_of(context.stream) == declaration_of(self._kind).category:"
+    return [edited(process_steps.Steps, "take_event", (own, "if False:"))]
+
+
+def timer_fired_by_another_time() -> list[Patch]:
+    """A timer fires by another look at the clock than the one by which it was due."""
+    return [edited(Firing, "_fire_part", ("await self._fire(timer, now)", "await self._fire(timer, self._clock())"))]
+
+
+def outage_counts_as_failure() -> list[Patch]:
+    """A target that cannot be reached parks the processes that command it."""
+    return [edited(Retries, "start", ("failed.is_outage", "False")), edited(calling, "call_handler", OUTAGE)]
+
+
+OUTAGE = ("is_outage=isinstance(error, outages)", "is_outage=False")
+
+
+def ids_without_the_store() -> list[Patch]:
+    """The ids of commands do not name the store of the process."""
+    return [edited(process_steps.Steps, "_read_origin", ("return self._origin", 'return ""'))]
+
+
+def settled_refusal_is_a_receipt() -> list[Patch]:
+    """A refusal whose outcome was unknown is settled as if the command was applied."""
+    return [edited(repository, "settle", ("check_refused(commit)", "pass"))]
 
 
 def final_refusals_not_stored() -> list[Patch]:
@@ -609,6 +650,31 @@ def position_after_what_was_refused() -> list[Patch]:
     return [edited(outbound.Outbound, "_advance", ("sum(end <= taken for end in draft.ends)", "len(draft.ends)"))]
 
 
+def waiting_that_is_no_cause() -> list[Patch]:
+    """What a process has waited for is not a cause of what it does then."""
+    return [edited(process_steps, "_with_causes", ("if has_waited else []", "if False else []"))]
+
+
+def held_event_that_is_no_cause() -> list[Patch]:
+    """An event that a process has held is not a cause of what it leads to."""
+    return [edited(process_steps, "_with_causes", ("if taken.cause else []", "if False else []"))]
+
+
+def command_that_is_no_cause_of_its_outcome() -> list[Patch]:
+    """The commit of a command is not a cause of the outcome that its process takes in."""
+    return [edited(process_steps.Steps, "issue", ("if is_stored else [context.id]", "if False else [context.id]"))]
+
+
+def arguments_that_a_mask_cannot_see() -> list[Patch]:
+    """Arguments without names are shown, so that a mask by names cannot hide them."""
+    return [edited(describing, "_describe_arguments", ("if show is None:", "if show is None or named is None:"))]
+
+
+def timer_that_is_always_pending() -> list[Patch]:
+    """A trace does not notice that a timer was cancelled, in this trace or in another one."""
+    return [edited(traced_processes._State, "add", ('self._replace(event.number, state="cancelled")', "pass"))]
+
+
 def new_key_for_each_attempt() -> list[Patch]:
     """A message that is sent again has another deduplication id."""
     return [edited(queues, "_fields", ("message.deduplication_key", "__import__('uuid').uuid4().hex"))]
@@ -662,6 +728,12 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
     (issued_commands_not_stored, f"{_ISSUING}::test_a_parked_event_is_retried_after_many_other_commands"),
+    (place_set_back, "unit/processes/test_inputs_once.py::test_an_input_held_before_the_start_in_the_same_stream"),
+    (records_of_processes_taken_in, f"{_FIRE}::test_what_a_process_records_is_not_an_input_of_it"),
+    (timer_fired_by_another_time, f"{_FIRE}::test_a_clock_that_is_set_back_while_a_timer_fires_loses_it_not"),
+    (outage_counts_as_failure, f"{_FIRE}::test_a_target_that_is_down_parks_nothing"),
+    (ids_without_the_store, f"{_FIRE}::test_processes_of_one_name_in_two_stores_share_a_target"),
+    (settled_refusal_is_a_receipt, "unit/repository/test_executor.py::test_an_unknown_refusal_is_settled_as_one"),
     (final_refusals_not_stored, "unit/repository/test_executor.py::test_a_final_refusal_stays_one"),
     (
         command_ids_not_looked_up,
@@ -852,6 +924,11 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (messages_of_a_lost_slot, f"{_OUTBOUND}::test_a_worker_whose_slot_was_taken_over_sends_nothing"),
     (position_after_what_was_refused, f"{_OUTBOUND}::test_an_event_that_is_refused_parks_its_stream_before_later_ones"),
+    (waiting_that_is_no_cause, f"{_SEEN}::test_what_has_two_causes_has_both"),
+    (held_event_that_is_no_cause, f"{_SEEN}::test_what_was_held_is_a_cause_when_it_is_handled"),
+    (command_that_is_no_cause_of_its_outcome, f"{_SEEN}::test_what_has_two_causes_has_both"),
+    (arguments_that_a_mask_cannot_see, f"{_SEEN}::test_a_scheduled_command_is_readable"),
+    (timer_that_is_always_pending, f"{_SEEN}::test_a_trace_shows_timers_and_what_is_pending"),
     (
         new_key_for_each_attempt,
         "integration/test_sinks.py::test_a_fifo_queue_gets_each_event_once_in_groups",

@@ -115,7 +115,7 @@ async def show_parked(app: App, output: Output, name: str, stream: str) -> int:
         if parked.stream == stream:
             output.show(parked.error, {"processor": processor.name} | msgspec.to_builtins(parked))
             async for commit in processor.store.read(stream, after=parked.version - 1, until=parked.version):
-                show_commit(output, processor.name, commit)
+                show_commit(app, output, processor.name, commit)
             return _DONE
     return _fail_not_parked(processor.name, stream)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import AggregateNotFound, StoredDataError
 from ..inspection import App, UsageError, find_feed
-from ..inspection.events import read_events, show_fields, show_value
+from ..inspection.events import describe_events, read_events, show_value
 from ..inspection.states import find_changes, load_state
 from ..store import MAX_VERSION, Commit, Store
 from ..stores.limits import check_version
@@ -105,21 +105,22 @@ async def show_stream(app: App, output: Output, stream: str, *, at: datetime | N
                 if at is not None and commit.at > at:
                     break
                 found = True
-                show_commit(output, name, commit)
+                show_commit(app, output, name, commit)
     if not found:
         until = f" up to {at.isoformat()}" if at is not None else ""
         raise AggregateNotFound(stream, f"it has no commit in {', '.join(app.stores)}{until}")
     return _DONE
 
 
-def show_commit(output: Output, store: str, commit: Commit) -> None:
+def show_commit(app: App, output: Output, store: str, commit: Commit) -> None:
     """Print the events of a commit, each on a line."""
     try:
         events, damage = read_events(commit), ""
+        about = describe_events(commit, aggregates=app.aggregates)
     except (StoredDataError, ValueError) as error:
-        events, damage = [], str(error)
+        events, damage, about = [], str(error), []
     output.show(
-        "\n".join(_lines(commit, events, damage)),
+        "\n".join(_lines(commit, events, about, damage)),
         {
             "store": store,
             "stream": commit.stream,
@@ -135,16 +136,15 @@ def show_commit(output: Output, store: str, commit: Commit) -> None:
     )
 
 
-def _lines(commit: Commit, events: list[dict[str, Any]], damage: str) -> list[str]:
+def _lines(commit: Commit, events: list[dict[str, Any]], about: list[str], damage: str) -> list[str]:
     start = f"{plain(commit.stream)}@{commit.version}"
     time = commit.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if damage:
         return [f"{start}  {time}  unreadable: {plain(damage)}"]
-    found = []
-    for index, event in enumerate(events):
-        fields = {name: value for name, value in event.items() if name != "$"}
-        found.append(f"{start}.{index}  {time}  {plain(str(event.get('$', '')))}  {show_fields(fields)}".rstrip())
-    return found
+    return [
+        f"{start}.{index}  {time}  {plain(str(event.get('$', '')))}  {text}".rstrip()
+        for index, (event, text) in enumerate(zip(events, about, strict=True))
+    ]
 
 
 async def show_state(app: App, output: Output, stream: str) -> int:
@@ -195,7 +195,7 @@ async def follow(app: App, output: Output, wanted: Wanted, *, after: str | None)
         async with aclosing(find_feed(name, store).feed(after=starts[name], categories=categories)) as batches:
             async for batch in batches:
                 for commit in filter(wanted.has, batch.commits):
-                    show_commit(output, name, commit)
+                    show_commit(app, output, name, commit)
 
     await asyncio.gather(*(follow_store(name, store) for name, store in app.stores.items()))
     return _DONE

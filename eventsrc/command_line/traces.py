@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -44,10 +45,9 @@ class Pictures(NamedTuple):
     lanes: bool = False
     by_stream: bool = False
 
-    @property
-    def describe(self) -> Describe | None:
-        """What is shown of an event besides its tag: its fields, if they were asked for."""
-        return describe_events if self.fields else None
+    def describe(self, app: App) -> Describe | None:
+        """Return what is shown of an event besides its tag: its fields, if they were asked for."""
+        return partial(describe_events, aggregates=app.aggregates) if self.fields else None
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -123,7 +123,7 @@ async def show_trace(app: App, output: Output, id: str, pictures: Pictures, give
         trace = expect(await _find_trace(app, id, pictures))
         _show(output, trace, pictures, every=given.every)
         return 1 if trace.failed else 0
-    traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet, describe=pictures.describe)
+    traces = follow_trace(id, app.stores, processors=app.processors, quiet=given.quiet, describe=pictures.describe(app))
     async with aclosing(traces):
         first = trace = expect(await anext(traces))
         _show(output, first, pictures, every=given.every)
@@ -163,7 +163,7 @@ async def show_effects(app: App, output: Output, event: str, pictures: Pictures)
 async def _find_trace(app: App, id: str, pictures: Pictures) -> Trace:
     """Return the trace of an id. Raises TraceNotFound, or UsageError for the name of a stream."""
     try:
-        return await find_trace(id, app.stores, processors=app.processors, describe=pictures.describe)
+        return await find_trace(id, app.stores, processors=app.processors, describe=pictures.describe(app))
     except TraceNotFound:
         with suppress(EventsrcError, ValueError):
             _, _, last = await app.locate(id)

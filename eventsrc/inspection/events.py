@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from ..aggregates.aggregate import Aggregate
 from ..aggregates.codec import unpack
 from ..aggregates.custom_types import encode_custom
+from ..processes.describing import Show, describe_recorded
 from ..store import Commit
 from ..tracing.wording import plain
-
-Show = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""Returns what may be shown of the fields of an event, which it is called with after its tag."""
 
 
 def read_events(commit: Commit) -> list[dict[str, Any]]:
@@ -22,15 +21,19 @@ def read_events(commit: Commit) -> list[dict[str, Any]]:
     return events
 
 
-def describe_events(commit: Commit, show: Show = lambda kind, fields: fields) -> list[str]:
-    """Return the fields of each event of a commit as text: what `show(tag, fields)` returns of them.
+def describe_events(
+    commit: Commit, show: Show | None = None, *, aggregates: Sequence[type[Aggregate]] = ()
+) -> list[str]:
+    """Return the fields of each event of a commit as text.
+
+    - What a process records is readable: a command as `stock.reserve pen`, times in UTC, events that are encoded in it.
+      Arguments have the names of their parameters if the class of the command is among `aggregates`.
+    - `show(tag, fields)` returns what may be shown of the fields of an event, also of one that is encoded in another
+      one, and of the arguments of a command, whose tag is `stock.reserve`. Without names, they are then hidden.
 
     Raises StoredDataError or ValueError.
     """
-    return [
-        show_fields(show(str(event.get("$", "")), {name: value for name, value in event.items() if name != "$"}))
-        for event in read_events(commit)
-    ]
+    return [show_fields(describe_recorded(event, aggregates, show)) for event in read_events(commit)]
 
 
 def show_fields(fields: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from ..aggregates.codec import Codec
 from ..aggregates.event import Event, tag_of
@@ -26,12 +27,27 @@ from .events import (
     TimerFired,
     TimerHandled,
     TimerStarted,
+    Waiting,
 )
 from .handlers import handlers_of
 from .process import Input, PendingTimer, Process
 
-Since = Mapping[tuple[str, str], int]
-"""Versions of aggregates, by category and id: from before a command is issued for the first time."""
+
+class Known(NamedTuple):
+    """What has to be known before a process decides."""
+
+    versions: Mapping[tuple[str, str], int] = {}  # of aggregates, by category and id: before a command is first issued
+    origin: str = ""  # names the store of the process, in the ids of its commands
+    services: frozenset[str] | None = None  # that can be called; None: all
+
+
+class Taken(NamedTuple):
+    """What a process asks for, and how many events are held that have to be handled first."""
+
+    asks: list[Ask] = []  # noqa: RUF012  # never changed
+    held: int = 0
+    cause: str = ""  # the id of the event that was held
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -55,24 +71,40 @@ def codec_of(process: type[Process]) -> Codec:
 _codecs: dict[type[Process], Codec] = {}
 
 
-def take_event(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
-    """Handle an event of another stream. Return what the process asks for."""
+def take_event(process: Process, event: Event, given: Input, known: Known) -> Taken:
+    """Handle an event of another stream. If events are held that come before it, nothing is done: take those first."""
     instance = process.instance
-    if instance.ended or given.place <= instance.inputs.get(given.origin, (0, 0, 0)):
-        return []
+    is_known = given.place <= instance.inputs.get(given.origin, (0, 0, 0))
+    if instance.ended or (not instance.started and is_known):
+        return Taken()
     if not instance.started and process.starts and type(event) not in process.starts:
         body, _ = codec_of(type(process)).encode(event)
         process.record(InputHeld(stream=given.origin, place=given.place, at=given.time, event=body))
-        return []
-    asks = _handle(process, event, given, since)
-    for held in list(instance.held):  # what came before the start
-        if not process.instance.ended:
-            decoded = codec_of(type(process)).decode_event(held.event)
-            source, _, stream = held.stream.rpartition("|")
-            version, index, part = held.place
-            id = str(EventId(stream, version, index, part))
-            asks += _handle(process, decoded, Input(id, stream, held.place, held.at, source), since)
-    return asks
+        return Taken()
+    if instance.started and instance.held:
+        return Taken(held=len(instance.held))
+    if is_known:
+        return Taken()
+    asks = _handle(process, event, given, known)
+    return Taken(asks, len(process.instance.held))
+
+
+def take_held(process: Process, known: Known) -> Taken:
+    """Handle the first of the events that came before the start."""
+    instance = process.instance
+    if instance.ended or not instance.started or not instance.held:
+        return Taken()
+    held = instance.held[0]
+    event = codec_of(type(process)).decode_event(held.event)
+    source, _, stream = held.stream.rpartition("|")
+    id = str(EventId(stream, *held.place))
+    asks = _handle(process, event, Input(id, stream, held.place, held.at, source), known)
+    return Taken(asks, len(process.instance.held), id)
+
+
+def is_pending(process: Process, number: int) -> bool:
+    """Whether a command or a call has no outcome yet."""
+    return str(number) in process.instance.pending
 
 
 def fire_timer(process: Process, name: str, number: int, now: int) -> None:
@@ -82,37 +114,37 @@ def fire_timer(process: Process, name: str, number: int, now: int) -> None:
         process.record(TimerFired(number=number, name=name, due=timer.due, at=now))
 
 
-def take_timer(process: Process, fired: TimerFired, given: Input, since: Since) -> list[Ask]:
+def take_timer(process: Process, fired: TimerFired, given: Input, known: Known) -> Taken:
     """Handle the event of a timer that has fired. Return what the process asks for."""
     timer = process.instance.fired.get(fired.name)
     if process.instance.ended or timer is None or timer.number != fired.number:
-        return []
+        return Taken()
     event = codec_of(type(process)).decode_event(timer.event)
     process.record(TimerHandled(number=fired.number))
-    return _run(process, event, given, since)
+    return Taken(_run(process, event, given, known))
 
 
-def take_outcome(process: Process, outcome: Done | Refused | Answered, given: Input, since: Since) -> list[Ask]:
+def take_outcome(process: Process, outcome: Done | Refused | Answered, given: Input, known: Known) -> Taken:
     """Record the outcome of a command or a call, and handle it. Return what the process asks for.
 
     Raises RuntimeError if the process has no handler for a refusal.
     """
     if str(outcome.number) not in process.instance.pending:
-        return []
+        return Taken()
     process.record(outcome)
     event: Event | None = outcome
     if isinstance(outcome, Answered):
         event = codec_of(type(process)).decode_event(outcome.answer) if outcome.answer is not None else None
     if process.instance.ended or event is None:
-        return []
+        return Taken()
     if type(event) in handlers_of(type(process)).by_type:
-        return _run(process, event, given, since)
+        return Taken(_run(process, event, given, known))
     if isinstance(outcome, Refused):
         raise RuntimeError(
             f"{process.stream}: {outcome.category}.{outcome.name} was refused with {outcome.error}, and "
             f"{type(process).__qualname__} does not handle that; write on_refused(self, event: Refused), and retry"
         )
-    return []
+    return Taken()
 
 
 def start_timer(process: Process, timer: Timer, given: Input) -> None:
@@ -138,23 +170,27 @@ def _cancel(process: Process, name: str, timer: PendingTimer) -> None:
     process.record(TimerCancelled(number=timer.number, name=name, due=timer.due))
 
 
-def _handle(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
+def _handle(process: Process, event: Event, given: Input, known: Known) -> list[Ask]:
     process.record(InputTaken(stream=given.origin, place=given.place, type=tag_of(type(event))))
-    return _run(process, event, given, since)
+    return _run(process, event, given, known)
 
 
-def _run(process: Process, event: Event, given: Input, since: Since) -> list[Ask]:
+def _run(process: Process, event: Event, given: Input, known: Known) -> list[Ask]:
     """Call the handler of an event, record what it asks for, and return that."""
+    recorded, pending = len(process.uncommitted), len(process.instance.pending)
     asks = handlers_of(type(process)).by_type[type(event)].run(process, event, given)
-    missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in since]
+    missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in known.versions]
     if missing:
         raise VersionsMissing(missing)
     for ask in asks:
-        _ask(process, ask, given, since)
+        _ask(process, ask, given, known)
+    has_asked = process.instance.ended or len(process.instance.pending) > pending
+    if not has_asked and len(process.uncommitted) > recorded:
+        process.record(Waiting(version=process.version + 1))
     return asks
 
 
-def _ask(process: Process, ask: Ask, given: Input, since: Since) -> None:
+def _ask(process: Process, ask: Ask, given: Input, known: Known) -> None:
     number = process.instance.asked + 1
     if process.instance.ended:
         raise RuntimeError(f"{process.stream}: a handler asked for more after end(); ask for the end last")
@@ -162,18 +198,22 @@ def _ask(process: Process, ask: Ask, given: Input, since: Since) -> None:
         args, kwargs = encode_arguments(ask.method, ask.args, ask.kwargs)
         event = CommandRequested(
             number=number,
+            command_id=f"{known.origin}:{process.stream}:{number}",
             category=ask.category,
             id=ask.id,
             name=ask.name,
             args=args,
             kwargs=kwargs,
-            since=since[ask.target],
+            since=known.versions[ask.target],
             create=ask.create,
         )
         process.record(event)
     elif isinstance(ask, Call):
+        if known.services is not None and ask.service not in known.services:
+            raise RuntimeError(f"there is no service {ask.service!r}; give it to ProcessManager(services=...)")
         body, _ = Codec([type(ask.request)], {}).encode(ask.request)
-        process.record(CallRequested(number=number, service=ask.service, request=body))
+        key = f"{known.origin}:{process.stream}:{number}"
+        process.record(CallRequested(number=number, key=key, service=ask.service, request=body))
     elif isinstance(ask, Timer):
         start_timer(process, ask, given)
     elif isinstance(ask, Cancel):

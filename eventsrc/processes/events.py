@@ -33,6 +33,7 @@ class CommandRequested(Event, tag="process.command"):
     """The process asks for a command of an aggregate."""
 
     number: int  # counts what the process asks for
+    command_id: str
     category: str  # of the aggregate
     id: str
     name: str  # of the method
@@ -46,6 +47,7 @@ class CallRequested(Event, tag="process.call"):
     """The process asks for a call of a service."""
 
     number: int
+    key: str  # the idempotency key
     service: str
     request: bytes  # an event
 
@@ -117,6 +119,12 @@ class TimerHandled(Event, tag="process.fired-handled"):
     """The event of a timer was handled."""
 
     number: int
+
+
+class Waiting(Event, tag="process.waiting"):
+    """An input has changed the state, and led to no command or call: it is a cause of what a later input leads to."""
+
+    version: int  # of this commit
 
 
 class Ended(Event, tag="process.ended"):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ..concurrency import load_all
-from ..errors import EventsrcError
 from ..log import log
 from ..retrying import TRANSIENT
 from .timers import Due, Timers
@@ -23,7 +22,7 @@ OUTAGE_SECONDS = 1.0
 
 _AGAIN = 500_000  # µs, after which timers that are due, and that another worker has to fire, are looked at again
 _AGAIN_SECONDS = 5.0  # after a timer could not be fired
-_AT_ONCE = 100  # timers that are read together
+_AT_ONCE, _MOST = 100, 6_400  # timers that are read together; more, if the first ones are other workers'
 _CONCURRENTLY = 32
 
 
@@ -65,9 +64,13 @@ class Firing:
         """Remove a timer that was cancelled."""
         await self._timers.remove(self._processor, timer)
 
+    def forget(self) -> None:
+        """Look at the stored timers the next time, as other processes may have stored some."""
+        self._next.clear()
+
     async def run(self, may_fire: Callable[[str], bool]) -> None:
         """Fire the timers of the streams for which `may_fire` is true, until this is cancelled."""
-        self._next.clear()
+        self.forget()
         while True:
             self._changed.clear()
             try:
@@ -98,7 +101,7 @@ class Firing:
         while found and found[0].due <= now and not mine:
             found = await self._timers.first(self._processor, part, limit)
             mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
-            if len(found) < limit or found[-1].due > now:
+            if len(found) < limit or found[-1].due > now or limit >= _MOST:
                 break
             limit *= 4  # all of these are of other workers
         due = [each for each in found if each.due <= now]
@@ -107,14 +110,14 @@ class Firing:
         async def one(timer: Due) -> None:
             nonlocal fired
             try:
-                await self._fire(timer, self._clock())
+                await self._fire(timer, now)  # the time by which it is due: the clock may be set back since
                 await self._timers.remove(self._processor, timer)
             except TRANSIENT:
                 raise
-            except Exception as error:  # noqa: BLE001  # as of a handler of state: other timers still fire
+            except Exception as error:  # noqa: BLE001  # a handler of its state may raise anything
                 self._failed[_key(timer)] = loop() + _AGAIN_SECONDS
-                reason = error if isinstance(error, EventsrcError) else type(error).__name__
-                log.error("%s: timer %s of %s: %s", self._processor, timer.name, timer.stream, reason)
+                facts = (self._processor, timer.name, timer.stream, type(error).__name__)
+                log.error("%s: timer %s of %s cannot be fired: %s; it is tried again", *facts)
             else:
                 fired += 1
                 self.fired += 1

@@ -35,7 +35,8 @@ class ProcessManager(Generic[PR]):
     - `services` are async functions that processes call, by name: `async def charge(request: Charge, key: str)`, which
       return an event or None. Each call has a key of its own, the same in each attempt. What the function raises is
       retried, except ServiceRefused.
-    - What fails is retried; after `attempts`, its process is parked for that processor, as a stream: see Processor.
+    - What fails is retried. After `attempts` a stream is parked, see Processor: that of the process for its commands
+      and timers, and that of the event for inputs. Stores and targets that cannot be reached are waited for instead.
     - It consists of processors: they can be run in a Runner with others, with leases, or in Lambda.
     - `clock` returns the time in µs since the epoch: timers fire by it.
     """
@@ -70,9 +71,11 @@ class ProcessManager(Generic[PR]):
             Processor(keeps, store, checkpoints, **options),
         ]
         self._runners: Sequence[Runner] = ()
+        self._is_stopped = False
 
     def stop(self) -> None:
         """Let `run` end, as Runner.stop."""
+        self._is_stopped = True
         for runner in self._runners:
             runner.stop()
 
@@ -88,15 +91,21 @@ class ProcessManager(Generic[PR]):
         - `until_caught_up` ends when all is handled that is stored by then; timers that are not due stay pending.
         - `leases` returns the leases for one runner: then several workers share the processes.
         """
-        if until_caught_up:
-            await self._run_until_caught_up(save_every)
-            return
-        self._runners = self._make_runners(leases, save_every)
-        await run_together(runner.run() for runner in self._runners)
+        if self._runners:
+            raise RuntimeError("the processes are running already; use another manager for a second run")
+        try:
+            if until_caught_up:
+                await self._run_until_caught_up(save_every)
+            elif not self._is_stopped:
+                self._runners = self._make_runners(leases, save_every)
+                await run_together(runner.run() for runner in self._runners)
+        finally:
+            self._runners, self._is_stopped = (), False
 
     async def fire_due(self) -> int:
         """Fire the timers that are due now, of all processes, and return their number: for a schedule, as in Lambda."""
         await self.timers.prepare()
+        self._firing.forget()
         fired = 0
         while more := await self._firing.fire_due(lambda stream: True):
             fired += more
@@ -105,7 +114,7 @@ class ProcessManager(Generic[PR]):
     async def _run_until_caught_up(self, save_every: float) -> None:
         """Run to the end of the feeds until nothing happens any more: each step makes new events."""
         done = (-1, -1)
-        while done != (done := self._count_done()) or await self.fire_due():
+        while not self._is_stopped and (done != (done := self._count_done()) or await self.fire_due()):
             self._runners = self._make_runners(None, save_every)
             for runner in self._runners:
                 await runner.run(until_caught_up=True)

@@ -24,6 +24,7 @@ from .events import (
     TimerFired,
     TimerHandled,
     TimerStarted,
+    Waiting,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +69,9 @@ class Instance(msgspec.Struct):
     started: bool = False
     ended: bool = False
     asked: int = 0  # how many commands, calls and timers
+    waited: int = (
+        0  # version of the last commit that changed the state and asked for nothing; what follows has it as a cause
+    )
     inputs: dict[str, Place] = {}  # by the origin of events, the place of the event that was handled last
     pending: dict[str, str] = {}  # commands and calls without an outcome, by number: what they are
     timers: dict[str, PendingTimer] = {}  # by name
@@ -128,7 +132,7 @@ class Process(Aggregate):
         self.instance.held.append(event)
 
     def apply_requested(self, event: CommandRequested | CallRequested) -> None:
-        self.instance.asked = event.number
+        self.instance.asked, self.instance.waited = event.number, 0
         what = f"{event.category}.{event.name} {event.id}" if isinstance(event, CommandRequested) else event.service
         self.instance.pending[str(event.number)] = what
 
@@ -150,8 +154,11 @@ class Process(Aggregate):
     def apply_timer_handled(self, event: TimerHandled) -> None:
         self.instance.fired = {k: each for k, each in self.instance.fired.items() if each.number != event.number}
 
+    def apply_waiting(self, event: Waiting) -> None:
+        self.instance.waited = event.version
+
     def apply_ended(self, event: Ended) -> None:
-        self.instance.ended = True
+        self.instance.ended, self.instance.waited = True, 0
         self.instance.held = []
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
+from ..errors import CommitOutcomeUnknown
 from ..processing.projections.effects import Effects
 from ..processing.projections.issuing import EffectContext
+from ..retrying import TRANSIENT
 from ..trace_context import TraceContext, enter, leave, trace_id_of
 from .events import CallRequested, CommandRequested, TimerCancelled, TimerFired, TimerStarted
 from .firing import Firing
@@ -48,11 +50,11 @@ def make_timers(steps: Steps[Any], timers: Timers, clock: Callable[[], int]) -> 
     process = steps.repository.aggregate_class
     name = f"{_tag_of(process, 'timers')}@1"
 
-    async def fire(timer: Due, _now: int) -> None:
+    async def fire(timer: Due, now: int) -> None:
         cause = TraceContext(timer.correlation_id, (timer.cause,), {"handler": f"{name}.fire"})
         token = enter(cause)
         try:
-            await steps.fire(timer.stream, timer.name, timer.number)
+            await steps.fire(timer.stream, timer.name, timer.number, now)
         finally:
             leave(token)
 
@@ -102,6 +104,7 @@ def _make(
     made: Any = new_class(
         f"{process.__name__}_{part}", (Effects,), {"tag": _tag_of(process, part)}, lambda each: each.update(body)
     )
+    made.outages = (*TRANSIENT, CommitOutcomeUnknown)  # a target that is down parks no process
     effects: Effects = made()
     return effects
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import new_class
 from typing import Any
 
 from ..aggregates.declaration import declaration_of
@@ -27,6 +28,7 @@ from .timers import Timers
 class CommandDue(Event, tag="scheduled.due"):
     """The time of a scheduled command has come."""
 
+    command_id: str
     category: str
     id: str
     name: str
@@ -43,6 +45,7 @@ class Scheduled(Process, tag="scheduled"):
         self.record(
             CommandRequested(
                 number=self.instance.asked + 1,
+                command_id=event.command_id,
                 category=event.category,
                 id=event.id,
                 name=event.name,
@@ -63,6 +66,8 @@ class Scheduler:
 
     Run it as a ProcessManager: with `run`, or its `processors` in a Runner. A command is issued at most a second after
     its time while it runs, never before; one that is refused then is stored as refused, and logged in its stream.
+
+    Give schedulers of one store, with other targets, a `tag` of their own: the category of their streams.
     """
 
     def __init__(
@@ -73,9 +78,11 @@ class Scheduler:
         targets: Sequence[Repository[Any]],
         timers: Timers | None = None,
         clock: Callable[[], int] = read_clock,
+        tag: str = "scheduled",
     ) -> None:
-        self.manager = ProcessManager(
-            Scheduled, store, checkpoints, targets=targets, sources={}, timers=timers, clock=clock
+        kind = Scheduled if tag == "scheduled" else new_class("Scheduled", (Scheduled,), {"tag": tag})
+        self.manager: ProcessManager[Scheduled] = ProcessManager(
+            kind, store, checkpoints, targets=targets, sources={}, timers=timers, clock=clock
         )
         self._targets: Mapping[str, Repository[Any]] = {
             declaration_of(each.aggregate_class).category: each for each in targets
@@ -85,7 +92,8 @@ class Scheduler:
     async def schedule(self, command: Command, *, at: datetime, key: str = "") -> str:
         """Issue a command, as `command(Order, "o-1", Order.cancel)`, at a time with a zone. Return its key.
 
-        With a `key`, a command that was scheduled under it before is not scheduled again.
+        A `key` is used once. Under one that was used before, nothing is scheduled, also after the command was issued or
+        cancelled.
 
         Raises:
             ValueError: the time has no zone.
@@ -102,6 +110,7 @@ class Scheduler:
             name=command.name,
             args=args,
             kwargs=kwargs,
+            command_id=f"scheduled:{uuid7().hex()}",
             since=await read_version(repository, command.id),
             create=command.create,
         )

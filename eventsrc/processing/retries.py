@@ -101,6 +101,8 @@ class Retries:
         entry.stored = self._parking.orphans.pop(stream, None)
         entry.failed, entry.first = failed, first
         entry.failures = 1 if failed is not None else entry.stored.attempts if entry.stored is not None else 0
+        if failed is not None and failed.is_outage:
+            entry.failures = min(1, self._attempts - 1)
         entry.at_risk = first is None and failed is None and self._has_ended(entry)
         if failed is not None:
             self._note_failing(stream, failed)
@@ -274,7 +276,7 @@ class Retries:
                     self._note_failing(entry.stream, error)
                     before, entry.at = entry.at, await self._catch_up.position(entry.stream)
                     entry.failures = entry.failures + 1 if entry.at == before else 1
-                    if has_ended:
+                    if has_ended or error.is_outage:
                         entry.failures = min(entry.failures, self._attempts - 1)
                     entry.failed = error
                     raise

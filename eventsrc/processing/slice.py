@@ -123,8 +123,11 @@ class PositionMoved(Exception):
 
 
 class HandlerFailed(Exception):
-    """A handler failed. `error` is what it raised, or why its event could not be read."""
+    """A handler failed. `error` is what it raised, or why its event could not be read.
 
-    def __init__(self, error: Exception) -> None:
+    If `is_outage`, something that the handler needs cannot be reached: it is called again until it can.
+    """
+
+    def __init__(self, error: Exception, *, is_outage: bool = False) -> None:
         super().__init__(type(error).__name__)
-        self.error = error
+        self.error, self.is_outage = error, is_outage

@@ -15,7 +15,7 @@ from ..errors import AggregateNotFound, CommandRefused, ConflictError, EventsrcE
 from ..store import MAX_VERSION, Commit, Receipt, Store
 from ..stores.reading import read_without_gaps
 from .cache import Cache, Frozen
-from .refusal import check_refused, is_refusal, to_metadata
+from .refusal import REFUSED, check_refused, is_refusal, to_metadata
 from .settling import explain_cancellation
 from .snapshots import Snapshots
 
@@ -186,8 +186,7 @@ class Execution(Generic[A]):
     async def _read_receipt(self, stream: str, version: int) -> Receipt:
         """Return the receipt of a command that was applied before, in the commit of this version."""
         [commit] = [each async for each in read_without_gaps(self._steps.store, stream, version - 1, version)]
-        if self._is_final:
-            check_refused(commit)
+        check_refused(commit)
         return Receipt(stream, version, commit.id, commit.events, commit.position, duplicate=True)
 
     async def _has_changed(self) -> bool:
@@ -233,7 +232,7 @@ class Execution(Generic[A]):
 
     async def _save(self, aggregate: A, result: Any, metadata: Mapping[str, str] | None = None) -> Executed[Any]:
         if metadata is None and self._is_final and aggregate.version:
-            metadata = {}  # a commit is stored also if nothing was recorded
+            metadata = {REFUSED: ""}  # a commit is stored also if nothing was recorded
         if self._base is not None and not journal_of(aggregate).uncommitted and metadata is None:
             self._remember()
             return Executed(result, Receipt(aggregate.stream, aggregate.version, None))

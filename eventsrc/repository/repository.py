@@ -128,6 +128,7 @@ class Repository(Generic[A]):
         Raises:
             CommitOutcomeUnknown: there was no definite answer again; call `settle` again.
             IdempotencyError: the command id was applied with other content; this commit is not stored.
+            CommandRefused: the commit is stored, and says that the command was refused for good.
             WrongStore: the commit was sent to another store; nothing was written.
             ValueError: the error does not say what was sent, or its commit is of another class.
         """

@@ -28,6 +28,7 @@ from ..stores.feed import Feed
 from ..stores.reading import check_commit
 from ..stores.transacting import Guard
 from ..stream_id import category_of
+from .refusal import check_refused
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -93,10 +94,15 @@ def _unknown(commit: Commit, store: Store | None, reason: str = "") -> CommitOut
 
 
 def find_applied(commit: Commit, error: EventsrcError) -> AppliedCommand | None:
-    """Return the command of the winner of a conflict if it has the command id of this commit, otherwise None."""
+    """Return the command of the winner of a conflict if it has the command id of this commit, otherwise None.
+
+    Raises CommandRefused if that command has refused for good.
+    """
     winner = error.winner if isinstance(error, ConflictError) else None
     if winner is None or winner.command_id is None or winner.command_id != commit.command_id:
         return None
+    if winner.command_digest == commit.command_digest:
+        check_refused(winner)
     return AppliedCommand.of(winner)
 
 
@@ -127,7 +133,7 @@ def _to_receipt(commit: Commit, applied: AppliedCommand) -> Receipt:
 
 
 async def settle(store: Store, category: str, error: BaseException) -> Receipt | None:
-    """Settle the outcome of the call that raised this error. Raises as `Repository.settle`."""
+    """Settle the outcome of the call that raised this error. Raises as `Repository.settle`, and CommandRefused."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, EventsrcError):
         cause = cause.__cause__  # TimeoutError, then CancelledError
@@ -141,10 +147,12 @@ async def settle(store: Store, category: str, error: BaseException) -> Receipt |
         raise ValueError(f"{commit.stream} is not of the category {category}; call `settle` of its own repository")
     await _check_sent(store, commit, cause.sent_to)
     try:
-        return await append(store, commit, ambiguous=True)
+        receipt = await append(store, commit, ambiguous=True)
     except (ConflictError, StoredDataError) as other:  # another commit has the version
         if (applied := find_applied(commit, other)) is None:
             return None
         return _to_receipt(commit, applied)
     except CancelledError as cancelled:
         raise cancelled from cause
+    check_refused(commit)
+    return receipt

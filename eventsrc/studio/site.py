@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse
 
 from ..inspection import App
 from ..inspection.events import read_events, show_value
+from ..processes.describing import describe_recorded
 from ..store import Commit, Store
 from ..tracing.wording import plain, show_time
 
@@ -65,6 +66,11 @@ class Site:
         except Exception as error:  # noqa: BLE001  # its text may quote what it was to hide
             return {"the mask has failed": type(error).__name__}
 
+    @property
+    def masked(self) -> Callable[[str, Fields], Fields] | None:
+        """`show` if there is a mask, or None."""
+        return None if self._mask is None else self.show
+
     def show_error(self, error: Exception | str) -> str:
         """Return what may be shown of an error, whose text may quote an event: with a mask, its class."""
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
@@ -82,7 +88,7 @@ class Site:
             more = max(0, len(found) - _EVENTS)
             for index, event in enumerate(found[:_EVENTS]):
                 tag = str(event.get("$", ""))
-                fields = self.show(tag, {name: value for name, value in event.items() if name != "$"})
+                fields = describe_recorded(event, self.app.aggregates, self.masked)
                 events.append({"id": str(commit.event_id(index)), "tag": tag, "fields": fields})
         except Exception as error:  # noqa: BLE001  # what is damaged is shown in its place
             damage = self.show_error(error)

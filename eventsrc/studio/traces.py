@@ -70,7 +70,7 @@ def _choose(trace: Trace, id: str, only: str) -> Trace:
 
 async def _find(site: Site, id: str) -> Trace:
     """Return a trace, with what may be shown of the errors of handlers."""
-    describe = partial(describe_events, show=site.show)
+    describe = partial(describe_events, show=site.masked, aggregates=site.app.aggregates)
     trace = await find_trace(id, site.app.stores, processors=site.app.processors, describe=describe)
     steps = [
         replace(step, handled=tuple(replace(each, error=site.show_error(each.error)) for each in step.handled))

@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from ..aggregates.event import Event
 from ..processes.asks import Ask, Command
-from ..processes.deciding import codec_of, fire_timer, take_event, take_outcome, take_timer
+from ..processes.deciding import Known, Taken, codec_of, fire_timer, take_event, take_held, take_outcome, take_timer
 from ..processes.events import Answered, Done, Refused, TimerFired
 from ..processes.handlers import handlers_of
 from ..processes.process import Input, Process
@@ -151,7 +151,9 @@ class GivenProcess(Generic[PR]):
         taken = Input(f"{stream}@{self._count}.0", stream, (self._count, 0, 0), self._now)
         if (key := self._class.key(event, taken)) != self._id:
             raise AssertionError(f"{type(event).__qualname__} is for the process {key!r}, and this is {self._id!r}")
-        self._decide(take_event, event, taken)
+        while self._decide(take_event, event, taken):
+            while self._decide(take_held):
+                pass
 
     def _take_outcome(self, outcome: CommandOutcome) -> None:
         pending = self.process.instance.pending
@@ -185,14 +187,17 @@ class GivenProcess(Generic[PR]):
     def _input(self, what: str) -> Input:
         return Input(what, f"{what}-{self._id}", (1, 0, 0), self._now)
 
-    def _decide(self, decide: Any, *args: Any) -> None:
-        since = () if decide is fire_timer else (_Any(),)
-        outcome = Given(self._class, self._events, self._id).when(decide, *args, *since)
+    def _decide(self, decide: Any, *args: Any) -> int:
+        """Let the process decide. Return how many events are held that come first."""
+        known = () if decide is fire_timer else (Known(versions=_Any()),)
+        outcome = Given(self._class, self._events, self._id).when(decide, *args, *known)
         recorded = outcome.aggregate.uncommitted
         outcome.then(*recorded)  # a store takes them, and a snapshot changes nothing
         self._events += recorded
         self._recorded += recorded
-        self._asked += outcome.result or []
+        taken = outcome.result if isinstance(outcome.result, Taken) else Taken()
+        self._asked += taken.asks
+        return taken.held
 
     def _describe_pending(self) -> str:
         instance = self.process.instance

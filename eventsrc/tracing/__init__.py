@@ -29,7 +29,7 @@ from .middleware import TraceMiddleware
 from .missing import find_missing
 from .ocel import to_ocel
 from .page import draw_page
-from .trace import Handling, Missing, Step, Trace, TracedEvent
+from .trace import Handling, Missing, ProcessState, Step, TimerState, Trace, TracedEvent
 from .tree import draw_tree
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
     "Kind",
     "Map",
     "Missing",
+    "ProcessState",
     "Step",
+    "TimerState",
     "Trace",
     "TraceMiddleware",
     "TracedEvent",

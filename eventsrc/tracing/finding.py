@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from ..concurrency import load_all
 from ..errors import StoredDataError, StoreError, TraceNotFound
 from ..store import Commit, Store
 from ..stores.causes import Lookup, identity_of, parse_identity
 from ..trace_context import check_text, trace_id_of
+from .processes import find_processes
 from .trace import Describe, Found, Handling, Trace, build_trace
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ async def find_trace(
     - `processors` are those that handle commits of these stores: the trace then says what they have not done yet.
     - `describe(commit)` returns a text for each of its events, which the tree and the page show, such as its fields. By
       default they show none of the payload.
+
+    Of each process that has steps, the whole stream is read, for its state: at most MAX_PROCESSES of them.
 
     A store that cannot be read does not end it: `Trace.failures` names it. At most MAX_STEPS commits of each store are
     returned.
@@ -75,7 +80,8 @@ async def find_trace(
     found = [each for some in (await load_all(search, named, _AT_ONCE)).values() for each in some]
     if not found:
         raise TraceNotFound(id, looked_up, failures)
-    return build_trace(trace_id, found, failures, describe)
+    processes = await find_processes(named, found, failures)
+    return replace(build_trace(trace_id, found, failures, describe), processes=processes)
 
 
 async def read_commit(store: Store, stream: str, version: int) -> Commit | None:

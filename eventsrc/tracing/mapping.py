@@ -18,6 +18,7 @@ from ..stores.causes import identity_of, parse_identity
 from ..stores.feed import Feed, read_stored
 from .finding import read_commit
 from .map import Edge, Kind, Map
+from .trace import types_of
 
 if TYPE_CHECKING:
     from ..processing import Processor
@@ -82,6 +83,7 @@ async def find_map(
     - `stores` is a store, or several by name, as for `find_trace`. All of them are open and have a feed.
     - `processors` are those that handle commits of these stores: the map then says how many commits they have parked
       or retry. The map shows what is parked now, for commits of the period.
+    - The commits of a process count as events of one type, its category: what it records is not distinguished.
     - Times without a zone are in UTC.
 
     This reads all commits of the stores, once: DynamoDB bills it as a scan. The stores are read side by side, by time.
@@ -157,7 +159,7 @@ class _Survey:
         own = self._remembered.get((name, f"{commit.stream}@{commit.version}")) or self._remember(name, commit)
         if not own.in_period:
             return
-        for tag in commit.tags:
+        for tag in types_of(commit.stream, commit.tags):
             if tag in self._kinds or len(self._kinds) < MAX_KINDS:
                 self._kinds[tag] += 1
                 places = self._places.setdefault(tag, {})
@@ -179,7 +181,7 @@ class _Survey:
         """Count the edges from a commit, by some of its events, to a commit that they caused."""
         processor = commit.metadata.get("handler", "").rpartition(".")[0]
         for one in dict.fromkeys(tag for text in texts for tag in _tags_of(cause, text)):
-            for other in commit.tags:
+            for other in types_of(commit.stream, commit.tags):
                 tally = self._edges.get((one, other))
                 if tally is None:
                     if len(self._edges) >= MAX_KINDS:
@@ -194,7 +196,8 @@ class _Survey:
                     tally.processors[processor] = None
 
     def _remember(self, store: str, commit: Commit) -> _Cause:
-        tags, by_event = commit.tags, len(commit.tags) > 1
+        tags = tuple(types_of(commit.stream, commit.tags))
+        by_event = len(tags) > 1
         if by_event:
             try:
                 tags = tuple(read_tags(unpack(commit.payload, commit.stream, commit.version)))
@@ -233,8 +236,9 @@ class _Survey:
         for each in parked:
             commit = await read_commit(processor.store, each.stream, each.version)
             if commit is not None and self._since <= commit.time < self._until:
-                self._failed.update(commit.tags)
-                self._failed_by.update((tag, processor.name) for tag in commit.tags)
+                types = types_of(commit.stream, commit.tags)
+                self._failed.update(types)
+                self._failed_by.update((tag, processor.name) for tag in types)
 
     def to_map(self, since: int | None, until: int | None) -> Map:
         kinds = [

@@ -26,11 +26,11 @@ def find_missing(trace: Trace, map: Map) -> tuple[Missing, ...]:
     had: list[set[str]] = [set() for _ in trace.steps]
     for step in trace.steps:
         for parent in step.parents:
-            had[parent].update(event.tag for event in step.events)
+            had[parent].update(step.types)
     return tuple(
         Missing(step=step.id, cause=tag, effect=effect, p95=p95)
         for number, step in enumerate(trace.steps)
-        for tag in dict.fromkeys(event.tag for event in step.events)
+        for tag in step.types
         for effect, p95 in usual.get(tag, ())
         if effect not in had[number]
     )

@@ -14,8 +14,12 @@ import msgspec
 
 from ..aggregates.codec import unpack
 from ..aggregates.event_values import read_tags
+from ..repository.refusal import read_refusal
 from ..store import Commit
 from ..stores.causes import identity_of
+from ..stream_id import category_of
+
+_ISSUED = "eventsrc.issued"  # what handlers remember of their commands, which is in no trace
 
 State = Literal["done", "pending", "retrying", "parked", "skipped"]
 
@@ -64,6 +68,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 1  # of the handler
     command_id: str = ""
     handled: tuple[Handling, ...] = ()
+    refused: str = ""  # the name of the error with which a command was refused, which recorded no event
     damage: str = ""  # why its events cannot be read
 
     @property
@@ -74,7 +79,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def label(self) -> str:
         """The tags of its events, with their number if there are several: `stock.reserved x 3`."""
         counts = Counter(event.tag for event in self.events)
-        return ", ".join(f"{tag} x {count:,}" if count > 1 else tag for tag, count in counts.items()) or "unreadable"
+        if tags := ", ".join(f"{tag} x {count:,}" if count > 1 else tag for tag, count in counts.items()):
+            return tags
+        return "unreadable" if self.damage else f"refused: {self.refused}" if self.refused else "nothing recorded"
+
+    @property
+    def types(self) -> Sequence[str]:
+        """The types of its events, as `types_of` returns them."""
+        return types_of(self.id.rpartition("@")[0], [event.tag for event in self.events])
 
     @property
     def place(self) -> str:
@@ -86,6 +98,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.id.rpartition("@")[0] if by_stream else self.place
 
 
+def types_of(stream: str, tags: Iterable[str]) -> Sequence[str]:
+    """Return the types of the events of a commit: their tags, each once, or for a commit of a process its category."""
+    found = [tag for tag in dict.fromkeys(tags) if tag != _ISSUED]
+    return [category_of(stream)] if any(tag.startswith("process.") for tag in found) else found
+
+
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """An effect that steps of the type `cause` usually have, and that a step of this trace does not have yet."""
 
@@ -93,6 +111,27 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     effect: str
     p95: float | None  # seconds that it usually takes at most; None if no clock was right
+
+
+class TimerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A timer of a process. Times are in µs since the epoch, by the clock of the worker that fires it."""
+
+    name: str
+    due: int
+    state: Literal["pending", "fired", "cancelled"] = "pending"
+    fired: int | None = None
+
+
+class ProcessState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process that has steps in a trace, as it is now: the commands and calls that have no outcome yet, as
+    `stock.reserve pen`, and its timers in the order in which they were started.
+    """
+
+    stream: str
+    store: str
+    ended: bool = False
+    pending: tuple[str, ...] = ()
+    timers: tuple[TimerState, ...] = ()
 
 
 Link = Callable[[Step], str]
@@ -103,13 +142,15 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The steps of a trace, by cause: each after the steps that caused it, then by time.
 
     `failures` say which stores or processors could not be read, and why. What they know is missing. `missing` are the
-    steps that usually follow and have not, if they were looked for: see `find_missing`.
+    steps that usually follow and have not, if they were looked for: see `find_missing`. `processes` are those that have
+    steps.
     """
 
     id: str
     steps: tuple[Step, ...]
     failures: tuple[str, ...] = ()
     missing: tuple[Missing, ...] = ()
+    processes: tuple[ProcessState, ...] = ()
 
     @cached_property
     def children(self) -> Sequence[Sequence[int]]:
@@ -180,7 +221,9 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             )
             for number in places
         ]
-        return msgspec.structs.replace(self, steps=tuple(steps))
+        streams = {(step.store, step.id.rpartition("@")[0]) for step in steps}
+        processes = tuple(each for each in self.processes if (each.store, each.stream) in streams)
+        return msgspec.structs.replace(self, steps=tuple(steps), processes=processes)
 
     @property
     def critical_path(self) -> Sequence[int]:
@@ -274,7 +317,7 @@ def _to_step(found: Found, parents: tuple[int, ...], outside: tuple[str, ...], d
         about = describe(commit) if describe is not None else ()
     except Exception as error:  # noqa: BLE001  # what is damaged is shown in its place
         tags, damage = list(commit.tags), str(error)
-    attempt = metadata.get("attempt", "")
+    attempt, refusal = metadata.get("attempt", ""), read_refusal(commit)
     return Step(
         id=f"{commit.stream}@{commit.version}",
         store=found.store,
@@ -291,5 +334,6 @@ def _to_step(found: Found, parents: tuple[int, ...], outside: tuple[str, ...], d
         attempt=int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 1,
         command_id=commit.command_id or "",
         handled=found.handled,
+        refused=refusal[0] if refusal is not None else "",
         damage=damage,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 from unicodedata import category
 
-from .trace import Handling, Step, Trace
+from .trace import Handling, ProcessState, Step, TimerState, Trace
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 200  # characters of a name or an error
 _MOST_EVENTS = 5  # of a step, whose fields are shown
 _MOST = 20  # lines of the head about steps that failed, or about processors
@@ -37,6 +39,10 @@ def size_lines(trace: Trace) -> Iterator[str]:
 
 
 def _state_lines(trace: Trace) -> Iterator[str]:
+    for process in trace.processes[:_MOST]:
+        yield f"process {plain(process.stream)}: {plain(_describe_process(process))}"
+    if len(trace.processes) > _MOST:
+        yield f"process: and {len(trace.processes) - _MOST:,} more"
     failed, waiting = trace.failed, _find_waiting(trace)
     for step, handling in failed[:_MOST]:
         yield f"failed: {plain(handling.processor)} at {plain(step.id)}: {explain(handling)}"
@@ -60,6 +66,25 @@ def _state_lines(trace: Trace) -> Iterator[str]:
         yield f"not read: {plain(failure)}"
     if len(trace.failures) > _MOST:
         yield f"not read: and {len(trace.failures) - _MOST:,} more"
+
+
+def _describe_process(process: ProcessState) -> str:
+    """Return what a process waits for, and what became of its timers."""
+    waits = [*process.pending, *(each for each in process.timers if each.state == "pending")]
+    state = "ended" if process.ended else "waits for events" if not waits else "under way"
+    return "; ".join(
+        [
+            state,
+            *(f"{each} is pending" for each in process.pending),
+            *(f"timer {each.name} {_describe_timer(each)}" for each in process.timers),
+        ]
+    )
+
+
+def _describe_timer(timer: TimerState) -> str:
+    if timer.state == "pending":
+        return f"is due at {show_moment(timer.due)}"
+    return f"fired at {show_moment(timer.fired or timer.due)}" if timer.state == "fired" else "was cancelled"
 
 
 def _find_missing_by_effect(trace: Trace) -> dict[tuple[str, float | None], list[str]]:
@@ -137,7 +162,10 @@ def note(trace: Trace, numbers: Sequence[int]) -> Iterator[str]:
     yield from (plain(f"{tag} {text}".lstrip()) for tag, text in about[:_MOST_EVENTS])
     if len(about) > _MOST_EVENTS:
         yield f"and {show_count(len(about) - _MOST_EVENTS, 'more event')}"
-    others = [trace.steps[parent].id for parent in step.parents[:-1]]
+    indirect = set[int]()
+    if any(event.tag.startswith("process.") for event in step.events):  # what asked for a command is a cause, too
+        indirect.update(cause for parent in step.parents for cause in trace.steps[parent].parents)
+    others = [trace.steps[parent].id for parent in step.parents[:-1] if parent not in indirect]
     if others:
         more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
         yield f"also after {plain(', '.join(others[:3]))}{more}"
@@ -174,6 +202,14 @@ def show_time(seconds: float) -> str:
             rest = whole % size // part
             return f"{whole // size:,} {unit}" + (f" {rest} {smaller}" if rest else "")
     raise AssertionError(seconds)
+
+
+def show_moment(time: int) -> str:
+    """Return a time in µs since the epoch as `2026-01-31 12:00:00Z`; a time that no calendar has, as a number."""
+    try:
+        return f"{_EPOCH + timedelta(microseconds=time):%Y-%m-%d %H:%M:%SZ}"
+    except OverflowError:
+        return f"{time} µs"
 
 
 def show_count(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from eventsrc import EventsrcError, Repository, SQLiteStore, Store
@@ -35,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clear(options.folder)
         async with (
             open_stores(options.store, options.folder) as stores,
-            open_services(stores, options.folder, open_bank(wishes)) as app,
+            open_services(stores, options.folder, open_bank(wishes)) as shop,
         ):
-            await run_day(app, wishes)
-            await report(app, wishes)
+            await run_day(shop, wishes)
+            await report(shop.app, wishes)
 
     try:
         asyncio.run(run())
@@ -54,6 +55,7 @@ HOW_TO_LOOK = """
 Look into it:
   .venv/bin/python -m eventsrc studio --app examples.shop.services:app
   .venv/bin/python -m eventsrc trace request-001 --app examples.shop.services:app
+  .venv/bin/python -m eventsrc state fulfilment-001 --app examples.shop.services:app
   .venv/bin/python -m eventsrc parked list --app examples.shop.services:app"""
 
 
@@ -90,8 +92,9 @@ async def report(app: App, wishes: Sequence[Wish]) -> None:
         print(f"{count:4}  {state}")
     parked = [(each.name, stream) for each in app.processors for stream in await each.parked()]
     print(f"{len(parked):4}  mails that could not be sent")
-    cancelled = next((order for order in ended if order.state == "cancelled"), ended[0])
-    trace = await find_trace(f"request-{cancelled.id}", app.stores, processors=app.processors, describe=describe_events)
+    shown = next((order for order in ended if order.reason == "not paid in time"), ended[0])
+    describe = partial(describe_events, aggregates=app.aggregates)
+    trace = await find_trace(f"request-{shown.id}", app.stores, processors=app.processors, describe=describe)
     print(f"\n{draw_tree(trace)}\n")
     print(draw_map_table(await find_map(app.stores, processors=app.processors)))
 

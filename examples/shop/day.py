@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import NamedTuple
 
 from eventsrc import ConflictError, Repository, StreamsParked, trace
@@ -13,13 +14,16 @@ from eventsrc.inspection import App
 from eventsrc.processing import Runner
 from eventsrc.stores import Feed
 
+from .fulfilment import TIME_TO_PAY
 from .orders import Order
 from .payments import Gateway
+from .services import Shop
 from .warehouse import Item
 
 ARTICLES = {"lamp": 4_900, "chair": 8_900, "desk": 24_900, "shelf": 12_500, "rug": 7_400}  # and their prices in cents
 CUSTOMERS = ("ann", "bob", "cem", "dora", "eve", "finn", "gita", "hugo")
 POOR = "eve"  # her bank never pays
+FORGETFUL = "dora"  # she never confirms a payment
 NO_MAIL = "hugo"  # his address cannot be written to
 
 
@@ -43,14 +47,15 @@ def plan_day(seed: int, orders: int) -> Sequence[Wish]:
 
 def open_bank(wishes: Sequence[Wish]) -> Gateway:
     """Return a bank that does not answer at once for each seventh order."""
-    return Gateway(slow=[wish.order for wish in wishes[::7]], poor=[POOR])
+    return Gateway(slow=[wish.order for wish in wishes[::7]], poor=[POOR], forgetful=[FORGETFUL])
 
 
-async def run_day(app: App, wishes: Sequence[Wish]) -> None:
+async def run_day(shop: Shop, wishes: Sequence[Wish]) -> None:
     """Deliver the articles, place the orders, and let all services run until nothing is left to do.
 
-    After a crash it continues where it was.
+    Then the clock is set ahead, for the orders that are not paid in time. After a crash it continues where it was.
     """
+    app = shop.app
     items, orders = Repository(Item, app.stores["warehouse"]), Repository(Order, app.stores["orders"])
     for sku in ARTICLES:
         item = Item(id=sku)
@@ -79,6 +84,9 @@ async def run_day(app: App, wishes: Sequence[Wish]) -> None:
             runner.stop()
         await asyncio.gather(*running)
     await _finish(app)
+    shop.clock.ahead += TIME_TO_PAY // timedelta(microseconds=1)
+    await shop.fulfilment.fire_due()
+    await _finish(app)
 
 
 async def _finish(app: App) -> None:
@@ -92,8 +100,9 @@ async def _finish(app: App) -> None:
 
 
 def _make_runners(app: App) -> Sequence[Runner]:
-    """Return a runner for each store, with the processors that read it."""
-    return [Runner(*(each for each in app.processors if each.store is store)) for store in app.stores.values()]
+    """Return a runner for each store, with the processors that read it. None reads the warehouse."""
+    found = [[each for each in app.processors if each.store is store] for store in app.stores.values()]
+    return [Runner(*processors) for processors in found if processors]
 
 
 async def _count_commits(app: App) -> int:

@@ -1,54 +1,29 @@
-"""What the services do when something has happened in one of them: commands to their own aggregates, and mails.
-
-Each handler may be called again for the same event, after a crash or an error. The commands change nothing then.
-"""
+"""What the services do besides: payments asks the bank, orders writes to customers, and there is a read model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
 
-from eventsrc import Aggregate, AggregateNotFound, ConflictError, Repository, trace
-from eventsrc.processing import Context, Database, Effects, SQLiteContext, SQLiteProjection
+from eventsrc import Repository
+from eventsrc.processing import Context, Database, EffectContext, Effects, SQLiteContext, SQLiteProjection
 
-from .orders import Cancelled, Order, Placed, Shipped
-from .payments import CardDeclined, Declined, Gateway, Payment, Refunded, Taken
-from .warehouse import Item, Packed, Parcel, Refused, Reserved
-
-A = TypeVar("A", bound=Aggregate)
-
-
-class Reserve(Effects, tag="reserve"):
-    """The warehouse reserves what is ordered, and releases what is not wanted any more."""
-
-    def __init__(self, items: Repository[Item], orders: Repository[Order]) -> None:
-        self._items, self._orders = items, orders
-
-    async def handle_placed(self, event: Placed, context: Context) -> None:
-        await self._items.execute(event.sku, Item.reserve, id_of(context), event.count)
-
-    async def handle_cancelled(self, event: Cancelled, context: Context) -> None:
-        order = await self._orders.load(id_of(context))
-        await self._items.execute(order.sku, Item.release, order.id)
+from .orders import Cancelled, Order, Shipped
+from .payments import Asked, CardDeclined, Gateway, Payment, Refunded, Taken
 
 
 class Charge(Effects, tag="charge"):
-    """Payments takes the money for an order, and gives it back if the order is cancelled."""
+    """Payments takes the money for an order. While the bank does not answer, it is asked again."""
 
     def __init__(self, payments: Repository[Payment], gateway: Gateway) -> None:
         self._payments, self._gateway = payments, gateway
 
-    async def handle_placed(self, event: Placed, context: Context) -> None:
+    async def handle_asked(self, event: Asked, context: EffectContext) -> None:
+        order = id_of(context)
         try:
-            await self._gateway.charge(id_of(context), event.customer)
+            if await self._gateway.charge(order, event.customer):
+                await context.execute(self._payments, order, Payment.take)
         except CardDeclined as error:
-            await change(self._payments, id_of(context), Payment.decline, str(error))
-        else:
-            await change(self._payments, id_of(context), Payment.take, event.cents)
-
-    async def handle_cancelled(self, event: Cancelled, context: Context) -> None:
-        await change(self._payments, id_of(context), Payment.refund)
+            await context.execute(self._payments, order, Payment.decline, str(error))
 
 
 class Mail(Effects, tag="mail"):
@@ -66,54 +41,6 @@ class Mail(Effects, tag="mail"):
         self._send(order.mail, f"Your order {order.id} is cancelled: {event.reason}.")
 
 
-class FollowWarehouse(Effects, tag="follow-warehouse"):
-    """Orders hears what the warehouse has done."""
-
-    def __init__(self, orders: Repository[Order]) -> None:
-        self._orders = orders
-
-    async def handle_reserved(self, event: Reserved, context: Context) -> None:
-        await self._orders.execute(event.order, Order.confirm)
-
-    async def handle_refused(self, event: Refused, context: Context) -> None:
-        await self._orders.execute(event.order, Order.cancel, f"only {event.left} left")
-
-    async def handle_packed(self, event: Packed, context: Context) -> None:
-        await self._orders.execute(event.order, Order.ship, context.stream)
-
-
-class FollowPayments(Effects, tag="follow-payments"):
-    """Orders hears what became of the payment."""
-
-    def __init__(self, orders: Repository[Order]) -> None:
-        self._orders = orders
-
-    async def handle_declined(self, event: Declined, context: Context) -> None:
-        await self._orders.execute(id_of(context), Order.cancel, event.reason)
-
-
-class PackGoods(Effects, tag="pack-goods"):
-    """The warehouse packs what is reserved, if it is paid."""
-
-    def __init__(self, parcels: Repository[Parcel]) -> None:
-        self._parcels = parcels
-
-    async def handle_reserved(self, event: Reserved, context: Context) -> None:
-        await change(self._parcels, event.order, Parcel.note_goods, context.id)
-        await pack(self._parcels, event.order)
-
-
-class PackPaid(Effects, tag="pack-paid"):
-    """The warehouse packs what is paid, if it is reserved."""
-
-    def __init__(self, parcels: Repository[Parcel]) -> None:
-        self._parcels = parcels
-
-    async def handle_taken(self, event: Taken, context: Context) -> None:
-        await change(self._parcels, id_of(context), Parcel.note_money, context.id)
-        await pack(self._parcels, id_of(context))
-
-
 class Revenue(SQLiteProjection, tag="revenue"):
     """A read model: the cents taken and given back, by order."""
 
@@ -128,26 +55,5 @@ class Revenue(SQLiteProjection, tag="revenue"):
 
 
 def id_of(context: Context) -> str:
-    """Return the id of the aggregate whose event is handled; orders, payments and parcels share it."""
+    """Return the id of the aggregate whose event is handled; orders and payments share it."""
     return context.stream.partition("-")[2]
-
-
-async def change(repository: Repository[A], id: str, command: Callable[..., None], *args: Any) -> None:
-    """Call a command on an aggregate, also if it does not exist yet."""
-    with suppress(AggregateNotFound):
-        await repository.execute(id, command, *args)
-        return
-    aggregate = repository.aggregate_class(id=id)
-    command(aggregate, *args)
-    try:
-        await repository.save(aggregate)
-    except ConflictError:  # another handler has made it in the meantime
-        await repository.execute(id, command, *args)
-
-
-async def pack(parcels: Repository[Parcel], order: str) -> None:
-    """Pack the parcel of an order if all is there. It has two causes then, and both are stored."""
-    parcel = await parcels.load(order)
-    if parcel.goods and parcel.money:  # or the handler that brings what is missing packs it
-        with trace(causation_id=[parcel.goods, parcel.money]):
-            await parcels.execute(order, Parcel.pack)

@@ -15,20 +15,16 @@ class Placed(Event, tag="order.placed"):
     cents: int
 
 
-class Confirmed(Event, tag="order.confirmed"):
-    pass
-
-
 class Cancelled(Event, tag="order.cancelled"):
     reason: str
 
 
 class Shipped(Event, tag="order.shipped"):
-    parcel: str
+    pass
 
 
 class Order(Aggregate, tag="order"):
-    """An order is placed, and then shipped or cancelled. Both are final."""
+    """An order is placed, and then shipped or cancelled: its process decides that, once."""
 
     customer: str = ""
     mail: str = ""
@@ -44,24 +40,15 @@ class Order(Aggregate, tag="order"):
         order.record(Placed(customer=customer, mail=mail, sku=sku, count=count, cents=cents))
         return order
 
-    def confirm(self) -> None:
-        if self.state == "placed":
-            self.record(Confirmed())
-
     def cancel(self, reason: str) -> None:
-        if self.state in ("placed", "confirmed"):
-            self.record(Cancelled(reason=reason))
+        self.record(Cancelled(reason=reason))
 
-    def ship(self, parcel: str) -> None:
-        if self.state in ("placed", "confirmed"):
-            self.record(Shipped(parcel=parcel))
+    def ship(self) -> None:
+        self.record(Shipped())
 
     def apply_placed(self, event: Placed) -> None:
         self.customer, self.mail, self.sku = event.customer, event.mail, event.sku
         self.count, self.cents, self.state = event.count, event.cents, "placed"
-
-    def apply_confirmed(self, event: Confirmed) -> None:
-        self.state = "confirmed"
 
     def apply_cancelled(self, event: Cancelled) -> None:
         self.state, self.reason = "cancelled", event.reason

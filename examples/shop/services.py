@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from eventsrc import Repository, SQLiteStore, Store
 from eventsrc.inspection import App, UsageError
+from eventsrc.processes import ProcessManager
 from eventsrc.processing import Processor, SQLiteCheckpoints
 
-from .handlers import Charge, FollowPayments, FollowWarehouse, Mail, PackGoods, PackPaid, Reserve, Revenue
+from .fulfilment import Fulfilment
+from .handlers import Charge, Mail, Revenue
 from .orders import Order
 from .payments import Gateway, Payment
 from .warehouse import Item, Parcel
@@ -28,35 +31,52 @@ def send(address: str, text: str) -> None:
     logging.getLogger("shop").info("%s: %s", address, text)
 
 
+class Clock:
+    """A clock that can be set ahead, so that nobody has to wait for the timers of a day."""
+
+    ahead = 0  # µs
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1000 + self.ahead
+
+
+class Shop(NamedTuple):
+    """The services, and what moves their orders."""
+
+    app: App
+    fulfilment: ProcessManager[Fulfilment]
+    clock: Clock
+
+
 @asynccontextmanager
 async def open_services(
     stores: Mapping[str, Store], folder: Path, gateway: Gateway | None = None
-) -> AsyncGenerator[App]:
+) -> AsyncGenerator[Shop]:
     """Yield the services on these stores, which are open. Their checkpoints are SQLite files in a folder."""
-    bank = gateway or Gateway()
-    orders, items = Repository(Order, stores["orders"]), Repository(Item, stores["warehouse"])
-    parcels, payments = Repository(Parcel, stores["warehouse"]), Repository(Payment, stores["payments"])
+    orders, payments = Repository(Order, stores["orders"]), Repository(Payment, stores["payments"])
+    items, parcels = Repository(Item, stores["warehouse"]), Repository(Parcel, stores["warehouse"])
+    clock = Clock()
     async with AsyncExitStack() as stack:
         checkpoints = {
             name: await stack.enter_async_context(SQLiteCheckpoints(folder / f"{name}-checkpoints.db"))
             for name in SERVICES
         }
-
-        def process(projection: Any, service: str, feed: str) -> Processor[Any]:
-            """Return a processor of a service that handles what another one has stored."""
-            return Processor(projection, stores[feed], checkpoints[service], attempts=3)
-
-        processors: Sequence[Processor[Any]] = [
-            process(Reserve(items, orders), "warehouse", "orders"),
-            process(PackGoods(parcels), "warehouse", "warehouse"),
-            process(PackPaid(parcels), "warehouse", "payments"),
-            process(Charge(payments, bank), "payments", "orders"),
-            process(Revenue(), "payments", "payments"),
-            process(Mail(orders, send), "orders", "orders"),
-            process(FollowWarehouse(orders), "orders", "warehouse"),
-            process(FollowPayments(orders), "orders", "payments"),
+        fulfilment = ProcessManager(
+            Fulfilment,
+            stores["orders"],
+            checkpoints["orders"],
+            sources={name: stores[name] for name in ("orders", "payments")},
+            targets=[orders, items, parcels, payments],
+            attempts=3,
+            clock=clock,
+        )
+        processors = [
+            *fulfilment.processors,
+            Processor(Charge(payments, gateway or Gateway()), stores["payments"], checkpoints["payments"], attempts=3),
+            Processor(Revenue(), stores["payments"], checkpoints["payments"], attempts=3),
+            Processor(Mail(orders, send), stores["orders"], checkpoints["orders"], attempts=3),
         ]
-        yield App(stores, aggregates=[Order, Item, Parcel, Payment], processors=processors)
+        yield Shop(App(stores, [Order, Item, Parcel, Payment, Fulfilment], processors), fulfilment, clock)
 
 
 @asynccontextmanager
@@ -66,4 +86,4 @@ async def app() -> AsyncGenerator[App]:
         raise UsageError(f"there is no {FOLDER}/orders.db; run `make shop` first")
     async with AsyncExitStack() as stack:
         stores = {name: await stack.enter_async_context(SQLiteStore(FOLDER / f"{name}.db")) for name in SERVICES}
-        yield await stack.enter_async_context(open_services(stores, FOLDER))
+        yield (await stack.enter_async_context(open_services(stores, FOLDER))).app

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from eventsrc import Aggregate, Event
 
+HEAVY = "desk"  # one of them is a parcel
+
 
 class Delivered(Event, tag="item.delivered"):
     count: int
@@ -14,15 +16,17 @@ class Reserved(Event, tag="stock.reserved"):
     count: int
 
 
-class Refused(Event, tag="stock.refused"):
-    order: str
-    count: int
-    left: int
-
-
 class Released(Event, tag="stock.released"):
     order: str
     count: int
+
+
+class OutOfStock(Exception):
+    pass
+
+
+class TooHeavy(Exception):
+    pass
 
 
 class Item(Aggregate, tag="item"):
@@ -35,13 +39,10 @@ class Item(Aggregate, tag="item"):
         self.record(Delivered(count=count))
 
     def reserve(self, order: str, count: int) -> None:
-        """Reserve some for an order, or record that there are too few."""
-        if order in self.reserved:
-            return
+        """Reserve some for an order. Raises OutOfStock."""
         if count > self.left:
-            self.record(Refused(order=order, count=count, left=self.left))
-        else:
-            self.record(Reserved(order=order, count=count))
+            raise OutOfStock(f"only {self.left} left")
+        self.record(Reserved(order=order, count=count))
 
     def release(self, order: str) -> None:
         if order in self.reserved:
@@ -54,50 +55,26 @@ class Item(Aggregate, tag="item"):
         self.left -= event.count
         self.reserved[event.order] = event.count
 
-    def apply_refused(self, event: Refused) -> None:
-        pass
-
     def apply_released(self, event: Released) -> None:
         self.left += event.count
         del self.reserved[event.order]
 
 
-class GoodsReady(Event, tag="parcel.goods-ready"):
-    because: str
-
-
-class MoneyReady(Event, tag="parcel.money-ready"):
-    because: str
-
-
 class Packed(Event, tag="parcel.packed"):
-    order: str
+    sku: str
+    count: int
 
 
 class Parcel(Aggregate, tag="parcel"):
-    """A parcel for the order with the same id. It is packed once its goods and its money are there, in either order."""
+    """A parcel for the order with the same id."""
 
-    goods: str = ""  # the id of the event that brought them
-    money: str = ""
     packed: bool = False
 
-    def note_goods(self, because: str) -> None:
-        if not self.goods:
-            self.record(GoodsReady(because=because))
-
-    def note_money(self, because: str) -> None:
-        if not self.money:
-            self.record(MoneyReady(because=because))
-
-    def pack(self) -> None:
-        if self.goods and self.money and not self.packed:
-            self.record(Packed(order=self.id))
-
-    def apply_goods(self, event: GoodsReady) -> None:
-        self.goods = event.because
-
-    def apply_money(self, event: MoneyReady) -> None:
-        self.money = event.because
+    def pack(self, sku: str, count: int) -> None:
+        """Pack it. Raises TooHeavy."""
+        if sku == HEAVY and count > 1:
+            raise TooHeavy(f"no parcel holds {count} of {sku}")
+        self.record(Packed(sku=sku, count=count))
 
     def apply_packed(self, event: Packed) -> None:
         self.packed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from support.fulfilment import Fulfilment, Order, Stock
@@ -77,13 +77,10 @@ async def test_a_fulfilment_with_a_timeout(tables: Tables) -> None:
     async with asyncio.timeout(30):
         while (await stock.load("pen")).left != 7:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        for id in ("o-1", "o-2", "o-3"):
+            while not (await manager.repository.load(id)).instance.ended:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        while await manager.timers.count("fulfilment-timers@1"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     manager.stop()
     await task
-    await ended(manager, "o-1", "o-2", "o-3")
-
-
-async def ended(manager: ProcessManager[Any], *ids: str) -> None:
-    for id in ids:
-        process: Fulfilment = await manager.repository.load(id)
-        assert process.instance.ended
-    assert await manager.timers.count("fulfilment-timers@1") == 0

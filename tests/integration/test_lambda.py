@@ -7,7 +7,6 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 from support.ledger import InMemory, InSQLite, Movement, Outside, fill
 from support.proxy import ANSWER_LOST, HOLD, LOST, PASS, TWICE, Proxy, proxy_to
-from support.tables import checkpoints_on, fresh_name, records, session, store_on
+from support.tables import as_lambda, checkpoints_on, fresh_name, records, session, store_on
 
 from eventsrc import Commit, DynamoDBStore, MemoryStore, StoreChanged
 from eventsrc.processing import Context, DynamoDBContext, DynamoDBProjection, Processor, SQLiteCheckpoints, rebuild
@@ -97,17 +96,6 @@ def deploy(dynamodb_endpoint: str, table: str, tmp_path: Path) -> Iterator[Deplo
     yield deployed
     for environment in made:
         environment.close()
-
-
-def as_lambda(record: Any) -> Any:
-    """Return a record of the SDK as Lambda delivers it."""
-    if isinstance(record, dict):
-        return {name: as_lambda(value) for name, value in record.items()}
-    if isinstance(record, list):
-        return [as_lambda(value) for value in record]
-    if isinstance(record, datetime):
-        return record.timestamp()
-    return b64encode(record).decode() if isinstance(record, bytes) else record
 
 
 def of_table(table: str, event: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
@@ -14,6 +16,7 @@ from support.tables import session
 
 from eventsrc import DynamoDBStore, Repository, SQLiteStore, Store
 from eventsrc.inspection import App
+from eventsrc.processing import status
 from eventsrc.tracing import Trace, find_trace
 from examples.shop.__main__ import main
 from examples.shop.day import ARTICLES, Wish, open_bank, plan_day, run_day
@@ -42,11 +45,19 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 async def test_a_day(stores: Mapping[str, Store], tmp_path: Path) -> None:
-    async with open_services(stores, tmp_path, open_bank(WISHES)) as app:
-        await run_day(app, WISHES)
-        await check_day(app)
-        first = await find_trace(f"request-{WISHES[0].order}", app.stores, processors=app.processors)
-        assert [step.attempt for step in first.steps if step.handler == "charge@1.handle_placed"] == [2]
+    async with open_services(stores, tmp_path, open_bank(WISHES)) as shop:
+        await run_day(shop, WISHES)
+        await check_day(shop.app)
+        first = await find_trace(f"request-{WISHES[0].order}", stores, processors=shop.app.processors)
+        assert [step.attempt for step in first.steps if step.handler == "charge@1.handle_asked"] == [2]
+        found = [await status(each) for each in shop.app.processors]
+        assert {each.name for each in found if each.name.startswith("fulfilment-")} == {
+            "fulfilment-inputs-orders@1",
+            "fulfilment-inputs-payments@1",
+            "fulfilment-commands@1",
+            "fulfilment-timers@1",
+        }
+        assert {each.name for each in found if each.problems} == {"mail@1"}
 
 
 async def test_a_day_with_killed_processes(tmp_path: Path) -> None:
@@ -65,9 +76,9 @@ async def test_a_day_with_killed_processes(tmp_path: Path) -> None:
                 killed += 1
             await process.wait()
         assert killed
-        async with open_services(stores, tmp_path, open_bank(WISHES)) as app:
-            await run_day(app, WISHES)
-            await check_day(app)
+        async with open_services(stores, tmp_path, open_bank(WISHES)) as shop:
+            await run_day(shop, WISHES)
+            await check_day(shop.app)
 
 
 RUN_A_DAY = """
@@ -82,8 +93,8 @@ async def main(folder):
     async with AsyncExitStack() as stack:
         stores = {name: await stack.enter_async_context(SQLiteStore(folder / f"{name}.db")) for name in SERVICES}
         wishes = plan_day(seed=7, orders=24)
-        async with open_services(stores, folder, open_bank(wishes)) as app:
-            await run_day(app, wishes)
+        async with open_services(stores, folder, open_bank(wishes)) as shop:
+            await run_day(shop, wishes)
 
 asyncio.run(main(Path(sys.argv[1])))
 """
@@ -94,10 +105,20 @@ async def check_day(app: App) -> None:
     orders = await Repository(Order, app.stores["orders"]).load_many([wish.order for wish in WISHES])
     payments, items = Repository(Payment, app.stores["payments"]), Repository(Item, app.stores["warehouse"])
     assert {order.state for order in orders.values()} == {"shipped", "cancelled"}
+    reasons = {re.sub(r"\d+|eve", "_", order.reason) for order in orders.values()}
+    assert reasons == {
+        "",
+        "not paid in time",
+        "only _ left",
+        "no parcel holds _ of desk",
+        "the bank pays nothing for _",
+    }
     for wish in WISHES:
         order, payment = orders[wish.order], await payments.load(wish.order)
         assert payment.cents == (order.cents if order.state == "shipped" else 0)
-        check_trace(wish, await find_trace(f"request-{wish.order}", app.stores, processors=app.processors))
+        trace = await find_trace(f"request-{wish.order}", app.stores, processors=app.processors)
+        check_trace(wish, trace)
+        check_process(order, trace)
     for sku in ARTICLES:
         item = await items.load(sku)
         shipped = {
@@ -108,19 +129,29 @@ async def check_day(app: App) -> None:
 
 
 def check_trace(wish: Wish, trace: Trace) -> None:
-    """One root, from which all else follows; a packed parcel has two causes."""
+    """One root, from which all else follows. What packs a parcel or releases goods has all of its causes."""
     assert list(trace.roots) == [0]
     assert [event.tag for event in trace.steps[0].events] == ["order.placed"]
     assert trace.steps[0].actor == wish.customer
     assert not any(step.outside for step in trace.steps)
-    packed = [step for step in trace.steps if step.label == "parcel.packed"]
-    assert all(len(step.parents) == 2 for step in packed)
     assert {each.processor for _, each in trace.open} <= {"mail@1"}
     assert bool(trace.open) == (wish.customer == "hugo")
     for number, step in enumerate(trace.steps):
+        causes = {event.tag for each in trace.ancestors(number) for event in trace.steps[each].events}
+        if step.label == "parcel.packed":
+            assert {"order.placed", "stock.reserved", "payment.asked", "payment.taken"} <= causes
         if step.label == "stock.released":
-            causes = [trace.steps[each].label for each in sorted(trace.ancestors(number))]
-            assert causes == ["order.placed", "payment.declined", "order.cancelled", "stock.released"]
+            assert {"order.placed", "stock.reserved"} <= causes
+            assert causes & {"payment.declined", "process.fired", "process.refused"}
+
+
+def check_process(order: Order, trace: Trace) -> None:
+    """Its process has ended, and its timer has fired if the order was not paid, and only then."""
+    [process] = trace.processes
+    assert (process.stream, process.ended, process.pending) == (f"fulfilment-{order.id}", True, ())
+    state = "fired" if order.reason == "not paid in time" else "cancelled"
+    assert [timer.state for timer in process.timers] == [state]
+    assert sum(event.tag == "process.fired" for step in trace.steps for event in step.events) == (state == "fired")
 
 
 async def count_commits(store: Store) -> int:
@@ -128,7 +159,8 @@ async def count_commits(store: Store) -> int:
     return sum([head.version async for heads in store.heads() for head in heads])
 
 
-def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "eventsrc")  # the program sets it, too; it is restored after the test
     assert main(["--folder", str(tmp_path / "shop"), "--orders", "12"]) == 0
     printed = capsys.readouterr().out
     assert "shipped" in printed

@@ -149,17 +149,17 @@ class Fulfilment(Process, tag="fulfilment"):
         if event.name == "reserve":
             self.record(StockReserved())
             yield from self._ship()
+        if event.name == "cancel":  # now the payment cannot come any more
+            if self.is_reserved:
+                yield command(Stock, self.sku, Stock.release, self.id)
+            yield end()
 
     def on_refused(self, event: Refused) -> Asks:
         if event.name == "reserve":
             yield command(Order, self.id, Order.cancel, event.reason)
-        yield end()
 
     def on_payment_missing(self, event: PaymentMissing, given: Input) -> Asks:
         yield command(Order, self.id, Order.cancel, "not paid")
-        if self.is_reserved:
-            yield command(Stock, self.sku, Stock.release, self.id)
-        yield end()
 
     def _ship(self) -> Asks:
         if self.is_paid and self.is_reserved:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -55,3 +57,14 @@ async def records(endpoint: str, table: str) -> list[dict[str, Any]]:
                 found += page["Records"]
                 iterator = page.get("NextShardIterator")
         return found
+
+
+def as_lambda(record: Any) -> Any:
+    """Return a record of the SDK as Lambda delivers it."""
+    if isinstance(record, dict):
+        return {name: as_lambda(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [as_lambda(value) for value in record]
+    if isinstance(record, datetime):
+        return record.timestamp()
+    return b64encode(record).decode() if isinstance(record, bytes) else record

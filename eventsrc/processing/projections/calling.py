@@ -36,7 +36,14 @@ class _Outcome(NamedTuple):
 
 
 async def call_handler(
-    projection: Named, call: Call, context: Context, timeout: float, *, attempt: int = 1, in_thread: bool = False
+    projection: Named,
+    call: Call,
+    context: Context,
+    timeout: float,
+    *,
+    attempt: int = 1,
+    in_thread: bool = False,
+    outages: tuple[type[Exception], ...] = (),
 ) -> None:
     """Call a handler, and await what it returns if that is awaitable, for at most `timeout` seconds.
 
@@ -46,6 +53,7 @@ async def call_handler(
     - A coroutine that exceeds the limit is cancelled. If it does not end within `GRACE` seconds, it continues to run.
     - Without `in_thread`, a plain function runs in the event loop, where nothing can end it.
     - If the caller is cancelled, this waits for the handler for up to `GRACE` seconds.
+    - An error of `outages` is one of something that cannot be reached, and not of the handler.
     - What the handler commits is stamped with what caused it, and with the number of this attempt.
 
     Raises:
@@ -69,7 +77,7 @@ async def call_handler(
         if isawaitable(result):
             await _limit(asyncio.ensure_future(result), handler.name, end - loop.time(), timeout)
     except Exception as error:
-        raise HandlerFailed(error) from error
+        raise HandlerFailed(error, is_outage=isinstance(error, outages)) from error
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ...store import Store
 from ..checkpoints.checkpoints import Checkpoints
@@ -31,11 +32,14 @@ class Effects(Projection):
     awaits = True
     one_by_one = True
 
+    outages: ClassVar[tuple[type[Exception], ...]] = ()
+    """Errors of handlers that say that something cannot be reached: they are called again until it can."""
+
     _issuing: Issuing
 
     def bind(self, checkpoints: Checkpoints, store: Store, *, handler_timeout: float = 30.0) -> None:
         super().bind(checkpoints, store, handler_timeout=handler_timeout)
-        self._issuing = Issuing(self.tag)
+        self._issuing = Issuing(self.tag, store)
 
     async def reset(self, stream: str, fence: Fence) -> None:
         """Raise TypeError: effects outside cannot be undone."""
@@ -51,5 +55,6 @@ class Effects(Projection):
             for call in () if run.muted else self._read_calls((commit,)):
                 await run.confirm()
                 context = EffectContext(commit, call.event_index, False, self._issuing)
-                await call_handler(self, call, context, self._handler_timeout, attempt=attempt, in_thread=True)
+                timeout, outages = self._handler_timeout, self.outages
+                await call_handler(self, call, context, timeout, attempt=attempt, in_thread=True, outages=outages)
             await self._checkpoints.advance(self.name, run.part(index, index + 1))

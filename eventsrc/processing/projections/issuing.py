@@ -15,6 +15,7 @@ from ...errors import AggregateNotFound
 from ...repository.execution import Executed
 from ...repository.repository import Repository
 from ...store import Commit, EventId, EventIndex, Store
+from ...stores.feed import Feed
 from ...stream_id import MAX_STREAM_BYTES
 from ...trace_context import TraceContext, enter, leave
 from ..slice import Context
@@ -46,12 +47,12 @@ class Issuer(Aggregate, tag="issued"):
     targets: dict[str, tuple[str, int]] = msgspec.field(default_factory=dict)  # by number: stream and version
 
     def issue(self, place: Place, number: int, stream: str, version: int) -> int:
-        """Return the version of the aggregate from before the command was first issued.
+        """Return the version of the aggregate from before the command was first issued; -1 if that is not known here.
 
         Raises RuntimeError if it was issued to another aggregate.
         """
-        if place < self.place:  # a later event was handled since, so that it is not known any more
-            return 0
+        if place < self.place:  # a later event was handled since; its stream still says it
+            return -1
         if place > self.place or str(number) not in self.targets:
             self.record(CommandIssued(place=place, number=number, stream=stream, version=version))
         known, version = self.targets[str(number)]
@@ -69,15 +70,16 @@ class Issuer(Aggregate, tag="issued"):
 
 
 class Issuing:
-    """Issues the commands of one processor."""
+    """Issues the commands of one processor, for events of the store `source`."""
 
-    def __init__(self, tag: str) -> None:
-        self._tag = tag
+    def __init__(self, tag: str, source: Store) -> None:
+        self._tag, self._source, self._origin = tag, source, ""
         self._issuers: WeakKeyDictionary[Store, Repository[Issuer]] = WeakKeyDictionary()
+        self._earlier: tuple[object, dict[tuple[Place, int], int]] = (None, {})  # of one issuer: what it once issued
 
-    def command_id(self, cause: EventId, number: int) -> str:
+    async def command_id(self, cause: EventId, number: int) -> str:
         """Return the id of a command of the handler that handles this event."""
-        return f"{self._tag}:{cause}:{number}"
+        return f"{self._tag}:{await self._read_origin()}:{cause}:{number}"
 
     async def since(self, repository: Repository[A], id: str, cause: EventId, number: int) -> int:
         """Return a version of the aggregate from before the command was first issued. It is stored, if it is new."""
@@ -87,12 +89,39 @@ class Issuing:
         stream = repository.aggregate_class(id=id).stream
         token = enter(TraceContext())  # so that it is not shown as a step of the trace
         try:
-            key, place = _key(self._tag, cause.stream), (cause.version, cause.index, cause.part)
+            key, place = await self._key(cause.stream), (cause.version, cause.index, cause.part)
             executor = issuers.executor(create=True)
             executed = await executor.execute(key, Issuer.issue, place, number, stream, version)
         finally:
             leave(token)
-        return executed.result or 0
+        if (since := executed.result) is None or since < 0:
+            return (await self._read_earlier(issuers, key)).get((place, number), 0)
+        return since
+
+    async def _read_earlier(self, issuers: Repository[Issuer], key: str) -> dict[tuple[Place, int], int]:
+        """Return what an issuer has issued, by place and number: read once for all events that are handled again."""
+        known = (issuers, key)
+        if self._earlier[0] != known:
+            found = dict[tuple[Place, int], int]()
+            async for _, events in issuers.history(key):
+                for event in events:
+                    if isinstance(event, CommandIssued):
+                        found[event.place, event.number] = event.version
+            self._earlier = known, found
+        return self._earlier[1]
+
+    async def _read_origin(self) -> str:
+        """Return a text that names the store of the events: streams of other stores may have the same names."""
+        if not self._origin and isinstance(self._source, Feed):
+            self._origin = await self._source.identity()
+        return self._origin
+
+    async def _key(self, stream: str) -> str:
+        """Return the id of the issuer for a stream: of a hash, if the stream's own id is too long."""
+        begin = f"{self._tag}:{(await self._read_origin()).replace('|', ':')}:"
+        if len(begin) + len(stream.encode()) < MAX_STREAM_BYTES - len("issued-"):
+            return begin + stream
+        return f"{begin}#{sha256(stream.encode()).hexdigest()}"
 
 
 class EffectContext(Context):
@@ -147,7 +176,9 @@ class EffectContext(Context):
         number, self._number = self._number, self._number + 1
         cause = self.commit.event_id(self._index)
         since = await self._issuing.since(repository, id, cause, number)
-        executor = repository.executor(command_id=self._issuing.command_id(cause, number), since=since, create=create)
+        executor = repository.executor(
+            command_id=await self._issuing.command_id(cause, number), since=since, create=create
+        )
         return await executor.execute(id, command, *args, **kwargs)
 
 
@@ -161,11 +192,3 @@ async def read_version(repository: Repository[A], id: str) -> int:
 
 def _version_of(aggregate: Aggregate) -> int:
     return aggregate.version
-
-
-def _key(tag: str, stream: str) -> str:
-    """Return the id of the issuer for a stream: of a hash, if the stream's own id is too long."""
-    id = f"{tag}-{stream}"
-    if len(id.encode()) < MAX_STREAM_BYTES - len("issued-"):
-        return id
-    return f"{tag}-#{sha256(stream.encode()).hexdigest()}"

@@ -55,12 +55,12 @@ def test_two_causes_come_in_any_order() -> None:
 
 def test_a_timer_fires_when_its_time_has_passed() -> None:
     almost = timedelta(minutes=15) - timedelta(microseconds=1)
+    unpaid = command(Order, "1", Order.cancel, reason="not paid")
     given_process(Fulfilment, PLACED).when(almost).then().then_waits()
-    given_process(Fulfilment, PLACED, almost).when(timedelta(microseconds=1)).then(
-        command(Order, "1", Order.cancel, "not paid"), end()
-    ).then_ended()
-    given_process(Fulfilment, PLACED, done(RESERVE)).when(timedelta(hours=1)).then(
-        command(Order, "1", Order.cancel, reason="not paid"), command(Stock, "pen", Stock.release, "1"), end()
+    given_process(Fulfilment, PLACED, almost).when(timedelta(microseconds=1)).then(unpaid).then_waits()
+    given_process(Fulfilment, PLACED, timedelta(hours=1)).when(done(unpaid)).then(end()).then_ended()
+    given_process(Fulfilment, PLACED, done(RESERVE), timedelta(hours=1)).when(done(unpaid)).then(
+        command(Stock, "pen", Stock.release, "1"), end()
     )
 
 
@@ -70,8 +70,8 @@ def test_a_cancelled_timer_does_not_fire() -> None:
 
 def test_a_refused_command_is_an_input() -> None:
     given_process(Fulfilment, PLACED).when(refused(RESERVE, OutOfStock("2 left"))).then(
-        command(Order, "1", Order.cancel, "2 left"), end()
-    ).then_ended()
+        command(Order, "1", Order.cancel, "2 left")
+    ).then_waits()
 
 
 def test_events_from_before_the_start_are_held_until_then() -> None:
@@ -82,7 +82,8 @@ def test_events_from_before_the_start_are_held_until_then() -> None:
 
 
 def test_after_its_end_a_process_takes_nothing_in() -> None:
-    given_process(Fulfilment, PLACED, timedelta(minutes=15)).when(Paid()).then().then_recorded()
+    ended = given_process(Fulfilment, PLACED, done(RESERVE), Paid()).then_ended()
+    ended.when(Paid()).then().then_recorded().when(timedelta(hours=1)).then()
 
 
 def test_wrong_expectations_fail() -> None:
