@@ -136,7 +136,11 @@ def outcome_taken_twice() -> list[Patch]:
     """The outcome of a command is taken in whether or not it is pending."""
     check = ("if str(outcome.number) not in process.instance.pending:", "if False:")
     drop = ("del self.instance.pending[str(event.number)]", "self.instance.pending.pop(str(event.number), None)")
-    return [edited(steps, "take_outcome", check), _state(Process.apply_outcome, drop)]
+    return [
+        edited(steps, "take_outcome", check),
+        _state(Process.apply_outcome, drop),
+        (steps, "is_pending", lambda process, number: True),
+    ]
 
 
 def timer_handled_twice() -> list[Patch]:
