@@ -54,12 +54,18 @@ async def test_a_timer_of_a_process_that_cannot_be_read_ends_no_worker(
     async with MemoryStore() as store:
         items: Repository[Any] = Repository(Item, store)
         checkpoints = MemoryCheckpoints()
-        await ProcessManager(Alarms, store, checkpoints).run(until_caught_up=True)
-        manager = ProcessManager(Alarms, store, checkpoints)
+        now = [0]  # no timer is due yet
+
+        def read_clock() -> int:
+            return now[0]
+
+        await ProcessManager(Alarms, store, checkpoints, clock=read_clock).run(until_caught_up=True)
+        manager = ProcessManager(Alarms, store, checkpoints, clock=read_clock)
         for id in ("1", "2", "3"):
             await items.executor(create=True).execute(id, Item.begin)
-        await ProcessManager(Alarms, store, checkpoints).run(until_caught_up=True)
+        await ProcessManager(Alarms, store, checkpoints, clock=read_clock).run(until_caught_up=True)
         monkeypatch.setattr(Alarms, "broken", True)
+        now[0] = 4_000_000_000_000_000
         monkeypatch.setattr("eventsrc.processes.firing._AGAIN_SECONDS", 0.3)
         running = asyncio.create_task(manager.run())
         try:
@@ -68,14 +74,14 @@ async def test_a_timer_of_a_process_that_cannot_be_read_ends_no_worker(
                 async def has_ended(id: str = id) -> bool:
                     return (await manager.repository.load(id)).instance.ended
 
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while not running.done() and not await has_ended():  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
             assert not running.done()
             await until(lambda: "LookupError" in caplog.text)
             assert "a bug" not in caplog.text  # it may quote what is stored
             monkeypatch.setattr(Alarms, "broken", False)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not (await manager.repository.load("1")).instance.ended:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         finally:
