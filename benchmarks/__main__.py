@@ -19,12 +19,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import basics, clients, comparison, compression, growth, layouts, page, policy, reading, tracing
+from . import basics, clients, comparison, compression, growth, layouts, page, policy, processes, reading, tracing
 from .measure import Figure
 
 PARTS = {
     part.__name__.rpartition(".")[2]: part
-    for part in (basics, comparison, layouts, growth, policy, compression, reading, clients, tracing)
+    for part in (basics, comparison, layouts, growth, policy, compression, reading, clients, tracing, processes)
 }
 """The parts by name, in the order of the page."""
 

@@ -66,6 +66,10 @@ DYNAMODB = (
     Peer("aett, async", "drive_aett.py", "dynamodb-async", _AETT, share=0.02, races=100),
     Peer("castore (Node)", "drive_castore.mjs", "dynamodb", _CASTORE),
 )
+SAGAS = (
+    Peer("eventsrc", "saga_ours.py", "sqlite", _OURS),
+    Peer("eventsourcing", "drive_saga_eventsourcing.py", "sqlite", _EVENTSOURCING),
+)
 
 
 class Unavailable(Exception):

@@ -104,7 +104,7 @@ class Checker:
             for stream, commits in self._logs[store].items():
                 if category_of(stream) == category:
                     for commit in commits:
-                        if (commit.command_id or "").startswith(f"{self._category}-"):
+                        if f":{self._category}-" in (commit.command_id or ""):
                             found[commit.command_id or ""].append(commit)
         return found
 
@@ -215,8 +215,10 @@ class Checker:
             if not found:
                 self._lost.append(f"{what} has no outcome")
             if isinstance(command, CommandRequested):
-                ids.add(f"{stream}:{number}")
-                self._check_effect(what, command, f"{stream}:{number}", found[0] if found else None)
+                if command.command_id in ids:
+                    self._twice.append(f"{what} has the id of another one")
+                ids.add(command.command_id)
+                self._check_effect(what, command, command.command_id, found[0] if found else None)
         if outcomes:
             self._wrong.append(f"{stream}: outcomes of {sorted(outcomes)}, which were not asked for")
         return ids

@@ -187,11 +187,11 @@ class Play(ABC):
             "handler hung": 0.0,
             "handler failed": source.choice((0.0, 0.1, 0.4)),
             "command failed": source.choice((0.0, 0.1, 0.4)),
-            "refused": source.choice((0.0, 0.3, 0.6)),
+            "refused": source.choice((0.0, 0.3, 0.8)),
             "service failed": source.choice((0.0, 0.3)),
-            "answer lost": source.choice((0.0, 0.05)),
-            "write late": source.choice((0.0, 0.05)),
-            "crashed after a write": source.choice((0.0, 0.05, 0.25)),
+            "answer lost": source.choice((0.0, 0.1)),
+            "write late": source.choice((0.0, 0.1)),
+            "crashed after a write": source.choice((0.0, 0.1, 0.3)),
             "write refused": source.choice((0.0, 0.03, 0.1)),
         }
         self.chaos.is_lossless = True
@@ -568,7 +568,7 @@ class Sales(Play):
         for sku in self._skus:
             if dice.random() < 0.7:
                 await self.create(Stock, sku, Stock.stock, dice.choice((1, 10, 100)))
-        self._orders = [f"o-{number}" for number in range(dice.randint(1, 6))]
+        self._orders = [f"o-{number}" for number in range(dice.randint(2, 8))]
         async with asyncio.TaskGroup() as group:
             for order in self._orders:
                 group.create_task(self._buy(order))

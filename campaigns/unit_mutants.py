@@ -26,12 +26,14 @@ from eventsrc.messaging import delivery, inbox, inbox_stream, order, outbound, r
 from eventsrc.messaging.sinks import queues
 from eventsrc.processes import describing
 from eventsrc.processes import steps as process_steps
+from eventsrc.processes.firing import Firing
+from eventsrc.processes.process import Process
 from eventsrc.processing.caution import Caution
 from eventsrc.processing.checkpointer import Checkpointer
 from eventsrc.processing.checkpoints.sqlite import checkpoints as sqlite_checkpoints
 from eventsrc.processing.parking import Parking
 from eventsrc.processing.progress import Progress
-from eventsrc.processing.projections import memory, sqlite
+from eventsrc.processing.projections import calling, memory, sqlite
 from eventsrc.processing.projections.issuing import Issuer
 from eventsrc.processing.reader import Reader
 from eventsrc.processing.retries import Retries
@@ -89,6 +91,7 @@ _AGGREGATES = "unit/aggregates"
 _RESPONSES = "unit/stores/dynamodb/test_responses.py"
 _CREDENTIALS = "integration/test_credentials.py"
 _CODEC = "unit/aggregates/test_codec.py"
+_FIRE = "unit/processes/test_processes_under_fire.py"
 _ISSUING = "unit/processing/test_issuing.py"
 _STATUS = "unit/processing/test_status.py"
 _INBOX = "unit/messaging/test_inbox.py"
@@ -145,6 +148,40 @@ def parking_while_the_stream_is_stored() -> list[Patch]:
 def issued_commands_not_stored() -> list[Patch]:
     """The version before a command was issued is not stored, so the one of a later attempt counts."""
     return [edited(Issuer, "issue", ("known, version = ", "known, _ = "))]
+
+
+def place_set_back() -> list[Patch]:
+    """An event that was held sets back the place of its stream, so that the starting event is taken in again."""
+    return [edited(Process, "apply_input_taken", ("max(before, event.place)", "event.place"))]
+
+
+def records_of_processes_taken_in() -> list[Patch]:
+    """What a process records is an input of it."""
+    own = "if category_of(context.stream) == declaration_of(self._kind).category:"
+    return [edited(process_steps.Steps, "take_event", (own, "if False:"))]
+
+
+def timer_fired_by_another_time() -> list[Patch]:
+    """A timer fires by another look at the clock than the one by which it was due."""
+    return [edited(Firing, "_fire_part", ("await self._fire(timer, now)", "await self._fire(timer, self._clock())"))]
+
+
+def outage_counts_as_failure() -> list[Patch]:
+    """A target that cannot be reached parks the processes that command it."""
+    return [edited(Retries, "start", ("failed.is_outage", "False")), edited(calling, "call_handler", OUTAGE)]
+
+
+OUTAGE = ("is_outage=isinstance(error, outages)", "is_outage=False")
+
+
+def ids_without_the_store() -> list[Patch]:
+    """The ids of commands do not name the store of the process."""
+    return [edited(process_steps.Steps, "_read_origin", ("return self._origin", 'return ""'))]
+
+
+def settled_refusal_is_a_receipt() -> list[Patch]:
+    """A refusal whose outcome was unknown is settled as if the command was applied."""
+    return [edited(settling, "settle", ("check_refused(commit)", "pass"))]
 
 
 def final_refusals_not_stored() -> list[Patch]:
@@ -691,6 +728,12 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
         "unit/processing/test_fences.py::test_a_paused_worker_does_not_park_a_stream_that_its_successor_handles",
     ),
     (issued_commands_not_stored, f"{_ISSUING}::test_a_parked_event_is_retried_after_many_other_commands"),
+    (place_set_back, "unit/processes/test_inputs_once.py::test_an_input_held_before_the_start_in_the_same_stream"),
+    (records_of_processes_taken_in, f"{_FIRE}::test_what_a_process_records_is_not_an_input_of_it"),
+    (timer_fired_by_another_time, f"{_FIRE}::test_a_clock_that_is_set_back_while_a_timer_fires_loses_it_not"),
+    (outage_counts_as_failure, f"{_FIRE}::test_a_target_that_is_down_parks_nothing"),
+    (ids_without_the_store, f"{_FIRE}::test_processes_of_one_name_in_two_stores_share_a_target"),
+    (settled_refusal_is_a_receipt, "unit/repository/test_executor.py::test_an_unknown_refusal_is_settled_as_one"),
     (final_refusals_not_stored, "unit/repository/test_executor.py::test_a_final_refusal_stays_one"),
     (
         command_ids_not_looked_up,

@@ -131,8 +131,6 @@ class Execution(Generic[A]):
         """Decide and save. Raises the error of the command, or ConflictError, after which it may be called again."""
         while True:
             aggregate = await self._state()
-            if aggregate.version < self._searched < MAX_VERSION and await self._has_changed():
-                continue
             if self._command_id is not None and (applied := await self._find_applied(aggregate, self._command_id)):
                 if applied.digest != self._digest:
                     raise IdempotencyError(aggregate.stream, self._command_id, applied.version)
@@ -176,9 +174,8 @@ class Execution(Generic[A]):
         if (applied := commands.get(command_id)) is not None:
             return applied
         oldest = next(iter(commands.values())).version if commands else aggregate.version + 1
-        searched = self._searched if aggregate.version >= self._searched or self._searched == MAX_VERSION else 0
-        if searched < oldest - 1:  # from 0, if the store was restored to a time before the first delivery
-            earlier = read_without_gaps(self._steps.store, aggregate.stream, searched, oldest - 1)
+        if self._searched < oldest - 1:
+            earlier = read_without_gaps(self._steps.store, aggregate.stream, self._searched, oldest - 1)
             async with aclosing(earlier):
                 async for commit in earlier:
                     if commit.command_id == command_id:

@@ -19,7 +19,6 @@ from campaigns.processes_mutants import (
     held_events_dropped,
     hunt,
     issued_version_not_stored,
-    place_set_back,
     timer_fired_early,
 )
 from campaigns.reading import silence
@@ -29,7 +28,6 @@ DETECTED = {
     commands_searched_from_now: 1000,
     issued_version_not_stored: 1000,
     held_events_dropped: 1000,
-    place_set_back: 1000,
     timer_fired_early: 1000,
 }
 

@@ -8,15 +8,18 @@ from collections.abc import AsyncIterator
 import pytest
 from support.bank import Account, InsufficientFunds
 from support.counting import CountingStore
+from support.flaky import ScriptedStore
 
 from eventsrc import (
     AggregateNotFound,
     CachePolicy,
     CommandRefused,
+    CommitOutcomeUnknown,
     IdempotencyError,
     Repository,
     SnapshotPolicy,
     StoreUnavailable,
+    trace,
 )
 
 OTHERS = 1_000  # other commands in between: many times as many as a stream remembers
@@ -172,7 +175,9 @@ async def test_a_final_command_that_recorded_nothing_never_does(accounts: Reposi
     assert (again.duplicate, again.receipt.version) == (True, 2)
 
 
-@pytest.mark.parametrize("error", [TypeError, AssertionError, OSError, StoreUnavailable])
+@pytest.mark.parametrize(
+    "error", [TypeError, AssertionError, OSError, StoreUnavailable, KeyError, ZeroDivisionError, UnicodeError]
+)
 async def test_a_fault_of_the_program_is_not_a_refusal(accounts: Repository[Account], error: type[Exception]) -> None:
     def broken(account: Account) -> None:
         account.deposit(1)
@@ -215,6 +220,29 @@ async def test_a_refusal_of_a_state_that_cannot_be_remembered(store: CountingSto
     with pytest.raises(CommandRefused):
         await accounts.executor(command_id="c-1", final=True).execute("a-1", deposit_and_refuse)
     assert await accounts.execute("a-1", lambda account: (account.balance, account.version)) == (0, 2)
+
+
+async def test_an_unknown_refusal_is_settled_as_one() -> None:
+    """As refused, and not as applied."""
+    async with ScriptedStore() as store:
+        accounts = Repository(Account, store)
+        await accounts.save(Account.open("a-1", owner="ann"))
+        once = accounts.executor(command_id="c-1", final=True)
+        store.appends = [("after", CommitOutcomeUnknown)]
+        with pytest.raises(CommitOutcomeUnknown) as unknown:
+            await once.execute("a-1", Account.withdraw, 5)
+        with pytest.raises(CommandRefused):
+            await accounts.settle(unknown.value)
+        with pytest.raises(CommandRefused):
+            await accounts.execute("a-1", Account.withdraw, 5, command_id="c-1")
+        assert (await accounts.load("a-1")).version == 2
+
+
+async def test_metadata_of_a_caller_makes_no_refusal(accounts: Repository[Account]) -> None:
+    once = accounts.executor(command_id="c-1", since=1, final=True)
+    with trace(metadata={"refused": "X: y", "eventsrc.refused": "X: y"}):
+        assert (await once.execute("a-1", lambda account: account.balance)).result == 0
+    assert (await once.execute("a-1", lambda account: account.balance)).duplicate
 
 
 async def test_final_needs_a_command_id(accounts: Repository[Account]) -> None:
