@@ -54,7 +54,7 @@ class Drafted(Event, tag="order.drafted"):
 class Placed(Event, tag="order.placed"):
     sku: str
     quantity: int
-    patience: float  # seconds
+    patience: float  # seconds; 0: for ever
 
 
 class Shipped(Event, tag="order.shipped"):
@@ -197,7 +197,8 @@ class Sale(Process, tag="sale"):
         trouble.fail("handler failed")
         self.record(Noted(what="placed", sku=event.sku, quantity=event.quantity))
         yield create_or_command(Stock, event.sku, Stock.reserve, self.id, quantity=event.quantity)
-        yield after(timedelta(seconds=event.patience), Unpaid())
+        if event.patience:
+            yield after(timedelta(seconds=event.patience), Unpaid())
         yield after(timedelta(seconds=event.patience / 4), Reminder())
         yield call("prices", PriceAsked(sku=event.sku))
 
@@ -222,6 +223,7 @@ class Sale(Process, tag="sale"):
                 yield command(Stock, self.sku, Stock.release, self.id, self.quantity)
                 yield end()
             else:
+                yield after(timedelta(seconds=2), Reminder())  # in place of the one that is pending
                 yield from self._ship()
 
     def on_refused(self, event: Refused) -> Asks:

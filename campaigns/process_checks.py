@@ -124,7 +124,7 @@ class Checker:
                         place = (commit.version, index, 0)
                         given = Input(str(commit.event_id(index)), stream, place, commit.time, source)
                         if (key := self._process.key(event, given)) is not None:
-                            found[key][given.origin].append(place)
+                            found[key][f"{source}|{stream}" if source else stream].append(place)
         return found
 
     def _check_process(
@@ -141,6 +141,7 @@ class Checker:
         if not ended and not self._is_expected(id):
             self._wrong.append(f"{stream} has not ended")
         self._check_inputs(stream, [event for event, _ in events], inputs, has_ended=bool(ended))
+        self._check_held(stream, events)
         self._check_timers(stream, events, has_ended=bool(ended))
         return self._check_commands(stream, [event for event, _ in events])
 
@@ -164,10 +165,15 @@ class Checker:
                 self._lost.append(f"{stream}: of {origin} it took {found}, not {places}")
         for origin in taken.keys() - inputs.keys():
             self._wrong.append(f"{stream}: it took {taken[origin]} of {origin}, which are not for it")
-        started = any(isinstance(event, InputTaken) for event in events)
-        left = {(origin, each) for origin, places in held.items() for each in places if each not in taken[origin]}
-        if started and not has_ended and left:
+
+    def _check_held(self, stream: str, events: Sequence[tuple[Event, Commit]]) -> None:
+        """Check that what was held is taken in before any other event, but for the one that starts the process."""
+        held = {(event.stream, event.place) for event, _ in events if isinstance(event, InputHeld)}
+        taken = [(event.stream, event.place) for event, _ in events if isinstance(event, InputTaken)]
+        if taken and (left := held - set(taken)) and not any(isinstance(event, Ended) for event, _ in events):
             self._lost.append(f"{stream}: these events are held: {sorted(left)}")
+        if early := set(taken[1 : len(held) + 1]) - held:
+            self._wrong.append(f"{stream}: {sorted(early)} was taken before what was held")
 
     def _check_timers(self, stream: str, events: Sequence[tuple[Event, Commit]], *, has_ended: bool) -> None:
         started: dict[int, TimerStarted] = {}

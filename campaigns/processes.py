@@ -65,7 +65,7 @@ from .views import (
     View,
 )
 
-TTL = 6.0
+TTL = 2.0
 HANDLER_TIMEOUT = 5.0  # seconds
 PATIENCE = 400.0  # seconds after the last fault within which everything must be done
 STILL = 21.0  # seconds after that, in which nothing may be done: late writes arrive by then
@@ -191,7 +191,7 @@ class Play(ABC):
             "service failed": source.choice((0.0, 0.3)),
             "answer lost": source.choice((0.0, 0.1)),
             "write late": source.choice((0.0, 0.1)),
-            "crashed after a write": source.choice((0.0, 0.1, 0.3)),
+            "crashed after a write": source.choice((0.0, 0.05, 0.2)),
             "write refused": source.choice((0.0, 0.03, 0.1)),
         }
         self.chaos.is_lossless = True
@@ -319,7 +319,7 @@ class Play(ABC):
                 ]
                 operator = group.create_task(self._noting("an operator", self._operate()))
                 await self._noting("a user", self.use())
-                await asyncio.sleep(self.random.choice((0, 5, 30)))
+                await asyncio.sleep(self.random.choice((10, 30, 60)))
                 self.chaos.off()
                 self._outages.clear()
                 self.over.set()
@@ -436,7 +436,7 @@ class Play(ABC):
         dice, chaos = self.random, self.chaos
         assert worker.task is not None
         while not self.over.is_set():
-            await asyncio.wait([worker.task], timeout=dice.choice((0.02, 0.1, 0.4, 2.0, 8.0)))
+            await asyncio.wait([worker.task], timeout=dice.choice((0.1, 0.4, 2.0, 8.0, 20.0)))
             if self.over.is_set() or worker.task.done():
                 break
             match kind := dice.choice(("continue", "freeze", "zombie", "stop", "cancel", "kill", "kill")):
@@ -497,7 +497,7 @@ class Play(ABC):
 
     async def _disturb(self) -> None:
         dice, counts = self.random, self.chaos.counts
-        match dice.choice(("nothing", "outage", "jump", "keep", "restore", "busy")):
+        match dice.choice(("nothing", "nothing", "outage", "jump", "keep", "restore", "busy")):
             case "outage":
                 counts["outage"] += 1
                 name = dice.choice(sorted(self.stores))
@@ -575,10 +575,10 @@ class Sales(Play):
 
     async def _buy(self, order: str) -> None:
         dice = self.random
-        await asyncio.sleep(dice.uniform(0, 20))
+        await asyncio.sleep(dice.uniform(0, 10))
         drafts, places = dice.choice((0, 0, 1, 2)), dice.choice(self._skus)
-        patience = dice.choice((2.0, 8.0, 30.0))
-        pays = dice.choice((0, 0, 1, 1, 2))
+        patience = dice.choice((0.0, 2.0, 8.0, 30.0))
+        pays = dice.choice((0, 0, 1, 1, 2) if patience else (1, 1, 2))  # else its process never ends
         for step in self._shuffle([*["draft"] * drafts, "place", *["pay"] * pays]):
             match step:
                 case "draft":
@@ -670,7 +670,7 @@ class Bank(Play):
 
     async def _open_saving(self, id: str) -> None:
         dice = self.random
-        await asyncio.sleep(dice.choice((0.0, 0.0, 5.0, 25.0)))
+        await asyncio.sleep(dice.choice((0.0, 0.0, 5.0, 15.0)))
         await self.create(Saving, id, Saving.open)
         if dice.random() < 0.2:
             await asyncio.sleep(dice.uniform(0, 20))
@@ -678,7 +678,7 @@ class Bank(Play):
 
     async def _request(self, id: str) -> None:
         dice = self.random
-        await asyncio.sleep(dice.uniform(0, 20))
+        await asyncio.sleep(dice.uniform(0, 10))
         request = (dice.choice(self._checking), dice.choice(self._saving), dice.randint(1, 9))
         await self.create(Transfer, id, Transfer.request, *request, dice.choice((1.0, 5.0, 20.0)))
 

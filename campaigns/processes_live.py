@@ -30,7 +30,7 @@ from eventsrc.processing import Leases, SQLiteCheckpoints
 
 from . import market
 from .fleet import AT_THE_END, Fleet
-from .live import Dice, left_behind
+from .live import Dice, left_behind, stored_logs
 from .market import Checking, Moving, Order, Payment, PriceAsked, Priced, Sale, Saving, Stock, Transfer
 from .process_checks import Checker
 from .progress import report
@@ -38,7 +38,7 @@ from .reading_dynamodb import DEADLINES, FAULTS, RATE
 from .report import Layer
 
 SLOTS = 4
-TTL = 1.5  # seconds
+TTL, DYNAMODB_TTL = 1.5, 4.0  # seconds
 SKUS, ACCOUNTS = 5, 10
 RATES = {"handler failed": 0.01, "command failed": 0.02, "refused": 0.05}
 OPENING = 10_000  # the money of each account
@@ -122,6 +122,7 @@ class _Fleet(Fleet):
         self._world, self._here, self._dice = world, here, dice
         self._random = Random(world.seed)
         self._is_open = True
+        self._pause = 0.7 if here.endpoint else 0.0  # seconds; DynamoDB Local and its workers share few cores
         self._orders: list[str] = []
         self._transfers = 0
         self.counts = Counter[str]()
@@ -139,7 +140,8 @@ class _Fleet(Fleet):
                 self._managers = _managers(a, b, checkpoints)
                 self.processor = self._managers[0].processors[0]
                 await self._open_accounts()
-                users = [asyncio.create_task(each) for each in (self._buy(), self._buy(), self._transfer())]
+                buyers = [self._buy()] if self._here.endpoint else [self._buy(), self._buy()]
+                users = [asyncio.create_task(each) for each in (*buyers, self._transfer())]
                 for _ in range(workers):
                     self.start_worker()
                 await self.until(self.is_shared)
@@ -192,6 +194,7 @@ class _Fleet(Fleet):
                     store = dice.choice((self._a, self._b))
                     await self._do(Payment, store, f"p-{order}", Payment.receive, order)
                 await asyncio.sleep(dice.choice((0.0, 0.05, 0.5)))
+            await asyncio.sleep(self._pause)
 
     async def _transfer(self) -> None:
         dice = self._random
@@ -203,7 +206,7 @@ class _Fleet(Fleet):
             await self._do(Transfer, self._b, f"t-{self._transfers}", Transfer.request, *request, patience)
             if late and (dice.random() < 0.02 or not self._is_open):
                 await self._do(Saving, self._b, f"v-{late.pop()}", Saving.open)
-            await asyncio.sleep(dice.choice((0.05, 0.2)))
+            await asyncio.sleep(dice.choice((0.05, 0.2)) + self._pause)
 
     async def _retry(self) -> None:
         """Retry what is parked, from this process."""
@@ -222,7 +225,10 @@ class _Fleet(Fleet):
             await asyncio.sleep(2)
 
     async def _check(self) -> tuple[int, int, int, Sequence[str]]:
-        logs = {"a": await _read_log(self._a), "b": await _read_log(self._b)}
+        logs = {
+            name: await stored_logs(self._here.endpoint, table) if self._here.endpoint else await _read_log(store)
+            for name, table, store in zip("ab", self._here.tables, (self._a, self._b), strict=False)
+        }
         sales = Checker(Sale, "b", {"a": "a", "b": "b"}, logs, targets={"stock": "b", "order": "a"}).check()
         transfers = Checker(Moving, "b", {"": "b"}, logs, targets={"saving": "b", "checking": "a"}).check()
         violations = [*sales.violations, *transfers.violations]
@@ -279,7 +285,9 @@ def kills(times: int, seed: int, folder: Path, *, workers: int = 3) -> Layer:
     return _to_layer("processes, workers", fleet, commands, lost, twice, perf_counter() - begun, seed)
 
 
-async def campaign(times: int, seed: int, folder: Path, endpoint: str, *, workers: int = 2, ttl: float = TTL) -> Layer:
+async def campaign(
+    times: int, seed: int, folder: Path, endpoint: str, *, workers: int = 2, ttl: float = DYNAMODB_TTL
+) -> Layer:
     """Kill workers on DynamoDB Local so many times, and inject faults into their requests."""
     begun = perf_counter()
     dice = Dice(seed, RATE, FAULTS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from eventsrc.processes import deciding, firing, steps
+from eventsrc.processes import deciding, steps
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.process import Input, Process
 from eventsrc.processes.steps import Steps
@@ -30,6 +31,31 @@ def sales(seed: int, folder: Path) -> Story:
 def transfers(seed: int, folder: Path) -> Story:
     """Play one history of transfers."""
     return tell(seed, folder, (Bank,))
+
+
+class _Code:
+    """The code of a function as an attribute that can be patched: deleting it restores the first one."""
+
+    def __init__(self, function: Any) -> None:
+        self._function, self._first = function, function.__code__
+
+    @property
+    def code(self) -> Any:
+        return self._function.__code__
+
+    @code.setter
+    def code(self, code: Any) -> None:
+        self._function.__code__ = code
+
+    @code.deleter
+    def code(self) -> None:
+        self._function.__code__ = self._first
+
+
+def _state(handler: Any, *changes: tuple[str, str]) -> Patch:
+    """Return a patch of a handler of state. Classes that have it have found it before, so its code is replaced."""
+    _, _, changed = edited(Process, handler.__name__, *changes)
+    return _Code(handler), "code", changed.__code__
 
 
 def old_commands_not_found() -> list[Patch]:
@@ -80,6 +106,16 @@ def place_not_compared() -> list[Patch]:
     return [edited(steps, "take_event", (place, "False"))]
 
 
+def place_set_back() -> list[Patch]:
+    """An event that was held sets back the place of its stream."""
+    return [_state(Process.apply_input_taken, ("max(before, event.place)", "event.place"))]
+
+
+def held_events_overtaken() -> list[Patch]:
+    """Other events are handled before those that were held."""
+    return [edited(steps, "take_event", ("if instance.started and instance.held:", "if False:"))]
+
+
 def sources_mixed_up() -> list[Patch]:
     """Streams of one name in two stores count as one."""
     return [(Input, "origin", property(lambda given: given.stream))]
@@ -88,7 +124,7 @@ def sources_mixed_up() -> list[Patch]:
 def held_events_dropped() -> list[Patch]:
     """What came before the start is not handled after it."""
     kept = "[each for each in self.instance.held if (each.stream, each.place) != _place_of(event)]"
-    return [edited(Process, "apply_input_taken", (kept, "[]"))]
+    return [_state(Process.apply_input_taken, (kept, "[]"))]
 
 
 def events_after_the_end_taken() -> list[Patch]:
@@ -100,7 +136,11 @@ def outcome_taken_twice() -> list[Patch]:
     """The outcome of a command is taken in whether or not it is pending."""
     check = ("if str(outcome.number) not in process.instance.pending:", "if False:")
     drop = ("del self.instance.pending[str(event.number)]", "self.instance.pending.pop(str(event.number), None)")
-    return [edited(steps, "take_outcome", check), edited(Process, "apply_outcome", drop)]
+    return [
+        edited(steps, "take_outcome", check),
+        _state(Process.apply_outcome, drop),
+        (steps, "is_pending", lambda process, number: True),
+    ]
 
 
 def timer_handled_twice() -> list[Patch]:
@@ -167,17 +207,15 @@ def replaced_timer_not_cancelled() -> list[Patch]:
     return [edited(deciding, "start_timer", ("cancel_timer(process, timer.name)", "pass"))]
 
 
+def fired_timer_not_cancelled() -> list[Patch]:
+    """A timer that has fired cannot be cancelled any more, though its event was not handled."""
+    both = "(process.instance.timers, process.instance.fired)"
+    return [edited(deciding, "cancel_timer", (both, "(process.instance.timers,)"))]
+
+
 def timers_left_at_the_end() -> list[Patch]:
     """The end of a process does not cancel its timers."""
     return [edited(deciding, "_ask", ("_cancel(process, name, timer)", "pass"))]
-
-
-def due_timers_forgotten() -> list[Patch]:
-    """A worker that failed to fire timers does not look at them again."""
-    return [
-        edited(Firing, "_fire_part", ("self._next.pop(part, None)", "pass"), ("[self._clock() + _AGAIN]", "[]")),
-        (firing, "LOOK_SECONDS", 1e9),
-    ]
 
 
 def create_forgotten() -> list[Patch]:
@@ -200,6 +238,8 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (refusal_decided_again, sales),
     (refusal_taken_for_an_application, sales),
     (place_not_compared, sales),
+    (place_set_back, sales),
+    (held_events_overtaken, sales),
     (sources_mixed_up, sales),
     (held_events_dropped, sales),
     (events_after_the_end_taken, sales),
@@ -212,8 +252,8 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (timer_not_stored, sales),
     (position_before_the_step, sales),
     (replaced_timer_not_cancelled, sales),
+    (fired_timer_not_cancelled, sales),
     (timers_left_at_the_end, sales),
-    (due_timers_forgotten, sales),
     (create_forgotten, sales),
     (slots_for_workers_of_others, sales),
 )

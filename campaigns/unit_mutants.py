@@ -181,7 +181,7 @@ def ids_without_the_store() -> list[Patch]:
 
 def settled_refusal_is_a_receipt() -> list[Patch]:
     """A refusal whose outcome was unknown is settled as if the command was applied."""
-    return [edited(settling, "settle", ("check_refused(commit)", "pass"))]
+    return [edited(repository, "settle", ("check_refused(commit)", "pass"))]
 
 
 def final_refusals_not_stored() -> list[Patch]:

@@ -62,7 +62,8 @@ class Sight:
         result = await work()
         if late is not None and self.crash is not None and chaos.strikes("crashed after a write"):
             self.crash()
-            await asyncio.sleep(1e6)
+            await asyncio.sleep(5)  # work in the background is not cancelled
+            raise StoreUnavailable("made up: the worker is dead")
         await self._pause()
         if late is not None and chaos.strikes("answer lost"):
             raise unknown() if unknown is not None else StoreUnavailable("made up: the answer is lost")

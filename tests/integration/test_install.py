@@ -50,7 +50,7 @@ def test_the_wheel_brings_three_packages_and_few_bytes(bare: Path) -> None:
     sizes = {canonicalize_name(name): int(size) for name, size in map(str.split, listed)}
     installed = {name: size for name, size in sizes.items() if name not in ("pip", "setuptools")}
     assert installed.keys() == {"eventsrc", "lz4", "msgspec", "tenacity"}
-    assert sum(installed.values()) < 12_000_000
+    assert sum(installed.values()) < 13_000_000  # with compiled modules; 9 MB without
 
 
 def test_the_tutorial_runs_on_the_bare_wheel_up_to_dynamodb(bare: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ async def test_an_input_held_before_the_start_in_the_same_stream(deliveries: int
         for _ in range(deliveries):
             manager = ProcessManager(Fulfilment, store, MemoryCheckpoints(), targets=[orders, stocks])
             await manager.run(until_caught_up=True)
-        process = await manager.repository.load("o-1")
+        process = await Repository(Fulfilment, store).load("o-1")
         assert process.instance.inputs["order-o-1"] == (1, 1, 0)
         assert (await stocks.load("pen")).reserved == {"another order": 1, "o-1": 2}
         assert (await orders.load("o-1")).state == "shipped"
