@@ -23,13 +23,13 @@ async def open_manager(folder: Path, clock: int = 0) -> AsyncGenerator[ProcessMa
 
 
 async def fill(folder: Path, *, clock: int = 0) -> None:
-    """Place an order of 3 pieces, o-1, and one of 30, o-2, each in a request of its own, and handle them."""
+    """Place an order of 3 pieces, o-1, and one of 30, o-2, each in a request of its own, one after the other."""
     async with open_manager(folder, clock) as manager:
         orders = Repository(Order, manager.repository.store)
         for id, quantity in (("o-1", 3), ("o-2", 30)):
             with trace(correlation_id=f"request-{id}"):
                 await orders.executor(create=True).execute(id, Order.place, "pen", quantity)
-        await manager.run(until_caught_up=True)
+            await manager.run(until_caught_up=True)
 
 
 async def pay(folder: Path) -> None:
