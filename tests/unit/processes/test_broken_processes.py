@@ -82,7 +82,7 @@ async def test_a_timer_of_a_process_that_cannot_be_read_ends_no_worker(
             assert "a bug" not in caplog.text  # it may quote what is stored
             monkeypatch.setattr(Alarms, "broken", False)
             async with asyncio.timeout(30):
-                while not (await manager.repository.load("1")).instance.ended:  # noqa: ASYNC110
+                while not (await manager.repository.load("1")).instance.ended:
                     now[0] += 1_000_000
                     await asyncio.sleep(0.01)
         finally:
