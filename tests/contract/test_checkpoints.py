@@ -40,7 +40,9 @@ async def test_dynamodb(check: Check, dynamodb_endpoint: str, table: str) -> Non
 @every_check
 async def test_dynamodb_with_a_client_of_the_user(check: Check, dynamodb_endpoint: str, table: str) -> None:
     async with session().client("dynamodb", endpoint_url=dynamodb_endpoint) as client:
-        await check(lambda: DynamoDBCheckpoints(table, client=client), without={Capability.FENCES_ALL_STREAMS})
+        await check(
+            lambda: DynamoDBCheckpoints(table, client=client, deadline=60.0), without={Capability.FENCES_ALL_STREAMS}
+        )
 
 
 @pytest.fixture(scope="session")
