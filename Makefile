@@ -26,7 +26,13 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 types: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 mypy pyright
+
+.PHONY: mypy pyright
+mypy: $(READY)
 	$(BIN)/mypy
+
+pyright: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Twice as many processes as CI has cores: many tests wait for servers and child processes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import accumulate
 from unicodedata import east_asian_width
 
 from .wording import plain
@@ -48,9 +49,8 @@ def shorten(text: str, cells: int) -> str:
     shown = plain(text)
     if count_cells(shown) <= cells:
         return shown
-    while count_cells(shown) >= cells:
-        shown = shown[:-1]
-    return f"{shown}…"
+    ends = accumulate(map(count_cells, shown[:cells]))
+    return f"{shown[: sum(end < cells for end in ends)]}…"
 
 
 def count_cells(text: str) -> int:

@@ -25,7 +25,7 @@ from campaigns.reading import silence
 
 # Mutants, each with a seed that detects it. If what a seed means has changed, one of the next seeds must detect it.
 DETECTED = {
-    commands_searched_from_now: 1000,
+    commands_searched_from_now: 1027,
     issued_version_not_stored: 1000,
     held_events_dropped: 1000,
     timer_fired_early: 1000,
@@ -33,31 +33,23 @@ DETECTED = {
 
 
 def test_each_command_is_applied_once_and_each_timer_fires_once() -> None:
-    layer = campaign(range(16))
+    layer = campaign(range(6))
     assert not layer.violations, "\n".join(layer.violations)
     assert (layer.lost, layer.duplicated) == (0, 0)
-    assert layer.acknowledged > 80
-    assert layer.faults > 500
+    assert layer.acknowledged > 30
+    assert layer.faults > 150
 
 
 def test_each_command_of_plain_effects_is_applied_once() -> None:
-    layer = picking_campaign(range(12))
+    layer = picking_campaign(range(6))
     assert not layer.violations, "\n".join(layer.violations)
     assert (layer.lost, layer.duplicated) == (0, 0)
-    assert layer.acknowledged > 80
+    assert layer.acknowledged > 40
 
 
 def test_workers_that_are_killed_apply_each_command_once(tmp_path: Path) -> None:
-    layer = processes_live.kills(2, 3, tmp_path, workers=2)
-    assert not layer.violations, "\n".join(layer.violations)
-    assert (layer.lost, layer.duplicated) == (0, 0)
-    assert layer.acknowledged > 50
-
-
-async def test_workers_on_dynamodb_that_are_killed_apply_each_command_once(
-    dynamodb_endpoint: str, tmp_path: Path
-) -> None:
-    layer = await processes_live.campaign(1, 4, tmp_path, dynamodb_endpoint)
+    """On SQLite; `make faults` also kills workers on DynamoDB Local."""
+    layer = processes_live.kills(1, 3, tmp_path, workers=2)
     assert not layer.violations, "\n".join(layer.violations)
     assert (layer.lost, layer.duplicated) == (0, 0)
     assert layer.acknowledged > 20

@@ -88,7 +88,8 @@ def expect(kept: bool, otherwise: str) -> None:
 
 
 def expect_equal(found: object, expected: object, what: str) -> None:
-    expect(found == expected, f"{what}: found {shorten(found)}, expected {shorten(expected)}")
+    if found != expected:
+        raise AssertionError(f"{what}: found {shorten(found)}, expected {shorten(expected)}")
 
 
 async def expect_error(error: type[E], call: Awaitable[object], what: str) -> E:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
-
 from ...store import MAX_VERSION, Commit, Snapshot, Store
 from ...uuid7 import uuid7
-from .check import expect, expect_equal, shorten
+from .check import expect_equal, shorten
 
 ALL_BYTES = bytes(range(256))
 ALL_SORTS = "\0\t\n\x7f\x85 aZ'\"\\%_;\u00e9e\u0301\u202e\ufeff\uffff\U0001f600\U0010ffff"
@@ -70,12 +68,12 @@ def expect_same(found: Sequence[Commit], expected: Sequence[Commit], how: str) -
 
 def expect_same_commit(found: Commit | None, original: Commit, how: str) -> None:
     """Check that two commits are equal in every field except `position`, which the store assigns."""
-    expect(isinstance(found, Commit), f"found {found!r} instead of commit {original!r}, {how}")
-    for field in msgspec.structs.fields(Commit):
-        value, expected = getattr(found, field.name), getattr(original, field.name)
-        if field.name == "metadata":
+    if not isinstance(found, Commit):
+        raise AssertionError(f"found {found!r} instead of commit {original!r}, {how}")
+    for field in Commit.__struct_fields__:
+        value, expected = getattr(found, field), getattr(original, field)
+        if field == "metadata":
             value = dict(value)
-        if field.name != "position":
-            same = value == expected and type(value) is type(expected)
-            what = f"{field.name} of {original!r}, {how},"
-            expect(same, f"{what} was {shorten(value)}, expected {shorten(expected)}")
+        if field != "position" and (value != expected or type(value) is not type(expected)):
+            what = f"{field} of {original!r}, {how},"
+            raise AssertionError(f"{what} was {shorten(value)}, expected {shorten(expected)}")
