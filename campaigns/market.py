@@ -333,6 +333,12 @@ class Saving(Aggregate, tag="saving"):
             raise Refusal("it takes no money")
         self.record(Deposited(amount=amount))
 
+    def move(self, other: Saving, amount: int) -> None:
+        """Give money to another account, in one transaction. At most what there is."""
+        moved = min(amount, self.balance)
+        self.record(Withdrawn(amount=moved))
+        other.record(Deposited(amount=moved))
+
     def block(self, transfer: str) -> None:
         """Refuse a deposit of this transfer from now on."""
         trouble.fail("command failed")
@@ -343,6 +349,9 @@ class Saving(Aggregate, tag="saving"):
 
     def apply_closed(self, event: Closed) -> None:
         self.closed = True
+
+    def apply_withdrawn(self, event: Withdrawn) -> None:
+        self.balance -= event.amount
 
     def apply_deposited(self, event: Deposited) -> None:
         self.balance += event.amount

@@ -4,7 +4,7 @@
 
 is a worker: it runs sales and transfers, each with a manager of its own. Orders and accounts are in one store, stock,
 savings and the processes in another. The process that starts the workers is the user: it places orders, pays for some
-of them, and requests transfers. Timers take a few seconds.
+of them, requests transfers, and moves money between savings by transactions. Timers take a few seconds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ import msgspec
 from support.proxy import proxy_to
 from support.tables import checkpoints_on, fresh_name, store_on
 
-from eventsrc import Commit, CommitOutcomeUnknown, Repository, SQLiteStore
+from eventsrc import Commit, CommitOutcomeUnknown, Repository, SQLiteStore, TransactionOutcomeUnknown
+from eventsrc.concurrency import load_all
 from eventsrc.processes import ProcessManager
 from eventsrc.processing import Leases, SQLiteCheckpoints
+from eventsrc.transactions import Transaction, settle, transact
 
 from . import market
 from .fleet import AT_THE_END, Fleet
@@ -39,7 +41,9 @@ from .report import Layer
 
 SLOTS = 4
 TTL, DYNAMODB_TTL = 1.5, 4.0  # seconds
-SKUS, ACCOUNTS = 5, 10
+SKUS = 5
+ACCOUNTS, DYNAMODB_ACCOUNTS, BUSY = 1_000, 100, 10  # every second transfer is between accounts that are busy
+CONCURRENTLY = 16
 RATES = {"handler failed": 0.01, "command failed": 0.02, "refused": 0.05}
 OPENING = 10_000  # the money of each account
 
@@ -51,6 +55,7 @@ class World(msgspec.Struct):
 
     seed: int
     ttl: float
+    accounts: int
     endpoint: str = ""  # of DynamoDB; "" for files
     tables: tuple[str, str, str] = ("a.db", "b.db", "checkpoints.db")
 
@@ -141,7 +146,7 @@ class _Fleet(Fleet):
                 self.processor = self._managers[0].processors[0]
                 await self._open_accounts()
                 buyers = [self._buy()] if self._here.endpoint else [self._buy(), self._buy()]
-                users = [asyncio.create_task(each) for each in (*buyers, self._transfer())]
+                users = [asyncio.create_task(each) for each in (*buyers, self._transfer(), self._move())]
                 for _ in range(workers):
                     self.start_worker()
                 await self.until(self.is_shared)
@@ -172,10 +177,13 @@ class _Fleet(Fleet):
     async def _open_accounts(self) -> None:
         for number in range(SKUS):
             await self._do(Stock, self._b, f"s-{number}", Stock.stock, 200)
-        for number in range(ACCOUNTS):
+
+        async def one(number: int) -> None:
             await self._do(Checking, self._a, f"c-{number}", Checking.open, OPENING)
-            if number % 3:  # others are opened late
+            if not _is_late(number):
                 await self._do(Saving, self._b, f"v-{number}", Saving.open)
+
+        await load_all(one, range(self._here.accounts), CONCURRENTLY)
 
     async def _buy(self) -> None:
         dice = self._random
@@ -198,15 +206,42 @@ class _Fleet(Fleet):
 
     async def _transfer(self) -> None:
         dice = self._random
-        late = [number for number in range(ACCOUNTS) if not number % 3]
+        late = [number for number in range(self._here.accounts) if _is_late(number)]
         while self._is_open or late:
-            request = f"c-{dice.randrange(ACCOUNTS)}", f"v-{dice.randrange(ACCOUNTS)}", dice.randint(1, 100)
+            request = f"c-{self._pick()}", f"v-{self._pick()}", dice.randint(1, 100)
             self._transfers += 1
             patience = dice.choice((0.5, 2.0))
             await self._do(Transfer, self._b, f"t-{self._transfers}", Transfer.request, *request, patience)
             if late and (dice.random() < 0.02 or not self._is_open):
                 await self._do(Saving, self._b, f"v-{late.pop()}", Saving.open)
             await asyncio.sleep(dice.choice((0.05, 0.2)) + self._pause)
+
+    async def _move(self) -> None:
+        """Move money between savings accounts, each time in one transaction."""
+        dice = self._random
+        while self._is_open:
+            source, target = self._pick(), self._pick()
+            if source != target and not _is_late(source) and not _is_late(target):
+                await self._move_once(f"v-{source}", f"v-{target}", dice.randint(1, 100))
+            await asyncio.sleep(dice.choice((0.02, 0.1)) + self._pause)
+
+    async def _move_once(self, source: str, target: str, amount: int) -> None:
+        savings = Repository(Saving, self._b)
+
+        async def move(tx: Transaction) -> None:
+            payer, payee = await tx.load(savings, source), await tx.load(savings, target)
+            payer.move(payee, amount)
+
+        try:
+            await transact(self._b, move)
+        except TransactionOutcomeUnknown as error:
+            with suppress(TransactionOutcomeUnknown):
+                await settle(self._b, error)
+        self.counts["moved"] += 1
+
+    def _pick(self) -> int:
+        """Return the number of an account."""
+        return self._random.randrange(self._random.choice((BUSY, self._here.accounts)))
 
     async def _retry(self) -> None:
         """Retry what is parked, from this process."""
@@ -232,12 +267,14 @@ class _Fleet(Fleet):
         sales = Checker(Sale, "b", {"a": "a", "b": "b"}, logs, targets={"stock": "b", "order": "a"}).check()
         transfers = Checker(Moving, "b", {"": "b"}, logs, targets={"saving": "b", "checking": "a"}).check()
         violations = [*sales.violations, *transfers.violations]
-        money = 0
-        for number in range(ACCOUNTS):
-            money += (await Repository(Checking, self._a).load(f"c-{number}")).balance
-            money += (await Repository(Saving, self._b).load(f"v-{number}")).balance
-        if money != OPENING * ACCOUNTS:
-            violations.append(f"{OPENING * ACCOUNTS} were paid in, and there are {money}")
+        accounts, savings = Repository(Checking, self._a), Repository(Saving, self._b)
+
+        async def count(number: int) -> int:
+            return (await accounts.load(f"c-{number}")).balance + (await savings.load(f"v-{number}")).balance
+
+        money = sum((await load_all(count, range(self._here.accounts), CONCURRENTLY)).values())
+        if money != OPENING * self._here.accounts:
+            violations.append(f"{OPENING * self._here.accounts} were paid in, and there are {money}")
         left = defaultdict[str, int](int)
         for number in range(SKUS):
             stock = await Repository(Stock, self._b).load(f"s-{number}")
@@ -276,10 +313,15 @@ async def _read_log(store: Any) -> Mapping[str, Sequence[Commit]]:
     return found
 
 
-def kills(times: int, seed: int, folder: Path, *, workers: int = 3) -> Layer:
+def _is_late(number: int) -> bool:
+    """Whether the savings account is opened while transfers are under way."""
+    return number < BUSY and not number % 3
+
+
+def kills(times: int, seed: int, folder: Path, *, workers: int = 3, accounts: int = ACCOUNTS) -> Layer:
     """Kill workers on SQLite files in this empty folder so many times."""
     begun = perf_counter()
-    world = World(seed, TTL)
+    world = World(seed, TTL, accounts)
     fleet = _Fleet(folder, world, world, None)
     commands, lost, twice = asyncio.run(fleet.play(times, workers))
     return _to_layer("processes, workers", fleet, commands, lost, twice, perf_counter() - begun, seed)
@@ -294,8 +336,8 @@ async def campaign(
     async with left_behind() as left, proxy_to(endpoint) as proxy:
         proxy.choose = dice
         tables = fresh_name(), fresh_name(), fresh_name()
-        world = World(seed, ttl, proxy.url, tables)
-        fleet = _Fleet(folder, world, World(seed, ttl, endpoint, tables), dice)
+        world = World(seed, ttl, DYNAMODB_ACCOUNTS, proxy.url, tables)
+        fleet = _Fleet(folder, world, World(seed, ttl, DYNAMODB_ACCOUNTS, endpoint, tables), dice)
         commands, lost, twice = await fleet.play(times, workers)
     fleet.counts.update(dice.injected)
     fleet.violations += left
@@ -304,7 +346,7 @@ async def campaign(
 
 def _to_layer(name: str, fleet: _Fleet, commands: int, lost: int, twice: int, seconds: float, seed: int) -> Layer:
     kinds = fleet.counted()
-    faults = kinds.total() - kinds["parked"] - kinds["refused"]
+    faults = kinds.total() - kinds["parked"] - kinds["refused"] - kinds["moved"]
     row = (name, commands, faults, commands, lost, twice, seconds, seed)
     return Layer(*row, violations=fleet.violations, note=fleet.takeovers(), kinds=kinds)
 

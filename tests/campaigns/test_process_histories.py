@@ -49,7 +49,7 @@ def test_each_command_of_plain_effects_is_applied_once() -> None:
 
 def test_workers_that_are_killed_apply_each_command_once(tmp_path: Path) -> None:
     """On SQLite; `make faults` also kills workers on DynamoDB Local."""
-    layer = processes_live.kills(1, 3, tmp_path, workers=2)
+    layer = processes_live.kills(1, 3, tmp_path, workers=2, accounts=100)
     assert not layer.violations, "\n".join(layer.violations)
     assert (layer.lost, layer.duplicated) == (0, 0)
     assert layer.acknowledged > 20
