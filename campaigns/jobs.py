@@ -40,6 +40,7 @@ from .report import Layer
 
 SEEDS, PART = 3_000, 250
 RESTORED = REBUILT = PICKS = 1_000
+TOLD = 2_000  # histories of processes, besides the picks
 CUTS = 3_000
 INPUTS = 900_000
 LIVE = 20_000
@@ -188,7 +189,7 @@ def parts_of(seed: int, seeds: int) -> dict[str, Sequence[Job]]:
         "model": [(_model, (EXAMPLES, seed))],
         "reading": [(_reading, (seed + each, min(PART, seeds - each))) for each in starts],
         "processes": [
-            *((_processes, (seed + each, min(PART, seeds - each))) for each in starts),
+            *((_processes, (seed + each, min(PART, seeds - each))) for each in starts[: TOLD // PART]),
             *((_picks, (seed + each, min(PART, seeds - each))) for each in starts[: PICKS // PART]),
         ],
         "restoring": [(_restoring, (seed + each, min(PART, seeds - each))) for each in starts[: RESTORED // PART]],
