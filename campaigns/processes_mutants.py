@@ -146,10 +146,10 @@ def outcome_taken_twice() -> list[Patch]:
 def timer_handled_twice() -> list[Patch]:
     """The event of a timer is handled each time that it is delivered."""
     known = "timer = process.instance.fired.get(fired.name)"
-    event = "event = codec_of(type(process)).decode_event(timer.event)"
+    event = "events = _decode(process, timer.event)"
     made = (
         "started = next(e for e in codec_of(type(process)).types if e.__struct_config__.tag == fired.name)\n"
-        "    event = started()"
+        "    events = [started()]"
     )
     return [
         edited(
@@ -207,12 +207,6 @@ def replaced_timer_not_cancelled() -> list[Patch]:
     return [edited(deciding, "start_timer", ("cancel_timer(process, timer.name)", "pass"))]
 
 
-def fired_timer_not_cancelled() -> list[Patch]:
-    """A timer that has fired cannot be cancelled any more, though its event was not handled."""
-    both = "(process.instance.timers, process.instance.fired)"
-    return [edited(deciding, "cancel_timer", (both, "(process.instance.timers,)"))]
-
-
 def timers_left_at_the_end() -> list[Patch]:
     """The end of a process does not cancel its timers."""
     return [edited(deciding, "_ask", ("_cancel(process, name, timer)", "pass"))]
@@ -252,7 +246,6 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], Tell]] = (
     (timer_not_stored, sales),
     (position_before_the_step, sales),
     (replaced_timer_not_cancelled, sales),
-    (fired_timer_not_cancelled, sales),
     (timers_left_at_the_end, sales),
     (create_forgotten, sales),
     (slots_for_workers_of_others, sales),

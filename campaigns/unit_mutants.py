@@ -24,6 +24,7 @@ from eventsrc.aggregates.parts import Trace
 from eventsrc.messaging import client as messaging_client
 from eventsrc.messaging import delivery, inbox, inbox_stream, order, outbound, resume_token
 from eventsrc.messaging.sinks import queues
+from eventsrc.processes import deciding as process_deciding
 from eventsrc.processes import describing
 from eventsrc.processes import steps as process_steps
 from eventsrc.processes.firing import Firing
@@ -153,6 +154,12 @@ def issued_commands_not_stored() -> list[Patch]:
 def place_set_back() -> list[Patch]:
     """An event that was held sets back the place of its stream, so that the starting event is taken in again."""
     return [edited(Process, "apply_input_taken", ("max(before, event.place)", "event.place"))]
+
+
+def fired_timer_not_cancelled() -> list[Patch]:
+    """A timer that has fired cannot be cancelled any more, though its event was not handled."""
+    both = "(process.instance.timers, process.instance.fired)"
+    return [edited(process_deciding, "cancel_timer", (both, "(process.instance.timers,)"))]
 
 
 def records_of_processes_taken_in() -> list[Patch]:
@@ -729,6 +736,10 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (issued_commands_not_stored, f"{_ISSUING}::test_a_parked_event_is_retried_after_many_other_commands"),
     (place_set_back, "unit/processes/test_inputs_once.py::test_an_input_held_before_the_start_in_the_same_stream"),
+    (
+        fired_timer_not_cancelled,
+        f"{_FIRE}::test_a_timer_that_has_fired_can_be_cancelled_until_it_is_handled",
+    ),
     (records_of_processes_taken_in, f"{_FIRE}::test_what_a_process_records_is_not_an_input_of_it"),
     (timer_fired_by_another_time, f"{_FIRE}::test_a_clock_that_is_set_back_while_a_timer_fires_loses_it_not"),
     (outage_counts_as_failure, f"{_FIRE}::test_a_target_that_is_down_parks_nothing"),

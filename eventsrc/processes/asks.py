@@ -16,6 +16,7 @@ from ..aggregates.aggregate import Aggregate
 from ..aggregates.commands import command_name
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event, tag_of
+from .arguments import encode_arguments
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
@@ -39,6 +40,28 @@ class Command(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         return command_name(self.method)
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """Category and id of the aggregate."""
+        return self.category, self.id
+
+
+class EncodedCommand(msgspec.Struct, frozen=True):
+    """A command as it is stored."""
+
+    category: str
+    id: str
+    name: str
+    args: list[bytes]
+    kwargs: dict[str, bytes]
+    create: bool
+
+    @classmethod
+    def of(cls, asked: Command) -> EncodedCommand:
+        """Raises TypeError if an argument would not be read back."""
+        args, kwargs = encode_arguments(asked.method, asked.args, asked.kwargs)
+        return cls(asked.category, asked.id, asked.name, args, kwargs, asked.create)
 
     @property
     def target(self) -> tuple[str, str]:
@@ -72,7 +95,7 @@ class End(msgspec.Struct, frozen=True):
     """The end of the process."""
 
 
-Ask = Command | Call | Timer | Cancel | End
+Ask = Command | EncodedCommand | Call | Timer | Cancel | End
 Asks = Iterable[Ask]
 """What a handler of a process yields or returns."""
 

@@ -5,15 +5,15 @@ Each is called as a command of the process's aggregate, and is idempotent: what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..aggregates.codec import Codec
+from ..aggregates.declaration import collect_upcasters
 from ..aggregates.event import Event, tag_of
 from ..store import EventId
-from .arguments import encode_arguments
-from .asks import Ask, Call, Cancel, Command, Timer
+from .asks import Ask, Call, Cancel, Command, EncodedCommand, Timer
 from .events import (
     Answered,
     CallRequested,
@@ -51,6 +51,7 @@ class Taken(NamedTuple):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 class VersionsMissing(Exception):
@@ -64,7 +65,8 @@ class VersionsMissing(Exception):
 def codec_of(process: type[Process]) -> Codec:
     """Return the codec of the events that a process class handles, from other streams, timers and services."""
     if (found := _codecs.get(process)) is None:
-        found = _codecs[process] = Codec(handlers_of(process).inputs, {})
+        upcasters = collect_upcasters(process.input_upcasters, f"{process.__qualname__}.input_upcasters", process)
+        found = _codecs[process] = Codec(handlers_of(process).inputs, upcasters)
     return found
 
 
@@ -85,7 +87,7 @@ def take_event(process: Process, event: Event, given: Input, known: Known) -> Ta
         return Taken(held=len(instance.held))
     if is_known:
         return Taken()
-    asks = _handle(process, event, given, known)
+    asks = _handle(process, [event], given, known)
     return Taken(asks, len(process.instance.held))
 
 
@@ -95,10 +97,10 @@ def take_held(process: Process, known: Known) -> Taken:
     if instance.ended or not instance.started or not instance.held:
         return Taken()
     held = instance.held[0]
-    event = codec_of(type(process)).decode_event(held.event)
     source, _, stream = held.stream.rpartition("|")
     id = str(EventId(stream, *held.place))
-    asks = _handle(process, event, Input(id, stream, held.place, held.at, source), known)
+    given = Input(id, stream, held.place, held.at, source)
+    asks = _handle(process, _decode(process, held.event), given, known)
     return Taken(asks, len(process.instance.held), id)
 
 
@@ -119,9 +121,9 @@ def take_timer(process: Process, fired: TimerFired, given: Input, known: Known) 
     timer = process.instance.fired.get(fired.name)
     if process.instance.ended or timer is None or timer.number != fired.number:
         return Taken()
-    event = codec_of(type(process)).decode_event(timer.event)
+    events = _decode(process, timer.event)
     process.record(TimerHandled(number=fired.number))
-    return Taken(_run(process, event, given, known))
+    return Taken(_run_all(process, events, given, known))
 
 
 def take_outcome(process: Process, outcome: Done | Refused | Answered, given: Input, known: Known) -> Taken:
@@ -148,11 +150,13 @@ def take_outcome(process: Process, outcome: Done | Refused | Answered, given: In
 
 
 def start_timer(process: Process, timer: Timer, given: Input) -> None:
-    """Record a timer, in place of one with the same name."""
+    """Record a timer, in place of one with the same name. Raises ValueError if it is due after the year 9999."""
     if timer.due is not None:
         due = (timer.due - _EPOCH) // _MICROSECOND
     else:
         due = given.time + (timer.delay or timedelta()) // _MICROSECOND
+    if due > _LATEST:
+        raise ValueError(f"timer {timer.name!r} is due after the year 9999; give a shorter time")
     cancel_timer(process, timer.name)
     body, _ = codec_of(type(process)).encode(timer.event)
     number = process.instance.asked + 1
@@ -170,16 +174,35 @@ def _cancel(process: Process, name: str, timer: PendingTimer) -> None:
     process.record(TimerCancelled(number=timer.number, name=name, due=timer.due))
 
 
-def _handle(process: Process, event: Event, given: Input, known: Known) -> list[Ask]:
-    process.record(InputTaken(stream=given.origin, place=given.place, type=tag_of(type(event))))
-    return _run(process, event, given, known)
+def _decode(process: Process, body: bytes) -> list[Event]:
+    """Return an event that the process has stored, upcast if its class was replaced since."""
+    codec = codec_of(type(process))
+    event = codec.decode_event(body)
+    return codec.upcasters.upcast(event, process.stream, process.version) if codec.upcasters else [event]
+
+
+def _handle(process: Process, events: Sequence[Event], given: Input, known: Known) -> list[Ask]:
+    """Handle one input, which is several events if it was upcast after it was held."""
+    tag = tag_of(type(events[0])) if events else ""
+    process.record(InputTaken(stream=given.origin, place=given.place, type=tag))
+    return _run_all(process, events, given, known)
+
+
+def _run_all(process: Process, events: Sequence[Event], given: Input, known: Known) -> list[Ask]:
+    return [
+        ask
+        for event in events
+        if type(event) in handlers_of(type(process)).by_type and not process.instance.ended
+        for ask in _run(process, event, given, known)
+    ]
 
 
 def _run(process: Process, event: Event, given: Input, known: Known) -> list[Ask]:
     """Call the handler of an event, record what it asks for, and return that."""
     recorded, pending = len(process.uncommitted), len(process.instance.pending)
     asks = handlers_of(type(process)).by_type[type(event)].run(process, event, given)
-    missing = [ask.target for ask in asks if isinstance(ask, Command) and ask.target not in known.versions]
+    commands = [ask for ask in asks if isinstance(ask, Command | EncodedCommand)]
+    missing = [ask.target for ask in commands if ask.target not in known.versions]
     if missing:
         raise VersionsMissing(missing)
     for ask in asks:
@@ -195,15 +218,16 @@ def _ask(process: Process, ask: Ask, given: Input, known: Known) -> None:
     if process.instance.ended:
         raise RuntimeError(f"{process.stream}: a handler asked for more after end(); ask for the end last")
     if isinstance(ask, Command):
-        args, kwargs = encode_arguments(ask.method, ask.args, ask.kwargs)
+        ask = EncodedCommand.of(ask)
+    if isinstance(ask, EncodedCommand):
         event = CommandRequested(
             number=number,
             command_id=f"{known.origin}:{process.stream}:{number}",
             category=ask.category,
             id=ask.id,
             name=ask.name,
-            args=args,
-            kwargs=kwargs,
+            args=ask.args,
+            kwargs=ask.kwargs,
             since=known.versions[ask.target],
             create=ask.create,
         )

@@ -86,7 +86,8 @@ def _describe(recorded: Recorded, aggregates: Iterable[type[Aggregate]], show: S
     if isinstance(recorded, CommandRequested | CommandDue):
         if arguments := _describe_arguments(recorded, aggregates, show):
             found["arguments"] = arguments
-        del left["args"], left["kwargs"], left["command_id"]
+        for name in ("args", "kwargs", "command_id"):
+            left.pop(name, None)
         if not recorded.create:
             del left["create"]
     if isinstance(recorded, InputTaken | InputHeld):

@@ -11,13 +11,13 @@ from ..aggregates.commands import check_has_run
 from ..aggregates.declaration import check_event, check_tags, declaration_of, event_types, get_name, read_hints
 from ..aggregates.event import Event, tag_of
 from ..errors import DeclarationError
-from .asks import Ask, Call, Cancel, Command, End, Timer
+from .asks import Ask, Call, Cancel, Command, EncodedCommand, End, Timer
 from .events import Answered, Done, Refused
 from .process import Input, Process
 
 OUTCOMES = (Done, Refused)
 
-_ASKS = (Command, Call, Timer, Cancel, End)
+_ASKS = (Command, EncodedCommand, Call, Timer, Cancel, End)
 
 
 class Handler(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from ..concurrency import run_together
 from ..processing.checkpoints.checkpoints import Checkpoints
@@ -31,7 +31,11 @@ class ProcessManager(Generic[PR]):
     ```
 
     - `targets` are the repositories of the aggregates that the processes command, of any stores.
-    - `sources` are the stores whose events they react to, by name; without them, `store` alone. A name never changes.
+    - `sources` are the stores whose events they react to, by name; without them, `store` alone, under the name "". A
+      name never changes: under another one, all events of the store are taken in again, by other processes or as new
+      inputs of the same.
+    - `start="now"` takes in the events that are stored after the first run started, see Processor. By default processes
+      react to all events of their sources, however old.
     - `services` are async functions that processes call, by name: `async def charge(request: Charge, key: str)`, which
       return an event or None. Each call has a key of its own, the same in each attempt. What the function raises is
       retried, except ServiceRefused.
@@ -51,6 +55,7 @@ class ProcessManager(Generic[PR]):
         sources: Mapping[str, Store] | None = None,
         services: Mapping[str, Service] | None = None,
         timers: Timers | None = None,
+        start: Literal["beginning", "now"] = "beginning",
         attempts: int = 5,
         handler_timeout: float = 30.0,
         clock: Callable[[], int] = read_clock,
@@ -62,7 +67,7 @@ class ProcessManager(Generic[PR]):
         keeps, self._firing = make_timers(steps, self.timers, clock)
         options: dict[str, Any] = {"attempts": attempts, "handler_timeout": handler_timeout}
         inputs = [
-            Processor(make_inputs(steps, name), source, checkpoints, **options)
+            Processor(make_inputs(steps, name), source, checkpoints, start=start, **options)
             for name, source in ({"": store} if sources is None else sources).items()
         ]
         self.processors: Sequence[Processor[Any]] = [

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import new_class
 from typing import Any
+
+import msgspec
 
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import AggregateNotFound
 from ..processing.checkpoints.checkpoints import Checkpoints
-from ..processing.projections.issuing import read_version
 from ..repository.repository import Repository
 from ..store import Store
 from ..uuid7 import uuid7
-from .arguments import encode_arguments
-from .asks import Asks, Command, at, end
+from .asks import Asks, Command, EncodedCommand, at, end
 from .deciding import cancel_timer, start_timer
-from .events import CommandRequested, Done, Ended, Refused
+from .events import Done, Ended, Refused
 from .firing import read_clock
 from .manager import ProcessManager
 from .process import Input, Process
@@ -28,13 +28,11 @@ from .timers import Timers
 class CommandDue(Event, tag="scheduled.due"):
     """The time of a scheduled command has come."""
 
-    command_id: str
     category: str
     id: str
     name: str
     args: list[bytes]
     kwargs: dict[str, bytes]
-    since: int
     create: bool
 
 
@@ -42,20 +40,7 @@ class Scheduled(Process, tag="scheduled"):
     """One scheduled command."""
 
     def on_due(self, event: CommandDue) -> Asks:
-        self.record(
-            CommandRequested(
-                number=self.instance.asked + 1,
-                command_id=event.command_id,
-                category=event.category,
-                id=event.id,
-                name=event.name,
-                args=event.args,
-                kwargs=event.kwargs,
-                since=event.since,
-                create=event.create,
-            )
-        )
-        return ()
+        yield EncodedCommand(event.category, event.id, event.name, event.args, event.kwargs, event.create)
 
     def on_outcome(self, event: Done | Refused) -> Asks:
         yield end()
@@ -84,9 +69,7 @@ class Scheduler:
         self.manager: ProcessManager[Scheduled] = ProcessManager(
             kind, store, checkpoints, targets=targets, sources={}, timers=timers, clock=clock
         )
-        self._targets: Mapping[str, Repository[Any]] = {
-            declaration_of(each.aggregate_class).category: each for each in targets
-        }
+        self._targets = {declaration_of(each.aggregate_class).category for each in targets}
         self._clock = clock
 
     async def schedule(self, command: Command, *, at: datetime, key: str = "") -> str:
@@ -100,26 +83,16 @@ class Scheduler:
             TypeError: an argument cannot be stored, or there is no repository for the aggregate.
             StoreError: as a save.
         """
-        if (repository := self._targets.get(command.category)) is None:
+        if command.category not in self._targets:
             raise TypeError(f"{command.aggregate.__qualname__} is none of the targets; give its repository as a target")
         key = key or uuid7().hex()
-        args, kwargs = encode_arguments(command.method, command.args, command.kwargs)
-        due = CommandDue(
-            category=command.category,
-            id=command.id,
-            name=command.name,
-            args=args,
-            kwargs=kwargs,
-            command_id=f"scheduled:{uuid7().hex()}",
-            since=await read_version(repository, command.id),
-            create=command.create,
-        )
+        due = CommandDue(**msgspec.structs.asdict(EncodedCommand.of(command)))
         executor = self.manager.repository.executor(create=True)
         await executor.execute(key, _schedule, due, at, self._clock())
         return key
 
     async def cancel(self, key: str) -> bool:
-        """Cancel a scheduled command. Return False if there is none, or if it was issued already."""
+        """Cancel a scheduled command. Return whether it is cancelled: False if there is none, or if it was issued."""
         try:
             return await self.manager.repository.execute(key, _cancel)
         except AggregateNotFound:
@@ -144,4 +117,4 @@ def _cancel(scheduled: Scheduled) -> bool:
     for name in timers:
         cancel_timer(scheduled, name)
         scheduled.record(Ended())
-    return bool(timers)
+    return scheduled.instance.ended and scheduled.instance.asked == 1  # the timer alone

@@ -104,7 +104,10 @@ class Steps(Generic[PR]):
             )
         args, kwargs = decode_arguments(method, asked.args, asked.kwargs)
         names: Any = {"number": asked.number, "category": asked.category, "id": asked.id, "name": asked.name}
-        executor = repository.executor(command_id=asked.command_id, since=asked.since, create=asked.create, final=True)
+        content = asked.name, asked.args, asked.kwargs  # as stored: the code may have changed since
+        executor = repository.executor(
+            command_id=asked.command_id, since=asked.since, create=asked.create, final=True, content=content
+        )
         outcome: Done | Refused
         try:
             receipt = (await executor.execute(asked.id, method, *args, **kwargs)).receipt

@@ -62,7 +62,12 @@ class Pipeline:
         self._apply = applier.apply
         self.catch_up = CatchUp(store, assignment, self.positions, applier, self.following)
         self.parking = Parking(projection, assignment, self.positions, self.catch_up)
-        self.retries = Retries(assignment, self.following, self.catch_up, self.parking, attempts=attempts, stops=stops)
+        self.retries = Retries(
+            *(assignment, self.following, self.catch_up, self.parking),
+            attempts=attempts,
+            stops=stops,
+            waits=bool(projection.outages),
+        )
         self._caution = Caution(assignment, self.positions, applier, self.catch_up, self.parking, self.retries)
         self.checkpointer = Checkpointer(
             assignment, self.positions, self.following, self.catch_up, self.parking, self.retries, self.progress

@@ -44,10 +44,12 @@ class Retries:
         *,
         attempts: int,
         stops: bool,
+        waits: bool,
     ) -> None:
         self._assignment, self._following = assignment, following
         self._catch_up, self._parking = catch_up, parking
         self._attempts, self.stops = attempts, stops
+        self._waits = waits  # for what cannot be reached, without parking a stream
         self.ends = False  # the run ends at the end of the feed, so waiting for a success may be for ever
         self._running: dict[asyncio.Task[None], str] = {}  # the stream of each task, also if it has left it
         self._failing: set[str] = set()  # streams that failed since the last success of any handler
@@ -169,7 +171,9 @@ class Retries:
     async def end_attempts(self) -> None:
         """Cancel all tasks, as there is no more time, and store their failures; a handler that is cut short has failed.
 
-        After the last attempt the stream is parked. Otherwise the next worker that handles it continues to count.
+        After the last attempt the stream is parked. Otherwise the next worker that handles it continues to count. If
+        the projection has `outages`, a handler that is cut short has met one, as it waits for something that does not
+        answer, so that does not park its stream.
 
         Raises:
             StoreError: they could not be stored.
@@ -181,7 +185,8 @@ class Retries:
             for entry in entries:
                 if entry.stream in cut:
                     entry.failed = HandlerFailed(TimeoutError("the handler was cut short, as no time was left"))
-                    entry.failures += 1
+                    most = self._attempts - 1 if self._waits else self._attempts
+                    entry.failures = min(entry.failures + 1, most)
                 if entry.failed is not None and entry.failures >= self._attempts:
                     await self._parking.park(entry, entry.failed, entry.failures)
                 elif entry.failed is not None:

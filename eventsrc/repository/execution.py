@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from ..aggregates.aggregate import Aggregate, journal_of
-from ..aggregates.commands import AppliedCommand, CommandCall
+from ..aggregates.commands import AppliedCommand, CommandCall, compute_digest
 from ..errors import AggregateNotFound, CommandRefused, ConflictError, EventsrcError, IdempotencyError
 from ..store import MAX_VERSION, Commit, Receipt, Store
 from ..stores.reading import read_without_gaps
@@ -52,6 +52,7 @@ class Terms(NamedTuple):
     since: int | None = None
     create: bool = False
     final: bool = False
+    content: Any = None
 
 
 class Steps(msgspec.Struct, Generic[A], frozen=True):
@@ -79,7 +80,9 @@ async def execute(
 ) -> Executed[Any]:
     """Call the command and save. Calls on the same id wait for each other. Raises as `Repository.execute`."""
     call = CommandCall(command, args, kwargs)
-    digest = call.compute_digest() if terms.command_id is not None else None
+    digest = None
+    if terms.command_id is not None:
+        digest = call.compute_digest() if terms.content is None else compute_digest(terms.content)
     try:
         async with steps.cache.turn(id):
             return await Execution(steps, id, call.run, terms, digest).run()

@@ -20,6 +20,8 @@ class Executor(Generic[A]):
       0: the id is looked up in all commits after it, so it is found after any number of other commands. While the
       stream remembers the ids of all commits since then, that needs no read.
     - `create`: a command is called on a new aggregate, if there is none with the id.
+    - `content`: what is the same at each delivery, and different for another command under the same id. By default the
+      name of the command and its arguments; give it if the same command may have another name or form by then.
     - `final`: a command has one outcome, whenever and how often it is delivered. See below.
 
     Of final commands:

@@ -175,10 +175,16 @@ class Repository(Generic[A]):
         return await self.executor().execute(id, command, *args, **kwargs)  # type: ignore[return-value]  # no command id
 
     def executor(
-        self, *, command_id: str | None = None, since: int | None = None, create: bool = False, final: bool = False
+        self,
+        *,
+        command_id: str | None = None,
+        since: int | None = None,
+        create: bool = False,
+        final: bool = False,
+        content: Any = None,
     ) -> Executor[A]:
         """Return what executes commands on these terms, which `Executor` explains; ValueError if they contradict."""
-        return Executor(self._steps, Terms(command_id, since, create, final))
+        return Executor(self._steps, Terms(command_id, since, create, final, content))
 
     def history(self, id: str, *, after: int = 0, backward: bool = False) -> AsyncGenerator[Recorded]:
         """Yield commits above version `after` and their events, page by page. Raises StoredDataError, StoreError."""

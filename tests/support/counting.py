@@ -13,6 +13,7 @@ class CountingStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.asked: Counter[str] = Counter()
+        self.read_commits = 0
         self.fails_read: Exception | None = None
 
     async def append(self, commit: Commit) -> Receipt:
@@ -31,4 +32,5 @@ class CountingStore(MemoryStore):
             self.fails_read = None
             raise error
         async for commit in super().read(stream, after=after, until=until, backward=backward):
+            self.read_commits += 1
             yield commit

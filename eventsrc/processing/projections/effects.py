@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from ...store import Store
 from ..checkpoints.checkpoints import Checkpoints
@@ -31,9 +30,6 @@ class Effects(Projection):
     guarantee = Guarantee.KEY
     awaits = True
     one_by_one = True
-
-    outages: ClassVar[tuple[type[Exception], ...]] = ()
-    """Errors of handlers that say that something cannot be reached: they are called again until it can."""
 
     _issuing: Issuing
 

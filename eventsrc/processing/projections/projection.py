@@ -64,6 +64,7 @@ class Projection(ABC):
     guarantee: ClassVar[Guarantee]
     order: ClassVar[Order] = "feed"  # of the commits of several streams, for kinds that take batches
     awaits: ClassVar[bool] = False  # whether handlers may be async
+    outages: ClassVar[tuple[type[Exception], ...]] = ()  # of effects: something cannot be reached; called until it can
     skips: ClassVar[bool] = True  # whether a commit may be skipped
     has_handlers: ClassVar[bool] = True  # False: it takes commits as they are
     in_batches: ClassVar[bool] = False  # whether `apply` takes many slices at once

@@ -251,7 +251,6 @@ async def test_a_scheduled_command_is_readable() -> None:
             "$": "scheduled.due",
             "command": "order.cancel o-1",
             "arguments": {"reason": "late"},
-            "since": 0,
         },
     }
     hidden = describe_recorded(as_stored(event), show=lambda tag, fields: fields)

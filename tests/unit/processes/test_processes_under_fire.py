@@ -30,13 +30,14 @@ from eventsrc.processes import (
     Scheduler,
     after,
     call,
+    cancel,
     command,
     create_or_command,
     end,
 )
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.timers import timers_in
-from eventsrc.processing import EffectContext, Effects, MemoryCheckpoints, Processor
+from eventsrc.processing import EffectContext, Effects, MemoryCheckpoints, Processor, Runner
 
 
 @pytest.fixture
@@ -324,3 +325,53 @@ async def test_a_refusal_after_the_end_is_in_the_log(store: MemoryStore, caplog:
     orders = await place(store, "o-1")
     await ProcessManager(Final, store, MemoryCheckpoints(), targets=[orders]).run(until_caught_up=True)
     assert "final-o-1: order.pay of o-1 was refused with AlreadyDecided" in caplog.text
+
+
+class Patient(Process, tag="patient"):
+    def on_placed(self, event: Placed) -> Asks:
+        yield after(timedelta(days=100_000_000), Tick(number=1))
+
+    def on_tick(self, event: Tick) -> Asks:
+        yield end()
+
+
+async def test_a_timer_that_no_store_can_keep_is_refused_before_anything_is_stored(store: MemoryStore) -> None:
+    await place(store, "o-1")
+    manager = ProcessManager(Patient, store, MemoryCheckpoints(), attempts=1)
+    with pytest.raises(Exception, match="order-o-1"):
+        await manager.run(until_caught_up=True)
+    [parked] = await manager.processors[0].parked()
+    assert "timer 'tick' is due after the year 9999" in parked.error
+
+
+async def test_a_process_can_begin_with_what_is_stored_from_now_on(store: MemoryStore) -> None:
+    await place(store, "o-1")
+    counters = Repository(Counter, store)
+    manager = ProcessManager(Counting, store, MemoryCheckpoints(), targets=[counters], start="now")
+    await manager.run(until_caught_up=True)
+    await place(store, "o-2")
+    await manager.run(until_caught_up=True)
+    assert (await counters.load("all")).count == 1
+
+
+class Waiting(Process, tag="waiting"):
+    def on_placed(self, event: Placed) -> Asks:
+        yield after(timedelta(minutes=15), Tick(number=1))
+
+    def on_paid(self, event: Paid) -> Asks:
+        yield cancel(Tick)
+
+    def on_tick(self, event: Tick) -> Asks:
+        yield create_or_command(Counter, "all", Counter.add, self.id)
+
+
+async def test_a_timer_that_has_fired_can_be_cancelled_until_it_is_handled(store: MemoryStore) -> None:
+    orders, counters, now = await place(store, "o-1"), Repository(Counter, store), [0]
+    manager = ProcessManager(Waiting, store, MemoryCheckpoints(), targets=[counters], clock=lambda: now[0])
+    await manager.run(until_caught_up=True)
+    now[0] = 2**52
+    assert await manager.fire_due() == 1
+    await orders.execute("o-1", Order.pay)
+    await Runner(manager.processors[0]).run(until_caught_up=True)
+    await manager.run(until_caught_up=True)
+    assert not await counters.load_many(["all"])
