@@ -10,14 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, 
 from ..aggregates.aggregate import Aggregate, journal_of
 from ..aggregates.declaration import declaration_of, describe_other
 from ..concurrency import load_all
-from ..errors import (
-    AggregateNotFound,
-    CommitOutcomeUnknown,
-    EventsrcError,
-    IdempotencyError,
-    StreamCorrupt,
-    kind_of,
-)
+from ..errors import AggregateNotFound, CommitOutcomeUnknown, EventsrcError, IdempotencyError, StreamCorrupt, kind_of
 from ..log import log
 from ..store import OVERHEAD, Commit, Receipt, Store
 from ..stores.reading import check_contiguous, read_without_gaps
