@@ -1,4 +1,4 @@
-"""A new release goes on with the processes that an old one has begun, though methods and classes have changed."""
+"""A new release continues the processes that an old one has begun, though methods and classes have changed."""
 
 from __future__ import annotations
 
