@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +16,7 @@ from ..aggregates.aggregate import Aggregate
 from ..aggregates.commands import command_name
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event, tag_of
+from ..errors import kind_of
 from .arguments import encode_arguments
 
 A = TypeVar("A", bound=Aggregate)
@@ -145,8 +146,11 @@ def call(service: str, request: Event) -> Call:
 def after(delay: timedelta, event: Event, *, name: str = "") -> Timer:
     """Start a timer. It is due this long after the time of the input that is handled.
 
-    It replaces a timer of the same name; the name is by default the tag of the event.
+    It replaces a timer of the same name; the name is by default the tag of the event. Raises TypeError.
     """
+    if not isinstance(given := cast(object, delay), timedelta):
+        raise TypeError(f"{kind_of(given)}, given as a delay, is not a timedelta; write timedelta(minutes=15)")
+    _check_event(event)
     return Timer(name or tag_of(type(event)), event, delay=delay)
 
 
@@ -154,6 +158,7 @@ def at(due: datetime, event: Event, *, name: str = "") -> Timer:
     """Start a timer that is due at a time with a zone. As `after`. Raises ValueError if the time has no zone."""
     if due.tzinfo is None:
         raise ValueError("the time of a timer has no zone; give one, as datetime.now(UTC)")
+    _check_event(event)
     return Timer(name or tag_of(type(event)), event, due=due)
 
 
@@ -165,3 +170,10 @@ def cancel(timer: str | type[Event]) -> Cancel:
 def end() -> End:
     """End the process. Commands that it has asked for are still issued; timers are cancelled; inputs are ignored."""
     return End()
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, Event):
+        raise TypeError(
+            f"{kind_of(event)}, given as the event of a timer, is not an event; give an object of its class"
+        )

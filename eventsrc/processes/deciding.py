@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
+
 from ..aggregates.codec import Codec
 from ..aggregates.declaration import collect_upcasters
 from ..aggregates.event import Event, tag_of
@@ -47,6 +49,7 @@ class Taken(NamedTuple):
     asks: list[Ask] = []  # noqa: RUF012  # never changed
     held: int = 0
     cause: str = ""  # the id of the event that was held
+    has_ended: bool = False  # before, so that nothing was handled
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -138,7 +141,7 @@ def take_outcome(process: Process, outcome: Done | Refused | Answered, given: In
     if isinstance(outcome, Answered):
         event = codec_of(type(process)).decode_event(outcome.answer) if outcome.answer is not None else None
     if process.instance.ended or event is None:
-        return Taken()
+        return Taken(has_ended=process.instance.ended)
     if type(event) in handlers_of(type(process)).by_type:
         return Taken(_run(process, event, given, known))
     if isinstance(outcome, Refused):
@@ -155,6 +158,9 @@ def start_timer(process: Process, timer: Timer, given: Input) -> None:
         due = (timer.due - _EPOCH) // _MICROSECOND
     else:
         due = given.time + (timer.delay or timedelta()) // _MICROSECOND
+    if type(timer.event) not in handlers_of(type(process)).by_type:
+        kind, event = type(process).__qualname__, type(timer.event).__qualname__
+        raise TypeError(f"{kind} starts a timer with {event}, which no on_* method handles; write one")
     if due > _LATEST:
         raise ValueError(f"timer {timer.name!r} is due after the year 9999; give a shorter time")
     cancel_timer(process, timer.name)
@@ -177,7 +183,13 @@ def _cancel(process: Process, name: str, timer: PendingTimer) -> None:
 def _decode(process: Process, body: bytes) -> list[Event]:
     """Return an event that the process has stored, upcast if its class was replaced since."""
     codec = codec_of(type(process))
-    event = codec.decode_event(body)
+    try:
+        event = codec.decode_event(body)
+    except msgspec.MsgspecError as error:
+        raise RuntimeError(
+            f"{process.stream} keeps an event, of a timer or from before its start, that {type(process).__qualname__} "
+            f"cannot read any more: {error}; keep its class and handler, or write an upcaster in input_upcasters"
+        ) from None
     return codec.upcasters.upcast(event, process.stream, process.version) if codec.upcasters else [event]
 
 

@@ -74,7 +74,8 @@ def _read_handlers(process: type[Process]) -> Handlers:
         if not attribute.startswith("on_"):
             continue
         culprit, function = f"{name}.{attribute}", inspect.getattr_static(process, attribute)
-        if not isinstance(function, FunctionType) or inspect.iscoroutinefunction(function):
+        is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        if not isinstance(function, FunctionType) or is_async:
             raise DeclarationError(culprit, "is not a plain method; a handler of a process awaits nothing")
         parameters = list(inspect.signature(function).parameters.values())
         if len(parameters) not in (2, 3):
@@ -90,6 +91,10 @@ def _read_handlers(process: type[Process]) -> Handlers:
             if event is Answered:
                 raise DeclarationError(culprit, "handles Answered; handle the event that the service answers with")
             found[event] = Handler(function, len(parameters) == 3)
+    if not isinstance(inspect.getattr_static(process, "key"), classmethod | staticmethod):
+        raise DeclarationError(f"{name}.key", "is called without a process; write @classmethod above it")
+    if not isinstance(process.starts, tuple | list):
+        raise DeclarationError(f"{name}.starts", "is not a tuple; write starts = (X,)")
     if not [event for event in found if event not in OUTCOMES]:
         raise DeclarationError(name, "has no on_* handler; write one for each event that it reacts to")
     for event in (*found, *process.starts):

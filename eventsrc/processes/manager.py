@@ -96,6 +96,8 @@ class ProcessManager(Generic[PR]):
         - `until_caught_up` ends when all is handled that is stored by then; timers that are not due stay pending.
         - `leases` returns the leases for one runner: then several workers share the processes.
         """
+        if leases is not None and not callable(leases):
+            raise TypeError("each runner has leases of its own; give a function: run(leases=lambda: Leases())")
         if self._runners:
             raise RuntimeError("the processes are running already; use another manager for a second run")
         try:

@@ -13,6 +13,7 @@ from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import AggregateNotFound
 from ..processing.checkpoints.checkpoints import Checkpoints
+from ..processing.processor import Processor
 from ..repository.repository import Repository
 from ..store import Store
 from ..uuid7 import uuid7
@@ -97,6 +98,11 @@ class Scheduler:
             return await self.manager.repository.execute(key, _cancel)
         except AggregateNotFound:
             return False
+
+    @property
+    def processors(self) -> Sequence[Processor[Any]]:
+        """What moves scheduled commands, as ProcessManager.processors: their parked streams are seen here."""
+        return self.manager.processors
 
     async def run(self, **options: Any) -> None:
         """Run until `stop`, as ProcessManager.run."""

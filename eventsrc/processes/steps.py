@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ..aggregates.codec import Codec
 from ..aggregates.declaration import declaration_of, event_types, read_hints
 from ..aggregates.event import Event
 from ..concurrency import load_all
-from ..errors import AggregateNotFound, CommandRefused, DeclarationError
+from ..errors import AggregateNotFound, CommandRefused, DeclarationError, kind_of
 from ..log import log
 from ..processing.projections.issuing import EffectContext, read_version
 from ..repository.repository import Repository
@@ -64,6 +64,9 @@ class Steps(Generic[PR]):
         self.repository, self._clock = process, clock
         self._kind: type[PR] = process.aggregate_class
         self._origin = ""
+        for each in cast(Sequence[object], targets):
+            if not isinstance(each, Repository):
+                raise TypeError(f"{kind_of(each)}, given as a target, is not a repository; write Repository(X, store)")
         self._targets = {declaration_of(each.aggregate_class).category: each for each in targets}
         if len(self._targets) < len(targets):
             raise ValueError("two targets have one category, so it is not known which one is meant; give one of them")
@@ -102,7 +105,13 @@ class Steps(Generic[PR]):
                 f"{repository.aggregate_class.__qualname__} has no method {asked.name!r}, which a process asked for; "
                 "keep it, under this name, until no process asks for it any more"
             )
-        args, kwargs = decode_arguments(method, asked.args, asked.kwargs)
+        try:
+            args, kwargs = decode_arguments(method, asked.args, asked.kwargs)
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise RuntimeError(
+                f"{repository.aggregate_class.__qualname__}.{asked.name} does not take the arguments that a process "
+                f"has stored: {error}; keep names and types of parameters until no process asks for it any more"
+            ) from None
         names: Any = {"number": asked.number, "category": asked.category, "id": asked.id, "name": asked.name}
         content = asked.name, asked.args, asked.kwargs  # as stored: the code may have changed since
         executor = repository.executor(
@@ -142,10 +151,14 @@ class Steps(Generic[PR]):
         return await self.repository.execute(_id_of(context), is_pending, number)
 
     async def _take_outcome(self, context: EffectContext, outcome: Done | Refused | Answered) -> None:
+        taken = await self._step(_id_of(context), take_outcome, outcome, self._to_input(context, self._clock()))
         if isinstance(outcome, Refused):
-            facts = (context.stream, outcome.category, outcome.name, outcome.id, outcome.error)
-            log.info("%s: %s.%s of %s was refused with %s", *facts)
-        await self._step(_id_of(context), take_outcome, outcome, self._to_input(context, self._clock()))
+            what = f"{outcome.category}.{outcome.name} of {outcome.id}" if outcome.name else outcome.category
+            if taken.has_ended:
+                lost = "%s: %s was refused with %s after the process had ended, so no handler knows"
+                log.warning(lost, context.stream, what, outcome.error)
+            else:
+                log.info("%s: %s was refused with %s", context.stream, what, outcome.error)
 
     async def _step(self, key: str, decide: Callable[..., Taken], *given: Any, create: bool = False) -> Taken:
         """Let the process decide, in one commit. It is called again with the versions of the aggregates it commands.
