@@ -96,16 +96,6 @@ class Firing:
         loop, fired = asyncio.get_running_loop().time, 0
         self._looked[part], now = loop(), self._clock()
         self._next[part] = 2**63  # until it is known; one that is stored while this waits is not forgotten
-        found = await self._timers.first(self._processor, part, 1)
-        mine, limit = list[Due](), _AT_ONCE
-        while found and found[0].due <= now and not mine:
-            found = await self._timers.first(self._processor, part, limit)
-            mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
-            if len(found) < limit or found[-1].due > now or limit >= _MOST:
-                break
-            limit *= 4  # all of these are of other workers
-        due = [each for each in found if each.due <= now]
-        later = [each.due for each in found if each.due > now]
 
         async def one(timer: Due) -> None:
             nonlocal fired
@@ -124,10 +114,20 @@ class Firing:
                 self._failed.pop(_key(timer), None)
 
         try:
+            found = await self._timers.first(self._processor, part, 1)
+            mine, limit = list[Due](), _AT_ONCE
+            while found and found[0].due <= now and not mine:
+                found = await self._timers.first(self._processor, part, limit)
+                mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
+                if len(found) < limit or found[-1].due > now or limit >= _MOST:
+                    break
+                limit *= 4  # all of these are of other workers
             await load_all(one, mine, _CONCURRENTLY)
         except BaseException:
             self._next.pop(part, None)
             raise
+        due = [each for each in found if each.due <= now]
+        later = [each.due for each in found if each.due > now]
         again = [0] if fired else [self._clock() + _AGAIN] if due else []  # at once, as more may be due
         self._next[part] = min([self._next[part], *again, *later])
         return fired

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -142,6 +142,22 @@ async def test_timers_wait_for_a_store_that_does_not_answer(timers: Timers, monk
     task.cancel()
     await asyncio.wait([task])
     assert noted.fired == [(10, 1_000)]
+
+
+async def test_a_read_that_fails_once_makes_no_timer_late(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = Fired()
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await timers.put("a@1", due(10))
+    read, noted.now = timers.first, 10
+
+    async def first(*_: object) -> Sequence[Due]:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(timers, "first", first)
+    with pytest.raises(StoreUnavailable):
+        await made.fire_due(everything)
+    monkeypatch.setattr(timers, "first", read)
+    assert await made.fire_due(everything) == 1
 
 
 async def test_checkpoints_of_other_kinds_need_timers_of_their_own() -> None:
