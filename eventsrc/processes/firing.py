@@ -22,7 +22,7 @@ OUTAGE_SECONDS = 1.0
 
 _AGAIN = 500_000  # µs, after which timers that are due, and that another worker has to fire, are looked at again
 _AGAIN_SECONDS = 5.0  # after a timer could not be fired
-_AT_ONCE, _MOST = 100, 6_400  # timers that are read together; more, if the first ones are other workers'
+_AT_ONCE = 100  # timers that are read together
 _CONCURRENTLY = 32
 
 
@@ -115,20 +115,19 @@ class Firing:
 
         try:
             found = await self._timers.first(self._processor, part, 1)
-            mine, limit = list[Due](), _AT_ONCE
-            while found and found[0].due <= now and not mine:
-                found = await self._timers.first(self._processor, part, limit)
+            mine, last, is_due = list[Due](), None, bool(found) and found[0].due <= now
+            while is_due and not mine:  # the last ones that were read are of other workers, or have failed
+                found = await self._timers.first(self._processor, part, _AT_ONCE, last)
                 mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
-                if len(found) < limit or found[-1].due > now or limit >= _MOST:
+                if len(found) < _AT_ONCE or found[-1].due > now:
                     break
-                limit *= 4  # all of these are of other workers
+                last = found[-1]
             await load_all(one, mine, _CONCURRENTLY)
         except BaseException:
             self._next.pop(part, None)
             raise
-        due = [each for each in found if each.due <= now]
         later = [each.due for each in found if each.due > now]
-        again = [0] if fired else [self._clock() + _AGAIN] if due else []  # at once, as more may be due
+        again = [0] if fired else [self._clock() + _AGAIN] if is_due else []  # at once, as more may be due
         self._next[part] = min([self._next[part], *again, *later])
         return fired
 

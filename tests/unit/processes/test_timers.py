@@ -47,6 +47,17 @@ async def test_timers_are_kept_in_their_order(timers: Timers) -> None:
     assert await timers.count("a@1") == 4
 
 
+async def test_timers_are_read_in_pages(timers: Timers) -> None:
+    given = sorted(due(at, f"process-{number % 2}", number) for at in (10, 20) for number in range(10))
+    for each in given:
+        await timers.put("a@1", each)
+    found = list(await timers.first("a@1", 0, 7))
+    while page := await timers.first("a@1", 0, 7, found[-1]):
+        await timers.remove("a@1", found[-1])
+        found += page
+    assert found == given
+
+
 async def test_timers_survive_the_end_of_a_program(tmp_path: Path) -> None:
     async with SQLiteCheckpoints(tmp_path / "model.db") as checkpoints:
         await timers_in(checkpoints).prepare()
@@ -112,6 +123,15 @@ async def test_timers_of_other_workers_are_left_to_them(timers: Timers) -> None:
     assert noted.fired == [(20, 1_000)]
     assert await timers.count("a@1") == 450
     assert await Firing(timers, "a@1", noted, noted.clock).fire_due(everything) == 100
+
+
+async def test_any_number_of_timers_of_other_workers_holds_up_none() -> None:
+    noted, timers = Fired(), timers_in(MemoryCheckpoints())
+    noted.now = 10_000
+    for number in range(6_500):
+        await timers.put("a@1", due(number, "process-other", number))
+    await timers.put("a@1", due(noted.now, "process-mine"))
+    assert await Firing(timers, "a@1", noted, noted.clock).fire_due(lambda stream: stream == "process-mine") == 1
 
 
 async def test_one_process_that_cannot_be_read_holds_up_no_other(
