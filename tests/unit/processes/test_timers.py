@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from eventsrc.processes import Due, Timers, firing
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.timers import timers_in
 from eventsrc.processing import Checkpoints, MemoryCheckpoints, SQLiteCheckpoints
+from eventsrc.processing.assignment import slot_number
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -132,6 +135,47 @@ async def test_any_number_of_timers_of_other_workers_holds_up_none() -> None:
         await timers.put("a@1", due(number, "process-other", number))
     await timers.put("a@1", due(noted.now, "process-mine"))
     assert await Firing(timers, "a@1", noted, noted.clock).fire_due(lambda stream: stream == "process-mine") == 1
+
+
+async def test_timers_that_may_not_be_fired_are_read_ever_less_often(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a paused processor, for instance. A timer of ours is not late by it."""
+    noted, reads, read = Fired(), list[int](), timers.first
+
+    async def first(*args: Any) -> Sequence[Due]:
+        reads.append(noted.now)
+        return await read(*args)
+
+    monkeypatch.setattr(timers, "first", first)
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await made.put(due(0, "process-other"))
+    await made.put(due(30_000_000, "process-mine"))
+    for now in range(0, 60_000_000, 100_000):
+        noted.now = now
+        while await made.fire_due(lambda stream: stream == "process-mine"):
+            pass
+    assert noted.fired == [(30_000_000, 30_000_000)]
+    looks = sorted(set(reads))
+    assert [each / 1e6 for each in looks[:7]] == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 23.5]
+    assert [each / 1e6 for each in looks[7:]] == [30, 30.5, 31.5, 33.5, 37.5, 45.5, 53.5]
+
+
+async def test_timers_of_a_slot_that_was_taken_over_fire_at_once(timers: Timers) -> None:
+    noted, held = Fired(), {1}
+    made = Firing(timers, "a@1", noted, noted.clock)
+    streams = [next(name for name in names() if slot_number(name, 16) == slot) for slot in (2, 3)]
+    await timers.put("a@1", due(0, streams[0]))
+    for now in range(0, 10_000_000, 100_000):
+        noted.now = now
+        assert await made.fire_due(lambda stream: slot_number(stream, 16) in held) == 0
+    await timers.put("a@1", due(1, streams[1]))  # by the worker that ends then
+    held |= {2, 3}
+    assert await made.fire_due(lambda stream: slot_number(stream, 16) in held) == 2
+
+
+def names() -> Iterator[str]:
+    return (f"process-{number}" for number in count())
 
 
 async def test_one_process_that_cannot_be_read_holds_up_no_other(
