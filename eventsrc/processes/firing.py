@@ -124,18 +124,19 @@ class Firing:
 
         try:
             found = await self._timers.first(self._processor, part, 1)
-            mine, last, is_due = list[Due](), None, bool(found) and found[0].due <= now
-            while is_due and not mine:  # the last ones that were read are of other workers, or have failed
+            is_due, is_mine, last = bool(found) and found[0].due <= now, False, None
+            while is_due and not fired:  # the last ones that were read are of other workers, or have failed
                 found = await self._timers.first(self._processor, part, _AT_ONCE, last)
                 mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
+                await load_all(one, mine, _CONCURRENTLY)
+                is_mine = is_mine or bool(mine)
                 if len(found) < _AT_ONCE or found[-1].due > now:
                     break
                 last = found[-1]
-            await load_all(one, mine, _CONCURRENTLY)
         except BaseException:
             self._next.pop(part, None)
             raise
-        if mine or not is_due:
+        if is_mine or not is_due:
             self._pauses.pop(part, None)
         later = [each.due for each in found if each.due > now]
         if fired:

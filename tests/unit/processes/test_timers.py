@@ -192,6 +192,18 @@ async def test_one_process_that_cannot_be_read_holds_up_no_other(
     assert await timers.count("a@1") == 1
 
 
+async def test_any_number_of_timers_that_cannot_be_fired_holds_up_none(timers: Timers) -> None:
+    noted = Fired()
+    noted.now = 1_000
+    noted.fails = lambda timer: StreamCorrupt(timer.stream, 1) if timer.stream == "process-1" else None
+    made = Firing(timers, "a@1", noted, noted.clock)
+    for number in range(250):
+        await timers.put("a@1", due(number, number=number))
+    await timers.put("a@1", due(300, "process-2"))
+    assert await made.fire_due(everything) == 1
+    assert noted.fired == [(300, 1_000)]
+
+
 async def test_timers_wait_for_a_store_that_does_not_answer(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firing, "OUTAGE_SECONDS", 0.01)
     noted, failures = Fired(), [StoreUnavailable("no answer")] * 3
