@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..concurrency import load_all
 from ..log import log
@@ -20,10 +20,11 @@ TICK_SECONDS = 0.25
 OUTAGE_SECONDS = 1.0
 """The pause after a store could not be reached."""
 
-_AGAIN = 500_000  # µs, after which timers that are due, and that another worker has to fire, are looked at again
-_AGAIN_SECONDS = 5.0  # after a timer could not be fired
-_AT_ONCE, _MOST = 100, 6_400  # timers that are read together; more, if the first ones are other workers'
+_AGAIN, _LATEST = 500_000, 8_000_000  # µs, after which due timers that may not be fired here are looked at again
+_AGAIN_SECONDS = 5.0  # after a timer could not be fired, at least
+_AT_ONCE = 100  # timers that are read together
 _CONCURRENTLY = 32
+_SAMPLE = tuple(f"{number}" for number in range(512))  # made-up streams: a few of each slot, of which there are 16
 
 
 def read_clock() -> int:
@@ -34,8 +35,10 @@ def read_clock() -> int:
 class Firing:
     """Fires the timers of one processor, in the order in which they are due.
 
-    It remembers when the next one of each part is due, so it reads nothing until then. A timer is removed after it was
-    fired: if that is interrupted, it is fired again, which records nothing.
+    - It remembers when the next one of each part is due, so it reads nothing until then.
+    - Due timers that may not be fired here, as those of other workers, are looked at again after 0.5 s, doubling up to
+      8 s. Once other streams may be handled here, as after a take-over, all parts are looked at at once.
+    - A timer is removed after it was fired: if that is interrupted, it is fired again, which records nothing.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Firing:
     ) -> None:
         self._timers, self._processor, self._fire, self._clock = timers, processor, fire, clock
         self._next: dict[int, int] = {}  # by part: when its next timer is due, in µs; unknown parts are looked at
+        self._pauses: dict[int, int] = {}  # by part: µs after which timers that may not be fired are looked at again
+        self._sample: Sequence[bool] = ()  # which streams of _SAMPLE may be handled here
         self._looked: dict[int, float] = {}  # by part, when it was looked at last, by the loop's clock
         self._failed: dict[tuple[str, int], float] = {}  # by stream and number: when it is tried again
         self._changed = asyncio.Event()
@@ -67,6 +72,7 @@ class Firing:
     def forget(self) -> None:
         """Look at the stored timers the next time, as other processes may have stored some."""
         self._next.clear()
+        self._pauses.clear()
 
     async def run(self, may_fire: Callable[[str], bool]) -> None:
         """Fire the timers of the streams for which `may_fire` is true, until this is cancelled."""
@@ -84,6 +90,9 @@ class Firing:
 
     async def fire_due(self, may_fire: Callable[[str], bool]) -> int:
         """Fire the timers that are due now. Return their number."""
+        if (sample := [may_fire(stream) for stream in _SAMPLE]) != self._sample:
+            self._sample = sample
+            self.forget()
         return sum([await self._fire_part(part, may_fire) for part in range(self._timers.parts) if self._is_due(part)])
 
     def _is_due(self, part: int) -> bool:
@@ -96,16 +105,6 @@ class Firing:
         loop, fired = asyncio.get_running_loop().time, 0
         self._looked[part], now = loop(), self._clock()
         self._next[part] = 2**63  # until it is known; one that is stored while this waits is not forgotten
-        found = await self._timers.first(self._processor, part, 1)
-        mine, limit = list[Due](), _AT_ONCE
-        while found and found[0].due <= now and not mine:
-            found = await self._timers.first(self._processor, part, limit)
-            mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
-            if len(found) < limit or found[-1].due > now or limit >= _MOST:
-                break
-            limit *= 4  # all of these are of other workers
-        due = [each for each in found if each.due <= now]
-        later = [each.due for each in found if each.due > now]
 
         async def one(timer: Due) -> None:
             nonlocal fired
@@ -124,12 +123,30 @@ class Firing:
                 self._failed.pop(_key(timer), None)
 
         try:
-            await load_all(one, mine, _CONCURRENTLY)
+            found = await self._timers.first(self._processor, part, 1)
+            is_due, is_mine, last = bool(found) and found[0].due <= now, False, None
+            while is_due and not fired:  # the last ones that were read are of other workers, or have failed
+                found = await self._timers.first(self._processor, part, _AT_ONCE, last)
+                mine = [each for each in found if each.due <= now and self._may_fire(each, may_fire)]
+                await load_all(one, mine, _CONCURRENTLY)
+                is_mine = is_mine or bool(mine)
+                if len(found) < _AT_ONCE or found[-1].due > now:
+                    break
+                last = found[-1]
         except BaseException:
             self._next.pop(part, None)
             raise
-        again = [0] if fired else [self._clock() + _AGAIN] if due else []  # at once, as more may be due
-        self._next[part] = min([self._next[part], *again, *later])
+        if is_mine or not is_due:
+            self._pauses.pop(part, None)
+        later = [each.due for each in found if each.due > now]
+        if fired:
+            later.append(0)  # more may be due
+        elif is_due:
+            pause = self._pauses.get(part, _AGAIN)
+            self._pauses[part] = min(2 * pause, _LATEST)
+            later.append(self._clock() + pause)
+        if part in self._next:  # not forgotten since
+            self._next[part] = min([self._next[part], *later])
         return fired
 
     def _may_fire(self, timer: Due, may_fire: Callable[[str], bool]) -> bool:

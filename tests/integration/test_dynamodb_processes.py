@@ -50,6 +50,18 @@ async def test_timers_are_kept_in_their_order(tables: Tables) -> None:
     assert await timers.count("a@1") == 2
 
 
+async def test_timers_are_read_in_pages(tables: Tables) -> None:
+    """Those of one read may have more than a megabyte, which a page of the table cannot have."""
+    timers = timers_in(tables.checkpoints)
+    given = [Due(number, "process-1", number, "x" * 20_000) for number in range(70)]
+    for each in given:
+        await timers.put("a@1", each)
+    part = timers.part_of("process-1")
+    assert list(await timers.first("a@1", part, 65)) == given[:65]
+    await timers.remove("a@1", given[64])
+    assert list(await timers.first("a@1", part, 65, given[64])) == given[65:]
+
+
 async def test_a_fulfilment_with_a_timeout(tables: Tables) -> None:
     store, checkpoints = tables
     orders, stock = Repository(Order, store), Repository(Stock, store)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from ...processing.checkpoints.memory import MemoryCheckpoints
@@ -30,13 +29,15 @@ class MemoryTimers(Timers):
         insort(self._due[processor], timer)
 
     async def remove(self, processor: str, timer: Due) -> None:
-        key = (timer.due, timer.stream, timer.number)
-        with suppress(StopIteration):
-            stored = next(each for each in self._due[processor] if (each.due, each.stream, each.number) == key)
-            self._due[processor].remove(stored)
+        stored, key = self._due[processor], (timer.due, timer.stream, timer.number)
+        index = bisect_left(stored, Due(*key))
+        if index < len(stored) and (stored[index].due, stored[index].stream, stored[index].number) == key:
+            del stored[index]
 
-    async def first(self, processor: str, part: int, limit: int) -> Sequence[Due]:
-        return self._due[processor][:limit]
+    async def first(self, processor: str, part: int, limit: int, after: Due | None = None) -> Sequence[Due]:
+        stored = self._due[processor]
+        start = bisect_right(stored, after) if after is not None else 0
+        return stored[start : start + limit]
 
     async def count(self, processor: str) -> int:
         return len(self._due[processor])

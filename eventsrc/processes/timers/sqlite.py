@@ -37,14 +37,15 @@ class SQLiteTimers(Timers):
         delete = "DELETE FROM eventsrc_timers WHERE processor = ? AND due = ? AND stream = ? AND number = ?"
         await self._file.write(lambda db: db.execute(delete, key))
 
-    async def first(self, processor: str, part: int, limit: int) -> Sequence[Due]:
+    async def first(self, processor: str, part: int, limit: int, after: Due | None = None) -> Sequence[Due]:
+        key = (after.due, after.stream, after.number) if after is not None else (-(2**63), "", 0)
         query = (
             "SELECT due, stream, number, name, cause, correlation_id FROM eventsrc_timers WHERE processor = ? "
-            "ORDER BY due, stream, number LIMIT ?"
+            "AND (due, stream, number) > (?, ?, ?) ORDER BY due, stream, number LIMIT ?"
         )
 
         def read(db: sqlite3.Connection) -> list[Due]:
-            return [Due(*row) for row in db.execute(query, (processor, limit))]
+            return [Due(*row) for row in db.execute(query, (processor, *key, limit))]
 
         return await self._file.query(read)
 

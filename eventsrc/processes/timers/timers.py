@@ -42,8 +42,12 @@ class Timers(ABC):
         """Remove a timer, if it is stored: time, stream and number say which."""
 
     @abstractmethod
-    async def first(self, processor: str, part: int, limit: int) -> Sequence[Due]:
-        """Return the timers of a part that are due first, in their order, whether they are due already or not."""
+    async def first(self, processor: str, part: int, limit: int, after: Due | None = None) -> Sequence[Due]:
+        """Return the timers of a part that are due first, in their order, whether they are due already or not.
+
+        - Fewer than `limit` are returned only if there are no more.
+        - `after` is a timer that was returned, and may be removed since: those that follow it are returned.
+        """
 
     @abstractmethod
     async def count(self, processor: str) -> int:

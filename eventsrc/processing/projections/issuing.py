@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,6 +26,15 @@ P = ParamSpec("P")
 
 Place = tuple[int, int, int]
 """The place of an event in its stream: version, index and part."""
+
+Issued = Mapping[tuple[Place, int], int]
+"""By place and number of each command of an issuer: the version of its aggregate from before it was first issued."""
+
+_HELD = 64
+"""So many issuers are remembered in any case, more than handlers run at once."""
+
+_COMMANDS = 20_000
+"""More issuers are remembered as long as they have issued so many commands in total."""
 
 
 class CommandIssued(Event, tag="eventsrc.issued"):
@@ -75,7 +84,7 @@ class Issuing:
     def __init__(self, tag: str, source: Store) -> None:
         self._tag, self._source, self._origin = tag, source, ""
         self._issuers: WeakKeyDictionary[Store, Repository[Issuer]] = WeakKeyDictionary()
-        self._earlier: tuple[object, dict[tuple[Place, int], int]] = (None, {})  # of one issuer: what it once issued
+        self._earlier: dict[tuple[Repository[Issuer], str], Issued] = {}  # by issuer, the last used at the end
 
     async def command_id(self, cause: EventId, number: int) -> str:
         """Return the id of a command of the handler that handles this event."""
@@ -98,17 +107,20 @@ class Issuing:
             return (await self._read_earlier(issuers, key)).get((place, number), 0)
         return since
 
-    async def _read_earlier(self, issuers: Repository[Issuer], key: str) -> dict[tuple[Place, int], int]:
-        """Return what an issuer has issued, by place and number: read once for all events that are handled again."""
-        known = (issuers, key)
-        if self._earlier[0] != known:
-            found = dict[tuple[Place, int], int]()
-            async for _, events in issuers.history(key):
-                for event in events:
-                    if isinstance(event, CommandIssued):
-                        found[event.place, event.number] = event.version
-            self._earlier = known, found
-        return self._earlier[1]
+    async def _read_earlier(self, issuers: Repository[Issuer], key: str) -> Issued:
+        """Return what an issuer has issued. It is read once for all events that are handled again."""
+        known = self._earlier.pop((issuers, key), None)
+        if known is None:
+            known = {
+                (event.place, event.number): event.version
+                async for _, events in issuers.history(key)
+                for event in events
+                if isinstance(event, CommandIssued)
+            }
+            while len(self._earlier) >= _HELD and sum(map(len, self._earlier.values())) + len(known) > _COMMANDS:
+                del self._earlier[next(iter(self._earlier))]
+        self._earlier[issuers, key] = known
+        return known
 
     async def _read_origin(self) -> str:
         """Return a text that names the store of the events: streams of other stores may have the same names."""

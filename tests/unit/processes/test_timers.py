@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from eventsrc.processes import Due, Timers, firing
 from eventsrc.processes.firing import Firing
 from eventsrc.processes.timers import timers_in
 from eventsrc.processing import Checkpoints, MemoryCheckpoints, SQLiteCheckpoints
+from eventsrc.processing.assignment import slot_number
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -45,6 +48,17 @@ async def test_timers_are_kept_in_their_order(timers: Timers) -> None:
     assert await timers.count("a@1") == 4
     await timers.remove("a@1", Due(10, "process-3", 1))
     assert await timers.count("a@1") == 4
+
+
+async def test_timers_are_read_in_pages(timers: Timers) -> None:
+    given = sorted(due(at, f"process-{number % 2}", number) for at in (10, 20) for number in range(10))
+    for each in given:
+        await timers.put("a@1", each)
+    found = list(await timers.first("a@1", 0, 7))
+    while page := await timers.first("a@1", 0, 7, found[-1]):
+        await timers.remove("a@1", found[-1])
+        found += page
+    assert found == given
 
 
 async def test_timers_survive_the_end_of_a_program(tmp_path: Path) -> None:
@@ -114,6 +128,56 @@ async def test_timers_of_other_workers_are_left_to_them(timers: Timers) -> None:
     assert await Firing(timers, "a@1", noted, noted.clock).fire_due(everything) == 100
 
 
+async def test_any_number_of_timers_of_other_workers_holds_up_none() -> None:
+    noted, timers = Fired(), timers_in(MemoryCheckpoints())
+    noted.now = 10_000
+    for number in range(6_500):
+        await timers.put("a@1", due(number, "process-other", number))
+    await timers.put("a@1", due(noted.now, "process-mine"))
+    assert await Firing(timers, "a@1", noted, noted.clock).fire_due(lambda stream: stream == "process-mine") == 1
+
+
+async def test_timers_that_may_not_be_fired_are_read_ever_less_often(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a paused processor, for instance. A timer of ours is not late by it."""
+    noted, reads, read = Fired(), list[int](), timers.first
+
+    async def first(*args: Any) -> Sequence[Due]:
+        reads.append(noted.now)
+        return await read(*args)
+
+    monkeypatch.setattr(timers, "first", first)
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await made.put(due(0, "process-other"))
+    await made.put(due(30_000_000, "process-mine"))
+    for now in range(0, 60_000_000, 100_000):
+        noted.now = now
+        while await made.fire_due(lambda stream: stream == "process-mine"):
+            pass
+    assert noted.fired == [(30_000_000, 30_000_000)]
+    looks = sorted(set(reads))
+    assert [each / 1e6 for each in looks[:7]] == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 23.5]
+    assert [each / 1e6 for each in looks[7:]] == [30, 30.5, 31.5, 33.5, 37.5, 45.5, 53.5]
+
+
+async def test_timers_of_a_slot_that_was_taken_over_fire_at_once(timers: Timers) -> None:
+    noted, held = Fired(), {1}
+    made = Firing(timers, "a@1", noted, noted.clock)
+    streams = [next(name for name in names() if slot_number(name, 16) == slot) for slot in (2, 3)]
+    await timers.put("a@1", due(0, streams[0]))
+    for now in range(0, 10_000_000, 100_000):
+        noted.now = now
+        assert await made.fire_due(lambda stream: slot_number(stream, 16) in held) == 0
+    await timers.put("a@1", due(1, streams[1]))  # by the worker that ends then
+    held |= {2, 3}
+    assert await made.fire_due(lambda stream: slot_number(stream, 16) in held) == 2
+
+
+def names() -> Iterator[str]:
+    return (f"process-{number}" for number in count())
+
+
 async def test_one_process_that_cannot_be_read_holds_up_no_other(
     timers: Timers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,6 +190,18 @@ async def test_one_process_that_cannot_be_read_holds_up_no_other(
     assert await made.fire_due(everything) == 1
     assert "timer name of process-1" in caplog.text
     assert await timers.count("a@1") == 1
+
+
+async def test_any_number_of_timers_that_cannot_be_fired_holds_up_none(timers: Timers) -> None:
+    noted = Fired()
+    noted.now = 1_000
+    noted.fails = lambda timer: StreamCorrupt(timer.stream, 1) if timer.stream == "process-1" else None
+    made = Firing(timers, "a@1", noted, noted.clock)
+    for number in range(250):
+        await timers.put("a@1", due(number, number=number))
+    await timers.put("a@1", due(300, "process-2"))
+    assert await made.fire_due(everything) == 1
+    assert noted.fired == [(300, 1_000)]
 
 
 async def test_timers_wait_for_a_store_that_does_not_answer(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +218,22 @@ async def test_timers_wait_for_a_store_that_does_not_answer(timers: Timers, monk
     task.cancel()
     await asyncio.wait([task])
     assert noted.fired == [(10, 1_000)]
+
+
+async def test_a_read_that_fails_once_makes_no_timer_late(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = Fired()
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await timers.put("a@1", due(10))
+    read, noted.now = timers.first, 10
+
+    async def first(*_: object) -> Sequence[Due]:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(timers, "first", first)
+    with pytest.raises(StoreUnavailable):
+        await made.fire_due(everything)
+    monkeypatch.setattr(timers, "first", read)
+    assert await made.fire_due(everything) == 1
 
 
 async def test_checkpoints_of_other_kinds_need_timers_of_their_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from support.bank import Account, Deposited, InsufficientFunds, Opened
 from support.ledger import run_with_parked
 
 from eventsrc import (
+    Commit,
     Event,
     IdempotencyError,
     MemoryStore,
@@ -21,6 +23,7 @@ from eventsrc import (
     trace,
 )
 from eventsrc.processing import Checkpoints, EffectContext, Effects, MemoryCheckpoints, Processor
+from eventsrc.processing.projections import issuing
 from eventsrc.stores import OrderedStore
 from eventsrc.tracing import find_trace
 
@@ -115,6 +118,44 @@ async def test_all_events_that_are_handled_again_apply_nothing(
     await run(again, store)
     assert again.duplicates == [True] * 6
     assert (await accounts.load("bank")).balance == 9
+
+
+async def open_and_deposit(accounts: Repository[Account], streams: int, deposits: int) -> None:
+    """Deposit into each account in turn."""
+    await open_accounts(accounts, streams)
+    for _ in range(deposits):
+        for number in range(streams):
+            await accounts.execute(f"a-{number}", Account.deposit, 1)
+
+
+async def test_what_was_issued_is_read_once_for_streams_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoints are lost."""
+    read, reads = MemoryStore.read, Counter[str]()
+
+    async def counted(store: MemoryStore, stream: str, **options: Any) -> AsyncIterator[Commit]:
+        async for commit in read(store, stream, **options):
+            reads[stream] += stream.startswith("issued-")
+            yield commit
+
+    async with MemoryStore() as store:
+        accounts = Repository(Account, store)
+        await open_and_deposit(accounts, 70, 5)
+        await Processor(Mirroring(accounts), store, MemoryCheckpoints()).run(until_caught_up=True)
+        monkeypatch.setattr(MemoryStore, "read", counted)
+        await Processor(Mirroring(accounts), store, MemoryCheckpoints()).run(until_caught_up=True)
+        assert sum(reads.values()) == 70 * 5
+        assert [(await accounts.load(f"account-a-{number}-copy")).balance for number in range(70)] == [5] * 70
+
+
+async def test_what_was_issued_is_read_again_if_it_is_too_much_to_remember(
+    accounts: Repository[Account], store: OrderedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuing, "_HELD", 2)
+    monkeypatch.setattr(issuing, "_COMMANDS", 7)
+    await open_and_deposit(accounts, 4, 3)
+    for _ in range(2):
+        await Processor(Mirroring(accounts), store, MemoryCheckpoints()).run(until_caught_up=True)
+    assert [(await accounts.load(f"account-a-{number}-copy")).balance for number in range(4)] == [3] * 4
 
 
 class Renamed(Event, tag="renamed"):
