@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from ..concurrency import load_all
 from ..log import log
@@ -24,7 +24,6 @@ _AGAIN, _LATEST = 500_000, 8_000_000  # µs, after which due timers that may not
 _AGAIN_SECONDS = 5.0  # after a timer could not be fired, at least
 _AT_ONCE = 100  # timers that are read together
 _CONCURRENTLY = 32
-_SAMPLE = tuple(f"{number}" for number in range(512))  # made-up streams: a few of each slot, of which there are 16
 
 
 def read_clock() -> int:
@@ -37,7 +36,7 @@ class Firing:
 
     - It remembers when the next one of each part is due, so it reads nothing until then.
     - Due timers that may not be fired here, as those of other workers, are looked at again after 0.5 s, doubling up to
-      8 s. Once other streams may be handled here, as after a take-over, all parts are looked at at once.
+      8 s. When the slots that are held change, as after a take-over, all parts are looked at at once.
     - A timer is removed after it was fired: if that is interrupted, it is fired again, which records nothing.
     """
 
@@ -51,7 +50,6 @@ class Firing:
         self._timers, self._processor, self._fire, self._clock = timers, processor, fire, clock
         self._next: dict[int, int] = {}  # by part: when its next timer is due, in µs; unknown parts are looked at
         self._pauses: dict[int, int] = {}  # by part: µs after which timers that may not be fired are looked at again
-        self._sample: Sequence[bool] = ()  # which streams of _SAMPLE may be handled here
         self._looked: dict[int, float] = {}  # by part, when it was looked at last, by the loop's clock
         self._failed: dict[tuple[str, int], float] = {}  # by stream and number: when it is tried again
         self._changed = asyncio.Event()
@@ -74,10 +72,15 @@ class Firing:
         self._next.clear()
         self._pauses.clear()
 
-    async def run(self, may_fire: Callable[[str], bool]) -> None:
-        """Fire the timers of the streams for which `may_fire` is true, until this is cancelled."""
-        self.forget()
+    async def run(self, may_fire: Callable[[str], bool], held: Callable[[], object]) -> None:
+        """Fire the timers of the streams for which `may_fire` is true, until this is cancelled.
+
+        `held` returns the slots that are held now, which says when other workers may have stored timers.
+        """
+        known = object()
         while True:
+            if known != (known := held()):
+                self.forget()
             self._changed.clear()
             try:
                 if await self.fire_due(may_fire):
@@ -90,9 +93,6 @@ class Firing:
 
     async def fire_due(self, may_fire: Callable[[str], bool]) -> int:
         """Fire the timers that are due now. Return their number."""
-        if (sample := [may_fire(stream) for stream in _SAMPLE]) != self._sample:
-            self._sample = sample
-            self.forget()
         return sum([await self._fire_part(part, may_fire) for part in range(self._timers.parts) if self._is_due(part)])
 
     def _is_due(self, part: int) -> bool:

@@ -70,8 +70,8 @@ def make_timers(steps: Steps[Any], timers: Timers, clock: Callable[[], int]) -> 
     async def prepare(_self: Effects) -> None:
         await timers.prepare()
 
-    async def attend(_self: Effects, may_act: Callable[[str], bool]) -> None:
-        await firing.run(may_act)
+    async def attend(_self: Effects, may_act: Callable[[str], bool], held: Callable[[], object]) -> None:
+        await firing.run(may_act, held)
 
     handlers: Mapping[str, tuple[Any, Handle]] = {
         "handle_started": (TimerStarted, start),

@@ -365,13 +365,22 @@ class _Beats:
 
 async def _attend(watch: Callable[[], Coroutine[Any, Any, None]], pipelines: Sequence[Pipeline]) -> None:
     """Watch, and let each projection do what it does next to its handlers, until one of them fails."""
-    attending = (each.projection.attend(partial(_may_act, each.assignment)) for each in pipelines)
+    attending = (
+        each.projection.attend(partial(_may_act, each.assignment), partial(_held, each.assignment))
+        for each in pipelines
+    )
     await run_together([watch(), *attending])
 
 
 def _may_act(assignment: Assignment, stream: str) -> bool:
     """Whether a stream is handled here, and commits of it may be started."""
     return assignment.holds(stream) and assignment.may_start(stream)
+
+
+def _held(assignment: Assignment) -> object:
+    """Return the slots of which commits may be started here, with their epochs."""
+    slots = assignment.held.values() if not assignment.paused else ()
+    return {(slot.number, slot.epoch) for slot in slots if slot.number not in assignment.draining}
 
 
 async def _behind(pipeline: Pipeline) -> float:

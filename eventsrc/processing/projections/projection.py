@@ -128,10 +128,13 @@ class Projection(ABC):
     async def prepare(self) -> None:  # noqa: B027  # most need nothing
         """Create what the read model needs, if it does not exist. Processors call this before the first event."""
 
-    async def attend(self, may_act: Callable[[str], bool]) -> None:  # noqa: B027  # most need nothing
+    async def attend(  # noqa: B027  # most need nothing
+        self, may_act: Callable[[str], bool], held: Callable[[], object]
+    ) -> None:
         """Work next to the handlers, as long as a worker runs this projection; then this is cancelled.
 
-        `may_act` says of a stream whether this process handles it now. An error ends the worker, as one of the store.
+        `may_act` says of a stream whether this process handles it now. `held` returns a value that changes whenever
+        other streams may be handled here, as after a take-over. An error ends the worker, as one of the store.
         """
 
     async def discard(self) -> None:
