@@ -598,13 +598,18 @@ def old_events_not_upcast() -> list[Patch]:
 
 def token_ahead_of_the_events() -> list[Patch]:
     """The token of an inbox is stored although the events before it are not."""
-    early = "batch = await events.read(); stored = events.token; await self.receive_all(batch)"
-    return [edited(inbox.Inbox, "run", ("await self.receive_all(await events.read())", early))]
+    store = "receipt = await self._receive_in_turn(batch)"
+    return [edited(inbox.Inbox, "run", (store, f"stored = events.token; {store}"))]
+
+
+def token_of_a_lost_event() -> list[Patch]:
+    """The token of an inbox is used although its store was restored to a time before it."""
+    return [edited(inbox.Inbox, "_find_start", ("await _wait()(self._has, found.mark)", "True"))]
 
 
 def token_that_goes_back() -> list[Patch]:
     """A worker that lags overwrites the token of one that is ahead."""
-    return [edited(resume_token.ResumeToken, "save", ("if _is_after(token, slot.checkpoint):", "if True:"))]
+    return [edited(resume_token.ResumeToken, "save", ("if _is_after(token, stored.token):", "if True:"))]
 
 
 def redelivery_received_again() -> list[Patch]:
@@ -918,6 +923,7 @@ MUTANTS: Sequence[tuple[Callable[[], list[Patch]], str]] = (
     ),
     (old_events_not_upcast, f"{_CODEC}::test_a_reader_of_many_commits_gets_of_each_what_it_gets_of_one"),
     (token_ahead_of_the_events, f"{_INBOX}::test_the_token_is_never_ahead_of_what_is_stored"),
+    (token_of_a_lost_event, f"{_INBOX}::test_a_restored_store_is_noticed"),
     (token_that_goes_back, f"{_INBOX}::test_a_token_never_goes_back_unless_it_is_replaced"),
     (redelivery_received_again, f"{_INBOX}::test_what_comes_again_is_a_duplicate"),
     (foreign_names_not_escaped, f"{_INBOX}::test_any_two_texts_name_a_stream_of_their_own"),

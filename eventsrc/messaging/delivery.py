@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from ..errors import EventsrcError, MessageRefused, StoreRejected, StoreUnavailable, Throttled
-from ..retrying import on_busy_sink
-from .sinks.sink import Message, Sink
+from ..errors import MessageRefused, StoreUnavailable, Throttled
+from ..retrying import TRANSIENT, on_busy_sink
+from .sinks.sink import Message, Refusal, Sink
 
 PATIENCE = 10.0
 """Seconds for which messages are sent again that a sink did not take. Then the processor waits for the sink."""
@@ -24,7 +24,7 @@ class Delivery:
         self._sink, self._timeout, self._confirm = sink, timeout, confirm
         self._counts: dict[str, int] = {}  # of the messages of each stream
         self._waiting: dict[str, deque[tuple[int, Message]]] = {}  # those not taken yet, each with its number
-        self.refused: dict[str, EventsrcError] = {}  # by stream: why no more of its messages are sent
+        self.refused: dict[str, Exception] = {}  # by stream: why no more of its messages are sent
 
     def add(self, message: Message) -> None:
         number = self._counts.get(message.stream, 0)
@@ -39,7 +39,8 @@ class Delivery:
     async def send_all(self) -> None:
         """Send all messages, those of each stream in the order in which they were added.
 
-        A stream whose message is refused for good is in `refused`, and the rest of it is not sent.
+        A stream whose message is refused for good is in `refused`, and the rest of it is not sent. So are the streams
+        of a batch for which the sink raised another error than those below, or did not return a result per message.
 
         Raises:
             Throttled, StoreUnavailable: after PATIENCE there are still messages that were not taken.
@@ -54,14 +55,17 @@ class Delivery:
 
     async def _send(self, batch: list[tuple[int, Message]]) -> None:
         """Send a batch, and drop what was taken. Raises Throttled if some was not, and StoreUnavailable."""
+        messages = [message for _, message in batch]
         try:
             async with asyncio.timeout(self._timeout):
-                refusals = await self._sink.send([message for _, message in batch])
-        except StoreRejected as error:
-            self.refused |= dict.fromkeys((message.stream for _, message in batch), error)
-            return
+                refusals = _check_results(await self._sink.send(messages), len(batch))
+        except TRANSIENT:
+            raise
         except TimeoutError:
             raise StoreUnavailable(f"the sink gave no answer within {self._timeout:g} seconds") from None
+        except Exception as error:  # noqa: BLE001  # StoreRejected, or anything that a sink of the user raises
+            self.refused |= dict.fromkeys((message.stream for message in messages), error)
+            return
         busy = ""
         for each, refusal in zip(batch, refusals, strict=True):
             _, message = each
@@ -102,3 +106,13 @@ class Delivery:
                 yield waiting[0]
             else:
                 yield from waiting
+
+
+def _check_results(results: object, count: int) -> Sequence[Refusal | None]:
+    """Return what a sink returned for so many messages. Raises TypeError if it is something else."""
+    if not isinstance(results, Sequence) or len(results) != count:
+        returned = f"{len(results)} results" if isinstance(results, Sequence) else f"a {type(results).__name__}"
+        raise TypeError(f"the sink returned {returned} for {count} messages; return None or a Refusal for each")
+    if any(each is not None and not isinstance(each, Refusal) for each in results):
+        raise TypeError("the sink returned something else than None or a Refusal for a message")
+    return results

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing, suppress
 from typing import Literal
 
 from tenacity import AsyncRetrying
@@ -24,7 +24,7 @@ from ..tracing.cloud_events import trace_cloud_event
 from .client import EventsClient
 from .inbox_stream import ForeignPlace, InboxStream, escape, find_place, shorten, to_received
 from .received_event import ReceivedEvent
-from .resume_token import ResumeToken
+from .resume_token import Mark, ResumeToken, Resumption
 
 
 class Inbox:
@@ -42,6 +42,7 @@ class Inbox:
     - An event is recognised by its id, of which an inbox stream keeps the last one. So any number of workers may run,
       be killed, and receive the same events again.
     - The token from which `run` resumes is stored after the events before it, at most every `save_every` seconds.
+    - If its own store was restored or replaced, `run` notices it when it starts, and reads all events again.
     - `start="latest"` begins with the event that is stored there after the first run has begun.
     - `ordered=False` is for events that do not come in order, such as those of a standard queue, or whose ids have no
       order. Each has an inbox stream of its own: it is stored once, and in no order.
@@ -69,6 +70,7 @@ class Inbox:
         if concurrency < 1 or not save_every >= 0:
             raise ValueError(f"concurrency is {concurrency}, save_every {save_every}; give at least 1, and at least 0")
         self.source = source
+        self._store = store
         self._streams = Repository(InboxStream, store)
         self._token = ResumeToken(checkpoints, f"inbox:{shorten(escape(source))}")
         self._start, self._ordered = start, ordered
@@ -77,7 +79,9 @@ class Inbox:
     async def run(self, events: EventsClient) -> None:
         """Store events until the client ends, or an error or a cancellation ends it. Then it may run again.
 
-        A store that cannot be reached is waited for. Another process may run the same inbox at the same time.
+        - A store that cannot be reached is waited for. Another process may run the same inbox at the same time.
+        - If the last event before the stored token is not in the store any more, the token is not used: `run` reads
+          again from where the inbox began. What is stored is recognised.
 
         Raises:
             SourceError: the events cannot be received; after SourceTokenGone, call `restart`.
@@ -85,21 +89,29 @@ class Inbox:
             CommitTooLarge: an event is larger than a commit of this store.
             StoreError: a store failed with an error that does not pass.
         """
-        events.resume_from(await self._find_start(events))
+        start = await self._find_start(events)
+        events.resume_from(start.token)
         clock = asyncio.get_running_loop().time
-        stored = saved = events.token  # `stored`: all events before it are
+        mark = start.mark
+        is_marked = True  # all that was stored before the client's token was stored before the mark
+        stored = saved = events.token  # `stored`: the last token for which this was so
         saved_at = clock()
         try:
             while not events.has_ended:
-                await self.receive_all(await events.read())
-                stored = events.token
+                if batch := await events.read():
+                    receipt = await self._receive_in_turn(batch)
+                    if is_marked := not receipt.duplicate:
+                        assert receipt.commit_id is not None
+                        mark = Mark(receipt.stream, receipt.version, receipt.commit_id)
+                if is_marked:
+                    stored = events.token
                 if stored != saved and clock() - saved_at >= self._save_every:
-                    await _wait()(self._token.save, stored)
+                    await _wait()(self._token.save, stored, mark)
                     saved, saved_at = stored, clock()
         finally:
             if stored != saved:
                 with suppress(StoreError, Fenced):  # the next run receives these events again
-                    await self._token.save(stored)
+                    await self._token.save(stored, mark)
 
     async def receive(self, event: ReceivedEvent) -> Receipt:
         """Store an event that has come in any way. The receipt is a `duplicate` if it was stored before.
@@ -111,7 +123,7 @@ class Inbox:
             WrongSource: the event is of another source.
             CommitTooLarge, CommitOutcomeUnknown, StoreError: it may not be stored; call it again.
         """
-        return await self._store(event, self._find_place(event))
+        return await self._append(event, self._find_place(event))
 
     async def receive_all(self, events: Iterable[ReceivedEvent]) -> None:
         """Store events, those of each foreign stream in this order. A store that cannot be reached is waited for.
@@ -125,12 +137,14 @@ class Inbox:
 
         async def store_in_order(inbox: str) -> None:
             for event, place in by_stream[inbox]:
-                await _wait()(self._store, event, place)
+                await _wait()(self._append, event, place)
 
         await load_all(store_in_order, by_stream, self._concurrency)
 
     async def restart(self, token: str = "") -> None:
         """Let the next run start after this token, or with the first event of the service.
+
+        After a later restore of the inbox's own store, it reads again from there, too.
 
         Events that are stored already are recognised. After a restore of the other service, those that were lost there
         stay stored here, and new ones that have their ids count as stored: begin a new inbox with another store, or
@@ -144,18 +158,42 @@ class Inbox:
             FeedToken.parse(token)
         await self._token.replace(token)
 
-    async def _find_start(self, events: EventsClient) -> str:
-        token: str | None = await _wait()(self._token.load)
-        if token is None and self._start == LATEST:
-            token = await _wait()(self._token.save_first, await events.find_latest())
-        return token or ""
+    async def _find_start(self, events: EventsClient) -> Resumption:
+        while True:
+            found: Resumption | None = await _wait()(self._token.load)
+            if found is None:
+                if self._start != LATEST:
+                    return Resumption()
+                await _wait()(self._token.save_first, await events.find_latest())
+            elif found.mark is None or await _wait()(self._has, found.mark):
+                return found
+            else:
+                log.warning(
+                    "the inbox of %s reads all events again: its store was restored or replaced, and has lost %s@%d",
+                    self.source,
+                    found.mark.stream,
+                    found.mark.version,
+                )
+                await _wait()(self._token.begin_again, found)
+
+    async def _has(self, mark: Mark) -> bool:
+        """Whether the commit is in the store: neither lost nor replaced by another one."""
+        async with aclosing(self._store.read(mark.stream, after=mark.version - 1, until=mark.version)) as commits:
+            return any([commit.id == mark.commit_id async for commit in commits])
+
+    async def _receive_in_turn(self, events: Sequence[ReceivedEvent]) -> Receipt:
+        """Store events as `receive_all`, and the last one after all others have been stored. Return its receipt."""
+        *others, last = events
+        await self.receive_all(others)
+        receipt: Receipt = await _wait()(self._append, last, self._find_place(last))
+        return receipt
 
     def _find_place(self, event: ReceivedEvent) -> ForeignPlace:
         if event.source != self.source:
             raise WrongSource(self.source, event.source)
         return find_place(event, ordered=self._ordered)
 
-    async def _store(self, event: ReceivedEvent, place: ForeignPlace) -> Receipt:
+    async def _append(self, event: ReceivedEvent, place: ForeignPlace) -> Receipt:
         """Store an event if it is after the last one of its inbox stream.
 
         The state that decides is the one that the append follows. So of two workers, and of an append whose outcome is

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, overload
 
-from ..errors import ConflictError
+from ..errors import ConflictError, TransactionTooLarge
 from ..store import Store
 from ..stores.transacting import Transacting
 from .joint import Inline, Transaction
@@ -53,6 +54,7 @@ async def transact(
       effects except through the transaction.
     - It is serializable: what it returns or raises is what it would have, had it run alone at one moment. If nothing
       is stored, because it raised an error or recorded nothing, and it has read several streams, they are checked.
+      The exception is an error after more than 100 streams were read: it is raised without the check.
     - The function may be async or plain.
 
     Raises:
@@ -71,7 +73,8 @@ async def transact(
                 result = await result
         except Exception as error:  # noqa: BLE001  # it is raised below, if it is one of the latest state
             tx.close()
-            await tx.check()
+            with suppress(TransactionTooLarge):  # the error of the function says more
+                await tx.check()
             return _Decided(None, error)
         finally:
             tx.close()

@@ -150,9 +150,12 @@ class Transaction:
     async def check(self) -> None:
         """Check that all that was read was true at one moment. It needs no request if one stream was read at most.
 
-        Raises ConflictError if a stream has moved, and StoreError.
+        Nothing was read of a new aggregate that was added, unless it was looked for before.
+
+        Raises ConflictError if a stream has moved, TransactionTooLarge if too many were read, and StoreError.
         """
-        guards = self._guards(list(self._members.values()))
+        items = self._members.items()
+        guards = self._guards([each for stream, each in items if each.aggregate.version or stream in self._absent])
         if len(guards) > 1:
             await self._store.append_all((), guards)
 

@@ -76,6 +76,8 @@ class Sink(Protocol):
         Raises:
             Throttled, StoreUnavailable: some of them may have been taken; send all again.
             StoreRejected: none was taken, and the service will refuse them again.
+            Exception: any other error is a failure of the streams of these messages. They are tried again, and after
+                the processor's `attempts` parked.
         """
         ...
 

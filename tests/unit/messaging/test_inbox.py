@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from eventsrc import (
     ConflictError,
     MemoryStore,
     Receipt,
+    SQLiteStore,
     StoreRejected,
     StoreUnavailable,
     WrongSource,
@@ -29,6 +32,7 @@ from eventsrc.messaging import Inbox, Received, ReceivedEvent
 from eventsrc.messaging.inbox_stream import InboxStream, find_place
 from eventsrc.messaging.resume_token import ResumeToken
 from eventsrc.processing import MemoryCheckpoints
+from eventsrc.processing.checkpoints.checkpoints import Slot
 from eventsrc.publishing.token import FeedToken, Place
 from eventsrc.stream_id import check_stream, stream_id
 
@@ -61,7 +65,7 @@ async def checkpoints() -> AsyncIterator[MemoryCheckpoints]:
         yield checkpoints
 
 
-async def stored(store: MemoryStore) -> list[Commit]:
+async def stored(store: MemoryStore | SQLiteStore) -> list[Commit]:
     return [commit async for batch in store.feed(follow=False) for commit in batch.commits]
 
 
@@ -71,7 +75,7 @@ def read(commit: Commit) -> Received:
     return found
 
 
-async def ids(store: MemoryStore) -> list[str]:
+async def ids(store: MemoryStore | SQLiteStore) -> list[str]:
     return [read(commit).id for commit in await stored(store)]
 
 
@@ -332,7 +336,7 @@ async def test_the_token_is_never_ahead_of_what_is_stored(save_every: float, che
             feed = feed_of(*parts)
             with pytest.raises(StoreRejected):
                 await Inbox("/ledger", store, checkpoints, save_every=save_every).run(feed)
-            saved = await ResumeToken(checkpoints, "inbox:/ledger").load() or ""
+            saved = await token_in(ResumeToken(checkpoints, "inbox:/ledger")) or ""
             place = FeedToken.parse(saved).place.position if saved else 0
             assert place == number // 2, "of each part, as few as are stored, and as many as are"
         store.refused = ""
@@ -350,25 +354,110 @@ async def test_latest_is_the_same_place_for_all_workers(store: MemoryStore, chec
     assert await ids(store) == [each.id for each in given[2:4]]
 
 
+@pytest.mark.parametrize("start", ["beginning", "latest"])
+async def test_a_replaced_store_is_noticed(
+    store: MemoryStore, checkpoints: MemoryCheckpoints, caplog: pytest.LogCaptureFixture, start: Any
+) -> None:
+    """An inbox that began at the latest event begins there again."""
+    given = events_of("a-1", 6)
+    parts = [[each] for each in given]
+    await Inbox("/ledger", store, checkpoints, start=start).run(feed_of(*parts[:2]))
+    await Inbox("/ledger", store, checkpoints).run(feed_of(*parts[:4]))
+    expected = [each.id for each in (given if start == "beginning" else given[2:])]
+    async with MemoryStore() as new:
+        for length in (4, 6):
+            await Inbox("/ledger", new, checkpoints).run(feed_of(*parts[:length]))
+        assert await ids(new) == expected
+    assert caplog.text.count("restored or replaced") == 1
+
+
+@pytest.mark.parametrize("written", [0, 2, 3])
+async def test_a_restored_store_is_noticed(tmp_path: Path, checkpoints: MemoryCheckpoints, written: int) -> None:
+    """Also if it was written again, up to the version that was lost or past it."""
+    given = [event(f"a-{number}@{version}.0") for version in (1, 2, 3, 4, 5) for number in range(3)]
+    parts = [given[:5], given[5:11]]
+    file, restored = tmp_path / "store.db", tmp_path / "restored.db"
+    async with SQLiteStore(file) as store:
+        await Inbox("/ledger", store, checkpoints).run(feed_of(parts[0]))
+    shutil.copyfile(file, restored)
+    async with SQLiteStore(file) as store:
+        await Inbox("/ledger", store, checkpoints).run(feed_of(*parts))
+    async with SQLiteStore(restored) as store:
+        inbox = Inbox("/ledger", store, checkpoints)
+        for each in given[5 : 5 + 3 * written]:  # as from another transport
+            if each.id.startswith("a-1"):
+                await inbox.receive(each)
+        await inbox.run(feed_of(*parts))
+        assert set(await ids(store)) >= {each.id for each in given[:11]}
+
+
+async def test_the_event_that_a_token_needs_is_stored_after_all_others(checkpoints: MemoryCheckpoints) -> None:
+    """So any store that is restored to an earlier time, and has it, has the others, too."""
+    given = [event(f"a-{number}@1.0") for number in range(20)]
+
+    class Slow(MemoryStore):
+        async def append(self, commit: Commit) -> Receipt:
+            for _ in range(20 - int(read(commit).id[2:-4])):  # later events overtake earlier ones
+                await asyncio.sleep(0)
+            return await super().append(commit)
+
+    async with Slow() as store:
+        await Inbox("/ledger", store, checkpoints).run(feed_of(given))
+        assert (await ids(store))[-1] == given[-1].id
+        found = await ResumeToken(checkpoints, "inbox:/ledger").load()
+        assert found is not None
+        assert found.mark is not None
+        assert found.mark.commit_id == (await stored(store))[-1].id
+
+
+async def test_a_token_is_not_stored_for_events_of_an_unknown_time(
+    store: MemoryStore, checkpoints: MemoryCheckpoints
+) -> None:
+    """Another worker has stored them, perhaps after all that this one has."""
+    given = events_of("a-1", 3)
+    inbox = Inbox("/ledger", store, checkpoints, save_every=0)
+    await inbox.run(feed_of(given[:1]))
+    await inbox.receive(given[1])
+    await inbox.run(feed_of(given[:1], given[1:2], []))
+    saved = ResumeToken(checkpoints, "inbox:/ledger")
+    assert await token_in(saved) == token(1)
+    await inbox.run(feed_of(given[:1], given[1:2], [], given[2:], []))
+    assert await token_in(saved) == token(5)
+
+
+async def test_a_token_without_a_mark_is_used(store: MemoryStore, checkpoints: MemoryCheckpoints) -> None:
+    """As it was stored before there were marks."""
+    await checkpoints.claim("inbox:/ledger", Slot(number=0, of=1, epoch=3, checkpoint=token(1)))
+    given = events_of("a-1", 2)
+    await Inbox("/ledger", store, checkpoints).run(feed_of(given[:1], given[1:]))
+    assert await ids(store) == [given[1].id]
+
+
+async def token_in(saved: ResumeToken) -> str | None:
+    found = await saved.load()
+    return found.token if found is not None else None
+
+
 async def test_of_two_workers_that_start_at_latest_the_first_one_decides(checkpoints: MemoryCheckpoints) -> None:
     tokens = [ResumeToken(checkpoints, "inbox:x") for _ in range(2)]
-    assert await tokens[0].save_first(token(5)) == token(5)
-    assert await tokens[1].save_first(token(9)) == token(5)
+    await tokens[0].save_first(token(5))
+    await tokens[1].save_first(token(9))
+    assert await token_in(tokens[1]) == token(5)
 
 
 async def test_a_token_never_goes_back_unless_it_is_replaced(checkpoints: MemoryCheckpoints) -> None:
     tokens = [ResumeToken(checkpoints, "inbox:x") for _ in range(2)]
-    assert await tokens[0].load() is None
+    assert await token_in(tokens[0]) is None
     await tokens[0].save(token(5))
     await tokens[1].save(token(4))
-    assert await tokens[0].load() == token(5)
+    assert await token_in(tokens[0]) == token(5)
     await asyncio.gather(*(each.save(token(place)) for place in range(6, 12) for each in tokens[:1]))
-    assert await tokens[1].load() == token(11)
+    assert await token_in(tokens[1]) == token(11)
     await tokens[1].save(token(1, store=b"else"))
-    assert await tokens[0].load() == token(1, store=b"else")
+    assert await token_in(tokens[0]) == token(1, store=b"else")
     inbox = Inbox("x", MemoryStore(), checkpoints)
     await inbox.restart()
-    assert await tokens[0].load() == ""
+    assert await token_in(tokens[0]) == ""
     with pytest.raises(ValueError, match="not an id"):
         await inbox.restart("mine")
 

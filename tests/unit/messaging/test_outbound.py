@@ -230,6 +230,30 @@ async def test_a_sink_that_refuses_a_request_parks_the_streams_in_it(store: Memo
     assert "QueueDoesNotExist" in parked.error
 
 
+@pytest.mark.parametrize("returned", [ConnectionResetError("reset"), [], [None, None], None, ["taken"]])
+async def test_an_error_of_a_sink_of_your_own_parks_the_streams_of_its_batch(store: MemoryStore, returned: Any) -> None:
+    class Broken(Tray):
+        max_messages = 1
+
+        async def send(self, messages: Sequence[Message]) -> Sequence[Refusal | None]:
+            if messages[0].stream != "account-b":
+                return await super().send(messages)
+            if isinstance(returned, Exception):
+                raise returned
+            return returned  # type: ignore[no-any-return]
+
+    for id in "abc":
+        await save(store, id, 1)
+    tray, checkpoints = Broken(), MemoryCheckpoints()
+    for _ in range(2):  # the second time, nothing is sent again
+        with pytest.raises(StreamsParked):
+            await processor_of(tray, store, checkpoints).run(until_caught_up=True)
+        assert sorted(tray.ids) == ["account-a@1.0", "account-c@1.0"]
+    [parked] = await processor_of(tray, store, checkpoints).parked()
+    assert parked.stream == "account-b"
+    assert ("reset" if isinstance(returned, Exception) else "the sink returned") in parked.error
+
+
 async def test_a_sink_that_is_away_is_waited_for_and_parks_nothing(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,6 +313,56 @@ async def test_transact_raises_only_errors_of_a_state_that_was_true(store: Memor
     assert await balances(accounts) == [70, 30]
 
 
+async def test_an_error_is_not_hidden_by_an_added_aggregate_that_exists(store: MemoryStore | SQLiteStore) -> None:
+    accounts = Repository(Account, store)
+    for id in ("a-1", "a-2"):
+        await accounts.save(Account.open(id, "ann"))
+    calls = 0
+
+    async def add_and_withdraw(tx: Transaction) -> None:
+        nonlocal calls
+        calls += 1
+        tx.add(accounts, Account.open("a-2", "bob"))
+        (await tx.load(accounts, "a-1")).withdraw(50)
+
+    with pytest.raises(InsufficientFunds):
+        await transact(store, add_and_withdraw)
+    assert calls == 1
+
+
+async def test_an_error_of_an_aggregate_that_was_not_found_and_added_is_checked(
+    store: MemoryStore | SQLiteStore,
+) -> None:
+    accounts = Repository(Account, store)
+    await accounts.save(Account.open("a-1", "ann"))
+    found: list[bool] = []
+
+    async def add_and_withdraw(tx: Transaction) -> None:
+        await tx.load(accounts, "a-1")
+        account = await tx.find(accounts, "a-2")
+        found.append(account is not None)
+        if account is None:
+            await accounts.save(Account.open("a-2", "bob"))
+            account = tx.add(accounts, Account.open("a-2", "ann"))
+        account.withdraw(50)
+
+    with pytest.raises(InsufficientFunds):
+        await transact(store, add_and_withdraw)
+    assert found == [False, True]
+
+
+async def test_an_error_after_more_reads_than_can_be_checked_is_raised(store: MemoryStore | SQLiteStore) -> None:
+    accounts = Repository(Account, store)
+
+    async def look(tx: Transaction) -> None:
+        for number in range(101):
+            await tx.find(accounts, f"a-{number}")
+        raise InsufficientFunds
+
+    with pytest.raises(InsufficientFunds):
+        await transact(store, look)
+
+
 async def test_an_own_conflict_error_of_the_function_is_not_repeated(store: MemoryStore | SQLiteStore) -> None:
     accounts, calls = await open_accounts(store, 100, 0), list[int]()
 
