@@ -11,16 +11,14 @@ partition are found by one query, of a read unit or less, however many there are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import aclosing
 
 import msgspec
 
 from ...processing.checkpoints.dynamodb.checkpoints import DynamoDBCheckpoints
 from ...processing.checkpoints.dynamodb.keys import to_sort_key
-from ...stores.dynamodb.table import mixed_up
 from ...stores.dynamodb.wire.attributes import text_of
-from ...stores.dynamodb.wire.responses import Item, QueryResponse
-from ...usage import Usage
+from ...stores.dynamodb.wire.responses import Item
 from .timers import Due, Timers
 
 
@@ -40,36 +38,16 @@ class DynamoDBTimers(Timers):
         await self._table.delete(self._key(processor, timer))
 
     async def first(self, processor: str, part: int, limit: int, after: Due | None = None) -> Sequence[Due]:
-        found, partition = list[Due](), _partition(processor, part)
-        last = self._key(processor, after) if after is not None else None
-        while len(found) < limit:  # a page of 1 MB may have fewer
-            page = await self._query(partition, limit - len(found), last)
-            found += [_decode(text_of(item, "timer")) for item in page.Items]
-            if (last := page.LastEvaluatedKey) is None:
-                break
-        return found
+        found, key = list[Due](), self._key(processor, after) if after is not None else None
+        async with aclosing(self._table.query(_partition(processor, part), limit=limit, after=key)) as pages:
+            async for items in pages:  # a page of 1 MB may have fewer
+                found += [_decode(text_of(item, "timer")) for item in items]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def count(self, processor: str) -> int:
         return sum([len(await self._table.query_all(_partition(processor, part))) for part in range(self.parts)])
-
-    async def _query(self, partition: str, limit: int, after: Item | None) -> QueryResponse[Item]:
-        table, used = self._table, Usage(calls=1)
-        request: dict[str, Any] = {
-            "TableName": table.name,
-            "KeyConditionExpression": "#pk = :pk",
-            "ExpressionAttributeNames": {"#pk": table.partition_key},
-            "ExpressionAttributeValues": {":pk": {"S": partition}},
-            "ConsistentRead": True,
-            "ReturnConsumedCapacity": "TOTAL",
-            "Limit": limit,
-        }
-        if after is not None:
-            request["ExclusiveStartKey"] = after
-        with table.guard(used):
-            page = await table.send("Query", request, QueryResponse[Item], used)
-        if any(text_of(item, table.partition_key) != partition for item in page.Items):
-            raise mixed_up(partition)
-        return page
 
     def _key(self, processor: str, timer: Due) -> Item:
         sort = f"{timer.due:020d}#{timer.number}#{to_sort_key(timer.stream)}"

@@ -148,10 +148,12 @@ class Table:
                 items += [item for found in response.Responses.values() for item in found]
         return items
 
-    async def query(self, partition: str, prefix: str = "", limit: int | None = None) -> AsyncGenerator[Sequence[Item]]:
+    async def query(
+        self, partition: str, prefix: str = "", limit: int | None = None, after: Item | None = None
+    ) -> AsyncGenerator[Sequence[Item]]:
         """Iterate over a partition's items whose sort keys start with `prefix`, in their order, a page at a time.
 
-        `limit` is the number of items of a page.
+        `limit` is the number of items of a page, and `after` a key: only the items that follow it are returned.
         """
         request: dict[str, Any] = {
             "TableName": self.name,
@@ -163,6 +165,8 @@ class Table:
         }
         if limit is not None:
             request["Limit"] = limit
+        if after is not None:
+            request["ExclusiveStartKey"] = after
         if prefix:
             request["KeyConditionExpression"] += " AND begins_with(#sk, :prefix)"
             request["ExpressionAttributeNames"]["#sk"] = self._sort_key
