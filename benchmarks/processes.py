@@ -345,12 +345,14 @@ def section(found: dict[str, Any]) -> str:
 A process takes in an event of an order, asks for a command of another aggregate, takes in its outcome and ends: five
 events in three commits, and the command. A saga by hand on eventsourcing is a process application, which stores all of
 that in one transaction, in one process and one database; here each step is a commit of its own, so that targets may be
-in any store, and workers share the work.
+in any store, and workers share the work. That takes several times the CPU.
 
 {markdown(["figure", "measured"], others)}
 
 {FIRED} timers fire within {SPREAD:.0f} seconds, while others wait that are due much later. How late is the time of the
-commit that records it, less the time at which the timer is due.
+commit that records it, less the time at which the timer is due. The first ones are due a second after their order is
+stored. On DynamoDB a timer is stored once the order, and then the commit of the process, have come out of the table's
+stream, which takes most of that second and, next to many writes, more: those are as late as they were stored.
 
 {markdown(["store", "pending", "ms late, median", "p99"], late)}
 
