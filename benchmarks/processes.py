@@ -235,7 +235,7 @@ async def _lateness(kind: str, pending: int, place: Place) -> list[Figure]:
     async with _running(place) as running:
         await place.place(ids, "soon")
         for id in ids:
-            while (at := await _read_fired(running, id)) is None:  # noqa: ASYNC110
+            while (at := await _read_fired(running, id)) is None:  # noqa: ASYNC110  # only the stream says it
                 await asyncio.sleep(0.05)
             late.append(at)
     text = f"ms that a timer is late, {kind}, {pending:,} pending"

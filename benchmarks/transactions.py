@@ -17,7 +17,7 @@ from support.tables import fresh_name, store_on
 from eventsrc import Repository, SQLiteStore, Store, Usage
 from eventsrc.local import dynamodb_local
 from eventsrc.stores import DynamoDBStore
-from eventsrc.transactions import transact
+from eventsrc.transactions import Transaction, transact
 
 TIMES = 300
 
@@ -39,10 +39,10 @@ async def measure(name: str, store: Store) -> None:
         await accounts.execute("a-1", Account.withdraw, 1)
         await accounts.execute("a-2", Account.deposit, 1)
 
-    async def move(tx: object, guarded: bool = False) -> None:
-        source, target = await tx.load(accounts, "a-1"), await tx.load(accounts, "a-2")  # type: ignore[attr-defined]
+    async def move(tx: Transaction, guarded: bool = False) -> None:
+        source, target = await tx.load(accounts, "a-1"), await tx.load(accounts, "a-2")
         if guarded:
-            await tx.load(accounts, "a-3")  # type: ignore[attr-defined]
+            await tx.load(accounts, "a-3")
         source.withdraw(1)
         target.deposit(1)
 

@@ -12,6 +12,7 @@ import msgspec
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.declaration import declaration_of
 from ..store import EventId
+from .asks import EncodedCommand
 from .events import (
     Answered,
     CallRequested,
@@ -78,12 +79,14 @@ def describe_recorded(event: Fields, aggregates: Iterable[type[Aggregate]] = (),
     return fields if show is None else show(tag, fields)
 
 
-def _describe(recorded: Recorded, aggregates: Iterable[type[Aggregate]], show: Show | None) -> Fields:
+def _describe(recorded: Recorded | EncodedCommand, aggregates: Iterable[type[Aggregate]], show: Show | None) -> Fields:
+    if isinstance(recorded, CommandDue):
+        recorded = recorded.command
     left: Fields = {name: getattr(recorded, name) for name in recorded.__struct_fields__}
     found: Fields = {"number": left.pop("number")} if "number" in left else {}
-    if isinstance(recorded, CommandRequested | CommandDue | Done | Refused):
+    if isinstance(recorded, CommandRequested | EncodedCommand | Done | Refused):
         found["command"] = name_command(*(left.pop(name) for name in ("category", "name", "id")))
-    if isinstance(recorded, CommandRequested | CommandDue):
+    if isinstance(recorded, CommandRequested | EncodedCommand):
         if arguments := _describe_arguments(recorded, aggregates, show):
             found["arguments"] = arguments
         for name in ("args", "kwargs", "command_id"):
@@ -140,7 +143,7 @@ def _describe_body(body: bytes, aggregates: Iterable[type[Aggregate]], show: Sho
 
 
 def _describe_arguments(
-    command: CommandRequested | CommandDue, aggregates: Iterable[type[Aggregate]], show: Show | None
+    command: CommandRequested | EncodedCommand, aggregates: Iterable[type[Aggregate]], show: Show | None
 ) -> Fields:
     args = [_decode(each) for each in command.args]
     kwargs = {name: _decode(each) for name, each in command.kwargs.items()}

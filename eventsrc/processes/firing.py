@@ -110,6 +110,7 @@ class Firing:
             nonlocal fired
             try:
                 await self._fire(timer, now)  # the time by which it is due: the clock may be set back since
+                self.fired += 1  # also if a cancellation cuts the rest off: then there is an event to handle
                 await self._timers.remove(self._processor, timer)
             except TRANSIENT:
                 raise
@@ -119,7 +120,6 @@ class Firing:
                 log.error("%s: timer %s of %s cannot be fired: %s; it is tried again", *facts)
             else:
                 fired += 1
-                self.fired += 1
                 self._failed.pop(_key(timer), None)
 
         try:

@@ -7,8 +7,6 @@ from datetime import datetime
 from types import new_class
 from typing import Any
 
-import msgspec
-
 from ..aggregates.declaration import declaration_of
 from ..aggregates.event import Event
 from ..errors import AggregateNotFound
@@ -29,19 +27,14 @@ from .timers import Timers
 class CommandDue(Event, tag="scheduled.due"):
     """The time of a scheduled command has come."""
 
-    category: str
-    id: str
-    name: str
-    args: list[bytes]
-    kwargs: dict[str, bytes]
-    create: bool
+    command: EncodedCommand
 
 
 class Scheduled(Process, tag="scheduled"):
     """One scheduled command."""
 
     def on_due(self, event: CommandDue) -> Asks:
-        yield EncodedCommand(event.category, event.id, event.name, event.args, event.kwargs, event.create)
+        yield event.command
 
     def on_outcome(self, event: Done | Refused) -> Asks:
         yield end()
@@ -87,7 +80,7 @@ class Scheduler:
         if command.category not in self._targets:
             raise TypeError(f"{command.aggregate.__qualname__} is none of the targets; give its repository as a target")
         key = key or uuid7().hex()
-        due = CommandDue(**msgspec.structs.asdict(EncodedCommand.of(command)))
+        due = CommandDue(command=EncodedCommand.of(command))
         executor = self.manager.repository.executor(create=True)
         await executor.execute(key, _schedule, due, at, self._clock())
         return key

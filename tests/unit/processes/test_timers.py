@@ -249,3 +249,22 @@ async def test_a_read_that_fails_once_makes_no_timer_late(timers: Timers, monkey
 async def test_checkpoints_of_other_kinds_need_timers_of_their_own() -> None:
     with pytest.raises(TypeError, match="has no timers of its own"):
         timers_in(object())  # type: ignore[arg-type]
+
+
+async def test_a_timer_counts_as_fired_also_if_its_removal_is_cancelled(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone then, so a run to the end would not know otherwise that its event is still to be handled."""
+    noted, remove = Fired(), timers.remove
+    noted.now = 1_000
+    made = Firing(timers, "a@1", noted, noted.clock)
+    await made.put(due(10))
+
+    async def cut_off(processor: str, timer: Due) -> None:
+        await remove(processor, timer)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(timers, "remove", cut_off)
+    with pytest.raises(asyncio.CancelledError):
+        await made.fire_due(everything)
+    assert (made.fired, await timers.count("a@1")) == (1, 0)
